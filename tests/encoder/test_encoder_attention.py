@@ -1,0 +1,140 @@
+"""Buckets, gate and bias against a restatement of the released code's arithmetic, written without looking at ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from encoder_helpers import CONFIGS, make, noise, shake
+from torch import Tensor
+
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.attention import Attention, RelativePositionTable, attend, distance_buckets
+
+
+def bucket(delta: int, n: int = 320, m: int = 800) -> int:
+    """Bucket of key index minus query index, from the formula in the fact sheet (WavLM paper, equation 5)."""
+    h, e, d = n // 2, n // 4, abs(delta)
+    far = d if d < e else min(h - 1, e + math.floor(math.log(d / e) / math.log(m / e) * (h - e)))
+    return far + (h if delta > 0 else 0)
+
+
+def test_buckets_follow_the_formula():
+    near = distance_buckets(320, 800)
+    assert len(near) == 801
+    assert near == [bucket(-distance) for distance in range(801)]
+    assert near[:81] == list(range(81))
+    assert near[800] == 159
+
+
+@pytest.mark.parametrize(("n", "m"), [(320, 1280), (32, 128), (8, 100), (4, 2)])
+def test_buckets_of_other_sizes(n: int, m: int):
+    buckets = distance_buckets(n, m)
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == n // 2 - 1
+    expected = [bucket(-distance, n, m) for distance in range(m + 1)]
+    # A floating-point floor may fall on the wrong side where the logarithm is a whole number; the integers may not.
+    assert all(0 <= ours - theirs <= 1 for ours, theirs in zip(buckets, expected, strict=True))
+    assert sum(ours != theirs for ours, theirs in zip(buckets, expected, strict=True)) <= 3
+
+
+def test_table_entries():
+    table = RelativePositionTable(WavLMConfig.tiny())
+    frames = 900
+    bias = table(frames)
+    for i, j in [(0, 0), (0, 1), (1, 0), (500, 420), (500, 419), (0, 899), (899, 0), (10, 300)]:
+        assert torch.equal(bias[:, i, j], table.weight[bucket(j - i)])
+
+
+def slow_attention(layer: Attention, table: Tensor, x: Tensor, valid: list[int]) -> Tensor:
+    """One query, one head, one row at a time."""
+    batch, frames, dim = x.shape
+    heads, size = layer.heads, dim // layer.heads
+    grep, scale = layer.gru_rel_pos_linear, layer.gru_rel_pos_const.flatten()
+    rows = []
+    for b in range(batch):
+        q, k, v = (
+            projection(x[b]).view(frames, heads, size) for projection in (layer.q_proj, layer.k_proj, layer.v_proj)
+        )
+        outputs = []
+        for i in range(frames):
+            heads_out = []
+            for h in range(heads):
+                y = grep(x[b, i, h * size : (h + 1) * size])  # the hidden state, not the query
+                reset, update = torch.sigmoid(y[:4].sum()), torch.sigmoid(y[4:].sum())
+                gate = reset * (update * scale[h] - 1) + 2
+                d = torch.stack([table[bucket(j - i), h] for j in range(valid[b])])
+                logits = k[: valid[b], h] @ q[i, h] / math.sqrt(size) + gate * d
+                heads_out.append(logits.softmax(0) @ v[: valid[b], h])
+            outputs.append(torch.cat(heads_out))
+        rows.append(layer.out_proj(torch.stack(outputs)))
+    return torch.stack(rows)
+
+
+def test_attention_follows_the_formula():
+    torch.manual_seed(0)
+    config = CONFIGS["base"]
+    layer = Attention(config, has_table=True).eval()
+    shake(layer)
+    x = torch.randn(2, 9, config.dim)
+    key_bias = torch.zeros(2, 1, 1, 9)
+    key_bias[1, ..., 6:] = -math.inf
+    table = layer.rel_attn_embed.weight * 3
+    with torch.no_grad():
+        result = layer(x, 3 * layer.rel_attn_embed(9), key_bias)
+        expected = slow_attention(layer, table, x, [9, 6])
+    assert torch.allclose(result, expected, atol=1e-6)
+    with_gradient = layer(x, 3 * layer.rel_attn_embed(9), key_bias)  # takes the other path of `attend`
+    assert torch.allclose(with_gradient, expected, atol=1e-6)
+
+
+def test_gate_before_training():
+    layer = Attention(CONFIGS["base"], has_table=False)
+    torch.nn.init.zeros_(layer.gru_rel_pos_linear.weight)
+    assert torch.allclose(layer.gate(torch.randn(2, 9, 64)), torch.tensor(1.75))
+
+
+def test_both_attention_paths_have_the_same_gradients():
+    torch.manual_seed(0)
+    shapes = [(2, 3, 7, 8)] * 3 + [(2, 3, 7, 7)]
+    ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    output = attend(*ours, dropout=0.0)
+    expected = F.scaled_dot_product_attention(*theirs[:3], attn_mask=theirs[3])
+    assert torch.allclose(output, expected, atol=1e-6)
+    output.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(mine.grad, other.grad, atol=1e-5)
+
+
+def test_dropping_the_first_layer_keeps_the_bias(monkeypatch: pytest.MonkeyPatch):
+    encoder = make("base", layer_drop=0.5).train()
+    drops = iter([True, False, False])
+    monkeypatch.setattr(encoder.encoder, "_drops_layer", lambda: next(drops))
+    layers = encoder(noise(2, 16_000))
+    assert len(layers.hidden) == encoder.config.layers + 1
+    assert torch.equal(layers.hidden[0], layers.hidden[1])
+    layers.hidden[-1].square().sum().backward()
+    first = encoder.encoder.layers[0].attention
+    assert first.rel_attn_embed.weight.grad.abs().max() > 0
+    assert first.q_proj.weight.grad is None
+
+
+def test_layer_drop_in_training_only():
+    config = replace(CONFIGS["base"], layer_drop=0.5, layers=8, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
+    torch.manual_seed(1)
+    encoder = WavLM(config)
+    repeated = 0
+    for _ in range(10):
+        hidden = encoder.train()(noise(1, 4000)).hidden
+        assert len(hidden) == 9
+        repeated += sum(torch.equal(hidden[i], hidden[i + 1]) for i in range(8))
+    assert 20 < repeated < 60
+    hidden = encoder.eval()(noise(1, 4000)).hidden
+    assert not any(torch.equal(hidden[i], hidden[i + 1]) for i in range(8))

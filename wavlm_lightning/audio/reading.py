@@ -1,0 +1,116 @@
+"""Audio files in, 16 kHz mono float32 out; every way a file can be bad has a name."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SAMPLE_RATE = 16_000
+"""Samples per second everywhere in the project."""
+
+SILENCE_PEAK = 1e-4
+"""A waveform whose peak stays below this (-80 dBFS) is called silent."""
+
+
+class BadAudio(ValueError):
+    """A file that cannot be used: not audio, truncated, empty, silent, or not finite."""
+
+
+def load_mono(path: Path | str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Read any file libsndfile knows (wav, flac, ogg, opus, mp3, ...), as checked mono audio at one rate.
+
+    Args:
+        path: the audio file; channels are averaged.
+        sample_rate: wanted rate in Hz; other rates are resampled (windowed sinc, torchaudio).
+
+    Returns:
+        float32 `(samples,)` in [-1, 1].
+
+    Raises:
+        BadAudio: the file is not audio, truncated, empty, silent or holds NaN; the message names the file.
+    """
+    path = Path(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            promised, rate = file.frames, file.samplerate
+            audio = file.read(dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise BadAudio(f"{path}: not readable as audio ({error})") from error
+    if len(audio) < promised or _wav_is_cut(path):
+        raise BadAudio(f"{path}: truncated, only {len(audio)} samples are there")
+    waveform = audio.mean(axis=1)
+    check_waveform(waveform, str(path))
+    if rate != sample_rate:
+        waveform = _resample(waveform, rate, sample_rate)
+    return np.clip(waveform, -1.0, 1.0)
+
+
+def check_waveform(waveform: np.ndarray, name: str) -> None:
+    """Refuse what would poison training.
+
+    Args:
+        waveform: `(samples,)`.
+        name: what to call it in the message.
+
+    Raises:
+        BadAudio: empty, not finite, or silent (peak below -80 dBFS).
+    """
+    if waveform.size == 0:
+        raise BadAudio(f"{name}: empty, it holds no samples")
+    if not np.isfinite(waveform).all():
+        raise BadAudio(f"{name}: holds NaN or infinite samples")
+    if np.abs(waveform).max() < SILENCE_PEAK:
+        raise BadAudio(f"{name}: silent, its peak is below -80 dBFS")
+
+
+def encode_flac(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """16-bit FLAC bytes of a mono float waveform `(samples,)` in [-1, 1]."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def decode_flac(data: bytes, start: int = 0, samples: int = -1) -> np.ndarray:
+    """Decode a stretch of an encoded file, seeking inside the stream instead of decoding all of it.
+
+    Args:
+        data: the bytes of a FLAC (or any libsndfile) file, mono.
+        start: first sample wanted.
+        samples: how many; -1 for all that follow.
+
+    Returns:
+        float32 `(samples,)`.
+    """
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        if start:
+            file.seek(start)
+        return file.read(samples, dtype="float32")
+
+
+def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    import torch
+    from torchaudio.functional import resample
+
+    return resample(torch.from_numpy(np.ascontiguousarray(waveform)), rate, wanted).numpy()
+
+
+def _wav_is_cut(path: Path) -> bool:
+    """Whether a RIFF file promises more data than it holds; libsndfile shortens such files without a word."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return False
+        while True:
+            chunk = file.read(8)
+            if len(chunk) < 8:
+                return False
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                # Recorders that stream leave 0xFFFFFFFF (or 0) behind: an unknown length is no promise.
+                return length not in (0, 0xFFFFFFFF) and file.tell() + length > size
+            file.seek(length + (length & 1), io.SEEK_CUR)

@@ -1,0 +1,77 @@
+"""The `wavlm` command: a thin dispatcher, so that help is instant and a verb imports only what it needs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": (
+        "wavlm_lightning.cli.demo",
+        "the whole road in minutes: corpus, codebook, pre-training, three tasks, report",
+    ),
+    "prepare": ("wavlm_lightning.cli.prepare", "make a corpus: `prepare mini`, `prepare folder DIR`"),
+    "data": ("wavlm_lightning.cli.data", "what is in a corpus, and is it whole: `data info`, `data check`"),
+    "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
+    "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
+    "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
+    "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
+    "predict": ("wavlm_lightning.cli.training", "outputs for the test split, written as safetensors"),
+    "export": ("wavlm_lightning.cli.export", "a pre-training checkpoint to a Hugging Face directory"),
+    "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
+}
+PASSES_VERB = {"fit", "validate", "test", "predict"}
+"""LightningCLI wants to see its own subcommand."""
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    return (
+        "wavlm: pre-train WavLM on your own speech, and score the encoder the same day\n\n"
+        "usage: wavlm VERB [options]\n\n" + "\n".join(lines) + "\n\n"
+        "`wavlm VERB --help` says more. Start with `wavlm demo`, or `wavlm doctor` if something is odd."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit status: 0 done, 2 a mistake of the user's (said in one sentence), 130 interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from wavlm_lightning import __version__
+
+        print(__version__)
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `wavlm {near[0]}`?" if near else "`wavlm --help` lists the verbs"
+        print(f"wavlm: no verb {verb!r}; {hint}", file=sys.stderr)
+        return 2
+    # A head of one's own lives in the working directory: its dotted path must import from the console command too.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    from wavlm_lightning.errors import UserError
+
+    try:
+        module = importlib.import_module(VERBS[verb][0])
+        return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
+    except UserError as error:
+        print(f"wavlm {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"wavlm {verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130

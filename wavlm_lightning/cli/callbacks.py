@@ -1,0 +1,105 @@
+"""What every run started by `wavlm` brings along: one bar over all steps, and checkpoints in fixed places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from tqdm import tqdm
+
+from wavlm_lightning.progress import progress_bar
+
+NEWEST, BEST = "last", "best"
+
+
+class StepProgress(ProgressBar):
+    """One bar over `max_steps` of a run, whatever its epochs; validation and test get short bars of their own.
+
+    Example:
+        >>> Trainer(max_steps=1000, callbacks=[StepProgress()])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bar: tqdm | None = None
+        self.shown = True
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls this on all ranks but the first)."""
+        self.shown = False
+
+    def enable(self) -> None:
+        """Show."""
+        self.shown = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the bar where a resumed run goes on."""
+        total = trainer.max_steps if trainer.max_steps > 0 else None
+        name = getattr(pl_module, "name", None) or type(pl_module).__name__
+        self.bar = progress_bar(
+            total=total, initial=trainer.global_step, desc=name, unit="step", disable=not self.shown
+        )
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Move on by the updates made."""
+        assert self.bar is not None
+        if trainer.global_step > self.bar.n:
+            self.bar.set_postfix(self._figures(trainer, pl_module), refresh=False)
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the finished bar on the screen."""
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Free the line for the message."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def _figures(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        figures = self.get_metrics(trainer, pl_module)
+        return {name: value for name, value in figures.items() if name != "v_num"}
+
+
+class Newest(ModelCheckpoint):
+    """`last.ckpt`: every so many updates, when training is interrupted, and at its end.
+
+    Args:
+        folder: where it goes.
+        every: updates between two writings.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        super().__init__(
+            folder,
+            filename=NEWEST,
+            every_n_train_steps=every,
+            enable_version_counter=False,
+            save_on_exception=True,
+            save_on_train_epoch_end=False,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the end of the run too, or what comes after the last round number would be lost."""
+        super().on_train_end(trainer, pl_module)
+        if not trainer.interrupted and self._last_global_step_saved != trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
+    """`best.ckpt`: the best validation so far.
+
+    Args:
+        folder: where it goes.
+        monitor: the logged metric.
+        mode: `min` or `max`.
+    """
+    return ModelCheckpoint(
+        folder, filename=BEST, monitor=monitor, mode=mode, enable_version_counter=False, save_on_train_epoch_end=False
+    )

@@ -1,0 +1,104 @@
+"""`wavlm codebook fit`, `apply` and `score`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(prog="wavlm codebook", description="Offline tokenisers: one label a frame.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    fit = verbs.add_parser("fit", help="k-means on MFCC or on a layer of an encoder")
+    fit.add_argument("corpus", type=Path)
+    fit.add_argument("--out", type=Path, required=True, help="folder that gets the codebook")
+    fit.add_argument("--clusters", type=int, default=500, help="labels (100 for MFCC and 500 for layers in HuBERT)")
+    fit.add_argument("--encoder", help="cluster a layer of this encoder instead of MFCC")
+    fit.add_argument("--layer", type=int, help="which layer of it (HuBERT: 6 in the second iteration, 9 in the third)")
+    fit.add_argument(
+        "--level-normalised", action="store_true", help="scale utterances to one level before MFCC (not published)"
+    )
+    fit.add_argument("--split", default="train")
+    fit.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="memory for features (default 4 GiB)")
+    fit.add_argument("--restarts", type=int, default=20, help="initialisations of k-means (published: 20)")
+    fit.add_argument("--seed", type=int, default=0)
+
+    apply = verbs.add_parser("apply", help="label every shard of a corpus")
+    apply.add_argument("codebook", type=Path)
+    apply.add_argument("corpus", type=Path)
+    apply.add_argument("--name", required=True, help="what to call this set of labels")
+    apply.add_argument("--splits", nargs="+", help="only these splits")
+
+    score = verbs.add_parser("score", help="purity and PNMI against the corpus' phone alignments")
+    score.add_argument("corpus", type=Path)
+    score.add_argument("--name", required=True)
+    score.add_argument("--split", default="train")
+
+    arguments = parser.parse_args(argv)
+    return {"fit": _fit, "apply": _apply, "score": _score}[arguments.verb](arguments)
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from wavlm_lightning.codebooks import FeatureSource, LayerFeatures, MfccFeatures, fit_kmeans
+    from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.errors import UserError
+
+    if (arguments.encoder is None) != (arguments.layer is None):
+        raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
+    source: FeatureSource
+    if arguments.encoder:
+        source = LayerFeatures(arguments.encoder, arguments.layer)
+    else:
+        source = MfccFeatures(arguments.level_normalised)
+    codebook = fit_kmeans(
+        Corpus.open(arguments.corpus),
+        source,
+        arguments.clusters,
+        split=arguments.split,
+        memory_gib=arguments.memory,
+        seed=arguments.seed,
+        restarts=arguments.restarts,
+    )
+    codebook.save(arguments.out)
+    fitted = codebook.fitted
+    print(
+        f"{arguments.out}: {codebook.size} clusters at {codebook.rate:g} Hz from {fitted['frames']} frames of "
+        f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
+    )
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from wavlm_lightning.codebooks import Codebook, label_corpus
+    from wavlm_lightning.data.corpus import Corpus
+
+    corpus = Corpus.open(arguments.corpus)
+    done = label_corpus(corpus, Codebook.load(arguments.codebook), arguments.name, arguments.splits)
+    print(f"{corpus.directory / 'labels' / arguments.name}: {done} shards labelled now")
+    for split in arguments.splits or corpus.splits:
+        _print_quality(corpus, arguments.name, split)
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from wavlm_lightning.data.corpus import Corpus
+
+    if not _print_quality(Corpus.open(arguments.corpus), arguments.name, arguments.split):
+        print(
+            f"{arguments.corpus}: no phone alignments in split {arguments.split!r}, so there is nothing to compare with"
+        )
+    return 0
+
+
+def _print_quality(corpus, name: str, split: str) -> bool:
+    from wavlm_lightning.codebooks.quality import label_quality
+
+    quality = label_quality(corpus, name, split)
+    if quality is not None:
+        print(
+            f"{split}: phone purity {quality.phone_purity:.3f}, PNMI {quality.pnmi:.3f}, cluster purity "
+            f"{quality.cluster_purity:.3f}, commonest label {quality.unigram:.3f}, perplexity {quality.perplexity:.1f}"
+        )
+    return quality is not None

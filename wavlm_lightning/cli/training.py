@@ -1,0 +1,231 @@
+"""`wavlm fit`, `validate`, `test` and `predict`: LightningCLI, with run folders and errors one can read."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import re
+import shlex
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+import wavlm_lightning.pretraining
+import wavlm_lightning.tasks
+import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
+from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, best
+from wavlm_lightning.cli.configs import resolve_config
+from wavlm_lightning.cli.result_card import WriteResultCard
+from wavlm_lightning.errors import UserError
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the full configuration in the run folder, and shows it to the loggers."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write `config.yaml`; on a resumed run the newest one stands."""
+        if stage != "fit":
+            return
+        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams(content)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+class WavLMCLI(LightningCLI):
+    """LightningCLI whose runs live in `trainer.default_root_dir`.
+
+    There lie `config.yaml`, `curves/version_N/metrics.csv` (one a start), `checkpoints/best.ckpt` and `last.ckpt`, and
+    `card.json`. `--ckpt_path last` (or `best`) finds them. A trainer that names its own logger or ModelCheckpoint
+    keeps those.
+
+    Attributes:
+        command: what the user typed; result cards keep it.
+    """
+
+    command = ""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `checkpoint_every`."""
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint must never override what the command line says."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the run folder's logger and checkpoints."""
+        config = self._get(self.config_init, "trainer")
+        root = Path(config.get("default_root_dir") or "runs/default")
+        config["default_root_dir"] = str(root)
+        fitting = self.subcommand == "fit"
+        config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
+        if config.get("logger") in (None, True):
+            config["logger"] = CSVLogger(root, name="curves", flush_logs_every_n_steps=100) if fitting else False
+        callbacks = list(config.get("callbacks") or [])
+        if fitting and not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            folder = root / "checkpoints"
+            callbacks += [
+                best(folder, *self.model.monitor),
+                Newest(folder, self._get(self.config_init, "checkpoint_every")),
+            ]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
+        config["enable_model_summary"] = config.get("enable_model_summary") or False
+        callbacks.append(WriteResultCard(root, self.command))
+        config["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Refuse to write over a run, and find `last`."""
+        self._resolve_checkpoint()
+        folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        asked = self._get(self.config, "ckpt_path")
+        if asked is None and not self.trainer.fast_dev_run and any(folder.glob("*.ckpt")):
+            raise UserError(
+                f"{folder.parent} already holds a run; go on with --ckpt_path last, "
+                "or choose another --trainer.default_root_dir"
+            )
+
+    def before_validate(self) -> None:
+        """Find `best`."""
+        self._resolve_checkpoint()
+
+    before_test = before_validate
+    before_predict = before_validate
+
+    def _resolve_checkpoint(self) -> None:
+        asked = self._get(self.config, "ckpt_path")
+        if asked in (NEWEST, BEST):
+            path = Path(self.trainer.default_root_dir) / "checkpoints" / f"{asked}.ckpt"
+            if not path.is_file():
+                raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
+        elif asked is not None:
+            path = Path(asked)
+            if not path.exists():
+                raise UserError(f"{path}: no such checkpoint")
+        else:
+            return
+        # The subcommand's arguments are read from `config_init` after this hook.
+        self.config_init[self.subcommand]["ckpt_path"] = str(path)
+        self.config_init[self.subcommand]["weights_only"] = True
+
+
+def main(argv: list[str]) -> int:
+    """Run a LightningCLI subcommand.
+
+    Args:
+        argv: the subcommand and its options.
+
+    Raises:
+        UserError: options that do not parse, in one sentence.
+    """
+    WavLMCLI.command = shlex.join(["wavlm", *argv])
+    with quiet(), readable_errors():
+        WavLMCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False}
+            | {
+                name: {"exit_on_error": False, "allow_abbrev": False} for name in ("fit", "validate", "test", "predict")
+            },
+            trainer_defaults={"log_every_n_steps": 10},
+            args=[resolve_config(argument) for argument in argv],
+        )
+    return 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Filter what Lightning says at every start and nobody can act on."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not any(part in text for part in ("litlogger", "💡", "litmodels", "GPU available", "TPU available"))
+
+    loggers = [
+        logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities")
+    ]
+    for logger in loggers:
+        logger.addFilter(keep)
+    with warnings.catch_warnings():
+        for message in (
+            ".*args parameter is intended to run from within Python.*",
+            ".*does not have many workers.*",
+            ".*module.* in eval mode at the start of training.*",
+            ".*Found .* module.*in eval mode.*",
+            ".*Checkpoint directory .* exists and is not empty.*",
+            ".*smaller than the logging interval.*",
+            ".*dataloader is not resumable.*",
+            ".*ended before the epoch ended.*",
+            ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeFilter(keep)
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn parser errors into one sentence."""
+    from jsonargparse import ArgumentError
+
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(_innermost(str(error))) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
+        ) from error
+
+
+def _innermost(text: str) -> str:
+    """The line of jsonargparse's message that names the mistake, with the nearest known name."""
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+    telling = [
+        line for line in lines if re.search(r"not accepted|Expected|not found|required|invalid|No such|Key ", line)
+    ]
+    line = (telling or lines)[-1] if telling or lines else text
+    wrong = re.search(r"(?:import path string|class_path|Option|Key) ?:?'?\"?([\w.]+)", line)
+    if wrong:
+        known = _known_names()
+        near = difflib.get_close_matches(wrong.group(1), known, n=1)
+        if near and near[0] != wrong.group(1):
+            line += f"; did you mean {near[0]!r}?"
+    return line
+
+
+def _known_names() -> list[str]:
+    names: list[str] = []
+    pending: list[type] = [pl.LightningModule, pl.LightningDataModule, torch.nn.Module]
+    while pending:
+        children: list[type] = pending.pop().__subclasses__()
+        for child in children:
+            if child.__module__.startswith("wavlm_lightning"):
+                names.append(child.__name__)
+            if child.__module__.startswith(("wavlm_lightning", "lightning")):
+                pending.append(child)
+    return names

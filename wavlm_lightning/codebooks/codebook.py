@@ -1,0 +1,101 @@
+"""A `Codebook`: centroids in safetensors, and a JSON that says where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from wavlm_lightning.errors import UserError
+
+FORMAT = "wavlm_lightning/codebook/1"
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A k-means tokeniser.
+
+    Attributes:
+        centroids: float32 `(size, dim)`.
+        rate: labels per second.
+        features: description of the features (see `FeatureSource.describe`).
+        fitted: how it was made: corpus, split, frames, seed, inertia.
+
+    Example:
+        >>> codebook = Codebook.load("runs/demo/codebook")
+        >>> labels = codebook.assign(features)   # (frames, 39) -> (frames,)
+    """
+
+    centroids: np.ndarray
+    rate: float
+    features: dict[str, Any]
+    fitted: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Number of labels."""
+        return len(self.centroids)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of centroids, rate and features: labels carry it."""
+        digest = hashlib.sha256(self.centroids.tobytes())
+        digest.update(json.dumps([self.rate, self.features], sort_keys=True).encode())
+        return digest.hexdigest()
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """Nearest centroid of each frame.
+
+        Args:
+            features: float32 `(frames, dim)`.
+
+        Returns:
+            uint16 `(frames,)`.
+        """
+        # argmin |x|^2 - 2 x.C + |C|^2; the first term does not depend on the centroid.
+        distances = np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
+        return distances.argmin(1).astype(np.uint16)
+
+    def save(self, directory: Path | str) -> None:
+        """Write `centroids.safetensors` and, last, `codebook.json`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({"centroids": np.ascontiguousarray(self.centroids)}, directory / "centroids.safetensors")
+        body = {
+            "format": FORMAT,
+            "kind": "kmeans",
+            "size": self.size,
+            "rate": self.rate,
+            "features": self.features,
+            "fitted": self.fitted,
+            "sha256": self.sha256,
+        }
+        temporary = directory / "codebook.json.tmp"
+        temporary.write_text(json.dumps(body, indent=1))
+        temporary.rename(directory / "codebook.json")
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Codebook:
+        """Read a codebook folder.
+
+        Raises:
+            UserError: there is none, or its parts do not belong together.
+        """
+        directory = Path(directory)
+        try:
+            body = json.loads((directory / "codebook.json").read_text())
+            centroids = load_file(directory / "centroids.safetensors")["centroids"]
+        except FileNotFoundError as error:
+            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`") from error
+        if body.get("format") != FORMAT:
+            raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
+        codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
+        if codebook.sha256 != body["sha256"]:
+            raise UserError(f"{directory}: centroids and codebook.json do not belong together; fit the codebook again")
+        return codebook

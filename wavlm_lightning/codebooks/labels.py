@@ -1,0 +1,151 @@
+"""Labels beside the shards: one file a shard, each carrying the hash of its codebook and of its shard."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.codebooks.codebook import Codebook
+from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.shards import ShardIndex
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.progress import progress_bar
+
+
+def labels_directory(corpus: Corpus, name: str) -> Path:
+    """Where the labels of a name lie: `CORPUS/labels/NAME`."""
+    return corpus.directory / "labels" / name
+
+
+def label_corpus(corpus: Corpus, codebook: Codebook, name: str, splits: list[str] | None = None) -> int:
+    """Label every shard; shards that already carry labels of this codebook are left alone.
+
+    Args:
+        corpus: what to label; gets `labels/NAME/SPLIT-NNNNNN.safetensors` and, last, `labels/NAME/labels.json`.
+        codebook: the tokeniser.
+        name: what to call this set of labels.
+        splits: which splits; all by default.
+
+    Returns:
+        How many shards were labelled now.
+
+    Raises:
+        UserError: the folder holds labels of another codebook.
+    """
+    directory = labels_directory(corpus, name)
+    directory.mkdir(parents=True, exist_ok=True)
+    head = directory / "labels.json"
+    body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
+    if head.is_file() and json.loads(head.read_text())["codebook_sha256"] != codebook.sha256:
+        raise UserError(f"{directory}: holds labels of another codebook; choose another --name or remove the folder")
+    head.write_text(json.dumps(body))
+    source = FeatureSource.from_description(codebook.features)
+    parts = [corpus.split(split) for split in splits or corpus.splits]
+    done = 0
+    with progress_bar(total=round(sum(part.seconds for part in parts)), unit="s audio", desc="labels") as bar:
+        for part in parts:
+            for shard in part.shards:
+                if not _is_labelled(directory, shard, codebook.sha256):
+                    _label_shard(directory, shard, codebook, source)
+                    done += 1
+                bar.update(round(sum(shard.samples) / SAMPLE_RATE))
+    return done
+
+
+def _path(directory: Path, shard: ShardIndex) -> Path:
+    return directory / f"{shard.path.stem}.safetensors"
+
+
+def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:
+    path = _path(directory, shard)
+    if not path.is_file():
+        return False
+    with safe_open(path, framework="np") as file:
+        meta = file.metadata()
+    return meta["codebook_sha256"] == codebook_sha256 and meta["shard_sha256"] == shard.sha256
+
+
+def _label_shard(directory: Path, shard: ShardIndex, codebook: Codebook, source: FeatureSource) -> None:
+    rows = [codebook.assign(source(shard.waveform(place))) for place in range(len(shard.keys))]
+    tensors = {
+        "labels": np.concatenate(rows),
+        "starts": np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+    }
+    meta = {
+        "codebook_sha256": codebook.sha256,
+        "shard_sha256": shard.sha256,
+        "rate": str(codebook.rate),
+        "size": str(codebook.size),
+    }
+    temporary = _path(directory, shard).with_suffix(".tmp")
+    save_file(tensors, temporary, metadata=meta)
+    temporary.rename(_path(directory, shard))
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of one split, in the order of its utterances.
+
+    Attributes:
+        size: number of different labels.
+        rate: labels per second.
+        codebook_sha256: which codebook made them.
+        rows: one uint16 `(label_frames,)` an utterance.
+    """
+
+    size: int
+    rate: float
+    codebook_sha256: str
+    rows: list[np.ndarray]
+
+    @classmethod
+    def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
+        """Read the labels of a split and check that they belong to its shards.
+
+        Raises:
+            UserError: labels are missing, made from other shards or by different codebooks, or too short for the audio.
+        """
+        directory = labels_directory(corpus, name)
+        again = f"run `wavlm codebook apply CODEBOOK {corpus.directory} --name {name}`"
+        if not (directory / "labels.json").is_file():
+            raise UserError(f"{directory}: no labels here; {again}")
+        head = json.loads((directory / "labels.json").read_text())
+        rows: list[np.ndarray] = []
+        for shard in corpus.split(split).shards:
+            rows += cls._read(_path(directory, shard), shard, head, again)
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
+
+    @staticmethod
+    def _read(path: Path, shard: ShardIndex, head: dict, again: str) -> list[np.ndarray]:
+        if not path.is_file():
+            raise UserError(f"{path}: this shard has no labels; {again}")
+        with safe_open(path, framework="np") as file:
+            meta = file.metadata()
+            labels, starts = file.get_tensor("labels"), file.get_tensor("starts")
+        if meta["shard_sha256"] != shard.sha256:
+            raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
+        if meta["codebook_sha256"] != head["codebook_sha256"]:
+            raise UserError(f"{path}: made by another codebook than labels.json says; remove the folder and {again}")
+        if float(meta["rate"]) != head["rate"]:
+            raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
+        if len(starts) != len(shard.keys) + 1:
+            raise UserError(
+                f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {len(shard.keys)}; {again}"
+            )
+        rows = [labels[begin:end] for begin, end in itertools.pairwise(starts)]
+        for key, samples, row in zip(shard.keys, shard.samples, rows, strict=True):
+            # A window of 25 ms and the grid's rounding may cost some labels at the end, never more than 0.1 s.
+            if abs(len(row) - samples / SAMPLE_RATE * head["rate"]) > 0.1 * head["rate"]:
+                raise UserError(
+                    f"{path}: utterance {key!r} has {len(row)} labels for {samples / SAMPLE_RATE:.2f} s "
+                    f"at {head['rate']:g} labels/s; {again}"
+                )
+        return rows

@@ -1,0 +1,1 @@
+"""Corpora, shards and batches: from recordings on disk to what a training step gets."""

@@ -1,0 +1,113 @@
+"""What travels from the loader to a training step: small typed objects instead of dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavlm_lightning.encoder import Layers
+
+
+class Transferable:
+    """Lets Lightning move a dataclass of tensors to a device and pin it."""
+
+    def _map(self, move: Any) -> Self:
+        changed = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor | Transferable):
+                changed[item.name] = move(value)
+            elif isinstance(value, Layers):
+                changed[item.name] = replace(value, hidden=move(value.hidden), lengths=move(value.lengths))
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same object on a device."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same object in page-locked memory."""
+        return self._map(lambda value: value.pin_memory())
+
+
+@dataclass(frozen=True)
+class Waveforms(Transferable):
+    """Audio of a batch.
+
+    Attributes:
+        audio: float32 `(batch, samples)` in [-1, 1], zeros behind the end of a row.
+        lengths: samples of each row, int64 `(batch,)`.
+    """
+
+    audio: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def pad(cls, waveforms: Sequence[np.ndarray]) -> Waveforms:
+        """Stack waveforms `(samples,)` of any lengths."""
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        audio = torch.zeros(len(waveforms), int(lengths.max()))
+        for row, waveform in zip(audio, waveforms, strict=True):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        return cls(audio, lengths)
+
+
+@dataclass(frozen=True)
+class Targets(Transferable):
+    """Labels of a batch, as indices.
+
+    Attributes:
+        values: int64 `(batch,)`, or `(batch, longest)` for sequences, zeros behind the end of a row.
+        lengths: labels of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def pad(cls, targets: Sequence[Tensor]) -> Targets:
+        """Stack scalars `()` or sequences `(labels,)`."""
+        if targets[0].ndim == 0:
+            return cls(torch.stack(list(targets)), torch.ones(len(targets), dtype=torch.int64))
+        lengths = torch.tensor([len(target) for target in targets])
+        values = torch.zeros(len(targets), int(lengths.max()), dtype=torch.int64)
+        for row, target in zip(values, targets, strict=True):
+            row[: len(target)] = target
+        return cls(values, lengths)
+
+
+@dataclass(frozen=True)
+class TaskBatch(Transferable):
+    """What a downstream task trains on.
+
+    Attributes:
+        keys: the utterances.
+        inputs: their audio, or what the frozen upstream made of it (a cache).
+        targets: their labels.
+    """
+
+    keys: tuple[str, ...]
+    inputs: Waveforms | Layers
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class PretrainingBatch(Transferable):
+    """What masked prediction trains on: crops of one length, no padding.
+
+    Attributes:
+        audio: clean crops, float32 `(batch, samples)`.
+        labels: the codebook label of each encoder frame, int64 `(batch, frames)`.
+        noise: clips to mix in, float32 `(clips, samples)`; no rows if there is no noise corpus.
+        noise_lengths: samples of each clip, int64 `(clips,)`.
+    """
+
+    audio: Tensor
+    labels: Tensor
+    noise: Tensor
+    noise_lengths: Tensor

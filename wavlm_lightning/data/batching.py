@@ -1,0 +1,137 @@
+"""Which utterances go into which batch: a pure function of lengths, seed and epoch.
+
+Because an epoch is planned before it begins, `len(loader)` is exact, every rank makes the same number of steps, the
+order does not depend on the number of workers, and a run resumes at any batch by dropping the ones already seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.errors import UserError
+
+
+def plan_batches(
+    samples: np.ndarray,
+    *,
+    batch_seconds: float | None = None,
+    batch_size: int | None = None,
+    max_seconds: float | None = None,
+    shuffle: bool = True,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+    pool_batches: int = 50,
+) -> list[np.ndarray]:
+    """Group utterances of like length into batches.
+
+    Args:
+        samples: length of each utterance in samples, int64 `(utterances,)`.
+        batch_seconds: audio a batch may hold, padding counted; None for no such limit.
+        batch_size: utterances a batch may hold; None for no such limit.
+        max_seconds: utterances will be cropped to this, so they count as no longer.
+        shuffle: draw the order anew from (seed, epoch); False keeps them sorted by length, for evaluation.
+        weights: draw as many utterances with replacement in proportion to these, `(utterances,)`; None takes each once.
+        seed: of the whole run.
+        epoch: number of the pass.
+        pool_batches: with shuffling, lengths are sorted within pools of about this many batches, so batches hold
+            like lengths and the order stays random.
+
+    Returns:
+        One int64 array of utterance numbers a batch.
+
+    Raises:
+        UserError: neither limit is given, or one utterance alone is longer than a batch may be.
+    """
+    if batch_seconds is None and batch_size is None:
+        raise UserError("data: give batch_size (utterances) or batch_seconds (seconds of audio), or both")
+    lengths = samples if max_seconds is None else np.minimum(samples, round(max_seconds * SAMPLE_RATE))
+    budget = np.inf if batch_seconds is None else batch_seconds * SAMPLE_RATE
+    most = np.iinfo(np.int64).max if batch_size is None else batch_size
+    if len(lengths) and lengths.max() > budget:
+        raise UserError(
+            f"data: an utterance of {lengths.max() / SAMPLE_RATE:.1f} s does not fit batch_seconds={batch_seconds}; "
+            "raise batch_seconds or crop with max_seconds"
+        )
+    rng = np.random.default_rng([seed, epoch])
+    numbers = np.arange(len(lengths))
+    if weights is not None:
+        numbers = rng.choice(numbers, size=len(numbers), p=weights / weights.sum())
+    if not shuffle:
+        return _fill(numbers[np.argsort(lengths[numbers], kind="stable")], lengths, budget, most)
+    rng.shuffle(numbers)
+    per_batch = min(most, max(1.0, budget / max(lengths.mean(), 1.0))) if len(lengths) else 1
+    pool = int(per_batch) * pool_batches
+    batches: list[np.ndarray] = []
+    for begin in range(0, len(numbers), pool):
+        part = numbers[begin : begin + pool]
+        batches += _fill(part[np.argsort(lengths[part], kind="stable")], lengths, budget, most)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _fill(order: np.ndarray, lengths: np.ndarray, budget: float, most: int) -> list[np.ndarray]:
+    """Cut an order of ascending lengths into batches whose padded length stays within both limits."""
+    batches: list[np.ndarray] = []
+    begin = 0
+    for end in range(len(order)):
+        if end - begin >= most or (end - begin + 1) * lengths[order[end]] > budget:
+            batches.append(order[begin:end])
+            begin = end
+    if begin < len(order):
+        batches.append(order[begin:])
+    return batches
+
+
+class BatchPlan(Sampler[list[Any]]):
+    """A batch sampler that hands each rank its share of `plan_batches`, and can begin in the middle.
+
+    Training gives every rank equally many batches (the few that are over are dropped, others each epoch);
+    evaluation gives every utterance to exactly one rank.
+
+    Args:
+        samples: length of each utterance in samples, `(utterances,)`.
+        rank: this process.
+        world_size: processes.
+        train: shuffle, and equal shares.
+        plan: the other arguments of `plan_batches`.
+    """
+
+    def __init__(
+        self, samples: np.ndarray, *, rank: int = 0, world_size: int = 1, train: bool = True, **plan: Any
+    ) -> None:
+        self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan
+        self.epoch = 0
+        self.begin = 0
+        # The number of batches must not change with the epoch, or `len(loader)` would lie to the schedule.
+        self.length = min(len(self._share(e)) for e in range(3)) if train else len(self._share(0))
+        if train and self.length == 0:
+            raise UserError(
+                f"data: {len(samples)} utterances make fewer batches than the {world_size} processes; "
+                "make batches smaller or use fewer processes"
+            )
+
+    def _share(self, epoch: int) -> list[np.ndarray]:
+        batches = plan_batches(self.samples, shuffle=self.train, epoch=epoch, **self.plan)
+        if self.train:
+            batches = batches[: len(batches) // self.world_size * self.world_size]
+        return batches[self.rank :: self.world_size]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        share = self._share(self.epoch)
+        while self.train and len(share) < self.length:  # rare: this epoch's order packs into fewer batches
+            share = share + share[: self.length - len(share)]
+        begin, self.begin = self.begin, 0
+        for batch in share[begin : self.length]:
+            yield [(int(number), self.epoch) for number in batch] if self.train else [(int(n), 0) for n in batch]

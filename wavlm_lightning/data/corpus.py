@@ -1,0 +1,273 @@
+"""A `Corpus`: a folder of WebDataset shards with an index beside each, and `corpus.json`, written last.
+
+Layout::
+
+    corpus.json                 name, licence, source, sample rate, inventories, and every shard with its sha256
+    SPLIT-000000.tar            KEY.flac + KEY.json for each utterance (WebDataset format)
+    SPLIT-000000.index.json     keys, samples, and where in the tar each member starts
+    trials-SPLIT.csv            same-speaker trials, where a task has them
+    labels/NAME/SPLIT-000000.safetensors    codebook labels (see `wavlm_lightning.codebooks`)
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
+from wavlm_lightning.errors import UserError
+
+FORMAT = "wavlm_lightning/corpus/1"
+
+
+class CorpusWriter:
+    """Writes a corpus; `corpus.json` comes last, so its presence means the corpus is whole.
+
+    Args:
+        directory: where the corpus goes; made if needed.
+        name: what to call it in cards and messages.
+        licence: terms of use of the audio.
+        source: how it was made (recipe, arguments, versions); kept in `corpus.json`.
+        shard_seconds: audio a shard holds before the next one is begun.
+
+    Example:
+        >>> writer = CorpusWriter(Path("data/digits"), "digits", licence="CC0", source={"recipe": "mine"})
+        >>> writer.write_split("train", [Utterance("a", np.full(16000, 0.1, "f4"), {"speaker": "s1"})])
+        >>> writer.finish(inventories={"speakers": ["s1"]})
+    """
+
+    def __init__(
+        self, directory: Path | str, name: str, licence: str, source: dict[str, Any], shard_seconds: float = 1800.0
+    ) -> None:
+        self.directory = Path(directory)
+        self.name, self.licence, self.source = name, licence, source
+        self.shard_samples = int(shard_seconds * SAMPLE_RATE)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "corpus.json").unlink(missing_ok=True)
+        self._shards: dict[str, list[dict[str, Any]]] = {}
+
+    def write_split(self, split: str, utterances: Iterable[Utterance]) -> None:
+        """Stream utterances into the shards of one split; one utterance is held in memory at a time."""
+        stream = iter(utterances)
+        for first in stream:
+            number = len(self._shards.get(split, []))
+            index = write_shard(self.directory / f"{split}-{number:06d}.tar", self._one_shard(first, stream))
+            assert index is not None  # it holds at least the first
+            self.add_shard(split, index)
+
+    def _one_shard(self, first: Utterance, stream: Iterator[Utterance]) -> Iterator[Utterance]:
+        samples = len(first.waveform)
+        yield first
+        while samples < self.shard_samples and (utterance := next(stream, None)) is not None:
+            samples += len(utterance.waveform)
+            yield utterance
+
+    def add_shard(self, split: str, index: ShardIndex) -> None:
+        """Register a shard that `write_shard` has written in this directory (by another process, say)."""
+        self._shards.setdefault(split, []).append(index.summary())
+
+    def finish(
+        self, inventories: dict[str, Any], trials: dict[str, list[tuple[int, str, str]]] | None = None
+    ) -> Corpus:
+        """Write trials and `corpus.json`.
+
+        Args:
+            inventories: label sets, each a list (or nested dict of lists) of names.
+            trials: for a split, rows of (1 if same speaker else 0, key, key).
+
+        Raises:
+            UserError: no utterance was written, or a key stands twice in a split.
+        """
+        if not self._shards:
+            raise UserError(f"{self.directory}: no utterance was written, so there is no corpus to finish")
+        for split, rows in (trials or {}).items():
+            with (self.directory / f"trials-{split}.csv").open("w", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(rows)
+        body = {
+            "format": FORMAT,
+            "name": self.name,
+            "licence": self.licence,
+            "source": self.source,
+            "sample_rate": SAMPLE_RATE,
+            "splits": {
+                split: {
+                    "utterances": sum(s["utterances"] for s in shards),
+                    "hours": round(sum(s["samples"] for s in shards) / SAMPLE_RATE / 3600, 6),
+                    "shards": shards,
+                }
+                for split, shards in self._shards.items()
+            },
+            "inventories": inventories,
+        }
+        temporary = self.directory / "corpus.json.tmp"
+        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False))
+        corpus = Corpus(self.directory, body)
+        for split in corpus.splits:
+            corpus.split(split).check_keys()
+        temporary.rename(self.directory / "corpus.json")
+        return corpus
+
+
+@dataclass(frozen=True)
+class Split:
+    """All utterances of one split, in shard order.
+
+    Attributes:
+        name: the split's name.
+        shards: the index of each shard.
+    """
+
+    name: str
+    shards: list[ShardIndex]
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Length of each utterance in samples, int64 `(utterances,)`."""
+        return np.concatenate([np.asarray(shard.samples, dtype=np.int64) for shard in self.shards])
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys of all utterances."""
+        return [key for shard in self.shards for key in shard.keys]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Number of the first utterance of each shard, and the total, int64 `(shards + 1,)`."""
+        return np.concatenate([[0], np.cumsum([len(shard.keys) for shard in self.shards])])
+
+    def locate(self, number: int) -> tuple[ShardIndex, int]:
+        """The shard that holds utterance `number` and its place there."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[shard], number - int(self.starts[shard])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def seconds(self) -> float:
+        """Audio in seconds."""
+        return float(self.samples.sum()) / SAMPLE_RATE
+
+    def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """All (key, waveform float32 `(samples,)`, metadata), in order."""
+        for shard in self.shards:
+            for place, key in enumerate(shard.keys):
+                yield key, shard.waveform(place), shard.meta(place)
+
+    def metas(self) -> list[dict[str, Any]]:
+        """The metadata of all utterances, without decoding audio."""
+        return [shard.meta(place) for shard in self.shards for place in range(len(shard.keys))]
+
+    def check_keys(self) -> None:
+        """Raise `UserError` if a key stands twice."""
+        seen: set[str] = set()
+        for key in self.keys:
+            if key in seen:
+                raise UserError(f"split {self.name}: the key {key!r} stands twice; keys must be unique in a split")
+            seen.add(key)
+
+
+class Corpus:
+    """An opened corpus.
+
+    Args:
+        directory: the corpus folder.
+        body: the content of its `corpus.json`.
+
+    Example:
+        >>> corpus = Corpus.open("runs/demo/corpus/ks")
+        >>> corpus.split("train").seconds
+        720.0
+    """
+
+    def __init__(self, directory: Path, body: dict[str, Any]) -> None:
+        self.directory, self.body = directory, body
+
+    @classmethod
+    def open(cls, directory: Path | str) -> Corpus:
+        """Open a corpus folder.
+
+        Raises:
+            UserError: the folder is no finished corpus of this format.
+        """
+        directory = Path(directory)
+        path = directory / "corpus.json"
+        if not path.is_file():
+            inside = sorted(p.parent.name for p in directory.glob("*/corpus.json"))
+            hint = (
+                f"it holds the corpora {', '.join(inside)}: name one of them"
+                if inside
+                else "make it with `wavlm prepare`, or run that again if it was interrupted"
+            )
+            raise UserError(f"{directory}: no corpus.json here; {hint}")
+        try:
+            body = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: not valid JSON ({error}); run `wavlm prepare` again") from error
+        if not isinstance(body, dict) or body.get("format") != FORMAT:
+            raise UserError(f"{path}: its format is not {FORMAT!r}; run `wavlm prepare` again")
+        return cls(directory, body)
+
+    @property
+    def name(self) -> str:
+        """The corpus' name."""
+        return self.body["name"]
+
+    @property
+    def inventories(self) -> dict[str, Any]:
+        """Label sets by name."""
+        return self.body["inventories"]
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(self.body["splits"])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the content: every shard of every split."""
+        shards = {split: [s["sha256"] for s in part["shards"]] for split, part in self.body["splits"].items()}
+        return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
+
+    def inventory(self, name: str) -> Any:
+        """One label set.
+
+        Raises:
+            UserError: this corpus has none of that name.
+        """
+        if not self.inventories.get(name):
+            have = ", ".join(k for k, v in self.inventories.items() if v) or "none"
+            raise UserError(f"{self.directory}: this corpus has no {name!r} labels (it has: {have}); use one that has")
+        return self.inventories[name]
+
+    def split(self, name: str) -> Split:
+        """One split.
+
+        Raises:
+            UserError: there is no such split, or a shard or its index is missing or of another size.
+        """
+        if name not in self.body["splits"]:
+            raise UserError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
+        shards = self.body["splits"][name]["shards"]
+        return Split(name, [ShardIndex.open(self.directory / shard["name"], shard) for shard in shards])
+
+    def trials(self, split: str) -> list[tuple[int, str, str]]:
+        """Rows of (same speaker 1/0, key, key).
+
+        Raises:
+            UserError: there are no trials for that split.
+        """
+        path = self.directory / f"trials-{split}.csv"
+        if not path.is_file():
+            raise UserError(f"{path}: no trials for split {split!r} in this corpus")
+        with path.open(newline="") as file:
+            return [(int(same), a, b) for same, a, b in csv.reader(file)]

@@ -1,0 +1,42 @@
+"""The embedded synthetic 'mini-SUPERB': ten small labelled corpora that the package makes itself in seconds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+DATASETS: tuple[str, ...] = ("pretrain", "pr", "ks", "ic", "sid", "sv", "sd", "er", "qbe", "sf")
+
+
+def prepare_mini(
+    out: Path,
+    size: str = "mini",
+    datasets: Sequence[str] | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Makes the mini corpus: `out/pretrain`, `out/pr`, ... each a `Corpus` of its own.
+
+    A data set that is already there is left alone, so an interrupted call can be repeated. What a data set holds
+    depends on size and seed alone, not on the number of workers or on what else is asked for.
+
+    Args:
+        out: Directory for the corpora.
+        size: `tiny` (six minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
+        datasets: Some of `DATASETS`; all by default.
+        seed: Another seed gives other speakers, sentences and recordings.
+        workers: Synthesisers at work at once; by default one for each usable core.
+        progress: Show a bar for each data set.
+
+    Raises:
+        UserError: Unknown size or data set, or `out` already holds another mini corpus.
+
+    Example:
+        >>> prepare_mini(Path("corpus"), size="tiny", datasets=["ks"])
+    """
+    # Imported here because every synthesiser process imports this package and must start in no time.
+    from wavlm_lightning.data.mini.prepare import prepare
+
+    prepare(Path(out), size, DATASETS if datasets is None else datasets, seed, workers, progress)
+
+
+__all__ = ["DATASETS", "prepare_mini"]

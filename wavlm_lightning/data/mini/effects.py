@@ -1,0 +1,110 @@
+"""What happens to clean speech on its way to the file: room, noise, microphone, level."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft
+
+from wavlm_lightning.data.mini.rooms import TAPS
+from wavlm_lightning.data.mini.speech import SAMPLE_RATE
+
+_LEVEL_DB = -26.0
+_PEAK = 0.95
+_KNOTS_HERTZ = np.array([60.0, 180, 400, 900, 1800, 3500, 8000])
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How often and how much a recording is spoilt.
+
+    Attributes:
+        room: Probability of a room.
+        noise: Probability of noise.
+        snr: Range of the signal-to-noise ratio in dB.
+        equaliser: Probability of a random smooth frequency response.
+        equaliser_db: Its largest gain and loss in dB. Without it a mean log spectrum nearly identifies a synthetic
+            speaker (FBANK gains 13 points on speaker identification).
+        gain_db: Largest deviation from the mean level in dB.
+        loudness_db: Added to the level, for a speaker who means to be loud or quiet.
+        colour: Range of the noise's spectral slope: 0 white, 1 pink, 2 brown.
+    """
+
+    room: float = 0.5
+    noise: float = 0.3
+    snr: tuple[float, float] = (20.0, 35.0)
+    equaliser: float = 0.8
+    equaliser_db: float = 8.0
+    gain_db: float = 6.0
+    loudness_db: float = 0.0
+    colour: tuple[float, float] = (0.0, 2.0)
+
+
+def record(
+    waveform: np.ndarray, conditions: Conditions, rooms: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, float | bool]]:
+    """Records clean speech under random conditions.
+
+    Room, noise and frequency response are one product in the frequency domain: a single pair of transforms.
+
+    Args:
+        waveform: Clean speech, float32 (samples,) at 16 kHz; alignment and length are kept.
+        conditions: What may happen.
+        rooms: Impulse responses, (rooms, taps).
+        rng: Decides what does happen.
+
+    Returns:
+        float32 (samples,) with peaks below 0.95, and what was done: `room`, `snr_db` (if noise), `level_db`.
+    """
+    done: dict[str, float | bool] = {}
+    length = fft.next_fast_len(len(waveform) + TAPS, real=True)
+    spectrum = fft.rfft(waveform, length)
+    done["room"] = bool(rng.random() < conditions.room)
+    if done["room"]:
+        spectrum = spectrum * fft.rfft(rooms[rng.integers(len(rooms))], length)
+    if rng.random() < conditions.noise:
+        snr = rng.uniform(*conditions.snr)
+        noise = noise_spectrum(length, rng.uniform(*conditions.colour), rng)
+        # The speech fills len(waveform) of the transform's samples, the noise all of them.
+        power = np.vdot(spectrum, spectrum).real * length / len(waveform) / max(np.vdot(noise, noise).real, 1e-20)
+        spectrum = spectrum + noise * np.float32(np.sqrt(power) * 10 ** (-snr / 20))
+        done["snr_db"] = round(snr, 1)
+    if rng.random() < conditions.equaliser:
+        spectrum = spectrum * frequency_response(length, conditions.equaliser_db, rng)
+    recorded = fft.irfft(spectrum, length)[: len(waveform)].astype(np.float32, copy=False)
+    level = _LEVEL_DB + conditions.loudness_db + rng.uniform(-conditions.gain_db, conditions.gain_db)
+    recorded, done["level_db"] = set_level(recorded, level)
+    return recorded, done
+
+
+def noise_spectrum(length: int, colour: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns the spectrum, complex64 (length // 2 + 1,), of `length` samples of noise falling as 1 / f ** colour."""
+    bins = length // 2 + 1
+    parts = rng.standard_normal(2 * bins, dtype=np.float32).view(np.complex64)
+    hertz = np.maximum(fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0).astype(np.float32)
+    return parts * (hertz / 50.0) ** np.float32(-colour / 2)
+
+
+def noise(samples: int, colour: float, level_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns float32 (samples,) of coloured noise at `level_db` relative to full scale."""
+    waveform = fft.irfft(noise_spectrum(samples, colour, rng), samples).astype(np.float32, copy=False)
+    return set_level(waveform, level_db)[0]
+
+
+def frequency_response(length: int, largest_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Returns a smooth random gain for every bin of a real transform of `length` samples, float32."""
+    decibels = rng.uniform(-largest_db, largest_db, len(_KNOTS_HERTZ))
+    # Interpolated on a coarse grid first: the logarithm of every bin is what costs time.
+    grid = np.linspace(0, SAMPLE_RATE / 2, 257)
+    coarse = np.interp(np.log(np.maximum(grid, 1.0)), np.log(_KNOTS_HERTZ), decibels)
+    gains = 10 ** (coarse / 20)
+    return np.interp(np.linspace(0, SAMPLE_RATE / 2, length // 2 + 1), grid, gains).astype(np.float32)
+
+
+def set_level(waveform: np.ndarray, level_db: float) -> tuple[np.ndarray, float]:
+    """Scales to a root-mean-square level in dB of full scale, or as near as peaks of 0.95 allow; returns the level."""
+    rms = float(np.sqrt(np.mean(waveform.astype(np.float64) ** 2)))
+    if not rms > 0:
+        raise ValueError("a waveform without any sound has no level")
+    gain = 10 ** (level_db / 20) / rms
+    gain = min(gain, _PEAK / float(np.abs(waveform).max()))
+    return (waveform * np.float32(gain)), round(20 * float(np.log10(gain * rms)), 1)

@@ -1,0 +1,62 @@
+"""Emotion recognition by prosody alone: every speaker reads every text in every emotion; five folds of speakers.
+
+The classes are prosody classes, not feelings: pitch range, tempo, loudness and punctuation overlap between them, and
+the base pitch is shifted at random so that absolute pitch is no cue.
+"""
+
+import numpy as np
+
+from wavlm_lightning.data.mini import grammar
+from wavlm_lightning.data.mini.effects import Conditions
+from wavlm_lightning.data.mini.plans import Plan, Size
+from wavlm_lightning.data.mini.readings import inventory, sentences
+from wavlm_lightning.data.mini.seeding import generator
+from wavlm_lightning.data.mini.takes import Prosody, Take
+from wavlm_lightning.data.mini.voices import VARIANTS, speakers
+
+# SUPERB's order of IEMOCAP's four classes.
+EMOTIONS = ("neutral", "happy", "angry", "sad")
+FOLDS = tuple(f"fold{number}" for number in range(1, 6))
+
+# Mean pitch range, mean tempo factor, loudness in dB, final mark.
+_MANNERS: dict[str, tuple[float, float, float, str]] = {
+    "neutral": (42.0, 1.0, 0.0, "."),
+    "happy": (84.0, 1.06, 2.0, "!"),
+    "angry": (62.0, 1.22, 4.0, "!"),
+    "sad": (16.0, 0.82, -4.0, "."),
+}
+
+
+def er(size: Size, seed: int) -> Plan:
+    """Plans five folds; a fold's speakers and their voice variants are in no other fold."""
+    texts = sentences(("er", "texts"), "test", size.er_texts, seed)
+    # High and low variants dealt in turn, so that every fold has both.
+    ranked = sorted(VARIANTS["test"], key=lambda variant: VARIANTS["test"][variant])
+    splits: dict[str, list[Take]] = {}
+    for number, fold in enumerate(FOLDS):
+        group = speakers("test", f"er{number + 1}-", size.er_speakers, seed, variants=ranked[number :: len(FOLDS)])
+        takes = []
+        for speaker in group:
+            for text_number, text in enumerate(texts):
+                for emotion in EMOTIONS:
+                    key = f"er-{fold}-{speaker.name}-{text_number:02d}-{emotion}"
+                    rng = generator(seed, "er", key, "prosody")
+                    wide, rate, loudness, mark = _MANNERS[emotion]
+                    takes.append(
+                        Take(
+                            key=key,
+                            speaker=speaker,
+                            text=grammar.written([text])[:-1] + mark,
+                            origin=("er", fold),
+                            rooms=fold,
+                            labels={"emotion": emotion},
+                            conditions=Conditions(loudness_db=loudness, gain_db=4.0),
+                            prosody=Prosody(
+                                pitch=rng.uniform(-15, 15),
+                                rate=rate * rng.uniform(0.93, 1.07),
+                                pitch_range=float(np.clip(wide + rng.normal(0, 9), 5, 99)),
+                            ),
+                        )
+                    )
+        splits[fold] = takes
+    return Plan(splits, {**inventory(splits), "emotions": list(EMOTIONS)})

@@ -1,0 +1,229 @@
+"""Talks to the espeak-ng process and turns its events into an alignment; knows nothing of the library itself."""
+
+import importlib.util
+import json
+import struct
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from scipy import fft
+
+from wavlm_lightning.data.mini.phones import SILENCE, STOPS, fold
+from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, spoken_words
+
+_ENVELOPE_SECONDS = 0.005
+_LONGEST_CLOSURE = 0.09
+_SHORTEST = 0.015
+_CLOSURE_DROP = 10.0 ** (-12 / 20)
+
+
+class EspeakUnavailableError(Exception):
+    """The optional extra `[corpus]` is missing or does not load."""
+
+
+class EspeakProcess:
+    """A synthesiser that runs espeak-ng in a child process; not for use by two threads at once.
+
+    Example:
+        >>> voice = EspeakProcess()
+        >>> speech = voice.speak(SpeechRequest("The cat sat.", "en-US", "f2", rate=160, pitch=50, pitch_range=50))
+        >>> voice.close()
+
+    Raises:
+        EspeakUnavailableError: `espeakng_loader` is not installed or its library does not load.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("espeakng_loader") is None:
+            raise EspeakUnavailableError("the package espeakng-loader is not installed")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            greeting, _ = self._receive()
+        except RuntimeError as error:
+            self.close()
+            raise EspeakUnavailableError(str(error)) from error
+        self.name = f"espeak-ng {greeting['version']}"
+
+    def speak(self, request: SpeechRequest) -> Speech:
+        """Returns the speech asked for, at 16 kHz.
+
+        Raises:
+            RuntimeError: espeak-ng refused the request or its process ended.
+        """
+        job = {
+            "text": request.text,
+            "voice": f"{request.accent}+{request.variant}",
+            # Played back `tract` times faster, formants and pitch rise by that factor and the tempo stays as asked.
+            "rate": round(request.rate / request.tract),
+            "pitch": round(request.pitch),
+            "range": round(request.pitch_range),
+            "seed": request.seed,
+        }
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        self._process.stdin.flush()
+        header, samples = self._receive()
+        raw = np.frombuffer(samples, dtype="<i2").astype(np.float32) / 32768
+        waveform, rate = resample(raw, header["rate"] * request.tract)
+        phones, words = align(header["phones"], header["words"], request.text, raw, rate)
+        seconds = len(waveform) / SAMPLE_RATE
+        return Speech(waveform, _closed(phones, seconds), _closed(words, seconds))
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _receive(self) -> tuple[dict[str, Any], bytes]:
+        assert self._process.stdout is not None
+        lengths = self._process.stdout.read(8)
+        if len(lengths) < 8:
+            raise RuntimeError("the espeak-ng process ended unexpectedly")
+        header_bytes, sample_bytes = struct.unpack("<II", lengths)
+        header = json.loads(self._process.stdout.read(header_bytes))
+        samples = self._process.stdout.read(sample_bytes)
+        if "error" in header:
+            raise RuntimeError(header["error"])
+        return header, samples
+
+
+def resample(raw: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
+    """Brings a waveform to 16 kHz.
+
+    Args:
+        raw: float32 (samples,).
+        rate: Hz at which `raw` shall be played; met within 1 %, at lengths whose transforms are fast.
+
+    Returns:
+        float32 (samples,) at 16 kHz, band limit included, and the rate at which `raw` was really played.
+    """
+    pairs, length = [], len(raw) + 64
+    for _ in range(24):
+        length = fft.next_fast_len(length, real=True)
+        pairs.append((length, fft.next_fast_len(round(0.996 * length * SAMPLE_RATE / rate), real=True)))
+        length += 1
+    length, resampled = min(pairs, key=lambda pair: abs(pair[1] / pair[0] * rate / SAMPLE_RATE - 1))
+    bins = resampled // 2 + 1
+    spectrum = fft.rfft(raw, length)
+    kept = np.zeros(bins, dtype=spectrum.dtype)
+    kept[: min(bins, len(spectrum))] = spectrum[:bins]
+    waveform = fft.irfft(kept, resampled) * np.float32(resampled / length)
+    met = SAMPLE_RATE * length / resampled
+    return waveform[: round(len(raw) * SAMPLE_RATE / met)].astype(np.float32, copy=False), met
+
+
+def align(
+    phone_events: list[tuple[int, str]], word_events: list[tuple[int, int]], text: str, raw: np.ndarray, rate: float
+) -> tuple[list[Segment], list[Segment]]:
+    """Turns events into phone and word segments.
+
+    Args:
+        phone_events: Sample and espeak-ng name of each phone.
+        word_events: Sample and position in the text (characters) of each word that espeak-ng reports.
+        text: What was spoken.
+        raw: float32 (samples,), the waveform before resampling.
+        rate: Hz at which `raw` is played.
+
+    Returns:
+        Phones, contiguous from 0 to the end of `raw`, and words; times in seconds.
+    """
+    seconds = len(raw) / rate
+    word_starts = sorted({sample / rate for sample, _ in word_events})
+    envelope = _envelope(raw, rate)
+    starts: list[tuple[float, tuple[str, ...]]] = []
+    for sample, name in phone_events:
+        folded = fold(name)
+        if not folded:
+            continue
+        start = sample / rate
+        previous = starts[-1][0] if starts else 0.0
+        # A word's own event is exact, its first phone's event comes after the closure or the onset of frication.
+        word = [w for w in word_starts if previous < w <= start and start - w < _LONGEST_CLOSURE]
+        if word and folded != (SILENCE,):
+            start = word[-1]
+        elif folded[0] in STOPS:
+            start = _closure(envelope, previous, start)
+        starts.append((start, folded))
+    if not starts or (starts[0][0] > 2 * _ENVELOPE_SECONDS and starts[0][1] != (SILENCE,)):
+        starts.insert(0, (0.0, (SILENCE,)))
+    phones: list[Segment] = []
+    ends = [start for start, _ in starts[1:]] + [seconds]
+    for (start, folded), end in zip(starts, ends, strict=True):
+        start = phones[-1].end if phones else 0.0
+        end = min(end, seconds)
+        if end - start < _SHORTEST:
+            if folded == (SILENCE,):
+                continue
+            # Half a percent of the events, /l/ and /r/ above all, have no length: they sound within the vowel before.
+            if phones and phones[-1].name != SILENCE:
+                start -= (phones[-1].end - phones[-1].start) / 3
+                phones[-1] = phones[-1]._replace(end=start)
+            if end - start < 1e-3:
+                continue
+        if folded == (SILENCE,) and phones and phones[-1].name == SILENCE:
+            phones[-1] = Segment(SILENCE, phones[-1].start, end)
+            continue
+        edges = np.linspace(start, end, len(folded) + 1)
+        phones += [Segment(name, float(edges[i]), float(edges[i + 1])) for i, name in enumerate(folded)]
+    return phones, _words(word_events, text, phones, rate, seconds)
+
+
+def _words(
+    word_events: list[tuple[int, int]], text: str, phones: list[Segment], rate: float, seconds: float
+) -> list[Segment]:
+    # Clitic pairs ("in the") have one event for both: a word without an event joins the one before it.
+    tokens = spoken_words(text)
+    ends, position = [], 0
+    for token in tokens:
+        position = text.lower().index(token, position) + len(token)
+        ends.append(position)
+    begins: dict[int, float] = {0: word_events[0][0] / rate} if word_events else {0: 0.0}
+    for sample, character in word_events:
+        index = next((i for i, end in enumerate(ends) if end > character), 0)
+        if index > max(begins):
+            begins[index] = sample / rate
+    firsts = sorted(begins)
+    words = []
+    for first, after in zip(firsts, [*firsts[1:], len(tokens)], strict=True):
+        start, end = begins[first], begins.get(after, seconds)
+        # A pause before the next word belongs to neither.
+        voiced = [p for p in phones if p.name != SILENCE and p.start < end - 1e-3 and p.end > start + 1e-3]
+        if voiced:
+            start, end = max(start, voiced[0].start), min(end, voiced[-1].end)
+        words.append(Segment(" ".join(tokens[first:after]), start, end))
+    return words
+
+
+def _envelope(raw: np.ndarray, rate: float) -> np.ndarray:
+    hop = max(1, round(_ENVELOPE_SECONDS * rate))
+    frames = raw[: len(raw) // hop * hop].reshape(-1, hop)
+    return np.sqrt(np.mean(frames**2, axis=1))
+
+
+def _closure(envelope: np.ndarray, previous: float, burst: float) -> float:
+    first, last = int(previous / _ENVELOPE_SECONDS), min(int(burst / _ENVELOPE_SECONDS), len(envelope))
+    if last - first < 4:
+        return burst
+    quiet = envelope[first:last].max() * _CLOSURE_DROP
+    earliest = max(first + (last - first) // 3, last - round(_LONGEST_CLOSURE / _ENVELOPE_SECONDS))
+    # The frame of the burst itself may already be loud.
+    frame = last - 1
+    while frame > earliest and envelope[frame - 1] < quiet:
+        frame -= 1
+    return burst if frame == last - 1 else frame * _ENVELOPE_SECONDS
+
+
+def _closed(segments: list[Segment], seconds: float) -> tuple[Segment, ...]:
+    # Resampling rounds the duration to a whole sample: keep the last segment inside.
+    if segments and abs(segments[-1].end - seconds) < 1e-3:
+        segments = [*segments[:-1], segments[-1]._replace(end=seconds)]
+    return tuple(segments)

@@ -1,0 +1,43 @@
+"""Folds the phone names of espeak-ng's English voices to the 39 phones of CMUdict."""
+
+SILENCE = "SIL"
+
+# Sounds that begin with a closure: espeak-ng places their event at the burst.
+STOPS = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})
+
+# Two phones share the time of one event in half. `;` is a palatal glide between vowels, `@-` an epenthetic schwa:
+# both belong to the phone before them. Accents share one table: a name means the same set of words in all of them.
+_FOLDS: dict[str, tuple[str, ...]] = {
+    name: tuple(folded.split())
+    for line in """
+    ;:  @-:
+    a:AE  aa:AE  aI:AY  aI2:AY  aI@:AY AH  aI3:AY ER  aU:AW  aU@:AW AH  aU3:AW ER
+    A::AA  A@:AA R  A#:AH  0:AA  0#:AH  O:AO  O::AO  O2:AO  O@:AO R  o@:AO R  OI:OY
+    E:EH  E2:EH  e:EH  e@:EH R  eI:EY  I:IH  I2:IH  I#:IH  IR:ER  i:IY  i::IY  i@:IY AH  i@3:IH R
+    oU:OW  o:OW  o::OW  U:UH  U@:UH R  u:UW  u::UW  V:AH  VR:ER  3:ER  3::ER  @:AH  @2:AH  @5:AH  a#:AH  @L:AH L  @r:ER
+    b:B  tS:CH  d:D  d#:D  D:DH  f:F  g:G  h:HH  dZ:JH  k:K  x:K  l:L  l#:L  L:L  m:M  n:N  n-:AH N  m-:AH M  N:NG
+    p:P  r:R  r-:R  s:S  S:SH  t:T  t#:T  t2:T  ?:T  T:TH  t[:TH  d[:DH  v:V  w:W  w#:W  j:Y  z:Z  z#:Z  Z:ZH
+    """.strip().splitlines()
+    for entry in line.strip().split("  ")
+    for name, folded in [entry.strip().rsplit(":", 1)]
+}
+
+PHONES: tuple[str, ...] = tuple(sorted({phone for folded in _FOLDS.values() for phone in folded}))
+
+
+def fold(name: str) -> tuple[str, ...]:
+    """Returns the CMU-style phones of one espeak-ng phone name.
+
+    Args:
+        name: A mnemonic as reported by espeak-ng, with or without stress marks, such as `'aI3`.
+
+    Returns:
+        One or two of `PHONES`, `("SIL",)` for a pause, or nothing when the sound belongs to the phone before it.
+
+    Raises:
+        KeyError: The name is not in the table, so another version of espeak-ng or another accent is in use.
+    """
+    plain = name.lstrip("',%=")
+    if not plain or plain.startswith("_"):
+        return (SILENCE,)
+    return _FOLDS[plain]

@@ -1,0 +1,96 @@
+"""Writes the mini corpus: one corpus per data set, each finished before the next is begun."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from wavlm_lightning.data.corpus import CorpusWriter, Utterance
+from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
+from wavlm_lightning.data.mini.performing import Company, company
+from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
+from wavlm_lightning.errors import UserError
+
+# Raise it when the same size and seed would give other samples or labels.
+FORMAT = 1
+
+_PLANS: dict[str, Callable[[Size, int], Plan]] = {
+    "pretrain": readings.pretrain,
+    "pr": readings.pr,
+    "ks": keywords.ks,
+    "ic": commands.ic,
+    "sid": identities.sid,
+    "sv": identities.sv,
+    "sd": dialogues.sd,
+    "er": emotions.er,
+    "qbe": queries.qbe,
+    "sf": commands.sf,
+}
+_LICENCE = "CC0-1.0; synthetic speech, made on this machine"
+
+
+def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: int | None, progress: bool) -> None:
+    """Does what `wavlm_lightning.data.mini.prepare_mini` says."""
+    if size not in SIZES:
+        raise UserError(f"the mini corpus has no size {size!r}; choose one of {', '.join(SIZES)}")
+    chosen = list(dict.fromkeys(datasets))
+    for name in chosen:
+        if name not in _PLANS:
+            raise UserError(f"the mini corpus has no data set {name!r}; choose from {', '.join(_PLANS)}")
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be at least 1, not {workers}")
+    # Checked before anything is made, so that no corpus is half old and half new.
+    missing = [name for name in chosen if not _finished(out / name, size, seed)]
+    if not missing:
+        return
+    with company(workers or len(os.sched_getaffinity(0)), seed) as performers:
+        for name in missing:
+            _write(out / name, name, size, seed, performers, progress)
+
+
+def _write(directory: Path, name: str, size: str, seed: int, performers: Company, progress: bool) -> None:
+    plan = _PLANS[name](SIZES[size], seed)
+    source = {
+        "recipe": "mini",
+        "dataset": name,
+        "size": size,
+        "seed": seed,
+        "format": FORMAT,
+        "synthesiser": performers.synthesiser,
+        "grammar": grammar.fingerprint(),
+    }
+    writer = CorpusWriter(directory, f"mini/{name}", _LICENCE, source)
+    total = sum(len(takes) for takes in plan.splits.values())
+    with tqdm(total=total, desc=f"mini/{name}", unit="utt", disable=not progress) as bar:
+        for split, takes in plan.splits.items():
+            writer.write_split(split, _counted(performers.perform(takes), bar))
+    writer.finish(plan.inventories, plan.trials or None)
+
+
+def _counted(utterances: Iterable[Utterance], bar: tqdm) -> Iterator[Utterance]:
+    for utterance in utterances:
+        yield utterance
+        bar.update()
+
+
+def _finished(directory: Path, size: str, seed: int) -> bool:
+    path = directory / "corpus.json"
+    if not path.exists():
+        return False
+    try:
+        source = json.loads(path.read_text())["source"]
+        found = {key: source[key] for key in ("size", "seed", "format")}
+        synthesiser = str(source["synthesiser"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{directory} holds a corpus that is not a mini corpus; choose another --out") from None
+    wanted = {"size": size, "seed": seed, "format": FORMAT}
+    mend = "delete it or choose another --out"
+    if found != wanted:
+        described = [", ".join(f"{k} {v}" for k, v in which.items()) for which in (found, wanted)]
+        raise UserError(f"{directory} holds a mini corpus of {described[0]}, not of {described[1]}; {mend}")
+    if synthesiser == "buzz" and importlib.util.find_spec("espeakng_loader") is not None:
+        raise UserError(f"{directory} was made without espeak-ng, which is installed now; {mend}")
+    return True

@@ -1,0 +1,98 @@
+"""Query by example: spoken terms to be found in documents read by other voices."""
+
+from collections import Counter
+
+from wavlm_lightning.data.mini import grammar
+from wavlm_lightning.data.mini.effects import Conditions
+from wavlm_lightning.data.mini.plans import Plan, Size
+from wavlm_lightning.data.mini.readings import dealt, inventory
+from wavlm_lightning.data.mini.seeding import generator
+from wavlm_lightning.data.mini.takes import Take
+from wavlm_lightning.data.mini.voices import VARIANTS, speakers
+
+_TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")
+# Below five letters a word is too short to be found by anybody.
+_SHORTEST = 5
+_LARGEST_SHARE = 0.2
+_PAIR_SHARE = 0.25
+_CONDITIONS = Conditions(noise=0.5, snr=(15.0, 30.0))
+
+
+def qbe(size: Size, seed: int) -> Plan:
+    """Plans documents of two sentences and queries of one content word or an adjective and its noun.
+
+    Every term occurs in at least one document and in at most a fifth of them; the terms of the two query splits
+    differ; documents and the two query splits have three disjoint groups of voice variants.
+    """
+    documents, queries = size.qbe
+    rng = generator(seed, "qbe", "documents", "sentences")
+    pairs = _featured_pairs(seed, max(2, queries // 4))
+    # A third of the documents repeats one of a few adjective-noun pairs, which chance alone would bring once.
+    texts: list[tuple[str, str]] = []
+    for number in range(documents):
+        first = grammar.sentence("test", rng)
+        if rng.random() < _PAIR_SHARE or number < len(pairs):
+            adjective, noun = pairs[number % len(pairs)]
+            first = grammar.sentence(
+                "test", rng, f"the {{person}} {{past}} the {adjective} {noun} {{preposition}} the {{place}}"
+            )
+        texts.append((first, grammar.sentence("test", rng)))
+    words = [set(" ".join(text).split()) for text in texts]
+    frequency = Counter(word for document in words for word in document)
+    candidates = {word for group in _TERM_GROUPS for word in grammar.WORDS[group] if len(word) >= _SHORTEST}
+    usable = sorted(w for w in candidates if 1 <= frequency[w] <= max(1, _LARGEST_SHARE * documents))
+    singles = [str(w) for w in generator(seed, "qbe", "terms").permutation(usable)]
+    terms: dict[str, list[str]] = {}
+    for split, own in (("queries-valid", pairs[0::2]), ("queries-test", pairs[1::2])):
+        joint = [f"{adjective} {noun}" for adjective, noun in own][: queries // 2]
+        taken = singles[: queries - len(joint)]
+        singles = singles[len(taken) :]
+        terms[split] = joint + taken
+    everything = [term for split in terms.values() for term in split]
+
+    test = list(VARIANTS["test"])
+    readers = speakers("test", "doc", size.speakers[2], seed, variants=test[0::2])
+    splits: dict[str, list[Take]] = {
+        "documents": [
+            Take(
+                key=f"qbe-document-{i:04d}",
+                speaker=speaker,
+                text=grammar.written(list(texts[i])),
+                origin=("qbe", "documents"),
+                rooms="documents",
+                labels={"terms": [term for term in everything if _contains(texts[i], term)]},
+                conditions=_CONDITIONS,
+            )
+            for i, speaker in enumerate(dealt(readers, documents, seed, "qbe", "documents"))
+        ]
+    }
+    askers = {
+        "queries-valid": speakers("valid", "ask-valid", size.speakers[1], seed),
+        "queries-test": speakers("test", "ask-test", size.speakers[2], seed, variants=test[1::2]),
+    }
+    for split, group in askers.items():
+        turns = dealt(group, len(terms[split]), seed, "qbe", split)
+        splits[split] = [
+            Take(
+                key=f"qbe-{split}-{term.replace(' ', '-')}",
+                speaker=speaker,
+                text=grammar.written([term]),
+                origin=("qbe", split),
+                rooms=split,
+                labels={"term": term},
+                conditions=_CONDITIONS,
+            )
+            for term, speaker in zip(terms[split], turns, strict=True)
+        ]
+    return Plan(splits, {**inventory(splits), "terms": sorted(everything)})
+
+
+def _featured_pairs(seed: int, count: int) -> list[tuple[str, str]]:
+    rng = generator(seed, "qbe", "pairs")
+    adjectives = rng.permutation(grammar.WORDS["adjective"])[:count]
+    nouns = rng.permutation(grammar.WORDS["thing"])[:count]
+    return [(str(a), str(n)) for a, n in zip(adjectives, nouns, strict=True)]
+
+
+def _contains(sentences: tuple[str, str], term: str) -> bool:
+    return any(f" {term} " in f" {text} " for text in sentences)

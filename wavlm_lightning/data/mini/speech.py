@@ -1,0 +1,82 @@
+"""What is asked of a synthesiser and what it gives back, whichever synthesiser it is."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+
+
+class Segment(NamedTuple):
+    """A named stretch of time, in seconds from the start of the waveform."""
+
+    name: str
+    start: float
+    end: float
+
+    def moved(self, seconds: float) -> "Segment":
+        """Returns the same segment `seconds` later."""
+        return Segment(self.name, self.start + seconds, self.end + seconds)
+
+
+@dataclass(frozen=True)
+class SpeechRequest:
+    """One text read by one voice.
+
+    Attributes:
+        text: Words with punctuation; a sentence after the first must begin with a capital to be preceded by a pause.
+        accent: Language file of espeak-ng, for example `en-US`.
+        variant: Voice variant of espeak-ng, for example `f2`.
+        rate: Words a minute.
+        pitch: 0 to 99, 50 is the variant's own.
+        pitch_range: 0 (monotone) to 99, 50 is the variant's own.
+        tract: Factor on all formants and on the pitch; above 1 a shorter vocal tract.
+        seed: Seeds breath and other noise of the voice.
+    """
+
+    text: str
+    accent: str
+    variant: str
+    rate: float
+    pitch: float
+    pitch_range: float
+    tract: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Clean speech with its alignment.
+
+    Attributes:
+        waveform: float32 (samples,) at 16 kHz, within [-1, 1].
+        phones: Contiguous from 0 to the end of the waveform, names from `phones.PHONES` or `SIL`.
+        words: In the order of the text; a group without a boundary of its own, such as "in the", is one entry.
+    """
+
+    waveform: np.ndarray
+    phones: tuple[Segment, ...]
+    words: tuple[Segment, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+class Synthesiser(Protocol):
+    """Reads requests aloud; one request at a time, the same request always gives the same samples."""
+
+    name: str
+
+    def speak(self, request: SpeechRequest) -> Speech:
+        """Returns the speech asked for."""
+
+    def close(self) -> None:
+        """Frees whatever the synthesiser holds."""
+
+
+def spoken_words(text: str) -> list[str]:
+    """Returns the words of a text in lower case without punctuation: what a transcript contains."""
+    return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()

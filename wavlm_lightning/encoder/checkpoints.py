@@ -1,0 +1,88 @@
+"""Which kind of checkpoint is this, and do its tensors fit the model?
+
+All formats become one: a `WavLMConfig` and a state dict with Hugging Face's names, which are also our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wavlm_lightning.encoder import from_torchaudio, from_unilm, huggingface
+from wavlm_lightning.encoder.config import WavLMConfig
+from wavlm_lightning.encoder.tensor_files import CheckpointError, is_state_dict, read_pickle, read_tensors
+
+__all__ = ["CheckpointError", "match_state", "read_checkpoint"]
+
+
+def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
+    """Read any supported checkpoint.
+
+    Args:
+        path: a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict.
+
+    Returns:
+        The configuration and the state dict under our names.
+
+    Raises:
+        CheckpointError: if it is none of these.
+    """
+    if path.is_dir():
+        return huggingface.read_checkpoint(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist; from_pretrained reads local files only, so download the checkpoint first"
+        )
+    if path.suffix == ".safetensors":
+        content: object = read_tensors(path)
+    else:
+        content = read_pickle(path)
+    if isinstance(content, Mapping) and is_state_dict(content.get("model")):
+        return from_unilm.convert(content, path)
+    if isinstance(content, dict) and is_state_dict(content.get("state_dict")):
+        content = content["state_dict"]
+    if isinstance(content, dict) and is_state_dict(content) and from_torchaudio.recognise(content):
+        return from_torchaudio.convert(content, path)
+    raise CheckpointError(
+        f"{path} is neither a unilm checkpoint (a dict with cfg and model) nor a torchaudio state dict; "
+        "a checkpoint in Hugging Face's format is read from its folder"
+    )
+
+
+def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as a model needs them, or a sentence about what does not fit.
+
+    Args:
+        state: tensors of the checkpoint under our names.
+        expected: state dict of the model; only names and shapes matter.
+        path: where the checkpoint came from, for the message.
+
+    Returns:
+        The tensors in fp32 (released checkpoints are fp32; half-precision ones gain nothing, but compute on a CPU).
+
+    Raises:
+        CheckpointError: if names are missing or unexpected, or a shape differs.
+    """
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    if missing or unexpected:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has unexpected {_some(unexpected)}"] if unexpected else []
+        raise CheckpointError(f"{path} does not fit its configuration: it {' and '.join(parts)}")
+    differing = [name for name in expected if state[name].shape != expected[name].shape]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{path} does not fit its configuration: {_some(differing)} of another shape, the first "
+            f"{tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        )
+    return {name: state[name].detach().to(torch.float32) for name in expected}
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first three names, and how many there are besides."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,171 @@
+"""Hugging Face's folder format, read and written without the transformers library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
+from wavlm_lightning.encoder.tensor_files import CheckpointError, read_json, read_tensors
+
+FIELDS = {
+    "conv_channels": "conv_dim",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_norm": "feat_extract_norm",
+    "conv_bias": "conv_bias",
+    "dim": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "pre_norm": "do_stable_layer_norm",
+    "pos_conv_kernel": "num_conv_pos_embeddings",
+    "pos_conv_groups": "num_conv_pos_embedding_groups",
+    "num_buckets": "num_buckets",
+    "max_distance": "max_bucket_distance",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "dropout_input": "feat_proj_dropout",
+    "layer_drop": "layerdrop",
+    "layer_norm_eps": "layer_norm_eps",
+}
+"""Our name of a field -> its name in Hugging Face's `config.json`."""
+
+OWN_KEY = "wavlm_lightning"
+"""Where `config.json` keeps the fields that Hugging Face has no name for; transformers ignores it."""
+OWN_FIELDS = ("feature_grad_mult", "batch_invariant")
+
+WEIGHT_NORM_NAMES = {".conv.weight_g": ".conv.parametrizations.weight.original0"}
+WEIGHT_NORM_NAMES[".conv.weight_v"] = ".conv.parametrizations.weight.original1"
+"""Names of the weight-normalised positional convolution: before torch 2.0 -> now."""
+
+
+def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
+    """Read a folder with `config.json` and weights.
+
+    Args:
+        folder: of a `WavLMModel` or of a model with a head on one; the head is left out.
+
+    Returns:
+        The configuration and the state dict.
+
+    Raises:
+        CheckpointError: if a file is missing or broken, or the model is not a WavLM that we can build.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
+    preprocessor = folder / "preprocessor_config.json"
+    config = config_from(read_json(path), read_json(preprocessor) if preprocessor.is_file() else {}, path)
+    return config, rename(_read_weights(folder))
+
+
+def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path: Path) -> WavLMConfig:
+    """Our configuration from Hugging Face's two files.
+
+    Args:
+        values: content of `config.json`; keys left out have Hugging Face's defaults, which are those of Base but for
+            dropouts.
+        preprocessor: content of `preprocessor_config.json`, or nothing. Its `do_normalize` decides whether
+            waveforms are normalised; without it the front-end does, as in the published models.
+        path: of `config.json`, for messages.
+
+    Raises:
+        CheckpointError: if this is not a WavLM, or one with parts that we do not have.
+    """
+    if values.get("model_type", "wavlm") != "wavlm":
+        raise CheckpointError(f"{path} has model_type {values['model_type']}, not wavlm")
+    for key, needed in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):
+        if values.get(key, needed) != needed:
+            raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
+    fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
+    layered = fields.get("conv_norm", "group") == "layer"
+    fields["normalize_waveform"] = bool(preprocessor.get("do_normalize", layered))
+    fields["feature_grad_mult"] = 1.0 if layered else 0.1  # as the published models were trained
+    own = values.get(OWN_KEY)
+    if isinstance(own, Mapping):
+        fields |= {name: own[name] for name in OWN_FIELDS if name in own}
+    try:
+        return WavLMConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} describes no possible encoder: {error}") from error
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Today's names without prefix; of a model with a head, only the encoder."""
+    if any(name.startswith("wavlm.") for name in state):
+        state = {name.removeprefix("wavlm."): tensor for name, tensor in state.items() if name.startswith("wavlm.")}
+    renamed = {}
+    for name, tensor in state.items():
+        for old, new in WEIGHT_NORM_NAMES.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        renamed[name] = tensor
+    return renamed
+
+
+def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tensor]) -> None:
+    """Write a folder that `transformers.WavLMModel` loads without a missing or unexpected key.
+
+    Args:
+        folder: made if missing.
+        config: of the encoder.
+        state: its state dict, in any precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = config.to_dict()
+    values: dict[str, Any] = {theirs: ours[name] for name, theirs in FIELDS.items()}
+    values |= {
+        "model_type": "wavlm",
+        "architectures": ["WavLMModel"],
+        "hidden_act": "gelu",
+        "feat_extract_activation": "gelu",
+        "num_feat_extract_layers": len(config.conv_channels),
+        # Hugging Face masks in training mode unless told not to, but has a mask embedding only where this is above 0.
+        "apply_spec_augment": False,
+        "mask_time_prob": 0.05,
+        OWN_KEY: {name: ours[name] for name in OWN_FIELDS},
+    }
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": SAMPLE_RATE,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "do_normalize": config.normalize_waveform,
+        "return_attention_mask": True,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, content in (("config.json", values), ("preprocessor_config.json", preprocessor)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+        if index.is_file():
+            return _read_shards(folder, index)
+    raise CheckpointError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no weight_map")
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(map(str, weight_map.values()))):
+        if Path(name).name != name:  # an index from elsewhere must not point outside its folder
+            raise CheckpointError(f"{index} names a shard outside its folder: {name}")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{index} names the shard {name}, which is missing")
+        state |= read_tensors(folder / name)
+    return state

@@ -1,0 +1,18 @@
+"""One look for all progress bars."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(**arguments: Any) -> tqdm:
+    """A tqdm bar on standard error; where that is no terminal (a log file), it speaks every 10 seconds at most.
+
+    Args:
+        arguments: as tqdm takes them (`total`, `desc`, `unit`, ...).
+    """
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    return tqdm(mininterval=interval, maxinterval=max(interval, 10.0), dynamic_ncols=True, **arguments)

@@ -1,0 +1,113 @@
+"""Training curves as files hold them: the sparse `metrics.csv` of Lightning's CSVLogger, one or several a run."""
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wavlm_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Series:
+    """One logged quantity: `values[i]` was logged at optimiser step `steps[i]`; steps ascend."""
+
+    steps: list[int]
+    values: list[float]
+
+    @property
+    def last(self) -> float:
+        """The value at the highest step."""
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of one run, by the name they were logged under.
+
+    Example:
+        >>> curves = read_curves([Path("runs/demo/pretrain/metrics.csv")])
+        >>> curves["valid/loss"].last
+        3.52
+    """
+
+    series: dict[str, Series] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.series)
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def __getitem__(self, name: str) -> Series:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def get(self, name: str) -> Series | None:
+        """The series logged as `name`, or as `name_step` / `name_epoch`, where Lightning splits it; None if absent."""
+        for candidate in (name, f"{name}_step", f"{name}_epoch"):
+            if candidate in self.series:
+                return self.series[candidate]
+        return None
+
+    @property
+    def last_step(self) -> int:
+        """The highest step of any series; 0 if there is none."""
+        return max((series.steps[-1] for series in self.series.values()), default=0)
+
+
+def read_curves(paths: Iterable[Path]) -> Curves:
+    """Reads and merges the metric files of one run.
+
+    A run that was stopped and resumed leaves one file for each attempt. Points are merged by name and step; where two
+    files hold the same step, the later file wins, because the steps after the checkpoint were done again.
+
+    Args:
+        paths: CSV files in the order in which they were written; a file that does not exist (yet) counts as empty.
+
+    Raises:
+        UserError: a file that has no `step` column, or a cell that is not a number.
+    """
+    points: dict[str, dict[int, float]] = {}
+    for path in map(Path, paths):
+        if path.is_file():
+            for name, step, value in _read_points(path):
+                points.setdefault(name, {})[step] = value
+    merged = {}
+    for name, by_step in points.items():
+        steps = sorted(by_step)
+        merged[name] = Series(steps, [by_step[step] for step in steps])
+    return Curves(merged)
+
+
+def _read_points(path: Path) -> list[tuple[str, int, float]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+        columns = reader.fieldnames
+    if not columns:
+        return []
+    if "step" not in columns:
+        raise UserError(f"{path} has no column `step`; give the metrics.csv that Lightning's CSVLogger writes")
+    points = []
+    for index, row in enumerate(rows):
+        try:
+            points.extend(_row_points(row))
+        except ValueError as error:
+            # A run that was killed while writing leaves half a line at the end, which is no fault of the file.
+            if index == len(rows) - 1:
+                continue
+            raise UserError(f"{path}, line {index + 2}: {error}; delete that line or the file") from None
+    return points
+
+
+def _row_points(row: dict[str, str | None]) -> list[tuple[str, int, float]]:
+    """The finite values of one row; an empty cell means that nothing was logged at this step."""
+    if not row.get("step"):
+        return []
+    step = int(float(row["step"] or 0))
+    cells = {name: float(cell) for name, cell in row.items() if name not in (None, "step", "epoch") and cell}
+    return [(name, step, value) for name, value in cells.items() if math.isfinite(value)]

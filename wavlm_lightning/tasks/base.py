@@ -1,0 +1,215 @@
+"""What all tasks share: a frozen upstream, the weighted sum, training, scoring, head-only checkpoints."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wavlm_lightning.data.batch import Targets, TaskBatch
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import Layers
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams import Upstream, WeightedSum
+from wavlm_lightning.upstreams.cache import Level
+
+
+class Task(pl.LightningModule, ABC):
+    """A head on an upstream (SUPERB, arXiv 2105.01051).
+
+    A subclass declares the class attributes and writes six short methods: which labels there are, how a target is
+    read from an utterance's metadata, the head, its outputs, the loss, and the metric. Everything else is here.
+
+    Args:
+        upstream: where features come from; frozen unless it says otherwise.
+        learning_rate: of Adam; the one thing SUPERB tunes.
+        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
+        seed: of the head's initial weights.
+
+    Attributes:
+        name: SUPERB's abbreviation.
+        metric: name of the headline metric.
+        better: `lower` or `higher`.
+        cache_level: what a feature cache may keep: `utterance` if nothing nonlinear comes before a mean over time,
+            `frame` if every frame is needed but inputs are never augmented, None if neither.
+
+    Example:
+        >>> task = KeywordSpotting(upstream=Fbank(cmvn=False), learning_rate=1e-3)
+        >>> trainer.fit(task, TaskData("runs/demo/corpus/ks", batch_size=32))
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    better: ClassVar[str]
+    cache_level: ClassVar[Level | None] = None
+
+    def __init__(self, upstream: Upstream, learning_rate: float, normalize: bool = False, seed: int = 1337) -> None:
+        super().__init__()
+        self.upstream = upstream
+        self.learning_rate, self.seed = learning_rate, seed
+        self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
+        self.labels: Any = None
+        self.trained: dict[str, Any] = {}
+        # The upstream is not in the checkpoint of a head: `load_state_dict` checks that nothing else is missing.
+        self.strict_loading = False
+
+    # What a subclass writes.
+
+    @abstractmethod
+    def read_labels(self, corpus: Corpus) -> Any:
+        """The label inventory, JSON-like; it is kept in the checkpoint."""
+
+    @abstractmethod
+    def read_target(self, meta: dict[str, Any]) -> Tensor:
+        """The target of an utterance, int64 `()` or `(labels,)`, from its metadata and `self.labels`."""
+
+    @abstractmethod
+    def build_head(self, dim: int) -> None:
+        """Make the layers on top of features `(batch, frames, dim)`; `self.labels` is set."""
+
+    @abstractmethod
+    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits from the weighted sum `(batch, frames, dim)` and valid frames `(batch,)`."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """The training loss, a scalar."""
+
+    @abstractmethod
+    def build_metric(self) -> Metric:
+        """A fresh torchmetrics metric whose `compute` gives the headline value."""
+
+    @abstractmethod
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, targets: Targets) -> None:
+        """Add a batch to the metric."""
+
+    # Construction.
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """Metric and direction by which the best checkpoint is chosen."""
+        return f"valid/{self.metric}", "min" if self.better == "lower" else "max"
+
+    def configure_model(self) -> None:
+        """Build the head for the corpus at hand."""
+        self.build(self.read_labels(self.trainer.datamodule.corpus))
+
+    def build(self, labels: Any) -> None:
+        """Make head and metrics for a label inventory; once made, only the same inventory is accepted.
+
+        Raises:
+            UserError: another inventory than the head was made for.
+        """
+        if self.labels is not None:
+            if self.labels != labels:
+                raise UserError(
+                    f"{self.name}: the checkpoint's labels are not the corpus' labels; train the head again"
+                )
+            return
+        self.labels = labels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.build_head(self.upstream.dim)
+        self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
+
+    # Steps.
+
+    def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Waveforms or cached layers to (logits, valid frames `(batch,)`)."""
+        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        outputs, lengths = self(batch.inputs)
+        loss = self.loss(outputs, lengths, batch.targets)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.keys))
+        return loss
+
+    def _evaluate(self, batch: TaskBatch, metric: Metric, stage: str) -> None:
+        outputs, lengths = self(batch.inputs)
+        loss = self.loss(outputs, lengths, batch.targets)
+        self.log(f"{stage}/loss", loss, batch_size=len(batch.keys), sync_dist=True)
+        self.update_metric(metric, outputs, lengths, batch.targets)
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Score a batch."""
+        self._evaluate(batch, self.valid_metric, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the headline metric."""
+        self.log(f"valid/{self.metric}", self.valid_metric.compute(), prog_bar=True)
+        self.valid_metric.reset()
+
+    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Score a batch."""
+        self._evaluate(batch, self.test_metric, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the headline metric."""
+        self.log(f"test/{self.metric}", self.test_metric.compute())
+        self.test_metric.reset()
+
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
+        """Logits and keys of a batch."""
+        outputs, lengths = self(batch.inputs)
+        return {"keys": batch.keys, "outputs": outputs, "lengths": lengths}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam at a constant rate, as all trained SUPERB tasks of this kind."""
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
+
+    # Checkpoints hold the head alone when the upstream is frozen.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the frozen upstream; keep its fingerprint, the labels and how the head was trained."""
+        if self.upstream.frozen:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+        value = self.trainer.callback_metrics.get(self.monitor[0])
+        checkpoint["task"] = {
+            "name": self.name,
+            "labels": self.labels,
+            "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "steps": self.trainer.max_steps,
+            "best_step": checkpoint["global_step"],
+            "selection": None if value is None else {"metric": self.monitor[0], "value": float(value)},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the head and make sure it belongs on this upstream.
+
+        Raises:
+            UserError: the checkpoint is of another task or was trained on another upstream.
+        """
+        kept = checkpoint.get("task", {})
+        if kept.get("name") != self.name:
+            raise UserError(
+                f"this checkpoint holds a head for {kept.get('name', 'something else')}, not for {self.name}"
+            )
+        if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
+            raise UserError(
+                f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
+                "name the same model.upstream as in training"
+            )
+        self.build(kept["labels"])
+        self.trained = {k: v for k, v in kept.items() if k != "labels"}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a head; only parameters of a frozen upstream may be missing.
+
+        Raises:
+            UserError: anything else is missing or unknown.
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        allowed = "upstream." if self.upstream.frozen else "\0"
+        wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
+        if wrong:
+            raise UserError(f"{self.name}: the checkpoint does not fit the head ({', '.join(wrong[:3])}, ...)")
+        return result

@@ -1,0 +1,198 @@
+"""Batches for downstream tasks, from audio or from a cache of what the frozen upstream made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
+from wavlm_lightning.data.batching import BatchPlan
+from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.upstreams.cache import FeatureCache
+
+
+class LabelledUtterances(Dataset[TaskBatch]):
+    """Batches of a split; an item is a list of (number, epoch) pairs.
+
+    Args:
+        split: where the utterances are.
+        task: reads their targets.
+        max_seconds: crop longer ones at a random place; None for whole utterances.
+        seed: of the crops.
+        cache: features instead of audio.
+    """
+
+    def __init__(
+        self, split: Split, task: Task, max_seconds: float | None, seed: int, cache: FeatureCache | None
+    ) -> None:
+        self.split, self.read_target, self.seed, self.cache = split, task.read_target, seed, cache
+        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
+        self._targets: dict[int, torch.Tensor] = {}
+
+    def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
+        """Read a batch."""
+        places = [self.split.locate(number) for number, _ in items]
+        keys = tuple(shard.keys[place] for shard, place in places)
+        targets = Targets.pad([self._target(number) for number, _ in items])
+        if self.cache is not None:
+            rows = [
+                self.cache.read(self.cache.path(shard.path.stem, shard.sha256), shard.keys[place])
+                for shard, place in places
+            ]
+            return TaskBatch(keys, self.cache.layers(rows), targets)
+        return TaskBatch(keys, Waveforms.pad([self._audio(number, epoch) for number, epoch in items]), targets)
+
+    def _target(self, number: int) -> torch.Tensor:
+        if number not in self._targets:
+            shard, place = self.split.locate(number)
+            self._targets[number] = self.read_target(shard.meta(place))
+        return self._targets[number]
+
+    def _audio(self, number: int, epoch: int) -> np.ndarray:
+        shard, place = self.split.locate(number)
+        samples = shard.samples[place]
+        if self.max_samples is None or samples <= self.max_samples:
+            return shard.waveform(place)
+        rng = np.random.default_rng([self.seed, epoch, number])
+        return shard.waveform(place, int(rng.integers(samples - self.max_samples + 1)), self.max_samples)
+
+
+class TaskData(pl.LightningDataModule):
+    """A corpus with train, valid and test splits, for any task.
+
+    Args:
+        corpus: a corpus folder.
+        batch_size: utterances a training batch; null for no such limit.
+        batch_seconds: audio a training batch, padding counted; null for no such limit.
+        eval_batch_seconds: audio a batch in validation and test.
+        max_seconds: crop longer training utterances at random; null trains on whole ones.
+        train_split: name of the split.
+        valid_split: name of the split.
+        test_split: name of the split.
+        balance: name of a metadata field: utterances are drawn with replacement so that its values are equally
+            frequent in training (SUPERB's KS).
+        cache: folder for the frozen upstream's features; null runs the upstream at every step.
+        cache_gib: largest cache of a split.
+        num_workers: processes that read audio; 0 reads in the main process.
+        seed: of order and crops.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        batch_size: int | None = 32,
+        batch_seconds: float | None = None,
+        eval_batch_seconds: float = 60.0,
+        max_seconds: float | None = None,
+        train_split: str = "train",
+        valid_split: str = "valid",
+        test_split: str = "test",
+        balance: str | None = None,
+        cache: str | None = None,
+        cache_gib: float = 20.0,
+        num_workers: int = 0,
+        seed: int = 1337,
+    ) -> None:
+        super().__init__()
+        self.path = Path(corpus)
+        self.batch_size, self.batch_seconds, self.eval_batch_seconds = batch_size, batch_seconds, eval_batch_seconds
+        self.max_seconds, self.balance = max_seconds, balance
+        self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
+        self.cache_directory, self.cache_gib = cache, cache_gib
+        self.num_workers, self.seed = num_workers, seed
+        self.cache: FeatureCache | None = None
+
+    @property
+    def corpus(self) -> Corpus:
+        """The opened corpus."""
+        return Corpus.open(self.path)
+
+    def _task(self) -> Task:
+        assert self.trainer is not None, "TaskData reads the task from its trainer"
+        task = self.trainer.lightning_module
+        if not isinstance(task, Task):
+            raise UserError(f"TaskData serves tasks, not {type(task).__name__}; for pre-training use PretrainingData")
+        return task
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage and, with a cache, run the upstream over what is new.
+
+        Raises:
+            UserError: a split is missing, or the task, the cropping or the budget rule the cache out.
+        """
+        used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
+        corpus = self.corpus
+        self.opened = {name: corpus.split(self.splits[name]) for name in used}
+        if self.cache_directory is not None:
+            self._fill_cache()
+
+    def _fill_cache(self) -> None:
+        task, trainer = self._task(), self.trainer
+        if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
+            raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
+        if self.max_seconds is not None and "train" in self.opened:
+            longer = int((self.opened["train"].samples > self.max_seconds * SAMPLE_RATE).sum())
+            if longer:
+                raise UserError(
+                    f"cache: {longer} training utterances are longer than data.max_seconds={self.max_seconds} and would be "
+                    "cropped anew each epoch; set data.cache: null or data.max_seconds: null"
+                )
+        self.cache = FeatureCache(Path(self.cache_directory or ""), task.upstream, task.cache_level, self.cache_gib)
+        for split in self.opened.values():
+            self.cache.check_budget(split.samples)
+            for shard in split.shards[trainer.global_rank :: trainer.world_size]:
+                device = trainer.strategy.root_device
+                self.cache.fill(shard.path.stem, shard.sha256, shard.keys, shard.samples, shard.waveform, device)
+        trainer.strategy.barrier("feature cache")
+
+    def _loader(self, name: str, train: bool) -> DataLoader:
+        split, task, trainer = self.opened[name], self._task(), self.trainer
+        limits: dict[str, Any] = {"batch_size": self.batch_size, "batch_seconds": self.batch_seconds}
+        if not train:
+            longest = float(split.samples.max()) / SAMPLE_RATE
+            limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
+        if train and self.balance:
+            limits["weights"] = self._weights(split, self.balance)
+        max_seconds = self.max_seconds if train else None
+        plan = BatchPlan(
+            split.samples,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            train=train,
+            max_seconds=max_seconds,
+            seed=self.seed,
+            **limits,
+        )
+        utterances = LabelledUtterances(split, task, max_seconds, self.seed, self.cache)
+        pin = torch.cuda.is_available()
+        return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
+
+    @staticmethod
+    def _weights(split: Split, field: str) -> np.ndarray:
+        values = [str(meta.get(field)) for meta in split.metas()]
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return 1.0 / counts[place]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches."""
+        return self._loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """Whole utterances, each once."""
+        return self._loader("valid", train=False)
+
+    def test_dataloader(self) -> DataLoader:
+        """Whole utterances, each once."""
+        return self._loader("test", train=False)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The test split."""
+        return self._loader("test", train=False)

@@ -1,0 +1,14 @@
+"""SID: who of a closed set of speakers is talking (SUPERB; VoxCeleb1)."""
+
+from wavlm_lightning.tasks.classification import UtteranceClassification
+
+
+class SpeakerIdentification(UtteranceClassification):
+    """One class a speaker; accuracy. SUPERB crops training utterances to 8 s (`data.max_seconds`).
+
+    Reads `speaker` of each utterance and the corpus' `speakers`. See `UtteranceClassification` for the arguments.
+    """
+
+    name = "SID"
+    inventory = "speakers"
+    field = "speaker"

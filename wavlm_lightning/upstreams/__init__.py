@@ -1,0 +1,8 @@
+"""Anything that turns waveforms into `Layers`, and the weighted sum every head reads."""
+
+from wavlm_lightning.upstreams.base import Upstream
+from wavlm_lightning.upstreams.spectral import Fbank, Mfcc
+from wavlm_lightning.upstreams.wavlm import WavLMUpstream
+from wavlm_lightning.upstreams.weighted_sum import WeightedSum
+
+__all__ = ["Fbank", "Mfcc", "Upstream", "WavLMUpstream", "WeightedSum"]

@@ -1,0 +1,86 @@
+"""SUPERB's baselines: filter banks and cepstra."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavlm_lightning.audio import fbank, mfcc, with_deltas
+from wavlm_lightning.encoder import Layers
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.base import Upstream
+
+SHORTEST = 400
+"""Samples of one analysis window: shorter utterances have no frame."""
+
+
+class Spectral(Upstream):
+    """Base of the two: Kaldi features with first and second differences at 100 Hz.
+
+    Args:
+        cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does; but
+            with mean pooling the mean of every dimension is then zero and all utterances look alike, so switch it
+            off for KS, SID, IC and ER (s3prl issue 316).
+    """
+
+    num_layers = 1
+    frame_rate = 100.0
+
+    def __init__(self, cmvn: bool = True) -> None:
+        super().__init__(frozen=True)
+        self.cmvn = cmvn
+
+    def settings(self) -> str:
+        """CMVN or not."""
+        return f"cmvn={self.cmvn}"
+
+    def _static(self, waveform: Tensor) -> Tensor:
+        raise RuntimeError("Spectral is abstract: use Fbank or Mfcc")
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """One utterance `(samples,)` to `(frames, dim)`."""
+        features = with_deltas(self._static(waveform))
+        if self.cmvn:
+            features = (features - features.mean(0)) / (features.std(0) + 1e-10)
+        return features
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
+        """One layer, `(1, batch, frames, dim)`; each utterance is analysed before padding.
+
+        Raises:
+            UserError: an utterance is shorter than one window (400 samples).
+        """
+        if int(lengths.min()) < SHORTEST:
+            raise UserError(f"an utterance of {int(lengths.min())} samples is shorter than one window (400 samples)")
+        rows = [self.features(row[:length]) for row, length in zip(waveforms, lengths.tolist(), strict=True)]
+        hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        frames = torch.tensor([len(row) for row in rows], device=waveforms.device)
+        return Layers(hidden[None], frames, self.frame_rate)
+
+
+class Fbank(Spectral):
+    """80 log-mel filters with differences, 240 dimensions (SUPERB's FBANK).
+
+    Args:
+        cmvn: see `Spectral`.
+    """
+
+    label = "FBANK"
+    dim = 240
+
+    def _static(self, waveform: Tensor) -> Tensor:
+        return fbank(waveform)
+
+
+class Mfcc(Spectral):
+    """13 cepstra with differences, 39 dimensions (SUPERB's MFCC).
+
+    Args:
+        cmvn: see `Spectral`.
+    """
+
+    label = "MFCC"
+    dim = 39
+
+    def _static(self, waveform: Tensor) -> Tensor:
+        return mfcc(waveform)

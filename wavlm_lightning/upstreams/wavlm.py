@@ -1,0 +1,99 @@
+"""WavLM as an upstream: fresh, from a released checkpoint, or from a pre-training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.base import Upstream
+
+PRESETS = ("tiny", "base", "base_plus", "large")
+ENCODER_KEY = "wavlm_config"
+"""Where a pre-training checkpoint keeps the encoder's configuration."""
+
+
+def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:
+    """Build an encoder from whatever holds one.
+
+    Args:
+        source: a preset name (random weights), a Hugging Face directory, a unilm `.pt` file, a `.ckpt` of a
+            pre-training run, or the folder of such a run (its newest checkpoint is taken).
+        overrides: configuration fields to change (dropouts, say).
+
+    Raises:
+        UserError: nothing is there, or it is none of these.
+    """
+    overrides = overrides or {}
+    if str(source) in PRESETS:
+        try:
+            return WavLM(WavLMConfig.preset(str(source), **overrides))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"encoder {source!r}: {error}") from error
+    path = Path(source)
+    if (path / "checkpoints" / "last.ckpt").is_file():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.exists():
+        raise UserError(f"{source}: no such file or folder; give a checkpoint or one of {', '.join(PRESETS)}")
+    try:
+        if path.suffix == ".ckpt":
+            return _from_lightning(path, overrides)
+        return WavLM.from_pretrained(path, **overrides)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if ENCODER_KEY not in checkpoint:
+        raise UserError(f"{path}: holds no encoder; give a checkpoint of a pre-training run")
+    encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
+    prefix = "encoder."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    encoder.load_state_dict(state)
+    return encoder
+
+
+class WavLMUpstream(Upstream):
+    """A WavLM encoder and all its hidden states.
+
+    Args:
+        source: see `load_encoder`; a preset name gives random weights.
+        label: what tables call it; the source by default.
+        overrides: configuration fields to change.
+        seed: for random weights; a preset with the same seed is always the same encoder.
+        frozen: False trains the encoder with the head.
+
+    Example:
+        >>> WavLMUpstream("runs/demo/pretrain").num_layers
+        5
+    """
+
+    def __init__(
+        self,
+        source: str = "base",
+        label: str | None = None,
+        overrides: dict[str, Any] | None = None,
+        seed: int = 0,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(frozen)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.encoder = load_encoder(source, overrides)
+        config = self.encoder.config
+        self.label = label or str(source)
+        self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
+        self.freeze()
+
+    def settings(self) -> str:
+        """The encoder's configuration."""
+        return str(sorted(self.encoder.config.to_dict().items()))
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
+        """All hidden states, `(layers + 1, batch, frames, dim)`."""
+        return self.encoder(waveforms, lengths)

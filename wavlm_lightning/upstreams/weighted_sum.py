@@ -1,0 +1,43 @@
+"""The learned mixture of layers that every SUPERB head reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wavlm_lightning.encoder import Layers
+
+
+class WeightedSum(nn.Module):
+    """Softmax-weighted sum over layers, uniform at the start (SUPERB, arXiv 2105.01051, section 3.3).
+
+    Args:
+        num_layers: hidden states to mix; with one there is nothing to learn and no parameter.
+        normalize: layer norm without affine over each frame of each layer first; off in SUPERB.
+
+    Example:
+        >>> WeightedSum(13)(layers).shape    # layers.hidden is (13, batch, frames, dim)
+        torch.Size([2, 49, 768])
+    """
+
+    def __init__(self, num_layers: int, normalize: bool = False) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.logits = nn.Parameter(torch.zeros(num_layers)) if num_layers > 1 else None
+
+    def forward(self, layers: Layers) -> Tensor:
+        """Mix the layers.
+
+        Returns:
+            `(batch, frames, dim)`.
+        """
+        hidden = layers.hidden
+        if self.normalize:
+            hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])
+        if self.logits is None:
+            return hidden[0]
+        return torch.einsum("l,lbtd->btd", self.logits.softmax(0).to(hidden.dtype), hidden)
+
+    def weights(self) -> list[float]:
+        """The share of each layer; empty if there is only one."""
+        return [] if self.logits is None else self.logits.detach().float().softmax(0).tolist()
