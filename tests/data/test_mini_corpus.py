@@ -215,6 +215,14 @@ def test_another_seed_gives_another_corpus(tiny: Made, tmp_path: Path) -> None:
     assert Corpus.open(tmp_path / "pr").sha256 != tiny.corpora["pr"].sha256
 
 
+def test_an_interrupted_data_set_is_made_again_the_same(tiny: Made, tmp_path: Path) -> None:
+    prepare_mini(tmp_path, size="tiny", datasets=["qbe"], workers=2, progress=False)
+    (tmp_path / "qbe" / "corpus.json").unlink()
+    (tmp_path / "qbe" / "documents-000000.tar").write_bytes(b"half")
+    prepare_mini(tmp_path, size="tiny", datasets=["qbe"], workers=2, progress=False)
+    assert Corpus.open(tmp_path / "qbe").sha256 == tiny.corpora["qbe"].sha256
+
+
 def test_what_is_finished_is_left_alone(tiny: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: p.stat().st_mtime_ns for p in tiny.directory.rglob("*") if p.is_file()}
     prepare_mini(tiny.directory, size="tiny", progress=False)

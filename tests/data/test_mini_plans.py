@@ -122,6 +122,14 @@ def test_commands_hold_out_phrasings_and_combinations(plans: dict[str, Plan]) ->
         assert {c[slot] for c in seen("test")} <= {c[slot] for c in seen("train")}
 
 
+def test_documents_and_queries_have_three_groups_of_voices(plans: dict[str, Plan]) -> None:
+    groups = [{t.speaker.variant for t in takes(plans["qbe"], split)} for split in plans["qbe"].splits]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    found = Counter(term for t in takes(plans["qbe"], "documents") for term in t.labels["terms"])
+    assert set(found) == set(plans["qbe"].inventories["terms"]) and len(found) == 80
+    assert max(found.values()) <= 40 and sum(" " in term for term in found) >= 8
+
+
 def test_slot_values_are_partly_held_out(plans: dict[str, Plan]) -> None:
     def values(split: str) -> set[tuple[str, str]]:
         return {(kind, value) for t in takes(plans["sf"], split) for kind, value in t.labels["slots"]}

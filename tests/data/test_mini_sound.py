@@ -109,6 +109,16 @@ def test_an_unknown_voice_is_reported_and_the_process_lives_on() -> None:
     voice.close()
 
 
+@espeak_needed
+def test_a_dead_process_is_reported() -> None:
+    voice = EspeakProcess()
+    voice._process.kill()
+    voice._process.wait()
+    with pytest.raises(RuntimeError, match="ended unexpectedly"):
+        voice.speak(request())
+    voice.close()
+
+
 def test_phones_fold_stress_marks_pauses_and_diphones() -> None:
     assert fold("'aI") == ("AY",) and fold(",i@3") == ("IH", "R") and fold("@L") == ("AH", "L")
     assert fold("_:") == fold("") == ("SIL",)

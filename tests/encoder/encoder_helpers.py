@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "conv_channels": (24,) * 7,
     "dim": 64,
     "ffn_dim": 96,
@@ -33,7 +34,7 @@ def shake(model: nn.Module, seed: int = 0) -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def make(kind: str, **overrides: object) -> WavLM:
+def make(kind: str, **overrides: Any) -> WavLM:
     torch.manual_seed(0)
     encoder = WavLM(replace(CONFIGS[kind], **overrides))
     shake(encoder)

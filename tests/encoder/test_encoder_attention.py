@@ -102,7 +102,7 @@ def test_both_attention_paths_have_the_same_gradients():
     shapes = [(2, 3, 7, 8)] * 3 + [(2, 3, 7, 7)]
     ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
     theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
-    output = attend(*ours, dropout=0.0)
+    output = attend(ours[0], ours[1], ours[2], ours[3], dropout=0.0)
     expected = F.scaled_dot_product_attention(*theirs[:3], attn_mask=theirs[3])
     assert torch.allclose(output, expected, atol=1e-6)
     output.square().sum().backward()

@@ -177,6 +177,7 @@ class Bomb:
         return os.system, (f"touch {self.witness}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["torch", "pickle", "bin"])
 def test_malicious_pickle_is_refused_without_running_it(how: str, tmp_path: Path):
     path, witness = tmp_path / "model.pt", tmp_path / "witness"

@@ -17,7 +17,7 @@ from wavlm_lightning.encoder import WavLM, padding_mask
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "conv_dim": [24] * 7,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -125,7 +125,7 @@ def test_full_base_matches_transformers(tmp_path: Path):
 
 @pytest.mark.slow
 def test_full_large_matches_transformers(tmp_path: Path):
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
         "num_hidden_layers": 24,

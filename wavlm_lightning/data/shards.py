@@ -154,9 +154,9 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
 
     temporary = path.with_suffix(".tar.tmp")
     keys, samples = [], []
-    with temporary.open("wb") as stream:
-        # Fixed time, owner and mode: shards must be byte-reproducible, their hash is their name.
-        writer = webdataset.TarWriter(stream, encoder=False, mtime=0, user="wavlm", group="wavlm", mode=0o644)
+    # Fixed time, owner and mode: shards must be byte-reproducible, their hash is their name.
+    fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
+    with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
         for utterance in utterances:
             _check_key(utterance.key, path)
             try:
@@ -167,7 +167,6 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
             writer.write({"__key__": utterance.key, "flac": encode_flac(utterance.waveform), "json": meta})
             keys.append(utterance.key)
             samples.append(len(utterance.waveform))
-        writer.close()
     if not keys:
         temporary.unlink()
         return None

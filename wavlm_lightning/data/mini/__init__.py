@@ -21,7 +21,7 @@ def prepare_mini(
 
     Args:
         out: Directory for the corpora.
-        size: `tiny` (six minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
+        size: `tiny` (seven minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
         datasets: Some of `DATASETS`; all by default.
         seed: Another seed gives other speakers, sentences and recordings.
         workers: Synthesisers at work at once; by default one for each usable core.

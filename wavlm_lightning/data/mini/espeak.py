@@ -1,5 +1,6 @@
 """Talks to the espeak-ng process and turns its events into an alignment; knows nothing of the library itself."""
 
+import contextlib
 import importlib.util
 import json
 import struct
@@ -66,8 +67,11 @@ class EspeakProcess:
             "seed": request.seed,
         }
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError("the espeak-ng process ended unexpectedly") from None
         header, samples = self._receive()
         raw = np.frombuffer(samples, dtype="<i2").astype(np.float32) / 32768
         waveform, rate = resample(raw, header["rate"] * request.tract)
@@ -77,9 +81,14 @@ class EspeakProcess:
 
     def close(self) -> None:
         """Ends the process."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process.wait(timeout=10)
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 

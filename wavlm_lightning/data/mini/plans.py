@@ -68,7 +68,7 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    # About six minutes in all, for the tests: every label occurs, nothing is learnt well.
+    # About seven minutes in all, for the tests: every label occurs, nothing is learnt well.
     "tiny": Size(
         speakers=(8, 4, 4),
         pretrain=(10, 3),

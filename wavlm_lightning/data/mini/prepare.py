@@ -46,7 +46,7 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
     if not missing:
         return
-    with company(workers or len(os.sched_getaffinity(0)), seed) as performers:
+    with company(workers or _usable_cores(), seed) as performers:
         for name in missing:
             _write(out / name, name, size, seed, performers, progress)
 
@@ -74,6 +74,10 @@ def _counted(utterances: Iterable[Utterance], bar: tqdm) -> Iterator[Utterance]:
     for utterance in utterances:
         yield utterance
         bar.update()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finished(directory: Path, size: str, seed: int) -> bool:

@@ -27,7 +27,7 @@ def qbe(size: Size, seed: int) -> Plan:
     documents, queries = size.qbe
     rng = generator(seed, "qbe", "documents", "sentences")
     pairs = _featured_pairs(seed, max(2, queries // 4))
-    # A third of the documents repeats one of a few adjective-noun pairs, which chance alone would bring once.
+    # A quarter of the documents repeats one of a few adjective-noun pairs, which chance alone would hardly bring twice.
     texts: list[tuple[str, str]] = []
     for number in range(documents):
         first = grammar.sentence("test", rng)

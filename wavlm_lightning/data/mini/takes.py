@@ -113,7 +113,6 @@ class Take:
         )
 
 
-# Anything that a split can hold: a key and a way to perform it.
 @dataclass(frozen=True)
 class Act:
     """An utterance that is more than one take, such as a dialogue: a key and a function of the studio."""

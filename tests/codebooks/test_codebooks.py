@@ -1,0 +1,143 @@
+"""Fitting, labelling, and refusing labels that do not belong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.metrics import pairwise_distances_argmin
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans
+from wavlm_lightning.codebooks.quality import label_quality
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.errors import UserError
+
+
+@pytest.fixture
+def labelled(tiny, tmp_path):
+    """A copy of the labelled corpus that a test may damage."""
+    shutil.copytree(tiny / "pretrain", tmp_path / "pretrain")
+    return Corpus.open(tmp_path / "pretrain")
+
+
+def test_nearest_centroid_as_scikit_learn():
+    rng = np.random.default_rng(0)
+    codebook = Codebook(rng.normal(size=(50, 39)).astype("f4"), 100.0, {"kind": "mfcc", "level_normalised": False}, {})
+    features = rng.normal(size=(400, 39)).astype("f4")
+    assert (codebook.assign(features) == pairwise_distances_argmin(features, codebook.centroids)).all()
+
+
+def test_labels_are_the_codebook_applied(tiny):
+    corpus, codebook = Corpus.open(tiny / "pretrain"), Codebook.load(tiny / "codebook")
+    labels = LabelSet.open(corpus, "mfcc100", "train")
+    assert (labels.size, labels.rate, labels.codebook_sha256) == (20, 100.0, codebook.sha256)
+    source = FeatureSource.from_description(codebook.features)
+    for (_, waveform, _), row in zip(corpus.split("train").utterances(), labels.rows, strict=True):
+        assert len(row) == (len(waveform) - 400) // 160 + 1
+        assert (row == codebook.assign(source(waveform))).all()
+
+
+def test_clusters_know_phones(tiny):
+    quality = label_quality(Corpus.open(tiny / "pretrain"), "mfcc100", "train")
+    assert quality is not None
+    assert quality.pnmi > 0.2  # 20 clusters of one minute; random labels reach 0.03
+    assert quality.unigram < quality.phone_purity
+
+
+def test_level_normalised_features_do_not_hear_the_level():
+    waveform = np.random.default_rng(0).normal(size=16_000).astype("f4") * 0.1
+    same = MfccFeatures(level_normalised=True)
+    assert np.allclose(same(waveform), same(0.25 * waveform), atol=1e-3)
+    plain = MfccFeatures()
+    assert not np.allclose(plain(waveform), plain(0.25 * waveform), atol=0.5)
+
+
+def test_memory_budget_bounds_what_is_used(tiny):
+    corpus = Corpus.open(tiny / "pretrain")
+    all_frames = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1).fitted["frames"]
+    budget = all_frames * 39 * 4 / 2**30 / 2
+    codebook = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1, memory_gib=budget)
+    assert codebook.fitted["frames"] * 39 * 4 <= budget * 2**30
+    assert 0 < codebook.fitted["utterances"] < codebook.fitted["of_utterances"]
+
+
+def test_same_seed_same_codebook(tiny):
+    corpus = Corpus.open(tiny / "pretrain")
+    first, second = (fit_kmeans(corpus, MfccFeatures(), 8, restarts=1, seed=3) for _ in range(2))
+    assert first.sha256 == second.sha256
+
+
+def test_layer_features(tmp_path):
+    torch.manual_seed(0)
+    encoder = WavLM(WavLMConfig.tiny()).eval()
+    encoder.save_pretrained(tmp_path / "encoder")
+    waveform = np.random.default_rng(0).normal(size=20_000).astype("f4") * 0.1
+    source = LayerFeatures(tmp_path / "encoder", 2)
+    with torch.no_grad():
+        expected = encoder(torch.from_numpy(waveform)[None]).hidden[2, 0].numpy()
+    assert source.rate == 50.0
+    assert np.allclose(source(waveform), expected, atol=1e-5)
+    assert FeatureSource.from_description(json.loads(json.dumps(source.describe()))).rate == 50.0
+    WavLM(WavLMConfig.tiny()).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UserError, match="not the encoder this codebook was fitted on"):
+        FeatureSource.from_description(source.describe())
+    with pytest.raises(UserError, match="layers 0 to 4, not 5"):
+        LayerFeatures(tmp_path / "encoder", 5)
+
+
+def rewrite(corpus, change):
+    """Change the tensors or the metadata of the first label file."""
+    from safetensors import safe_open
+
+    path = next((corpus.directory / "labels" / "mfcc100").glob("train-*.safetensors"))
+    with safe_open(path, framework="np") as file:
+        meta = dict(file.metadata())
+    tensors = load_file(path)
+    change(tensors, meta)
+    save_file(tensors, path, metadata=meta)
+
+
+def halve(tensors, meta):
+    tensors["labels"], tensors["starts"] = tensors["labels"][::2], tensors["starts"] // 2
+
+
+def drop_one(tensors, meta):
+    tensors["starts"] = tensors["starts"][:-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (halve, "labels for .* s at 100 labels/s"),
+        (drop_one, "labels for 9 utterances, but the shard holds 10"),
+        (lambda t, m: m.update(rate="50.0"), "its rate is 50.0 labels/s, labels.json says 100"),
+        (lambda t, m: m.update(shard_sha256="0"), "made from another version of train-000000.tar"),
+        (lambda t, m: m.update(codebook_sha256="0"), "made by another codebook"),
+    ],
+)
+def test_labels_that_do_not_belong_are_refused_with_the_cure(labelled, change, message):
+    LabelSet.open(labelled, "mfcc100", "train")
+    rewrite(labelled, change)
+    with pytest.raises(UserError, match=message) as caught:
+        LabelSet.open(labelled, "mfcc100", "train")
+    assert "wavlm codebook apply" in str(caught.value)
+
+
+def test_command_line(tiny, tmp_path, capsys):
+    shutil.copytree(tiny / "pretrain", tmp_path / "c", ignore=shutil.ignore_patterns("labels"))
+    book = tmp_path / "book"
+    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "8", "--restarts", "1", "--out", str(book)]) == 0
+    apply = ["codebook", "apply", str(book), str(tmp_path / "c"), "--name", "k8"]
+    assert main(apply) == 0
+    assert "PNMI" in capsys.readouterr().out
+    assert main(apply) == 0
+    assert "0 shards labelled now" in capsys.readouterr().out
+    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "9", "--restarts", "1", "--out", str(book)]) == 0
+    assert main(apply) == 2
+    assert "labels of another codebook" in capsys.readouterr().err
+    assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "10000000", "--out", str(book)]) == 2
+    assert "cannot make 10000000 clusters" in capsys.readouterr().err

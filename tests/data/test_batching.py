@@ -1,0 +1,85 @@
+"""Plans are complete, within their limits, equal on all ranks, and resume anywhere."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavlm_lightning.data.batching import BatchPlan, plan_batches
+from wavlm_lightning.errors import UserError
+
+lengths = st.lists(st.integers(400, 16_000 * 20), min_size=1, max_size=300).map(np.array)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, st.integers(0, 5), st.sampled_from([20.0, 40.0, 87.5]), st.sampled_from([None, 1, 3, 16]), st.booleans())
+def test_every_utterance_once_and_within_the_limits(samples, epoch, seconds, size, shuffle):
+    plan = plan_batches(samples, batch_seconds=seconds, batch_size=size, shuffle=shuffle, seed=1, epoch=epoch)
+    assert sorted(np.concatenate(plan).tolist()) == list(range(len(samples)))
+    for batch in plan:
+        assert len(batch) * samples[batch].max() <= seconds * 16_000
+        assert size is None or len(batch) <= size
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths, st.integers(1, 4))
+def test_ranks_share_an_epoch(samples, world_size):
+    shares = []
+    for rank in range(world_size):
+        try:
+            plan = BatchPlan(samples, rank=rank, world_size=world_size, batch_size=2, seed=3)
+        except UserError:
+            assert len(samples) < 2 * world_size
+            return
+        shares.append([tuple(n for n, _ in batch) for batch in plan])
+    assert len({len(share) for share in shares}) == 1
+    seen = [n for share in shares for batch in share for n in batch]
+    assert len(seen) == len(set(seen))
+    assert len(samples) - len(seen) < 2 * world_size
+
+
+def test_evaluation_gives_everything_exactly_once():
+    samples = np.random.default_rng(0).integers(400, 50_000, 37)
+    seen = []
+    for rank in range(3):
+        plan = BatchPlan(samples, rank=rank, world_size=3, train=False, batch_seconds=10.0)
+        seen += [n for batch in plan for n, _ in batch]
+    assert sorted(seen) == list(range(37))
+
+
+def test_epochs_differ_and_repeat():
+    samples = np.full(64, 16_000)
+    plan = BatchPlan(samples, batch_size=8, seed=0)
+    first = list(plan)
+    plan.set_epoch(1)
+    second = list(plan)
+    plan.set_epoch(0)
+    assert list(plan) == first
+    assert [[n for n, _ in b] for b in first] != [[n for n, _ in b] for b in second]
+
+
+@pytest.mark.parametrize("begin", range(8))
+def test_resume_from_any_batch(begin):
+    samples = np.random.default_rng(0).integers(16_000, 60_000, 64)
+    plan = BatchPlan(samples, batch_size=8, seed=0)
+    whole = list(plan)
+    plan.begin = begin
+    assert list(plan) == whole[begin:]
+    assert list(plan) == whole  # the next epoch begins at its beginning
+    assert len(plan) == len(whole)
+
+
+def test_weights_balance_classes():
+    samples = np.full(1000, 16_000)
+    weights = np.where(np.arange(1000) < 900, 1 / 900, 1 / 100)
+    plan = plan_batches(samples, batch_size=10, weights=weights, seed=0)
+    drawn = np.concatenate(plan)
+    assert 0.42 < (drawn >= 900).mean() < 0.58
+
+
+def test_limits_are_asked_for_and_checked():
+    with pytest.raises(UserError, match="batch_size"):
+        plan_batches(np.array([16_000]))
+    with pytest.raises(UserError, match=r"10\.0 s does not fit"):
+        plan_batches(np.array([160_000]), batch_seconds=5.0)
+    assert len(plan_batches(np.array([160_000]), batch_seconds=5.0, max_seconds=5.0)) == 1

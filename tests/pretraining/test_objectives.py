@@ -1,0 +1,106 @@
+"""Losses against independent statements of them."""
+
+import pytest
+import torch
+from torch import nn
+
+from wavlm_lightning.encoder import Layers, WavLMConfig
+from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
+from wavlm_lightning.pretraining.objectives import Prediction
+from wavlm_lightning.pretraining.schedule import learning_rate_factor
+from wavlm_lightning.pretraining.scores import PredictionScores, perplexity
+
+
+def prediction(seed: int = 0, labels: int = 17) -> Prediction:
+    generator = torch.Generator().manual_seed(seed)
+    audio = torch.randn(3, 8000, generator=generator) * 0.1
+    frames = (8000 - 400) // 320 + 1
+    return Prediction(
+        layers=Layers(torch.randn(1, 3, frames, 192, generator=generator), torch.full((3,), frames), 50.0),
+        features=torch.randn(3, frames, 256, generator=generator),
+        projected=torch.randn(3, frames, 192, generator=generator),
+        mask=torch.rand(3, frames, generator=generator) < 0.5,
+        labels=torch.randint(labels, (3, frames), generator=generator),
+        audio=audio,
+    )
+
+
+def built(objective, labels: int = 17):
+    torch.manual_seed(0)
+    objective.build(WavLMConfig.tiny(), labels)
+    return objective
+
+
+@pytest.mark.parametrize("unmasked_weight", [0.0, 0.7])
+def test_masked_prediction_as_fairseq_states_it(unmasked_weight):
+    """One positive against all codewords, those equal to the positive left out, target 0."""
+    objective = built(MaskedPrediction(final_dim=64, unmasked_weight=unmasked_weight))
+    given = prediction()
+
+    def reference(where):
+        projected = objective.project(given.layers.hidden[-1][where])
+        positive = objective.codewords[given.labels[where]]
+        candidates = torch.cat([positive[None], objective.codewords[:, None].expand(-1, len(positive), -1)])
+        logits = nn.functional.cosine_similarity(projected[None], candidates, dim=-1) / 0.1
+        same = (candidates[1:] == positive[None]).all(-1)
+        logits[1:][same] = -torch.inf
+        return nn.functional.cross_entropy(logits.T, torch.zeros(len(positive), dtype=torch.int64))
+
+    expected = reference(given.mask) + unmasked_weight * reference(~given.mask)
+    assert objective(given).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_loss_begins_at_the_log_of_the_codewords():
+    objective = built(MaskedPrediction(), labels=500)
+    given = prediction(labels=500)
+    assert objective.codewords.shape == (504, 256)
+    assert objective(given).item() == pytest.approx(torch.tensor(504.0).log().item(), abs=0.5)
+
+
+def test_feature_penalty():
+    given = prediction()
+    assert FeaturePenalty().weight == 10.0
+    assert FeaturePenalty()(given).item() == pytest.approx(given.features.square().mean().item(), rel=1e-6)
+
+
+def test_log_mel_regression_ignores_the_level_and_can_be_solved():
+    objective = built(LogMelRegression())
+    given = prediction()
+    louder = Prediction(**{**given.__dict__, "audio": given.audio * 3.0})
+    assert objective(given).item() == pytest.approx(objective(louder).item(), rel=1e-4)
+    optimizer = torch.optim.Adam(objective.parameters(), lr=1e-2)
+    first = objective(given).item()
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = objective(given)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * first  # 72 frames and 192 dimensions: a line through everything
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_schedule(decay):
+    rates = [learning_rate_factor(step, 1000, 0.08, decay) for step in range(1001)]
+    assert rates[0] == 0 and rates[80] == pytest.approx(1.0) and rates[1000] == pytest.approx(0.0, abs=1e-9)
+    assert rates[40] == pytest.approx(0.5)
+    assert rates[540] == pytest.approx(0.5)
+    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+
+
+def test_scores_add_up_over_batches():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(300, 11), torch.randint(7, (300,))
+    metric = PredictionScores(11)
+    for part in torch.arange(300).split(77):
+        metric.update(logits[part], labels[part])
+    scores = metric.compute()
+    assert scores["loss"].item() == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert scores["accuracy"].item() == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert scores["majority_accuracy"].item() == pytest.approx(labels.bincount().max().item() / 300)
+    assert scores["target_perplexity"].item() == pytest.approx(perplexity(labels.bincount() / 300).item(), rel=1e-5)
+    assert scores["perplexity"].item() == pytest.approx(perplexity(logits.softmax(1).mean(0)).item(), rel=1e-4)
+
+
+def test_perplexity_of_known_distributions():
+    assert perplexity(torch.full((8,), 1 / 8)).item() == pytest.approx(8.0)
+    assert perplexity(torch.tensor([1.0, 0.0])).item() == pytest.approx(1.0)

@@ -1,0 +1,196 @@
+"""Whole runs on the tiny corpus: same seed same curve, resume is exact, gradients are normalised by all masked frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining import (
+    FeaturePenalty,
+    LogMelRegression,
+    MaskedPrediction,
+    PretrainingData,
+    UtteranceMixing,
+    WavLMPretraining,
+)
+from wavlm_lightning.upstreams.wavlm import load_encoder
+
+SMALL = {"layers": 1, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
+
+
+def module(seed: int = 0, **changes) -> WavLMPretraining:
+    objectives = [MaskedPrediction(final_dim=16, unmasked_weight=1.0, codeword_init="normal"), LogMelRegression(), FeaturePenalty()]
+    mixing = UtteranceMixing(probability=0.5)
+    settings = {"encoder": "tiny", "encoder_overrides": SMALL, "objectives": objectives, "mixing": mixing, "seed": seed}
+    return WavLMPretraining(**{**settings, "learning_rate": 2e-3, **changes})
+
+
+def data(tiny: Path, **changes) -> PretrainingData:
+    settings = {"batch_seconds": 5.0, "max_seconds": 2.0, "min_seconds": 1.0}
+    return PretrainingData(str(tiny / "pretrain"), "mfcc100", **{**settings, **changes})
+
+
+class Curve(pl.Callback):
+    """Remembers what every step saw and gave."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.batches: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]))
+        self.batches.append(float(batch.audio.double().sum()))
+
+
+def fit(model, source, steps: int, ckpt_path=None, **changes) -> Curve:
+    curve = Curve()
+    callbacks = [curve, *changes.pop("callbacks", [])]
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        callbacks=callbacks,
+        **changes,
+    )
+    trainer.fit(model, source, ckpt_path=ckpt_path, weights_only=True)
+    return curve
+
+
+def test_same_seed_same_curve(tiny):
+    first = fit(module(), data(tiny), 8)
+    again = fit(module(), data(tiny), 8)
+    other = fit(module(seed=1), data(tiny), 8)
+    assert first.losses == again.losses
+    assert first.losses != other.losses
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_from_any_step_is_exact(tiny, tmp_path, workers):
+    """Epochs of 3 to 5 batches: steps inside an epoch and at its end."""
+    steps = 9
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    model = module()
+    whole = fit(model, data(tiny, num_workers=workers), steps, callbacks=[saver])
+    final = {k: v.clone() for k, v in model.state_dict().items()}
+    for step in (1, 4, 5, 8) if workers == 0 else (4,):
+        resumed = module()
+        rest = fit(resumed, data(tiny, num_workers=workers), steps, tmp_path / f"step={step}.ckpt")
+        assert rest.batches == whole.batches[step:]
+        assert rest.losses == whole.losses[step:]
+        assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
+
+
+def test_resume_with_other_batches_is_refused(tiny, tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=2)
+    fit(module(), data(tiny), 2, callbacks=[saver])
+    with pytest.raises(UserError, match="resume: batch of this run"):
+        fit(module(), data(tiny, batch_seconds=6.0), 4, tmp_path / "x.ckpt")
+
+
+def test_checkpoint_gives_the_encoder_back(tiny, tmp_path):
+    saver = ModelCheckpoint(tmp_path / "checkpoints", filename="last", every_n_train_steps=2, enable_version_counter=False)
+    model = module()
+    fit(model, data(tiny), 2, callbacks=[saver])
+    for source in (tmp_path, tmp_path / "checkpoints" / "last.ckpt"):
+        encoder = load_encoder(source)
+        for name, value in model.encoder.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], value)
+
+
+class KeepGradient(pl.Callback):
+    """The gradient as it reaches clipping."""
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+        grads = [p.grad.clone() for p in pl_module.parameters() if p.grad is not None]
+        if grads and not hasattr(self, "grads"):
+            self.grads = grads
+
+
+def test_micro_steps_give_the_gradient_of_one_large_batch(tiny):
+    """Two micro-batches with different masked counts: the sum is divided by all masked frames, not averaged twice."""
+    model, source = module(objectives=[MaskedPrediction(final_dim=16)]), data(tiny)
+    counts, gradients = [], []
+    fit(model, source, 1, limit_train_batches=2, callbacks=[keep := KeepGradient()], accumulate_grad_batches=2, gradient_clip_val=None)
+    again = module(objectives=[MaskedPrediction(final_dim=16)])
+    source = data(tiny)
+    source.setup("fit")
+    labels = source.label_set
+    again.build(labels.size, labels.codebook_sha256)
+    for index, batch in zip(range(2), source.train_dataloader(), strict=False):
+        generator = torch.Generator().manual_seed(0)
+        again.trainer = None  # type: ignore[assignment]
+        generator = WavLMPretraining._generator(_Place(again), 0, index)
+        mixed = again.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
+        prediction = again.predict_masked(batch, mixed, generator)
+        again.zero_grad()
+        counts.append(int(prediction.mask.sum()))
+        (again.head(prediction) * counts[-1]).backward()
+        gradients.append([p.grad.clone() for p in again.parameters() if p.grad is not None])
+    expected = [sum(parts) / sum(counts) for parts in zip(*gradients, strict=True)]
+    for got, wanted in zip(keep.grads, expected, strict=True):
+        assert torch.allclose(got, wanted, atol=1e-6)
+
+
+class _Place:
+    """Stands for a module at the beginning of a run."""
+
+    def __init__(self, model: WavLMPretraining) -> None:
+        self.seed, self.current_epoch, self.global_rank, self.device = model.seed, 0, 0, torch.device("cpu")
+
+
+def test_it_learns(tiny):
+    """Twenty labels of one minute: after 150 steps the masked loss is well below that of guessing by frequency."""
+    source, model = data(tiny), module()
+    fit(model, source, 150)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    scores = trainer.validate(model, source, verbose=False)[0]
+    assert scores["valid/loss"] < torch.tensor(scores["valid/target_perplexity"]).log()
+    assert scores["valid/masked_accuracy"] > scores["valid/majority_accuracy"]
+
+
+def test_noise_must_come_from_somewhere(tiny):
+    with pytest.raises(UserError, match=r"data\.noise_corpus"):
+        fit(module(mixing=UtteranceMixing(noise_probability=0.1)), data(tiny), 1)
+
+
+def test_noise_corpus_is_mixed_in(tiny):
+    source = data(tiny, noise_corpus=str(tiny / "ks"))
+    curve = fit(module(mixing=UtteranceMixing(probability=1.0, noise_probability=1.0)), source, 2)
+    assert len(curve.losses) == 2
+    batch = next(iter(source.train_dataloader()))
+    assert batch.noise.shape == batch.audio.shape and (batch.noise_lengths == 16_000).all()
+
+
+def test_schedule_needs_an_end(tiny):
+    with pytest.raises(UserError, match="max_steps"):
+        fit(module(), data(tiny), -1)
+
+
+def test_crops_carry_their_labels(tiny):
+    """The label of a frame is the label of the 10 ms it begins with, wherever the crop was cut."""
+    source = data(tiny)
+    source.setup("fit")
+    loader = source.train_dataloader()
+    crops, plan = loader.dataset, list(loader.sampler)
+    split, labels = crops.split, crops.labels
+    for items in plan[:3]:
+        batch = crops[items]
+        for row, (number, _) in enumerate(items):
+            shard, place = split.locate(int(crops.numbers[number]))
+            whole = torch.from_numpy(shard.waveform(place))
+            crop = batch.audio[row]
+            starts = [s for s in range(0, len(whole) - len(crop) + 1, 320) if torch.equal(whole[s : s + len(crop)], crop)]
+            assert len(starts) == 1
+            wanted = labels.rows[int(crops.numbers[number])][starts[0] // 160 :: 2][: batch.labels.shape[1]]
+            assert batch.labels[row].tolist() == wanted.tolist()
