@@ -12,7 +12,9 @@ lengths = st.lists(st.integers(400, 16_000 * 20), min_size=1, max_size=300).map(
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths, st.integers(0, 5), st.sampled_from([20.0, 40.0, 87.5]), st.sampled_from([None, 1, 3, 16]), st.booleans())
+@given(
+    lengths, st.integers(0, 5), st.sampled_from([20.0, 40.0, 87.5]), st.sampled_from([None, 1, 3, 16]), st.booleans()
+)
 def test_every_utterance_once_and_within_the_limits(samples, epoch, seconds, size, shuffle):
     plan = plan_batches(samples, batch_seconds=seconds, batch_size=size, shuffle=shuffle, seed=1, epoch=epoch)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(samples)))

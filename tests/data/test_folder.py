@@ -22,7 +22,9 @@ def recordings(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         rate = [8000, 16000, 22050][i % 3]
         soundfile.write(path, rng.uniform(-0.3, 0.3, rate), rate)
-        rows.append({"path": str(path.relative_to(folder)), "speaker": f"s{i % 12}", "transcript": f"text {i}", "mood": "x"})
+        rows.append(
+            {"path": str(path.relative_to(folder)), "speaker": f"s{i % 12}", "transcript": f"text {i}", "mood": "x"}
+        )
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -13,7 +13,11 @@ from wavlm_lightning.errors import UserError
 def utterances(count: int = 12) -> list[Utterance]:
     rng = np.random.default_rng(0)
     return [
-        Utterance(f"u{i:02d}", rng.uniform(-0.5, 0.5, 4000 + 777 * i).astype("f4"), {"speaker": f"s{i % 3}", "text": f"número {i}"})
+        Utterance(
+            f"u{i:02d}",
+            rng.uniform(-0.5, 0.5, 4000 + 777 * i).astype("f4"),
+            {"speaker": f"s{i % 3}", "text": f"número {i}"},
+        )
         for i in range(count)
     ]
 
@@ -57,7 +61,7 @@ def test_same_utterances_same_bytes(tmp_path):
 def test_unfinished_corpus_is_refused(tmp_path):
     writer = CorpusWriter(tmp_path, "test", "CC0", {})
     writer.write_split("train", utterances())
-    with pytest.raises(UserError, match="no corpus.json"):
+    with pytest.raises(UserError, match=r"no corpus\.json"):
         Corpus.open(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Losses against independent statements of them."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -84,7 +86,7 @@ def test_schedule(decay):
     assert rates[0] == 0 and rates[80] == pytest.approx(1.0) and rates[1000] == pytest.approx(0.0, abs=1e-9)
     assert rates[40] == pytest.approx(0.5)
     assert rates[540] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[80:]))
 
 
 def test_scores_add_up_over_batches():

@@ -24,7 +24,11 @@ SMALL = {"layers": 1, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "hea
 
 
 def module(seed: int = 0, **changes) -> WavLMPretraining:
-    objectives = [MaskedPrediction(final_dim=16, unmasked_weight=1.0, codeword_init="normal"), LogMelRegression(), FeaturePenalty()]
+    objectives = [
+        MaskedPrediction(final_dim=16, unmasked_weight=1.0, codeword_init="normal"),
+        LogMelRegression(),
+        FeaturePenalty(),
+    ]
     mixing = UtteranceMixing(probability=0.5)
     settings = {"encoder": "tiny", "encoder_overrides": SMALL, "objectives": objectives, "mixing": mixing, "seed": seed}
     return WavLMPretraining(**{**settings, "learning_rate": 2e-3, **changes})
@@ -50,19 +54,19 @@ class Curve(pl.Callback):
 def fit(model, source, steps: int, ckpt_path=None, **changes) -> Curve:
     curve = Curve()
     callbacks = [curve, *changes.pop("callbacks", [])]
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
-        callbacks=callbacks,
-        **changes,
-    )
+    settings = {
+        "max_steps": steps,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "gradient_clip_val": 1.0,
+        "callbacks": callbacks,
+    }
+    trainer = pl.Trainer(**{**settings, **changes})
     trainer.fit(model, source, ckpt_path=ckpt_path, weights_only=True)
     return curve
 
@@ -99,7 +103,9 @@ def test_resume_with_other_batches_is_refused(tiny, tmp_path):
 
 
 def test_checkpoint_gives_the_encoder_back(tiny, tmp_path):
-    saver = ModelCheckpoint(tmp_path / "checkpoints", filename="last", every_n_train_steps=2, enable_version_counter=False)
+    saver = ModelCheckpoint(
+        tmp_path / "checkpoints", filename="last", every_n_train_steps=2, enable_version_counter=False
+    )
     model = module()
     fit(model, data(tiny), 2, callbacks=[saver])
     for source in (tmp_path, tmp_path / "checkpoints" / "last.ckpt"):
@@ -121,15 +127,21 @@ def test_micro_steps_give_the_gradient_of_one_large_batch(tiny):
     """Two micro-batches with different masked counts: the sum is divided by all masked frames, not averaged twice."""
     model, source = module(objectives=[MaskedPrediction(final_dim=16)]), data(tiny)
     counts, gradients = [], []
-    fit(model, source, 1, limit_train_batches=2, callbacks=[keep := KeepGradient()], accumulate_grad_batches=2, gradient_clip_val=None)
+    fit(
+        model,
+        source,
+        1,
+        limit_train_batches=2,
+        callbacks=[keep := KeepGradient()],
+        accumulate_grad_batches=2,
+        gradient_clip_val=None,
+    )
     again = module(objectives=[MaskedPrediction(final_dim=16)])
     source = data(tiny)
     source.setup("fit")
     labels = source.label_set
     again.build(labels.size, labels.codebook_sha256)
     for index, batch in zip(range(2), source.train_dataloader(), strict=False):
-        generator = torch.Generator().manual_seed(0)
-        again.trainer = None  # type: ignore[assignment]
         generator = WavLMPretraining._generator(_Place(again), 0, index)
         mixed = again.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
         prediction = again.predict_masked(batch, mixed, generator)
@@ -150,13 +162,14 @@ class _Place:
 
 
 def test_it_learns(tiny):
-    """Twenty labels of one minute: after 150 steps the masked loss is well below that of guessing by frequency."""
-    source, model = data(tiny), module()
-    fit(model, source, 150)
+    """Twenty labels of one minute: better than the commonest label on hidden frames, twice as good on visible ones."""
+    source, model = data(tiny, valid_split="train"), module()
+    fit(model, source, 600, limit_val_batches=0)
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     scores = trainer.validate(model, source, verbose=False)[0]
     assert scores["valid/loss"] < torch.tensor(scores["valid/target_perplexity"]).log()
-    assert scores["valid/masked_accuracy"] > scores["valid/majority_accuracy"]
+    assert scores["valid/masked_accuracy"] > 1.1 * scores["valid/majority_accuracy"]
+    assert scores["valid/unmasked_accuracy"] > 2 * scores["valid/majority_accuracy"]
 
 
 def test_noise_must_come_from_somewhere(tiny):
@@ -190,7 +203,9 @@ def test_crops_carry_their_labels(tiny):
             shard, place = split.locate(int(crops.numbers[number]))
             whole = torch.from_numpy(shard.waveform(place))
             crop = batch.audio[row]
-            starts = [s for s in range(0, len(whole) - len(crop) + 1, 320) if torch.equal(whole[s : s + len(crop)], crop)]
+            starts = [
+                s for s in range(0, len(whole) - len(crop) + 1, 320) if torch.equal(whole[s : s + len(crop)], crop)
+            ]
             assert len(starts) == 1
             wanted = labels.rows[int(crops.numbers[number])][starts[0] // 160 :: 2][: batch.labels.shape[1]]
             assert batch.labels[row].tolist() == wanted.tolist()

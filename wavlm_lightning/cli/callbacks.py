@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, ProgressBar
+from torch import Tensor
 from tqdm import tqdm
 
 from wavlm_lightning.progress import progress_bar
@@ -90,6 +91,32 @@ class Newest(ModelCheckpoint):
         super().on_train_end(trainer, pl_module)
         if not trainer.interrupted and self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+class WritePredictions(BasePredictionWriter):
+    """`predictions.safetensors` in the run folder: the logits of each utterance under its key (one file a rank).
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("batch_and_epoch")
+        self.folder = folder
+        self.rows: dict[str, Tensor] = {}
+
+    def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
+        """Keep `(classes,)`, or `(frames, classes)` without padding."""
+        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
+            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
+
+    def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Write the file."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        save_file(self.rows, self.folder / f"predictions{rank}.safetensors")
 
 
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:

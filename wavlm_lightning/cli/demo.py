@@ -82,13 +82,16 @@ class Demo:
         out: folder for everything.
         size: of the mini corpus.
         steps: updates of pre-training; the config's number by default.
+        head_steps: updates of each head; the configs' numbers by default.
         seed: of corpus and pre-training.
     """
 
-    def __init__(self, out: Path, size: str, steps: int | None, seed: int) -> None:
-        self.out, self.size, self.steps, self.seed = out, size, steps, seed
+    def __init__(self, out: Path, size: str, steps: int | None, head_steps: int | None, seed: int) -> None:
+        self.out, self.size, self.steps, self.head_steps, self.seed = out, size, steps, head_steps, seed
         self.corpus = out / "corpus"
-        self.ledger = Ledger(out / "stages.json", {"size": size, "steps": steps, "seed": seed})
+        self.ledger = Ledger(
+            out / "stages.json", {"size": size, "steps": steps, "head_steps": head_steps, "seed": seed}
+        )
 
     def stages(self) -> list[Stage]:
         """All of them, in order."""
@@ -153,7 +156,7 @@ class Demo:
         """Three tasks on three frozen upstreams."""
         from wavlm_lightning.progress import progress_bar
 
-        heads = all_heads(self.out)
+        heads = all_heads(self.out, self.head_steps)
         with progress_bar(total=len(heads), desc="heads", unit="head") as bar:
             bar.refresh()
             run_heads(heads, bar.update)
@@ -244,10 +247,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--steps", type=int, help="updates of pre-training (default: those of configs/pretrain/tiny.yaml)"
     )
+    parser.add_argument("--head-steps", type=int, help="updates of each head (default: those of configs/superb)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     begin = time.perf_counter()
-    page = Demo(arguments.out, arguments.size, arguments.steps, arguments.seed).run()
+    page = Demo(arguments.out, arguments.size, arguments.steps, arguments.head_steps, arguments.seed).run()
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
     return 0
 

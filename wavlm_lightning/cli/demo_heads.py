@@ -34,11 +34,13 @@ class Head:
         task: name of its YAML in `configs/superb`.
         upstream: a key of `UPSTREAMS`.
         out: the demo's folder.
+        steps: updates; those of the YAML if None.
     """
 
     task: str
     upstream: str
     out: Path
+    steps: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -59,12 +61,17 @@ class Head:
             arguments += ["--model.learning_rate", str(LEARNING_RATES[self.task, self.upstream])]
         arguments += ["--data.corpus", str(self.out / "corpus" / self.task), "--data.cache", str(self.out / "cache")]
         arguments += ["--trainer.default_root_dir", str(self.folder)]
+        if self.steps is not None:
+            every = max(1, self.steps // 4)
+            arguments += ["--trainer.max_steps", str(self.steps), "--trainer.val_check_interval", str(every)]
         return arguments
 
 
-def all_heads(out: Path) -> list[Head]:
+def all_heads(out: Path, steps: int | None = None) -> list[Head]:
     """Every task on every upstream, the slowest first so that two processes end together."""
-    return [Head(task, upstream, out) for task in TASKS for upstream in ("FBANK", "random weights", "pre-trained")]
+    return [
+        Head(task, upstream, out, steps) for task in TASKS for upstream in ("FBANK", "random weights", "pre-trained")
+    ]
 
 
 def run_heads(heads: list[Head], done: Callable[[], object], processes: int = 2) -> None:

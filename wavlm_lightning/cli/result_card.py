@@ -64,7 +64,7 @@ class WriteResultCard(pl.Callback):
             selection=selection,
             trainable_parameters=sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
             layer_weights=pl_module.weighted_sum.weights(),
-            runtime_seconds=round(trained.get("seconds", 0.0) + time.perf_counter() - self.started, 2),
+            runtime_seconds=round(time.perf_counter() - self.started, 2),
             command=self.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={

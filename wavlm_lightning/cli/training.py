@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
-import re
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -22,8 +20,9 @@ from lightning.pytorch.loggers import CSVLogger
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, best
+from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, WritePredictions, best
 from wavlm_lightning.cli.configs import resolve_config
+from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.cli.result_card import WriteResultCard
 from wavlm_lightning.errors import UserError
 
@@ -85,7 +84,10 @@ class WavLMCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
-        callbacks.append(WriteResultCard(root, self.command))
+        if self.subcommand == "test":
+            callbacks.append(WriteResultCard(root, self.command))
+        if self.subcommand == "predict":
+            callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
         return super().instantiate_trainer(**kwargs)
 
@@ -169,6 +171,9 @@ def quiet() -> Iterator[None]:
         logger.addFilter(keep)
     with warnings.catch_warnings():
         for message in (
+            ".*was deprecated in v4.*",
+            ".*Couldn't infer the batch indices.*",
+            ".*callbacks used to create the checkpoint need to be provided.*",
             ".*args parameter is intended to run from within Python.*",
             ".*does not have many workers.*",
             ".*module.* in eval mode at the start of training.*",
@@ -195,37 +200,20 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise UserError(_innermost(str(error))) from error
+        raise UserError(one_sentence(str(error), _known_classes())) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
         ) from error
 
 
-def _innermost(text: str) -> str:
-    """The line of jsonargparse's message that names the mistake, with the nearest known name."""
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
-    telling = [
-        line for line in lines if re.search(r"not accepted|Expected|not found|required|invalid|No such|Key ", line)
-    ]
-    line = (telling or lines)[-1] if telling or lines else text
-    wrong = re.search(r"(?:import path string|class_path|Option|Key) ?:?'?\"?([\w.]+)", line)
-    if wrong:
-        known = _known_names()
-        near = difflib.get_close_matches(wrong.group(1), known, n=1)
-        if near and near[0] != wrong.group(1):
-            line += f"; did you mean {near[0]!r}?"
-    return line
-
-
-def _known_names() -> list[str]:
-    names: list[str] = []
+def _known_classes() -> list[type]:
+    """Every class of ours, or derived from ours, that has been imported."""
+    known: list[type] = []
     pending: list[type] = [pl.LightningModule, pl.LightningDataModule, torch.nn.Module]
     while pending:
         children: list[type] = pending.pop().__subclasses__()
-        for child in children:
-            if child.__module__.startswith("wavlm_lightning"):
-                names.append(child.__name__)
-            if child.__module__.startswith(("wavlm_lightning", "lightning")):
-                pending.append(child)
-    return names
+        ours = [child for child in children if not child.__module__.startswith(("torch", "lightning"))]
+        known += ours
+        pending += ours
+    return known

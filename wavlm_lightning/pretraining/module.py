@@ -87,6 +87,8 @@ class WavLMPretraining(pl.LightningModule):
         Raises:
             UserError: noise is to be mixed in but the data bring none.
         """
+        if self._trainer is None:  # the checkpoint that is being loaded builds them
+            return
         data: Any = self.trainer.datamodule
         labels = data.label_set
         if self.mixing.noise_probability > 0 and not data.has_noise:

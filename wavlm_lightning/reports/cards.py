@@ -66,7 +66,7 @@ class ResultCard:
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
         trainable_parameters: parameters that the optimiser saw.
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
-        runtime_seconds: wall time of training and testing.
+        runtime_seconds: wall time of the test.
         command: what to type to do it again.
         created: ISO 8601 time.
         versions: {"wavlm_lightning", "torch", "lightning", "python"}.

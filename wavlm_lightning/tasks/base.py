@@ -95,8 +95,9 @@ class Task(pl.LightningModule, ABC):
         return f"valid/{self.metric}", "min" if self.better == "lower" else "max"
 
     def configure_model(self) -> None:
-        """Build the head for the corpus at hand."""
-        self.build(self.read_labels(self.trainer.datamodule.corpus))
+        """Build the head for the corpus at hand; without a trainer the checkpoint that is being loaded builds it."""
+        if self._trainer is not None:
+            self.build(self.read_labels(self.trainer.datamodule.corpus))
 
     def build(self, labels: Any) -> None:
         """Make head and metrics for a label inventory; once made, only the same inventory is accepted.

@@ -1,0 +1,228 @@
+"""`wavlm fit` and its kin: every shipped YAML runs, runs live in their folder, mistakes are named."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.cli.configs import configs_folder
+
+CONFIGS = sorted(str(path.relative_to(configs_folder())) for path in configs_folder().rglob("*.yaml"))
+CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny, tmp_path_factory) -> Path:
+    """A run folder of `configs/pretrain/tiny.yaml`, four steps long."""
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    assert (
+        main(["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"])
+        == 0
+    )
+    return folder
+
+
+def pretraining_of(tiny: Path, folder: Path) -> list[str]:
+    corpus = ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(folder)]
+    return [*corpus, *CPU, "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
+
+
+def task_of(tiny: Path, folder: Path, name: str, upstream: Path | str) -> list[str]:
+    corpus = ["--data.corpus", str(tiny / name), "--data.cache", str(folder.parent / "cache")]
+    return [
+        "-c",
+        f"configs/superb/{name}.yaml",
+        *corpus,
+        "--model.upstream.source",
+        str(upstream),
+        "--trainer.default_root_dir",
+        str(folder),
+        *CPU,
+        "--trainer.val_check_interval",
+        "1",
+    ]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
+    content = yaml.safe_load((configs_folder() / config).read_text())
+    name = Path(content["data"]["init_args"]["corpus"]).name
+    arguments = ["fit", "-c", f"configs/{config}", *CPU, "--data.corpus", str(tiny / name)]
+    arguments += ["--trainer.fast_dev_run", "true", "--trainer.default_root_dir", str(tmp_path)]
+    if content["model"]["class_path"].startswith("wavlm_lightning.tasks"):
+        arguments += ["--model.upstream.source", str(pretrained), "--data.cache", str(tmp_path / "cache")]
+    assert main(arguments) == 0
+
+
+def test_a_run_lives_in_its_folder(pretrained):
+    assert {p.name for p in (pretrained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert yaml.safe_load((pretrained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+    header = (pretrained / "curves" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    wanted = (
+        "train/loss",
+        "train/masked_accuracy",
+        "valid/masked_accuracy",
+        "valid/unmasked_accuracy",
+        "valid/perplexity",
+    )
+    assert set(wanted) <= set(header)
+    assert torch.load(pretrained / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_fit_test_and_card(tiny, tmp_path, pretrained, capsys):
+    folder = tmp_path / "ks"
+    arguments = task_of(tiny, folder, "ks", pretrained)
+    assert main(["fit", *arguments, "--trainer.max_steps", "6"]) == 0
+    assert main(["test", *arguments, "--ckpt_path", "best"]) == 0
+    card = json.loads((folder / "card.json").read_text())
+    assert card["task"] == "KS" and card["steps"] == 6 and 1 <= card["best_step"] <= 6
+    assert card["learning_rate"] == 1e-3 and card["upstream"]["label"] == "pre-trained"
+    assert len(card["layer_weights"]) == 5 and sum(card["layer_weights"]) == pytest.approx(1.0, abs=1e-4)
+    assert card["command"].startswith("wavlm test -c configs/superb/ks.yaml")
+    assert main(["validate", *arguments, "--ckpt_path", "best"]) == 0
+
+
+def test_predictions_are_written(tiny, tmp_path, pretrained):
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "ks"
+    arguments = task_of(tiny, folder, "ks", pretrained)
+    assert main(["fit", *arguments, "--trainer.max_steps", "1"]) == 0
+    assert main(["predict", *arguments, "--ckpt_path", "best"]) == 0
+    outputs = load_file(folder / "predictions.safetensors")
+    assert len(outputs) == 12 and all(value.shape == (12,) for value in outputs.values())
+
+
+def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsys):
+    folder = tmp_path / "run"
+    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
+    assert main([*arguments, "--trainer.max_steps", "3"]) == 0
+    assert main([*arguments, "--trainer.max_steps", "6"]) == 2
+    assert "already holds a run; go on with --ckpt_path last" in capsys.readouterr().err
+    assert main([*arguments, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert len(list((folder / "curves").iterdir())) == 2
+
+
+def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretrained):
+    folder = tmp_path / "ks"
+    arguments = task_of(tiny, folder, "ks", pretrained)
+    assert main(["fit", *arguments, "--trainer.max_steps", "2", "--model.learning_rate", "0.5"]) == 0
+    assert (
+        main(["fit", *arguments, "--trainer.max_steps", "4", "--model.learning_rate", "0.25", "--ckpt_path", "last"])
+        == 0
+    )
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["init_args"]["learning_rate"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--trainer.max_step", "3"], "did you mean 'max_steps'"),
+        (["--model.learning_rat", "3"], "Option 'learning_rat' is not accepted; did you mean 'learning_rate'"),
+        (["--model.upstream.sorce", "x"], "model (KeywordSpotting), upstream (WavLMUpstream): Option 'sorce'"),
+        (["--model.learning_rate", "fast"], "learning_rate: Expected a <class 'float'>. Got value: fast"),
+        (["--model", "KeywordSpoting"], "did you mean 'KeywordSpotting'"),
+        (["--data.corpus", "nowhere"], "nowhere: no corpus.json here"),
+        (["--ckpt_path", "missing.ckpt"], "missing.ckpt: no such checkpoint"),
+    ],
+)
+def test_mistakes_are_one_sentence(tiny, tmp_path, pretrained, capsys, wrong, message):
+    assert main(["fit", *task_of(tiny, tmp_path / "ks", "ks", pretrained), *wrong]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1] and said[-1].startswith("wavlm fit: ")
+    assert "Traceback" not in "\n".join(said) and "usage:" not in "\n".join(said)
+
+
+def test_print_config_round_trips(tiny, tmp_path, pretrained, capsys):
+    arguments = task_of(tiny, tmp_path / "ks", "ks", pretrained)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *arguments, "--print_config"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(text[text.index("# lightning") if text.startswith("# ") else 0 :])
+    assert main(["fit", "-c", str(tmp_path / "printed.yaml"), "--trainer.fast_dev_run", "true"]) == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "wavlm_lightning",
+        "fit",
+        "-c",
+        "configs/pretrain/tiny.yaml",
+        *pretraining_of(tiny, folder),
+    ]
+    command += ["--trainer.max_steps", "100000", "--checkpoint_every", "100000"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        metrics = folder / "curves" / "version_0" / "metrics.csv"
+        deadline = time.monotonic() + 90
+        while not (folder / "checkpoints" / "best.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        status = process.wait(timeout=60)
+    assert status != 0 and metrics.exists(), (tmp_path / "log").read_text()[-2000:]
+    step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert step >= 2
+    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--ckpt_path", "last"]
+    assert main([*arguments, "--trainer.max_steps", str(step + 1)]) == 0
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 1
+
+
+def test_export_loads_in_transformers(tmp_path, pretrained):
+    from transformers import WavLMModel
+
+    from wavlm_lightning.upstreams.wavlm import load_encoder
+
+    assert main(["export", str(pretrained), str(tmp_path / "hf")]) == 0
+    theirs = WavLMModel.from_pretrained(tmp_path / "hf").eval()
+    ours = load_encoder(pretrained).eval()
+    audio = 0.1 * torch.randn(1, 16_000)
+    with torch.no_grad():
+        assert torch.allclose(theirs(audio).last_hidden_state, ours(audio).hidden[-1], atol=1e-4)
+
+
+def test_a_head_outside_the_repository(tiny, tmp_path, pretrained):
+    """A file in the working directory and a YAML: nothing installed, nothing registered."""
+    (tmp_path / "accents.py").write_text(
+        "from wavlm_lightning.tasks import UtteranceClassification\n\n\n"
+        "class AccentIdentification(UtteranceClassification):\n"
+        '    """Which accent; a head of one\'s own."""\n\n'
+        '    name, inventory, field = "ACC", "keywords", "keyword"\n'
+    )
+    arguments = [
+        sys.executable,
+        "-m",
+        "wavlm_lightning",
+        "fit",
+        "--model",
+        "accents.AccentIdentification",
+        "--model.upstream",
+        "Fbank",
+        "--model.upstream.cmvn",
+        "false",
+        "--data",
+        "TaskData",
+        "--data.corpus",
+        str(tiny / "ks"),
+        "--trainer.max_steps",
+        "2",
+        *CPU,
+    ]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "runs" / "default" / "checkpoints" / "last.ckpt").is_file()
