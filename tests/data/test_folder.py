@@ -23,7 +23,13 @@ def recordings(tmp_path):
         rate = [8000, 16000, 22050][i % 3]
         soundfile.write(path, rng.uniform(-0.3, 0.3, rate), rate)
         rows.append(
-            {"path": str(path.relative_to(folder)), "speaker": f"s{i % 12}", "transcript": f"text {i}", "mood": "x"}
+            {
+                "path": str(path.relative_to(folder)),
+                "speaker": f"s{i % 12}",
+                "transcript": f"text {i}",
+                "mood": "x",
+                "phones": "T EH",
+            }
         )
     with (tmp_path / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -40,6 +46,7 @@ def test_manifest_with_speakers(recordings, tmp_path):
     speakers = [{meta["speaker"] for meta in part} for part in metas.values()]
     assert not (speakers[0] & speakers[1] or speakers[0] & speakers[2] or speakers[1] & speakers[2])
     assert metas["train"][0]["text"].startswith("text") and metas["train"][0]["mood"] == "x"
+    assert metas["train"][0]["phones"] == [["T"], ["EH"]] and corpus.inventory("phones") == ["EH", "T"]
     assert all(abs(n - 16_000) <= 1 for n in corpus.split("train").samples)
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads, run_heads
+from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads
+from wavlm_lightning.cli.head_runs import run_heads
 from wavlm_lightning.errors import UserError
 
 LABELS = "mfcc100"
@@ -156,7 +157,7 @@ class Demo:
         """Three tasks on three frozen upstreams."""
         from wavlm_lightning.progress import progress_bar
 
-        heads = all_heads(self.out, self.head_steps)
+        heads = [head.run() for head in all_heads(self.out, self.head_steps)]
         with progress_bar(total=len(heads), desc="heads", unit="head") as bar:
             bar.refresh()
             run_heads(heads, bar.update)

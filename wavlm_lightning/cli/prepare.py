@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     folder.add_argument("folder", type=Path, metavar="DIR", help="is searched with all folders below it")
     folder.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
     folder.add_argument(
-        "--manifest", type=Path, help="CSV with a `path` column and any of speaker, text, language, split"
+        "--manifest", type=Path, help="CSV with a `path` column and any of speaker, text, language, split, phones"
     )
     folder.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be used"

@@ -13,7 +13,7 @@ import torch
 
 import wavlm_lightning
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.reports.cards import ResultCard, Selection
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.tasks import Task
 
 
@@ -45,9 +45,12 @@ class WriteResultCard(pl.Callback):
         if selection is not None:
             selection = {**selection, "split": data.splits["valid"]}
         value = float(trainer.callback_metrics[f"test/{pl_module.metric}"]) * 100
+        metric: MetricValue = {"value": value, "unit": "%", "better": pl_module.better}
+        if pl_module.chance is not None:
+            metric["chance"] = 100 * pl_module.chance
         card = ResultCard(
             task=pl_module.name,
-            metrics={pl_module.metric: {"value": value, "unit": "%", "better": pl_module.better}},  # type: ignore[typeddict-item]
+            metrics={pl_module.metric: metric},
             headline=pl_module.metric,
             corpus={
                 "name": data.corpus.name,

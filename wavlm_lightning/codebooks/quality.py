@@ -24,7 +24,7 @@ def label_quality(corpus: Corpus, name: str, split: str) -> ClusterQuality | Non
     names: dict[str, int] = {}
     phones, clusters = [], []
     for meta, row in zip(corpus.split(split).metas(), labels.rows, strict=True):
-        if not meta.get("phones"):
+        if not meta.get("phones") or len(meta["phones"][0]) < 3:  # phones from a lexicon have no times
             continue
         # A label is compared with the phone in the middle of its 25 ms window.
         times = (np.arange(len(row)) / labels.rate) + 0.0125

@@ -46,8 +46,8 @@ class FolderRecipe:
     Args:
         folder: searched with all folders below it; relative paths of the manifest start here.
         out: the corpus folder.
-        manifest: CSV with a `path` column; `speaker`, `text` (or `transcript`), `language`, `split` are used, all
-            other columns are kept as they are.
+        manifest: CSV with a `path` column; `speaker`, `text` (or `transcript`), `language`, `split` and `phones`
+            (from a lexicon, separated by spaces) are used, all other columns are kept as they are.
         on_error: `stop` at a file that cannot be used, or `skip` and count it.
         valid: share held out for validation.
         test: share held out for test.
@@ -95,14 +95,16 @@ class FolderRecipe:
         inventories = {
             "speakers": sorted({m["speaker"] for m in metas if m.get("speaker")}),
             "languages": sorted({m["language"] for m in metas if m.get("language")}),
+            "phones": sorted({phone for m in metas for (phone,) in m.get("phones", [])}),
         }
         return writer.finish({k: v for k, v in inventories.items() if v})
 
     def _recordings(self) -> list[Recording]:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; name the folder that holds the recordings")
-        rows = self._manifest_rows() if self.manifest else [{"path": p} for p in self._found()]
-        recordings, keys = [], set()
+        rows: list[dict[str, Any]] = self._manifest_rows() if self.manifest else [{"path": p} for p in self._found()]
+        recordings: list[Recording] = []
+        keys: set[str] = set()
         for row in rows:
             path = Path(row.pop("path"))
             full = path if path.is_absolute() else self.folder / path
@@ -114,6 +116,8 @@ class FolderRecipe:
             if key in keys:
                 key = f"{key}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
             keys.add(key)
+            if "phones" in row:
+                row["phones"] = [[phone] for phone in row["phones"].split()]
             recordings.append(Recording(full, key, {**row, "file": str(path)}))
         if not recordings:
             raise UserError(f"{self.folder}: no {', '.join(sorted(SUFFIXES))} file here or below")

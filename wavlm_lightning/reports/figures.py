@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Draw = Callable[["Axes"], object]
-PANEL = (4.0, 3.0)  # inches; a panel that fills a phone's width at about its natural size
+PANEL = (4.0, 3.3)  # inches; a panel that fills a phone's width at about its natural size
 
 
 def curve_panels(curves: Curves) -> list[Draw]:

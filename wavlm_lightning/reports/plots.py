@@ -28,7 +28,7 @@ def draw_accuracy(axes: "Axes", curves: Curves) -> bool:
     drawn |= _line(axes, _percent(curves.get("valid/unmasked_accuracy")), SERIES[3], "unmasked, held out")
     drawn |= _line(axes, _percent(curves.get("valid/masked_accuracy")), VALID, "masked, held out")
     if drawn:
-        _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label")
+        _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
         axes.set_ylim(bottom=0)
     _finish(axes, "Label accuracy", "%", curves, drawn)
     return drawn
@@ -146,16 +146,26 @@ def _line(axes: "Axes", series: Series | None, colour: str, label: str, thin: bo
         return False
     # A single point draws no line; a dot shows that the run has begun.
     marker = "o" if len(series.steps) == 1 else ""
+    values = _running_mean(series.values) if thin else series.values
     axes.plot(
-        series.steps, series.values, color=colour, label=label, marker=marker,
+        series.steps, values, color=colour, label=label, marker=marker,
         linewidth=1.2 if thin else 2, alpha=0.85 if thin else 1,
     )  # fmt: skip
     return True
 
 
-def _level(axes: "Axes", series: Series | None, label: str) -> None:
+def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
+    """Mean over up to `width` neighbours: what is logged of training is one batch, and the trend is what matters."""
+    half = width // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def _level(axes: "Axes", series: Series | None, label: str, unit: str = "") -> None:
     if series is not None:
-        axes.axhline(series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"{label} {series.last:.3g}")
+        axes.axhline(
+            series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"{label} {series.last:.3g}{unit}"
+        )
 
 
 def _percent(series: Series | None) -> Series | None:
@@ -175,4 +185,5 @@ def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool) ->
     axes.set_xlim(0, max(1, curves.last_step))
     axes.margins(y=0.08)
     axes.spines["left"].set_color(GRID)
-    axes.legend(loc="best", handlelength=1.4, borderaxespad=0.3)
+    # Below the axes: inside them it hides one curve or another.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)

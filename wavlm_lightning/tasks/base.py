@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -44,7 +44,7 @@ class Task(pl.LightningModule, ABC):
 
     name: ClassVar[str]
     metric: ClassVar[str]
-    better: ClassVar[str]
+    better: ClassVar[Literal["lower", "higher"]]
     cache_level: ClassVar[Level | None] = None
 
     def __init__(self, upstream: Upstream, learning_rate: float, normalize: bool = False, seed: int = 1337) -> None:
@@ -116,6 +116,11 @@ class Task(pl.LightningModule, ABC):
             torch.manual_seed(self.seed)
             self.build_head(self.upstream.dim)
         self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing scores on the headline metric, as a fraction; None where that has no simple answer."""
+        return None
 
     # Steps.
 

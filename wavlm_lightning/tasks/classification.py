@@ -67,6 +67,11 @@ class UtteranceClassification(Task):
             )
         return torch.tensor(self.labels.index(label))
 
+    @property
+    def chance(self) -> float:
+        """One over the classes."""
+        return 1 / len(self.labels)
+
     def build_head(self, dim: int) -> None:
         """Two linear layers."""
         self.projector = nn.Linear(dim, self.hidden)

@@ -25,7 +25,7 @@ class PhonemeRecognition(Task):
     """Linear(dim, 256), Linear(256, phones + 3), CTC; greedy decoding; phone error rate.
 
     Targets are the utterance's phones without pauses and with an end symbol, as in s3prl `downstream/ctc`
-    (`libriphone.yaml`); blank is index 0.
+    (`libriphone.yaml`); blank is index 0. Reads `phones` of each utterance, `[[name, ...], ...]` with or without times.
 
     Args:
         upstream: where features come from.
