@@ -19,7 +19,7 @@ ALLOWED = {
     "upstreams": {"audio", "encoder", "errors", "progress"},
     "codebooks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "progress"},
     "pretraining": {"audio", "encoder", "metrics", "data", "upstreams", "codebooks", "errors", "progress"},
-    "tasks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "progress"},
+    "tasks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "places", "progress"},
     "reports": {"metrics", "errors"},
 }
 

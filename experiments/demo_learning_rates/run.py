@@ -16,8 +16,8 @@ from wavlm_lightning.cli.head_runs import HeadRun, run_heads
 from wavlm_lightning.progress import progress_bar
 from wavlm_lightning.reports.cards import ResultCard
 
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-GRID = {"pr": (2e-3, 4e-3, 8e-3, 1.6e-2), "ks": RATES, "sid": RATES}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+GRID = {"pr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), "ks": RATES, "sid": RATES}
 
 
 def main() -> None:

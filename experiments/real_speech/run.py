@@ -16,8 +16,8 @@ import json
 import time
 from pathlib import Path
 
-from wavlm_lightning.cli.demo import wavlm
 from wavlm_lightning.cli.head_runs import HeadRun, run_heads
+from wavlm_lightning.cli.stage_command import wavlm
 from wavlm_lightning.data.mini.espeak import EspeakProcess
 from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.speech import SpeechRequest

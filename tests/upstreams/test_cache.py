@@ -72,6 +72,12 @@ def test_a_second_run_does_not_touch_the_upstream(tiny, tmp_path, monkeypatch):
         fit(KeywordSpotting(WavLMUpstream("tiny", seed=1)), TaskData(str(tiny / "ks"), **data), 1)
 
 
+def test_auto_is_the_users_cache_folder(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVLM_CACHE", str(tmp_path))
+    fit(KeywordSpotting(WavLMUpstream("tiny")), TaskData(str(tiny / "ks"), batch_size=8, cache="auto"), 1)
+    assert len(list((tmp_path / "features").rglob("*.safetensors"))) == 2
+
+
 def test_estimate_is_the_size_on_disk(tiny, tmp_path):
     split = Corpus.open(tiny / "ks").split("train")
     for level in ("utterance", "frame"):

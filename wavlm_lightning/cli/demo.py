@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +12,11 @@ from typing import Any
 
 from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.cli.head_runs import run_heads
+from wavlm_lightning.cli.stage_command import wavlm
 from wavlm_lightning.errors import UserError
 
 LABELS = "mfcc100"
 CLUSTERS = {"tiny": 30, "mini": 100, "pretrain": 100}
-# glibc gives freed large tensors back to the system at once; keeping them spares a page fault a page and step.
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 @dataclass(frozen=True)
@@ -142,6 +135,8 @@ class Demo:
 
     def pretrain(self) -> None:
         """Masked prediction with utterance mixing, from where it stopped."""
+        from wavlm_lightning.cli.demo_summary import precision
+
         folder = self.out / "pretrain"
         arguments: list[Any] = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", self.corpus / "pretrain"]
         arguments += ["--trainer.default_root_dir", folder, "--model.seed", self.seed, "--data.seed", self.seed]
@@ -164,12 +159,14 @@ class Demo:
 
     def report(self) -> Path:
         """The page, from what the stages left."""
+        from wavlm_lightning.cli.demo_summary import demo_summary, next_commands
         from wavlm_lightning.reports.cards import ResultCard
         from wavlm_lightning.reports.demo_report import write_demo_report
 
         cards = [ResultCard.read(head.folder) for head in all_heads(self.out)]
         curves = sorted((self.out / "pretrain" / "curves").glob("version_*/metrics.csv"), key=_version)
-        paths = write_demo_report(self.out, cards, curves, self.summary(), self.next_commands())
+        summary = demo_summary(self.out, LABELS, self.ledger.body["seconds"])
+        paths = write_demo_report(self.out, cards, curves, summary, next_commands(self.out, LABELS))
         for card in sorted(
             cards, key=lambda c: (TASKS.index(c.task.lower()), list(UPSTREAMS).index(c.upstream["label"]))
         ):
@@ -177,63 +174,6 @@ class Demo:
                 f"  {card.task:<4} {card.upstream['label']:<15} {card.headline:<9} {card.value:5.1f} {card.main['unit']}"
             )
         return paths.html
-
-    def summary(self) -> Any:
-        """Facts for the report."""
-        import torch
-
-        from wavlm_lightning.codebooks import Codebook
-        from wavlm_lightning.codebooks.quality import label_quality
-        from wavlm_lightning.data.corpus import Corpus
-        from wavlm_lightning.reports.demo_text import DemoSummary
-
-        corpus = Corpus.open(self.corpus / "pretrain")
-        train = corpus.split("train")
-        quality = label_quality(corpus, LABELS, "train")
-        state = torch.load(self.out / "pretrain" / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-        weights = sum(v.numel() for k, v in state["state_dict"].items() if k.startswith(("encoder.", "objectives.")))
-        return DemoSummary(
-            corpus=f"{corpus.name}, {corpus.body['source'].get('synthesiser', 'synthetic speech')}",
-            minutes=train.seconds / 60,
-            speakers=len({meta["speaker"] for meta in train.metas()}),
-            clusters=Codebook.load(self.out / "codebook").size,
-            pnmi=quality.pnmi if quality else None,
-            purity=quality.phone_purity if quality else None,
-            unigram=quality.unigram if quality else None,
-            parameters=weights,
-            steps=state["global_step"],
-            audio_seconds=state["global_step"] * 20.0,
-            stages=self.ledger.body["seconds"],
-            machine={
-                "machine": f"{processor()}, {torch.get_num_threads()} threads",
-                "precision": precision(),
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-            },
-        )
-
-    def next_commands(self) -> list[tuple[str, str]]:
-        """How to go on."""
-        encoder = self.out / "encoder"
-        return [
-            ("Give the encoder to anybody who uses transformers", f"wavlm export {self.out / 'pretrain'} {encoder}"),
-            ("Prepare your own recordings", "wavlm prepare folder RECORDINGS --out data/mine"),
-            (
-                "Tokenise them",
-                "wavlm codebook fit data/mine --clusters 100 --out data/codebook\n"
-                f"wavlm codebook apply data/codebook data/mine --name {LABELS}",
-            ),
-            (
-                "Pre-train on them",
-                "wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/mine --trainer.default_root_dir runs/mine",
-            ),
-            (
-                "Train a head on what you pre-trained",
-                "wavlm fit -c configs/superb/ks.yaml --model.upstream.source runs/mine "
-                "--trainer.default_root_dir runs/mine-ks\n"
-                "wavlm test -c configs/superb/ks.yaml --model.upstream.source runs/mine "
-                "--trainer.default_root_dir runs/mine-ks --ckpt_path best",
-            ),
-        ]
 
 
 def main(argv: list[str]) -> int:
@@ -255,50 +195,6 @@ def main(argv: list[str]) -> int:
     page = Demo(arguments.out, arguments.size, arguments.steps, arguments.head_steps, arguments.seed).run()
     print(f"done in {time.perf_counter() - begin:.0f} s: open {page}")
     return 0
-
-
-def wavlm(*arguments: Any) -> None:
-    """Run a `wavlm` command as its own process, as a user would; its bars are shown.
-
-    Raises:
-        UserError: it failed.
-    """
-    words = [str(argument) for argument in arguments]
-    print(f"  $ wavlm {shlex.join(words)}", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ})
-    try:
-        status = process.wait()
-    except BaseException:
-        # The terminal's Ctrl-C has reached the child too: give it time to write its checkpoint.
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        raise
-    if status:
-        raise UserError(
-            f"`wavlm {shlex.join(words)}` ended with status {status}; the same demo command goes on from here"
-        )
-
-
-def precision() -> str:
-    """bf16 where the hardware has it, else fp32 (which takes about 1.7 times as long on a CPU)."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    capability = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    has_bf16 = "AVX512" in capability and any(name in flags for name in ("avx512_bf16", "amx_bf16"))
-    return "bf16-mixed" if has_bf16 else "32-true"
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(path: Path) -> int:

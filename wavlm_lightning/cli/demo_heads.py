@@ -12,8 +12,11 @@ UPSTREAMS: dict[str, str] = {"pre-trained": "pretrained", "random weights": "ran
 """What the report calls an upstream, and what its folders are called."""
 
 LEARNING_RATES: dict[tuple[str, str], float] = {
-    # Chosen on the validation split; the grids and their figures: experiments/demo_learning_rates.
+    # Best on the validation split; the grid and its figures: experiments/demo_learning_rates.
     ("pr", "random weights"): 1.6e-2,
+    ("pr", "FBANK"): 1.6e-2,
+    ("sid", "random weights"): 1e-3,
+    ("sid", "FBANK"): 1e-3,
 }
 """Where the rate of the task's YAML is not the best for an upstream (SUPERB tunes the rate per upstream, and only that)."""
 

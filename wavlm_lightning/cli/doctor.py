@@ -2,36 +2,30 @@
 
 import argparse
 import json
-import netrc
-import os
-import platform
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib import import_module, metadata
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict
 
-Status = Literal["ok", "warn", "FAIL"]
-GIB = 2**30
-REPAIR_PAIR = (
-    "torch and torchaudio must be of one release and one build: put the tested pair back with "
-    "`pip install --force-reinstall -c constraints.txt torch torchaudio` (or delete .venv and run `make install`)"
+from wavlm_lightning.cli.doctor_finding import Check, Finding, first_line
+from wavlm_lightning.cli.doctor_installation import (
+    check_audio,
+    check_corpus_extra,
+    check_lightning,
+    check_packages,
+    check_python,
+    check_torch,
+)
+from wavlm_lightning.cli.doctor_machine import (
+    check_cache,
+    check_cores,
+    check_device,
+    check_disk,
+    check_memory,
+    check_wandb,
 )
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the doctor's report."""
-
-    check: str
-    status: Status
-    message: str
-
-
-Check = Callable[[], Iterator[Finding]]
+CHECKS: tuple[Check, ...] = (
+    check_python, check_torch, check_packages, check_lightning, check_corpus_extra, check_audio,
+    check_device, check_cores, check_memory, check_disk, check_cache, check_wandb,
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -67,276 +61,5 @@ def examine(checks: tuple[Check, ...] | None = None) -> list[Finding]:
             findings += list(check())
         except Exception as error:
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            findings.append(Finding(name, "warn", f"could not be checked: {_first_line(error)}"))
+            findings.append(Finding(name, "warn", f"could not be checked: {first_line(error)}"))
     return findings
-
-
-def check_python() -> Iterator[Finding]:
-    """Python is new enough."""
-    version = platform.python_version()
-    if _numbers(version) < (3, 11):
-        yield Finding("python", "FAIL", f"{version}; 3.11 or later is needed: `make install PYTHON=python3.11`")
-    else:
-        yield Finding("python", "ok", f"{version} at {sys.executable}")
-
-
-def check_torch() -> Iterator[Finding]:
-    """Torch and torchaudio import, and are of one release: torchaudio's wheel declares no dependency to ensure it."""
-    versions = {name: _version(name) for name in ("torch", "torchaudio")}
-    for name, version in versions.items():
-        if version is None:
-            yield Finding(name, "FAIL", f"not installed; {REPAIR_PAIR}")
-            return
-        try:
-            import_module(name)
-        # A torchaudio built for another torch raises RuntimeError (CUDA versions differ) or OSError (a library that
-        # is not there), not only ImportError.
-        except Exception as error:
-            pair = " and ".join(f"{package} {found or 'missing'}" for package, found in versions.items())
-            reason = f"{name} does not load ({type(error).__name__}: {_first_line(error)})"
-            yield Finding(name, "FAIL", f"{pair} are here, but {reason}; {REPAIR_PAIR}")
-            return
-    torch, torchaudio = (str(version) for version in versions.values())
-    if torch.split(".")[:2] != torchaudio.split(".")[:2]:
-        yield Finding("torch", "FAIL", f"torch {torch} and torchaudio {torchaudio} are no pair; {REPAIR_PAIR}")
-    else:
-        yield Finding("torch", "ok", f"torch {torch} and torchaudio {torchaudio} load together")
-
-
-def check_packages() -> Iterator[Finding]:
-    """Every package that pyproject.toml asks for is there, in a version it accepts."""
-    from packaging.requirements import Requirement
-
-    if _version("wavlm_lightning") is None:
-        yield Finding(
-            "packages", "warn", "wavlm_lightning itself is not installed here, only found: run `make install`"
-        )
-        return
-    requirements = [Requirement(line) for line in metadata.requires("wavlm_lightning") or []]
-    wrong = 0
-    for requirement in requirements:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        found = _version(requirement.name)
-        if found is None or not requirement.specifier.contains(found, prereleases=True):
-            wrong += 1
-            state = "is missing" if found is None else f"is {found}"
-            fix = f"`pip install -c constraints.txt '{requirement}'`"
-            yield Finding(
-                requirement.name, "FAIL", f"{state}, {requirement.specifier or 'any version'} is needed: {fix}"
-            )
-    if not wrong:
-        yield Finding("packages", "ok", "every required package is there in a version that fits")
-
-
-def check_lightning() -> Iterator[Finding]:
-    """Lightning is a version without known holes; only its metadata is read, since two versions are malicious."""
-    for name in ("lightning", "pytorch-lightning"):
-        found = _version(name)
-        if found is None:
-            if name == "lightning":
-                yield Finding(name, "FAIL", "not installed: `pip install -c constraints.txt lightning`")
-            continue
-        if found in ("2.6.2", "2.6.3"):
-            yield Finding(
-                name,
-                "FAIL",
-                f"{found} was a malicious upload: uninstall it, change the passwords and tokens that this machine "
-                "holds, then `pip install -c constraints.txt lightning`",
-            )
-        elif _numbers(found) < (2, 6, 6):
-            yield Finding(
-                name,
-                "FAIL",
-                f"{found} can run code hidden in a checkpoint (CVE-2026-58659); 2.6.6 or later is needed: "
-                f"`pip install -c constraints.txt {name}`",
-            )
-        else:
-            yield Finding(name, "ok", found)
-
-
-def check_corpus_extra() -> Iterator[Finding]:
-    """The synthesiser behind the mini corpus is there; it is an extra because it is GPL."""
-    try:
-        library = Path(import_module("espeakng_loader").get_library_path())
-    except ImportError:
-        fix = "`wavlm demo` and the mini corpus need it: `pip install -c constraints.txt -e '.[corpus]'`"
-        yield Finding("corpus extra", "warn", f"espeakng-loader is not installed; {fix} (GPL-3.0-or-later)")
-        return
-    if library.is_file():
-        yield Finding("corpus extra", "ok", f"espeak-ng at {library}")
-    else:
-        fix = "`pip install --force-reinstall -c constraints.txt espeakng-loader`"
-        yield Finding("corpus extra", "warn", f"espeakng-loader is there but its library {library} is not: {fix}")
-
-
-def check_audio() -> Iterator[Finding]:
-    """Soundfile loads its library, and that library reads the formats that corpora come in."""
-    try:
-        formats = import_module("soundfile").available_formats()
-    except (ImportError, OSError) as error:
-        fix = "`pip install --force-reinstall -c constraints.txt soundfile`, or install libsndfile with your system"
-        yield Finding("audio files", "FAIL", f"soundfile does not load ({_first_line(error)}): {fix}")
-        return
-    if "FLAC" not in formats:
-        yield Finding("audio files", "FAIL", "libsndfile reads no FLAC, which shards are made of; install 1.1 or later")
-    elif "MP3" not in formats:
-        yield Finding(
-            "audio files", "warn", "libsndfile reads no MP3; install libsndfile 1.1 or later to prepare mp3 files"
-        )
-    else:
-        yield Finding("audio files", "ok", "wav, flac, ogg and mp3 can be read")
-
-
-def check_device() -> Iterator[Finding]:
-    """What there is to compute on, and whether bf16 is fast there."""
-    torch = import_module("torch")
-    has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            yield Finding("gpu", "ok", f"{', '.join(names)}; bf16 supported")
-        else:
-            yield Finding("gpu", "warn", f"{', '.join(names)}; no bf16, set `--trainer.precision 16-mixed`")
-    elif has_driver and torch.version.cuda is None:
-        yield Finding(
-            "gpu", "warn", f"there is an NVIDIA GPU, but torch {torch.__version__} is built without CUDA; {REPAIR_PAIR}"
-        )
-    elif has_driver and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        yield Finding(
-            "gpu", "warn", "there is an NVIDIA GPU, but CUDA_VISIBLE_DEVICES hides it: `unset CUDA_VISIBLE_DEVICES`"
-        )
-    elif has_driver:
-        needed = f"the driver may be too old for torch's CUDA {torch.version.cuda}: run `nvidia-smi` and update it"
-        yield Finding("gpu", "warn", f"there is an NVIDIA GPU, but torch cannot use it; {needed}")
-    else:
-        yield Finding("gpu", "ok", "none; the demo and the tests run on the CPU, full-size pre-training needs one")
-    flags = _cpu_flags()
-    fast = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    slow = (
-        "no bf16 instructions: fp32 is the faster choice here" if flags else "bf16 instructions unknown on this system"
-    )
-    yield Finding("cpu bf16", "ok", f"yes ({', '.join(fast)})" if fast else slow)
-
-
-def check_cores() -> Iterator[Finding]:
-    """As many threads as cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _read_words("/sys/fs/cgroup/cpu.max")
-    allowed = int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0].isdigit() else cores
-    threads = int(os.environ.get("OMP_NUM_THREADS") or cores)
-    if threads > allowed + 0.5:
-        advice = f"set OMP_NUM_THREADS={max(1, int(allowed))}, or the threads wait for each other"
-        yield Finding("cores", "warn", f"{threads} threads for {allowed:.1f} cores; {advice}")
-    else:
-        yield Finding("cores", "ok", f"{cores} ({threads} threads)")
-
-
-def check_memory() -> Iterator[Finding]:
-    """Memory suffices for the demo."""
-    if (memory := _memory()) is not None:
-        status: Status = "ok" if memory >= 4 * GIB else "warn"
-        hint = "" if status == "ok" else "; the demo wants 4, close other programs"
-        yield Finding("memory", status, f"{memory / GIB:.1f} GiB available{hint}")
-
-
-def check_disk() -> Iterator[Finding]:
-    """There is room where runs are written."""
-    free = shutil.disk_usage(Path.cwd()).free
-    status: Status = "ok" if free >= 5 * GIB else "warn" if free >= GIB else "FAIL"
-    hint = "" if status == "ok" else "; make room, or run in a directory on another disk"
-    yield Finding("disk", status, f"{free / GIB:.1f} GiB free in {Path.cwd()}{hint}")
-
-
-def check_cache() -> Iterator[Finding]:
-    """The cache directory can be written; nothing is left behind."""
-    directory = cache_directory()
-    nearest = next(path for path in (directory, *directory.parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        reason = error.strerror or _first_line(error)
-        yield Finding(
-            "cache", "FAIL", f"{directory} cannot be written ({reason}): set WAVLM_CACHE to a directory of yours"
-        )
-        return
-    yield Finding("cache", "ok", f"{directory} can be written")
-
-
-def check_wandb() -> Iterator[Finding]:
-    """Whether a run that logs to Weights & Biases would stop and ask."""
-    mode = os.environ.get("WANDB_MODE", "").lower()
-    if _version("wandb") is None:
-        yield Finding(
-            "wandb", "warn", "not installed; runs then log to CSV only: `pip install -c constraints.txt wandb`"
-        )
-    elif mode in ("offline", "disabled", "dryrun"):
-        yield Finding("wandb", "ok", f"WANDB_MODE={mode}")
-    elif os.environ.get("WANDB_API_KEY") or _in_netrc("api.wandb.ai"):
-        yield Finding("wandb", "ok", "logged in on this machine (the key itself was not tried)")
-    else:
-        yield Finding(
-            "wandb", "warn", "not logged in; before logging there, `wandb login` or `export WANDB_MODE=offline`"
-        )
-
-
-CHECKS: tuple[Check, ...] = (
-    check_python, check_torch, check_packages, check_lightning, check_corpus_extra, check_audio,
-    check_device, check_cores, check_memory, check_disk, check_cache, check_wandb,
-)  # fmt: skip
-
-
-def cache_directory() -> Path:
-    """$WAVLM_CACHE, else `wavlm_lightning` in $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("WAVLM_CACHE"):
-        return Path(own).expanduser().absolute()
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home).expanduser().absolute() / "wavlm_lightning"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+")[0].split(".")[:3] if part.isdigit())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _read_words(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").split()
-    except OSError:
-        return []
-
-
-def _cpu_flags() -> set[str]:
-    """The CPU's feature names from /proc/cpuinfo; empty where there is no such file."""
-    return set(_read_words("/proc/cpuinfo"))
-
-
-def _memory() -> int | None:
-    """Bytes still available to this process, in a container what its limit leaves; None if unknown."""
-    words = _read_words("/proc/meminfo")
-    if "MemAvailable:" not in words:
-        return None
-    available = int(words[words.index("MemAvailable:") + 1]) * 1024
-    limit, used = _read_words("/sys/fs/cgroup/memory.max"), _read_words("/sys/fs/cgroup/memory.current")
-    if limit and used and limit[0].isdigit():
-        available = min(available, int(limit[0]) - int(used[0]))
-    return available
-
-
-def _in_netrc(host: str) -> bool:
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        return netrc.netrc(str(path)).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

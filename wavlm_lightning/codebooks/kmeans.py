@@ -34,7 +34,7 @@ def fit_kmeans(
         source: the features to cluster.
         size: number of clusters.
         split: which split to fit on.
-        memory_gib: how much memory the features may take, GiB.
+        memory_gib: peak memory for features, GiB.
         seed: for the draw and for k-means.
         restarts: k-means++ initialisations of which the best is kept.
 
@@ -46,7 +46,8 @@ def fit_kmeans(
     utterances = corpus.split(split)
     order = np.random.default_rng(seed).permutation(len(utterances))
     parts: list[np.ndarray] = []
-    used, budget = 0, memory_gib * 2**30
+    # Half of the budget: putting the parts together needs them twice for a moment.
+    used, budget = 0, memory_gib * 2**30 / 2
     with progress_bar(total=round(utterances.seconds), unit="s audio", desc="features") as bar:
         for number in order:
             shard, place = utterances.locate(int(number))

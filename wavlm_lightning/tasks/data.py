@@ -15,6 +15,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.places import cache_directory
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams.cache import FeatureCache
 
@@ -79,7 +80,8 @@ class TaskData(pl.LightningDataModule):
         test_split: name of the split.
         balance: name of a metadata field: utterances are drawn with replacement so that its values are equally
             frequent in training (SUPERB's KS).
-        cache: folder for the frozen upstream's features; null runs the upstream at every step.
+        cache: folder for the frozen upstream's features, or `auto` for the user's cache folder; null runs the upstream
+            at every step.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order and crops.
@@ -106,7 +108,8 @@ class TaskData(pl.LightningDataModule):
         self.batch_size, self.batch_seconds, self.eval_batch_seconds = batch_size, batch_seconds, eval_batch_seconds
         self.max_seconds, self.balance = max_seconds, balance
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
-        self.cache_directory, self.cache_gib = cache, cache_gib
+        self.cache_directory = cache_directory() / "features" if cache == "auto" else cache and Path(cache)
+        self.cache_gib = cache_gib
         self.num_workers, self.seed = num_workers, seed
         self.cache: FeatureCache | None = None
 
@@ -135,7 +138,8 @@ class TaskData(pl.LightningDataModule):
             self._fill_cache()
 
     def _fill_cache(self) -> None:
-        task, trainer = self._task(), self.trainer
+        task, trainer, directory = self._task(), self.trainer, self.cache_directory
+        assert directory is not None
         if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
             raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
         if self.max_seconds is not None and "train" in self.opened:
@@ -145,7 +149,7 @@ class TaskData(pl.LightningDataModule):
                     f"cache: {longer} training utterances are longer than data.max_seconds={self.max_seconds} and would be "
                     "cropped anew each epoch; set data.cache: null or data.max_seconds: null"
                 )
-        self.cache = FeatureCache(Path(self.cache_directory or ""), task.upstream, task.cache_level, self.cache_gib)
+        self.cache = FeatureCache(directory, task.upstream, task.cache_level, self.cache_gib)
         for split in self.opened.values():
             self.cache.check_budget(split.samples)
             for shard in split.shards[trainer.global_rank :: trainer.world_size]:

@@ -1,0 +1,33 @@
+"""Run by test_distributed: one update on two processes; rank 0 keeps the gradient that reaches the optimiser."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from test_pretraining_runs import KeepGradient, data, module
+
+from wavlm_lightning.pretraining import MaskedPrediction
+
+if __name__ == "__main__":
+    tiny, out = Path(sys.argv[1]), Path(sys.argv[2])
+    model = module(objectives=[MaskedPrediction(final_dim=16)])
+    keep = KeepGradient()
+    trainer = pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        callbacks=[keep],
+    )
+    trainer.fit(model, data(tiny, batch_seconds=2.0))
+    torch.save(keep.grads, out / f"rank{trainer.global_rank}.pt")
