@@ -38,7 +38,7 @@ def write_manifests(speech: Path, out: Path) -> None:
         place = int(hashlib.sha256(row["path"].encode()).hexdigest(), 16) % 100
         row["split"] = "train" if place < 80 else "valid" if place < 88 else "test"
         if row["language"].startswith("en"):
-            said = espeak.speak(SpeechRequest(text=row["text"], voice="en-US"))
+            said = espeak.speak(SpeechRequest(row["text"], "en-US", "f2", rate=160, pitch=50, pitch_range=50))
             row["phones"] = " ".join(segment.name for segment in said.phones if segment.name != SILENCE)
         row.pop("seconds", None)
     espeak.close()

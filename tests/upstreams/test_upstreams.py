@@ -91,6 +91,15 @@ def test_missing_sources_are_said(source):
         WavLMUpstream(source)
 
 
+def test_cut_and_foreign_checkpoints_are_said(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "foreign.ckpt").read_bytes()[:300])
+    with pytest.raises(UserError, match=r"cut\.ckpt: not readable as a checkpoint"):
+        WavLMUpstream(str(tmp_path / "cut.ckpt"))
+    with pytest.raises(UserError, match=r"foreign\.ckpt: holds no encoder"):
+        WavLMUpstream(str(tmp_path / "foreign.ckpt"))
+
+
 def test_unknown_override_is_said():
     with pytest.raises(UserError, match="widht"):
         WavLMUpstream("tiny", overrides={"widht": 3})

@@ -129,8 +129,7 @@ class WavLMPretraining(pl.LightningModule):
 
     def predict_masked(self, batch: PretrainingBatch, audio: Tensor, generator: torch.Generator) -> Prediction:
         """Encode `audio` `(batch, samples)` with some frames hidden."""
-        lengths = torch.full((len(audio),), audio.shape[1], device=audio.device)
-        features, frame_lengths = self.encoder.features(audio, lengths)
+        features, frame_lengths = self.encoder.features(audio)  # crops are full: no lengths, no wait for the GPU
         frames = min(features.shape[1], batch.labels.shape[1])
         features, frame_lengths = features[:, :frames], frame_lengths.clamp(max=frames)
         mask = self.masking(frame_lengths, frames, generator)

@@ -108,7 +108,9 @@ class TaskData(pl.LightningDataModule):
         self.batch_size, self.batch_seconds, self.eval_batch_seconds = batch_size, batch_seconds, eval_batch_seconds
         self.max_seconds, self.balance = max_seconds, balance
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
-        self.cache_directory = cache_directory() / "features" if cache == "auto" else cache and Path(cache)
+        self.cache_directory: Path | None = None
+        if cache is not None:
+            self.cache_directory = cache_directory() / "features" if cache == "auto" else Path(cache)
         self.cache_gib = cache_gib
         self.num_workers, self.seed = num_workers, seed
         self.cache: FeatureCache | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
     if ENCODER_KEY not in checkpoint:
         raise UserError(f"{path}: holds no encoder; give a checkpoint of a pre-training run")
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
