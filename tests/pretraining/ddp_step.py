@@ -7,14 +7,11 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from test_pretraining_runs import KeepGradient, data, module
-
-from wavlm_lightning.pretraining import MaskedPrediction
+from test_pretraining_runs import data, keeping
 
 if __name__ == "__main__":
     tiny, out = Path(sys.argv[1]), Path(sys.argv[2])
-    model = module(objectives=[MaskedPrediction(final_dim=16)])
-    keep = KeepGradient()
+    model = keeping()
     trainer = pl.Trainer(
         max_steps=1,
         accelerator="cpu",
@@ -27,7 +24,6 @@ if __name__ == "__main__":
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
-        callbacks=[keep],
     )
     trainer.fit(model, data(tiny, batch_seconds=2.0))
-    torch.save(keep.grads, out / f"rank{trainer.global_rank}.pt")
+    torch.save(model.kept, out / f"rank{trainer.global_rank}.pt")

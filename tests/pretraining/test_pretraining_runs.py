@@ -23,7 +23,7 @@ from wavlm_lightning.upstreams.wavlm import load_encoder
 SMALL = {"layers": 1, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
 
 
-def module(seed: int = 0, **changes) -> WavLMPretraining:
+def module(kind=WavLMPretraining, seed: int = 0, **changes) -> WavLMPretraining:
     objectives = [
         MaskedPrediction(final_dim=16, unmasked_weight=1.0, codeword_init="normal"),
         LogMelRegression(),
@@ -31,7 +31,7 @@ def module(seed: int = 0, **changes) -> WavLMPretraining:
     ]
     mixing = UtteranceMixing(probability=0.5)
     settings = {"encoder": "tiny", "encoder_overrides": SMALL, "objectives": objectives, "mixing": mixing, "seed": seed}
-    return WavLMPretraining(**{**settings, "learning_rate": 2e-3, **changes})
+    return kind(**{**settings, "learning_rate": 2e-3, **changes})
 
 
 def data(tiny: Path, **changes) -> PretrainingData:
@@ -114,13 +114,16 @@ def test_checkpoint_gives_the_encoder_back(tiny, tmp_path):
             assert torch.equal(encoder.state_dict()[name], value)
 
 
-class KeepGradient(pl.Callback):
-    """The gradient as it reaches clipping."""
+class Keeping(WavLMPretraining):
+    """Keeps the gradient as it reaches clipping."""
 
-    def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
-        grads = [p.grad.clone() for p in pl_module.parameters() if p.grad is not None]
-        if grads and not hasattr(self, "grads"):
-            self.grads = grads
+    def configure_gradient_clipping(self, *arguments, **named) -> None:
+        self.kept = [p.grad.clone() for p in self.parameters() if p.grad is not None]
+
+
+def keeping() -> Keeping:
+    """Masked prediction alone, because only its sum over micro-batches is the loss of one large batch."""
+    return module(Keeping, objectives=[MaskedPrediction(final_dim=16)])
 
 
 class Place:
@@ -132,27 +135,26 @@ class Place:
 
 def expected_gradient(labels, batches) -> list[torch.Tensor]:
     """Sum of the summed losses over all micro-batches (batch, rank, index), divided by all masked frames."""
-    model = module(objectives=[MaskedPrediction(final_dim=16)])
+    model = keeping()
     model.build(labels.size, labels.codebook_sha256)
-    frames = 0
+    counts = []
     for batch, rank, index in batches:
         generator = WavLMPretraining._generator(Place(rank), 0, index)
         mixed = model.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
         prediction = model.predict_masked(batch, mixed, generator)
         masked = int(prediction.mask.sum())
         (model.head(prediction) * masked).backward()
-        frames += masked
-    return [p.grad / frames for p in model.parameters() if p.grad is not None]
+        counts.append(masked)
+    assert len(set(counts)) > 1  # or averaging twice would go unnoticed
+    return [p.grad / sum(counts) for p in model.parameters() if p.grad is not None]
 
 
 def test_micro_steps_give_the_gradient_of_one_large_batch(tiny):
     """Two micro-batches with different masked counts: the sum is divided by all masked frames, not averaged twice."""
-    model, source, keep = module(objectives=[MaskedPrediction(final_dim=16)]), data(tiny), KeepGradient()
-    settings = {"limit_train_batches": 2, "accumulate_grad_batches": 2, "gradient_clip_val": None}
-    fit(model, source, 1, callbacks=[keep], **settings)
+    model, source = keeping(), data(tiny)
+    fit(model, source, 1, limit_train_batches=2, accumulate_grad_batches=2, gradient_clip_val=None)
     batches = [(batch, 0, index) for index, batch in zip(range(2), source.train_dataloader(), strict=False)]
-    assert batches[0][0].audio.shape != batches[1][0].audio.shape  # or the test could not fail
-    for got, wanted in zip(keep.grads, expected_gradient(source.label_set, batches), strict=True):
+    for got, wanted in zip(model.kept, expected_gradient(source.label_set, batches), strict=True):
         assert torch.allclose(got, wanted, atol=1e-6)
 
 

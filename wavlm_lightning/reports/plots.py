@@ -29,8 +29,7 @@ def draw_accuracy(axes: "Axes", curves: Curves) -> bool:
     drawn |= _line(axes, _percent(curves.get("valid/masked_accuracy")), VALID, "masked, held out")
     if drawn:
         _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
-        axes.set_ylim(bottom=0)
-    _finish(axes, "Label accuracy", "%", curves, drawn)
+    _finish(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
     return drawn
 
 
@@ -40,8 +39,7 @@ def draw_perplexity(axes: "Axes", curves: Curves) -> bool:
     drawn |= _line(axes, curves.get("valid/perplexity"), VALID, "held out")
     if drawn:
         _level(axes, curves.get("valid/target_perplexity"), "targets")
-        axes.set_ylim(bottom=0)
-    _finish(axes, "Codebook perplexity", "labels in use", curves, drawn)
+    _finish(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
     return drawn
 
 
@@ -172,7 +170,7 @@ def _percent(series: Series | None) -> Series | None:
     return None if series is None else Series(series.steps, [100 * value for value in series.values])
 
 
-def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool) -> None:
+def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, from_zero: bool = False) -> None:
     axes.set_title(title)
     axes.tick_params(length=0)
     if not drawn:
@@ -184,6 +182,8 @@ def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool) ->
     axes.set_ylabel(unit)
     axes.set_xlim(0, max(1, curves.last_step))
     axes.margins(y=0.08)
+    if from_zero:
+        axes.set_ylim(bottom=0)
     axes.spines["left"].set_color(GRID)
     # Below the axes: inside them it hides one curve or another.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)
