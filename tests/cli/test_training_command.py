@@ -183,6 +183,18 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 1
 
 
+@pytest.mark.slow
+def test_two_processes(tiny, tmp_path):
+    """DDP from the command line, with validation splits too small to share evenly."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "wavlm_lightning", "fit", "-c", "configs/pretrain/tiny.yaml"]
+    command += [*pretraining_of(tiny, folder), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "1", "--data.batch_seconds", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_export_loads_in_transformers(tmp_path, pretrained):
     from transformers import WavLMModel
 

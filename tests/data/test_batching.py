@@ -40,13 +40,20 @@ def test_ranks_share_an_epoch(samples, world_size):
     assert len(samples) - len(seen) < 2 * world_size
 
 
-def test_evaluation_gives_everything_exactly_once():
-    samples = np.random.default_rng(0).integers(400, 50_000, 37)
-    seen = []
-    for rank in range(3):
-        plan = BatchPlan(samples, rank=rank, world_size=3, train=False, batch_seconds=10.0)
-        seen += [n for batch in plan for n, _ in batch]
-    assert sorted(seen) == list(range(37))
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.sampled_from([4.0, 10.0, 1000.0]))
+def test_evaluation_gives_everything_exactly_once_and_every_rank_equally_many_steps(utterances, world_size, seconds):
+    samples = np.random.default_rng(0).integers(400, 50_000, utterances)
+    if utterances < world_size:
+        with pytest.raises(UserError, match="cannot be shared"):
+            BatchPlan(samples, world_size=world_size, train=False, batch_seconds=seconds)
+        return
+    plans = [
+        BatchPlan(samples, rank=rank, world_size=world_size, train=False, batch_seconds=seconds)
+        for rank in range(world_size)
+    ]
+    assert len({len(plan) for plan in plans}) == 1 and len(plans[0]) > 0
+    assert sorted(n for plan in plans for batch in plan for n, _ in batch) == list(range(utterances))
 
 
 def test_epochs_differ_and_repeat():

@@ -87,11 +87,35 @@ def _fill(order: np.ndarray, lengths: np.ndarray, budget: float, most: int) -> l
     return batches
 
 
+def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
+    """Split batches until their number is a multiple of `shares`, so that every rank makes equally many steps.
+
+    DDP exchanges buffers in every forward, in evaluation too: a rank that stops early leaves the others waiting.
+
+    Args:
+        batches: ascending in length, int64 `(utterances,)` each.
+        shares: processes.
+
+    Raises:
+        UserError: there are fewer utterances than processes.
+    """
+    if sum(map(len, batches)) < shares:
+        raise UserError(f"data: {sum(map(len, batches))} utterances cannot be shared by {shares} processes; use fewer")
+    batches = list(batches)
+    while len(batches) % shares:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        if len(batches[largest]) == 1:  # nothing left to split: the shortest two go together
+            batches[:2] = [np.concatenate(batches[:2])]
+        else:
+            batches[largest : largest + 1] = np.array_split(batches[largest], 2)
+    return batches
+
+
 class BatchPlan(Sampler[list[Any]]):
     """A batch sampler that hands each rank its share of `plan_batches`, and can begin in the middle.
 
     Training gives every rank equally many batches (the few that are over are dropped, others each epoch);
-    evaluation gives every utterance to exactly one rank.
+    evaluation gives every utterance to exactly one rank, and every rank equally many batches.
 
     Args:
         samples: length of each utterance in samples, `(utterances,)`.
@@ -119,6 +143,8 @@ class BatchPlan(Sampler[list[Any]]):
         batches = plan_batches(self.samples, shuffle=self.train, epoch=epoch, **self.plan)
         if self.train:
             batches = batches[: len(batches) // self.world_size * self.world_size]
+        else:
+            batches = even_out(batches, self.world_size)
         return batches[self.rank :: self.world_size]
 
     def set_epoch(self, epoch: int) -> None:

@@ -209,8 +209,8 @@ class WavLMPretraining(pl.LightningModule):
         masked, visible = self.valid_masked.compute(), self.valid_visible.compute()
         values = {("masked_accuracy" if name == "accuracy" else name): value for name, value in masked.items()}
         values["unmasked_accuracy"] = visible["accuracy"]
-        self.log_dict({f"valid/{name}": value for name, value in values.items()})
-        self.log("valid_accuracy", values["masked_accuracy"], prog_bar=True, logger=False)
+        self.log_dict({f"valid/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.log("valid_accuracy", values["masked_accuracy"], prog_bar=True, logger=False, sync_dist=True)
         self.valid_masked.reset()
         self.valid_visible.reset()
 

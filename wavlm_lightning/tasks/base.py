@@ -148,7 +148,7 @@ class Task(pl.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log the headline metric."""
-        self.log(f"valid/{self.metric}", self.valid_metric.compute(), prog_bar=True)
+        self.log(f"valid/{self.metric}", self.valid_metric.compute(), prog_bar=True, sync_dist=True)
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
@@ -157,7 +157,7 @@ class Task(pl.LightningModule, ABC):
 
     def on_test_epoch_end(self) -> None:
         """Log the headline metric."""
-        self.log(f"test/{self.metric}", self.test_metric.compute())
+        self.log(f"test/{self.metric}", self.test_metric.compute(), sync_dist=True)
         self.test_metric.reset()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
