@@ -113,6 +113,20 @@ def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsy
     assert len(list((folder / "curves").iterdir())) == 2
 
 
+def test_lightning_still_has_the_hook_that_would_let_checkpoints_override():
+    """Ours is a no-op under a private name: should Lightning rename it, checkpoints would win again, silently."""
+    from lightning.pytorch.cli import LightningCLI
+
+    assert "_parse_ckpt_path" in vars(LightningCLI)
+
+
+def test_what_a_model_cannot_do_is_one_sentence(tiny, tmp_path, pretrained, capsys):
+    arguments = ["-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, pretrained)]
+    assert main(["test", *arguments, "--ckpt_path", "last"]) == 2
+    said = capsys.readouterr().err
+    assert "test_step" in said and "Traceback" not in said
+
+
 def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretrained):
     folder = tmp_path / "ks"
     arguments = task_of(tiny, folder, "ks", pretrained)

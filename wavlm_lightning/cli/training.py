@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
@@ -75,12 +76,11 @@ class WavLMCLI(LightningCLI):
         if config.get("logger") in (None, True):
             config["logger"] = CSVLogger(root, name="curves", flush_logs_every_n_steps=100) if fitting else False
         callbacks = list(config.get("callbacks") or [])
-        if fitting and not config.get("fast_dev_run") and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            folder = root / "checkpoints"
-            callbacks += [
-                best(folder, *self.model.monitor),
-                Newest(folder, self._get(self.config_init, "checkpoint_every")),
-            ]
+        wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
+        if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
+            if hasattr(self.model, "monitor"):
+                callbacks.append(best(root / "checkpoints", *self.model.monitor))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
@@ -201,6 +201,8 @@ def readable_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(one_sentence(str(error), _known_classes())) from error
+    except MisconfigurationException as error:
+        raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
