@@ -140,7 +140,7 @@ def test_permuted_labels_drop_to_chance(tiny, tmp_path, monkeypatch, task, name,
     else:
         chance = 1 / len(head.labels)
         count = len(corpus.split("test"))
-        assert true > 0.9
+        assert true > 0.7
         assert permuted <= chance + 3 * (chance * (1 - chance) / count) ** 0.5
 
 
