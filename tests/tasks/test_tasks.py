@@ -7,6 +7,7 @@ import random
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from wavlm_lightning.data.batch import Targets
@@ -176,6 +177,41 @@ def test_a_checkpoint_that_lacks_a_head_parameter_is_refused(tiny, tmp_path):
         trainer.test(
             KeywordSpotting(WavLMUpstream("tiny")), source, ckpt_path=tmp_path / "broken.ckpt", weights_only=True
         )
+
+
+class Losses(pl.Callback):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.values.append(float(outputs["loss"]))
+
+
+def test_resume_in_the_middle_of_an_epoch_is_exact(tiny, tmp_path):
+    def fit(steps: int, ckpt_path=None):
+        losses = Losses()
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            callbacks=[losses, saver],
+        )
+        head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-3)
+        trainer.fit(
+            head, TaskData(str(tiny / "ks"), batch_size=5, balance="keyword"), ckpt_path=ckpt_path, weights_only=True
+        )
+        return losses.values, head
+
+    whole, head = fit(12)
+    for step in (3, 5, 7):  # five batches an epoch
+        rest, resumed = fit(12, tmp_path / f"step={step}.ckpt")
+        assert rest == whole[step:]
+        assert torch.equal(resumed.classifier.weight, head.classifier.weight)
 
 
 def test_upstream_that_is_trained_changes_and_is_kept(tiny, tmp_path):

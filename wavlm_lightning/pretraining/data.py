@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.batch import PretrainingBatch, Waveforms
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.resumable import ResumableData
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.errors import UserError
 
@@ -91,7 +91,7 @@ class Crops(Dataset[PretrainingBatch]):
         return Waveforms(audio, padded.lengths)
 
 
-class PretrainingData(pl.LightningDataModule):
+class PretrainingData(ResumableData):
     """Crops of a labelled corpus, in batches of equal audio.
 
     Args:
@@ -128,7 +128,6 @@ class PretrainingData(pl.LightningDataModule):
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
         self.num_workers, self.seed = num_workers, seed
         self.grid = WavLMConfig()
-        self._position: dict[str, Any] | None = None
         self._parts: dict[str, tuple[Split, LabelSet, np.ndarray]] = {}
 
     def setup(self, stage: str) -> None:
@@ -173,8 +172,8 @@ class PretrainingData(pl.LightningDataModule):
         crops = Crops(
             split, labels, numbers, self.max_seconds, self.grid, self.noise if train else None, self.seed, train
         )
-        if train and self._position is not None:
-            self._resume(plan)
+        if train:
+            self.resume(plan)
         return DataLoader(
             crops,
             batch_size=None,
@@ -192,36 +191,10 @@ class PretrainingData(pl.LightningDataModule):
         """Fixed crops."""
         return self._loader(self.valid_split, train=False) if self.valid_split else []
 
-    def _layout(self) -> dict[str, Any]:
+    def layout(self) -> dict[str, Any]:
+        """Corpus, codebook and the arguments that shape batches."""
         return {
             "corpus": self.corpus.sha256,
             "codebook": self.label_set.codebook_sha256,
-            "world_size": self.trainer.world_size if self.trainer else 1,
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is: two integers, and what they count in."""
-        if self.trainer is None:
-            return {}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return {"epoch": self.trainer.current_epoch, "batch": progress.processed, "layout": self._layout()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where to go on."""
-        self._position = state_dict or None
-
-    def _resume(self, plan: BatchPlan) -> None:
-        position, self._position = self._position, None
-        assert position is not None
-        for key, now in self._layout().items():
-            if position["layout"][key] != now:
-                raise UserError(
-                    f"resume: {key} of this run is {now}, the checkpoint has {position['layout'][key]}; the batches would "
-                    "differ silently, so resume with the same corpus, labels, processes and batch settings"
-                )
-        if position["batch"] < len(plan):
-            plan.set_epoch(position["epoch"])
-            plan.begin = position["batch"]
-        else:
-            plan.set_epoch(position["epoch"] + 1)

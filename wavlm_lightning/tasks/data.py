@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +13,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.resumable import ResumableData
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.places import cache_directory
 from wavlm_lightning.tasks.base import Task
@@ -66,7 +66,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
         return shard.waveform(place, int(rng.integers(samples - self.max_samples + 1)), self.max_samples)
 
 
-class TaskData(pl.LightningDataModule):
+class TaskData(ResumableData):
     """A corpus with train, valid and test splits, for any task.
 
     Args:
@@ -177,9 +177,16 @@ class TaskData(pl.LightningDataModule):
             seed=self.seed,
             **limits,
         )
+        if train:
+            self.resume(plan)
         utterances = LabelledUtterances(split, task, max_seconds, self.seed, self.cache)
         pin = torch.cuda.is_available()
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
+
+    def layout(self) -> dict[str, Any]:
+        """Corpus and the arguments that shape training batches."""
+        batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.balance, self.splits["train"], self.seed]
+        return {"corpus": self.corpus.sha256, "batch": batch}
 
     @staticmethod
     def _weights(split: Split, field: str) -> np.ndarray:
