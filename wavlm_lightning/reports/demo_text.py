@@ -94,12 +94,15 @@ def missing_pairs(cards: Sequence[ResultCard], upstreams: Sequence[str], tasks: 
 
 
 def curves_sentence(history: Curves) -> str:
-    """Where held-out masked accuracy ended, against always guessing the commonest label."""
+    """Where held-out masked accuracy ended, against always guessing the commonest label.
+
+    Lightning counts logged steps from 0: what it calls step 99 was measured after 100.
+    """
     accuracy, majority = history.get("valid/masked_accuracy"), history.get("valid/majority_accuracy")
     if accuracy is None:
         return ""
     sentence = (
-        f"After {accuracy.steps[-1]:,} steps the encoder names {100 * accuracy.last:.1f} % of the hidden frames "
+        f"After {accuracy.steps[-1] + 1:,} steps the encoder names {100 * accuracy.last:.1f} % of the hidden frames "
         "of unseen speakers correctly"
     )
     if majority is None or majority.last <= 0:
