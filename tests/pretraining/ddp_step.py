@@ -5,25 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import lightning.pytorch as pl
 import torch
+from quiet import quiet_trainer
 from test_pretraining_runs import data, keeping
 
 if __name__ == "__main__":
     tiny, out = Path(sys.argv[1]), Path(sys.argv[2])
     model = keeping()
-    trainer = pl.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp",
-        accumulate_grad_batches=2,
-        logger=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_steps=1, devices=2, strategy="ddp", accumulate_grad_batches=2, limit_val_batches=0)
     trainer.fit(model, data(tiny, batch_seconds=2.0))
     torch.save(model.kept, out / f"rank{trainer.global_rank}.pt")

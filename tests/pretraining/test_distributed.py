@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,9 @@ from wavlm_lightning.data.batching import BatchPlan
 @pytest.mark.slow
 def test_two_ranks_two_micro_steps(tiny, tmp_path):
     script = Path(__file__).with_name("ddp_step.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tiny), str(tmp_path)], capture_output=True, text=True, timeout=200
-    )
+    command = [sys.executable, str(script), str(tiny), str(tmp_path)]
+    where = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=where)
     assert done.returncode == 0, done.stderr[-3000:]
     source = data(tiny, batch_seconds=2.0)
     source.setup("fit")

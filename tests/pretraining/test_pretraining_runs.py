@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet_trainer
 
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining import (
@@ -54,19 +55,7 @@ class Curve(pl.Callback):
 def fit(model, source, steps: int, ckpt_path=None, **changes) -> Curve:
     curve = Curve()
     callbacks = [curve, *changes.pop("callbacks", [])]
-    settings = {
-        "max_steps": steps,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        "use_distributed_sampler": False,
-        "num_sanity_val_steps": 0,
-        "gradient_clip_val": 1.0,
-        "callbacks": callbacks,
-    }
-    trainer = pl.Trainer(**{**settings, **changes})
+    trainer = quiet_trainer(**{"max_steps": steps, "gradient_clip_val": 1.0, "callbacks": callbacks, **changes})
     trainer.fit(model, source, ckpt_path=ckpt_path, weights_only=True)
     return curve
 
@@ -162,7 +151,7 @@ def test_it_learns(tiny):
     """Twenty labels of one minute: better than the commonest label on hidden frames, twice as good on visible ones."""
     source, model = data(tiny, valid_split="train"), module()
     fit(model, source, 600, limit_val_batches=0)
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer = quiet_trainer()
     scores = trainer.validate(model, source, verbose=False)[0]
     assert scores["valid/loss"] < torch.tensor(scores["valid/target_perplexity"]).log()
     assert scores["valid/masked_accuracy"] > 1.1 * scores["valid/majority_accuracy"]

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet_trainer
 from torch import nn
 
 from wavlm_lightning.data.batch import Targets
@@ -90,17 +91,7 @@ def test_ctc_by_hand():
 
 
 def train(task, corpus, tmp_path, steps: int, **data):
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = quiet_trainer(max_steps=steps, limit_val_batches=0)
     source = TaskData(str(corpus), batch_size=16, cache=str(tmp_path / "cache"), **data)
     trainer.fit(task, source)
     return trainer, source
@@ -191,16 +182,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(tiny, tmp_path):
     def fit(steps: int, ckpt_path=None):
         losses = Losses()
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-        trainer = pl.Trainer(
-            max_steps=steps,
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            limit_val_batches=0,
-            callbacks=[losses, saver],
-        )
+        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, callbacks=[losses, saver])
         head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-3)
         trainer.fit(
             head, TaskData(str(tiny / "ks"), batch_size=5, balance="keyword"), ckpt_path=ckpt_path, weights_only=True
@@ -217,16 +199,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(tiny, tmp_path):
 def test_upstream_that_is_trained_changes_and_is_kept(tiny, tmp_path):
     head = KeywordSpotting(WavLMUpstream("tiny", frozen=False), learning_rate=1e-3)
     before = head.upstream.encoder.feature_projection.projection.weight.clone()
-    trainer = pl.Trainer(
-        max_steps=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
     trainer.fit(head, TaskData(str(tiny / "ks"), batch_size=4))
     assert not torch.equal(before, head.upstream.encoder.feature_projection.projection.weight)
     trainer.save_checkpoint(tmp_path / "all.ckpt")
@@ -235,13 +208,6 @@ def test_upstream_that_is_trained_changes_and_is_kept(tiny, tmp_path):
 
 
 def test_corpus_without_the_labels_is_refused(tiny):
-    trainer = pl.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+    trainer = quiet_trainer(max_steps=1)
     with pytest.raises(UserError, match="no 'keywords' labels"):
         trainer.fit(KeywordSpotting(Fbank(cmvn=False)), TaskData(str(tiny / "pr"), batch_size=4))

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from quiet import quiet_trainer
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.errors import UserError
@@ -28,17 +29,7 @@ class Count(pl.Callback):
 
 def fit(task, data, epochs: int) -> list[float]:
     count = Count()
-    pl.Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        callbacks=[count],
-    ).fit(task, data)
+    quiet_trainer(max_epochs=epochs, callbacks=[count]).fit(task, data)
     return count.losses
 
 
