@@ -52,13 +52,15 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
+# In pieces, so that a search of the repository for the same words finds nothing here.
+FORBIDDEN = re.compile("|".join(["--(extra-)?index" + "-url", "find" + "-links", r"/root/", r"/home/\w"]))
+
+
 def test_no_machine_paths_and_no_registries():
     for path in tracked():
         if path.suffix in {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ""}:
             text = path.read_text()
-            assert not re.search(r"--(extra-)?index-url|find-links|/root/|/home/\w", text) or path == Path(__file__), (
-                path
-            )
+            assert not FORBIDDEN.search(text) or path == Path(__file__), path
 
 
 def test_torch_and_torchaudio_are_one_pair():

@@ -85,6 +85,13 @@ def test_bad_files_are_skipped_and_counted(recordings, tmp_path, capsys):
     assert sorted(entry["file"].rsplit("/", 1)[-1] for entry in skipped) == ["broken.wav", "silent.wav"]
 
 
+def test_a_speaker_of_whom_nothing_is_left_is_in_no_inventory(recordings, tmp_path):
+    (recordings / "bad.wav").write_text("no audio")
+    (tmp_path / "m.csv").write_text("path,speaker\nbad.wav,ghost\nday0/take.00.wav,s0\nday0/take.02.ogg,s1\n")
+    recipe = FolderRecipe(recordings, tmp_path / "c", tmp_path / "m.csv", on_error="skip", valid=0.0, test=0.0)
+    assert recipe.prepare(workers=1).inventory("speakers") == ["s0", "s1"]
+
+
 def test_splits_of_the_manifest_are_kept(recordings, tmp_path):
     rows = list(csv.DictReader((tmp_path / "manifest.csv").open()))
     with (tmp_path / "split.csv").open("w", newline="") as file:

@@ -158,6 +158,33 @@ def test_it_learns(tiny):
     assert scores["valid/unmasked_accuracy"] > 2 * scores["valid/majority_accuracy"]
 
 
+def test_objectives_of_one_kind_add_up(tiny):
+    """Two half-weighted copies with the same weights are one whole."""
+    source = data(tiny)
+    source.setup("fit")
+    batch = next(iter(source.train_dataloader()))
+    whole = module(objectives=[MaskedPrediction(final_dim=16)])
+    halves = module(
+        objectives=[MaskedPrediction(final_dim=16, weight=0.25), MaskedPrediction(final_dim=16, weight=0.75)]
+    )
+    losses = []
+    for model in (whole, halves):
+        model.build(source.label_set.size, source.label_set.codebook_sha256)
+        model.trainer = quiet_trainer(max_steps=1, log_every_n_steps=1000)
+        for objective in model.objectives:
+            objective.load_state_dict(whole.head.state_dict())
+        losses.append(model.training_step(batch, 0).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    halves.objectives[1].codewords.data.neg_()  # or the second could be left out unnoticed
+    assert halves.training_step(batch, 0).item() != pytest.approx(losses[0], rel=1e-3)
+
+
+def test_another_frame_grid_is_refused(tiny):
+    with pytest.raises(UserError, match="a frame every 160 samples"):
+        overrides = {**SMALL, "conv_strides": [5, 2, 2, 2, 2, 2, 1]}
+        fit(module(encoder_overrides=overrides), data(tiny), 1)
+
+
 def test_noise_must_come_from_somewhere(tiny):
     with pytest.raises(UserError, match=r"data\.noise_corpus"):
         fit(module(mixing=UtteranceMixing(noise_probability=0.1)), data(tiny), 1)

@@ -25,10 +25,12 @@ def info(corpus) -> int:
     """Print what a corpus holds."""
     import numpy as np
 
+    from wavlm_lightning.audio import SAMPLE_RATE
+
     print(f"{corpus.name} ({corpus.directory}), licence: {corpus.body['licence']}")
     for name in corpus.splits:
         split = corpus.split(name)
-        seconds = split.samples / 16000
+        seconds = split.samples / SAMPLE_RATE
         speakers = {meta.get("speaker") for meta in split.metas()} - {None}
         low, middle, high = np.percentile(seconds, [5, 50, 95])
         print(

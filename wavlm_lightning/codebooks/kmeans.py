@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.data.corpus import Corpus
@@ -56,7 +57,7 @@ def fit_kmeans(
                 break
             parts.append(features)
             used += features.nbytes
-            bar.update(round(utterances.samples[number] / 16000))
+            bar.update(round(utterances.samples[number] / SAMPLE_RATE))
     frames = np.concatenate(parts)
     if len(frames) < size:
         raise UserError(

@@ -85,13 +85,15 @@ class FolderRecipe:
             for split, part in recordings.items()
             for number, chunk in enumerate(_chunks(part))
         ]
-        metas: list[dict[str, Any]] = [r.meta for part in recordings.values() for r in part]
-        with progress_bar(total=len(metas), unit=" files", desc=str(self.out)) as bar:
+        everything = [recording for part in recordings.values() for recording in part]
+        with progress_bar(total=len(everything), unit=" files", desc=str(self.out)) as bar:
             for (path, chunk, _), (index, skipped) in zip(jobs, _run(jobs, workers), strict=True):
                 if index is not None:
                     writer.add_shard(path.stem.rsplit("-", 1)[0], index)
                 source["skipped"] += skipped
                 bar.update(len(chunk))
+        unused = {entry["file"] for entry in source["skipped"]}
+        metas: list[dict[str, Any]] = [r.meta for r in everything if str(r.path) not in unused]
         inventories = {
             "speakers": sorted({m["speaker"] for m in metas if m.get("speaker")}),
             "languages": sorted({m["language"] for m in metas if m.get("language")}),

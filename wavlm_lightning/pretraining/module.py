@@ -85,7 +85,7 @@ class WavLMPretraining(pl.LightningModule):
         """Build the objectives for the codebook in use.
 
         Raises:
-            UserError: noise is to be mixed in but the data bring none.
+            UserError: noise is to be mixed in but the data bring none, or labels are cut for another frame grid.
         """
         if self._trainer is None:  # the checkpoint that is being loaded builds them
             return
@@ -95,6 +95,12 @@ class WavLMPretraining(pl.LightningModule):
             raise UserError(
                 "mixing.noise_probability is above 0 but data.noise_corpus names no corpus; "
                 "set data.noise_corpus or mixing.noise_probability: 0"
+            )
+        ours, theirs = self.encoder.config, data.grid
+        if (ours.hop, ours.receptive_field) != (theirs.hop, theirs.receptive_field):
+            raise UserError(
+                f"model.encoder makes a frame every {ours.hop} samples from {ours.receptive_field}, but the data cut labels "
+                f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
         self.build(labels.size, labels.codebook_sha256)
 
@@ -149,15 +155,15 @@ class WavLMPretraining(pl.LightningModule):
         mixed = self.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
         prediction = self.predict_masked(batch, mixed, generator)
         masked = prediction.mask.sum()
-        terms = {objective.name: objective(prediction) for objective in self.objectives}
-        total = torch.stack([objective.weight * terms[objective.name] for objective in self.objectives]).sum()
+        terms = [objective(prediction) for objective in self.objectives]
+        total = torch.stack([o.weight * term for o, term in zip(self.objectives, terms, strict=True)]).sum()
         self._masked_frames = self._masked_frames + masked
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning will write it
             self._log_training(prediction, terms, total)
         return total * masked / NOMINAL_FRAMES
 
     @torch.no_grad()
-    def _log_training(self, prediction: Prediction, terms: dict[str, Tensor], total: Tensor) -> None:
+    def _log_training(self, prediction: Prediction, terms: list[Tensor], total: Tensor) -> None:
         hidden, labels = prediction.layers.hidden[-1], prediction.labels
         logits = self.head.logits(hidden[prediction.mask])
         visible = ~prediction.mask & ~prediction.layers.padding
@@ -167,8 +173,10 @@ class WavLMPretraining(pl.LightningModule):
             "unmasked_accuracy": (self.head.logits(hidden[visible]).argmax(1) == labels[visible]).float().mean(),
             "total_loss": total.detach(),
             "learning_rate": torch.tensor(self.optimizers().param_groups[0]["lr"]),
-            **{name: term.detach() for name, term in terms.items()},
         }
+        for place, (objective, term) in enumerate(zip(self.objectives, terms, strict=True)):
+            name = objective.name if objective.name not in values else f"{objective.name}_{place}"
+            values[name] = term.detach()
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(labels))
         self.log("accuracy", values["masked_accuracy"], prog_bar=True, logger=False, batch_size=len(labels))
 

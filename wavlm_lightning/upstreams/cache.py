@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.progress import progress_bar
@@ -58,7 +59,7 @@ class FeatureCache:
         size = self.upstream.num_layers * self.upstream.dim
         if self.level == "utterance":
             return len(samples) * size * 4 / 2**30
-        return float(np.sum(samples)) / 16000 * self.upstream.frame_rate * size * 2 / 2**30
+        return float(np.sum(samples)) / SAMPLE_RATE * self.upstream.frame_rate * size * 2 / 2**30
 
     def check_budget(self, samples: Sequence[int] | np.ndarray) -> None:
         """Raise `UserError` if utterances of these lengths would not fit the budget."""
@@ -107,7 +108,7 @@ class FeatureCache:
             while begin < len(order):
                 # Ascending lengths: the last one taken is the longest, and batches stay within the budget.
                 end = begin + 1
-                while end < len(order) and (end + 1 - begin) * samples[order[end]] <= batch_seconds * 16000:
+                while end < len(order) and (end + 1 - begin) * samples[order[end]] <= batch_seconds * SAMPLE_RATE:
                     end += 1
                 places = order[begin:end]
                 tensors.update(
