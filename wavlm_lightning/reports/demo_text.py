@@ -78,7 +78,7 @@ def key_facts(summary: DemoSummary) -> list[tuple[str, str]]:
     if summary.steps is not None:
         facts.append(("pre-training steps", f"{summary.steps:,}"))
     if summary.audio_seconds is not None:
-        facts.append(("of audio heard, repetitions counted", duration(summary.audio_seconds)))
+        facts.append(("of audio heard at most, repetitions counted", duration(summary.audio_seconds)))
     if summary.stages:
         facts.append(("wall time, all stages", duration(sum(summary.stages.values()))))
     return facts
