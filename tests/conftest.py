@@ -12,13 +12,13 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the tiny corpora `pretrain`, `pr`, `ks`, `sid`; `pretrain` carries labels `mfcc100` of 20 clusters."""
+    """Folder with all tiny corpora; `pretrain` carries labels `mfcc100` of 20 clusters."""
     from wavlm_lightning.codebooks import MfccFeatures, fit_kmeans, label_corpus
     from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.data.mini import prepare_mini
+    from wavlm_lightning.data.mini import DATASETS, prepare_mini
 
     folder = tmp_path_factory.mktemp("tiny")
-    prepare_mini(folder, "tiny", ["pretrain", "pr", "ks", "sid"], seed=0, workers=2, progress=False)
+    prepare_mini(folder, "tiny", list(DATASETS), seed=0, workers=2, progress=False)
     corpus = Corpus.open(folder / "pretrain")
     codebook = fit_kmeans(corpus, MfccFeatures(level_normalised=True), 20, restarts=2)
     codebook.save(folder / "codebook")

@@ -32,7 +32,7 @@ def main() -> None:
                 options = [*Head(task, upstream, arguments.demo).options(), "--model.learning_rate", str(rate)]
                 runs[task, upstream, rate] = HeadRun(arguments.out / f"{task}-{short}-{rate:g}", options)
     with progress_bar(total=len(runs), desc="heads", unit="head") as bar:
-        run_heads(list(runs.values()), bar.update)
+        run_heads(list(runs.values()), lambda _: bar.update())
     with (arguments.out / "grid.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["task", "upstream", "learning_rate", "valid_percent", "test_percent", "best_step"])

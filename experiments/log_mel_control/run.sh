@@ -6,7 +6,7 @@ here=$(dirname "$0")
 out=runs/log_mel_control
 wavlm fit -c configs/pretrain/tiny.yaml -c "$here/control.yaml"
 for task in pr ks sid; do
-    options=(-c "configs/superb/$task.yaml" --model.upstream.source $out/pretrain --model.upstream.label "log-mel only"
+    options=(-c "configs/superb/mini/$task.yaml" --model.upstream.source $out/pretrain --model.upstream.label "log-mel only"
         --data.cache $out/cache --trainer.default_root_dir "$out/$task")
     wavlm fit "${options[@]}"
     wavlm test "${options[@]}" --ckpt_path best

@@ -129,7 +129,7 @@ def heads(out: Path, demo: Path) -> dict[tuple[str, str], HeadRun]:
     runs = {}
     for title, (task, corpus) in corpora.items():
         for label, options in upstreams.items():
-            chosen = ["-c", f"configs/superb/{task}.yaml", *options]
+            chosen = ["-c", f"configs/superb/mini/{task}.yaml", *options]
             if label == "FBANK":
                 chosen += ["--model.upstream.cmvn", str(task == "pr").lower()]
             else:
@@ -186,7 +186,7 @@ def main() -> None:
     pretrain(arguments.out)
     runs = heads(arguments.out, arguments.demo)
     with progress_bar(total=len(runs), desc="heads", unit="head") as bar:
-        run_heads(list(runs.values()), bar.update)
+        run_heads(list(runs.values()), lambda _: bar.update())
     report(arguments.out, runs, Path(__file__).parent)
 
 

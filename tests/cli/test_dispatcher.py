@@ -65,7 +65,7 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "ks")]) == 2
     assert "damaged shards: train-000000.tar" in capsys.readouterr().err
     assert main(["data", "info", str(tiny)]) == 2
-    assert "holds the corpora ks, pr, pretrain, sid" in capsys.readouterr().err
+    assert "holds the corpora er, ic, ks, pr, pretrain, qbe, sd, sf, sid, sv" in capsys.readouterr().err
 
 
 def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys):

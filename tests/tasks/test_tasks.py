@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
 from torch import nn
 
-from wavlm_lightning.data.batch import Targets
+from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.errors import UserError
@@ -75,7 +75,7 @@ def test_phones_are_decoded_and_scored():
     assert head.decode(outputs, lengths) == ["AA AA B K", "K B"]
     metric = head.build_metric()
     targets = Targets.pad([torch.tensor([3, 3, 4, 1]), torch.tensor([5, 3, 4, 5, 1])])
-    head.update_metric(metric, outputs, lengths, targets)
+    head.update_metric(metric, outputs, lengths, TaskBatch(("a", "b"), Layers(outputs, lengths, 50.0), targets))
     assert metric.compute().item() == pytest.approx((1 + 2) / (3 + 4))  # one phone too many; two missing
 
 

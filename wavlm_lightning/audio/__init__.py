@@ -1,5 +1,6 @@
-"""Reading, checking and writing audio, and the classic spectral features; stands on the ground floor."""
+"""Reading, checking and writing audio, SoX's effects, and the classic spectral features; stands on the ground floor."""
 
+from wavlm_lightning.audio.effects import gain, trim_silence
 from wavlm_lightning.audio.reading import (
     SAMPLE_RATE,
     BadAudio,
@@ -17,8 +18,10 @@ __all__ = [
     "decode_flac",
     "encode_flac",
     "fbank",
+    "gain",
     "load_mono",
     "log_mel",
     "mfcc",
+    "trim_silence",
     "with_deltas",
 ]

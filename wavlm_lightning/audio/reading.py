@@ -15,46 +15,68 @@ SAMPLE_RATE = 16_000
 SILENCE_PEAK = 1e-4
 """A waveform whose peak stays below this (-80 dBFS) is called silent."""
 
+END_TOLERANCE = 0.1
+"""Seconds by which a wanted stretch may end behind its file."""
+
 
 class BadAudio(ValueError):
     """A file that cannot be used: not audio, truncated, empty, silent, or not finite."""
 
 
-def load_mono(path: Path | str, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def load_mono(
+    path: Path | str,
+    sample_rate: int = SAMPLE_RATE,
+    start: float = 0.0,
+    end: float | None = None,
+    allow_silence: bool = False,
+) -> np.ndarray:
     """Read any file libsndfile knows (wav, flac, ogg, opus, mp3, ...), as checked mono audio at one rate.
 
     Args:
         path: the audio file; channels are averaged.
         sample_rate: wanted rate in Hz; other rates are resampled (windowed sinc, torchaudio).
+        start: where to begin, in seconds; only the wanted stretch is decoded.
+        end: where to end, in seconds; None for the end of the file.
+        allow_silence: see `check_waveform`.
 
     Returns:
         float32 `(samples,)` in [-1, 1].
 
     Raises:
-        BadAudio: the file is not audio, truncated, empty, silent or holds NaN; the message names the file.
+        BadAudio: the file is not audio, truncated, shorter than `end`, empty, silent or holds NaN; the message names
+            the file.
     """
     path = Path(path)
+    name = str(path) if end is None and not start else f"{path} from {start:g} s"
     try:
         with soundfile.SoundFile(str(path)) as file:
-            promised, rate = file.frames, file.samplerate
-            audio = file.read(dtype="float32", always_2d=True)
+            total, rate = file.frames, file.samplerate
+            first, last = round(start * rate), total if end is None else round(end * rate)
+            # Segment tables are rounded, so a segment may end a little behind its file, but not more.
+            if first > total or last > total + END_TOLERANCE * rate:
+                raise BadAudio(f"{name}: the file ends at {total / rate:.2f} s, before the wanted stretch does")
+            promised = min(last, total) - first
+            if first:
+                file.seek(first)
+            audio = file.read(max(promised, 0), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise BadAudio(f"{path}: not readable as audio ({error})") from error
     if len(audio) < promised or _wav_is_cut(path):
-        raise BadAudio(f"{path}: truncated, only {len(audio)} samples are there")
+        raise BadAudio(f"{path}: truncated, only {first + len(audio)} samples are there")
     waveform = audio.mean(axis=1)
-    check_waveform(waveform, str(path))
+    check_waveform(waveform, name, allow_silence)
     if rate != sample_rate:
         waveform = _resample(waveform, rate, sample_rate)
     return np.clip(waveform, -1.0, 1.0)
 
 
-def check_waveform(waveform: np.ndarray, name: str) -> None:
+def check_waveform(waveform: np.ndarray, name: str, allow_silence: bool = False) -> None:
     """Refuse what would poison training.
 
     Args:
         waveform: `(samples,)`.
         name: what to call it in the message.
+        allow_silence: accept a peak below -80 dBFS: corpora with a class of silence hold digital zeros too.
 
     Raises:
         BadAudio: empty, not finite, or silent (peak below -80 dBFS).
@@ -63,7 +85,7 @@ def check_waveform(waveform: np.ndarray, name: str) -> None:
         raise BadAudio(f"{name}: empty, it holds no samples")
     if not np.isfinite(waveform).all():
         raise BadAudio(f"{name}: holds NaN or infinite samples")
-    if np.abs(waveform).max() < SILENCE_PEAK:
+    if not allow_silence and np.abs(waveform).max() < SILENCE_PEAK:
         raise BadAudio(f"{name}: silent, its peak is below -80 dBFS")
 
 

@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 
 VERBS: dict[str, tuple[str, str]] = {
+    "superb": ("wavlm_lightning.cli.superb", "the benchmark: any encoder on any of ten tasks, one table"),
     "demo": (
         "wavlm_lightning.cli.demo",
         "the whole road in minutes: corpus, codebook, pre-training, three tasks, report",
     ),
-    "prepare": ("wavlm_lightning.cli.prepare", "make a corpus: `prepare mini`, `prepare folder DIR`"),
+    "prepare": (
+        "wavlm_lightning.cli.prepare",
+        "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
+    ),
     "data": ("wavlm_lightning.cli.data", "what is in a corpus, and is it whole: `data info`, `data check`"),
     "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
     "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
     "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
-    "predict": ("wavlm_lightning.cli.training", "outputs for the test split, written as safetensors"),
+    "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
     "export": ("wavlm_lightning.cli.export", "a pre-training checkpoint to a Hugging Face directory"),
     "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
 }

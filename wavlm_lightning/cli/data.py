@@ -1,4 +1,4 @@
-"""`wavlm data info CORPUS` and `wavlm data check CORPUS`."""
+"""`wavlm data info CORPUS`, `wavlm data check CORPUS` and `wavlm data permute CORPUS --out DIR`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,20 @@ def main(argv: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, text in (("info", "hours, utterances and labels"), ("check", "hash every shard and compare")):
         verbs.add_parser(verb, help=text).add_argument("corpus", type=Path)
+    permute = verbs.add_parser("permute", help="a copy with the labels on the wrong utterances: a control for any task")
+    permute.add_argument("corpus", type=Path)
+    permute.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
+    permute.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
 
     from wavlm_lightning.data.corpus import Corpus
 
     corpus = Corpus.open(arguments.corpus)
+    if arguments.verb == "permute":
+        from wavlm_lightning.data.permuted import permute_labels
+
+        print(f"made {permute_labels(corpus, arguments.out, arguments.seed).directory}")
+        return 0
     return info(corpus) if arguments.verb == "info" else check(corpus)
 
 

@@ -155,7 +155,7 @@ class Demo:
         heads = [head.run() for head in all_heads(self.out, self.head_steps)]
         with progress_bar(total=len(heads), desc="heads", unit="head") as bar:
             bar.refresh()
-            run_heads(heads, bar.update)
+            run_heads(heads, lambda _: bar.update())
 
     def report(self) -> Path:
         """The page, from what the stages left."""
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--steps", type=int, help="updates of pre-training (default: those of configs/pretrain/tiny.yaml)"
     )
-    parser.add_argument("--head-steps", type=int, help="updates of each head (default: those of configs/superb)")
+    parser.add_argument("--head-steps", type=int, help="updates of each head (default: those of configs/superb/mini)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     begin = time.perf_counter()

@@ -26,7 +26,7 @@ class Head:
     """One run: a task on an upstream.
 
     Attributes:
-        task: name of its YAML in `configs/superb`.
+        task: name of its YAML in `configs/superb/mini`.
         upstream: a key of `UPSTREAMS`.
         out: the demo's folder.
         steps: updates; those of the YAML if None.
@@ -44,7 +44,7 @@ class Head:
 
     def options(self) -> list[str]:
         """What follows `wavlm fit` or `wavlm test`, the run folder apart."""
-        options = ["-c", f"configs/superb/{self.task}.yaml"]
+        options = ["-c", f"configs/superb/mini/{self.task}.yaml"]
         if self.upstream == "FBANK":
             # CMVN makes all utterances alike after mean pooling (superb.md, section 7), so it is for PR only.
             cmvn = str(self.task == "pr").lower()

@@ -58,7 +58,7 @@ def precision() -> str:
 
 def next_commands(out: Path, labels: str) -> list[tuple[str, str]]:
     """(what for, command) pairs."""
-    head = "-c configs/superb/ks.yaml --model.upstream.source runs/mine --trainer.default_root_dir runs/mine-ks"
+    head = "-c configs/superb/mini/ks.yaml --model.upstream.source runs/mine --trainer.default_root_dir runs/mine-ks"
     return [
         ("Give the encoder to anybody who uses transformers", f"wavlm export {out / 'pretrain'} {out / 'encoder'}"),
         ("Prepare your own recordings", "wavlm prepare folder RECORDINGS --out data/mine"),

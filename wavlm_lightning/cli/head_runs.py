@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -23,60 +22,71 @@ class HeadRun:
     Attributes:
         folder: its run folder; `card.json` there means it is done.
         options: what follows `wavlm fit` and `wavlm test`.
+        fits: False for a task with nothing to train.
     """
 
     folder: Path
     options: Sequence[str]
+    fits: bool = True
 
 
-def run_heads(runs: Sequence[HeadRun], done: Callable[[], object], processes: int = 2) -> None:
-    """Fit and test heads in parallel; one that has a card is left alone.
+def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
+    """Fit and test heads in parallel; one that has a card is left alone, one that was interrupted goes on.
 
     Args:
         runs: what to run.
         done: is called after each.
-        processes: how many at a time, one thread each: two runs of one thread do more work than one of two.
+        processes: how many at a time; they share the cores: two runs of one thread do more work than one of two.
 
     Raises:
-        UserError: a head failed; the message names its log.
+        UserError: heads failed, after all others have ended; the message names a log.
     """
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(_fit_and_test, run) for run in runs]
+    failures: list[str] = []
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_limit_threads, initargs=(threads,)
+    ) as pool:
+        futures = {pool.submit(_fit_and_test, run): run for run in runs}
         try:
             for future in as_completed(futures):
-                future.result()
-                done()
+                try:
+                    future.result()
+                except UserError as error:
+                    failures.append(str(error))
+                done(futures[future])
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    if failures:
+        raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are done: {failures[0]}")
 
 
-def _one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _limit_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
 
 def _fit_and_test(run: HeadRun) -> None:
     if (run.folder / "card.json").is_file():
         return
-    # Without a card the run did not end; a head takes seconds, so it begins anew.
-    shutil.rmtree(run.folder, ignore_errors=True)
-    run.folder.mkdir(parents=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     from wavlm_lightning.cli import training
 
     options = [*run.options, "--trainer.default_root_dir", str(run.folder)]
     log = run.folder / "log.txt"
     with _output_to(log):
         try:
-            training.main(["fit", *options])
-            training.main(["test", *options, "--ckpt_path", "best"])
+            if run.fits:
+                begun = (run.folder / "checkpoints" / "last.ckpt").is_file()
+                training.main(["fit", *options, *(["--ckpt_path", "last"] if begun else [])])
+            training.main(["test", *options, *(["--ckpt_path", "best"] if run.fits else [])])
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            raise UserError(f"{run.folder.name} failed ({error}); see {log}") from error
+            raise UserError(f"{run.folder} failed ({error}); see {log}") from error
 
 
 @contextlib.contextmanager
@@ -85,7 +95,7 @@ def _output_to(path: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with path.open("w") as file:
+    with path.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:

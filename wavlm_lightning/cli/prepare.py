@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wavlm_lightning.data.corpora import RECIPES
+
+if TYPE_CHECKING:  # help must come at once
+    from wavlm_lightning.data.corpus import Corpus
 
 
 def main(argv: list[str]) -> int:
     """Parse and run."""
+    arguments = build_parser(argv).parse_args(argv)
+    if arguments.recipe == "mini":
+        from wavlm_lightning.data.mini import prepare_mini
+
+        prepare_mini(arguments.out, arguments.size, arguments.datasets, arguments.seed, arguments.workers)
+    elif arguments.recipe == "folder":
+        from wavlm_lightning.data.folder import FolderRecipe
+
+        corpus = FolderRecipe(
+            folder=arguments.folder,
+            out=arguments.out,
+            manifest=arguments.manifest,
+            on_error=arguments.on_error,
+            valid=arguments.valid,
+            test=arguments.test,
+            split_by=arguments.split_by,
+            name=arguments.name,
+            licence=arguments.licence,
+        ).prepare(arguments.workers)
+        summarise(corpus)
+    else:
+        from wavlm_lightning.data.recordings import require_folder
+        from wavlm_lightning.data.writing import write_corpus
+
+        require_folder(arguments.folder, f"the files of {arguments.recipe} (`wavlm prepare {arguments.recipe} --help`)")
+        plan = importlib.import_module(RECIPES[arguments.recipe]).plan(arguments.folder, arguments)
+        plan = replace(plan, source={"recipe": arguments.recipe, **plan.source})
+        summarise(write_corpus(plan, arguments.out, arguments.workers, arguments.on_error))
+    print(f"made {arguments.out}")
+    return 0
+
+
+def build_parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The parser of `wavlm prepare`.
+
+    Args:
+        argv: if they begin with the name of a recipe, no other recipe is imported.
+    """
     parser = argparse.ArgumentParser(prog="wavlm prepare", description="Make a corpus of WebDataset shards.")
     recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
 
@@ -23,13 +69,9 @@ def main(argv: list[str]) -> int:
     mini.add_argument("--workers", type=int, help="processes; one a core by default")
 
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
-    folder.add_argument("folder", type=Path, metavar="DIR", help="is searched with all folders below it")
-    folder.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
+    _add_common(folder, "is searched with all folders below it")
     folder.add_argument(
         "--manifest", type=Path, help="CSV with a `path` column and any of speaker, text, language, split, phones"
-    )
-    folder.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be used"
     )
     folder.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
     folder.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")
@@ -38,33 +80,39 @@ def main(argv: list[str]) -> int:
     )
     folder.add_argument("--name", help="name of the corpus; that of the folder by default")
     folder.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
-    folder.add_argument("--workers", type=int, help="processes; one a core by default")
 
-    arguments = parser.parse_args(argv)
-    if arguments.recipe == "mini":
-        from wavlm_lightning.data.mini import prepare_mini
+    chosen = argv[0] if argv and argv[0] in {*RECIPES, "mini", "folder"} else None
+    for name, path in RECIPES.items():
+        if chosen in (None, name):
+            recipe = importlib.import_module(path)
+            corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
+            corpus.formatter_class = argparse.RawDescriptionHelpFormatter
+            _add_common(corpus, "holds the corpus as published, unpacked")
+            corpus.add_argument(
+                "--allow-partial", action="store_true", help="warn of counts that differ from the official ones"
+            )
+            recipe.add_arguments(corpus)
+    return parser
 
-        prepare_mini(arguments.out, arguments.size, arguments.datasets, arguments.seed, arguments.workers)
-        print(f"made {arguments.out}")
-        return 0
-    from wavlm_lightning.data.folder import FolderRecipe
 
-    corpus = FolderRecipe(
-        folder=arguments.folder,
-        out=arguments.out,
-        manifest=arguments.manifest,
-        on_error=arguments.on_error,
-        valid=arguments.valid,
-        test=arguments.test,
-        split_by=arguments.split_by,
-        name=arguments.name,
-        licence=arguments.licence,
-    ).prepare(arguments.workers)
+def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help=folder)
+    parser.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be used"
+    )
+    parser.add_argument("--workers", type=int, help="processes; one a core by default")
+
+
+def summarise(corpus: Corpus) -> None:
+    """Print what was written and what was left out."""
     for split in corpus.splits:
         part = corpus.body["splits"][split]
         print(f"{split}: {part['utterances']} utterances, {part['hours']:.3f} h, {len(part['shards'])} shards")
-    skipped = corpus.body["source"]["skipped"]
-    if skipped:
-        print(f"skipped {len(skipped)} files, listed in {arguments.out / 'corpus.json'} under source.skipped")
-    print(f"made {arguments.out}")
-    return 0
+    source, file = corpus.body["source"], corpus.directory / "corpus.json"
+    if source["skipped"]:
+        print(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
+    for split, count in source.get("too_short", {}).items():
+        print(f"{split}: left out {count} utterances that are too short, as the protocol says")
+    for split, count in source.get("trials_dropped", {}).items():
+        print(f"{split}: left out {count} trials with a skipped file")

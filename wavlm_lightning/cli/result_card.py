@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 
 import wavlm_lightning
-from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.tasks import Task
 
@@ -38,24 +37,26 @@ class WriteResultCard(pl.Callback):
         if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
         data: Any = trainer.datamodule
-        split = data.splits["test"]
-        part = Corpus.open(data.path).split(split)
+        part = data.opened["test"]
         trained = pl_module.trained
         selection: Selection | None = trained.get("selection")
         if selection is not None:
-            selection = {**selection, "split": data.splits["valid"]}
-        value = float(trainer.callback_metrics[f"test/{pl_module.metric}"]) * 100
-        metric: MetricValue = {"value": value, "unit": "%", "better": pl_module.better}
+            names = data.splits["valid"], data.splits["test"]
+            selection = {**selection, "split": pl_module.selection_split(*names)}
+        metrics: dict[str, MetricValue] = {}
+        for name, better in {pl_module.metric: pl_module.better, **pl_module.others}.items():
+            value = float(trainer.callback_metrics[f"test/{name}"]) * 100
+            metrics[name] = {"value": value, "unit": "%", "better": better}
         if pl_module.chance is not None:
-            metric["chance"] = 100 * pl_module.chance
+            metrics[pl_module.metric]["chance"] = 100 * pl_module.chance
         card = ResultCard(
             task=pl_module.name,
-            metrics={pl_module.metric: metric},
+            metrics=metrics,
             headline=pl_module.metric,
             corpus={
                 "name": data.corpus.name,
                 "path": str(data.path),
-                "split": split,
+                "split": part.name,
                 "utterances": len(part),
                 "seconds": round(part.seconds, 2),
             },
@@ -65,6 +66,8 @@ class WriteResultCard(pl.Callback):
             steps=trained.get("steps", 0),
             best_step=trained.get("best_step", 0),
             selection=selection,
+            protocol=pl_module.protocol,
+            details=pl_module.details,
             trainable_parameters=sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
             layer_weights=pl_module.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -70,6 +71,8 @@ class WavLMCLI(LightningCLI):
         """Add the run folder's logger and checkpoints."""
         config = self._get(self.config_init, "trainer")
         root = Path(config.get("default_root_dir") or "runs/default")
+        if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
+            root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
         fitting = self.subcommand == "fit"
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself

@@ -62,7 +62,7 @@ class Targets(Transferable):
     """Labels of a batch, as indices.
 
     Attributes:
-        values: int64 `(batch,)`, or `(batch, longest)` for sequences, zeros behind the end of a row.
+        values: int64 `(batch,)`, or `(batch, longest, ...)` for sequences, zeros behind the end of a row.
         lengths: labels of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
     """
 
@@ -71,11 +71,11 @@ class Targets(Transferable):
 
     @classmethod
     def pad(cls, targets: Sequence[Tensor]) -> Targets:
-        """Stack scalars `()` or sequences `(labels,)`."""
+        """Stack scalars `()` or sequences `(labels, ...)`."""
         if targets[0].ndim == 0:
             return cls(torch.stack(list(targets)), torch.ones(len(targets), dtype=torch.int64))
         lengths = torch.tensor([len(target) for target in targets])
-        values = torch.zeros(len(targets), int(lengths.max()), dtype=torch.int64)
+        values = torch.zeros(len(targets), int(lengths.max()), *targets[0].shape[1:], dtype=torch.int64)
         for row, target in zip(values, targets, strict=True):
             row[: len(target)] = target
         return cls(values, lengths)

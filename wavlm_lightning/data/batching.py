@@ -114,6 +114,9 @@ def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
 class BatchPlan(Sampler[list[Any]]):
     """A batch sampler that hands each rank its share of `plan_batches`, and can begin in the middle.
 
+    A batch is a list of (utterance, seed of its crop) pairs; the seed is the epoch, unless utterances are drawn with
+    replacement.
+
     Training gives every rank equally many batches (the few that are over are dropped, others each epoch);
     evaluation gives every utterance to exactly one rank, and every rank equally many batches.
 
@@ -159,5 +162,8 @@ class BatchPlan(Sampler[list[Any]]):
         while self.train and len(share) < self.length:  # rare: this epoch's order packs into fewer batches
             share = share + share[: self.length - len(share)]
         begin, self.begin = self.begin, 0
-        for batch in share[begin : self.length]:
-            yield [(int(number), self.epoch) for number in batch] if self.train else [(int(n), 0) for n in batch]
+        epoch = self.epoch if self.train else 0
+        for place, batch in enumerate(share[begin : self.length], start=begin):
+            # Drawn with replacement, an utterance comes several times an epoch: each time it must be cropped anew.
+            first = (place * self.world_size + self.rank + 1) << 48 if self.plan.get("weights") is not None else 0
+            yield [(int(n), epoch + first + (row << 32 if first else 0)) for row, n in enumerate(batch)]

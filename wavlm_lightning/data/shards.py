@@ -34,11 +34,13 @@ class Utterance:
         meta: whatever the recipe knows, JSON-serialisable: `speaker`, `text`, `language`,
             `phones` and `words` as `[[name, start_seconds, end_seconds], ...]`, `keyword`, `intent`, `emotion`,
             `turns` as `[[speaker, start_seconds, end_seconds], ...]`, `slots` as `[[type, value], ...]`, `term(s)`.
+        allow_silence: the waveform may be silent, as in a class of silence.
     """
 
     key: str
     waveform: np.ndarray
     meta: dict[str, Any]
+    allow_silence: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         The index, saved beside the tar; None if there was no utterance, and then there is no file.
 
     Raises:
-        UserError: a key is unusable, or a waveform is empty, silent or not finite.
+        UserError: a key is unusable, or a waveform is empty, not finite, or silent where it may not be.
     """
     import webdataset
 
@@ -160,7 +162,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         for utterance in utterances:
             _check_key(utterance.key, path)
             try:
-                check_waveform(utterance.waveform, f"{path.name}: {utterance.key}")
+                check_waveform(utterance.waveform, f"{path.name}: {utterance.key}", utterance.allow_silence)
             except BadAudio as error:
                 raise UserError(f"{error}; leave it out of the corpus") from error
             meta = json.dumps(utterance.meta, ensure_ascii=False).encode()

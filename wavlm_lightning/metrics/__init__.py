@@ -1,5 +1,57 @@
-"""Metrics that torchmetrics and pyannote.metrics lack."""
+"""Metrics that torchmetrics and pyannote.metrics lack.
+
+Importing the package brings numpy alone; what stands on scipy or torchmetrics is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from wavlm_lightning.metrics.cluster_quality import ClusterQuality, cluster_quality
+from wavlm_lightning.metrics.rttm import parse_rttm, rttm_lines
+from wavlm_lightning.metrics.superb import SuperbEntry
+from wavlm_lightning.metrics.term_detection import MTWV, false_alarm_weight, maximum_term_weighted_value, z_normalise
+from wavlm_lightning.metrics.verification import equal_error_rate
 
-__all__ = ["ClusterQuality", "cluster_quality"]
+if TYPE_CHECKING:
+    from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors, frames_to_segments
+    from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+    from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots, slot_type_f1, slot_value_cer
+
+_HEAVY = {
+    "diarization": ("DiarizationErrors", "diarization_errors", "frames_to_segments"),
+    "diarization_rate": ("SETTINGS", "DiarizationErrorRate", "DiarizationSetting"),
+    "slots": ("SlotTypeF1", "SlotValueCER", "parse_slots", "slot_type_f1", "slot_value_cer"),
+}
+
+__all__ = [
+    "MTWV",
+    "SETTINGS",
+    "ClusterQuality",
+    "DiarizationErrorRate",
+    "DiarizationErrors",
+    "DiarizationSetting",
+    "SlotTypeF1",
+    "SlotValueCER",
+    "SuperbEntry",
+    "cluster_quality",
+    "diarization_errors",
+    "equal_error_rate",
+    "false_alarm_weight",
+    "frames_to_segments",
+    "maximum_term_weighted_value",
+    "parse_rttm",
+    "parse_slots",
+    "rttm_lines",
+    "slot_type_f1",
+    "slot_value_cer",
+    "z_normalise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HEAVY.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

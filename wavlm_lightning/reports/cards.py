@@ -41,10 +41,11 @@ UpstreamReference = TypedDict(
 
 
 class Selection(TypedDict):
-    """How the tested checkpoint was chosen: the metric, its value, and the split it was measured on."""
+    """How the tested checkpoint was chosen: the metric, whether high or low is good, and the split it was measured on."""
 
     metric: str
     value: float
+    mode: NotRequired[Literal["min", "max"]]
     split: str
 
 
@@ -66,6 +67,8 @@ class ResultCard:
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
         trainable_parameters: parameters that the optimiser saw.
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
+        protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
+        details: whatever else the task has to say of the test, JSON-like.
         runtime_seconds: wall time of the test.
         command: what to type to do it again.
         created: ISO 8601 time.
@@ -89,6 +92,8 @@ class ResultCard:
     selection: Selection | None = None
     trainable_parameters: int = 0
     layer_weights: list[float] = field(default_factory=list)
+    protocol: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
     command: str = ""
     created: str = ""
@@ -195,6 +200,8 @@ _REQUIRED: dict[str, Any] = {
 _OPTIONAL: dict[str, Any] = {
     "trainable_parameters": int,
     "layer_weights": list,
+    "protocol": str,
+    "details": dict,
     "runtime_seconds": _NUMBER,
     "command": str,
     "created": str,

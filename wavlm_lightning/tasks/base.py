@@ -17,23 +17,31 @@ from wavlm_lightning.errors import UserError
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
+Direction = Literal["lower", "higher"]
+Protocol = Literal["superb", "fixed"]
+
 
 class Task(pl.LightningModule, ABC):
     """A head on an upstream (SUPERB, arXiv 2105.01051).
 
-    A subclass declares the class attributes and writes six short methods: which labels there are, how a target is
-    read from an utterance's metadata, the head, its outputs, the loss, and the metric. Everything else is here.
+    A subclass declares the class attributes and writes a few short methods: which labels there are, how a target is
+    read from an utterance's metadata, the head, its outputs, the loss, the metric, and what a prediction looks like.
+    Everything else is here.
 
     Args:
         upstream: where features come from; frozen unless it says otherwise.
         learning_rate: of Adam; the one thing SUPERB tunes.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
         seed: of the head's initial weights.
+        protocol: where s3prl, whose code made the published numbers, departs from good practice in a way that moves
+            the score, `superb` does as it does and `fixed` does it right; each task says what that means for it.
 
     Attributes:
         name: SUPERB's abbreviation.
         metric: name of the headline metric.
         better: `lower` or `higher`.
+        others: further metrics that `build_metric` computes, and their direction.
+        trained_head: False for a task that has nothing to train.
         cache_level: what a feature cache may keep: `utterance` if nothing nonlinear comes before a mean over time,
             `frame` if every frame is needed but inputs are never augmented, None if neither.
 
@@ -44,16 +52,26 @@ class Task(pl.LightningModule, ABC):
 
     name: ClassVar[str]
     metric: ClassVar[str]
-    better: ClassVar[Literal["lower", "higher"]]
+    better: ClassVar[Direction]
+    others: ClassVar[dict[str, Direction]] = {}
     cache_level: ClassVar[Level | None] = None
+    trained_head: ClassVar[bool] = True
 
-    def __init__(self, upstream: Upstream, learning_rate: float, normalize: bool = False, seed: int = 1337) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        learning_rate: float,
+        normalize: bool = False,
+        seed: int = 1337,
+        protocol: Protocol = "superb",
+    ) -> None:
         super().__init__()
         self.upstream = upstream
-        self.learning_rate, self.seed = learning_rate, seed
+        self.learning_rate, self.seed, self.protocol = learning_rate, seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
         self.labels: Any = None
         self.trained: dict[str, Any] = {}
+        self.details: dict[str, Any] = {}
         # The upstream is not in the checkpoint of a head: `load_state_dict` checks that nothing else is missing.
         self.strict_loading = False
 
@@ -65,7 +83,7 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance, int64 `()` or `(labels,)`, from its metadata and `self.labels`."""
+        """The target of an utterance, int64 `()`, `(labels,)` or `(frames, classes)`, from metadata and `self.labels`."""
 
     @abstractmethod
     def build_head(self, dim: int) -> None:
@@ -73,7 +91,7 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Logits from the weighted sum `(batch, frames, dim)` and valid frames `(batch,)`."""
+        """What the head says, logits as a rule, from the weighted sum `(batch, frames, dim)` and valid frames `(batch,)`."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
@@ -81,11 +99,36 @@ class Task(pl.LightningModule, ABC):
 
     @abstractmethod
     def build_metric(self) -> Metric:
-        """A fresh torchmetrics metric whose `compute` gives the headline value."""
+        """A fresh torchmetrics metric; `compute` gives the headline value, or all values by name, as fractions."""
 
     @abstractmethod
-    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, targets: Targets) -> None:
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         """Add a batch to the metric."""
+
+    @abstractmethod
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """What the head says of each utterance of a batch, JSON-like: a transcript, a label and its score, turns, ..."""
+
+    # What a subclass may write.
+
+    def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
+        """The target of a stretch of an utterance, for training crops; frame labels are cut along.
+
+        Args:
+            target: of the whole utterance.
+            start: first sample of the crop.
+            samples: length of the crop.
+        """
+        return target
+
+    def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
+        """Values by name, as fractions, at the end of an evaluation."""
+        values = metric.compute()
+        return values if isinstance(values, dict) else {self.metric: values}
+
+    def selection_split(self, valid: str, test: str) -> str:
+        """The split on which the best checkpoint is chosen."""
+        return valid
 
     # Construction.
 
@@ -136,34 +179,42 @@ class Task(pl.LightningModule, ABC):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.keys))
         return loss
 
-    def _evaluate(self, batch: TaskBatch, metric: Metric, stage: str) -> None:
+    def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
+        """Loss and metric of a batch."""
         outputs, lengths = self(batch.inputs)
         loss = self.loss(outputs, lengths, batch.targets)
         self.log(f"{stage}/loss", loss, batch_size=len(batch.keys), sync_dist=True)
-        self.update_metric(metric, outputs, lengths, batch.targets)
+        self.update_metric(metric, outputs, lengths, batch)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Score a batch."""
-        self._evaluate(batch, self.valid_metric, "valid")
+        self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the headline metric."""
-        self.log(f"valid/{self.metric}", self.valid_metric.compute(), prog_bar=True, sync_dist=True)
+        """Log the metrics."""
+        for name, value in self.score(self.valid_metric, "valid").items():
+            self.log(f"valid/{name}", value, prog_bar=name == self.metric, sync_dist=True)
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Score a batch."""
-        self._evaluate(batch, self.test_metric, "test")
+        self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Log the headline metric."""
-        self.log(f"test/{self.metric}", self.test_metric.compute(), sync_dist=True)
+        """Log the metrics."""
+        for name, value in self.score(self.test_metric, "test").items():
+            self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        """Logits and keys of a batch."""
+        """What the head says of a batch, in numbers and in words."""
         outputs, lengths = self(batch.inputs)
-        return {"keys": batch.keys, "outputs": outputs, "lengths": lengths}
+        return {
+            "keys": batch.keys,
+            "outputs": outputs,
+            "lengths": lengths,
+            "readable": self.readable(outputs, lengths),
+        }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate, as all trained SUPERB tasks of this kind."""
@@ -176,16 +227,18 @@ class Task(pl.LightningModule, ABC):
         if self.upstream.frozen:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
-        value = self.trainer.callback_metrics.get(self.monitor[0])
+        metric, mode = self.monitor
+        value = self.trainer.callback_metrics.get(metric)
         checkpoint["task"] = {
             "name": self.name,
             "labels": self.labels,
             "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
+            "protocol": self.protocol,
             "steps": self.trainer.max_steps,
             "best_step": checkpoint["global_step"],
-            "selection": None if value is None else {"metric": self.monitor[0], "value": float(value)},
+            "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

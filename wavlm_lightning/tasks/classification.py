@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from wavlm_lightning.data.batch import Targets
+from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.errors import UserError
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.base import Protocol, Task
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -31,6 +31,7 @@ class UtteranceClassification(Task):
         hidden: width between the two layers; 256 in SUPERB.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
         seed: of the head's initial weights.
+        protocol: see `Task`.
     """
 
     metric = "accuracy"
@@ -46,11 +47,12 @@ class UtteranceClassification(Task):
         hidden: int = 256,
         normalize: bool = False,
         seed: int = 1337,
+        protocol: Protocol = "superb",
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed)
+        super().__init__(upstream, learning_rate, normalize, seed, protocol)
         self.hidden = hidden
 
-    def read_labels(self, corpus: Corpus) -> list[str]:
+    def read_labels(self, corpus: Corpus) -> Any:
         """Names of the classes."""
         return list(corpus.inventory(self.inventory))
 
@@ -68,6 +70,11 @@ class UtteranceClassification(Task):
         return torch.tensor(self.labels.index(label))
 
     @property
+    def classes(self) -> int:
+        """Logits."""
+        return len(self.labels)
+
+    @property
     def chance(self) -> float:
         """One over the classes."""
         return 1 / len(self.labels)
@@ -75,7 +82,7 @@ class UtteranceClassification(Task):
     def build_head(self, dim: int) -> None:
         """Two linear layers."""
         self.projector = nn.Linear(dim, self.hidden)
-        self.classifier = nn.Linear(self.hidden, len(self.labels))
+        self.classifier = nn.Linear(self.hidden, self.classes)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, classes)`."""
@@ -89,8 +96,14 @@ class UtteranceClassification(Task):
 
     def build_metric(self) -> Metric:
         """Share of utterances whose class is right."""
-        return MulticlassAccuracy(num_classes=len(self.labels), average="micro")
+        return MulticlassAccuracy(num_classes=self.classes, average="micro")
 
-    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, targets: Targets) -> None:
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         """Add a batch."""
-        metric.update(outputs.argmax(1), targets.values)
+        metric.update(outputs.argmax(1), batch.targets.values)
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The likeliest class and its probability."""
+        best = outputs.float().softmax(1).max(1)
+        rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        return [{self.field: self.labels[place], "probability": round(value, 4)} for value, place in rows]

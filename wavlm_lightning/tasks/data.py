@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wavlm_lightning.audio import SAMPLE_RATE
@@ -14,6 +15,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.resumable import ResumableData
+from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.places import cache_directory
 from wavlm_lightning.tasks.base import Task
@@ -21,7 +23,7 @@ from wavlm_lightning.upstreams.cache import FeatureCache
 
 
 class LabelledUtterances(Dataset[TaskBatch]):
-    """Batches of a split; an item is a list of (number, epoch) pairs.
+    """Batches of a split; an item is a list of (number, seed of its crop) pairs, see `BatchPlan`.
 
     Args:
         split: where the utterances are.
@@ -29,45 +31,58 @@ class LabelledUtterances(Dataset[TaskBatch]):
         max_seconds: crop longer ones at a random place; None for whole utterances.
         seed: of the crops.
         cache: features instead of audio.
+        factor: on the samples of every waveform.
     """
 
     def __init__(
-        self, split: Split, task: Task, max_seconds: float | None, seed: int, cache: FeatureCache | None
+        self,
+        split: Split,
+        task: Task,
+        max_seconds: float | None,
+        seed: int,
+        cache: FeatureCache | None,
+        factor: float = 1.0,
     ) -> None:
-        self.split, self.read_target, self.seed, self.cache = split, task.read_target, seed, cache
+        self.split, self.seed, self.cache, self.factor = split, seed, cache, factor
+        self.read_target, self.crop_target = task.read_target, task.crop_target
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-        self._targets: dict[int, torch.Tensor] = {}
+        self._targets: dict[int, Tensor] = {}
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
         """Read a batch."""
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
-        targets = Targets.pad([self._target(number) for number, _ in items])
         if self.cache is not None:
+            targets = Targets.pad([self._target(number) for number, _ in items])
             rows = [
                 self.cache.read(self.cache.path(shard.path.stem, shard.sha256), shard.keys[place])
                 for shard, place in places
             ]
             return TaskBatch(keys, self.cache.layers(rows), targets)
-        return TaskBatch(keys, Waveforms.pad([self._audio(number, epoch) for number, epoch in items]), targets)
+        waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
+        return TaskBatch(keys, Waveforms.pad(waveforms), Targets.pad(cropped))
 
-    def _target(self, number: int) -> torch.Tensor:
+    def _target(self, number: int) -> Tensor:
         if number not in self._targets:
             shard, place = self.split.locate(number)
             self._targets[number] = self.read_target(shard.meta(place))
         return self._targets[number]
 
-    def _audio(self, number: int, epoch: int) -> np.ndarray:
+    def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, Tensor]:
         shard, place = self.split.locate(number)
-        samples = shard.samples[place]
+        samples, target = shard.samples[place], self._target(number)
         if self.max_samples is None or samples <= self.max_samples:
-            return shard.waveform(place)
-        rng = np.random.default_rng([self.seed, epoch, number])
-        return shard.waveform(place, int(rng.integers(samples - self.max_samples + 1)), self.max_samples)
+            return shard.waveform(place) * np.float32(self.factor), target
+        rng = np.random.default_rng([self.seed, seed, number])
+        start = int(rng.integers(samples - self.max_samples + 1))
+        waveform = shard.waveform(place, start, self.max_samples) * np.float32(self.factor)
+        return waveform, self.crop_target(target, start, self.max_samples)
 
 
 class TaskData(ResumableData):
     """A corpus with train, valid and test splits, for any task.
+
+    A split may be several of the corpus' splits, joined by `+`.
 
     Args:
         corpus: a corpus folder.
@@ -75,6 +90,8 @@ class TaskData(ResumableData):
         batch_seconds: audio a training batch, padding counted; null for no such limit.
         eval_batch_seconds: audio a batch in validation and test.
         max_seconds: crop longer training utterances at random; null trains on whole ones.
+        min_seconds: leave shorter utterances out of training.
+        gain_db: on every waveform; SUPERB's KS, SV and QbE apply -3 dB.
         train_split: name of the split.
         valid_split: name of the split.
         test_split: name of the split.
@@ -94,6 +111,8 @@ class TaskData(ResumableData):
         batch_seconds: float | None = None,
         eval_batch_seconds: float = 60.0,
         max_seconds: float | None = None,
+        min_seconds: float = 0.0,
+        gain_db: float = 0.0,
         train_split: str = "train",
         valid_split: str = "valid",
         test_split: str = "test",
@@ -106,7 +125,8 @@ class TaskData(ResumableData):
         super().__init__()
         self.path = Path(corpus)
         self.batch_size, self.batch_seconds, self.eval_batch_seconds = batch_size, batch_seconds, eval_batch_seconds
-        self.max_seconds, self.balance = max_seconds, balance
+        self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
+        self.factor = 10 ** (gain_db / 20)
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
         if cache is not None:
@@ -134,10 +154,19 @@ class TaskData(ResumableData):
             UserError: a split is missing, or the task, the cropping or the budget rule the cache out.
         """
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
-        corpus = self.corpus
-        self.opened = {name: corpus.split(self.splits[name]) for name in used}
+        self.opened = self.open_stage(used)
         if self.cache_directory is not None:
             self._fill_cache()
+
+    def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
+        """The splits that a stage uses: some of `train`, `valid` and `test`."""
+        corpus, task = self.corpus, self._task()
+        names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
+        opened = {name: open_splits(corpus, names[name]) for name in used}
+        if self.min_seconds and "train" in opened:
+            enough = np.flatnonzero(opened["train"].samples > self.min_seconds * SAMPLE_RATE)
+            opened["train"] = Subset.of(opened["train"], enough, f"with data.min_seconds={self.min_seconds}")
+        return opened
 
     def _fill_cache(self) -> None:
         task, trainer, directory = self._task(), self.trainer, self.cache_directory
@@ -151,7 +180,7 @@ class TaskData(ResumableData):
                     f"cache: {longer} training utterances are longer than data.max_seconds={self.max_seconds} and would be "
                     "cropped anew each epoch; set data.cache: null or data.max_seconds: null"
                 )
-        self.cache = FeatureCache(directory, task.upstream, task.cache_level, self.cache_gib)
+        self.cache = FeatureCache(directory, task.upstream, task.cache_level, self.cache_gib, self.factor)
         for split in self.opened.values():
             self.cache.check_budget(split.samples)
             for shard in split.shards[trainer.global_rank :: trainer.world_size]:
@@ -165,9 +194,11 @@ class TaskData(ResumableData):
         if not train:
             longest = float(split.samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
-        if train and self.balance:
+        # s3prl draws the classes evenly when it validates, too, and then crops as it does in training.
+        resampled = name == "valid" and task.protocol == "superb" and self.balance is not None
+        if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
-        max_seconds = self.max_seconds if train else None
+        max_seconds = self.max_seconds if train or resampled else None
         plan = BatchPlan(
             split.samples,
             rank=trainer.global_rank,
@@ -179,13 +210,14 @@ class TaskData(ResumableData):
         )
         if train:
             self.resume(plan)
-        utterances = LabelledUtterances(split, task, max_seconds, self.seed, self.cache)
+        utterances = LabelledUtterances(split, task, max_seconds, self.seed, self.cache, self.factor)
         pin = torch.cuda.is_available()
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
 
     def layout(self) -> dict[str, Any]:
         """Corpus and the arguments that shape training batches."""
-        batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.balance, self.splits["train"], self.seed]
+        batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.min_seconds, self.balance]
+        batch += [self.splits["train"], self.seed]
         return {"corpus": self.corpus.sha256, "batch": batch}
 
     @staticmethod

@@ -4,7 +4,8 @@ from wavlm_lightning.tasks.classification import UtteranceClassification
 
 
 class SpeakerIdentification(UtteranceClassification):
-    """One class a speaker; accuracy. SUPERB crops training utterances to 8 s (`data.max_seconds`).
+    """One class a speaker; accuracy. SUPERB crops training utterances to 8 s (`data.max_seconds`) and
+    tests on whole recordings. `protocol` makes no difference.
 
     Reads `speaker` of each utterance and the corpus' `speakers`. See `UtteranceClassification` for the arguments.
     """

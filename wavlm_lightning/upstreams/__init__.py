@@ -1,8 +1,21 @@
 """Anything that turns waveforms into `Layers`, and the weighted sum every head reads."""
 
 from wavlm_lightning.upstreams.base import Upstream
+from wavlm_lightning.upstreams.fairseq import FairseqUpstream
+from wavlm_lightning.upstreams.huggingface import HuggingFaceUpstream
 from wavlm_lightning.upstreams.spectral import Fbank, Mfcc
+from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, TorchaudioUpstream
 from wavlm_lightning.upstreams.wavlm import WavLMUpstream
 from wavlm_lightning.upstreams.weighted_sum import WeightedSum
 
-__all__ = ["Fbank", "Mfcc", "Upstream", "WavLMUpstream", "WeightedSum"]
+__all__ = [
+    "FairseqUpstream",
+    "Fbank",
+    "HuggingFaceUpstream",
+    "Mfcc",
+    "TorchaudioModel",
+    "TorchaudioUpstream",
+    "Upstream",
+    "WavLMUpstream",
+    "WeightedSum",
+]

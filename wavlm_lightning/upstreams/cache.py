@@ -37,6 +37,7 @@ class FeatureCache:
         upstream: a frozen upstream.
         level: `utterance` or `frame`.
         budget_gib: refuse to begin if a split would take more than this.
+        factor: on the samples of every waveform.
 
     Example:
         >>> cache = FeatureCache(Path("runs/cache"), upstream, "utterance")
@@ -44,13 +45,16 @@ class FeatureCache:
         >>> cache.layers("train-000000", ["a", "b"])
     """
 
-    def __init__(self, directory: Path, upstream: Upstream, level: Level, budget_gib: float = 20.0) -> None:
+    def __init__(
+        self, directory: Path, upstream: Upstream, level: Level, budget_gib: float = 20.0, factor: float = 1.0
+    ) -> None:
         if not upstream.frozen:
             raise UserError(
                 "cache: the upstream is trained (frozen: false), so its features change; switch the cache off"
             )
-        self.upstream, self.level, self.budget_gib = upstream, level, budget_gib
-        digest = hashlib.sha256(f"{upstream.fingerprint()} {level}".encode()).hexdigest()[:16]
+        self.upstream, self.level, self.budget_gib, self.factor = upstream, level, budget_gib, factor
+        content = f"{upstream.fingerprint()} {level}" + (f" {factor}" if factor != 1 else "")
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
         self.directory = directory / f"{upstream.label.replace('/', '_').replace(' ', '-')}-{level}-{digest}"
         self._open: dict[str, safe_open] = {}
 
@@ -126,6 +130,7 @@ class FeatureCache:
     ) -> dict[str, Tensor]:
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         audio = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+        audio = audio * self.factor
         layers = upstream(audio.to(device), lengths.to(device))
         if self.level == "utterance":
             means = layers.mean_over_time().float().cpu()

@@ -21,14 +21,16 @@ class Spectral(Upstream):
         cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does; but
             with mean pooling the mean of every dimension is then zero and all utterances look alike, so switch it
             off for KS, SID, IC and ER (s3prl issue 316).
+        label: what tables call it.
     """
 
     num_layers = 1
     frame_rate = 100.0
 
-    def __init__(self, cmvn: bool = True) -> None:
+    def __init__(self, cmvn: bool = True, label: str | None = None) -> None:
         super().__init__(frozen=True)
         self.cmvn = cmvn
+        self.label = label or type(self).label
 
     def settings(self) -> str:
         """CMVN or not."""
@@ -63,6 +65,7 @@ class Fbank(Spectral):
 
     Args:
         cmvn: see `Spectral`.
+        label: what tables call it.
     """
 
     label = "FBANK"
@@ -77,6 +80,7 @@ class Mfcc(Spectral):
 
     Args:
         cmvn: see `Spectral`.
+        label: what tables call it.
     """
 
     label = "MFCC"

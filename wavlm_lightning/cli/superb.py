@@ -1,0 +1,114 @@
+"""`wavlm superb UPSTREAM... --data mini|DIR --output DIR`: the benchmark, any subset of tasks, one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+EPILOG = """upstreams:
+  runs/demo/pretrain           a pre-training run, a .ckpt, a Hugging Face folder, a unilm or fairseq .pt
+  tiny, base, base_plus, large a WavLM with random weights
+  fbank, mfcc                  spectral features (without CMVN where a head averages over time)
+  hf:NAME_OR_FOLDER            wav2vec 2.0, HuBERT, WavLM, data2vec, ... through transformers
+  torchaudio:HUBERT_BASE       a torchaudio pipeline
+  package.module.Class         an Upstream of your own
+  LABEL=ANY_OF_THESE           what tables call it
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(
+        prog="wavlm superb",
+        description="Train and test SUPERB's heads on frozen encoders. Runs that have a card are not repeated; an "
+        "interrupted call goes on where it stopped.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("upstreams", nargs="+", metavar="UPSTREAM", help="see below")
+    parser.add_argument(
+        "--data", required=True, help="mini (made in the output folder), or a folder of corpora from `wavlm prepare`"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for runs, cards and the table")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="pr asr ks ic sid er qbe sf sv sd; all by default")
+    parser.add_argument(
+        "--search",
+        nargs="*",
+        type=float,
+        metavar="RATE",
+        help="try these learning rates, the official grid if none is named, and keep the best on validation",
+    )
+    parser.add_argument("--steps", type=int, help="updates of every head, instead of the configurations'")
+    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
+    parser.add_argument("--jobs", type=int, help="runs at a time; one a GPU, or one a core (default)")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
+    arguments = parser.parse_args(argv)
+
+    from wavlm_lightning.cli.superb_runs import UpstreamSpec, check_tasks, plan_cell
+
+    upstreams = [UpstreamSpec.parse(spec) for spec in arguments.upstreams]
+    out, data = arguments.output, Path(arguments.data)
+    if arguments.data == "mini":
+        from wavlm_lightning.data.mini import prepare_mini
+
+        data = out / "corpus"
+        prepare_mini(data, arguments.size)
+    mini = is_mini(data)
+    tasks = check_tasks(arguments.tasks, mini)
+    extra: list[str] = []
+    if arguments.steps is not None:
+        every = max(1, arguments.steps // 4)
+        extra = ["--trainer.max_steps", str(arguments.steps), "--trainer.val_check_interval", str(every)]
+    cells = [
+        plan_cell(
+            task, upstream, data, out / upstream.folder, mini=mini, rates=rates(arguments.search, task), extra=extra
+        )
+        for task in tasks
+        for upstream in upstreams
+    ]
+    if arguments.dry_run:
+        for run in (run for cell in cells for run in cell.all_runs()):
+            for verb in ("fit", "test") if run.fits else ("test",):
+                end = ["--ckpt_path", "best"] if run.fits and verb == "test" else []
+                print(shlex.join(["wavlm", verb, *run.options, "--trainer.default_root_dir", str(run.folder), *end]))
+        return 0
+
+    from wavlm_lightning.cli.superb_scores import run_cells, settle, write_tables
+
+    run_cells(cells, arguments.jobs or default_jobs())
+    cards = {(cell.task, cell.upstream.folder): settle(cell) for cell in cells}
+    print(write_tables(out, cards, tasks, [upstream.folder for upstream in upstreams], mini))
+    return 0
+
+
+def is_mini(data: Path) -> bool:
+    """Whether a folder of corpora was made by `wavlm prepare mini`.
+
+    Raises:
+        UserError: it holds no corpora.
+    """
+    from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.errors import UserError
+
+    found = sorted(data.glob("*/corpus.json"))
+    if not found:
+        raise UserError(f"--data {data}: no corpora there; make them with `wavlm prepare`, or use --data mini")
+    return all(Corpus.open(path.parent).body["source"].get("recipe") == "mini" for path in found)
+
+
+def rates(search: list[float] | None, task: str) -> list[float] | None:
+    """The learning rates to try: None for that of the configuration."""
+    from wavlm_lightning.cli.superb_runs import official_rates
+
+    if search is None or task == "qbe":
+        return None
+    return search or official_rates(task)
+
+
+def default_jobs() -> int:
+    """One run a GPU; on a CPU one a core, since two runs of one thread do more work than one of two."""
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1

@@ -1,0 +1,121 @@
+"""A head from its run folder, ready to be applied to recordings."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, load_mono
+from wavlm_lightning.cli.callbacks import BEST
+from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.folder import SUFFIXES
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks import Task
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A task whose head is trained, on a device.
+
+    Attributes:
+        task: in eval mode.
+        factor: on the samples of every waveform, as in training.
+        device: where it runs.
+    """
+
+    task: Task
+    factor: float
+    device: torch.device
+
+
+def load_head(run: Path, device: str | None = None) -> TrainedHead:
+    """Open a run folder that `wavlm fit` has made.
+
+    Args:
+        run: the folder.
+        device: where to run; the GPU if there is one by default.
+
+    Raises:
+        UserError: it is no such folder, holds no head, or its upstream is gone.
+    """
+    config, checkpoint = run / "config.yaml", run / "checkpoints" / f"{BEST}.ckpt"
+    for path in (config, checkpoint):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; give the run folder of a head that `wavlm fit` has trained")
+    content = yaml.safe_load(config.read_text())
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningModule, "model")
+    try:
+        model = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except ArgumentError as error:
+        raise UserError(f"{config}: {error}") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{checkpoint}: not readable as a checkpoint; is it cut short?") from error
+    if not isinstance(model, Task):
+        raise UserError(f"{run}: holds {type(model).__name__}, which is no head; give the run folder of a task")
+    model.on_load_checkpoint(state)
+    model.load_state_dict(state["state_dict"])
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    gain = (content.get("data") or {}).get("init_args", {}).get("gain_db") or 0.0
+    return TrainedHead(model.eval().to(place), 10 ** (gain / 20), place)
+
+
+def audio_files(given: Path) -> list[Path]:
+    """A file, or all recordings in a folder and below it, in order of their names.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    if given.is_file():
+        return [given]
+    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise UserError(f"{given}: no such file, and no recordings in a folder of that name")
+    return found
+
+
+def predict_files(head: TrainedHead, paths: Sequence[Path], batch_seconds: float) -> Iterator[dict[str, Any]]:
+    """What the head says of each file, in order.
+
+    Args:
+        head: from `load_head`.
+        paths: audio files of any rate.
+        batch_seconds: audio a batch, padding counted; a longer file is a batch of its own.
+
+    Yields:
+        `file`, and what the task's `readable` gives.
+
+    Raises:
+        UserError: a file is not usable.
+    """
+    waiting: list[tuple[Path, np.ndarray]] = []
+    for path in paths:
+        try:
+            waveform = load_mono(path) * np.float32(head.factor)
+        except (BadAudio, OSError) as error:
+            raise UserError(f"{error}; leave it out") from error
+        longest = max(len(waveform), *(len(w) for _, w in waiting)) if waiting else len(waveform)
+        if waiting and (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE:
+            yield from _predict(head, waiting)
+            waiting = []
+        waiting.append((path, waveform))
+    if waiting:
+        yield from _predict(head, waiting)
+
+
+@torch.inference_mode()
+def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]]) -> Iterator[dict[str, Any]]:
+    inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
+    outputs, lengths = head.task(inputs)
+    for (path, _), row in zip(batch, head.task.readable(outputs, lengths), strict=True):
+        yield {"file": str(path), **row}

@@ -1,0 +1,90 @@
+"""Common Voice: sentences read aloud by volunteers, in one language (release 11 and its like).
+
+A release is unpacked to `cv-corpus-VERSION-DATE/LANG/{train,dev,test}.tsv` and `LANG/clips/*.mp3`. Its tables are
+written without quoting (common-voice/CorporaCreator), while torchaudio's `COMMONVOICE` reads them with: a sentence that
+begins with a quotation mark swallows the rows behind it. So they are read here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import (
+    CorpusPlan,
+    Recording,
+    check_counts,
+    clean_key,
+    existing,
+    require_file,
+)
+from wavlm_lightning.errors import UserError
+
+HELP = "Common Voice in one language; DIR is the unpacked release, or the folder of the language in it"
+
+TABLES = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
+COLUMNS = ("client_id", "path", "sentence")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The language."""
+    parser.add_argument("--language", required=True, help="its code, as in the folder names: es, ar, zh-CN, ...")
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """Clips with `text`, `speaker` (from the client's hash) and `language`.
+
+    Official counts differ with language and release; the tables themselves say what must be there.
+
+    Args:
+        root: the unpacked release, or the folder of the language.
+        arguments: `allow_partial`, `language`.
+
+    Raises:
+        UserError: no tables, or clips that they list are missing.
+    """
+    folder = root / arguments.language if (root / arguments.language).is_dir() else root
+    listed = {split: _recordings(folder, name, arguments.language) for split, name in TABLES.items()}
+    splits = {split: existing(part) for split, part in listed.items()}
+    found = {split: len(part) for split, part in splits.items()}
+    wanted = {split: len(part) for split, part in listed.items()}
+    check_counts(found, wanted, arguments.allow_partial, folder, "clips")
+    return CorpusPlan(
+        name=f"common_voice-{arguments.language}",
+        licence="CC0-1.0",
+        splits=splits,
+        inventories={
+            "languages": [arguments.language],
+            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
+        },
+        source={"release": folder.resolve().parent.name},
+    )
+
+
+def _recordings(folder: Path, name: str, language: str) -> list[Recording]:
+    path = require_file(folder / name, f"a table of Common Voice in {language}")
+    recordings = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if missing:
+            raise UserError(f"{path}: no column {missing[0]!r}; this is no table of Common Voice")
+        for row in reader:
+            clip = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"  # first releases: no suffix
+            meta = {
+                "text": _unquoted(row["sentence"]),
+                "speaker": hashlib.sha256(row["client_id"].encode()).hexdigest()[:16],
+                "language": language,
+            }
+            recordings.append(Recording(folder / "clips" / clip, clean_key(Path(clip).stem), meta))
+    return recordings
+
+
+def _unquoted(sentence: str) -> str:
+    """The sentence without the quotation marks of a spreadsheet that once held it, which double those inside."""
+    sentence = sentence.strip()
+    if len(sentence) > 2 and sentence[0] == sentence[-1] == '"':
+        sentence = sentence[1:-1].replace('""', '"')
+    return sentence

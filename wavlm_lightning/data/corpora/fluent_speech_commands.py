@@ -1,0 +1,62 @@
+"""Fluent Speech Commands: commands of an action, an object and a location, with the official splits (SUPERB's IC).
+
+DIR is the folder fluent_speech_commands_dataset of the archive, with `data` and `wavs`, or the folder above it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import (
+    CorpusPlan,
+    Recording,
+    check_counts,
+    clean_key,
+    existing,
+    require_file,
+    require_folder,
+)
+
+HELP = "Fluent Speech Commands, with action, object and location (IC)"
+
+FOLDER = "fluent_speech_commands_dataset"
+OFFICIAL = {"train": 23_132, "valid": 3_118, "test": 3_793}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing beyond the folder."""
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """See `wavlm_lightning.data.corpora`."""
+    from torchaudio.datasets import FluentSpeechCommands
+
+    # torchaudio knows the data set under its published name alone.
+    folder = root.absolute() if root.absolute().name == FOLDER else root / FOLDER
+    require_folder(folder, "the unpacked Fluent Speech Commands, with the folders data and wavs")
+    splits: dict[str, list[Recording]] = {}
+    intents: dict[str, dict[str, None]] = {"action": {}, "object": {}, "location": {}}
+    for split in OFFICIAL:
+        require_file(folder / "data" / f"{split}_data.csv", f"the official list of {split}")
+        subset = FluentSpeechCommands(folder.parent, split)
+        recordings = []
+        for number in range(len(subset)):
+            path, _, name, speaker, text, action, item, location = subset.get_metadata(number)
+            intent = {"action": action, "object": item, "location": location}
+            meta = {"speaker": speaker, "text": text, "language": "en", "intent": intent}
+            recordings.append(Recording(folder / path, clean_key(f"{speaker}-{name}"), meta))
+            if split == "train":  # the order of first appearance, as in s3prl
+                for slot, value in intent.items():
+                    intents[slot][value] = None
+        splits[split] = existing(recordings)
+    check_counts({split: len(part) for split, part in splits.items()}, OFFICIAL, arguments.allow_partial, folder)
+    return CorpusPlan(
+        name="Fluent Speech Commands",
+        licence="Fluent Speech Commands Public License (academic research)",
+        splits=splits,
+        inventories={
+            "intents": {slot: list(values) for slot, values in intents.items()},
+            "speakers": {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()},
+        },
+    )

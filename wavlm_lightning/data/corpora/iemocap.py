@@ -1,0 +1,80 @@
+"""IEMOCAP: acted dialogues in five sessions of two speakers each, with an emotion for every turn (SUPERB's ER).
+
+The official tree is read as it is released: turns in `SessionN/sentences/wav/DIALOGUE/TURN.wav`, labels in
+`SessionN/dialog/EmoEvaluation/DIALOGUE.txt`. torchaudio's `IEMOCAP` is no help: it wants the folder under another name
+than the release has, cuts paths at the first "Session" in them, and takes the actor who wore the markers in a dialogue
+for the speaker of all its turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, existing, require_folder
+
+HELP = "IEMOCAP, four emotions, one split a session (SUPERB ER); DIR holds Session1 to Session5"
+
+EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
+"""Label in the release to class; excitement counts as happiness and all other labels are left out, as in s3prl
+`downstream/emotion/IEMOCAP_preprocess.py`, whose order of classes this is too."""
+
+# Counted in the metadata that s3prl ships (`downstream/emotion/meta_data/Session*/test_meta_data.json`).
+FOLDS = {"fold1": 1085, "fold2": 1023, "fold3": 1151, "fold4": 1031, "fold5": 1241}
+OF_EMOTION = {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing beyond the folder."""
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """Split `foldK` holds session K: fold K of SUPERB tests on it and trains on the other four.
+
+    Args:
+        root: the folder with `Session1` ... `Session5`.
+        arguments: `allow_partial`.
+
+    Raises:
+        UserError: no such tree, or other counts than the official ones.
+    """
+    require_folder(root, "the folders Session1 to Session5 of the IEMOCAP release")
+    splits = {f"fold{number}": existing(_session(root / f"Session{number}", number)) for number in range(1, 6)}
+    check_counts({split: len(part) for split, part in splits.items()}, FOLDS, arguments.allow_partial, root)
+    metas = [recording.meta for part in splits.values() for recording in part]
+    emotions = Counter(meta["emotion"] for meta in metas)
+    check_counts(emotions, OF_EMOTION, arguments.allow_partial, root, "turns (as an emotion)")
+    return CorpusPlan(
+        name="iemocap",
+        licence="IEMOCAP release licence (research, by request to USC)",
+        splits=splits,
+        inventories={
+            "emotions": list(dict.fromkeys(EMOTIONS.values())),
+            "speakers": sorted({meta["speaker"] for meta in metas}),
+        },
+    )
+
+
+def _session(folder: Path, number: int) -> list[Recording]:
+    """The turns of the four classes, by name."""
+    recordings = []
+    for labels in folder.glob("dialog/EmoEvaluation/*.txt"):
+        if labels.name.startswith("."):  # the release carries the resource forks of a Mac
+            continue
+        for line in labels.read_text(errors="replace").splitlines():
+            # [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[2.5000, 2.5000, 2.5000]; other lines are the raters'
+            fields = line.split("\t")
+            if not line.startswith("[") or len(fields) < 3 or fields[2] not in EMOTIONS:
+                continue
+            turn = fields[1]
+            dialogue, _, utterance = turn.rpartition("_")
+            meta = {
+                # The first letter names the actor with the markers, the last part the one who speaks.
+                "speaker": turn[:5] + utterance[0],
+                "emotion": EMOTIONS[fields[2]],
+                "session": number,
+                "act": "improvised" if "impro" in dialogue else "scripted",
+            }
+            recordings.append(Recording(folder / "sentences" / "wav" / dialogue / f"{turn}.wav", turn, meta))
+    return sorted(recordings, key=lambda recording: recording.key)

@@ -1,0 +1,93 @@
+"""Pronunciation lexica: the phones of a text, as SUPERB's phoneme recognition defines them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import require_file
+from wavlm_lightning.errors import UserError
+
+VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
+CONSONANTS = ["B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N"]
+CONSONANTS += ["NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH"]
+SILENCE, SPOKEN_NOISE = "SIL", "SPN"
+PHONES: tuple[str, ...] = (
+    SILENCE,
+    SPOKEN_NOISE,
+    *sorted([*CONSONANTS, *(f"{vowel}{stress}" for vowel in VOWELS for stress in "012")]),
+)
+"""71 symbols: SIL, SPN, then 24 consonants and 15 vowels with stress 0 (none), 1 (primary) and 2 (secondary), sorted.
+
+The order of s3prl `downstream/ctc/vocab/phoneme.txt`.
+"""
+
+Lexicon = dict[str, tuple[str, ...]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a recipe whose texts can be looked up."""
+    parser.add_argument(
+        "--lexicon",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="pronunciations, `WORD PHONE PHONE ...` a line; adds phones, for phoneme recognition (SUPERB: the "
+        "LibriSpeech 200k G2P lexicon and the list of the remaining words)",
+    )
+    parser.add_argument(
+        "--missing-words", choices=("stop", "spn"), default="stop", help="what to do with words of no lexicon"
+    )
+
+
+def read_lexica(paths: list[Path]) -> Lexicon:
+    """The first pronunciation of every word, in the order of the files.
+
+    Args:
+        paths: lexica; words and phones stand between spaces or tabs.
+
+    Raises:
+        UserError: no such file, or a pronunciation that is empty or holds a symbol that is none of `PHONES`.
+    """
+    known = set(PHONES)
+    lexicon: Lexicon = {}
+    for path in paths:
+        require_file(path, "a lexicon, with a word and its phones on each line")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            word, *phones = line.split() or [""]
+            if not word:
+                continue
+            if not phones or not known.issuperset(phones):
+                wrong = next((phone for phone in phones if phone not in known), "nothing")
+                raise UserError(f"{path}, line {number}: {word} is spoken {wrong!r}, which is no CMU phone with stress")
+            lexicon.setdefault(word, tuple(phones))
+    return lexicon
+
+
+def phones_of(texts: list[str], lexicon: Lexicon, missing: str = "stop") -> list[list[list[str]]]:
+    """What `meta["phones"]` is for each text: the words' phones one after the other, without silences between words.
+
+    Args:
+        texts: words between spaces, written as in the lexicon.
+        lexicon: see `read_lexica`.
+        missing: `stop` at words of no lexicon, or take `spn` (spoken noise) for them.
+
+    Returns:
+        For each text, a list of `[phone]`.
+
+    Raises:
+        UserError: words are missing, with `missing="stop"`.
+
+    Example:
+        >>> phones_of(["HI HI"], {"HI": ("HH", "AY1")})
+        [[['HH'], ['AY1'], ['HH'], ['AY1']]]
+    """
+    absent = sorted({word for text in texts for word in text.split() if word not in lexicon})
+    if absent and missing == "stop":
+        some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        raise UserError(
+            f"--lexicon: no pronunciation of {some}; add a lexicon that has them, or take {SPOKEN_NOISE} for them with "
+            "--missing-words spn"
+        )
+    unknown = (SPOKEN_NOISE,)
+    return [[[phone] for word in text.split() for phone in lexicon.get(word, unknown)] for text in texts]

@@ -1,0 +1,83 @@
+"""Noise to mix into speech: any tree of recordings, such as that of the DNS challenge, cut into pieces."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, clean_key, require_folder
+from wavlm_lightning.errors import UserError
+
+HELP = "any folder of noises, cut into pieces, for utterance mixing; silent pieces need --on-error skip"
+
+SHORTEST_SECONDS = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to cut and to split."""
+    parser.add_argument("--piece-seconds", type=float, default=10.0, help="longest piece (default 10)")
+    parser.add_argument("--valid", type=float, default=0.05, help="share of the files for validation (default 0.05)")
+    parser.add_argument("--test", type=float, default=0.05, help="share of the files for test (default 0.05)")
+    parser.add_argument("--name", help="name of the corpus; that of the folder by default")
+    parser.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """Pieces with their file as `source`; all pieces of a file are in one split, which the hash of its path decides.
+
+    Args:
+        root: searched with all folders below it.
+        arguments: `piece_seconds`, `valid`, `test`, `name`, `licence`.
+
+    Raises:
+        UserError: no such folder, nothing in it, or settings that leave nothing to train on.
+    """
+    from wavlm_lightning.data.folder import SUFFIXES
+
+    require_folder(root, "recordings of noise")
+    if arguments.piece_seconds < SHORTEST_SECONDS:
+        raise UserError(f"--piece-seconds {arguments.piece_seconds:g}: pieces under {SHORTEST_SECONDS:g} s are dropped")
+    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise UserError(f"{root}: no {', '.join(sorted(SUFFIXES))} file here or below")
+    order = sorted(files, key=lambda file: hashlib.sha256(file.as_posix().encode()).hexdigest())
+    valid, test = math.ceil(arguments.valid * len(order)), math.ceil(arguments.test * len(order))
+    if valid + test >= len(order):
+        raise UserError(f"{root}: --valid and --test would hold out all {len(order)} recordings")
+    held = {"valid": set(order[:valid]), "test": set(order[valid : valid + test])}
+    held["train"] = set(order[valid + test :])
+    pieces = {file: _pieces(root, file, arguments.piece_seconds) for file in files}
+    splits = {s: [p for file in files if file in held[s] for p in pieces[file]] for s in ("train", "valid", "test")}
+    if not splits["train"]:
+        raise UserError(f"{root}: no recording to train on is {SHORTEST_SECONDS:g} s long")
+    return CorpusPlan(
+        name=arguments.name or root.resolve().name,
+        licence=arguments.licence,
+        splits=splits,
+        inventories={},
+        source={
+            "piece_seconds": arguments.piece_seconds,
+            "files_too_short": sum(not part for part in pieces.values()),
+        },
+    )
+
+
+def _pieces(root: Path, file: Path, seconds: float) -> list[Recording]:
+    """Consecutive pieces of a file; what is left at its end counts if it is not too short."""
+    import soundfile
+
+    meta = {"source": file.as_posix()}
+    # Two files may differ in what a key cannot hold, so the path itself decides.
+    key = f"{clean_key(str(file.with_suffix('')))}-{hashlib.sha256(file.as_posix().encode()).hexdigest()[:8]}"
+    try:
+        length = soundfile.info(str(root / file)).duration
+    except soundfile.LibsndfileError:  # `write_corpus` meets the same error, and knows whether to stop or to skip
+        return [Recording(root / file, key, meta)]
+    starts = [number * seconds for number in range(math.ceil(length / seconds))]
+    return [
+        Recording(root / file, f"{key}-{number:05d}", meta, start, min(start + seconds, length))
+        for number, start in enumerate(starts)
+        if min(start + seconds, length) - start >= SHORTEST_SECONDS
+    ]

@@ -1,0 +1,121 @@
+"""QUESST 2014: spoken queries to be found in spoken documents, non-native English part (SUPERB's QbE).
+
+`scoring/language_key_{utterances,dev,eval}.lst` list documents and queries with their language, and
+`scoring/groundtruth_quesst14_{dev,eval}/quesst14_{dev,eval}.rttm` says which document holds which query: a line
+`LEXEME DOCUMENT 1 START DURATION QUERY ...` for each place, whatever the type of the match (exact, reordered,
+inflected), as the official scorer takes it. Its tlist and ecf files repeat the lists and are not needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wavlm_lightning.data.recordings import (
+    CorpusPlan,
+    Recording,
+    check_counts,
+    existing,
+    require_file,
+    require_folder,
+)
+from wavlm_lightning.errors import UserError
+
+HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder it lies in"
+
+FOLDER = "quesst14Database"
+LANGUAGE = "nnenglish"
+# split: (torchaudio's name of the subset, its list, English utterances, utterances of all languages)
+SUBSETS = {
+    "documents": ("docs", "utterances", 2438, 12492),
+    "queries-valid": ("dev", "dev", 138, 560),
+    "queries-test": ("eval", "eval", 138, 555),  # all languages: [unverified], and so only warned of
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Nothing beyond the folder."""
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """Splits `documents` (`terms`: keys of the queries they hold), `queries-valid` and `queries-test` (`term`).
+
+    The inventory `trial_grid` keeps, for either split of queries, how many queries and documents the whole multilingual
+    task has. The official scorer removes queries that are in no document and fills the trials that a system did not
+    submit with a low score; SUPERB submits English alone, so its published figures count those of all other languages
+    as missed.
+
+    Args:
+        root: `quesst14Database`, or the folder it lies in.
+        arguments: `allow_partial`.
+
+    Raises:
+        UserError: no such tree, no ground truth, or other counts than the official ones.
+    """
+    from torchaudio.datasets import QUESST14
+
+    root = root.absolute()
+    parent = root.parent if root.name == FOLDER else root
+    base = require_folder(parent / FOLDER, "QUESST 2014 (Audio, dev_queries, eval_queries, scoring)")
+    for _, name, *_ in SUBSETS.values():
+        require_file(base / "scoring" / f"language_key_{name}.lst", "a list of QUESST 2014")
+    paths: dict[str, list[Path]] = {}
+    listed: dict[str, list[Path]] = {}
+    for split, (subset, *_) in SUBSETS.items():
+        # torchaudio downloads nothing unless told to; it reads the list, which is all that is asked of it here.
+        paths[split] = QUESST14(parent, subset, language=LANGUAGE).data
+        listed[split] = QUESST14(parent, subset, language=None).data
+    truth = {"queries-valid": _truth(base, "dev"), "queries-test": _truth(base, "eval")}
+    grid = {}
+    for split, places in truth.items():
+        searched = sum(path.stem in places for path in listed[split])
+        if not searched:
+            raise UserError(f"{base}: the ground truth of {split} names none of the listed queries; unpack it again")
+        grid[split] = {"queries": searched, "documents": len(listed["documents"])}
+    queries = {path.stem for split in truth for path in paths[split]}
+    terms = _terms(truth, queries)
+    splits = {
+        "documents": [_recording(path, {"terms": terms.get(path.stem, [])}) for path in paths["documents"]],
+        **{split: [_recording(path, {"term": path.stem}) for path in paths[split]] for split in truth},
+    }
+    splits = {split: existing(part) for split, part in splits.items()}
+    official = {split: english for split, (_, _, english, _) in SUBSETS.items()}
+    check_counts({split: len(part) for split, part in splits.items()}, official, arguments.allow_partial, base)
+    everything = {split: everyone for split, (_, _, _, everyone) in SUBSETS.items()}
+    found = {split: len(part) for split, part in listed.items()}
+    check_counts(found, everything, allow_partial=True, where=base, what="listed files of all languages")
+    unheard = sorted(path.stem for split, places in truth.items() for path in paths[split] if path.stem not in places)
+    return CorpusPlan(
+        name="quesst14",
+        licence="QUESST 2014 (MediaEval) terms, see the README of the database",
+        splits=splits,
+        inventories={"terms": sorted(queries), "trial_grid": grid},
+        source={"language": LANGUAGE, "queries_in_no_document": unheard},
+    )
+
+
+def _recording(path: Path, labels: dict[str, object]) -> Recording:
+    # SUPERB turns these down by 3 dB (s3prl `downstream/quesst14_dtw/dataset.py`): `data.gain_db` of the task does that.
+    return Recording(path, path.stem, {"language": "en", **labels})
+
+
+def _terms(truth: dict[str, dict[str, set[str]]], queries: set[str]) -> dict[str, list[str]]:
+    """Document to the queries that it holds, in their order."""
+    terms: dict[str, list[str]] = {}
+    for places in truth.values():
+        for query in sorted(queries & places.keys()):
+            for document in places[query]:
+                terms.setdefault(document, []).append(query)
+    return terms
+
+
+def _truth(base: Path, part: str) -> dict[str, set[str]]:
+    """Query to the documents that hold it, of all languages."""
+    path = base / "scoring" / f"groundtruth_quesst14_{part}" / f"quesst14_{part}.rttm"
+    places: dict[str, set[str]] = {}
+    for line in require_file(path, "the ground truth that QUESST 2014 comes with").read_text().splitlines():
+        fields = line.split()
+        # Speech in which no query is found has a line too, with NO_KEYWORD for a query: no listed query has that name.
+        if len(fields) >= 6 and fields[0] == "LEXEME":
+            places.setdefault(fields[5], set()).add(fields[1])
+    return places

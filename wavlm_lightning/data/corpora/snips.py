@@ -1,0 +1,127 @@
+"""Audio SNIPS: commands to an assistant, spoken by 16 synthetic voices, with their slots (SUPERB's SF).
+
+DIR is the folder that s3prl's preprocessing makes (`preprocess/snips_prepare_data.sh`, or its ready-made archive):
+`{train,valid,test}/VOICE-snips-SPLIT-N.wav`, `all.iob.snips.txt` and `slots.txt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
+from wavlm_lightning.errors import UserError
+
+HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder it lies in"
+
+FOLDER = "SNIPS"
+# Voices and counts: s3prl `downstream/ctc/snips.yaml` and `test/test_snips.py`.
+VOICES = {
+    "train": ["Ivy", "Joanna", "Joey", "Justin", "Kendra", "Kimberly", "Matthew", "Salli"],
+    "valid": ["Aditi", "Amy", "Geraint", "Nicole"],
+    "test": ["Brian", "Emma", "Raveena", "Russell"],
+}
+COUNTS = {"train": 104_672, "valid": 2_800, "test": 2_800}
+SILENT = "?!.,;-"
+"""Tokens that are not spoken: those that are a piece of this string (s3prl `downstream/ctc/text.py`)."""
+
+Tagged = list[list[str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The format of the audio."""
+    parser.add_argument(
+        "--audio-format", choices=("wav", "mp3"), default="wav", help="of the files in DIR (default wav)"
+    )
+
+
+def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """Utterances with `text`, `slots` and `tagged`, which is the annotation as published.
+
+    Args:
+        root: `SNIPS`, or the folder it lies in.
+        arguments: `allow_partial`, `audio_format`.
+
+    Raises:
+        UserError: no such tree, other counts than the official ones, or an annotation that does not fit.
+    """
+    from torchaudio.datasets import Snips
+
+    root = root.absolute()
+    parent = root.parent if root.name == FOLDER else root
+    base = require_folder(parent / FOLDER, "Audio SNIPS as s3prl prepares it (train, valid, test, all.iob.snips.txt)")
+    annotation = require_file(base / "all.iob.snips.txt", "the annotation of Audio SNIPS")
+    splits: dict[str, list[Recording]] = {}
+    for split, voices in VOICES.items():
+        data = Snips(parent, split, speakers=voices, audio_format=arguments.audio_format)
+        splits[split] = []
+        for number, path in enumerate(data.data):
+            if path.stem not in data.labels:
+                raise UserError(f"{annotation}: no line for {path.name}; prepare Audio SNIPS again")
+            *_, text, tags, domain = data.get_metadata(number)
+            splits[split].append(Recording(path, path.stem, _meta(path, text.split(" "), tags.split(" "), domain)))
+    check_counts({split: len(part) for split, part in splits.items()}, COUNTS, arguments.allow_partial, base)
+    return CorpusPlan(
+        name="snips",
+        licence="Audio SNIPS terms, see aws-samples/aws-lex-noisy-spoken-language-understanding",
+        splits=splits,
+        inventories={
+            "slots": _slots(base, splits),
+            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
+        },
+    )
+
+
+def _meta(path: Path, words: list[str], tags: list[str], domain: str) -> dict[str, Any]:
+    if len(words) != len(tags):
+        raise UserError(f"{path.stem}: {len(words)} words but {len(tags)} tags in all.iob.snips.txt; prepare it again")
+    tagged = [[word, tag] for word, tag in zip(words, tags, strict=True)]
+    return {
+        "speaker": path.stem.split("-")[0],
+        "language": "en",
+        "text": _spoken(tagged),
+        "slots": spans(tagged),
+        "tagged": tagged,
+        "domain": domain,
+    }
+
+
+def _spoken(tagged: Tagged) -> str:
+    return " ".join("AND" if word == "&" else word for word, _ in tagged if word not in SILENT)
+
+
+def spans(tagged: Tagged) -> list[list[str]]:
+    """Slots in the order of the text.
+
+    The tags carry no B and I, so neighbouring slots of one type are one slot, and so they are in SUPERB. There, a span
+    that begins or ends with a token that is not spoken loses that mark from its target and with it counts as no slot;
+    here it is one, and who needs the official target makes it from `tagged`.
+
+    Args:
+        tagged: (word, tag) pairs, without sentence boundaries; tag `O` is outside all slots.
+
+    Returns:
+        (type, value) pairs; values are what is spoken of the span, and slots of which nothing is spoken are left out.
+
+    Example:
+        >>> spans([["PLAY", "O"], ["ROCK", "genre"], ["&", "genre"], ["ROLL", "genre"], [".", "O"]])
+        [['genre', 'ROCK AND ROLL']]
+    """
+    runs = [(tag, _spoken(list(run))) for tag, run in groupby(tagged, key=lambda pair: pair[1])]
+    return [[tag, value] for tag, value in runs if tag != "O" and value]
+
+
+def _slots(base: Path, splits: dict[str, list[Recording]]) -> list[str]:
+    """The slot types: in the order of `slots.txt`, by which SUPERB numbers them, or sorted where there is none."""
+    tags = {tag for part in splits.values() for recording in part for _, tag in recording.meta["tagged"]} - {"O"}
+    path = base / "slots.txt"
+    if not path.is_file():
+        return sorted({tag for recording in splits["train"] for _, tag in recording.meta["tagged"]} - {"O"})
+    slots = [line for line in path.read_text().splitlines()[1:] if line]  # the first line is O, the most frequent tag
+    if tags - set(slots):
+        raise UserError(
+            f"{path}: the annotation has slots that are not listed here: {', '.join(sorted(tags - set(slots)))}"
+        )
+    return slots

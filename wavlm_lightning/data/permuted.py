@@ -1,0 +1,50 @@
+"""A corpus whose labels sit on the wrong utterances: whatever still scores above chance there reads something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter, Split
+from wavlm_lightning.data.shards import Utterance
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.progress import progress_bar
+
+
+def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
+    """Write a copy in which the metadata of every split is dealt anew, and so are the answers of the trials.
+
+    Args:
+        corpus: what to copy.
+        out: folder of the copy.
+        seed: of the permutation.
+
+    Raises:
+        UserError: `out` is the corpus itself.
+    """
+    if out.resolve() == corpus.directory.resolve():
+        raise UserError(f"{out}: is the corpus itself; choose another --out")
+    rng = np.random.default_rng(seed)
+    writer = CorpusWriter(
+        out, f"{corpus.name}, labels permuted", corpus.body["licence"], {**corpus.body["source"], "permuted": seed}
+    )
+    total = sum(part["utterances"] for part in corpus.body["splits"].values())
+    trials: dict[str, list[tuple[int, str, str]]] = {}
+    with progress_bar(total=total, unit="utt", desc=str(out)) as bar:
+        for name in corpus.splits:
+            split = corpus.split(name)
+            writer.write_split(name, _dealt(split, rng.permutation(len(split)), bar))
+            if (corpus.directory / f"trials-{name}.csv").is_file():
+                rows = corpus.trials(name)
+                answers = rng.permutation([same for same, *_ in rows])
+                trials[name] = [(int(same), a, b) for same, (_, a, b) in zip(answers, rows, strict=True)]
+    return writer.finish(corpus.inventories, trials or None)
+
+
+def _dealt(split: Split, order: np.ndarray, bar) -> Iterator[Utterance]:
+    metas = split.metas()
+    for number, (key, waveform, _) in enumerate(split.utterances()):
+        yield Utterance(key, waveform, metas[order[number]])
+        bar.update()

@@ -1,0 +1,76 @@
+"""Some utterances of a split, and several splits as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.shards import ShardIndex
+from wavlm_lightning.errors import UserError
+
+
+def open_splits(corpus: Corpus, names: str) -> Split:
+    """One split, or several joined by `+`.
+
+    Args:
+        corpus: where they are.
+        names: such as `train` or `fold2+fold3`.
+    """
+    parts = [corpus.split(name) for name in names.split("+")]
+    return parts[0] if len(parts) == 1 else Split(names, [shard for part in parts for shard in part.shards])
+
+
+@dataclass(frozen=True)
+class Subset(Split):
+    """Utterances of a split, by number.
+
+    Attributes:
+        numbers: which ones, int64 `(utterances,)`.
+    """
+
+    numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @classmethod
+    def of(cls, split: Split, numbers: Sequence[int] | np.ndarray, why: str) -> Subset:
+        """Choose utterances of a split that is no subset itself.
+
+        Raises:
+            UserError: none is left.
+        """
+        if len(numbers) == 0:
+            raise UserError(f"split {split.name}: no utterance is left {why}")
+        return cls(split.name, split.shards, np.asarray(numbers, dtype=np.int64))
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Length of each utterance in samples, int64 `(utterances,)`."""
+        return Split(self.name, self.shards).samples[self.numbers]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys of all utterances."""
+        everything = Split(self.name, self.shards).keys
+        return [everything[number] for number in self.numbers]
+
+    def locate(self, number: int) -> tuple[ShardIndex, int]:
+        """The shard that holds utterance `number` and its place there."""
+        return super().locate(int(self.numbers[number]))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """All (key, waveform float32 `(samples,)`, metadata), in order."""
+        for number in range(len(self)):
+            shard, place = self.locate(number)
+            yield shard.keys[place], shard.waveform(place), shard.meta(place)
+
+    def metas(self) -> list[dict[str, Any]]:
+        """The metadata of all utterances, without decoding audio."""
+        places = map(self.locate, range(len(self)))
+        return [shard.meta(place) for shard, place in places]

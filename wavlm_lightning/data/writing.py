@@ -1,0 +1,131 @@
+"""From a plan to the shards of a corpus: several processes, resumable, and clear about what cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
+from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.progress import progress_bar
+
+Job = tuple[Path, list[Recording], str]
+Done = tuple[ShardIndex | None, dict[str, Any]]
+
+
+def write_corpus(
+    plan: CorpusPlan, out: Path, workers: int | None = None, on_error: Literal["stop", "skip"] = "stop"
+) -> Corpus:
+    """Read, check and write what a plan lists; shards that an interrupted run has finished are kept.
+
+    Args:
+        plan: what to write.
+        out: the corpus folder.
+        workers: processes; one a core by default.
+        on_error: `stop` at a file that cannot be used, or `skip` it and list it in `source.skipped`. Trials with a
+            skipped utterance are left out and counted in `source.trials_dropped`.
+
+    Raises:
+        UserError: nothing to write, or (with `on_error="stop"`) a bad file.
+
+    Example:
+        >>> recordings = [Recording(Path("a.wav"), "a", {"speaker": "s1"})]
+        >>> write_corpus(CorpusPlan("mine", "CC0", {"train": recordings}, {"speakers": ["s1"]}), Path("data/mine")).splits
+        ['train']
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    source: dict[str, Any] = {**plan.source, "skipped": []}
+    writer = CorpusWriter(out, plan.name, plan.licence, source)
+    places = [
+        (split, number, recordings[begin : begin + plan.shard_files])
+        for split, recordings in plan.splits.items()
+        for number, begin in enumerate(range(0, len(recordings), plan.shard_files))
+    ]
+    jobs: list[Job] = [(out / f"{split}-{number:06d}.tar", chunk, on_error) for split, number, chunk in places]
+    written: dict[str, list[Meta]] = {}
+    absent: dict[str, set[str]] = {}
+    too_short: dict[str, int] = {}
+    with progress_bar(total=sum(map(len, plan.splits.values())), unit=" files", desc=str(out)) as bar:
+        for (split, _, chunk), (index, left_out) in zip(places, _run(jobs, workers), strict=True):
+            if index is not None:
+                writer.add_shard(split, index)
+            source["skipped"] += left_out["skipped"]
+            if left_out["too_short"]:
+                too_short[split] = too_short.get(split, 0) + len(left_out["too_short"])
+            gone = {entry["key"] for entry in left_out["skipped"]} | set(left_out["too_short"])
+            absent.setdefault(split, set()).update(gone)
+            written.setdefault(split, []).extend(r.meta for r in chunk if r.key not in gone)
+            bar.update(len(chunk))
+    if too_short:
+        source["too_short"] = too_short
+    trials = {
+        split: [row for row in rows if not absent.get(split, set()).intersection(row[1:])]
+        for split, rows in (plan.trials or {}).items()
+    }
+    dropped = {split: len(rows) - len(trials[split]) for split, rows in (plan.trials or {}).items()}
+    if any(dropped.values()):
+        source["trials_dropped"] = {split: count for split, count in dropped.items() if count}
+    inventories = plan.inventories(written) if callable(plan.inventories) else plan.inventories
+    labels = {name: names for name, names in inventories.items() if names}
+    return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})
+
+
+def _run(jobs: list[Job], workers: int | None) -> Iterator[Done]:
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        yield from map(_make_shard, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_make_shard, jobs)
+
+
+def _make_shard(job: Job) -> Done:
+    """Read, check and write the recordings of one shard, unless an earlier run has."""
+    path, recordings, on_error = job
+    stamp = _stamp(recordings)
+    note = path.with_suffix(".prepared.json")
+    if note.is_file():
+        kept = json.loads(note.read_text())
+        if kept["stamp"] == stamp and (kept["empty"] or path.is_file()):
+            return (None if kept["empty"] else ShardIndex.open(path)), kept
+    skipped: list[dict[str, str]] = []
+    too_short: list[str] = []
+
+    def utterances() -> Iterator[Utterance]:
+        for recording in recordings:
+            try:
+                waveform = recording.waveform()
+            except (BadAudio, OSError) as error:
+                if on_error == "stop":
+                    raise UserError(f"{error}; mend or remove it, or use --on-error skip") from error
+                skipped.append({"file": str(recording.path), "key": recording.key, "why": str(error)})
+                continue
+            if recording.longer_than and len(waveform) <= recording.longer_than * SAMPLE_RATE:
+                too_short.append(recording.key)
+            else:
+                yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence)
+
+    index = write_shard(path, utterances())
+    left_out = {"skipped": skipped, "too_short": too_short}
+    note.write_text(json.dumps({"stamp": stamp, "empty": index is None, **left_out}))
+    return index, left_out
+
+
+def _stamp(recordings: list[Recording]) -> str:
+    """Changes when a file, its metadata or the way it is read does."""
+    facts = []
+    for recording in recordings:
+        state = recording.path.stat() if recording.path.exists() else None
+        reading = [recording.start, recording.end, recording.gain_db, recording.trim, recording.longer_than]
+        reading.append(recording.allow_silence)
+        facts.append([recording.key, recording.meta, reading, state and [state.st_size, state.st_mtime_ns]])
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

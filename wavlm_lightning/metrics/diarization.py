@@ -1,0 +1,167 @@
+"""Who speaks when: from frame scores to segments, and the diarization error of segments.
+
+One recording's segments are `(speaker, start, end)` in seconds; overlap of different speakers is speech of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+Segment = tuple[str, float, float]
+
+
+@dataclass(frozen=True)
+class DiarizationErrors:
+    """Errors of one or more recordings in seconds of speech (two who speak at once count twice); they add up with `+`.
+
+    Attributes:
+        missed: reference speech without a hypothesis speaker for it.
+        false_alarm: hypothesis speech without a reference speaker for it.
+        confusion: speech on both sides by speakers that are not mapped to each other.
+        total: reference speech.
+    """
+
+    missed: float = 0.0
+    false_alarm: float = 0.0
+    confusion: float = 0.0
+    total: float = 0.0
+
+    def __add__(self, other: DiarizationErrors) -> DiarizationErrors:
+        return DiarizationErrors(
+            self.missed + other.missed,
+            self.false_alarm + other.false_alarm,
+            self.confusion + other.confusion,
+            self.total + other.total,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Diarization error rate, a fraction; without reference speech 0 if there is no error, else 1."""
+        error = self.missed + self.false_alarm + self.confusion
+        return error / self.total if self.total > 0 else float(error > 0)
+
+
+def frames_to_segments(
+    scores: np.ndarray, frame_rate: float, threshold: float = 0.5, median_filter: int = 1
+) -> list[Segment]:
+    """Runs of frames above a threshold, as s3prl `downstream/diarization/make_rttm.py` makes them.
+
+    Args:
+        scores: `(frames, speakers)`, for instance probabilities.
+        frame_rate: frames a second.
+        threshold: frames strictly above it are speech.
+        median_filter: odd width in frames of a median over the decisions; silence is assumed beyond both ends.
+
+    Returns:
+        Segments ordered by speaker and time; speakers are called "0", "1", ...
+
+    Raises:
+        ValueError: scores that are no table, an even filter, or a frame rate that is not positive.
+
+    Example:
+        >>> frames_to_segments(np.array([[0.9], [0.8], [0.1], [0.7]]), frame_rate=10)
+        [('0', 0.0, 0.2), ('0', 0.3, 0.4)]
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2:
+        raise ValueError(f"frames_to_segments needs scores (frames, speakers), got shape {scores.shape}")
+    if median_filter < 1 or median_filter % 2 == 0:
+        raise ValueError(f"a median filter spans an odd number of frames, got {median_filter}")
+    if not frame_rate > 0:
+        raise ValueError(f"a frame rate is positive, got {frame_rate}")
+    speech = scores > threshold
+    if median_filter > 1:
+        # The median of zeros and ones is a majority vote, and a difference of running sums counts the votes.
+        reach = median_filter // 2
+        votes = np.pad(speech, ((reach + 1, reach), (0, 0))).cumsum(0)
+        speech = votes[median_filter:] - votes[:-median_filter] > reach
+    changes = np.diff(np.pad(speech, ((1, 1), (0, 0))).astype(np.int8), axis=0)
+    segments: list[Segment] = []
+    for speaker, change in enumerate(changes.T):
+        starts = (np.flatnonzero(change > 0) / frame_rate).tolist()
+        ends = (np.flatnonzero(change < 0) / frame_rate).tolist()
+        segments += [(str(speaker), start, end) for start, end in zip(starts, ends, strict=True)]
+    return segments
+
+
+def diarization_errors(
+    reference: Iterable[Sequence[Any]], hypothesis: Iterable[Sequence[Any]], collar: float = 0.0
+) -> DiarizationErrors:
+    """Errors of one recording under the best one-to-one mapping of speakers; overlap is scored.
+
+    What NIST's md-eval computes, and dscore with its defaults (collar 0). The whole time line is scored, which is
+    dscore's rule without a UEM file. With a collar the mapping is still chosen on all of the time, as in md-eval
+    (pyannote.metrics chooses it outside the collars, and its `collar` is the total width: twice ours).
+
+    Args:
+        reference: `(speaker, start, end)` in seconds; segments of one speaker that overlap or touch count as one.
+        hypothesis: likewise; its names need not be those of the reference.
+        collar: seconds on either side of every reference boundary that are not scored.
+
+    Raises:
+        ValueError: a segment that ends before it starts or has a time that is not finite, or a negative collar.
+
+    Example:
+        >>> diarization_errors([("anna", 0, 4)], [("0", 1, 5)])
+        DiarizationErrors(missed=1.0, false_alarm=1.0, confusion=0.0, total=4.0)
+    """
+    if not collar >= 0:
+        raise ValueError(f"a collar is not negative, got {collar}")
+    spoken, claimed = _merged(reference), _merged(hypothesis)
+    zones = {
+        speaker: [(time - collar, time + collar) for turn in turns for time in turn]
+        for speaker, turns in (spoken.items() if collar > 0 else ())
+    }
+    everything = [*spoken.values(), *claimed.values(), *zones.values()]
+    edges = np.unique([time for turns in everything for turn in turns for time in turn])
+    if len(edges) == 0:
+        return DiarizationErrors()
+    # Between two neighbouring edges nothing changes: the rows below are these stretches, the columns are speakers.
+    durations = np.diff(edges)
+    speaking, heard = _active(spoken, edges), _active(claimed, edges)
+    overlap = (speaking * durations[:, None]).T @ heard
+    mapping = linear_sum_assignment(overlap, maximize=True)
+    if zones:
+        durations = durations * (_active(zones, edges).sum(1) == 0)
+        overlap = (speaking * durations[:, None]).T @ heard
+    speakers, claims = speaking.sum(1), heard.sum(1)
+    return DiarizationErrors(
+        missed=float(durations @ np.maximum(speakers - claims, 0)),
+        false_alarm=float(durations @ np.maximum(claims - speakers, 0)),
+        # Rounding may leave -1e-16 where the speakers are all right.
+        confusion=max(0.0, float(durations @ np.minimum(speakers, claims) - overlap[mapping].sum())),
+        total=float(durations @ speakers),
+    )
+
+
+def _merged(segments: Iterable[Sequence[Any]]) -> dict[Any, list[tuple[float, float]]]:
+    """Every speaker's `(start, end)` in order of time, without overlap, touch or empty segments."""
+    turns: dict[Any, list[tuple[float, float]]] = {}
+    for speaker, start, end in sorted(segments, key=lambda segment: segment[1]):
+        if not (np.isfinite(start) and np.isfinite(end) and start <= end):
+            raise ValueError(
+                f"a segment goes from a start to a later end in seconds, got {start} to {end} of {speaker!r}"
+            )
+        if start == end:
+            continue
+        own = turns.setdefault(speaker, [])
+        if own and start <= own[-1][1]:
+            own[-1] = (own[-1][0], max(end, own[-1][1]))
+        else:
+            own.append((start, end))
+    return turns
+
+
+def _active(turns: dict[Any, list[tuple[float, float]]], edges: np.ndarray) -> np.ndarray:
+    """Whether each speaker speaks between neighbouring edges, 0/1 float64 `(edges - 1, speakers)`."""
+    steps = np.zeros((len(edges), len(turns)))
+    for column, own in enumerate(turns.values()):
+        starts, ends = np.searchsorted(edges, np.array(own).T)
+        np.add.at(steps[:, column], starts, 1)
+        np.add.at(steps[:, column], ends, -1)
+    return np.minimum(steps.cumsum(0)[:-1], 1)

@@ -1,0 +1,87 @@
+"""Diarization error rate over a data set, for the ten ways in which SUPERB turns scores into segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors, frames_to_segments
+
+MICROSECONDS = 1_000_000
+
+
+class DiarizationSetting(NamedTuple):
+    """How frame scores become segments: speech above `threshold`, then a median over `median_filter` frames."""
+
+    threshold: float
+    median_filter: int
+
+
+# s3prl downstream/diarization/score.sh; SUPERB reports the lowest of these ten error rates of the test set.
+SETTINGS = tuple(DiarizationSetting(threshold, width) for width in (1, 11) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7))
+
+
+class DiarizationErrorRate(Metric):
+    """Sum of errors over sum of reference speech, of all recordings, one value a setting.
+
+    Each recording chooses its own mapping of speakers. False alarms in a recording without reference speech count;
+    dscore drops such recordings from its total (no recording of SUPERB is one).
+
+    Args:
+        frame_rate: frames a second of the scores.
+        settings: thresholds and filters to try.
+        collar: see `diarization_errors`.
+
+    Example:
+        >>> metric = DiarizationErrorRate(frame_rate=50.0)
+        >>> metric.update(logits.sigmoid(), [("anna", 0.0, 3.2), ("ben", 2.9, 7.0)])
+        >>> metric.compute().min()
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    # Whole microseconds: sums are then the same in any order of recordings and ranks, and need no float64 on a device.
+    errors: Tensor
+
+    def __init__(
+        self,
+        frame_rate: float,
+        settings: Sequence[DiarizationSetting] = SETTINGS,
+        collar: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.frame_rate = frame_rate
+        self.settings = tuple(DiarizationSetting(*setting) for setting in settings)
+        self.collar = collar
+        empty = torch.zeros(len(self.settings), 4, dtype=torch.int64)
+        self.add_state("errors", empty, dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, turns: Sequence[Sequence[Any]]) -> None:
+        """Add one recording.
+
+        Args:
+            scores: `(frames, speakers)` of the recording without padding, probabilities.
+            turns: the reference, `(speaker, start, end)` in seconds.
+        """
+        frames = scores.detach().float().cpu().numpy()
+        rows = []
+        for threshold, median_filter in self.settings:
+            segments = frames_to_segments(frames, self.frame_rate, threshold, median_filter)
+            found = diarization_errors(turns, segments, self.collar)
+            rows.append([found.missed, found.false_alarm, found.confusion, found.total])
+        microseconds = torch.tensor(rows, dtype=torch.float64).mul(MICROSECONDS).round().to(torch.int64)
+        self.errors += microseconds.to(self.errors.device)
+
+    def compute(self) -> Tensor:
+        """Diarization error rates, fractions `(settings,)`; torchmetrics makes a scalar of a single setting."""
+        return torch.tensor([errors.rate for errors in self.details()], device=self.errors.device)
+
+    def details(self) -> list[DiarizationErrors]:
+        """Missed, false alarm, confused and total seconds a setting; of this process alone outside `compute`."""
+        return [DiarizationErrors(*(value / MICROSECONDS for value in row)) for row in self.errors.tolist()]

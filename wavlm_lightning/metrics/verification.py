@@ -1,0 +1,60 @@
+"""How well scores of pairs tell the same speaker from another."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
+    """Where as many pairs of one speaker are missed as pairs of two speakers pass, on the interpolated ROC.
+
+    The value of s3prl (`downstream/sv_voxceleb1/utils.py`, `EER`), which looks for it with a root finder. The ROC is a
+    polyline that only rises and misses = false alarms is a line that only falls, so they cross once and the crossing
+    can be computed: between two neighbouring thresholds the two rates are linear.
+
+    Args:
+        scores: float `(trials,)`, higher for pairs that are more alike.
+        same: bool or 0/1 `(trials,)`, whether both sides are one speaker.
+
+    Returns:
+        The rate, a fraction, and the threshold (accept from there up) that comes nearest to it.
+
+    Raises:
+        ValueError: other shapes, a score that is not finite, labels besides 0 and 1, or only one of the two kinds.
+
+    Example:
+        >>> equal_error_rate([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0])
+        (0.5, 0.8)
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(same)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            f"equal_error_rate needs one label a score, got {scores.shape} scores and {labels.shape} labels"
+        )
+    if not np.isfinite(scores).all():
+        raise ValueError("equal_error_rate got a score that is not a finite number")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("equal_error_rate needs labels of 0 (two speakers) and 1 (the same speaker)")
+    labels = labels.astype(bool)
+    targets = int(labels.sum())
+    others = len(labels) - targets
+    if targets == 0 or others == 0:
+        raise ValueError(
+            f"equal_error_rate needs pairs of both kinds, got {targets} of the same speaker in {len(labels)}"
+        )
+
+    order = np.argsort(-scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
+    accepted = np.append(0, np.cumsum(labels)[last_of_tie])
+    false_alarms = np.append(0, np.cumsum(~labels)[last_of_tie])
+    # (false alarm rate - miss rate) x targets x others in whole numbers, so that an exact crossing is seen as one.
+    excess = false_alarms * targets - (targets - accepted) * others
+    after = int(np.argmax(excess >= 0))  # never 0: nobody accepted means all missed
+    before = after - 1
+    share = -excess[before] / (excess[after] - excess[before])
+    rate = (false_alarms[before] + share * (false_alarms[after] - false_alarms[before])) / others
+    # No threshold belongs to the corner where nobody is accepted, hence the highest score on the first stretch.
+    upper, lower = scores[last_of_tie[max(before - 1, 0)]], scores[last_of_tie[before]]
+    return float(rate), float(upper + share * (lower - upper))

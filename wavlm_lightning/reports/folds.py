@@ -1,0 +1,66 @@
+"""One card of many: the folds of a cross-validation, and the learning rate that validated best."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+
+
+def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
+    """The mean of every metric over the folds, with the spread of the headline (SUPERB's figure for ER is that mean).
+
+    Args:
+        cards: one a fold; equal in everything but the split under test.
+
+    Returns:
+        A card whose `details["folds"]` has the figures of each fold and whose metric `HEADLINE_spread` is the sample
+        standard deviation over folds.
+    """
+    first = cards[0]
+    metrics: dict[str, MetricValue] = {}
+    for name, value in first.metrics.items():
+        metrics[name] = {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
+    if len(cards) > 1:
+        spread = statistics.stdev(card.value for card in cards)
+        metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
+    selection: Selection | None = None
+    if first.selection is not None:
+        selection = {**first.selection, "value": validation(cards)}
+    weights = [list(column) for column in zip(*(card.layer_weights for card in cards), strict=True)]
+    return replace(
+        first,
+        metrics=metrics,
+        corpus={
+            **first.corpus,
+            "split": ", ".join(card.corpus["split"] for card in cards),
+            "utterances": sum(card.corpus["utterances"] for card in cards),
+            "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
+        },
+        selection=selection,
+        layer_weights=[statistics.fmean(column) for column in weights],
+        runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
+        details={"folds": {card.corpus["split"]: card.value for card in cards}},
+    )
+
+
+def validation(cards: Sequence[ResultCard]) -> float:
+    """Mean of what the best checkpoints reached on validation, as a fraction; NaN if nothing was validated."""
+    values = [card.selection["value"] for card in cards if card.selection is not None]
+    return statistics.fmean(values) if values else float("nan")
+
+
+def best_rate(cards: Mapping[float | None, Sequence[ResultCard]]) -> float | None:
+    """The learning rate whose folds validated best; tests have no say in it.
+
+    Args:
+        cards: of each rate, one a fold.
+    """
+    if len(cards) == 1:
+        return next(iter(cards))
+    first = next(iter(cards.values()))[0]
+    # What was selected by need not be the headline, and may have a direction of its own.
+    falling = first.selection is not None and first.selection.get("mode") == "min"
+    return (min if falling else max)(cards, key=lambda rate: validation(cards[rate]))

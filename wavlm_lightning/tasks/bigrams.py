@@ -1,0 +1,87 @@
+"""A small language model counted from a corpus' own text, for corpora that come without one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.beam_search import WORD_END, LanguageModel
+from wavlm_lightning.tasks.spoken_text import spoken_text
+
+_BEGIN, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
+
+
+def count_bigrams(texts: Iterable[str], folder: Path | str) -> LanguageModel:
+    """Write `bigrams.arpa` and `lexicon.lst` for the words of some texts.
+
+    Bigrams are smoothed as by Kneser and Ney (1995), interpolated and with one discount, n1 / (n1 + 2 n2), a level; the
+    lowest level, how many words a word follows, is interpolated with a uniform distribution, which gives unknown words
+    their share. For larger models KenLM's `lmplz` is the tool.
+
+    Args:
+        texts: transcripts; see `spoken_text` for what becomes of punctuation.
+        folder: where the files go; made if needed.
+
+    Returns:
+        The two files, with SUPERB's weights.
+
+    Raises:
+        UserError: there is not a single word.
+
+    Example:
+        >>> metas = Corpus.open("runs/demo/corpus/pr").split("train").metas()
+        >>> model = count_bigrams((meta["text"] for meta in metas), "runs/demo/language_model")
+    """
+    sentences = [words for words in (spoken_text(text).split() for text in texts) if words]
+    if not sentences:
+        raise UserError("a language model needs texts with words; there are none")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, lexicon = folder / "bigrams.arpa", folder / "lexicon.lst"
+    model.write_text(_arpa(sentences), encoding="utf-8")
+    words = sorted({word for words in sentences for word in words})
+    lexicon.write_text("".join(f"{word} {' '.join(word)} {WORD_END}\n" for word in words), encoding="utf-8")
+    return LanguageModel(str(lexicon), str(model))
+
+
+def _arpa(sentences: list[list[str]]) -> str:
+    pairs: Counter[tuple[str, str]] = Counter()
+    for words in sentences:
+        pairs.update(zip([_BEGIN, *words], [*words, _END], strict=True))
+    pair_discount = _discount(pairs)
+    history, successors = Counter[str](), Counter[str]()
+    continuations: Counter[str] = Counter()
+    for (before, word), count in pairs.items():
+        history[before] += count
+        successors[before] += 1
+        continuations[word] += 1
+
+    discount = _discount(continuations)
+    total, kinds = len(pairs), len(continuations)
+    spared = discount * kinds / total
+    unknown = spared / (kinds + 1)
+    single = {word: (count - discount) / total + unknown for word, count in continuations.items()}
+    backoff = {before: pair_discount * successors[before] / history[before] for before in history}
+
+    def line(probability: float, words: str, backed: str = "") -> str:
+        # -99 stands for a log of zero: nothing predicts the beginning of a sentence.
+        log = math.log10(probability) if probability > 0 else -99.0
+        return f"{log:.7f}\t{words}" + (f"\t{math.log10(backoff[backed]):.7f}" if backed in backoff else "")
+
+    ones = [line(unknown, _UNKNOWN), line(0.0, _BEGIN, _BEGIN)]
+    ones += [line(single[word], word, word) for word in sorted(single)]
+    twos = [
+        line((count - pair_discount) / history[before] + backoff[before] * single[word], f"{before} {word}")
+        for (before, word), count in sorted(pairs.items())
+    ]
+    head = ["\\data\\", f"ngram 1={len(ones)}", f"ngram 2={len(twos)}"]
+    return "\n".join([*head, "", "\\1-grams:", *ones, "", "\\2-grams:", *twos, "", "\\end\\", ""])
+
+
+def _discount(counts: Counter) -> float:
+    """What is taken from every count (Ney, Essen and Kneser 1994); a half where that estimate has nothing to go by."""
+    once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
+    return once / (once + 2 * twice) if once and twice else 0.5

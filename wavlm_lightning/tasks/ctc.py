@@ -1,0 +1,57 @@
+"""What PR, ASR and SF share: a label a frame or none, trained with connectionist temporal classification."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wavlm_lightning.data.batch import Targets
+from wavlm_lightning.encoder import padding_mask
+from wavlm_lightning.tasks.base import Direction, Task
+
+BLANK = 0
+"""The first label stands for "nothing here"."""
+
+
+class CtcTask(Task):
+    """A sequence of labels an utterance (Graves et al. 2006); index 0 is the blank. See `Task` for the arguments.
+
+    A subclass says what text a sequence of labels is (`spell`).
+    """
+
+    better: ClassVar[Direction] = "lower"
+    cache_level = "frame"
+
+    @abstractmethod
+    def spell(self, numbers: list[int]) -> str:
+        """The text of a sequence of labels without blanks and repeats."""
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """CTC, mean over utterances of the loss per label; impossible alignments count zero."""
+        log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
+        return nn.functional.ctc_loss(
+            log_probabilities, targets.values, lengths, targets.lengths, blank=BLANK, zero_infinity=True
+        )
+
+    def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
+        """Best label a frame, repeats merged, blanks dropped: one text an utterance.
+
+        Args:
+            outputs: logits `(batch, frames, labels)`.
+            lengths: valid frames `(batch,)`.
+        """
+        best = outputs.argmax(-1).masked_fill(padding_mask(lengths, outputs.shape[1]), BLANK)
+        merged = [torch.unique_consecutive(row).tolist() for row in best]
+        return [self.spell([number for number in row if number != BLANK]) for row in merged]
+
+    def references(self, targets: Targets) -> list[str]:
+        """The texts of a batch of targets."""
+        rows = zip(targets.values, targets.lengths.tolist(), strict=True)
+        return [self.spell(row[:length].tolist()) for row, length in rows]
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The transcript."""
+        return [{"text": text} for text in self.decode(outputs, lengths)]

@@ -1,0 +1,102 @@
+"""ER: which of a few emotions a voice shows (SUPERB; IEMOCAP in five folds)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from wavlm_lightning.data.corpus import Split
+from wavlm_lightning.data.subset import Subset, open_splits
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.data import TaskData
+
+
+class EmotionRecognition(UtteranceClassification):
+    """Four classes; accuracy. One run is one fold (`FoldData`); SUPERB's figure is the mean of five.
+
+    `protocol: superb` validates on a random fifth of the training utterances, so the speakers of both are the same;
+    `fixed` validates on the next fold's speakers and trains on the remaining three folds.
+    Reads `emotion` of each utterance and the corpus' `emotions`. See `UtteranceClassification` for the arguments;
+    source: s3prl `downstream/emotion`.
+    """
+
+    name = "ER"
+    inventory = "emotions"
+    field = "emotion"
+
+
+class FoldData(TaskData):
+    """Cross-validation: the splits of a corpus are folds, one of them is the test.
+
+    Args:
+        corpus: a corpus folder whose splits are the folds.
+        fold: number of the fold to test on, from 1.
+        batch_size: utterances a training batch; null for no such limit.
+        batch_seconds: audio a training batch, padding counted; null for no such limit.
+        eval_batch_seconds: audio a batch in validation and test.
+        cache: see `TaskData`.
+        cache_gib: largest cache of a split.
+        num_workers: processes that read audio; 0 reads in the main process.
+        seed: of order.
+    """
+
+    def __init__(
+        self,
+        corpus: str,
+        fold: int = 1,
+        batch_size: int | None = 4,
+        batch_seconds: float | None = None,
+        eval_batch_seconds: float = 60.0,
+        cache: str | None = None,
+        cache_gib: float = 20.0,
+        num_workers: int = 0,
+        seed: int = 1337,
+    ) -> None:
+        super().__init__(
+            corpus,
+            batch_size,
+            batch_seconds,
+            eval_batch_seconds,
+            cache=cache,
+            cache_gib=cache_gib,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self.fold = fold
+        self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
+
+    def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
+        """The fold under test, and the others divided into training and validation.
+
+        Raises:
+            UserError: there is no such fold.
+        """
+        corpus, task = self.corpus, self._task()
+        folds = corpus.splits
+        if not 1 <= self.fold <= len(folds) or len(folds) < 3:
+            raise UserError(
+                f"data.fold={self.fold}: {self.path} has {len(folds)} folds ({', '.join(folds)}); at least 3 are "
+                "needed, and the number is one of them, from 1"
+            )
+        test, following = folds[self.fold - 1], folds[self.fold % len(folds)]
+        others = [name for name in folds if name != test]
+        if task.protocol == "fixed":
+            train = "+".join(name for name in others if name != following)
+            self.splits = {"train": train, "valid": following, "test": test}
+            return {name: open_splits(corpus, self.splits[name]) for name in used}
+        self.splits = {"train": "+".join(others), "valid": "a random fifth of train", "test": test}
+        pool = open_splits(corpus, self.splits["train"])
+        # As torch's random_split under manual_seed(0), which s3prl uses.
+        order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).numpy()
+        held = int(0.8 * len(pool))
+        parts: dict[str, Split] = {
+            "train": Subset.of(pool, np.sort(order[:held]), "to train on"),
+            "valid": Subset.of(pool, np.sort(order[held:]), "to validate on"),
+            "test": open_splits(corpus, test),
+        }
+        return {name: parts[name] for name in used}
+
+    def layout(self) -> dict[str, object]:
+        """Corpus, fold and the arguments that shape training batches."""
+        return {**super().layout(), "fold": self.fold}

@@ -1,0 +1,87 @@
+"""IC: what a spoken command asks for (SUPERB; Fluent Speech Commands)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryAccuracy
+
+from wavlm_lightning.data.batch import Targets, TaskBatch
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.classification import UtteranceClassification
+
+
+class IntentClassification(UtteranceClassification):
+    """Action, object and location from one vector of logits; the sum of three cross-entropies; all three must be right.
+
+    With Fluent Speech Commands 6 + 14 + 4 = 24 logits. Reads `intent` of each utterance and the corpus' `intents`,
+    both by slot. s3prl's values depend a little on which utterances share a batch (padded frames enter the mean); here
+    they do not. `protocol` makes no difference. See `UtteranceClassification` for the arguments; source: s3prl
+    `downstream/fluent_commands`.
+    """
+
+    name = "IC"
+    inventory = "intents"
+    field = "intent"
+
+    def read_labels(self, corpus: Corpus) -> Any:
+        """Names of the values of each slot."""
+        return {slot: list(values) for slot, values in corpus.inventory(self.inventory).items()}
+
+    def read_target(self, meta: dict[str, Any]) -> Tensor:
+        """The value of each slot, int64 `(slots,)`.
+
+        Raises:
+            UserError: a slot is missing, or has a value that the inventory lacks.
+        """
+        intent = meta.get(self.field) or {}
+        for slot, values in self.labels.items():
+            if intent.get(slot) not in values:
+                raise UserError(
+                    f"IC: an utterance has {slot} {intent.get(slot)!r}, which is none of the corpus' intents"
+                )
+        return torch.tensor([values.index(intent[slot]) for slot, values in self.labels.items()])
+
+    @property
+    def classes(self) -> int:
+        """Logits: the values of all slots."""
+        return sum(map(len, self.labels.values()))
+
+    @property
+    def chance(self) -> float:
+        """Guessing every slot."""
+        return 1 / float(torch.tensor([len(values) for values in self.labels.values()]).prod())
+
+    def slots(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """The logits `(batch, values)` of each slot."""
+        return outputs.float().split([len(values) for values in self.labels.values()], dim=1)
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """Sum over slots of the cross-entropy in nats."""
+        pairs = zip(self.slots(outputs), targets.values.unbind(1), strict=True)
+        return torch.stack([nn.functional.cross_entropy(logits, wanted) for logits, wanted in pairs]).sum()
+
+    def build_metric(self) -> Metric:
+        """Share of utterances with all slots right."""
+        return BinaryAccuracy()
+
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        """Add a batch."""
+        best = torch.stack([logits.argmax(1) for logits in self.slots(outputs)], dim=1)
+        right = (best == batch.targets.values).all(1).int()
+        metric.update(right, torch.ones_like(right))
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The likeliest value of each slot, and the product of their probabilities."""
+        best = [logits.softmax(1).max(1) for logits in self.slots(outputs)]
+        probability = torch.stack([slot.values for slot in best]).prod(0).tolist()
+        places = torch.stack([slot.indices for slot in best], dim=1).tolist()
+        names = [
+            {slot: values[place] for (slot, values), place in zip(self.labels.items(), row, strict=True)}
+            for row in places
+        ]
+        return [{"intent": row, "probability": round(p, 4)} for row, p in zip(names, probability, strict=True)]

@@ -1,0 +1,233 @@
+"""QbE: in which of many documents a spoken term occurs (SUPERB; QUESST 2014)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wavlm_lightning.data.batch import Targets, TaskBatch
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import Layers
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
+from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.tasks.base import Protocol, Task
+from wavlm_lightning.tasks.subsequence_dtw import Distance
+from wavlm_lightning.tasks.term_search import FeatureMoments, Findings, TermSearch
+from wavlm_lightning.upstreams import Upstream, WeightedSum
+
+
+class QueryByExample(Task):
+    """Subsequence dynamic time warping of hidden states; maximum term-weighted value. Nothing is trained.
+
+    Every layer is tried alone; the one with the highest value for the valid queries is reported on the test queries
+    (s3prl `downstream/quesst14_dtw`). Features are normalised by mean and deviation over all frames of the documents
+    and of a split's queries, scores by those of each query over all documents. Reads `term` of each query, `terms` of
+    each document, and the corpus' `terms`.
+
+    `wavlm test` goes through documents and queries twice, first for the queries and the statistics, then to search;
+    a cache (`data.cache`) runs the upstream only once.
+
+    Where s3prl's practice moves the score: QUESST's scorer counts the queries in other languages as missed, which should
+    divide published values by about four. With a corpus that says how large the whole task is (`trial_grid`), `superb`
+    counts so, too; `fixed` scores the trials of the corpus alone. On other corpora the two are the same.
+
+    Args:
+        upstream: where features come from.
+        distance: between frames; `cosine_exp` in SUPERB, whose rules allow the others.
+        documents: split with the documents.
+        valid_queries: split with the queries that the layer is chosen by.
+        test_queries: split with the queries that are reported.
+        seed: changes nothing, since nothing is drawn; it is written on the result card.
+        protocol: which trials count, see above.
+    """
+
+    name = "QbE"
+    metric = "mtwv"
+    better = "higher"
+    cache_level = "frame"
+    trained_head = False
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        distance: Distance = "cosine_exp",
+        documents: str = "documents",
+        valid_queries: str = "queries-valid",
+        test_queries: str = "queries-test",
+        seed: int = 1337,
+        protocol: Protocol = "superb",
+    ) -> None:
+        super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)
+        # Layers are not mixed, so there are no weights to learn or to report.
+        self.weighted_sum = WeightedSum(1)
+        self.distance: Distance = distance
+        self.splits = documents, valid_queries, test_queries
+        self.split_of: dict[str, str] = {}
+        self.searches: list[TermSearch] = []
+
+    def prepare_data(self) -> None:
+        """Refuse whatever is not a test on one device, before anything is opened.
+
+        Raises:
+            UserError: it is.
+        """
+        if self.trainer.state.fn != "test":
+            raise UserError("QbE has nothing to train and nothing to say of a single recording; run `wavlm test`")
+        if self.trainer.world_size > 1:
+            raise UserError("QbE compares all queries with all documents in one process; set trainer.devices: 1")
+
+    def read_labels(self, corpus: Corpus) -> list[str]:
+        """All terms that are asked for."""
+        return list(corpus.inventory("terms"))
+
+    def read_target(self, meta: dict[str, Any]) -> Tensor:
+        """The term of a query, or those of a document, int64 `(terms,)`.
+
+        Raises:
+            UserError: the utterance has neither, or a term which is not the corpus'.
+        """
+        if "terms" not in meta and "term" not in meta:
+            raise UserError("QbE: an utterance has neither a term nor terms; use a corpus of queries and documents")
+        terms = meta["terms"] if "terms" in meta else [meta["term"]]
+        unknown = [term for term in terms if term not in self.labels]
+        if unknown:
+            raise UserError(f"QbE: an utterance has the term {unknown[0]!r}, which is none of the corpus' terms")
+        return torch.tensor([self.labels.index(term) for term in terms], dtype=torch.int64)
+
+    @property
+    def chance(self) -> float:
+        """Detecting nothing."""
+        return 0.0
+
+    def build_head(self, dim: int) -> None:
+        """There is none."""
+
+    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Never called: there is no head."""
+        raise NotImplementedError("QbE searches in hidden states, it has no head")
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """Never called: there is nothing to train."""
+        raise NotImplementedError("QbE has nothing to train")
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """Nothing: an utterance alone holds no answer.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("QbE has nothing to say of a single recording; run `wavlm test`")
+
+    def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """Waveforms or cached layers to (hidden states `(layers, batch, frames, dim)`, valid frames `(batch,)`)."""
+        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        return layers.hidden.float(), layers.lengths
+
+    def on_test_start(self) -> None:
+        """First pass: the queries of both splits, and the statistics by which everything is normalised."""
+        self.split_of = self._split_of()
+        moments: dict[str, FeatureMoments] = {}
+        queries: dict[str, list[Tensor]] = {name: [] for name in self.splits}
+        terms: dict[str, list[Tensor]] = {name: [] for name in self.splits}
+        for batch in self._all_batches():
+            hidden, lengths = self(batch.inputs)
+            for row, (key, length) in enumerate(zip(batch.keys, lengths.tolist(), strict=True)):
+                name, frames = self.split_of[key], hidden[:, row, :length]
+                found = FeatureMoments.of(frames)
+                moments[name] = moments[name] + found if name in moments else found
+                if name != self.splits[0]:
+                    queries[name].append(frames.transpose(0, 1).clone())
+                    terms[name].append(batch.targets.values[row, 0])
+        documents, *asked = self.splits
+        self.searches = [
+            TermSearch(queries[name], torch.stack(terms[name]), moments[documents] + moments[name], self.distance)
+            for name in asked
+        ]
+
+    def _split_of(self) -> dict[str, str]:
+        """The split of each key."""
+        opened, corpus = self.trainer.datamodule.opened["test"], self.trainer.datamodule.corpus
+        if sorted(opened.name.split("+")) != sorted(self.splits):
+            raise UserError(
+                f"QbE tests on documents and queries together; set data.test_split: {'+'.join(self.splits)}"
+            )
+        split_of = {key: name for name in self.splits for key in corpus.split(name).keys}
+        if len(split_of) < len(opened):
+            raise UserError(f"QbE: the splits {', '.join(self.splits)} have keys in common; prepare the corpus again")
+        return split_of
+
+    def _all_batches(self) -> Iterator[TaskBatch]:
+        loader = self.trainer.datamodule.test_dataloader()
+        with (
+            progress_bar(total=len(loader), desc="QbE queries and statistics", leave=False) as bar,
+            self.trainer.precision_plugin.test_step_context(),
+        ):
+            for batch in loader:
+                yield batch.to(self.device)
+                bar.update()
+
+    def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
+        """Second pass: look for all queries in the documents of a batch."""
+        outputs, lengths = self(batch.inputs)
+        self.update_metric(metric, outputs, lengths, batch)
+
+    def build_metric(self) -> Metric:
+        """Scores of all documents."""
+        return Findings()
+
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        """Add a batch, queries of both splits side by side."""
+        rows = [row for row, key in enumerate(batch.keys) if self.split_of[key] == self.splits[0]]
+        if not rows:
+            return
+        hidden, lengths = outputs[:, rows], lengths[rows]
+        values, counts = batch.targets.values[rows], batch.targets.lengths[rows]
+        metric.update(
+            torch.cat([search.scores(hidden, lengths) for search in self.searches], dim=2),
+            torch.cat([search.truth(values, counts) for search in self.searches], dim=1),
+        )
+
+    def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
+        """The value for the test queries, of the layer that is best for the valid ones.
+
+        Raises:
+            UserError: documents are missing, or no query of a split is in any of them.
+        """
+        scores, truth = (part.cpu() for part in metric.compute())
+        if len(scores) < list(self.split_of.values()).count(self.splits[0]):
+            raise UserError("QbE searches all documents; leave trainer.limit_test_batches away")
+        sizes = [len(search.terms) for search in self.searches]
+        parts = zip(self.splits[1:], scores.split(sizes, dim=2), truth.split(sizes, dim=1), strict=True)
+        valid, test = (
+            self._values(name, some.permute(1, 2, 0).numpy(), there.T.numpy()) for name, some, there in parts
+        )
+        layer = max(range(len(valid)), key=lambda number: valid[number].value)
+        threshold = test[layer].threshold
+        self.details = {
+            "layer": layer,
+            "threshold": threshold if math.isfinite(threshold) else None,
+            "layers": [
+                {"layer": number, "valid": one.value, "test": other.value}
+                for number, (one, other) in enumerate(zip(valid, test, strict=True))
+            ],
+        }
+        return {self.metric: torch.tensor(test[layer].value)}
+
+    def _values(self, split: str, scores: np.ndarray, truth: np.ndarray) -> list[MTWV]:
+        """The value of each layer, from `(layers, queries, documents)` and `(queries, documents)`."""
+        there = int(truth.any(1).sum())
+        if not there:
+            raise UserError(f"QbE: no term of split {split!r} is in any document; prepare the corpus again")
+        grid = self.trainer.datamodule.corpus.inventories.get("trial_grid", {}).get(split)
+        absent = {"absent_queries": 0, "absent_documents": 0}
+        if grid and self.protocol == "superb":
+            absent["absent_queries"] = max(0, grid["queries"] - there)
+            absent["absent_documents"] = max(0, grid["documents"] - truth.shape[1])
+        return [maximum_term_weighted_value(z_normalise(layer), truth, **absent) for layer in scores]

@@ -1,0 +1,92 @@
+"""The head that ASR and SF share: a projection, two bidirectional LSTMs, and a logit for every label."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class RecurrentHead(nn.Module):
+    """Linear(dim, hidden), bidirectional LSTMs of `hidden` cells a direction, Linear(2 hidden, labels).
+
+    Each direction ends where its row ends, so padding changes nothing. Frames keep the upstream's rate.
+
+    Source: s3prl `downstream/asr/model.py::RNNs`, with the values of `downstream/asr/config.yaml`.
+
+    Args:
+        dim: of the features.
+        labels: how many outputs.
+        hidden: width of the projection, and cells a direction; 1024 in SUPERB.
+        layers: LSTMs on top of each other; 2 in SUPERB.
+        dropout: after each LSTM; 0.2 in SUPERB.
+
+    Example:
+        >>> RecurrentHead(768, 32)(torch.randn(2, 100, 768), torch.tensor([100, 60])).shape
+        torch.Size([2, 100, 32])
+    """
+
+    def __init__(self, dim: int, labels: int, hidden: int = 1024, layers: int = 2, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.projector = nn.Linear(dim, hidden)
+        # Not one LSTM of several layers: that one would leave out the dropout after the last.
+        self.recurrent = nn.ModuleList(
+            nn.LSTM(hidden if layer == 0 else 2 * hidden, hidden, batch_first=True, bidirectional=True)
+            for layer in range(layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(2 * hidden, labels)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            features: `(batch, frames, dim)`.
+            lengths: valid frames, int64 `(batch,)`, at least 1.
+
+        Returns:
+            `(batch, frames, labels)`; behind the end of a row the bias alone.
+        """
+        hidden = self.projector(features)
+        run = run_reversed if hidden.device.type == "cpu" else run_packed
+        for recurrent in self.recurrent:
+            hidden = self.dropout(run(recurrent, hidden, lengths))
+        return self.classifier(hidden)
+
+
+def run_packed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
+    """A bidirectional LSTM over rows of different lengths.
+
+    Args:
+        recurrent: of one layer, `batch_first`.
+        features: `(batch, frames, dim)`.
+        lengths: valid frames, int64 `(batch,)`.
+
+    Returns:
+        `(batch, frames, 2 cells)`, zeros behind the end of a row.
+    """
+    packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    return pad_packed_sequence(recurrent(packed)[0], batch_first=True, total_length=features.shape[1])[0]
+
+
+def run_reversed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
+    """As `run_packed`, three to four times as fast on a CPU, whose fused kernel takes no packed sequences.
+
+    The forward direction never sees what comes behind a row's end; for the backward direction every row is turned
+    around within its own length.
+    """
+    frames = torch.arange(features.shape[1], device=features.device)[None, :]
+    inside = frames < lengths[:, None]
+    mirror = torch.where(inside, lengths[:, None] - 1 - frames, frames)[:, :, None]
+    forward = _one_direction(recurrent, features, "")
+    turned = features.gather(1, mirror.expand_as(features))
+    backward = _one_direction(recurrent, turned, "_reverse")
+    backward = backward.gather(1, mirror.expand_as(backward))
+    return torch.cat([forward, backward], dim=2) * inside[:, :, None]
+
+
+def _one_direction(recurrent: nn.LSTM, features: Tensor, direction: str) -> Tensor:
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [getattr(recurrent, name + direction) for name in names]
+    state = features.new_zeros(1, len(features), recurrent.hidden_size)
+    return torch.lstm(features, (state, state), weights, True, 1, 0.0, recurrent.training, False, True)[0]

@@ -1,0 +1,222 @@
+"""SD: who speaks when (SUPERB; Libri2Mix)."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Targets, TaskBatch
+from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.encoder import padding_mask
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.metrics.diarization import frames_to_segments
+from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+from wavlm_lightning.tasks.base import Direction, Protocol, Task
+from wavlm_lightning.upstreams import Upstream
+
+USUAL = SETTINGS.index(DiarizationSetting(0.5, 11))
+"""How scores become turns as long as nothing was chosen."""
+
+
+def match_frames(targets: Tensor, frames: int) -> Tensor:
+    """Cut frame labels `(batch, labels, speakers)`, or add silence, so that there are `frames` of them; float32."""
+    labels = targets[:, :frames].float()
+    return nn.functional.pad(labels, (0, 0, 0, frames - labels.shape[1]))
+
+
+def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """For each recording, the order of its speakers that the logits fit best.
+
+    Args:
+        logits: `(batch, frames, speakers)`.
+        labels: 0 or 1, `(batch, frames, speakers)`.
+        lengths: valid frames `(batch,)`.
+
+    Returns:
+        The binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and which column of
+        the labels each column of the logits stands for, int64 `(batch, speakers)`.
+    """
+    speakers = logits.shape[2]
+    valid = (~padding_mask(lengths, logits.shape[1]))[:, :, None]
+    logits, labels = logits.float() * valid, labels * valid
+    # The cross-entropy of logit x and label y is softplus(x) - x y: of all pairs of columns, one matrix product.
+    silent = (nn.functional.softplus(logits) * valid).sum(1)
+    costs = silent[:, :, None] - logits.transpose(1, 2) @ labels
+    orders = torch.tensor(list(permutations(range(speakers))), device=logits.device)
+    totals = costs[:, torch.arange(speakers, device=logits.device), orders].mean(2)
+    best = totals.min(1)
+    return best.values, orders[best.indices]
+
+
+class SpeakerDiarization(Task):
+    """LSTM(dim, 512), Linear(512, 2) at every frame, permutation-invariant training; diarization error rate.
+
+    The LSTM reads the weighted sum forwards only, so padding behind a recording changes nothing (s3prl
+    `downstream/diarization`). Labels are at the upstream's frame rate. Reads `turns` of each recording, [[speaker, start,
+    end], ...] in seconds. SUPERB's batches hold 8 stretches of 2000 frames (`data.max_seconds`).
+
+    Scores become turns by one of ten settings: a threshold and a median filter. Where s3prl's practice moves the score,
+    `superb` does as it does: it reports the setting with the lowest error on the test recordings, and chooses the
+    checkpoint by the share of right frames on valid. `fixed` chooses both by the error on valid, and keeps the setting in the
+    checkpoint. Under both, training stretches are drawn at random rather than on a grid, and evaluation hears whole
+    recordings; s3prl cuts them into stretches, labels a speaker silent who talks through all of one, and glues the
+    padded pieces together. It also adds a copy of the last frame here and there to have as many frames as labels;
+    here labels beyond the last frame (at most 25 ms) are not trained on.
+
+    Args:
+        upstream: where features come from.
+        learning_rate: of Adam.
+        hidden: cells of the LSTM; 512 in SUPERB.
+        speakers: most speakers of a recording; 2 in SUPERB.
+        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
+        seed: of the head's initial weights.
+        protocol: on what the checkpoint and the setting are chosen, see above.
+    """
+
+    name = "SD"
+    metric = "der"
+    better = "lower"
+    others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
+    cache_level = "frame"
+    setting: Tensor
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        learning_rate: float = 1e-4,
+        hidden: int = 512,
+        speakers: int = 2,
+        normalize: bool = False,
+        seed: int = 1337,
+        protocol: Protocol = "superb",
+    ) -> None:
+        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        self.hidden, self.speakers = hidden, speakers
+        self.stride = SAMPLE_RATE / upstream.frame_rate
+        self._references: tuple[Split, dict[str, Any]] | None = None
+
+    @property
+    def monitor(self) -> tuple[str, str]:
+        """Right frames under `superb`, the error under `fixed`."""
+        return ("valid/accuracy", "max") if self.protocol == "superb" else super().monitor
+
+    def read_labels(self, corpus: Corpus) -> list[str]:
+        """What the outputs are called; who they are differs from recording to recording."""
+        return [f"speaker{number + 1}" for number in range(self.speakers)]
+
+    def read_target(self, meta: dict[str, Any]) -> Tensor:
+        """Who speaks in each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1.
+
+        Raises:
+            UserError: the recording has no turns, or more speakers than the head.
+        """
+        if "turns" not in meta:
+            raise UserError("SD: a recording has no turns; use a corpus that says who speaks when")
+        names = sorted({speaker for speaker, _, _ in meta["turns"]})
+        if len(names) > self.speakers:
+            raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers to as many")
+        # In this order of operations, times that end in half a frame are rounded as s3prl rounds them.
+        places = [(names.index(speaker), self._frame(start), self._frame(end)) for speaker, start, end in meta["turns"]]
+        target = torch.zeros(max((end for *_, end in places), default=0), self.speakers, dtype=torch.int64)
+        for column, start, end in places:
+            target[start:end, column] = 1
+        return target
+
+    def _frame(self, seconds: float) -> int:
+        return int(np.rint(seconds * SAMPLE_RATE / self.stride))
+
+    def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
+        """The frames of a stretch."""
+        first = round(start / self.stride)
+        return target[first : first + round(samples / self.stride)]
+
+    def build_head(self, dim: int) -> None:
+        """LSTM and linear layer."""
+        self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)
+        self.classifier = nn.Linear(self.hidden, self.speakers)
+        self.register_buffer("setting", torch.tensor(USUAL))
+
+    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Logits `(batch, frames, speakers)`."""
+        return self.classifier(self.recurrent(features)[0])
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """Cross-entropy of the best order of speakers, mean over frames and speakers of the batch."""
+        labels = match_frames(targets.values, outputs.shape[1])
+        return best_permutation(outputs, labels, lengths)[0].sum() / lengths.sum()
+
+    def accuracy(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """Share of the decisions, one a frame and speaker, that are right, mean over recordings.
+
+        s3prl's `calc_diarization_error`; its validation batches hold one recording each.
+        """
+        labels = match_frames(targets.values, outputs.shape[1])
+        orders = best_permutation(outputs, labels, lengths)[1]
+        labels = labels.gather(2, orders[:, None].expand(-1, labels.shape[1], -1))
+        right = ((outputs > 0) == (labels > 0)) & ~padding_mask(lengths, outputs.shape[1])[:, :, None]
+        return (right.sum((1, 2)) / (lengths * self.speakers)).mean()
+
+    def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
+        """Loss, right frames and errors of a batch."""
+        outputs, lengths = self(batch.inputs)
+        count = len(batch.keys)
+        self.log(f"{stage}/loss", self.loss(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
+        self.log(f"{stage}/accuracy", self.accuracy(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
+        self.update_metric(metric, outputs, lengths, batch)
+
+    def build_metric(self) -> DiarizationErrorRate:
+        """Error rates of the ten settings."""
+        return DiarizationErrorRate(self.upstream.frame_rate)
+
+    def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        """Add a batch; the reference are the turns, not the frames that they were trained as."""
+        turns = self._turns("valid" if metric is self.valid_metric else "test")
+        scores = outputs.float().sigmoid().cpu()
+        for key, row, length in zip(batch.keys, scores, lengths.tolist(), strict=True):
+            metric.update(row[:length], turns[key])
+
+    def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
+        split = self.trainer.datamodule.opened[stage]
+        if self._references is None or self._references[0] is not split:
+            turns = (meta["turns"] for meta in split.metas())
+            self._references = split, dict(zip(split.keys, turns, strict=True))
+        return self._references[1]
+
+    def score(self, metric: Any, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
+        """The error rate of a setting: the best of this split, or in the test of `fixed` the one kept from valid."""
+        with metric.sync_context():
+            errors = metric.details()
+        best = min(range(len(SETTINGS)), key=lambda number: errors[number].rate)
+        if self.protocol == "fixed":
+            if stage == "valid":
+                self.setting.fill_(best)
+            best = int(self.setting)
+        chosen = errors[best]
+        if stage == "test":
+            speech = max(chosen.total, 1e-9)
+            self.details = {
+                "setting": SETTINGS[best]._asdict(),
+                "setting_chosen_on": "test" if self.protocol == "superb" else "valid",
+                "missed": chosen.missed / speech,
+                "false_alarm": chosen.false_alarm / speech,
+                "confusion": chosen.confusion / speech,
+                "all_settings": [
+                    {**setting._asdict(), "der": error.rate} for setting, error in zip(SETTINGS, errors, strict=True)
+                ],
+            }
+        return {self.metric: torch.tensor(chosen.rate)}
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The turns by the setting that is kept, or by threshold 0.5 and a median of 11 frames, in order of time."""
+        threshold, median_filter = SETTINGS[int(self.setting)]
+        rows = []
+        for row, length in zip(outputs.detach().float().sigmoid().cpu(), lengths.tolist(), strict=True):
+            segments = frames_to_segments(row[:length].numpy(), self.upstream.frame_rate, threshold, median_filter)
+            turns = [[self.labels[int(speaker)], round(start, 3), round(end, 3)] for speaker, start, end in segments]
+            rows.append({"turns": sorted(turns, key=lambda turn: turn[1])})
+        return rows

@@ -1,0 +1,25 @@
+"""Text as letters see it: what is said, not how it is printed."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_SPOKEN_MARKS = frozenset("'&%@#")
+
+
+def spoken_text(text: str) -> str:
+    """Upper case without punctuation, words separated by single spaces.
+
+    Apostrophes stay, since they belong to words, and so do the marks that are read out (`& % @ #`). LibriSpeech's
+    transcripts come out as they go in.
+
+    Example:
+        >>> spoken_text("Don’t go - it's twenty-one, Émile!")
+        "DON'T GO IT'S TWENTY ONE ÉMILE"
+    """
+    letters = unicodedata.normalize("NFC", text).replace("’", "'").upper()
+    return " ".join("".join(" " if _silent(letter) else letter for letter in letters).split())
+
+
+def _silent(letter: str) -> bool:
+    return unicodedata.category(letter).startswith("P") and letter not in _SPOKEN_MARKS

@@ -1,0 +1,138 @@
+"""HuBERT and wav2vec 2.0 from fairseq's `.pt` files, computed by torchaudio."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchaudio.models import Wav2Vec2Model, wav2vec2_model
+
+from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.from_unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
+from wavlm_lightning.encoder.tensor_files import is_state_dict
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.fairseq_files import plain, read
+from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build
+
+HEADS = re.compile(r"(mask_emb|final_proj|label_embs_concat|target_glu|quantizer|input_quantizer|project_\w+)\b.*")
+"""Names of what only pre-training needs."""
+
+RELATIVE_POSITIONS = re.compile(r"encoder\.layers\.\d+\.self_attn\.(grep_a|grep_linear|relative_attention_bias)\b.*")
+FIRST_BLOCK = "encoder.layers.0.self_attn.k_proj.weight"
+
+
+def is_wavlm(names: Iterable[str]) -> bool:
+    """Whether fairseq's names are those of a WavLM, which `WavLMUpstream` reads."""
+    return any(RELATIVE_POSITIONS.fullmatch(name) for name in names)
+
+
+class FairseqUpstream(TorchaudioModel):
+    """A HuBERT or wav2vec 2.0 that fairseq has trained, with all hidden states; fairseq itself is not needed.
+
+    Reads the checkpoints that Meta released, those of your own fairseq runs, and those that s3prl has converted
+    (`model_cfg`, `task_cfg`, `model_weight`); whatever the file pickles, nothing in it is executed.
+
+    Args:
+        path: the `.pt` file of a pre-trained, not a fine-tuned, model.
+        label: what tables call it; the path by default.
+        frozen: False trains the encoder with the head.
+
+    Raises:
+        UserError: the file is no such checkpoint.
+
+    Example:
+        >>> FairseqUpstream("hubert_base_ls960.pt").num_layers
+        13
+    """
+
+    def __init__(self, path: str, label: str | None = None, frozen: bool = True) -> None:
+        settings, weights = _open(Path(path))
+        normalize = settings.get("normalize", False)
+        if not isinstance(normalize, bool):  # a value that omegaconf was still to fill in
+            raise UserError(
+                f"{path}: its settings do not say whether waveforms are normalised (normalize={normalize!r})"
+            )
+        super().__init__(_build(settings, weights, Path(path)), normalize, label or str(path), frozen)
+
+
+def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The settings of model and task in one, and the weights under fairseq's names."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    content = read(path)
+    weights = content.get("model_weight", content.get("model"))
+    if not isinstance(weights, dict) or not is_state_dict(dict(weights)):
+        raise UserError(f"{path}: not a checkpoint of fairseq, which has the weights under `model`")
+    if any(name.startswith(("w2v_encoder.", "w2v_model.")) for name in weights):
+        raise UserError(f"{path}: a fine-tuned model; give the pre-trained one that it started from")
+    if is_wavlm(weights):
+        raise UserError(f"{path}: a WavLM; use WavLMUpstream")
+    if FIRST_BLOCK not in weights:
+        raise UserError(f"{path}: neither a HuBERT nor a wav2vec 2.0 of fairseq, for it has no {FIRST_BLOCK}")
+    try:
+        settings = _settings(content)
+    except RecursionError:
+        settings = {}
+    if not settings:
+        raise UserError(f"{path}: has no settings under `cfg` or `args`, so the sizes of its model are unknown")
+    return settings, dict(weights)
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """fairseq has them in `cfg.model` and `cfg.task`, before 2020-11 in `args`; s3prl in `model_cfg` and `task_cfg`."""
+    if "model_cfg" in content:
+        tree = {"model": content["model_cfg"], "task": content.get("task_cfg")}
+    else:
+        tree = content.get("cfg") or content.get("args") or {}
+    tree = plain(tree)
+    if not isinstance(tree, dict):
+        return {}
+    model, task = tree.get("model"), tree.get("task")
+    settings = model if isinstance(model, dict) else tree
+    normalize = {"normalize": task["normalize"]} if isinstance(task, dict) and "normalize" in task else {}
+    return {**settings, **normalize}
+
+
+def _build(settings: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Wav2Vec2Model:
+    value = {ours: settings.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
+    activation = settings.get("activation_fn", "gelu")
+    if activation != "gelu":
+        raise UserError(f"{path}: its activation is {activation}, but torchaudio's models have gelu only")
+    try:
+        parameters = {
+            "extractor_mode": "layer_norm" if settings.get("extractor_mode") == "layer_norm" else "group_norm",
+            "extractor_conv_layer_config": parse_convolutions(
+                str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path
+            ),
+            "extractor_conv_bias": value["conv_bias"],
+            "encoder_embed_dim": value["dim"],
+            "encoder_projection_dropout": value["dropout_input"],
+            "encoder_pos_conv_kernel": value["pos_conv_kernel"],
+            "encoder_pos_conv_groups": value["pos_conv_groups"],
+            "encoder_num_layers": value["layers"],
+            "encoder_num_heads": value["heads"],
+            "encoder_attention_dropout": value["attention_dropout"],
+            "encoder_ff_interm_features": value["ffn_dim"],
+            "encoder_ff_interm_dropout": value["activation_dropout"],
+            "encoder_dropout": value["dropout"],
+            "encoder_layer_norm_first": value["pre_norm"],
+            "encoder_layer_drop": 0.0,
+        }
+        return build(wav2vec2_model, parameters, _rename(weights), path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: its settings describe no possible encoder: {error}") from error
+
+
+def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """torchaudio's names, which are Hugging Face's one floor down."""
+    renamed = {rename(name): tensor for name, tensor in weights.items() if not HEADS.fullmatch(name)}
+    floors = {"encoder.": "encoder.transformer.", "feature_projection.": "encoder.feature_projection."}
+    return {
+        next((new + name.removeprefix(old) for old, new in floors.items() if name.startswith(old)), name): tensor
+        for name, tensor in renamed.items()
+    }

@@ -1,0 +1,187 @@
+"""Speech encoders of the transformers library: wav2vec 2.0, HuBERT, WavLM, data2vec, UniSpeech, DistilHuBERT."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
+
+MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+"""Values of `model_type` in `config.json` whose models are built from the same parts."""
+
+SWITCHED_OFF = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "apply_spec_augment": False}
+"""SUPERB neither drops layers nor masks frames, even where the encoder is trained with the head."""
+
+UNINFORMATIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+"""Entries of a configuration that say nothing about the features."""
+
+
+class HuggingFaceUpstream(WaveformEncoder):
+    """An encoder from the Hugging Face hub or from a folder in its format, with all hidden states.
+
+    The waveform is normalised if the checkpoint's `preprocessor_config.json` says `do_normalize`; without that file,
+    if the convolutions have layer norms. The hub's copies of wav2vec 2.0 Base and HuBERT Base say yes where the
+    originals say no; their group norm removes nearly all of the difference, `normalize=False` removes the rest.
+
+    Args:
+        source: a name on the hub, such as `facebook/hubert-base-ls960`, or a folder.
+        label: what tables call it; the source by default.
+        frozen: False trains the encoder with the head.
+        overrides: fields of the model's configuration to change (dropouts, say).
+        normalize: whether waveforms get zero mean and unit variance; None asks the checkpoint.
+
+    Raises:
+        UserError: transformers is missing, the model cannot be had, or it is of another kind.
+
+    Example:
+        >>> HuggingFaceUpstream("ntu-spml/distilhubert").num_layers
+        3
+    """
+
+    def __init__(
+        self,
+        source: str,
+        label: str | None = None,
+        frozen: bool = True,
+        overrides: dict[str, Any] | None = None,
+        normalize: bool | None = None,
+    ) -> None:
+        super().__init__(frozen)
+        self.label = label or str(source)
+        self.model, do_normalize = load(str(source), overrides or {})
+        config = self.model.config
+        self.dim, self.num_layers = config.hidden_size, config.num_hidden_layers + 1
+        self.describe_convolutions(
+            list(zip(config.conv_kernel, config.conv_stride, strict=True)), self.model.feature_extractor
+        )
+        if do_normalize is None:
+            do_normalize = not self.averages_over_time
+        self.normalize = do_normalize if normalize is None else normalize
+        self.freeze()
+
+    def settings(self) -> str:
+        """The model's configuration, and whether waveforms are normalised."""
+        values = {k: v for k, v in self.model.config.to_dict().items() if k not in UNINFORMATIVE}
+        return json.dumps({"config": values, "normalize": self.normalize}, sort_keys=True, default=str)
+
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """`(batch, samples)` to `(batch, frames, channels)`."""
+        return self.model.feature_extractor(waveforms).transpose(1, 2)
+
+    def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
+        """See `WaveformEncoder`."""
+        projected = self.model.feature_projection(features)
+        if isinstance(projected, tuple):  # all but HuBERT return the normalised features besides
+            projected = projected[0]
+        encoder = self.model.encoder
+        states: list[Tensor] = []
+        # transformers' own `hidden_states` leave the final norm of pre-norm models out, and its place has moved before.
+        with ExitStack() as hooks:
+            for block in encoder.layers:
+                hooks.callback(block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])).remove)
+            if padding.any():
+                hooks.enter_context(_zeros_behind_the_end(encoder.pos_conv_embed, padding))
+                last = encoder(projected, attention_mask=~padding).last_hidden_state
+            else:
+                last = encoder(projected).last_hidden_state
+        return [*states, last]
+
+
+@contextmanager
+def _zeros_behind_the_end(positional: nn.Module, padding: Tensor) -> Iterator[None]:
+    """Each positional convolution sees zeros behind the end of a row, as it does where the row ends the tensor.
+
+    Without this the second of data2vec's five convolutions would see what the first wrote into the padding, and a
+    batch norm before the convolution would turn zeros into something else.
+    """
+    outside = padding[:, None, :]
+    convolutions = [module for module in positional.modules() if isinstance(module, nn.Conv1d)]
+    handles = [c.register_forward_pre_hook(lambda _, x: (x[0].masked_fill(outside, 0.0),)) for c in convolutions]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None]:
+    """The model in fp32 on the CPU, and `do_normalize` of its preprocessor if that says.
+
+    Args:
+        source: a name on the hub, or a folder.
+        overrides: fields of the configuration to change.
+
+    Raises:
+        UserError: in one sentence, whatever is wrong.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"hf:{source} needs the transformers library: pip install 'wavlm_lightning[hf]'") from error
+    if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
+        raise UserError(f"hf:{source}: no such folder, and no name on the Hugging Face hub (those are OWNER/NAME)")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # else a table of the tensors that are left out on purpose
+    try:
+        found = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = _configure(found, source, overrides)
+        preprocessor = _preprocessor(transformers, source)
+        model, report = transformers.AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"hf:{source}: {_reason(source, error)}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise UserError(f"hf:{source}: the weights do not fit config.json; they lack {', '.join(missing[:3])}")
+    return model, preprocessor.get("do_normalize")
+
+
+def _configure(config: Any, source: str, overrides: dict[str, Any]) -> Any:
+    if config.model_type not in MODEL_TYPES:
+        raise UserError(
+            f"hf:{source} is of model_type {config.model_type}; give one of {', '.join(MODEL_TYPES)}, or write an "
+            "Upstream of your own"
+        )
+    for name, value in overrides.items():
+        if not hasattr(config, name):
+            raise UserError(f"overrides: the configuration of {source} has no field {name!r}")
+        if name in SWITCHED_OFF:
+            raise UserError(f"overrides: {name} is always off in an upstream, so leave it out")
+        setattr(config, name, value)
+    for name, value in SWITCHED_OFF.items():
+        setattr(config, name, value)
+    return config
+
+
+def _preprocessor(transformers: Any, source: str) -> dict[str, Any]:
+    try:
+        values = transformers.Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)[0]
+    except OSError:  # some checkpoints come without one
+        return {}
+    rate = values.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(f"hf:{source} wants audio at {rate} Hz, but ours is at {SAMPLE_RATE} Hz")
+    return values
+
+
+def _reason(source: str, error: Exception) -> str:
+    if isinstance(error, OSError) and not Path(source).is_dir():
+        return (
+            "neither a folder here nor to be had from the Hugging Face hub (offline, no such model, or not yours to "
+            "read); download it where you can and give its folder"
+        )
+    return f"not loadable by the transformers library: {str(error).splitlines()[0][:200].rstrip('.')}"

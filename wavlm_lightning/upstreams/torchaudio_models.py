@@ -1,0 +1,189 @@
+"""torchaudio's wav2vec 2.0, HuBERT and WavLM: its pipelines, or a model that you have built."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
+
+from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints import match_state
+from wavlm_lightning.encoder.huggingface import rename
+from wavlm_lightning.encoder.tensor_files import read_tensors
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
+
+BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
+"""What a bundle calls its kind of model -> the function that builds it."""
+
+
+class TorchaudioModel(WaveformEncoder):
+    """A torchaudio `Wav2Vec2Model` that you have built, with all hidden states.
+
+    Args:
+        model: from `torchaudio.models` (`wav2vec2_model`, `hubert_base`, `wavlm_model`, ...) or from one of
+            torchaudio's importers; a fine-tuned model's output layer is left out.
+        normalize: whether waveforms get zero mean and unit variance.
+        label: what tables call it.
+        frozen: False trains the encoder with the head.
+
+    Example:
+        >>> model = torchaudio.models.wav2vec2.utils.import_huggingface_model(hubert)
+        >>> TorchaudioModel(model, normalize=False, label="my HuBERT").num_layers
+        13
+    """
+
+    def __init__(self, model: Wav2Vec2Model, normalize: bool, label: str, frozen: bool = True) -> None:
+        super().__init__(frozen)
+        self.label, self.normalize = label, normalize
+        self.front_end = model.feature_extractor
+        self.feature_projection = model.encoder.feature_projection
+        self.transformer = model.encoder.transformer
+        self.dim = self.transformer.pos_conv_embed.embed_dim
+        self.num_layers = len(self.transformer.layers) + 1
+        self.describe_convolutions(
+            [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers], self.front_end
+        )
+        self.freeze()
+
+    def settings(self) -> str:
+        """What the weights do not tell."""
+        block = self.transformer.layers[0]
+        # A WavLM's first block says how it counts distances; the others have no such attribute.
+        distances = [getattr(block.attention, name, None) for name in ("num_buckets", "max_distance")]
+        return (
+            f"normalize={self.normalize} convolutions={self.convolutions} heads={block.attention.num_heads} "
+            f"pre_norm={block.layer_norm_first} groups={self.transformer.pos_conv_embed.conv.groups} {distances}"
+        )
+
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """`(batch, samples)` to `(batch, frames, channels)`."""
+        return self.front_end(waveforms, None)[0]
+
+    def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
+        """See `WaveformEncoder`.
+
+        torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
+        """
+        x = self.feature_projection(features)
+        masks: dict[str, Tensor] = {}
+        if padding.any():
+            x = x.masked_fill(padding[:, :, None], 0.0)
+            batch, frames = padding.shape
+            if hasattr(self.transformer.layers[0].attention, "rel_attn_embed"):
+                masks["key_padding_mask"] = padding
+            else:
+                masks["attention_mask"] = ~padding[:, None, None, :].expand(batch, 1, frames, frames)
+        # Its transformer calls "layer norm first" a norm before all blocks, which is what post-norm models have.
+        norm_before = self.transformer.layer_norm_first
+        x = x + self.transformer.pos_conv_embed(x)
+        x = self.transformer.dropout(self.transformer.layer_norm(x) if norm_before else x)
+        states, position_bias = [], None
+        for block in self.transformer.layers:
+            states.append(x)
+            x, position_bias = block(x, position_bias=position_bias, **masks)
+        return [*states, x if norm_before else self.transformer.layer_norm(x)]
+
+
+class TorchaudioUpstream(TorchaudioModel):
+    """A model of `torchaudio.pipelines`, with all hidden states.
+
+    Args:
+        bundle: its name there, such as `HUBERT_BASE`, `WAV2VEC2_LARGE_LV60K` or `WAVLM_BASE_PLUS`.
+        label: what tables call it; the bundle's name by default.
+        weights: file with its state dict, where the network is out of reach; by default torchaudio downloads it once.
+        frozen: False trains the encoder with the head.
+
+    Raises:
+        UserError: there is no such bundle, its weights cannot be had, or a file does not fit.
+
+    Example:
+        >>> TorchaudioUpstream("HUBERT_BASE").num_layers
+        13
+    """
+
+    def __init__(
+        self, bundle: str = "HUBERT_BASE", label: str | None = None, weights: str | None = None, frozen: bool = True
+    ) -> None:
+        found = find_bundle(bundle)
+        model = _read(found, bundle, Path(weights)) if weights else _download(found, bundle)
+        super().__init__(model, found._normalize_waveform, label or bundle, frozen)
+
+
+def bundles() -> dict[str, Any]:
+    """The models of `torchaudio.pipelines` by name."""
+    kind = torchaudio.pipelines.Wav2Vec2Bundle
+    found = {name: getattr(torchaudio.pipelines, name) for name in torchaudio.pipelines.__all__}
+    return {name: bundle for name, bundle in found.items() if isinstance(bundle, kind)}
+
+
+def find_bundle(name: str) -> Any:
+    """The bundle of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = bundles()
+    if name not in known:
+        near = difflib.get_close_matches(name.upper(), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
+        raise UserError(f"torchaudio:{name}: torchaudio.pipelines has no model {name!r}; {hint}")
+    return known[name]
+
+
+def _download(bundle: Any, name: str) -> Wav2Vec2Model:
+    try:
+        # torch.hub would unpickle whatever the server sends.
+        model: nn.Module = bundle.get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"torchaudio:{name}: its weights could neither be read from the torch hub cache nor downloaded "
+            f"({type(error).__name__}); fetch them where there is a network and give weights=FILE"
+        ) from error
+    return model if isinstance(model, Wav2Vec2Model) else model.model  # a wrapper normalises, over the whole batch
+
+
+def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
+    if not path.is_file():
+        raise UserError(f"torchaudio:{name}: no file {path}; weights is the state dict of that model")
+    return build(BUILDERS[bundle._model_type], bundle._params, read_state(path), path)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, under today's names.
+
+    Raises:
+        UserError: the file holds something else.
+    """
+    try:
+        return rename(read_tensors(path))
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+
+
+def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:
+    """A model with given weights; an output layer in them is left out.
+
+    Args:
+        builder: `wav2vec2_model` or `wavlm_model`.
+        parameters: its arguments.
+        state: the weights under torchaudio's names.
+        path: where they came from, for messages.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: the caller's stream goes on
+        model = builder(**{**parameters, "aux_num_out": None})
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("aux.")}
+    try:
+        model.load_state_dict(match_state(state, model.state_dict(), path))
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    return model.eval()

@@ -1,0 +1,101 @@
+"""What wav2vec 2.0 and its relatives in other libraries have in common, made independent of padding."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.encoder import Layers, padding_mask
+from wavlm_lightning.encoder.frontend import normalize_waveforms
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.base import Upstream
+
+
+class WaveformEncoder(Upstream):
+    """Convolutions over the waveform, then a transformer (wav2vec 2.0, arXiv 2006.11477, section 2).
+
+    A batch gives for each row what the row gives alone: the convolutions of models with group norm, which averages
+    over time, run row by row; the transformer runs on the padded batch and attends to valid frames only. Waveforms
+    are normalised as fairseq and s3prl do, over the unpadded utterance and with 1e-5 added to the variance; the
+    1e-7 of Hugging Face's feature extractor gives the same but for recordings near silence.
+
+    A subclass sets `label`, `dim` and `num_layers`, calls `describe_convolutions` and `freeze`, and writes `convolve`
+    and `transform`.
+
+    Attributes:
+        normalize: whether waveforms get zero mean and unit variance first.
+    """
+
+    normalize: bool
+
+    def describe_convolutions(self, convolutions: Sequence[tuple[int, int]], front_end: nn.Module) -> None:
+        """Set the frame rate, and find out whether rows must be convolved one by one.
+
+        Args:
+            convolutions: kernel and stride of each layer, from the first.
+            front_end: the module that holds them.
+        """
+        self.convolutions = tuple(convolutions)
+        self.frame_rate = SAMPLE_RATE / math.prod(stride for _, stride in convolutions)
+        self.shortest = 1
+        for kernel, stride in reversed(self.convolutions):
+            self.shortest = (self.shortest - 1) * stride + kernel
+        self.averages_over_time = any(isinstance(module, nn.GroupNorm) for module in front_end.modules())
+
+    @abstractmethod
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """Waveforms `(batch, samples)`, all valid, to `(batch, frames, channels)`."""
+
+    @abstractmethod
+    def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
+        """From the convolutions' output to the hidden states.
+
+        Args:
+            features: `(batch, frames, channels)`.
+            padding: bool `(batch, frames)`, true where a frame is padding.
+
+        Returns:
+            The input of every block, then the encoder's output, after its last norm if it has one there; each
+            `(batch, frames, dim)`, anything where a frame is padding (s3prl's `upstream/hubert/expert.py` hooks the
+            same places).
+        """
+
+    def frames(self, lengths: Tensor) -> Tensor:
+        """Frames of utterances of so many samples."""
+        for kernel, stride in self.convolutions:
+            lengths = (lengths - kernel) // stride + 1
+        return lengths
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
+        """All hidden states, `(layers + 1, batch, frames, dim)`, zero where a frame is padding.
+
+        Raises:
+            UserError: an utterance is too short for one frame.
+        """
+        samples = lengths.tolist()
+        if min(samples) < self.shortest:
+            raise UserError(
+                f"an utterance of {min(samples)} samples is shorter than the {self.shortest} that {self.label} needs "
+                "for one frame"
+            )
+        lengths = lengths.to(waveforms.device)
+        waveforms = waveforms[:, : max(samples)]
+        if self.normalize:
+            silent = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
+            waveforms = normalize_waveforms(silent, lengths)
+        waveforms = waveforms.to(next(self.parameters()).dtype)
+        if self.averages_over_time and min(samples) < max(samples):
+            rows = [self.convolve(row[None, :length])[0] for row, length in zip(waveforms, samples, strict=True)]
+            features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        else:
+            # Without a norm over time, and without padding of its own, no valid frame sees a row's padding.
+            features = self.convolve(waveforms)
+        frames = self.frames(lengths)
+        padding = padding_mask(frames, features.shape[1])
+        hidden = torch.stack(self.transform(features, padding))
+        return Layers(hidden.masked_fill(padding[None, :, :, None], 0.0), frames, self.frame_rate)
