@@ -18,6 +18,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 SHORT = {
     "fit": ["--trainer.max_steps", "4", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"],
     "test": ["--trainer.accelerator", "cpu"],
+    "superb": ["--steps", "2"],
 }
 FEWER = {"--clusters": "8"}
 
@@ -64,9 +65,23 @@ def test_readme_runs(recordings, tmp_path, monkeypatch, capsys):
                     words = [FEWER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
                     assert main([*words[1:], *SHORT.get(words[1], [])]) == 0, line
                     ran.append(words[1])
-    assert {"prepare", "data", "codebook", "fit", "test", "export", "doctor", "python"} <= set(ran)
+    assert {"prepare", "data", "codebook", "fit", "test", "predict", "superb", "export", "doctor", "python"} <= set(ran)
     assert (tmp_path / "runs" / "mine-ks" / "card.json").is_file()
     assert (tmp_path / "runs" / "mine-lid" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_official_commands_are_understood(tmp_path, monkeypatch, capsys):
+    """Without the corpora they must stop for want of the corpora, not of an option."""
+    monkeypatch.chdir(tmp_path)
+    text = (README.parent / "configs" / "superb" / "README.md").read_text()
+    commands = re.findall(r"`(wavlm prepare [^`]+)`", text) + re.findall(r"^(wavlm superb .*)$", text, flags=re.M)
+    assert len(commands) == 11
+    for command in commands:
+        capsys.readouterr()
+        (tmp_path / "runs" / "mine" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").touch()
+        assert main(shlex.split(command)[1:]) == 2, command
+        assert re.search(r"no such folder|no corpora there", capsys.readouterr().err), command
 
 
 def test_readme_names_nothing_that_is_not_there():

@@ -7,9 +7,11 @@ pooling the mean commutes with everything up to the logits, so training on it is
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +29,14 @@ from wavlm_lightning.upstreams.base import Upstream
 
 Level = Literal["utterance", "frame"]
 HALF_MAX = 65504.0
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time make a file; the lock ends with its process, however that ends."""
+    with path.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class FeatureCache:
@@ -101,14 +111,27 @@ class FeatureCache:
             batch_seconds: audio per forward, padding counted.
         """
         path = self.path(shard, sha256)
-        if path.is_file():
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(path):  # several heads may share a corpus: the others wait for the first one's work
+                if not path.is_file():
+                    self._write(path, keys, samples, read, device, batch_seconds)
+        return path
+
+    def _write(
+        self,
+        path: Path,
+        keys: Sequence[str],
+        samples: Sequence[int],
+        read: Callable[[int], np.ndarray],
+        device: torch.device | str,
+        batch_seconds: float,
+    ) -> None:
         tensors: dict[str, Tensor] = {}
         order = np.argsort(samples)
         upstream = self.upstream.to(device)
         begin = 0
-        with progress_bar(total=len(keys), desc=f"features {self.upstream.label} {shard}", leave=False) as bar:
+        with progress_bar(total=len(keys), desc=f"features {self.upstream.label} {path.stem}", leave=False) as bar:
             while begin < len(order):
                 # Ascending lengths: the last one taken is the longest, and batches stay within the budget.
                 end = begin + 1
@@ -123,7 +146,6 @@ class FeatureCache:
         temporary = path.with_suffix(".tmp")
         save_file(tensors, temporary, metadata={"frame_rate": json.dumps(self.upstream.frame_rate)})
         temporary.rename(path)
-        return path
 
     def _compute(
         self, upstream: Upstream, keys: list[str], waveforms: list[np.ndarray], device: torch.device | str

@@ -1,0 +1,105 @@
+"""`wavlm predict RUN FILE...`: every kind of head on recordings that are in no corpus."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.metrics.rttm import parse_rttm
+
+HEADS = ("pr", "asr", "ks", "ic", "sid", "er", "sf", "sv", "sd")
+CORPUS = {"asr": "pr"}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory):
+    """A run folder of each trained task, two steps long, on FBANK."""
+    folder = tmp_path_factory.mktemp("heads")
+    for name in HEADS:
+        arguments = [
+            "fit",
+            "-c",
+            f"configs/superb/mini/{name}.yaml",
+            "--data.corpus",
+            str(tiny / CORPUS.get(name, name)),
+        ]
+        arguments += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", "false"]
+        arguments += ["--data.cache", str(folder / "cache"), "--trainer.default_root_dir", str(folder / name)]
+        arguments += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
+        arguments += ["--trainer.enable_progress_bar", "false"]
+        assert main(arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def recordings(tiny, tmp_path):
+    """A stereo file at another rate, and two of a corpus."""
+    split = Corpus.open(tiny / "sv").split("test")
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for number, (_, waveform, _) in zip(range(2), split.utterances(), strict=False):
+        soundfile.write(folder / f"{number}.flac", waveform, 16_000)
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (22_050, 2))
+    soundfile.write(folder / "2.wav", noise, 22_050)
+    return folder
+
+
+FACTS = {
+    "pr": "phones",
+    "asr": "text",
+    "ks": "keyword",
+    "ic": "intent",
+    "sid": "speaker",
+    "er": "emotion",
+    "sf": "text",
+    "sv": "embedding",
+    "sd": "turns",
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_has_something_to_say(runs, recordings, tmp_path, capsys, name):
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert main(["predict", str(runs / name), str(recordings), "--json", "--out", str(out)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    files = [row for row in rows if "file" in row]
+    assert [row["file"].rsplit("/", 1)[1] for row in files] == ["0.flac", "1.flac", "2.wav"]
+    assert all(FACTS[name] in row for row in files)
+    if name == "sv":
+        pairs = [row for row in rows if "score" in row]
+        assert len(pairs) == 3 and all(-1 <= row["score"] <= 1.0001 for row in pairs)
+    if name == "sd":
+        turns = {row["file"].rsplit("/", 1)[1].split(".")[0]: row["turns"] for row in files if row["turns"]}
+        written = out / "predictions.rttm"
+        assert set(parse_rttm(written.read_text().splitlines())) == set(turns) if turns else not written.exists()
+    assert main(["predict", str(runs / name), str(recordings / "0.flac")]) == 0
+    assert "0.flac" in capsys.readouterr().out
+
+
+def test_alone_or_together_the_answer_is_the_same(runs, recordings, capsys):
+    answers = []
+    for seconds in ("1", "1000"):
+        capsys.readouterr()
+        assert main(["predict", str(runs / "er"), str(recordings), "--json", "--batch-seconds", seconds]) == 0
+        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    for one, other in zip(*answers, strict=True):
+        assert one["emotion"] == other["emotion"] and one["probability"] == pytest.approx(
+            other["probability"], abs=1e-4
+        )
+
+
+def test_mistakes_are_one_sentence(runs, recordings, tmp_path, capsys):
+    for arguments, wanted in (
+        ([str(tmp_path), str(recordings)], "no such file; give the run folder"),
+        ([str(runs / "ks"), str(tmp_path / "nothing")], "no recordings"),
+    ):
+        capsys.readouterr()
+        assert main(["predict", *arguments]) == 2
+        assert wanted in (error := capsys.readouterr().err) and len(error.strip().splitlines()) == 1
