@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 
+from wavlm_lightning.audio import gain, load_mono, trim_silence
 from wavlm_lightning.cli import main
+from wavlm_lightning.cli.predict import recording_names
+from wavlm_lightning.cli.trained_heads import load_head
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.rttm import parse_rttm
 
@@ -96,10 +100,35 @@ def test_alone_or_together_the_answer_is_the_same(runs, recordings, capsys):
 
 
 def test_mistakes_are_one_sentence(runs, recordings, tmp_path, capsys):
+    soundfile.write(tmp_path / "short.wav", np.full(120, 0.2), 16_000)
     for arguments, wanted in (
         ([str(tmp_path), str(recordings)], "no such file; give the run folder"),
+        (["--json", str(runs / "ks"), str(tmp_path / "short.wav")], "short.wav: "),
+        (["--device", "abacus", str(runs / "ks"), str(recordings)], "--device abacus: not usable"),
         ([str(runs / "ks"), str(tmp_path / "nothing")], "no recordings"),
     ):
         capsys.readouterr()
         assert main(["predict", *arguments]) == 2
         assert wanted in (error := capsys.readouterr().err) and len(error.strip().splitlines()) == 1
+
+
+def test_rttm_names_are_names():
+    names = recording_names(["a/my meeting.wav", "a/x.wav", "b/x.flac"])
+    assert names == ["my_meeting", "a/x.wav", "b/x.flac"]
+
+
+def test_audio_is_treated_as_in_training(tiny, tmp_path, recordings):
+    """What the recipe of the corpus did, and what the data did, is done to new recordings as well."""
+    corpus = tmp_path / "sv"
+    shutil.copytree(tiny / "sv", corpus)
+    body = json.loads((corpus / "corpus.json").read_text())
+    body["source"] |= {"gain_db": -3.0, "trim": True}
+    (corpus / "corpus.json").write_text(json.dumps(body))
+    arguments = ["fit", "-c", "configs/superb/mini/sv.yaml", "--data.corpus", str(corpus), "--data.gain_db", "-1"]
+    arguments += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--data.cache", "null"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_steps", "1"]
+    arguments += ["--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
+    assert main(arguments) == 0
+    path = recordings / "0.flac"
+    expected = trim_silence(gain(load_mono(path), -4.0))
+    assert np.array_equal(load_head(tmp_path / "run").read(path), expected)

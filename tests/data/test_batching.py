@@ -92,3 +92,18 @@ def test_limits_are_asked_for_and_checked():
     with pytest.raises(UserError, match=r"10\.0 s does not fit"):
         plan_batches(np.array([160_000]), batch_seconds=5.0)
     assert len(plan_batches(np.array([160_000]), batch_seconds=5.0, max_seconds=5.0)) == 1
+
+
+def test_an_epoch_holds_whole_updates_if_it_can():
+    samples = np.full(23, 16_000)
+    for multiple, wanted in ((1, 12), (4, 12), (5, 10), (7, 7), (30, 12)):
+        plan = BatchPlan(samples, batch_size=2, multiple=multiple, seed=1)
+        assert len(plan) == len(list(plan)) == wanted
+
+
+def test_draws_with_replacement_have_crops_of_their_own():
+    plan = BatchPlan(np.full(4, 16_000), batch_size=2, weights=np.array([1.0, 0, 0, 0]), seed=1)
+    items = [item for _ in range(2) for batch in plan for item in batch]
+    assert {number for number, _ in items} == {0} and len({seed for _, seed in items[:4]}) == 4
+    plan.set_epoch(1)
+    assert not {seed for batch in plan for _, seed in batch} & {seed for _, seed in items}

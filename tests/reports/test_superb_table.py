@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from wavlm_lightning.errors import UserError
 from wavlm_lightning.metrics.superb import METRICS, TASKS, published_entries
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.folds import best_rate, combine_folds
@@ -41,21 +42,21 @@ def published(name: str) -> dict[str, ResultCard]:
 
 
 def test_a_published_row_gets_its_published_score_and_rank():
-    (line,) = board_verdict({"WavLM Large": published("WavLM Large")}, official=True)
+    (line,) = board_verdict({"WavLM Large": published("WavLM Large")})
     assert "Score 1145, Rank 22.80 " in line and "place 1 of 19" in line
-    (line,) = board_verdict({"HuBERT Base": published("HuBERT Base")}, official=True)
+    (line,) = board_verdict({"HuBERT Base": published("HuBERT Base")})
     assert "Score 941, Rank 16.50 " in line
 
 
 def test_some_tasks_have_no_score():
     some = {task: made for task, made in published("WavLM Base").items() if task in ("PR", "SF")}
-    (line,) = board_verdict({"mine": some}, official=True)
+    (line,) = board_verdict({"mine": some})
     assert "2 of 10 tasks (PR, SF)" in line and "no official Score" in line and "WavLM Large leads" in line
 
 
 def test_other_corpora_are_not_compared():
-    (line,) = board_verdict({"mine": published("WavLM Base")}, official=False)
-    assert "not comparable" in line and "Score 1" not in line
+    (line,) = board_verdict({"mine": published("WavLM Base")}, "these are others")
+    assert "Not comparable" in line and "these are others" in line and "Score 1" not in line
 
 
 def test_best_of_each_column_is_strong_and_missing_cells_are_dashes():
@@ -92,4 +93,7 @@ def test_the_rate_is_chosen_on_validation_alone(mode, best):
         selection = {"metric": "valid/x", "mode": mode, "value": valid, "split": "v"}
         return [card("KS", {"KS": test}, selection=selection)]
 
-    assert best_rate({1e-3: tried(0.2, 90.0), 1e-2: tried(0.3, 10.0)}) == best
+    diverged = tried(float("nan"), 50.0)
+    assert best_rate({1e-1: diverged, 1e-3: tried(0.2, 90.0), 1e-2: tried(0.3, 10.0)}) == best
+    with pytest.raises(UserError, match="no learning rate of KS"):
+        best_rate({1e-1: diverged, 1e-2: diverged})

@@ -211,3 +211,36 @@ def test_corpus_without_the_labels_is_refused(tiny):
     trainer = quiet_trainer(max_steps=1)
     with pytest.raises(UserError, match="no 'keywords' labels"):
         trainer.fit(KeywordSpotting(Fbank(cmvn=False)), TaskData(str(tiny / "pr"), batch_size=4))
+
+
+def test_an_update_whose_gradient_is_not_finite_is_left_out(tiny):
+    """As in s3prl: one such update would spoil everything after it."""
+
+    class Broken(KeywordSpotting):
+        def loss(self, outputs, lengths, targets):
+            loss = super().loss(outputs, lengths, targets)
+            return loss * float("nan") if self.global_step == 1 and self.skipped_updates == 0 else loss
+
+    head = Broken(Fbank(cmvn=False), learning_rate=1e-2)
+    trainer = quiet_trainer(max_steps=4, limit_val_batches=0, gradient_clip_val=1.0)
+    trainer.fit(head, TaskData(str(tiny / "ks"), batch_size=5))
+    assert head.skipped_updates == 1
+    assert all(parameter.isfinite().all() for parameter in head.parameters())
+
+
+def test_a_head_is_tested_by_the_protocol_it_was_trained_by(tiny, tmp_path):
+    trainer, source = train(KeywordSpotting(Fbank(cmvn=False), protocol="fixed"), tiny / "ks", tmp_path, 1)
+    trainer.save_checkpoint(tmp_path / "head.ckpt")
+    with pytest.raises(UserError, match="trained with protocol: fixed"):
+        trainer.test(KeywordSpotting(Fbank(cmvn=False)), source, ckpt_path=tmp_path / "head.ckpt", weights_only=True)
+
+
+def test_crops_in_frames_follow_the_upstreams_rate(tiny):
+    for upstream, samples in ((Fbank(cmvn=False), 4800), (WavLMUpstream("tiny"), 9600)):
+        head = KeywordSpotting(upstream, protocol="fixed")
+        source = TaskData(str(tiny / "ks"), batch_size=4, max_frames=30)
+        trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+        trainer.fit(head, source)
+        assert {batch.inputs.audio.shape[1] for batch in source.train_dataloader()} == {samples}
+    with pytest.raises(UserError, match="give one of them"):
+        TaskData(str(tiny / "ks"), max_frames=30, max_seconds=1.0)

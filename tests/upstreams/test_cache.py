@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,7 +15,7 @@ from quiet import quiet_trainer
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, TaskData
-from wavlm_lightning.upstreams import Upstream, WavLMUpstream
+from wavlm_lightning.upstreams import Fbank, Upstream, WavLMUpstream
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
@@ -84,10 +86,29 @@ def test_budget_and_impossible_caches_are_refused(tiny, tmp_path):
     cache = str(tmp_path)
     with pytest.raises(UserError, match="cache_gib"):
         fit(KeywordSpotting(WavLMUpstream("tiny")), TaskData(str(tiny / "ks"), cache=cache, cache_gib=1e-6), 1)
-    with pytest.raises(UserError, match=r"max_seconds=0\.5"):
+    with pytest.raises(UserError, match=r"longer than 0\.5 s"):
         fit(KeywordSpotting(WavLMUpstream("tiny")), TaskData(str(tiny / "ks"), cache=cache, max_seconds=0.5), 1)
     with pytest.raises(UserError, match="frozen: false"):
         fit(KeywordSpotting(WavLMUpstream("tiny", frozen=False)), TaskData(str(tiny / "ks"), cache=cache), 1)
     with pytest.raises(UserError, match="every frame"):
         fit(KeywordSpotting(WavLMUpstream("tiny"), normalize=True), TaskData(str(tiny / "ks"), cache=cache), 1)
     assert list(Path(cache).rglob("*.safetensors")) == []
+
+
+def test_two_heads_at_once_compute_features_once(tmp_path):
+    """The second waits for the first, and reads what that one wrote."""
+
+    class Slow(Fbank):
+        calls = 0
+
+        def layers(self, waveforms, lengths):
+            Slow.calls += 1
+            time.sleep(0.2)
+            return super().layers(waveforms, lengths)
+
+    waveforms = [np.random.default_rng(i).uniform(-0.3, 0.3, 4000).astype("f4") for i in range(3)]
+    caches = [FeatureCache(tmp_path, Slow(), "frame") for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda c: c.fill("s", "0" * 64, list("abc"), [4000] * 3, waveforms.__getitem__), caches))
+    assert paths[0] == paths[1] and Slow.calls == 1
+    assert torch.equal(caches[0].read(paths[0], "b"), caches[1].read(paths[1], "b"))

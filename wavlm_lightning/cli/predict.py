@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 def main(argv: list[str]) -> int:
     """Parse and run; with options only (`predict -c FILE`) it is LightningCLI's, which predicts a corpus' test split."""
-    if len(argv) > 1 and argv[1].startswith("-") and argv[1] not in ("-h", "--help"):
+    if any(word.startswith(("-c", "--config", "--ckpt_path", "--model", "--data", "--trainer")) for word in argv[1:]):
         from wavlm_lightning.cli import training
 
         return training.main(argv)
@@ -71,12 +72,21 @@ def compare(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {"a": one["file"], "b": other["file"], "score": round(score, 4)}
 
 
+def recording_names(files: list[str]) -> list[str]:
+    """What RTTM calls files: their names without endings or white space, or their whole paths where names are alike."""
+    names = [re.sub(r"\s+", "_", Path(file).stem) for file in files]
+    paths = [re.sub(r"\s+", "_", file) for file in files]
+    return [name if names.count(name) == 1 else path for name, path in zip(names, paths, strict=True)]
+
+
 def write(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write JSON lines and, where there are turns, RTTM."""
     from wavlm_lightning.metrics.rttm import rttm_lines
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    turns = [line for row in rows if "turns" in row for line in rttm_lines(Path(row["file"]).stem, row["turns"])]
+    heard = [row for row in rows if "turns" in row]
+    names = recording_names([row["file"] for row in heard])
+    turns = [line for name, row in zip(names, heard, strict=True) for line in rttm_lines(name, row["turns"])]
     if turns:
         (folder / "predictions.rttm").write_text("\n".join(turns) + "\n")

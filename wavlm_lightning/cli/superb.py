@@ -6,6 +6,10 @@ import argparse
 import os
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wavlm_lightning.cli.superb_runs import Cell
 
 EPILOG = """upstreams:
   runs/demo/pretrain           a pre-training run, a .ckpt, a Hugging Face folder, a unilm or fairseq .pt
@@ -40,31 +44,21 @@ def main(argv: list[str]) -> int:
         metavar="RATE",
         help="try these learning rates, the official grid if none is named, and keep the best on validation",
     )
-    parser.add_argument("--steps", type=int, help="updates of every head, instead of the configurations'")
+    parser.add_argument("--steps", type=_positive, help="updates of every head, instead of the configurations'")
     parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
-    parser.add_argument("--jobs", type=int, help="runs at a time; one a GPU, or one a core (default)")
+    parser.add_argument("--jobs", type=_positive, help="runs at a time; one a GPU, or one a core (default)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.cli.superb_runs import UpstreamSpec, check_tasks, plan_cell
+    from wavlm_lightning.cli.superb_runs import check_tasks, parse_upstreams, plan_cell
 
-    upstreams = [UpstreamSpec.parse(spec) for spec in arguments.upstreams]
+    upstreams, tasks = parse_upstreams(arguments.upstreams), check_tasks(arguments.tasks)
     out, data = arguments.output, Path(arguments.data)
     if arguments.data == "mini":
-        from wavlm_lightning.data.mini import prepare_mini
-
         data = out / "corpus"
-        prepare_mini(data, arguments.size)
-    mini = is_mini(data)
-    tasks = check_tasks(arguments.tasks, mini)
-    extra: list[str] = []
-    if arguments.steps is not None:
-        every = max(1, arguments.steps // 4)
-        extra = ["--trainer.max_steps", str(arguments.steps), "--trainer.val_check_interval", str(every)]
+    mini = arguments.data == "mini" or is_mini(data)
     cells = [
-        plan_cell(
-            task, upstream, data, out / upstream.folder, mini=mini, rates=rates(arguments.search, task), extra=extra
-        )
+        plan_cell(task, upstream, data, out, mini=mini, rates=rates(arguments.search, task), steps=arguments.steps)
         for task in tasks
         for upstream in upstreams
     ]
@@ -74,13 +68,37 @@ def main(argv: list[str]) -> int:
                 end = ["--ckpt_path", "best"] if run.fits and verb == "test" else []
                 print(shlex.join(["wavlm", verb, *run.options, "--trainer.default_root_dir", str(run.folder), *end]))
         return 0
+    return score(arguments, cells, tasks, data, mini)
 
+
+def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
+    """Run everything, and write the tables of whatever was finished even if something failed."""
+    from wavlm_lightning.cli.superb_runs import check_corpora, corpus_name
     from wavlm_lightning.cli.superb_scores import run_cells, settle, write_tables
+    from wavlm_lightning.errors import UserError
 
-    run_cells(cells, arguments.jobs or default_jobs())
-    cards = {(cell.task, cell.upstream.folder): settle(cell) for cell in cells}
-    print(write_tables(out, cards, tasks, [upstream.folder for upstream in upstreams], mini))
+    if arguments.data == "mini":
+        from wavlm_lightning.data.mini import prepare_mini
+
+        prepare_mini(data, arguments.size, list(dict.fromkeys(corpus_name(task, mini) for task in tasks)))
+    check_corpora(tasks, data, mini)
+    failure: UserError | None = None
+    try:
+        run_cells(cells, arguments.jobs or default_jobs())
+    except UserError as error:
+        failure = error
+    cards = {(cell.task, cell.upstream.label): card for cell in cells if (card := settle(cell)) is not None}
+    if cards:
+        print(write_tables(arguments.output, cards, tasks, mini, complete=failure is None and arguments.steps is None))
+    if failure is not None:
+        raise failure
     return 0
+
+
+def _positive(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 up")
+    return int(word)
 
 
 def is_mini(data: Path) -> bool:

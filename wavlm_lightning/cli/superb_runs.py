@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,21 @@ from wavlm_lightning.upstreams.specs import resolve
 COST: dict[str, float] = {
     "ks": 1,
     "ic": 1,
-    "sid": 1,
+    "sid": 1.5,
     "er": 1,
-    "pr": 3,
-    "qbe": 3,
-    "sd": 6,
-    "sv": 8,
-    "sf": 10,
-    "asr": 12,
+    "pr": 2,
+    "qbe": 1.5,
+    "sd": 4,
+    "sv": 2,
+    "sf": 7,
+    "asr": 8,
 }
 """What a run of each task costs relative to KS, in the order they are run; only the estimate of the time left reads it."""
 
 POOLED = ("ks", "ic", "sid", "er")
-"""Tasks whose head averages over time: CMVN would make all utterances alike (`superb.md`, section 7)."""
+"""Tasks whose head averages over time: CMVN would make all utterances alike (s3prl issue 316)."""
+
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,16 @@ class UpstreamSpec:
         return cls(spec, *resolve(spec))
 
     @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.init_args.get("label") or {"fbank": "FBANK", "mfcc": "MFCC"}.get(self.spec, self.spec)
+
+    @property
     def folder(self) -> str:
-        """A folder name that tells it from others."""
-        return re.sub(r"[^A-Za-z0-9._+-]+", "-", self.spec).strip("-.")
+        """A name for its folder, made of the label if there is one, else of what was typed."""
+        name = self.label if "=" in self.spec else self.spec
+        slug = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
+        return slug or hashlib.sha256(name.encode()).hexdigest()[:12]
 
     def options(self, task: str) -> list[str]:
         """What `wavlm fit` must be told to use it."""
@@ -66,6 +77,22 @@ class UpstreamSpec:
         for name, value in arguments.items():
             options += [f"--model.upstream.{name}", _word(value)]
         return options
+
+
+def parse_upstreams(specs: Sequence[str]) -> list[UpstreamSpec]:
+    """All upstreams of a command.
+
+    Raises:
+        UserError: one names nothing, or two would share a row or a folder.
+    """
+    upstreams = [UpstreamSpec.parse(spec) for spec in specs]
+    for one in upstreams:
+        for other in upstreams:
+            if one is not other and (one.label == other.label or one.folder == other.folder):
+                raise UserError(
+                    f"{one.spec!r} and {other.spec!r} would share a row or a folder; tell them apart by LABEL= in front"
+                )
+    return upstreams
 
 
 @dataclass(frozen=True)
@@ -89,14 +116,19 @@ class Cell:
         return [run for runs in self.runs.values() for run in runs]
 
 
-def available(mini: bool) -> list[str]:
-    """Tasks that have a configuration, cheapest first."""
-    return [task for task in COST if (configs_folder().parent / config_name(task, mini)).is_file()]
-
-
 def config_name(task: str, mini: bool) -> str:
     """The YAML of a task, as `-c` takes it."""
     return f"configs/superb/{'mini/' if mini else ''}{task}.yaml"
+
+
+def configuration(task: str, mini: bool) -> dict[str, Any]:
+    """What that YAML says."""
+    return yaml.safe_load((configs_folder().parent / config_name(task, mini)).read_text())
+
+
+def corpus_name(task: str, mini: bool) -> str:
+    """The folder of a task's corpus in the folder of corpora."""
+    return Path(configuration(task, mini)["data"]["init_args"]["corpus"]).name
 
 
 def official_rates(task: str) -> list[float]:
@@ -113,7 +145,7 @@ def plan_cell(
     *,
     mini: bool,
     rates: list[float] | None,
-    extra: list[str],
+    steps: int | None,
 ) -> Cell:
     """All runs of a task on an upstream.
 
@@ -121,53 +153,63 @@ def plan_cell(
         task: name of its YAML.
         upstream: what to score.
         data: folder of corpora; the YAML says which of them.
-        out: folder of this upstream.
+        out: folder of all upstreams.
         mini: take the YAML for the mini corpus.
         rates: learning rates to try; the YAML's if None.
-        extra: further options for every run.
-
-    Raises:
-        UserError: the corpus is missing.
+        steps: updates; the YAML's if None.
     """
-    content = yaml.safe_load((configs_folder().parent / config_name(task, mini)).read_text())
-    corpus = data / Path(content["data"]["init_args"]["corpus"]).name
-    folder = out / task
+    content, corpus = configuration(task, mini), data / corpus_name(task, mini)
+    cell = Cell(task, upstream, out / upstream.folder / task)
     options = ["-c", config_name(task, mini), "--data.corpus", str(corpus)]
     if content["data"]["init_args"].get("cache"):
-        options += ["--data.cache", str(out.parent / "cache")]
-    options += [*upstream.options(task), *extra]
+        options += ["--data.cache", str(out / "cache")]
+    options += upstream.options(task)
     trained = "learning_rate" in content["model"]["init_args"]
-    folds = 1
-    if content["data"]["class_path"].endswith("FoldData"):
-        folds = len(Corpus.open(corpus).splits)
-    else:
-        Corpus.open(corpus)
-    cell = Cell(task, upstream, folder)
+    if steps is not None and trained:
+        # Validation is counted in batches, of which an update may take several.
+        every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
+        options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
+    folded = content["data"]["class_path"].endswith("FoldData")
     tried: list[float | None] = [*rates] if rates and trained else [None]
     for rate in tried:
-        place = folder if rate is None else folder / f"learning-rate-{rate:g}"
-        chosen = [] if rate is None else ["--model.learning_rate", f"{rate:g}"]
-        if folds == 1:
+        place = cell.folder if rate is None else cell.folder / f"learning-rate-{rate!r}"
+        chosen = [] if rate is None else ["--model.learning_rate", repr(rate)]
+        if not folded:
             cell.runs[rate] = [HeadRun(place, [*options, *chosen], trained)]
-        else:
-            cell.runs[rate] = [
-                HeadRun(place / f"fold{fold}", [*options, *chosen, "--data.fold", str(fold)])
-                for fold in range(1, folds + 1)
-            ]
+            continue
+        cell.runs[rate] = [
+            HeadRun(place / f"fold{fold}", [*options, *chosen, "--data.fold", str(fold)])
+            for fold in range(1, FOLDS + 1)
+        ]
     return cell
 
 
-def check_tasks(tasks: list[str] | None, mini: bool) -> list[str]:
+def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
+    """Make sure that every task has its corpus.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for task in tasks:
+        name = corpus_name(task, mini)
+        if not (data / name / "corpus.json").is_file():
+            raise UserError(
+                f"{data / name}: the corpus for {task.upper()} is missing; make it with `wavlm prepare` (configs/superb/"
+                "README.md says how), or leave the task out with --tasks"
+            )
+        Corpus.open(data / name)
+
+
+def check_tasks(tasks: list[str] | None) -> list[str]:
     """The tasks asked for, cheapest first; all by default.
 
     Raises:
         UserError: there is no such task.
     """
-    known = available(mini)
     for task in tasks or []:
-        if task.lower() not in known:
-            raise UserError(f"--tasks: {task!r} is none of SUPERB's tasks ({', '.join(known)})")
-    return [task for task in known if tasks is None or task in {t.lower() for t in tasks}]
+        if task.lower() not in COST:
+            raise UserError(f"--tasks: {task!r} is none of SUPERB's tasks ({', '.join(COST)})")
+    return [task for task in COST if tasks is None or task in {t.lower() for t in tasks}]
 
 
 def _word(value: Any) -> str:

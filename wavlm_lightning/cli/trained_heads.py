@@ -14,7 +14,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, load_mono
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, check_waveform, gain, load_mono, trim_silence
 from wavlm_lightning.cli.callbacks import BEST
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
@@ -28,13 +28,32 @@ class TrainedHead:
 
     Attributes:
         task: in eval mode.
-        factor: on the samples of every waveform, as in training.
+        gain_db: of every waveform, as in training.
+        trim: remove quiet stretches, as the recipe of the training corpus did.
         device: where it runs.
     """
 
     task: Task
-    factor: float
+    gain_db: float
+    trim: bool
     device: torch.device
+
+    def read(self, path: Path) -> np.ndarray:
+        """A recording as the head knows recordings, float32 `(samples,)`.
+
+        Raises:
+            UserError: it is not usable.
+        """
+        try:
+            waveform = load_mono(path)
+            if self.gain_db:
+                waveform = gain(waveform, self.gain_db)
+            if self.trim:
+                waveform = trim_silence(waveform)
+                check_waveform(waveform, f"{path}: without its quiet stretches")
+        except (BadAudio, OSError) as error:
+            raise UserError(f"{error}; leave it out") from error
+        return waveform
 
 
 def load_head(run: Path, device: str | None = None) -> TrainedHead:
@@ -52,6 +71,10 @@ def load_head(run: Path, device: str | None = None) -> TrainedHead:
         if not path.is_file():
             raise UserError(f"{path}: no such file; give the run folder of a head that `wavlm fit` has trained")
     content = yaml.safe_load(config.read_text())
+    if not isinstance(content, dict) or "model" not in content:
+        raise UserError(
+            f"{config}: says nothing of a model; give the run folder of a head that `wavlm fit` has trained"
+        )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     try:
@@ -65,9 +88,14 @@ def load_head(run: Path, device: str | None = None) -> TrainedHead:
         raise UserError(f"{run}: holds {type(model).__name__}, which is no head; give the run folder of a task")
     model.on_load_checkpoint(state)
     model.load_state_dict(state["state_dict"])
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    gain = (content.get("data") or {}).get("init_args", {}).get("gain_db") or 0.0
-    return TrainedHead(model.eval().to(place), 10 ** (gain / 20), place)
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model.eval().to(place)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device}: not usable here ({str(error).splitlines()[0]})") from error
+    processing = state["task"].get("processing", {})
+    loudness = (content.get("data") or {}).get("init_args", {}).get("gain_db") or 0.0
+    return TrainedHead(model, loudness + processing.get("gain_db", 0.0), bool(processing.get("trim")), place)
 
 
 def audio_files(given: Path) -> list[Path]:
@@ -100,10 +128,7 @@ def predict_files(head: TrainedHead, paths: Sequence[Path], batch_seconds: float
     """
     waiting: list[tuple[Path, np.ndarray]] = []
     for path in paths:
-        try:
-            waveform = load_mono(path) * np.float32(head.factor)
-        except (BadAudio, OSError) as error:
-            raise UserError(f"{error}; leave it out") from error
+        waveform = head.read(path)
         longest = max(len(waveform), *(len(w) for _, w in waiting)) if waiting else len(waveform)
         if waiting and (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE:
             yield from _predict(head, waiting)
@@ -116,6 +141,9 @@ def predict_files(head: TrainedHead, paths: Sequence[Path], batch_seconds: float
 @torch.inference_mode()
 def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]]) -> Iterator[dict[str, Any]]:
     inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
-    outputs, lengths = head.task(inputs)
+    try:
+        outputs, lengths = head.task(inputs)
+    except UserError as error:
+        raise UserError(f"{', '.join(str(path) for path, _ in batch)}: {error}") from error
     for (path, _), row in zip(batch, head.task.readable(outputs, lengths), strict=True):
         yield {"file": str(path), **row}

@@ -125,17 +125,28 @@ class BatchPlan(Sampler[list[Any]]):
         rank: this process.
         world_size: processes.
         train: shuffle, and equal shares.
+        multiple: of batches in an epoch of training, as far as there are enough: those of an update.
         plan: the other arguments of `plan_batches`.
     """
 
     def __init__(
-        self, samples: np.ndarray, *, rank: int = 0, world_size: int = 1, train: bool = True, **plan: Any
+        self,
+        samples: np.ndarray,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        train: bool = True,
+        multiple: int = 1,
+        **plan: Any,
     ) -> None:
         self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan
         self.epoch = 0
         self.begin = 0
         # The number of batches must not change with the epoch, or `len(loader)` would lie to the schedule.
         self.length = min(len(self._share(e)) for e in range(3)) if train else len(self._share(0))
+        if train and self.length > multiple:
+            # Lightning makes an update of whatever is left at the end of an epoch.
+            self.length -= self.length % multiple
         if train and self.length == 0:
             raise UserError(
                 f"data: {len(samples)} utterances make fewer batches than the {world_size} processes; "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from wavlm_lightning.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 
 
@@ -13,19 +15,20 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """The mean of every metric over the folds, with the spread of the headline (SUPERB's figure for ER is that mean).
 
     Args:
-        cards: one a fold; equal in everything but the split under test.
+        cards: one a fold; equal in everything but the split under test. One alone stays as it is.
 
     Returns:
         A card whose `details["folds"]` has the figures of each fold and whose metric `HEADLINE_spread` is the sample
         standard deviation over folds.
     """
     first = cards[0]
+    if len(cards) == 1:
+        return replace(first, details=dict(first.details))
     metrics: dict[str, MetricValue] = {}
     for name, value in first.metrics.items():
         metrics[name] = {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
-    if len(cards) > 1:
-        spread = statistics.stdev(card.value for card in cards)
-        metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
+    spread = statistics.stdev(card.value for card in cards)
+    metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
     selection: Selection | None = None
     if first.selection is not None:
         selection = {**first.selection, "value": validation(cards)}
@@ -42,6 +45,7 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
         selection=selection,
         layer_weights=[statistics.fmean(column) for column in weights],
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
+        created=max(card.created for card in cards),
         details={"folds": {card.corpus["split"]: card.value for card in cards}},
     )
 
@@ -57,10 +61,17 @@ def best_rate(cards: Mapping[float | None, Sequence[ResultCard]]) -> float | Non
 
     Args:
         cards: of each rate, one a fold.
+
+    Raises:
+        UserError: no rate was validated to a finite number.
     """
     if len(cards) == 1:
         return next(iter(cards))
     first = next(iter(cards.values()))[0]
     # What was selected by need not be the headline, and may have a direction of its own.
     falling = first.selection is not None and first.selection.get("mode") == "min"
-    return (min if falling else max)(cards, key=lambda rate: validation(cards[rate]))
+    values = {rate: validation(some) for rate, some in cards.items()}
+    finite = {rate: value for rate, value in values.items() if math.isfinite(value)}
+    if not finite:
+        raise UserError(f"no learning rate of {first.task} was validated to a number; try lower ones with --search")
+    return (min if falling else max)(finite, key=lambda rate: finite[rate])

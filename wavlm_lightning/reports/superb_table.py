@@ -81,18 +81,15 @@ def superb_table(results: Results, tasks: Sequence[str]) -> Table:
     return Table(head, body)
 
 
-def board_verdict(results: Results, official: bool) -> list[str]:
+def board_verdict(results: Results, reservation: str | None = None) -> list[str]:
     """What may be said of each upstream beside the published rows, a sentence or two each.
 
     Args:
         results: the cards.
-        official: all corpora are the whole official ones.
+        reservation: why they must not be compared with the published ones, if that is so.
     """
-    if not official:
-        return [
-            "These corpora are not SUPERB's own, so the figures are not comparable with the published ones: "
-            "there is no Score and no Rank."
-        ]
+    if reservation is not None:
+        return [f"Not comparable with the published rows, so without Score and Rank: {reservation}."]
     lines = []
     shown = [entry for entry in published_entries() if entry.shown]
     for upstream, cards in results.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -14,6 +13,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.head_checkpoint import HeadCheckpoint
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
@@ -21,7 +21,7 @@ Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
 
 
-class Task(pl.LightningModule, ABC):
+class Task(HeadCheckpoint, ABC):
     """A head on an upstream (SUPERB, arXiv 2105.01051).
 
     A subclass declares the class attributes and writes a few short methods: which labels there are, how a target is
@@ -72,6 +72,7 @@ class Task(pl.LightningModule, ABC):
         self.labels: Any = None
         self.trained: dict[str, Any] = {}
         self.details: dict[str, Any] = {}
+        self.skipped_updates = 0
         # The upstream is not in the checkpoint of a head: `load_state_dict` checks that nothing else is missing.
         self.strict_loading = False
 
@@ -220,55 +221,11 @@ class Task(pl.LightningModule, ABC):
         """Adam at a constant rate, as all trained SUPERB tasks of this kind."""
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
 
-    # Checkpoints hold the head alone when the upstream is frozen.
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen upstream; keep its fingerprint, the labels and how the head was trained."""
-        if self.upstream.frozen:
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
-        metric, mode = self.monitor
-        value = self.trainer.callback_metrics.get(metric)
-        checkpoint["task"] = {
-            "name": self.name,
-            "labels": self.labels,
-            "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
-            "learning_rate": self.learning_rate,
-            "seed": self.seed,
-            "protocol": self.protocol,
-            "steps": self.trainer.max_steps,
-            "best_step": checkpoint["global_step"],
-            "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the head and make sure it belongs on this upstream.
-
-        Raises:
-            UserError: the checkpoint is of another task or was trained on another upstream.
-        """
-        kept = checkpoint.get("task", {})
-        if kept.get("name") != self.name:
-            raise UserError(
-                f"this checkpoint holds a head for {kept.get('name', 'something else')}, not for {self.name}"
-            )
-        if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
-            raise UserError(
-                f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
-                "name the same model.upstream as in training"
-            )
-        self.build(kept["labels"])
-        self.trained = {k: v for k, v in kept.items() if k != "labels"}
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load a head; only parameters of a frozen upstream may be missing.
-
-        Raises:
-            UserError: anything else is missing or unknown.
-        """
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        allowed = "upstream." if self.upstream.frozen else "\0"
-        wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
-        if wrong:
-            raise UserError(f"{self.name}: the checkpoint does not fit the head ({', '.join(wrong[:3])}, ...)")
-        return result
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out an update whose gradient is not finite, as s3prl does; one would spoil all that follow."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients and not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+            self.skipped_updates += 1
+            self.log("train/skipped_updates", float(self.skipped_updates))
+            for parameter in self.parameters():
+                parameter.grad = None

@@ -90,8 +90,9 @@ class TaskData(ResumableData):
         batch_seconds: audio a training batch, padding counted; null for no such limit.
         eval_batch_seconds: audio a batch in validation and test.
         max_seconds: crop longer training utterances at random; null trains on whole ones.
+        max_frames: the same in frames of the upstream.
         min_seconds: leave shorter utterances out of training.
-        gain_db: on every waveform; SUPERB's KS, SV and QbE apply -3 dB.
+        gain_db: on every waveform; SUPERB's KS and QbE apply -3 dB (SV too, but before trimming, so its recipe does it).
         train_split: name of the split.
         valid_split: name of the split.
         test_split: name of the split.
@@ -111,6 +112,7 @@ class TaskData(ResumableData):
         batch_seconds: float | None = None,
         eval_batch_seconds: float = 60.0,
         max_seconds: float | None = None,
+        max_frames: int | None = None,
         min_seconds: float = 0.0,
         gain_db: float = 0.0,
         train_split: str = "train",
@@ -126,6 +128,9 @@ class TaskData(ResumableData):
         self.path = Path(corpus)
         self.batch_size, self.batch_seconds, self.eval_batch_seconds = batch_size, batch_seconds, eval_batch_seconds
         self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
+        if max_seconds is not None and max_frames is not None:
+            raise UserError("data.max_seconds and data.max_frames both crop; give one of them")
+        self.max_frames = max_frames
         self.factor = 10 ** (gain_db / 20)
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
@@ -168,17 +173,27 @@ class TaskData(ResumableData):
             opened["train"] = Subset.of(opened["train"], enough, f"with data.min_seconds={self.min_seconds}")
         return opened
 
+    def _crop(self) -> float | None:
+        """Longest stretch of training, in seconds."""
+        return self.max_seconds if self.max_frames is None else self.max_frames / self._task().upstream.frame_rate
+
+    def _resamples(self) -> bool:
+        """Whether validation draws with replacement, as s3prl does for KS."""
+        return self._task().protocol == "superb" and self.balance is not None
+
     def _fill_cache(self) -> None:
         task, trainer, directory = self._task(), self.trainer, self.cache_directory
         assert directory is not None
         if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
             raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
-        if self.max_seconds is not None and "train" in self.opened:
-            longer = int((self.opened["train"].samples > self.max_seconds * SAMPLE_RATE).sum())
+        seconds = self._crop()
+        for name, split in self.opened.items():
+            cropped = name == "train" or (name == "valid" and self._resamples())
+            longer = 0 if seconds is None or not cropped else int((split.samples > seconds * SAMPLE_RATE).sum())
             if longer:
                 raise UserError(
-                    f"cache: {longer} training utterances are longer than data.max_seconds={self.max_seconds} and would be "
-                    "cropped anew each epoch; set data.cache: null or data.max_seconds: null"
+                    f"cache: {longer} utterances of {split.name} are longer than {seconds:g} s (data.max_seconds or "
+                    "max_frames) and would be cropped anew each time; set data.cache: null, or crop nothing"
                 )
         self.cache = FeatureCache(directory, task.upstream, task.cache_level, self.cache_gib, self.factor)
         for split in self.opened.values():
@@ -194,17 +209,18 @@ class TaskData(ResumableData):
         if not train:
             longest = float(split.samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
-        # s3prl draws the classes evenly when it validates, too, and then crops as it does in training.
-        resampled = name == "valid" and task.protocol == "superb" and self.balance is not None
+        # What is drawn with replacement in validation is cropped as in training.
+        resampled = name == "valid" and self._resamples()
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
-        max_seconds = self.max_seconds if train or resampled else None
+        max_seconds = self._crop() if train or resampled else None
         plan = BatchPlan(
             split.samples,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             train=train,
             max_seconds=max_seconds,
+            multiple=trainer.accumulate_grad_batches,
             seed=self.seed,
             **limits,
         )
@@ -216,7 +232,8 @@ class TaskData(ResumableData):
 
     def layout(self) -> dict[str, Any]:
         """Corpus and the arguments that shape training batches."""
-        batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.min_seconds, self.balance]
+        batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
+        batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
         return {"corpus": self.corpus.sha256, "batch": batch}
 

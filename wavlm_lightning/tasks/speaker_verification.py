@@ -234,6 +234,8 @@ class SpeakerVerification(Task):
             rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
             return {self.metric: torch.tensor(math.nan)}
         rows = rows.double().cpu()
+        if not bool(rows.isfinite().all()):  # a head that diverged has no error rate, and its learning rate no chance
+            return {self.metric: torch.tensor(math.nan)}
         cosines = (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1)
         rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
         if stage == "test":

@@ -8,7 +8,6 @@ pooling the mean commutes with everything up to the logits, so training on it is
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,8 @@ HALF_MAX = 65504.0
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Let one process at a time make a file; the lock ends with its process, however that ends."""
+    import fcntl  # here, so that what needs no cache imports where there is none
+
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -24,9 +24,9 @@ from wavlm_lightning.upstreams.wavlm import PRESETS
 
 SPECTRAL: dict[str, tuple[str, dict[str, Any]]] = {
     "fbank": ("Fbank", {"cmvn": True}),
-    "fbank_no_cmvn": ("Fbank", {"cmvn": False}),
+    "fbank_no_cmvn": ("Fbank", {"cmvn": False, "label": "FBANK (no CMVN)"}),
     "mfcc": ("Mfcc", {"cmvn": True}),
-    "mfcc_no_cmvn": ("Mfcc", {"cmvn": False}),
+    "mfcc_no_cmvn": ("Mfcc", {"cmvn": False, "label": "MFCC (no CMVN)"}),
 }
 FORMS = (
     f"one of {', '.join([*SPECTRAL, *PRESETS])}; a path to a pre-training run or a checkpoint; hf:NAME_OR_FOLDER; "

@@ -123,7 +123,13 @@ def _verification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         splits,
         {"speakers": speakers},
         trials={"valid": drawn, "test": [row for row in pairs if there.issuperset(row[1:])]},
-        source={"task": "sv", "trials": path.name, "gain_db": GAIN_DB, "valid_apart": arguments.valid_apart},
+        source={
+            "task": "sv",
+            "trials": path.name,
+            "gain_db": GAIN_DB,
+            "trim": True,
+            "valid_apart": arguments.valid_apart,
+        },
     )
 
 

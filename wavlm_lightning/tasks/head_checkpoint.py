@@ -1,0 +1,91 @@
+"""Checkpoints that hold a head and no frozen upstream, and know where they belong."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams import Upstream
+
+PROCESSING = ("gain_db", "trim")
+"""What a corpus' recipe may have done to its audio, by the names it has in `corpus.json`."""
+
+
+class HeadCheckpoint(pl.LightningModule):
+    """The part of `Task` that writes and reads checkpoints."""
+
+    name: ClassVar[str]
+    upstream: Upstream
+    learning_rate: float
+    seed: int
+    protocol: Any
+    labels: Any
+    trained: dict[str, Any]
+    monitor: Any
+
+    def build(self, labels: Any) -> None:
+        """Make the head for a label inventory."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the frozen upstream; keep its fingerprint, the labels and how the head was trained."""
+        if self.upstream.frozen:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+        metric, mode = self.monitor
+        value = self.trainer.callback_metrics.get(metric)
+        checkpoint["task"] = {
+            "name": self.name,
+            "labels": self.labels,
+            "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "processing": self._processing(),
+            "steps": self.trainer.max_steps,
+            "best_step": checkpoint["global_step"],
+            "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
+        }
+
+    def _processing(self) -> dict[str, Any]:
+        corpus = getattr(getattr(self.trainer, "datamodule", None), "corpus", None)
+        source = {} if corpus is None else corpus.body["source"]
+        return {name: source[name] for name in PROCESSING if name in source}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the head and make sure it belongs on this upstream.
+
+        Raises:
+            UserError: the checkpoint is of another task, or was trained on another upstream or by another protocol.
+        """
+        kept = checkpoint.get("task", {})
+        if kept.get("name") != self.name:
+            raise UserError(
+                f"this checkpoint holds a head for {kept.get('name', 'something else')}, not for {self.name}"
+            )
+        if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
+            raise UserError(
+                f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
+                "name the same model.upstream as in training"
+            )
+        if kept["protocol"] != self.protocol:
+            raise UserError(
+                f"this {self.name} head was trained with protocol: {kept['protocol']}; say the same in model.protocol"
+            )
+        self.build(kept["labels"])
+        self.trained = {k: v for k, v in kept.items() if k != "labels"}
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load a head; only parameters of a frozen upstream may be missing.
+
+        Raises:
+            UserError: anything else is missing or unknown.
+        """
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        allowed = "upstream." if self.upstream.frozen else "\0"
+        wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
+        if wrong:
+            raise UserError(f"{self.name}: the checkpoint does not fit the head ({', '.join(wrong[:3])}, ...)")
+        return result
