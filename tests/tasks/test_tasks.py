@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
+from shaped import Shaped
 from torch import nn
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
@@ -16,22 +17,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
-from wavlm_lightning.upstreams import Fbank, Upstream, WavLMUpstream
-
-
-class Shaped(Upstream):
-    """No features, only the sizes of a published upstream."""
-
-    label = "shaped"
-    frame_rate = 50.0
-
-    def __init__(self, layers: int, dim: int) -> None:
-        super().__init__()
-        self.num_layers, self.dim = layers, dim
-
-    def layers(self, waveforms, lengths):
-        frames = (lengths - 400) // 320 + 1
-        return Layers(torch.zeros(self.num_layers, len(lengths), int(frames.max()), self.dim), frames, 50.0)
+from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,45 @@ class WritePredictions(BasePredictionWriter):
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
         save_file(self.rows, self.folder / f"predictions{rank}.safetensors")
+
+
+class StopBetweenUpdates(pl.Callback):
+    """Ctrl-C or SIGTERM ends the run after the update that is being made, so that it resumes exactly; a second one at once.
+
+    In the middle of an update some weights would be new and others old. Lightning's own answer to SIGTERM may come
+    between two epochs, from where it resumes in the wrong place; with several processes it stands, since they must stop
+    together.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.updates = 0
+        self.before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen; only the main thread can."""
+        self.asked, self.updates = False, trainer.global_step
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM) if trainer.world_size == 1 else (signal.SIGINT,):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self.before[number] = signal.signal(number, self._note)
+
+    def _note(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End the run if that was asked for and an update has just been made."""
+        made, self.updates = trainer.global_step > self.updates, trainer.global_step
+        if self.asked and made:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the signals as they were."""
+        while self.before:
+            signal.signal(*self.before.popitem())
 
 
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +142,8 @@ def _device(number: int) -> str | None:
 
 
 def _settle_in(threads: int, devices: SimpleQueue[str | None]) -> None:
+    # The terminal's Ctrl-C reaches this process, too: the first one ends it by SIGTERM, which Lightning obeys after a step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     device = devices.get()
     if (

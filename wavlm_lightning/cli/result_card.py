@@ -45,7 +45,7 @@ class WriteResultCard(pl.Callback):
             selection = {**selection, "split": pl_module.selection_split(*names)}
         metrics: dict[str, MetricValue] = {}
         for name, better in {pl_module.metric: pl_module.better, **pl_module.others}.items():
-            value = float(trainer.callback_metrics[f"test/{name}"]) * 100
+            value = round(float(trainer.callback_metrics[f"test/{name}"]) * 100, 4)
             metrics[name] = {"value": value, "unit": "%", "better": better}
         if pl_module.chance is not None:
             metrics[pl_module.metric]["chance"] = 100 * pl_module.chance

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, WritePredictions, best
+from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
 from wavlm_lightning.cli.configs import resolve_config
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.cli.result_card import WriteResultCard
@@ -80,6 +80,8 @@ class WavLMCLI(LightningCLI):
             config["logger"] = CSVLogger(root, name="curves", flush_logs_every_n_steps=100) if fitting else False
         callbacks = list(config.get("callbacks") or [])
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
+        if fitting:
+            callbacks.append(StopBetweenUpdates())
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
             if hasattr(self.model, "monitor"):

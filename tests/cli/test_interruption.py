@@ -1,0 +1,60 @@
+"""Ctrl-C in the middle of an update: the run ends after it, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from quiet import quiet_trainer
+
+from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates
+from wavlm_lightning.tasks import KeywordSpotting, TaskData
+from wavlm_lightning.upstreams import Fbank
+
+
+class Stop(pl.Callback):
+    """Between the gradient and the step of one update, or in its first micro-batch."""
+
+    def __init__(self, number: signal.Signals, update: int, early: bool) -> None:
+        self.number, self.update, self.early = number, update, early
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if self.early and trainer.global_step == self.update:
+            os.kill(os.getpid(), self.number)
+            self.update = -1
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if not self.early and trainer.global_step == self.update:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("update", [1, 2, 3])  # four updates an epoch: the last of these is the epoch's last
+def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, number, early, update):
+    handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
+
+    def fit(*callbacks, ckpt_path=None):
+        head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-2)
+        trainer = quiet_trainer(
+            max_steps=7, limit_val_batches=0, accumulate_grad_batches=2, callbacks=[*callbacks, StopBetweenUpdates()]
+        )
+        trainer.fit(head, TaskData(str(tiny / "ks"), batch_size=3), ckpt_path=ckpt_path, weights_only=True)
+        return head
+
+    whole = fit()
+    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
+    try:
+        with pytest.raises(SystemExit):
+            fit(Stop(number, update, early), Newest(tmp_path, every=1000))
+    finally:
+        for which, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+            signal.signal(which, handler)  # Lightning leaves them changed, since the process is to end
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == update + 1
+    resumed = fit(ckpt_path=tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name

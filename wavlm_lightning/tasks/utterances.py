@@ -1,0 +1,70 @@
+"""Batches of labelled utterances: audio or cached features, and what is to be said of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
+from wavlm_lightning.data.corpus import Split
+from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.upstreams.cache import FeatureCache
+
+
+class LabelledUtterances(Dataset[TaskBatch]):
+    """Batches of a split; an item is a list of (number, seed of its crop) pairs, see `BatchPlan`.
+
+    Args:
+        split: where the utterances are.
+        task: reads their targets.
+        max_seconds: crop longer ones at a random place; None for whole utterances.
+        seed: of the crops.
+        cache: features instead of audio.
+        factor: on the samples of every waveform.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        task: Task,
+        max_seconds: float | None,
+        seed: int,
+        cache: FeatureCache | None,
+        factor: float = 1.0,
+    ) -> None:
+        self.split, self.seed, self.cache, self.factor = split, seed, cache, factor
+        self.read_target, self.crop_target = task.read_target, task.crop_target
+        self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
+        self._targets: dict[int, Tensor] = {}
+
+    def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
+        """Read a batch."""
+        places = [self.split.locate(number) for number, _ in items]
+        keys = tuple(shard.keys[place] for shard, place in places)
+        if self.cache is not None:
+            targets = Targets.pad([self._target(number) for number, _ in items])
+            rows = [
+                self.cache.read(self.cache.path(shard.path.stem, shard.sha256), shard.keys[place])
+                for shard, place in places
+            ]
+            return TaskBatch(keys, self.cache.layers(rows), targets)
+        waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
+        return TaskBatch(keys, Waveforms.pad(waveforms), Targets.pad(cropped))
+
+    def _target(self, number: int) -> Tensor:
+        if number not in self._targets:
+            shard, place = self.split.locate(number)
+            self._targets[number] = self.read_target(shard.meta(place))
+        return self._targets[number]
+
+    def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, Tensor]:
+        shard, place = self.split.locate(number)
+        samples, target = shard.samples[place], self._target(number)
+        if self.max_samples is None or samples <= self.max_samples:
+            return shard.waveform(place) * np.float32(self.factor), target
+        rng = np.random.default_rng([self.seed, seed, number])
+        start = int(rng.integers(samples - self.max_samples + 1))
+        waveform = shard.waveform(place, start, self.max_samples) * np.float32(self.factor)
+        return waveform, self.crop_target(target, start, self.max_samples)
