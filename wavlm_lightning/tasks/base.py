@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -172,6 +173,11 @@ class Task(HeadCheckpoint, ABC):
         """Waveforms or cached layers to (logits, valid frames `(batch,)`)."""
         layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
+
+    def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Let dropout and masks depend on the seed and the place in the run alone, so that a resumed run draws the same."""
+        place = [self.seed, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
