@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
     """Run everything, and write the tables of whatever was finished even if something failed."""
     from wavlm_lightning.cli.superb_runs import check_corpora, corpus_name
-    from wavlm_lightning.cli.superb_scores import run_cells, settle, write_tables
+    from wavlm_lightning.cli.superb_scores import check_cells, run_cells, settle, write_tables
     from wavlm_lightning.errors import UserError
 
     if arguments.data == "mini":
@@ -82,16 +82,23 @@ def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], da
 
         prepare_mini(data, arguments.size, list(dict.fromkeys(corpus_name(task, mini) for task in tasks)))
     check_corpora(tasks, data, mini)
-    failure: UserError | None = None
+    check_cells(cells)
+    failures: list[UserError] = []
     try:
         run_cells(cells, arguments.jobs or default_jobs())
     except UserError as error:
-        failure = error
-    cards = {(cell.task, cell.upstream.label): card for cell in cells if (card := settle(cell)) is not None}
+        failures.append(error)
+    cards = {}
+    for cell in cells:
+        try:
+            if (card := settle(cell)) is not None:
+                cards[cell.task, cell.upstream.label] = card
+        except UserError as error:
+            failures.append(error)
     if cards:
-        print(write_tables(arguments.output, cards, tasks, mini, complete=failure is None and arguments.steps is None))
-    if failure is not None:
-        raise failure
+        print(write_tables(arguments.output, cards, mini, complete=not failures and arguments.steps is None))
+    if failures:
+        raise failures[0]
     return 0
 
 

@@ -17,6 +17,20 @@ from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, supe
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"
 
 
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Make sure that no folder holds anything but these very runs.
+
+    Raises:
+        UserError: one does.
+    """
+    for cell in cells:
+        own = {run.folder for run in cell.all_runs()}
+        if cell.folder not in own and (cell.folder / RECORD).is_file():
+            raise UserError(f"{cell.folder} holds a run without a search of learning rates; choose another --output")
+        for run in cell.all_runs():
+            run.check()
+
+
 def run_cells(cells: Sequence[Cell], jobs: int) -> None:
     """Fit and test all runs, cheapest task first; the bar counts in cost, so that the time left means something.
 
@@ -25,14 +39,8 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> None:
         jobs: how many at a time.
 
     Raises:
-        UserError: a folder holds something else, or runs failed after all others have ended.
+        UserError: runs failed, after all others have ended.
     """
-    for cell in cells:
-        own = {run.folder for run in cell.all_runs()}
-        if cell.folder not in own and (cell.folder / RECORD).is_file():
-            raise UserError(f"{cell.folder} holds a run without a search of learning rates; choose another --output")
-        for run in cell.all_runs():
-            run.check()
     cost = {run.folder: COST[cell.task] / len(cell.all_runs()) for cell in cells for run in cell.all_runs()}
     runs = [run for cell in cells for run in cell.all_runs()]
     todo = [run for run in runs if not run.is_done]
@@ -86,15 +94,12 @@ def _same(path: Path, card: ResultCard) -> bool:
     return path.is_file() and ResultCard.read(path) == card
 
 
-def write_tables(
-    out: Path, cards: dict[tuple[str, str], ResultCard], tasks: Sequence[str], mini: bool, complete: bool
-) -> str:
+def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool, complete: bool) -> str:
     """Write `superb.md` and `superb.csv`, and return what to print.
 
     Args:
         out: their folder.
         cards: by (task, label of the upstream), in the order of the rows; missing ones get a dash.
-        tasks: names of the YAMLs.
         mini: the corpora are the synthetic ones.
         complete: nothing failed, and heads were trained as long as their YAML says.
     """

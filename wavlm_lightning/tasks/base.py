@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
 
 
-class Task(HeadCheckpoint, ABC):
+class Task(HeadCheckpoint):
     """A head on an upstream (SUPERB, arXiv 2105.01051).
 
     A subclass declares the class attributes and writes a few short methods: which labels there are, how a target is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ PROCESSING = ("gain_db", "trim")
 """What a corpus' recipe may have done to its audio, by the names it has in `corpus.json`."""
 
 
-class HeadCheckpoint(pl.LightningModule):
+class HeadCheckpoint(pl.LightningModule, ABC):
     """The part of `Task` that writes and reads checkpoints."""
 
     name: ClassVar[str]
@@ -25,9 +26,9 @@ class HeadCheckpoint(pl.LightningModule):
     trained: dict[str, Any]
     monitor: Any
 
+    @abstractmethod
     def build(self, labels: Any) -> None:
         """Make the head for a label inventory."""
-        raise NotImplementedError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen upstream; keep its fingerprint, the labels and how the head was trained."""

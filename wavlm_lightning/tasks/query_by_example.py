@@ -110,12 +110,20 @@ class QueryByExample(Task):
         """There is none."""
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Never called: there is no head."""
-        raise NotImplementedError("QbE searches in hidden states, it has no head")
+        """There is no head.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("QbE searches in hidden states and has no head; run `wavlm test`")
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """Never called: there is nothing to train."""
-        raise NotImplementedError("QbE has nothing to train")
+        """There is nothing to train.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("QbE has nothing to train; run `wavlm test`")
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """Nothing: an utterance alone holds no answer.
