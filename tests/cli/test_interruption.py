@@ -35,6 +35,7 @@ class Stop(pl.Callback):
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("update", [1, 2, 3])  # four updates an epoch: the last of these is the epoch's last
 def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, number, early, update):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
 
     # Dropout and SpecAugment draw at random in every step.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -201,13 +202,18 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
     ]
     command += ["--trainer.max_steps", "100000", "--checkpoint_every", "100000"]
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=listen)
         metrics = folder / "curves" / "version_0" / "metrics.csv"
         deadline = time.monotonic() + 90
         while not (folder / "checkpoints" / "best.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        status = process.wait(timeout=120)
+        try:
+            status = process.wait(timeout=120)
+        finally:
+            process.kill()
     assert status != 0 and metrics.exists(), (tmp_path / "log").read_text()[-2000:]
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step >= 2
