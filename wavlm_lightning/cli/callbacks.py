@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ class StopBetweenUpdates(pl.Callback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        tqdm.write("stopping after this update; once more stops at once", file=sys.stderr)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """End the run if that was asked for and an update has just been made."""

@@ -79,10 +79,9 @@ def settle(cell: Cell) -> ResultCard | None:
     card = combine_folds(cards[chosen])
     if chosen is not None:
         card.details["run"] = cell.runs[chosen][0].folder.relative_to(cell.folder).parts[0]
+        tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
         card.details["learning_rates"] = {
-            repr(rate): {"valid": combined.selection, "test": combined.value}
-            for rate, some in cards.items()
-            if (combined := combine_folds(some))
+            rate: {"valid": combined.selection, "test": combined.value} for rate, combined in tried.items()
         }
         card.details["failed_learning_rates"] = [repr(rate) for rate in cell.runs if rate not in cards]
     if cell.all_runs()[0].folder != cell.folder and not _same(cell.folder / CARD_NAME, card):

@@ -42,7 +42,6 @@ class Task(HeadCheckpoint):
         metric: name of the headline metric.
         better: `lower` or `higher`.
         others: further metrics that `build_metric` computes, and their direction.
-        trained_head: False for a task that has nothing to train.
         cache_level: what a feature cache may keep: `utterance` if nothing nonlinear comes before a mean over time,
             `frame` if every frame is needed but inputs are never augmented, None if neither.
 
@@ -56,7 +55,6 @@ class Task(HeadCheckpoint):
     better: ClassVar[Direction]
     others: ClassVar[dict[str, Direction]] = {}
     cache_level: ClassVar[Level | None] = None
-    trained_head: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -52,7 +52,6 @@ class QueryByExample(Task):
     metric = "mtwv"
     better = "higher"
     cache_level = "frame"
-    trained_head = False
 
     def __init__(
         self,
