@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -30,6 +31,10 @@ OFFICIAL = {
     "quesst14": "qbe",
     "snips": "sf",
     "libri2mix": "sd",
+    "librispeech960": "pretrain",
+    "librilight": "pretrain",
+    "mix94k": "pretrain",
+    "mine": "pretrain",
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
@@ -76,6 +81,16 @@ def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     arguments += ["--trainer.default_root_dir", str(tmp_path)]
     if verb == "fit":  # QbE compares everything with everything, so one batch of it means nothing
         arguments += ["--trainer.fast_dev_run", "true"]
+    if config.startswith("pretrain/"):
+        # Full-size encoders on one crop: 2.5 s of Large take two cores some seconds.
+        arguments += ["--data.batch_seconds", "2.5", "--data.max_seconds", "2.5", "--data.num_workers", "0"]
+        if content["data"]["init_args"]["labels"]:
+            arguments += ["--data.labels", "mfcc100"]
+        if "noise_corpus" in content["data"]["init_args"]:
+            arguments += ["--data.noise_corpus", str(tiny / "ks")]
+        if "/" in content["model"]["init_args"]["encoder"]:
+            assert main(["export", str(pretrained), str(tmp_path / "released")]) == 0
+            arguments += ["--model.encoder", str(tmp_path / "released")]
     if content["model"]["class_path"].startswith("wavlm_lightning.tasks"):
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
     if content["data"]["init_args"].get("cache"):
@@ -131,6 +146,32 @@ def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsy
     assert main([*arguments, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     assert len(list((folder / "curves").iterdir())) == 2
+
+
+def test_curves_are_written_as_csv_whatever_logger_is_named(tiny, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "2"]
+    logger = "lightning.pytorch.loggers.WandbLogger"
+    assert main([*arguments, "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder)]) == 0
+    rows = list(csv.DictReader((folder / "curves" / "version_0" / "metrics.csv").open()))
+    wanted = {"train/gradient_norm", "train/skipped_updates", "health/audio_seconds_per_second", "health/padding_share"}
+    wanted |= {f"health/effective_rank/layer_{layer:02}" for layer in range(5)}
+    assert wanted <= set(rows[0])
+    again = tmp_path / "again"
+    arguments[arguments.index(str(folder))] = str(again)
+    assert main([*arguments, "--trainer.logger", "false"]) == 0
+    assert not (again / "curves").exists()
+
+
+def test_killed_before_its_first_checkpoint_a_run_says_what_there_is(tiny, tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
+    assert main([*arguments, "--trainer.max_steps", "3"]) == 0
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert main([*arguments, "--trainer.max_steps", "4"]) == 2
+    assert "go on with --ckpt_path best" in capsys.readouterr().err
+    assert main([*arguments, "--trainer.max_steps", "4", "--ckpt_path", "best"]) == 0
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_lightning_still_has_the_hook_that_would_let_checkpoints_override():

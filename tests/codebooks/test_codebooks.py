@@ -65,6 +65,24 @@ def test_memory_budget_bounds_what_is_used(tiny):
     assert 0 < codebook.fitted["utterances"] < codebook.fitted["of_utterances"]
 
 
+@pytest.mark.parametrize(("share", "wanted"), [(1.0, 10), (0.5, 5), (0.3, 3), (0.31, 4), (0.001, 1)])
+def test_a_share_of_the_utterances_is_drawn(tiny, share, wanted):
+    """Rounded up, as the published script does."""
+    corpus = Corpus.open(tiny / "pretrain")
+    assert len(corpus.split("train")) == 10
+    fitted = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1, share=share).fitted
+    assert (fitted["share"], fitted["utterances"], fitted["wanted_utterances"]) == (share, wanted, wanted)
+    lengths = [(samples - 400) // 160 + 1 for samples in corpus.split("train").samples]
+    drawn = np.random.default_rng(0).permutation(10)[:wanted]
+    assert fitted["frames"] == sum(lengths[number] for number in drawn)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_an_impossible_share(tiny, share):
+    with pytest.raises(UserError, match="must be above 0 and at most 1"):
+        fit_kmeans(Corpus.open(tiny / "pretrain"), MfccFeatures(), 4, share=share)
+
+
 def test_same_seed_same_codebook(tiny):
     corpus = Corpus.open(tiny / "pretrain")
     first, second = (fit_kmeans(corpus, MfccFeatures(), 8, restarts=1, seed=3) for _ in range(2))
@@ -139,5 +157,10 @@ def test_command_line(tiny, tmp_path, capsys):
     assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "9", "--restarts", "1", "--out", str(book)]) == 0
     assert main(apply) == 2
     assert "labels of another codebook" in capsys.readouterr().err
+    few = ["--clusters", "8", "--restarts", "1", "--share", "0.5", "--out", str(tmp_path / "few")]
+    assert main(["codebook", "fit", str(tmp_path / "c"), *few]) == 0
+    assert "of 5 of 10 utterances" in capsys.readouterr().out
+    assert main(["codebook", "fit", str(tmp_path / "c"), *few, "--memory", "1e-4"]) == 0
+    assert "5 utterances were wanted; a larger --memory holds more of them" in capsys.readouterr().out
     assert main(["codebook", "fit", str(tmp_path / "c"), "--clusters", "10000000", "--out", str(book)]) == 2
     assert "cannot make 10000000 clusters" in capsys.readouterr().err

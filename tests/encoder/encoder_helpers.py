@@ -23,6 +23,9 @@ CONFIGS = {
     "base": WavLMConfig.preset("base", **SMALL),
     "large": WavLMConfig.preset("large", **SMALL),
     "tiny": WavLMConfig.tiny(),
+    "hubert base": WavLMConfig.preset("hubert_base", **SMALL),
+    "hubert large": WavLMConfig.preset("hubert_large", **SMALL),
+    "ungated": WavLMConfig.preset("base", **SMALL, position_bias="ungated"),
 }
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from encoder_helpers import CONFIGS, make, noise, shake
-from torch import Tensor
+from torch import Tensor, nn
 
-from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.attention import Attention, RelativePositionTable, attend, distance_buckets
 
 
@@ -113,28 +112,60 @@ def test_both_attention_paths_have_the_same_gradients():
         assert torch.allclose(mine.grad, other.grad, atol=1e-5)
 
 
-def test_dropping_the_first_layer_keeps_the_bias(monkeypatch: pytest.MonkeyPatch):
-    encoder = make("base", layer_drop=0.5).train()
-    drops = iter([True, False, False])
-    monkeypatch.setattr(encoder.encoder, "_drops_layer", lambda: next(drops))
-    layers = encoder(noise(2, 16_000))
-    assert len(layers.hidden) == encoder.config.layers + 1
-    assert torch.equal(layers.hidden[0], layers.hidden[1])
-    layers.hidden[-1].square().sum().backward()
+@pytest.mark.parametrize("kind", ["gated", "ungated", "none"])
+def test_stack_follows_the_formula_with_every_position_bias(kind: str):
+    """The whole path from table and padding to logits, gates replaced by what each kind puts in their place."""
+    encoder = make("base", position_bias=kind)
     first = encoder.encoder.layers[0].attention
-    assert first.rel_attn_embed.weight.grad.abs().max() > 0
-    assert first.q_proj.weight.grad is None
+    x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0))
+    padding = torch.arange(9)[None] >= torch.tensor([9, 6])[:, None]
+    gated = Attention(CONFIGS["base"], has_table=True).eval()
+    if kind == "gated":
+        gated.load_state_dict(first.state_dict())
+    else:
+        gated.load_state_dict(first.state_dict(), strict=False)
+        nn.init.zeros_(gated.gru_rel_pos_const)
+        nn.init.zeros_(gated.gru_rel_pos_linear.weight)
+        nn.init.constant_(gated.gru_rel_pos_linear.bias, 25.0)  # a = 1, s = 0: the gate is 1
+    table = torch.zeros(320, 4) if kind == "none" else first.rel_attn_embed.weight
+    for inputs, mask, valid in ((x, padding, [9, 6]), (x, None, [9, 9])):
+        expected = slow_attention(gated, table, inputs, valid)
+        with_gradient = first(inputs, *encoder.encoder.biases(inputs, mask))
+        with torch.no_grad():
+            result = first(inputs, *encoder.encoder.biases(inputs, mask))
+        assert torch.allclose(result, expected, atol=1e-6)
+        assert torch.allclose(with_gradient, expected, atol=1e-6)
 
 
-def test_layer_drop_in_training_only():
-    config = replace(CONFIGS["base"], layer_drop=0.5, layers=8, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
-    torch.manual_seed(1)
-    encoder = WavLM(config)
-    repeated = 0
-    for _ in range(10):
-        hidden = encoder.train()(noise(1, 4000)).hidden
-        assert len(hidden) == 9
-        repeated += sum(torch.equal(hidden[i], hidden[i + 1]) for i in range(8))
-    assert 20 < repeated < 60
-    hidden = encoder.eval()(noise(1, 4000)).hidden
-    assert not any(torch.equal(hidden[i], hidden[i + 1]) for i in range(8))
+def test_no_position_bias_and_no_padding_needs_no_mask(monkeypatch: pytest.MonkeyPatch):
+    encoder = make("hubert base")
+    masks = []
+    original = F.scaled_dot_product_attention
+
+    def record(*arguments: Tensor, attn_mask: Tensor | None, dropout_p: float) -> Tensor:
+        masks.append(attn_mask)
+        return original(*arguments, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    encoder(noise(2, 8_000))
+    assert masks == [None] * 3
+    masks.clear()
+    encoder(noise(2, 8_000), torch.tensor([8_000, 6_000]))
+    assert [tuple(mask.shape) for mask in masks] == [(2, 1, 1, 24)] * 3  # keys alone, not queries x keys
+
+
+@pytest.mark.parametrize("kind", ["ungated", "hubert base"])
+def test_gradients_are_the_same_on_both_attention_paths(kind: str, monkeypatch: pytest.MonkeyPatch):
+    found = []
+    for plain in (False, True):
+        encoder = make(kind)
+        if plain:
+            monkeypatch.setattr(
+                "wavlm_lightning.encoder.attention.attend",
+                lambda q, k, v, bias, dropout: F.scaled_dot_product_attention(q, k, v, attn_mask=bias),
+            )
+        encoder(noise(2, 8_000), torch.tensor([8_000, 6_000])).hidden[-1].square().sum().backward()
+        found.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert (gradient - found[1][name]).abs().max() < 1e-4 * found[1][name].abs().max() + 1e-4, name

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_helpers import make, noise
+from encoder_helpers import CONFIGS, make, noise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, WavLM, WavLMConfig
 from wavlm_lightning.encoder.from_unilm import parse_convolutions
 
-KINDS = ["base", "large", "tiny"]
+KINDS = list(CONFIGS)
 
 
 def assert_equal(a: WavLM, b: WavLM) -> None:
@@ -49,9 +49,10 @@ def test_overrides(tmp_path: Path):
         WavLM.from_pretrained(tmp_path, layers=4)
 
 
+@pytest.mark.parametrize("kind", ["base", "hubert base"])
 @pytest.mark.parametrize("style", ["bin", "sharded", "prefixed", "old names"])
-def test_variants_of_the_folder(style: str, tmp_path: Path):
-    ours = make("base")
+def test_variants_of_the_folder(kind: str, style: str, tmp_path: Path):
+    ours = make(kind)
     ours.save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     state = load_file(weights)
@@ -66,7 +67,8 @@ def test_variants_of_the_folder(style: str, tmp_path: Path):
         index = {"weight_map": {name: shard for shard, part in shards.items() for name in part}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     elif style == "prefixed":
-        prefixed = {f"wavlm.{name}": tensor for name, tensor in state.items()}
+        prefix = "wavlm" if kind == "base" else "hubert"
+        prefixed = {f"{prefix}.{name}": tensor for name, tensor in state.items()}
         save_file({**prefixed, "classifier.weight": torch.zeros(2, 64)}, weights)
     else:
         old = {"original0": "weight_g", "original1": "weight_v"}
@@ -114,6 +116,11 @@ def unilm_name(name: str, layered: bool) -> str:
 def unilm_checkpoint(encoder: WavLM) -> dict[str, Any]:
     config = encoder.config
     layered = config.conv_norm == "layer"
+    flags = {
+        "gated": {"relative_position_embedding": True, "gru_rel_pos": True},
+        "ungated": {"relative_position_embedding": True},  # UniSpeech's ILS-SSL knows no gates
+        "none": {},  # fairseq knows no position bias
+    }[config.position_bias]
     return {
         "cfg": {
             "extractor_mode": "layer_norm" if layered else "default",
@@ -126,24 +133,26 @@ def unilm_checkpoint(encoder: WavLM) -> dict[str, Any]:
             "normalize": config.normalize_waveform,
             "conv_pos": config.pos_conv_kernel,
             "conv_pos_groups": config.pos_conv_groups,
-            "relative_position_embedding": True,
-            "gru_rel_pos": True,
             "num_buckets": 320,
             "max_distance": 800,
             "feature_grad_mult": config.feature_grad_mult,
             "encoder_layerdrop": config.layer_drop,
             "dropout_input": config.dropout_input,
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            **flags,
         },
         "model": {unilm_name(name, layered): tensor for name, tensor in encoder.state_dict().items()},
     }
 
 
-@pytest.mark.parametrize("kind", ["base", "large"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tiny"])
 @pytest.mark.parametrize("container", ["unilm", "fairseq", "namespace"])
 def test_unilm_checkpoint(kind: str, container: str, tmp_path: Path):
     ours = make(kind)
     content = unilm_checkpoint(ours)
-    assert "encoder.layers.0.self_attn.relative_attention_bias.weight" in content["model"]
+    table = "encoder.layers.0.self_attn.relative_attention_bias.weight"
+    assert (table in content["model"]) is ("hubert" not in kind)
     assert "encoder.layers.2.self_attn_layer_norm.bias" in content["model"]
     if container == "fairseq":
         content["cfg"] = {"model": content["cfg"], "task": {"normalize": content["cfg"].pop("normalize")}}
@@ -154,6 +163,31 @@ def test_unilm_checkpoint(kind: str, container: str, tmp_path: Path):
     loaded = WavLM.from_pretrained(tmp_path / "model.pt")
     assert loaded.config == ours.config
     assert_equal(ours, loaded)
+
+
+def test_pre_norm_ils_takes_the_norm_it_was_trained_with(tmp_path: Path):
+    ours = make("large", position_bias="ungated")
+    content = unilm_checkpoint(ours)
+    model = content["model"]
+    norms = {leaf: model[f"encoder.layer_norm.{leaf}"] for leaf in ("weight", "bias")}
+    for leaf, tensor in norms.items():
+        model |= {f"post_layer_norm.0.{leaf}": torch.zeros(64), f"post_layer_norm.1.{leaf}": tensor}
+        model[f"encoder.layer_norm.{leaf}"] = torch.full((64,), 7.0)
+    torch.save(content, tmp_path / "ils.pt")
+    assert_equal(ours, WavLM.from_pretrained(tmp_path / "ils.pt"))
+
+
+def test_gates_that_were_trained_on_are_kept(tmp_path: Path):
+    make("ungated").save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["encoder.layers.1.attention.gru_rel_pos_const"][0, 2] = 0.5
+    save_file(state, tmp_path / "model.safetensors")
+    loaded = WavLM.from_pretrained(tmp_path)
+    assert loaded.config.position_bias == "gated"
+    attention = loaded.encoder.layers[1].attention
+    gate = attention.gate(torch.randn(1, 9, 64))
+    assert torch.equal(gate[:, :2], torch.ones(1, 2, 9, 1))
+    assert torch.equal(gate[:, 2], torch.full((1, 9, 1), 1.25))
 
 
 def test_convolutions_are_parsed_not_run():
@@ -209,8 +243,16 @@ def spoil(folder: Path, what: str) -> Path:
             state["encoder.surprise"] = torch.zeros(1)
         case "shape":
             state["encoder.layer_norm.bias"] = torch.zeros(3)
-        case "hubert":
+        case "data2vec":
+            values["model_type"] = "data2vec-audio"
+        case "gates in a hubert":
             values["model_type"] = "hubert"
+        case "batch norm":
+            values |= {"model_type": "hubert", "conv_pos_batch_norm": True}
+        case "no projection norm":
+            values |= {"model_type": "hubert", "feat_proj_layer_norm": False}
+        case "attention adapter":
+            values |= {"model_type": "wav2vec2", "adapter_attn_dim": 16}
         case "adapter":
             values["add_adapter"] = True
         case "heads":
@@ -238,7 +280,8 @@ def spoil(folder: Path, what: str) -> Path:
             weights.unlink()
             (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../x.safetensors"}}')
         case "hubert.pt":
-            torch.save({"cfg": {"encoder_layers": 12}, "model": state}, folder / "x.pt")
+            sizes = {"encoder_layers": 3, "encoder_embed_dim": 64, "encoder_attention_heads": 4, "conv_pos_groups": 4}
+            torch.save({"cfg": sizes, "model": state}, folder / "x.pt")
             return folder / "x.pt"
         case "pt without cfg":
             torch.save({"model": state}, folder / "x.pt")
@@ -255,7 +298,11 @@ def spoil(folder: Path, what: str) -> Path:
         ("missing key", r"lacks encoder\.layers\.1\.attention\.k_proj\.bias$"),
         ("unexpected key", r"unexpected encoder\.surprise$"),
         ("shape", r"encoder\.layer_norm\.bias of another shape, the first \(3,\) instead of \(64,\)"),
-        ("hubert", "model_type hubert, not wavlm"),
+        ("data2vec", "model_type data2vec-audio, not wavlm, hubert, wav2vec2"),
+        ("gates in a hubert", r"unexpected encoder\.layers\.0\.attention\.gru_rel_pos"),
+        ("batch norm", "conv_pos_batch_norm True, but only False is supported"),
+        ("no projection norm", "feat_proj_layer_norm False, but only True is supported"),
+        ("attention adapter", "adapter_attn_dim 16, but only None is supported"),
         ("adapter", "add_adapter True"),
         ("heads", r"dim \(64\) must be a multiple of heads \(7\)"),
         ("truncated", "not a readable safetensors file"),
@@ -266,7 +313,7 @@ def spoil(folder: Path, what: str) -> Path:
         ("not tensors", "neither a unilm checkpoint"),
         ("not torch", r"x\.pt"),
         ("shard outside", "outside its folder"),
-        ("hubert.pt", "relative_position_embedding off"),
+        ("hubert.pt", r"has unexpected encoder\.layers\.0\.attention\.gru_rel_pos"),
         ("pt without cfg", "no settings under cfg"),
         ("torchaudio without table", "it lacks encoder"),
     ],

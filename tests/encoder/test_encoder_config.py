@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -10,14 +11,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.config import PRESETS
 
 
 def test_published_sizes():
     counts = {}
     with torch.device("meta"):
-        for name in ("base", "base_plus", "large"):
+        for name in PRESETS:
             counts[name] = WavLM(WavLMConfig.preset(name)).parameter_count()
-    assert counts == {"base": 94_381_936, "base_plus": 94_381_936, "large": 315_453_120}
+    assert 1_500_000 < counts.pop("tiny") < 2_500_000
+    assert counts == {
+        "base": 94_381_936,
+        "base_plus": 94_381_936,
+        "large": 315_453_120,
+        "hubert_base": 94_371_712,
+        "hubert_large": 315_435_136,
+    }
+
+
+@pytest.mark.parametrize(("kind", "fewer"), [("gated", 0), ("ungated", 6_384), ("none", 6_384 + 320 * 12)])
+def test_what_a_position_bias_does_not_use_does_not_exist(kind: Literal["gated", "ungated", "none"], fewer: int):
+    with torch.device("meta"):
+        encoder = WavLM(WavLMConfig.preset("base", position_bias=kind))
+    names = [name for name, _ in encoder.named_parameters()]
+    assert encoder.parameter_count() == 94_381_936 - fewer
+    assert any("gru_rel_pos" in name for name in names) is (kind == "gated")
+    assert sum("rel_attn_embed" in name for name in names) == (kind != "none")
+
+
+def test_hubert_differs_from_wavlm_in_few_fields():
+    def changes(ours: WavLMConfig, other: WavLMConfig) -> dict[str, object]:
+        return {name: value for name, value in ours.to_dict().items() if value != other.to_dict()[name]}
+
+    assert changes(WavLMConfig.hubert_base(), WavLMConfig.base()) == {"position_bias": "none"}
+    rates = dict.fromkeys(["dropout", "attention_dropout", "dropout_input", "layer_drop"], 0.0)
+    assert changes(WavLMConfig.hubert_large(), WavLMConfig.large()) == {"position_bias": "none", **rates}
 
 
 def test_rates():
@@ -37,7 +65,7 @@ def test_frames_are_those_of_real_convolutions(samples: int):
     assert config.frames(samples) == x.shape[2]
 
 
-@pytest.mark.parametrize("name", ["tiny", "base", "base_plus", "large"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_survives_json(name: str):
     config = WavLMConfig.preset(name, layer_drop=0.25)
     assert WavLMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -63,6 +91,7 @@ def test_tiny_is_the_recommended_size():
         ({"conv_kernels": [10, 3]}, ["conv_channels", "conv_kernels", "conv_strides"]),
         ({"max_distance": 80}, ["max_distance", "num_buckets"]),
         ({"conv_norm": "batch"}, ["conv_norm"]),
+        ({"position_bias": "rotary"}, ["position_bias"]),
         ({"dropout": 1.5}, ["dropout"]),
         ({"layers": 0}, ["layers"]),
     ],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoder_helpers import distance, make, noise, padded, shake
+from encoder_helpers import CONFIGS, distance, make, noise, padded, shake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,16 +26,23 @@ SMALL: dict[str, Any] = {
     "num_conv_pos_embeddings": 16,
     "num_conv_pos_embedding_groups": 4,
 }
-KINDS: dict[str, dict[str, Any]] = {
-    "base": {},
-    "large": {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
-    "tiny": {"feat_extract_norm": "group", "do_stable_layer_norm": True},
+LAYERED: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "base": ("WavLM", {}),
+    "large": ("WavLM", LAYERED),
+    "tiny": ("WavLM", {"feat_extract_norm": "group", "do_stable_layer_norm": True}),
+    "hubert base": ("Hubert", {}),
+    "hubert large": ("Hubert", LAYERED),
+    "wav2vec 2.0": ("Wav2Vec2", {**LAYERED, "conv_bias": True}),
 }
+"""Of each kind, the names of transformers' classes and what distinguishes it from Base."""
 
 
-def theirs_and_ours(folder: Path, shake_by: int | None = 0, **config: Any) -> tuple[Any, WavLM]:
+def theirs_and_ours(folder: Path, kind: str, shake_by: int | None = 0, **config: Any) -> tuple[Any, WavLM]:
     torch.manual_seed(0)
-    theirs = transformers.WavLMModel(transformers.WavLMConfig(**config)).eval()
+    family, habits = KINDS[kind]
+    settings = getattr(transformers, f"{family}Config")(**config, **habits)
+    theirs = getattr(transformers, f"{family}Model")(settings).eval()
     if shake_by is not None:
         shake(theirs, shake_by)
     theirs.save_pretrained(folder)
@@ -45,7 +52,7 @@ def theirs_and_ours(folder: Path, shake_by: int | None = 0, **config: Any) -> tu
 
 @pytest.fixture(scope="module", params=list(KINDS))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, WavLM]:
-    return theirs_and_ours(tmp_path_factory.mktemp("hf"), **SMALL, **KINDS[request.param])
+    return theirs_and_ours(tmp_path_factory.mktemp("hf"), request.param, **SMALL)
 
 
 def assert_same(theirs: Any, ours: WavLM, waveforms: Tensor, lengths: Tensor | None) -> None:
@@ -102,11 +109,12 @@ def test_gradients_match_transformers(pair: tuple[Any, WavLM]):
         assert (parameter.grad - expected).abs().max() < 1e-4 * expected.abs().max() + 1e-3, name
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(CONFIGS))
 def test_transformers_loads_ours(kind: str, tmp_path: Path):
     ours = make(kind, normalize_waveform=False, batch_invariant=False)
     ours.save_pretrained(tmp_path)
-    theirs, info = transformers.WavLMModel.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(theirs).__name__ == ("HubertModel" if "hubert" in kind else "WavLMModel")
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
@@ -118,7 +126,7 @@ def test_transformers_loads_ours(kind: str, tmp_path: Path):
 
 
 def test_full_base_matches_transformers(tmp_path: Path):
-    theirs, ours = theirs_and_ours(tmp_path, shake_by=None)
+    theirs, ours = theirs_and_ours(tmp_path, "base", shake_by=None)
     assert ours.parameter_count() == 94_381_936
     assert_same(theirs, ours, noise(2, 8_000), torch.tensor([8_000, 5_000]))
 
@@ -131,7 +139,7 @@ def test_full_large_matches_transformers(tmp_path: Path):
         "num_hidden_layers": 24,
         "num_attention_heads": 16,
     }
-    theirs, ours = theirs_and_ours(tmp_path, shake_by=None, **sizes, **KINDS["large"])
+    theirs, ours = theirs_and_ours(tmp_path, "large", shake_by=None, **sizes)
     assert ours.parameter_count() == 315_453_120
     assert_same(theirs, ours, noise(2, 4_000), torch.tensor([4_000, 2_500]))
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -42,12 +44,66 @@ def test_mask_acts_through_masked_frames_only(kind: str):
         assert torch.equal(encoder.encode(features, lengths).hidden, plain)
 
 
-def test_last_only():
-    encoder = make("tiny")
-    features, lengths = encoder.features(noise(2, 16_000))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", [[-1], [0], [2, 0], [-1, 1, 2]])
+def test_kept_hidden_states(kind: str, keep: list[int]):
+    encoder = make(kind)
+    keep = [index % (encoder.config.layers + 1) for index in keep]
+    features, lengths = encoder.features(noise(2, 16_000), torch.tensor([16_000, 12_000]))
     with torch.no_grad():
-        last = encoder.contextualise(encoder.project(features), lengths, last_only=True).hidden
-        assert torch.equal(last, encoder.encode(features, lengths).hidden[-1:])
+        projected, _ = encoder.project(features)
+        kept = encoder.contextualise(projected, lengths, keep=keep)
+        assert torch.equal(kept.hidden, encoder.encode(features, lengths).hidden[keep])
+    assert torch.equal(kept.lengths, lengths)
+
+
+def test_hidden_states_that_are_not_kept_are_freed():
+    encoder = make("base", layers=6)
+    alive: list[weakref.ref[torch.Tensor]] = []
+    counts = []
+
+    def remember(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        alive.append(weakref.ref(output))
+        counts.append(sum(reference() is not None for reference in alive))
+
+    for layer in encoder.encoder.layers:
+        layer.register_forward_hook(remember)
+    features, lengths = encoder.features(noise(1, 8_000))
+    with torch.no_grad():
+        projected, _ = encoder.project(features)
+        encoder.contextualise(projected, lengths, keep=[6])
+        assert max(counts) == 2  # a layer's input and its output
+        alive.clear()
+        encoder.contextualise(projected, lengths, keep=[3])
+    assert len(alive) == 3  # nothing above was run
+
+
+def test_projection_gives_the_normalised_features_too():
+    encoder = make("base")
+    with torch.no_grad():
+        features, _ = encoder.features(noise(2, 16_000))
+        projected, normalised = encoder.project(features)
+    norm, linear = encoder.feature_projection.layer_norm, encoder.feature_projection.projection
+    expected = (features - features.mean(-1, keepdim=True)) / (
+        features.var(-1, correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    expected = expected * norm.weight + norm.bias
+    assert torch.allclose(normalised, expected, atol=1e-5)
+    assert torch.allclose(projected, normalised @ linear.weight.T + linear.bias, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": []}, "keep must name hidden states from 0 to 4, at least one"),
+        ({"keep": [1, 5]}, r"keep must name hidden states from 0 to 4, at least one, not \[1, 5\]"),
+        ({"keep": [-1]}, "keep must"),
+        ({"dropped": [True] * 3}, "dropped must have one entry for each of the 4 layers, not 3"),
+    ],
+)
+def test_bad_layers_are_named(arguments: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        make("tiny").contextualise(torch.zeros(1, 9, 192), torch.tensor([9]), **arguments)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1, 1.0])

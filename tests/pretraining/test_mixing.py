@@ -33,20 +33,85 @@ def test_overlap_is_one_stretch_of_at_most_half(seed, rows, samples):
             assert touched[-1] - touched[0] + 1 <= samples // 2 + 1
 
 
-@pytest.mark.parametrize("ratio", [-5.0, 0.0, 5.0])
-def test_ratio_is_the_one_drawn(ratio):
-    audio = batch(2, 8000)
+def measured_ratio(primary: torch.Tensor, secondary: torch.Tensor, added: torch.Tensor) -> float | None:
+    """What was added is a stretch of the secondary: find it, read off the scale, compare the energies of the whole."""
+    where = torch.nonzero(added).flatten()
+    if len(where) < 16:  # too short to be found
+        return None
+    stretch = added[where[0] : where[-1] + 1]
+    windows = secondary.unfold(0, len(stretch), 1)
+    place = torch.nn.functional.cosine_similarity(windows, stretch[None]).argmax()
+    scale = (stretch @ windows[place]) / (windows[place] @ windows[place])
+    return (10 * torch.log10(primary.square().mean() / (scale**2 * secondary.square().mean()))).item()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-5.0, 5.0), st.integers(400, 2000))
+def test_speech_ratio_is_the_one_drawn(seed, ratio, samples):
+    audio = batch(2, samples, seed).double()
     mixing = UtteranceMixing(probability=1.0, speech_ratio=(ratio, ratio), allow_self=False)
-    added = mix(mixing, audio, seed=3) - audio
-    for row, (primary, secondary) in enumerate([(0, 1), (1, 0)]):
-        where = torch.nonzero(added[row]).flatten()
-        stretch = added[row, where[0] : where[-1] + 1]
-        # The secondary's stretch is somewhere in its waveform: find it, read off the scale, and compare energies.
-        windows = audio[secondary].unfold(0, len(stretch), 1)
-        place = torch.nn.functional.cosine_similarity(windows, stretch[None]).argmax()
-        scale = stretch.norm() / windows[place].norm()
-        measured = 10 * torch.log10(audio[primary].square().mean() / (scale**2 * audio[secondary].square().mean()))
-        assert measured.item() == pytest.approx(ratio, abs=0.01)
+    added = mix(mixing, audio, seed) - audio
+    for row in range(2):
+        measured = measured_ratio(audio[row], audio[1 - row], added[row])
+        assert measured is None or measured == pytest.approx(ratio, abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.floats(-5.0, 20.0), st.integers(100, 1500))
+def test_noise_ratio_is_over_the_clip_not_over_its_padding(seed, ratio, clip):
+    audio, noise = batch(3, 1500, seed).double(), torch.zeros(1, 1500, dtype=torch.float64)
+    noise[:, :clip] = batch(1, clip, seed + 1).double()
+    mixing = UtteranceMixing(probability=1.0, noise_probability=1.0, noise_ratio=(ratio, ratio))
+    added = mix(mixing, audio, seed, noise=noise, noise_lengths=torch.tensor([clip])) - audio
+    for row in range(3):
+        measured = measured_ratio(audio[row], noise[0, :clip], added[row])
+        assert measured is None or measured == pytest.approx(ratio, abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.booleans(), min_size=2, max_size=6))
+def test_silence_changes_nothing_and_is_never_changed(seed, silent):
+    """A silent partner has nothing to add; a silent primary has no energy to set a ratio by."""
+    audio = batch(len(silent), 300, seed).masked_fill(torch.tensor(silent)[:, None], 0.0)
+    mixed = mix(UtteranceMixing(probability=1.0), audio, seed)
+    assert torch.isfinite(mixed).all()
+    assert torch.equal(mixed[silent], audio[silent])
+    if sum(silent) >= len(silent) - 1:  # nobody is left to mix with, but oneself
+        assert torch.equal(mix(UtteranceMixing(probability=1.0, allow_self=False), audio, seed), audio)
+
+
+def test_starts_are_drawn_apart_and_lengths_reach_from_nothing_to_half():
+    """Over many draws: length uniform on 0 to half, both starts uniform and not tied to each other."""
+    samples, ramp = 200, torch.arange(1.0, 201.0)
+    audio = torch.stack([torch.ones(samples), ramp])  # the ramp tells where a stretch was taken from
+    mixing = UtteranceMixing(probability=1.0, speech_ratio=(0.0, 0.0), allow_self=False)
+    lengths, begins, sources = [], [], []
+    for seed in range(1500):
+        added = (mix(mixing, audio, seed) - audio)[0]
+        where = torch.nonzero(added).flatten()
+        lengths.append(len(where))
+        if 20 <= len(where) <= 40:
+            begins.append(where[0].item())
+            step = (added[where[-1]] - added[where[0]]) / (len(where) - 1)  # the ramp's, times the scale
+            sources.append((added[where[0]] / step).item() - 1)
+    lengths, begins, sources = torch.tensor(lengths).float(), torch.tensor(begins).float(), torch.tensor(sources)
+    assert lengths.min() == 0 and lengths.max() == 100
+    assert lengths.mean().item() == pytest.approx(50, abs=3)
+    assert begins.mean().item() == pytest.approx(85, abs=8) and sources.mean().item() == pytest.approx(85, abs=8)
+    assert abs(torch.corrcoef(torch.stack([begins, sources]))[0, 1].item()) < 0.15
+
+
+def test_the_encoder_of_large_normalises_what_was_mixed():
+    """Zero mean and unit variance after mixing, as the authors' code does: the level that mixing left is gone."""
+    from wavlm_lightning.encoder import WavLM, WavLMConfig
+
+    torch.manual_seed(0)
+    shape = {"normalize_waveform": True, "conv_norm": "layer", "layers": 1}
+    encoder = WavLM(WavLMConfig.preset("tiny", **shape)).eval()
+    mixed = mix(UtteranceMixing(probability=1.0, allow_self=False), batch(2, 4000))
+    normalised = torch.nn.functional.layer_norm(mixed, (4000,))
+    assert torch.allclose(encoder.features(mixed)[0], encoder.features(normalised)[0], atol=1e-4)
+    assert torch.allclose(encoder.features(mixed)[0], encoder.features(10 * mixed + 1)[0], atol=1e-3)
 
 
 def test_share_of_mixed_rows():
@@ -61,15 +126,6 @@ def test_share_of_mixed_rows():
 def test_zero_probability_changes_nothing():
     audio = batch()
     assert torch.equal(mix(UtteranceMixing(probability=0.0), audio), audio)
-
-
-def test_silent_partners_do_nothing():
-    audio = torch.zeros(4, 1000)
-    audio[0] = 0.1
-    mixed = mix(UtteranceMixing(probability=1.0, allow_self=False), audio)
-    assert torch.isfinite(mixed).all()
-    assert torch.equal(mixed[0], audio[0])  # its partners are silent
-    assert torch.equal(mixed[1:], audio[1:])  # a silent primary has no energy to set the ratio by
 
 
 def test_noise_is_used_and_short_clips_stay_short():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from wavlm_lightning.encoder import Layers, WavLMConfig
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
 from wavlm_lightning.pretraining.objectives import Prediction
 from wavlm_lightning.pretraining.schedule import learning_rate_factor
@@ -17,19 +18,27 @@ def prediction(seed: int = 0, labels: int = 17) -> Prediction:
     generator = torch.Generator().manual_seed(seed)
     audio = torch.randn(3, 8000, generator=generator) * 0.1
     frames = (8000 - 400) // 320 + 1
+    features = torch.randn(3, frames, 256, generator=generator)
     return Prediction(
-        layers=Layers(torch.randn(1, 3, frames, 192, generator=generator), torch.full((3,), frames), 50.0),
-        features=torch.randn(3, frames, 256, generator=generator),
+        hidden={layer: torch.randn(3, frames, 192, generator=generator) for layer in (4, 2)},
+        features=features,
+        normalised=nn.functional.layer_norm(features, (256,)),
         projected=torch.randn(3, frames, 192, generator=generator),
         mask=torch.rand(3, frames, generator=generator) < 0.5,
-        labels=torch.randint(labels, (3, frames), generator=generator),
+        padding=torch.zeros(3, frames, dtype=torch.bool),
+        labels={
+            "first": torch.randint(labels, (3, frames), generator=generator),
+            "second": torch.randint(7, (3, frames), generator=generator),
+        },
         audio=audio,
+        step=0,
+        generator=None,
     )
 
 
-def built(objective, labels: int = 17):
+def built(objective, labels: int = 17, **encoder):
     torch.manual_seed(0)
-    objective.build(WavLMConfig.tiny(), labels)
+    objective.build(WavLMConfig.preset("tiny", **encoder), {"first": labels, "second": 7})
     return objective
 
 
@@ -40,8 +49,8 @@ def test_masked_prediction_as_fairseq_states_it(unmasked_weight):
     given = prediction()
 
     def reference(where):
-        projected = objective.project(given.layers.hidden[-1][where])
-        positive = objective.codewords[given.labels[where]]
+        projected = objective.project(given.hidden[4][where])
+        positive = objective.codewords[given.labels["first"][where]]
         candidates = torch.cat([positive[None], objective.codewords[:, None].expand(-1, len(positive), -1)])
         logits = nn.functional.cosine_similarity(projected[None], candidates, dim=-1) / 0.1
         same = (candidates[1:] == positive[None]).all(-1)
@@ -50,6 +59,43 @@ def test_masked_prediction_as_fairseq_states_it(unmasked_weight):
 
     expected = reference(given.mask) + unmasked_weight * reference(~given.mask)
     assert objective(given).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_label_set_and_a_layer_of_its_choice():
+    """The second label set at layer 2 of a pre-norm encoder: read through a norm of its own."""
+    objective = built(MaskedPrediction(layer=2, labels="second"))
+    given = prediction()
+    assert objective.layers(4) == (2,) and objective.codewords.shape == (11, 256)
+    hidden = nn.functional.layer_norm(given.hidden[2][given.mask], (192,))
+    expected = nn.functional.cross_entropy(objective.logits(hidden), given.labels["second"][given.mask])
+    assert objective(given).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_only_layers_without_a_norm_get_one():
+    assert isinstance(built(MaskedPrediction(layer=2)).layer_norm, nn.LayerNorm)
+    assert isinstance(built(MaskedPrediction(layer=2), pre_norm=False).layer_norm, nn.Identity)
+    assert isinstance(built(MaskedPrediction()).layer_norm, nn.Identity)
+
+
+def test_supervising_the_top_alone_is_the_plain_loss_bit_for_bit():
+    plain, supervised = built(MaskedPrediction()), built(MaskedPrediction(layer=4))
+    given = prediction()
+    assert plain(given).item() == supervised(given).item()
+    assert list(plain.state_dict()) == list(supervised.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda: built(MaskedPrediction(layer=5)), "layer 5, but the encoder has 4"),
+        (lambda: MaskedPrediction(layer=0), "counts from 1"),
+        (lambda: built(MaskedPrediction(labels="third")), "wants labels 'third', but data.labels names first, second"),
+        (lambda: MaskedPrediction().build(WavLMConfig.tiny(), {}), "data.labels names none"),
+    ],
+)
+def test_what_an_objective_lacks_is_said(objective, message):
+    with pytest.raises(UserError, match=message):
+        objective()
 
 
 def test_loss_begins_at_the_log_of_the_codewords():

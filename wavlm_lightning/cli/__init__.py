@@ -19,6 +19,11 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "data": ("wavlm_lightning.cli.data", "what is in a corpus, and is it whole: `data info`, `data check`"),
     "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
+    "recipe": (
+        "wavlm_lightning.cli.recipe_command",
+        "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
+    ),
+    "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),
     "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
     "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),

@@ -21,6 +21,12 @@ def main(argv: list[str]) -> int:
         "--level-normalised", action="store_true", help="scale utterances to one level before MFCC (not published)"
     )
     fit.add_argument("--split", default="train")
+    fit.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the utterances that k-means sees, as far as memory goes (HuBERT: 1.0 for MFCC, 0.1 for layers)",
+    )
     fit.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="memory for features (default 4 GiB)")
     fit.add_argument("--restarts", type=int, default=20, help="initialisations of k-means (published: 20)")
     fit.add_argument("--seed", type=int, default=0)
@@ -62,6 +68,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         source,
         arguments.clusters,
         split=arguments.split,
+        share=arguments.share,
         memory_gib=arguments.memory,
         seed=arguments.seed,
         restarts=arguments.restarts,
@@ -72,6 +79,8 @@ def _fit(arguments: argparse.Namespace) -> int:
         f"{arguments.out}: {codebook.size} clusters at {codebook.rate:g} Hz from {fitted['frames']} frames of "
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
+    if fitted["utterances"] < fitted["wanted_utterances"]:
+        print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
     return 0
 
 

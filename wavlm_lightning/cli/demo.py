@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.cli.head_runs import run_heads
+from wavlm_lightning.cli.ledger import Ledger, Stage
 from wavlm_lightning.cli.stage_command import wavlm
-from wavlm_lightning.errors import UserError
 
 LABELS = "mfcc100"
 CLUSTERS = {"tiny": 30, "mini": 100, "pretrain": 100}
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A step of the road.
-
-    Attributes:
-        name: what messages and the report call it.
-        run: does it; may be called again after an interruption.
-    """
-
-    name: str
-    run: Callable[[], None]
-
-
-class Ledger:
-    """Which stages are done and how long they took, in `stages.json`.
-
-    Args:
-        path: the file.
-        settings: of this demo; a ledger with others is refused.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
-        if path.is_file():
-            self.body = json.loads(path.read_text())
-            if self.body["settings"] != settings:
-                raise UserError(
-                    f"{path.parent} holds a demo with other settings ({self.body['settings']}); "
-                    "choose another --out, or remove that folder"
-                )
-
-    def run(self, stage: Stage, number: int, of: int) -> None:
-        """Run a stage unless it is done; time counts even if it is interrupted."""
-        if stage.name in self.body["done"]:
-            print(f"[{number}/{of}] {stage.name}: done before, in {self.body['seconds'][stage.name]:.0f} s")
-            return
-        print(f"[{number}/{of}] {stage.name}", flush=True)
-        begin = time.perf_counter()
-        try:
-            stage.run()
-            self.body["done"].append(stage.name)
-        finally:
-            seconds = self.body["seconds"].get(stage.name, 0.0) + time.perf_counter() - begin
-            self.body["seconds"][stage.name] = round(seconds, 1)
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(self.body, indent=1))
-            temporary.rename(self.path)
 
 
 class Demo:
@@ -84,7 +31,7 @@ class Demo:
         self.out, self.size, self.steps, self.head_steps, self.seed = out, size, steps, head_steps, seed
         self.corpus = out / "corpus"
         self.ledger = Ledger(
-            out / "stages.json", {"size": size, "steps": steps, "head_steps": head_steps, "seed": seed}
+            out / "stages.json", {"size": size, "steps": steps, "head_steps": head_steps, "seed": seed}, "demo"
         )
 
     def stages(self) -> list[Stage]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from wavlm_lightning.errors import UserError
@@ -26,15 +29,35 @@ def wavlm(*arguments: Any) -> None:
     """
     words = [str(argument) for argument in arguments]
     print(f"  $ wavlm {shlex.join(words)}", flush=True)
-    process = subprocess.Popen([sys.executable, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ})
-    try:
+    # In a group of its own, or the terminal's Ctrl-C would reach it beside ours, and a run takes the second for "at once".
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ}, process_group=0
+    )
+    with _passing_signals_to(process):
         status = process.wait()
-    except BaseException:
-        # The terminal's Ctrl-C has reached the child too: give it time to write its checkpoint.
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        raise
     if status:
-        raise UserError(
-            f"`wavlm {shlex.join(words)}` ended with status {status}; the same demo command goes on from here"
-        )
+        raise UserError(f"`wavlm {shlex.join(words)}` ended with status {status}; the same command goes on from here")
+
+
+@contextlib.contextmanager
+def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
+    """Whoever stops us stops the process (and those that it has started): it may finish, and is never left behind."""
+
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM if number == signal.SIGHUP else number)
+
+    received: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt

@@ -27,6 +27,7 @@ from wavlm_lightning.cli.configs import resolve_config
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.cli.result_card import WriteResultCard
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.recipe import Recipe
 
 
 class SaveConfig(SaveConfigCallback):
@@ -59,9 +60,12 @@ class WavLMCLI(LightningCLI):
     command = ""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `checkpoint_every`."""
+        """Add `checkpoint_every` and `recipe`."""
         parser.add_argument(
             "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
+        )
+        parser.add_argument(
+            "--recipe", type=Recipe | None, default=None, help="for `wavlm plan` and `wavlm recipe`; fitting ignores it"
         )
 
     def _parse_ckpt_path(self) -> None:
@@ -76,8 +80,7 @@ class WavLMCLI(LightningCLI):
         config["default_root_dir"] = str(root)
         fitting = self.subcommand == "fit"
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
-        if config.get("logger") in (None, True):
-            config["logger"] = CSVLogger(root, name="curves", flush_logs_every_n_steps=100) if fitting else False
+        config["logger"] = curve_loggers(config.get("logger"), root, fitting)
         callbacks = list(config.get("callbacks") or [])
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
@@ -101,9 +104,11 @@ class WavLMCLI(LightningCLI):
         self._resolve_checkpoint()
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         asked = self._get(self.config, "ckpt_path")
-        if asked is None and not self.trainer.fast_dev_run and any(folder.glob("*.ckpt")):
+        found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").is_file()]
+        if asked is None and not self.trainer.fast_dev_run and (found or any(folder.glob("*.ckpt"))):
+            # Killed between its first validation and its first regular checkpoint, a run has none but the best.
             raise UserError(
-                f"{folder.parent} already holds a run; go on with --ckpt_path last, "
+                f"{folder.parent} already holds a run; go on with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
 
@@ -129,6 +134,16 @@ class WavLMCLI(LightningCLI):
         # The subcommand's arguments are read from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
+
+
+def curve_loggers(asked: Any, root: Path, fitting: bool) -> Any:
+    """The loggers of a fit: curves as CSV always, and what else was asked for; `false` is none at all."""
+    if asked is False or not fitting:
+        return False if asked in (None, True) else asked
+    named = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
+    if any(isinstance(logger, CSVLogger) for logger in named):
+        return named
+    return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
 
 
 def main(argv: list[str]) -> int:

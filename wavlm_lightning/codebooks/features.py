@@ -83,15 +83,18 @@ class LayerFeatures(FeatureSource):
     Args:
         encoder: a Hugging Face directory, a unilm `.pt` file or a `.ckpt` of a pre-training run.
         layer: 0 is the input of the first layer, N the output of layer N.
-        device: where to run.
+        device: where to run; a GPU if there is one.
         chunk_seconds: longer utterances are processed in pieces of this length, as the reference does (100 s).
     """
 
-    def __init__(self, encoder: str | Path, layer: int, device: str = "cpu", chunk_seconds: float = 100.0) -> None:
+    def __init__(
+        self, encoder: str | Path, layer: int, device: str | None = None, chunk_seconds: float = 100.0
+    ) -> None:
         from wavlm_lightning.upstreams.wavlm import load_encoder
 
-        self.path, self.layer, self.device = Path(encoder), layer, device
-        self.encoder: WavLM = load_encoder(self.path).eval().to(device)
+        self.path, self.layer = Path(encoder), layer
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
         self.chunk = int(chunk_seconds * SAMPLE_RATE)
         self.rate = self.encoder.config.frame_rate
         if not 0 <= layer <= self.encoder.config.layers:
@@ -111,7 +114,10 @@ class LayerFeatures(FeatureSource):
         parts = []
         for piece in torch.from_numpy(waveform).split(self.chunk):
             if len(piece) >= self.encoder.config.receptive_field:
-                parts.append(self.encoder(piece[None].to(self.device)).hidden[self.layer, 0])
+                features, lengths = self.encoder.features(piece[None].to(self.device))
+                projected, _ = self.encoder.project(features)
+                # Layers above the one that is asked for are not run.
+                parts.append(self.encoder.contextualise(projected, lengths, keep=[self.layer]).hidden[0, 0])
         return torch.cat(parts).float().cpu().numpy()
 
     def describe(self) -> dict[str, Any]:

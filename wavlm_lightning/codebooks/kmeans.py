@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -19,37 +20,43 @@ def fit_kmeans(
     source: FeatureSource,
     size: int,
     split: str = "train",
+    share: float = 1.0,
     memory_gib: float = 4.0,
     seed: int = 0,
     restarts: int = 20,
 ) -> Codebook:
     """Mini-batch k-means with the settings of HuBERT's released scripts.
 
-    Utterances are drawn at random until their features fill the memory budget (HuBERT took 10 % of 960 hours for its
-    second iteration); with a corpus that fits, all are used.
+    Utterances are drawn at random until the share is reached or their features fill the memory budget.
 
-    Source: fairseq `simple_kmeans/learn_kmeans.py` for the settings, scikit-learn for the algorithm.
+    Source: fairseq `simple_kmeans/learn_kmeans.py` for the settings, scikit-learn for the algorithm; HuBERT (arXiv
+    2106.07447) for the shares: all utterances for MFCC, 10 % of 960 hours for layers.
 
     Args:
         corpus: where the audio comes from.
         source: the features to cluster.
         size: number of clusters.
         split: which split to fit on.
+        share: of the utterances to draw, above 0 and up to 1, rounded up to whole utterances.
         memory_gib: peak memory for features, GiB.
         seed: for the draw and for k-means.
         restarts: k-means++ initialisations of which the best is kept.
 
     Raises:
-        UserError: there are fewer frames than clusters.
+        UserError: the share is none, or there are fewer frames than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
+    if not 0 < share <= 1:
+        raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
     utterances = corpus.split(split)
-    order = np.random.default_rng(seed).permutation(len(utterances))
+    wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 of 30 is 3, whatever binary fractions say
+    order = np.random.default_rng(seed).permutation(len(utterances))[:wanted]
     parts: list[np.ndarray] = []
     # Half of the budget: putting the parts together needs them twice for a moment.
     used, budget = 0, memory_gib * 2**30 / 2
-    with progress_bar(total=round(utterances.seconds), unit="s audio", desc="features") as bar:
+    seconds = utterances.samples[order].sum() / SAMPLE_RATE
+    with progress_bar(total=round(seconds), unit="s audio", desc="features") as bar:
         for number in order:
             shard, place = utterances.locate(int(number))
             features = source(shard.waveform(place))
@@ -62,7 +69,7 @@ def fit_kmeans(
     if len(frames) < size:
         raise UserError(
             f"{corpus.directory}: {len(frames)} frames of split {split!r} cannot make {size} clusters; "
-            "use more audio, a larger --memory, or fewer clusters"
+            "use more audio, a larger --share or --memory, or fewer clusters"
         )
     model = MiniBatchKMeans(
         n_clusters=size,
@@ -83,7 +90,9 @@ def fit_kmeans(
         "corpus": corpus.name,
         "corpus_sha256": corpus.sha256,
         "split": split,
+        "share": share,
         "utterances": len(parts),
+        "wanted_utterances": wanted,
         "of_utterances": len(utterances),
         "frames": len(frames),
         "seed": seed,

@@ -6,6 +6,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -105,6 +106,10 @@ class LabelSet:
     rate: float
     codebook_sha256: str
     rows: list[np.ndarray]
+
+    def codebook(self) -> dict[str, Any]:
+        """What checkpoints keep of it: size, hash and rate."""
+        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:

@@ -22,6 +22,8 @@ class Transferable:
             value = getattr(self, item.name)
             if isinstance(value, Tensor | Transferable):
                 changed[item.name] = move(value)
+            elif isinstance(value, dict):
+                changed[item.name] = {name: move(tensor) for name, tensor in value.items()}
             elif isinstance(value, Layers):
                 changed[item.name] = replace(value, hidden=move(value.hidden), lengths=move(value.lengths))
         return replace(self, **changed)  # type: ignore[type-var]
@@ -102,12 +104,12 @@ class PretrainingBatch(Transferable):
 
     Attributes:
         audio: clean crops, float32 `(batch, samples)`.
-        labels: the codebook label of each encoder frame, int64 `(batch, frames)`.
+        labels: by label set, the codebook label of each encoder frame, int64 `(batch, frames)`; empty without labels.
         noise: clips to mix in, float32 `(clips, samples)`; no rows if there is no noise corpus.
         noise_lengths: samples of each clip, int64 `(clips,)`.
     """
 
     audio: Tensor
-    labels: Tensor
+    labels: dict[str, Tensor]
     noise: Tensor
     noise_lengths: Tensor

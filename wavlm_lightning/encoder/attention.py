@@ -1,7 +1,8 @@
-"""Self-attention with WavLM's gated relative position bias (arXiv 2110.13900, section III-B).
+"""Self-attention, with WavLM's gated relative position bias (arXiv 2110.13900, section III-B) where there is one.
 
 The bias of query i and key j in head h is `gate[b, h, i] * table[h, j - i]`: a scalar for each head and offset, from a
-table that all layers share, times a gate that each layer computes from the query's hidden state.
+table that all layers share, times a gate that each layer computes from the query's hidden state. Without gate (ILS-SSL)
+the table alone is added; HuBERT and wav2vec 2.0 add nothing.
 """
 
 from __future__ import annotations
@@ -89,25 +90,27 @@ class RelativePositionTable(nn.Embedding):
         by_offset = super().forward(bucket).t()  # (heads, 2 * frames - 1): all there is to know about T x T entries
         # Window s holds the offsets from s - (T - 1) on: the row of query T - 1 - s. A gather by j - i gives the same,
         # but its backward adds up T x T entries one by one.
-        return by_offset.unfold(1, frames, 1).flip(1)
+        return by_offset.unfold(1, frames, 1).flip(1).contiguous()
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float) -> Tensor:
-    """Scaled dot-product attention with an additive bias.
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention with an additive bias or none.
 
     Args:
         query: `(batch, heads, frames, head dim)`, like `key` and `value`.
         key: see `query`.
         value: see `query`.
-        bias: added to the logits, `(batch, heads, frames, frames)`; may need a gradient.
+        bias: added to the logits, `(batch, heads, frames, frames)` with 1 in place of any size but the last; may need
+            a gradient.
         dropout: probability that an attention weight is dropped.
 
     Returns:
         `(batch, heads, frames, head dim)`.
     """
-    if bias.requires_grad and not bias.is_cuda:
+    if bias is not None and bias.requires_grad and not bias.is_cuda:
         # torch's CPU kernels have no gradient for the bias: it falls back to plain operators that turn bf16 into fp32
         # and look for fully masked rows, which do not exist here. The same operators without that take half the time.
+        bias = bias.expand(*query.shape[:3], -1)
         logits = torch.baddbmm(
             bias.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT, alpha=query.shape[-1] ** -0.5
         )
@@ -117,11 +120,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: flo
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of one layer, with this layer's gate on the shared position bias.
+    """Multi-head self-attention of one layer, with this layer's gate on the shared position bias if there is one.
 
     Args:
         config: sizes of the encoder.
-        has_table: whether this layer holds the table of position biases (layer 0 does).
+        has_table: whether this layer holds the table of position biases (layer 0 does, where the model has one).
     """
 
     def __init__(self, config: WavLMConfig, has_table: bool):
@@ -132,9 +135,10 @@ class Attention(nn.Module):
         self.k_proj = linear(config.dim, config.dim)
         self.v_proj = linear(config.dim, config.dim)
         self.out_proj = linear(config.dim, config.dim)
-        self.gru_rel_pos_linear = linear(config.dim // config.heads, 8)
-        self.gru_rel_pos_const = nn.Parameter(torch.ones(1, config.heads, 1, 1))
-        if has_table:
+        if config.position_bias == "gated":
+            self.gru_rel_pos_linear = linear(config.dim // config.heads, 8)
+            self.gru_rel_pos_const = nn.Parameter(torch.ones(1, config.heads, 1, 1))
+        if has_table and config.position_bias != "none":
             self.rel_attn_embed = RelativePositionTable(config)
 
     def gate(self, x: Tensor) -> Tensor:
@@ -157,13 +161,15 @@ class Attention(nn.Module):
         scale = self.gru_rel_pos_const.view(1, 1, self.heads)
         return (a * (b * scale - 1.0) + 2.0).transpose(1, 2).contiguous().unsqueeze(-1)
 
-    def forward(self, x: Tensor, table: Tensor, key_bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
         """Attend.
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, frames, frames)`, in the precision of the computation.
-            key_bias: `(batch, 1, 1, frames)`, 0 for keys and minus infinity for padding; None without padding.
+            table: position bias that this layer gates, `(heads, frames, frames)`, in the precision of the
+                computation; None where there are no gates.
+            bias: what all layers add alike, `(1 or batch, 1 or heads, 1 or frames, frames)`: minus infinity for
+                padding, and the position bias where it has no gate; None if there is nothing to add.
 
         Returns:
             `(batch, frames, dim)`.
@@ -173,8 +179,9 @@ class Attention(nn.Module):
         weight = torch.cat([projection.weight for projection in projections])
         projected = F.linear(x, weight, torch.cat([projection.bias for projection in projections]))
         query, key, value = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        gate = self.gate(x).to(table.dtype)
-        bias = gate * table if key_bias is None else torch.addcmul(key_bias, gate, table)
+        if table is not None:
+            gate = self.gate(x).to(table.dtype)
+            bias = gate * table if bias is None else torch.addcmul(bias, gate, table)
         dropout = self.dropout if self.training else 0.0
         attended = attend(query, key, value, bias, dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))

@@ -1,4 +1,4 @@
-"""The shape of a WavLM encoder: one frozen dataclass, its published presets and what they imply (frames, rates)."""
+"""The shape of an encoder: one frozen dataclass, its published presets and what they imply (frames, rates)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from torch import Tensor
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform the encoder reads."""
 
+PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")
+"""Names of the presets, each a class method of `WavLMConfig`."""
+
 Samples = TypeVar("Samples", int, Tensor)
 
 
 @dataclass(frozen=True)
 class WavLMConfig:
-    """Sizes and habits of one encoder; the defaults are WavLM Base (arXiv 2110.13900, section V-A).
+    """Sizes and habits of one encoder, WavLM or a relative; the defaults are WavLM Base (arXiv 2110.13900, section V-A).
 
     Attributes:
         conv_channels: output channels of each convolution of the front-end.
@@ -35,6 +38,9 @@ class WavLMConfig:
         pre_norm: layer norm before attention and feed-forward (Large, tiny) instead of after (Base).
         pos_conv_kernel: kernel of the convolutional positional embedding, in frames.
         pos_conv_groups: groups of that convolution.
+        position_bias: what attention adds for the offset of key and query: `gated` is WavLM's bucketed bias times a
+            gate (section III-B), `ungated` the same without gate (ILS-SSL, arXiv 2112.08778), `none` leaves positions
+            to the convolution (wav2vec 2.0, HuBERT).
         num_buckets: relative-position buckets; half of them for keys after the query.
         max_distance: offset in frames from which all offsets share a bucket.
         dropout: dropout on the transformer's input and on the output of attention and feed-forward.
@@ -68,6 +74,7 @@ class WavLMConfig:
     pre_norm: bool = False
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
+    position_bias: Literal["gated", "ungated", "none"] = "gated"
     num_buckets: int = 320
     max_distance: int = 800
     dropout: float = 0.1
@@ -94,6 +101,8 @@ class WavLMConfig:
                 raise ValueError(f"{name} must be 1 or more in every layer, not {getattr(self, name)}")
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be group or layer, not {self.conv_norm}")
+        if self.position_bias not in ("gated", "ungated", "none"):
+            raise ValueError(f"position_bias must be gated, ungated or none, not {self.position_bias}")
         for name in ("dim", "ffn_dim", "layers", "heads", "pos_conv_kernel", "pos_conv_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
@@ -186,6 +195,18 @@ class WavLMConfig:
         )
 
     @classmethod
+    def hubert_base(cls) -> WavLMConfig:
+        """HuBERT Base (arXiv 2106.07447) and wav2vec 2.0 Base: WavLM Base without position bias, 94.4 M parameters."""
+        return replace(cls.base(), position_bias="none")
+
+    @classmethod
+    def hubert_large(cls) -> WavLMConfig:
+        """HuBERT Large: WavLM Large without position bias and without any dropout, 315.4 M parameters."""
+        return replace(
+            cls.large(), position_bias="none", dropout=0.0, attention_dropout=0.0, dropout_input=0.0, layer_drop=0.0
+        )
+
+    @classmethod
     def tiny(cls) -> WavLMConfig:
         """About 2 M parameters: small enough to pre-train on two CPU cores in minutes.
 
@@ -213,16 +234,15 @@ class WavLMConfig:
         """A preset by name, with some fields replaced.
 
         Args:
-            name: `tiny`, `base`, `base_plus` or `large`.
+            name: `tiny`, `base`, `base_plus`, `large`, `hubert_base` or `hubert_large`.
             **overrides: fields of this class.
 
         Raises:
             ValueError: if there is no such preset or field.
         """
-        presets = {"tiny": cls.tiny, "base": cls.base, "base_plus": cls.base_plus, "large": cls.large}
-        if name not in presets:
-            raise ValueError(f"no preset {name}; choose one of {', '.join(presets)}")
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name}; choose one of {', '.join(PRESETS)}")
         unknown = sorted(set(overrides) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"WavLMConfig has no field {', '.join(unknown)}")
-        return replace(presets[name](), **overrides)
+        return replace(getattr(cls, name)(), **overrides)

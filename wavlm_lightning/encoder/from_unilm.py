@@ -1,4 +1,7 @@
-"""The checkpoints that Microsoft released (unilm) and those that fairseq writes: a dict with `cfg` and `model`."""
+"""The checkpoints that Microsoft released (unilm, UniSpeech) and those that fairseq writes: dicts of `cfg` and `model`.
+
+WavLM, ILS-SSL, HuBERT and wav2vec 2.0 name their parameters alike; the settings tell which position bias it is.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,9 @@ NAMES = [
 ]
 """Whole name in the checkpoint -> ours; names that match nothing are the same in both."""
 
-HEAD = re.compile(r"(final_proj|label_embs_concat|target_glu|proj|w2v_model_ctc)\b.*")
+HEAD = re.compile(
+    r"(final_proj|label_embs_concat|target_glu|proj|w2v_model_ctc|quantizer|project_q|post_layer_norm|weights)\b.*"
+)
 """Names of the pre-training or fine-tuning head, which the encoder leaves out."""
 
 
@@ -71,9 +76,14 @@ def convert(content: Mapping[str, Any], path: Path) -> tuple[WavLMConfig, dict[s
         path: of the file, for messages.
 
     Raises:
-        CheckpointError: if the settings are missing or are not those of a WavLM.
+        CheckpointError: if the settings are missing or describe no encoder that we can build.
     """
-    state = {rename(name): tensor for name, tensor in content["model"].items() if not HEAD.fullmatch(name)}
+    model = content["model"]
+    state = {rename(name): tensor for name, tensor in model.items() if not HEAD.fullmatch(name)}
+    supervised = sum(re.fullmatch(r"post_layer_norm\.\d+\.weight", name) is not None for name in model)
+    if supervised:  # pre-norm ILS-SSL trains a norm for each supervised layer, and the encoder's own one never
+        for leaf in ("weight", "bias"):
+            state[f"encoder.layer_norm.{leaf}"] = model[f"post_layer_norm.{supervised - 1}.{leaf}"]
     return config_from(_settings(content, path), path), state
 
 
@@ -90,12 +100,13 @@ def config_from(settings: Mapping[str, Any], path: Path) -> WavLMConfig:
     """Our configuration from the settings in `cfg`.
 
     Raises:
-        CheckpointError: if they are not those of a WavLM.
+        CheckpointError: if they describe no encoder that we can build.
     """
-    for key in ("relative_position_embedding", "gru_rel_pos"):
-        if not settings.get(key, False):
-            raise CheckpointError(f"{path} has {key} off, so it is a HuBERT or wav2vec 2.0 and not a WavLM")
     fields = {ours: settings.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
+    if settings.get("relative_position_embedding", False):
+        fields["position_bias"] = "gated" if settings.get("gru_rel_pos", False) else "ungated"
+    else:  # fairseq's HuBERT and wav2vec 2.0 have no such setting
+        fields["position_bias"] = "none"
     fields["conv_norm"] = "layer" if settings.get("extractor_mode", "default") == "layer_norm" else "group"
     convolutions = parse_convolutions(str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path)
     fields["conv_channels"], fields["conv_kernels"], fields["conv_strides"] = zip(*convolutions, strict=True)

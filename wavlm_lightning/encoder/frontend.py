@@ -147,3 +147,23 @@ class FrontEnd(nn.Module):
         for layer in self.conv_layers:
             x = layer(x, lengths)
         return x.transpose(1, 2)
+
+
+class FeatureProjection(nn.Module):
+    """Layer norm over the convolution channels, a linear layer to the width of the transformer, dropout.
+
+    Args:
+        config: sizes of the encoder.
+    """
+
+    def __init__(self, config: WavLMConfig):
+        super().__init__()
+        channels = config.conv_channels[-1]
+        self.layer_norm = nn.LayerNorm(channels, config.layer_norm_eps)
+        self.projection = nn.Linear(channels, config.dim)
+        self.dropout = nn.Dropout(config.dropout_input)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """`(batch, frames, channels)` to `(batch, frames, dim)`, and the features after the layer norm."""
+        normalised = self.layer_norm(features)
+        return self.dropout(self.projection(normalised)), normalised

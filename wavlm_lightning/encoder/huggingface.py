@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +41,25 @@ FIELDS = {
 
 OWN_KEY = "wavlm_lightning"
 """Where `config.json` keeps the fields that Hugging Face has no name for; transformers ignores it."""
-OWN_FIELDS = ("feature_grad_mult", "batch_invariant")
+OWN_FIELDS = ("feature_grad_mult", "batch_invariant", "position_bias")
+
+POSITION_BIAS = {"wavlm": "gated", "hubert": "none", "wav2vec2": "none"}
+"""`model_type` -> position bias; the three share the names of all other parameters."""
+
+SUPPORTED = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+}
+"""What `config.json` must say, or leave out, about parts of which we have one kind."""
+
+GATE = ".attention.gru_rel_pos_"
+"""Part of the names of all parameters of the gates."""
+OPEN = 25.0
+"""Bias of the four rows that make a: the sigmoid of their sum is 1.0 exactly, in fp32 and in bf16."""
 
 WEIGHT_NORM_NAMES = {".conv.weight_g": ".conv.parametrizations.weight.original0"}
 WEIGHT_NORM_NAMES[".conv.weight_v"] = ".conv.parametrizations.weight.original1"
@@ -50,20 +70,27 @@ def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     """Read a folder with `config.json` and weights.
 
     Args:
-        folder: of a `WavLMModel` or of a model with a head on one; the head is left out.
+        folder: of a `WavLMModel`, `HubertModel` or `Wav2Vec2Model`, or of a model with a head on one; the head is
+            left out.
 
     Returns:
         The configuration and the state dict.
 
     Raises:
-        CheckpointError: if a file is missing or broken, or the model is not a WavLM that we can build.
+        CheckpointError: if a file is missing or broken, or the model is not one that we can build.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
     preprocessor = folder / "preprocessor_config.json"
     config = config_from(read_json(path), read_json(preprocessor) if preprocessor.is_file() else {}, path)
-    return config, rename(_read_weights(folder))
+    state = rename(_read_weights(folder))
+    if config.position_bias == "ungated":
+        if _gates_are_constant(state):
+            state = {name: tensor for name, tensor in state.items() if GATE not in name}
+        else:  # transformers has trained on: it keeps our section of config.json, but knows nothing of fixed gates
+            config = replace(config, position_bias="gated")
+    return config, state
 
 
 def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path: Path) -> WavLMConfig:
@@ -77,11 +104,12 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
         path: of `config.json`, for messages.
 
     Raises:
-        CheckpointError: if this is not a WavLM, or one with parts that we do not have.
+        CheckpointError: if this is not a WavLM, HuBERT or wav2vec 2.0, or one with parts that we do not have.
     """
-    if values.get("model_type", "wavlm") != "wavlm":
-        raise CheckpointError(f"{path} has model_type {values['model_type']}, not wavlm")
-    for key, needed in (("hidden_act", "gelu"), ("feat_extract_activation", "gelu"), ("add_adapter", False)):
+    model_type = values.get("model_type", "wavlm")
+    if model_type not in POSITION_BIAS:
+        raise CheckpointError(f"{path} has model_type {model_type}, not {', '.join(POSITION_BIAS)}")
+    for key, needed in SUPPORTED.items():
         if values.get(key, needed) != needed:
             raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
@@ -91,6 +119,8 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
     own = values.get(OWN_KEY)
     if isinstance(own, Mapping):
         fields |= {name: own[name] for name in OWN_FIELDS if name in own}
+    if POSITION_BIAS[model_type] == "none" or fields.get("position_bias") != "ungated":
+        fields["position_bias"] = POSITION_BIAS[model_type]
     try:
         return WavLMConfig.from_dict(fields)
     except (ValueError, TypeError) as error:
@@ -99,8 +129,9 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Today's names without prefix; of a model with a head, only the encoder."""
-    if any(name.startswith("wavlm.") for name in state):
-        state = {name.removeprefix("wavlm."): tensor for name, tensor in state.items() if name.startswith("wavlm.")}
+    for prefix in (f"{model_type}." for model_type in POSITION_BIAS):
+        if any(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
     renamed = {}
     for name, tensor in state.items():
         for old, new in WEIGHT_NORM_NAMES.items():
@@ -111,7 +142,10 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tensor]) -> None:
-    """Write a folder that `transformers.WavLMModel` loads without a missing or unexpected key.
+    """Write a folder that transformers loads without a missing or unexpected key.
+
+    It becomes a `HubertModel` without position bias, else a `WavLMModel`. Hugging Face has no class for an ungated
+    bias: such an encoder gets gates that are 1 everywhere, and our section of `config.json` says so.
 
     Args:
         folder: made if missing.
@@ -122,8 +156,8 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
     ours = config.to_dict()
     values: dict[str, Any] = {theirs: ours[name] for name, theirs in FIELDS.items()}
     values |= {
-        "model_type": "wavlm",
-        "architectures": ["WavLMModel"],
+        "model_type": "hubert" if config.position_bias == "none" else "wavlm",
+        "architectures": ["HubertModel" if config.position_bias == "none" else "WavLMModel"],
         "hidden_act": "gelu",
         "feat_extract_activation": "gelu",
         "num_feat_extract_layers": len(config.conv_channels),
@@ -141,10 +175,35 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
         "do_normalize": config.normalize_waveform,
         "return_attention_mask": True,
     }
+    if config.position_bias == "ungated":
+        state = {**state, **_constant_gates(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (("config.json", values), ("preprocessor_config.json", preprocessor)):
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _constant_gates(config: WavLMConfig) -> dict[str, Tensor]:
+    """Parameters of gates that are 1 whatever the hidden state: a (b s - 1) + 2 with a = 1 and s = 0."""
+    bias = torch.tensor([OPEN] * 4 + [0.0] * 4)
+    gates = {}
+    for layer in range(config.layers):
+        prefix = f"encoder.layers.{layer}{GATE}"
+        gates[f"{prefix}linear.weight"] = torch.zeros(8, config.dim // config.heads)
+        gates[f"{prefix}linear.bias"] = bias.clone()
+        gates[f"{prefix}const"] = torch.zeros(1, config.heads, 1, 1)
+    return gates
+
+
+def _gates_are_constant(state: Mapping[str, Tensor]) -> bool:
+    """Whether all gates are as `_constant_gates` makes them."""
+    gates = {name: tensor for name, tensor in state.items() if GATE in name}
+    return all(
+        torch.equal(tensor[:4], torch.full_like(tensor[:4], OPEN)) and not tensor[4:].any()
+        if name.endswith(".bias")
+        else not tensor.any()
+        for name, tensor in gates.items()
+    )
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,22 +92,47 @@ class TransformerLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
 
-    def forward(self, x: Tensor, table: Tensor, key_bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
         """One layer.
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, frames, frames)`.
-            key_bias: `(batch, 1, 1, frames)`, minus infinity for padding, or None.
+            table: position bias before gating, `(heads, frames, frames)`, or None.
+            bias: what is added to the logits of all layers, or None; see `Attention`.
 
         Returns:
             `(batch, frames, dim)`.
         """
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.layer_norm(x), table, key_bias))
+            x = x + self.dropout(self.attention(self.layer_norm(x), table, bias))
             return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.dropout(self.attention(x, table, key_bias)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, table, bias)))
         return self.final_layer_norm(x + self.feed_forward(x))
+
+
+class DroppedLayer(torch.autograd.Function):
+    """A layer that LayerDrop skips: the input unchanged, and zeros as gradients of the layer's parameters.
+
+    Parameters without a gradient would make two differences. Data-parallel training waits for the gradient of every
+    parameter, unless it searches the graph for missing ones in every step. And Adam neither decays nor moves a
+    parameter without gradient, while the average over several processes, one of which ran the layer, is a gradient:
+    one process would not train like many. With zeros both take the same step, driven by momentum and weight decay.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        """`x`; the parameters only join the graph."""
+        ctx.save_for_backward(*parameters)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of `x`, and zeros."""
+        zeros = (
+            torch.zeros_like(parameter) if needed else None
+            for parameter, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        )
+        return gradient, *zeros
 
 
 class Transformer(nn.Module):
@@ -123,23 +150,32 @@ class Transformer(nn.Module):
     def __init__(self, config: WavLMConfig):
         super().__init__()
         self.pre_norm = config.pre_norm
+        self.position_bias = config.position_bias
         self.layer_drop = config.layer_drop
         self.pos_conv_embed = PositionalConvolution(config)
         self.layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config, index) for index in range(config.layers))
 
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> list[Tensor]:
-        """Run the stack.
+    def forward(
+        self,
+        x: Tensor,
+        padding: Tensor | None = None,
+        keep: Sequence[int] | None = None,
+        dropped: Sequence[bool] | None = None,
+    ) -> list[Tensor]:
+        """Run the stack, as far as the highest hidden state asked for.
 
         Args:
             x: projected and masked features, `(batch, frames, dim)`.
             padding: bool `(batch, frames)`, true where a frame is padding; None if none is.
+            keep: which hidden states to return, from 0 to `layers`; None for all.
+            dropped: for each layer, whether to skip it; None draws them in training mode.
 
         Returns:
-            `layers + 1` tensors `(batch, frames, dim)`. The first is the input of layer 1. The last is the output of
-            the stack: after the final layer norm in pre-norm models, as in Hugging Face and s3prl (unilm's
-            `extract_features` leaves that norm out). A dropped layer repeats its input, so the number never changes.
+            For each entry of `keep` a tensor `(batch, frames, dim)`. Number 0 is the input of layer 1. The last one is
+            the output of the stack: after the final layer norm in pre-norm models, as in Hugging Face and s3prl
+            (unilm's `extract_features` leaves that norm out). A dropped layer repeats its input.
         """
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)  # the positional convolution would carry padding inwards
@@ -147,25 +183,44 @@ class Transformer(nn.Module):
         if not self.pre_norm:
             x = self.layer_norm(x)
         x = self.dropout(x)
-        table, key_bias = self.position_table(x), None
-        if padding is not None:
-            key_bias = table.new_zeros(padding.shape).masked_fill(padding, -math.inf)[:, None, None, :]
-        states = [x]
-        for layer in self.layers:
-            if not self._drops_layer():
-                x = layer(x, table, key_bias)
-            states.append(x)
-        if self.pre_norm:
-            states[-1] = self.layer_norm(x)
-        return states
+        table, bias = self.biases(x, padding)
+        keep = range(len(self.layers) + 1) if keep is None else keep
+        states = {0: x} if 0 in keep else {}
+        for number, layer in enumerate(self.layers[: max(keep)], start=1):
+            if self._drops_layer() if dropped is None else dropped[number - 1]:
+                x = DroppedLayer.apply(x, *layer.parameters())
+            else:
+                x = layer(x, table, bias)
+            if number in keep:  # the others may go as soon as the next layer has read them
+                states[number] = x
+        if self.pre_norm and len(self.layers) in keep:
+            states[len(self.layers)] = self.layer_norm(x)
+        return [states[number] for number in keep]
 
-    def position_table(self, x: Tensor) -> Tensor:
-        """The position bias of all layers before gating, `(heads, frames, frames)`, in the precision of the products.
+    def biases(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What attention adds to its logits, in the precision of the products.
 
-        Computed here and not in layer 0, so that dropping that layer costs the others nothing.
+        Computed here and not in layer 0, which holds the table, so that dropping that layer costs the others nothing.
+
+        Args:
+            x: input of the first layer, `(batch, frames, dim)`.
+            padding: bool `(batch, frames)`, or None.
+
+        Returns:
+            The table that each layer gates, `(heads, frames, frames)`, or None without gates; and what all layers
+            add alike, `(1 or batch, 1 or heads, 1 or frames, frames)`, or None.
         """
-        table = self.layers[0].attention.rel_attn_embed(x.shape[1])
-        return table.to(compute_dtype(x))
+        dtype = compute_dtype(x)
+        bias = None
+        if padding is not None:
+            zeros = torch.zeros(padding.shape, dtype=dtype, device=x.device)
+            bias = zeros.masked_fill(padding, -math.inf)[:, None, None, :]
+        if self.position_bias == "none":
+            return None, bias
+        table = self.layers[0].attention.rel_attn_embed(x.shape[1]).to(dtype)
+        if self.position_bias == "gated":
+            return table, bias
+        return None, table[None] if bias is None else table + bias
 
     def _drops_layer(self) -> bool:
         # Drawn on the CPU: a draw on the GPU would make every layer wait for it.

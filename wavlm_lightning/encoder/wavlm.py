@@ -1,7 +1,8 @@
-"""WavLM: from waveforms to the hidden states of every layer."""
+"""WavLM and its relatives: from waveforms to the hidden states of every layer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,35 +12,17 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints import match_state, read_checkpoint
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
-from wavlm_lightning.encoder.frontend import FrontEnd, normalize_waveforms, scale_gradient
+from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normalize_waveforms, scale_gradient
 from wavlm_lightning.encoder.huggingface import write_checkpoint
 from wavlm_lightning.encoder.layers import Layers, padding_mask
 from wavlm_lightning.encoder.transformer import Transformer
 
 
-class FeatureProjection(nn.Module):
-    """Layer norm over the convolution channels, a linear layer to the width of the transformer, dropout.
-
-    Args:
-        config: sizes of the encoder.
-    """
-
-    def __init__(self, config: WavLMConfig):
-        super().__init__()
-        channels = config.conv_channels[-1]
-        self.layer_norm = nn.LayerNorm(channels, config.layer_norm_eps)
-        self.projection = nn.Linear(channels, config.dim)
-        self.dropout = nn.Dropout(config.dropout_input)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """`(batch, frames, channels)` to `(batch, frames, dim)`."""
-        return self.dropout(self.projection(self.layer_norm(features)))
-
-
 class WavLM(nn.Module):
     """The encoder of WavLM (arXiv 2110.13900) without its pre-training head.
 
-    The names of the parameters are those of Hugging Face's `WavLMModel`. A row gives the same hidden states alone
+    With `config.position_bias` it is also that of HuBERT, wav2vec 2.0 and ILS-SSL, which differ in nothing else. The
+    names of the parameters are those of Hugging Face's `WavLMModel` and `HubertModel`. A row gives the same hidden states alone
     and in a padded batch, unless `config.batch_invariant` is false.
 
     Args:
@@ -87,12 +70,26 @@ class WavLM(nn.Module):
             features = self.feature_extractor(waveforms, lengths if padded and self.config.batch_invariant else None)
         return scale_gradient(features, self.config.feature_grad_mult), self.config.frames(lengths)
 
-    def project(self, features: Tensor) -> Tensor:
-        """Convolution features `(batch, frames, channels)` to transformer inputs `(batch, frames, dim)`."""
+    def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring convolution features to the width of the transformer.
+
+        Args:
+            features: what `features` returned, `(batch, frames, channels)`.
+
+        Returns:
+            The inputs of the transformer, `(batch, frames, dim)`; and the features after the layer norm of the
+            projection, `(batch, frames, channels)`, which the quantiser of wav2vec 2.0 reads.
+        """
         return self.feature_projection(features)
 
     def contextualise(
-        self, projected: Tensor, frame_lengths: Tensor, mask: Tensor | None = None, *, last_only: bool = False
+        self,
+        projected: Tensor,
+        frame_lengths: Tensor,
+        mask: Tensor | None = None,
+        *,
+        keep: Sequence[int] | None = None,
+        dropped: Sequence[bool] | None = None,
     ) -> Layers:
         """Hide the masked frames and run the transformer.
 
@@ -100,14 +97,17 @@ class WavLM(nn.Module):
             projected: what `project` returned, `(batch, frames, dim)`.
             frame_lengths: valid frames of each row, int64 `(batch,)`.
             mask: bool `(batch, frames)`, true where the frame is replaced by the mask embedding.
-            last_only: keep the last hidden state alone, `hidden (1, batch, frames, dim)`: the loss of pre-training
-                needs no other, and the copy of all layers of Large at 16 x 16 s is 0.65 GB in bf16.
+            keep: which hidden states to return, in this order, from 0 (input of the first layer) to `layers`; None
+                for all. A loss on the last layer needs no other, and all layers of Large at 16 x 16 s take 0.65 GB
+                in bf16. Layers above the highest one are not run.
+            dropped: for each layer, whether LayerDrop skips it in this pass, in whatever mode. None draws them from
+                torch's global generator, in training mode only. Ranks that train together must skip the same ones.
 
         Returns:
             The hidden states, zero where a frame is padding.
 
         Raises:
-            ValueError: if the mask does not fit the features.
+            ValueError: if an argument does not fit the features or the encoder.
         """
         batch, frames, _ = projected.shape
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, frames)):
@@ -115,20 +115,26 @@ class WavLM(nn.Module):
                 f"mask must be bool of shape (batch, frames) = {(batch, frames)}, "
                 f"not {mask.dtype} of shape {tuple(mask.shape)}"
             )
+        layers = self.config.layers
+        keep = range(layers + 1) if keep is None else keep
+        if not keep or not all(0 <= index <= layers for index in keep):
+            raise ValueError(f"keep must name hidden states from 0 to {layers}, at least one, not {list(keep)}")
+        if dropped is not None and len(dropped) != layers:
+            raise ValueError(f"dropped must have one entry for each of the {layers} layers, not {len(dropped)}")
         x = projected
         if mask is not None:
             x = torch.where(mask[:, :, None], self.masked_spec_embed.to(x.dtype), x)
         padding = padding_mask(frame_lengths, frames)
         padded = bool(padding.any())
-        states = self.encoder(x, padding if padded else None)
-        hidden = torch.stack(states[-1:] if last_only else states)
+        hidden = torch.stack(self.encoder(x, padding if padded else None, keep, dropped))
         if padded:
             hidden = hidden.masked_fill(padding[None, :, :, None], 0.0)
         return Layers(hidden, frame_lengths, self.config.frame_rate)
 
     def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None) -> Layers:
         """`project`, then `contextualise`: `(batch, frames, channels)` to all hidden states."""
-        return self.contextualise(self.project(features), frame_lengths, mask)
+        projected, _ = self.project(features)
+        return self.contextualise(projected, frame_lengths, mask)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Layers:
         """Encode waveforms.
@@ -176,12 +182,16 @@ class WavLM(nn.Module):
             encoder = cls(config)
         state.setdefault("masked_spec_embed", torch.rand(config.dim))
         encoder.load_state_dict(match_state(state, encoder.state_dict(), Path(path)), assign=True)
-        table = encoder.encoder.layers[0].attention.rel_attn_embed
-        table.buckets = table.make_buckets()
+        if config.position_bias != "none":
+            table = encoder.encoder.layers[0].attention.rel_attn_embed
+            table.buckets = table.make_buckets()
         return encoder.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `transformers.WavLMModel.from_pretrained` and `WavLM.from_pretrained` load.
+        """Write what `transformers.AutoModel.from_pretrained` and `WavLM.from_pretrained` load.
+
+        It becomes a `WavLMModel`, or a `HubertModel` if there is no position bias. An ungated bias, for which Hugging
+        Face has no class, becomes that of a `WavLMModel` whose gates are always 1.
 
         Args:
             folder: made if missing; gets `config.json`, `model.safetensors` and `preprocessor_config.json`.

@@ -17,11 +17,13 @@ from wavlm_lightning.metrics.verification import equal_error_rate
 if TYPE_CHECKING:
     from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors, frames_to_segments
     from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+    from wavlm_lightning.metrics.effective_rank import EffectiveRank
     from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots, slot_type_f1, slot_value_cer
 
 _HEAVY = {
     "diarization": ("DiarizationErrors", "diarization_errors", "frames_to_segments"),
     "diarization_rate": ("SETTINGS", "DiarizationErrorRate", "DiarizationSetting"),
+    "effective_rank": ("EffectiveRank",),
     "slots": ("SlotTypeF1", "SlotValueCER", "parse_slots", "slot_type_f1", "slot_value_cer"),
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "DiarizationErrorRate",
     "DiarizationErrors",
     "DiarizationSetting",
+    "EffectiveRank",
     "SlotTypeF1",
     "SlotValueCER",
     "SuperbEntry",

@@ -4,14 +4,24 @@ from wavlm_lightning.pretraining.data import PretrainingData
 from wavlm_lightning.pretraining.masking import SpanMasking
 from wavlm_lightning.pretraining.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.module import WavLMPretraining
-from wavlm_lightning.pretraining.objectives import FeaturePenalty, LogMelRegression, MaskedPrediction, Objective
+from wavlm_lightning.pretraining.objectives import (
+    ContrastivePrediction,
+    FeaturePenalty,
+    LogMelRegression,
+    MaskedPrediction,
+    Objective,
+)
+from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 
 __all__ = [
+    "CodebookRecipe",
+    "ContrastivePrediction",
     "FeaturePenalty",
     "LogMelRegression",
     "MaskedPrediction",
     "Objective",
     "PretrainingData",
+    "Recipe",
     "SpanMasking",
     "UtteranceMixing",
     "WavLMPretraining",

@@ -25,7 +25,7 @@ class Crops(Dataset[PretrainingBatch]):
 
     Args:
         split: where the audio is.
-        labels: its labels.
+        labels: its labels, by label set.
         numbers: which utterances may be asked for; items count in this list.
         max_seconds: longest crop.
         grid: the encoder's frame grid.
@@ -37,7 +37,7 @@ class Crops(Dataset[PretrainingBatch]):
     def __init__(
         self,
         split: Split,
-        labels: LabelSet,
+        labels: dict[str, LabelSet],
         numbers: np.ndarray,
         max_seconds: float,
         grid: WavLMConfig,
@@ -58,25 +58,26 @@ class Crops(Dataset[PretrainingBatch]):
         hop = self.grid.hop
         crop = min(min(lengths), self.max_samples)
         starts = [int(rng.integers((length - crop) // hop + 1)) * hop if self.random else 0 for length in lengths]
-        audio, labels = [], []
-        frames = int(self.grid.frames(crop))
+        audio = []
         for number, start in zip(numbers, starts, strict=True):
             shard, place = self.split.locate(number)
             audio.append(torch.from_numpy(shard.waveform(place, start, crop)))
-            labels.append(self._labels(number, start, frames))
         noise = self._noise(len(numbers), crop, rng)
-        frames = min(len(row) for row in labels)
-        return PretrainingBatch(
-            torch.stack(audio), torch.stack([row[:frames] for row in labels]), noise.audio, noise.lengths
-        )
+        frames = int(self.grid.frames(crop))
+        labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
+        return PretrainingBatch(torch.stack(audio), labels, noise.audio, noise.lengths)
 
-    def _labels(self, number: int, start: int, frames: int) -> Tensor:
-        """The label of each frame: frame t of rate 50 carries label floor(t * label_rate / 50)."""
-        per_frame = self.labels.rate / self.grid.frame_rate
-        begin = round(start / SAMPLE_RATE * self.labels.rate)
-        places = begin + np.floor(np.arange(frames) * per_frame).astype(np.int64)
-        row = self.labels.rows[number]
-        return torch.from_numpy(row[places[places < len(row)]].astype(np.int64))
+    def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
+        """The label of each frame, `(batch, frames)`: frame t of rate 50 carries label floor(t * label_rate / 50)."""
+        per_frame = labels.rate / self.grid.frame_rate
+        rows = []
+        for number, start in zip(numbers, starts, strict=True):
+            begin = round(start / SAMPLE_RATE * labels.rate)
+            places = begin + np.floor(np.arange(frames) * per_frame).astype(np.int64)
+            row = labels.rows[number]
+            rows.append(torch.from_numpy(row[places[places < len(row)]].astype(np.int64)))
+        shortest = min(map(len, rows))
+        return torch.stack([row[:shortest] for row in rows])
 
     def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:
         if self.noise is None:
@@ -96,7 +97,8 @@ class PretrainingData(ResumableData):
 
     Args:
         corpus: a corpus folder.
-        labels: name of its labels (made by `wavlm codebook apply --name`).
+        labels: name of its labels (made by `wavlm codebook apply --name`), or several names, of which objectives choose
+            (the first unless they say otherwise); null for objectives that need none.
         train_split: what to train on.
         valid_split: what to validate on; no validation if null.
         batch_seconds: audio per batch and process; 87.5 s in HuBERT and WavLM Base.
@@ -111,7 +113,7 @@ class PretrainingData(ResumableData):
     def __init__(
         self,
         corpus: str,
-        labels: str,
+        labels: str | list[str] | None = None,
         train_split: str = "train",
         valid_split: str | None = "valid",
         batch_seconds: float = 87.5,
@@ -123,12 +125,13 @@ class PretrainingData(ResumableData):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.path, self.labels, self.noise_path, self.noise_split = Path(corpus), labels, noise_corpus, noise_split
+        self.path, self.noise_path, self.noise_split = Path(corpus), noise_corpus, noise_split
+        self.labels = [labels] if isinstance(labels, str) else list(labels or [])
         self.train_split, self.valid_split = train_split, valid_split
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
         self.num_workers, self.seed = num_workers, seed
         self.grid = WavLMConfig()
-        self._parts: dict[str, tuple[Split, LabelSet, np.ndarray]] = {}
+        self._parts: dict[str, tuple[Split, dict[str, LabelSet], np.ndarray]] = {}
 
     def setup(self, stage: str) -> None:
         """Open corpus and labels.
@@ -145,11 +148,11 @@ class PretrainingData(ResumableData):
                 raise UserError(
                     f"{self.path}: split {name!r} has no utterance of {self.min_seconds} s; lower min_seconds"
                 )
-            self._parts[name] = (split, LabelSet.open(self.corpus, self.labels, name), numbers)
+            self._parts[name] = (split, {each: LabelSet.open(self.corpus, each, name) for each in self.labels}, numbers)
 
     @property
-    def label_set(self) -> LabelSet:
-        """Labels of the training split."""
+    def label_sets(self) -> dict[str, LabelSet]:
+        """Labels of the training split, by name."""
         return self._parts[self.train_split][1]
 
     @property
@@ -195,6 +198,6 @@ class PretrainingData(ResumableData):
         """Corpus, codebook and the arguments that shape batches."""
         return {
             "corpus": self.corpus.sha256,
-            "codebook": self.label_set.codebook_sha256,
+            "codebooks": {name: labels.codebook_sha256 for name, labels in self.label_sets.items()},
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -11,27 +13,30 @@ from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.head_file import take_head
+from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.masking import SpanMasking
 from wavlm_lightning.pretraining.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
-from wavlm_lightning.pretraining.schedule import learning_rate_factor
-from wavlm_lightning.pretraining.scores import PredictionScores
+from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
-NOMINAL_FRAMES = 1000.0
-"""Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range;
-the true number of masked frames, over all ranks and micro-steps, divides the gradient before the update."""
+TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)
+"""Streams of randomness."""
 
 
-class WavLMPretraining(pl.LightningModule):
-    """Masked speech prediction with utterance mixing (WavLM, arXiv 2110.13900).
+class WavLMPretraining(NormalisedUpdates):
+    """Masked speech prediction with utterance mixing (WavLM, arXiv 2110.13900), or any other sum of objectives.
 
     Defaults are the published values of WavLM Base.
 
     Args:
-        encoder: a preset (`tiny`, `base`, `base_plus`, `large`) for fresh weights, or a checkpoint to go on from.
+        encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`) for fresh weights, or a
+            checkpoint to go on from.
         encoder_overrides: configuration fields of the encoder to change.
         objectives: the terms of the loss; masked prediction and feature penalty by default.
+        keep_head: go on with the objectives' parameters, too, where `encoder` is a run or a folder of `wavlm export`;
+            the labels must come from the same codebook.
         masking: how frames are hidden.
         mixing: how utterances are mixed.
         learning_rate: peak of the schedule.
@@ -39,7 +44,8 @@ class WavLMPretraining(pl.LightningModule):
         decay: `linear` or `cosine` to zero at `trainer.max_steps`.
         betas: of AdamW.
         eps: of AdamW.
-        weight_decay: of AdamW, on all parameters as fairseq does.
+        weight_decay: of AdamW.
+        decay_all: on all parameters, as fairseq does; false spares biases, norms and other vectors.
         seed: of initial weights, masking and mixing.
     """
 
@@ -50,6 +56,7 @@ class WavLMPretraining(pl.LightningModule):
         encoder: str = "base",
         encoder_overrides: dict[str, Any] | None = None,
         objectives: list[Objective] | None = None,
+        keep_head: bool = False,
         masking: SpanMasking = SpanMasking(),  # noqa: B008 - frozen
         mixing: UtteranceMixing = UtteranceMixing(),  # noqa: B008 - frozen
         learning_rate: float = 5e-4,
@@ -58,31 +65,25 @@ class WavLMPretraining(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
+        decay_all: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all)
         torch.manual_seed(seed)
-        self.encoder = load_encoder(encoder, encoder_overrides)
+        self.source, self.keep_head = encoder, keep_head
+        self.encoder = load_encoder(encoder, encoder_overrides).train()
         self.objectives = nn.ModuleList(objectives or [MaskedPrediction(), FeaturePenalty()])
-        heads = [objective for objective in self.objectives if isinstance(objective, MaskedPrediction)]
-        if not heads:
-            raise UserError("objectives: masked prediction must be among them")
-        self.masking, self.mixing = masking, mixing
-        self.learning_rate, self.warmup, self.decay = learning_rate, warmup, decay
-        self.betas, self.eps, self.weight_decay, self.seed = betas, eps, weight_decay, seed
-        self.label_count: int | None = None
-        self.codebook_sha256: str | None = None
-        self._masked_frames: Tensor | float = 0.0
+        self.masking, self.mixing, self.seed = masking, mixing, seed
+        self.codebooks: dict[str, dict[str, Any]] | None = None
 
-    @property
-    def head(self) -> MaskedPrediction:
-        """The (first) masked prediction objective: accuracy is measured with it."""
-        return next(objective for objective in self.objectives if isinstance(objective, MaskedPrediction))
+    # Construction: the codebooks' sizes are known when the data are.
 
-    # Construction: the codebook's size is known when the data are.
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Every run is watched, as the user likes it or else as usual."""
+        return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
 
     def configure_model(self) -> None:
-        """Build the objectives for the codebook in use.
+        """Build the objectives for the codebooks in use.
 
         Raises:
             UserError: noise is to be mixed in but the data bring none, or labels are cut for another frame grid.
@@ -90,7 +91,6 @@ class WavLMPretraining(pl.LightningModule):
         if self._trainer is None:  # the checkpoint that is being loaded builds them
             return
         data: Any = self.trainer.datamodule
-        labels = data.label_set
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
                 "mixing.noise_probability is above 0 but data.noise_corpus names no corpus; "
@@ -102,144 +102,147 @@ class WavLMPretraining(pl.LightningModule):
                 f"model.encoder makes a frame every {ours.hop} samples from {ours.receptive_field}, but the data cut labels "
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
-        self.build(labels.size, labels.codebook_sha256)
+        self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
 
-    def build(self, label_count: int, codebook_sha256: str) -> None:
-        """Make projections and codewords; a second call with the same codebook does nothing."""
-        if self.label_count is not None:
+    def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
+        """Make the parameters of the objectives; a second call does nothing.
+
+        Args:
+            codebooks: by label set, `size` and `sha256` of the codebook.
+        """
+        if self.codebooks is not None:
             return
         torch.manual_seed(self.seed + 1)
-        self.label_count, self.codebook_sha256 = label_count, codebook_sha256
+        self.codebooks = codebooks
         for objective in self.objectives:
-            objective.build(self.encoder.config, label_count)
-        classes = label_count + self.head.extra_codewords
-        self.valid_masked, self.valid_visible = PredictionScores(classes), PredictionScores(classes)
+            objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+        if self.keep_head:
+            take_head(self.objectives, Path(self.source), codebooks)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild encoder and heads."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
-        checkpoint["codebook"] = {"size": self.label_count, "sha256": self.codebook_sha256}
+        checkpoint["codebooks"] = self.codebooks
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the heads if needed, and refuse another codebook.
+        """Build the heads if needed, and refuse other codebooks.
 
         Raises:
             UserError: the checkpoint was trained on other labels.
         """
-        codebook = checkpoint["codebook"]
-        self.build(codebook["size"], codebook["sha256"])
-        if codebook["sha256"] != self.codebook_sha256:
+        if "codebooks" not in checkpoint:
+            raise UserError("resume: the checkpoint is of an older version, which this one cannot go on from")
+        self.keep_head = False  # it is in the checkpoint
+        self.build(checkpoint["codebooks"])
+        if self.codebooks != checkpoint["codebooks"]:
             raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
+        super().on_load_checkpoint(checkpoint)
 
     # One pass.
 
-    def predict_masked(self, batch: PretrainingBatch, audio: Tensor, generator: torch.Generator) -> Prediction:
-        """Encode `audio` `(batch, samples)` with some frames hidden."""
+    def predict_masked(
+        self,
+        batch: PretrainingBatch,
+        audio: Tensor,
+        generator: torch.Generator,
+        step: int = 0,
+        dropped: Sequence[bool] | None = None,
+    ) -> Prediction:
+        """Encode `audio` `(batch, samples)` with some frames hidden.
+
+        Args:
+            batch: the clean crops and their labels.
+            audio: what the encoder hears instead.
+            generator: randomness of masks and objectives.
+            step: updates made so far.
+            dropped: which layers LayerDrop skips.
+        """
         features, frame_lengths = self.encoder.features(audio)  # crops are full: no lengths, no wait for the GPU
-        frames = min(features.shape[1], batch.labels.shape[1])
+        frames = min([features.shape[1], *(labels.shape[1] for labels in batch.labels.values())])
         features, frame_lengths = features[:, :frames], frame_lengths.clamp(max=frames)
         mask = self.masking(frame_lengths, frames, generator)
-        projected = self.encoder.project(features)
-        layers = self.encoder.contextualise(projected, frame_lengths, mask, last_only=True)
-        return Prediction(layers, features, projected, mask, batch.labels[:, :frames], batch.audio)
+        projected, normalised = self.encoder.project(features)
+        count = self.encoder.config.layers
+        keep = sorted({layer for objective in self.objectives for layer in objective.layers(count)}) or [count]
+        layers = self.encoder.contextualise(projected, frame_lengths, mask, keep=keep, dropped=dropped)
+        return Prediction(
+            hidden=dict(zip(keep, layers.hidden, strict=True)),
+            features=features,
+            normalised=normalised,
+            projected=projected,
+            mask=mask,
+            padding=layers.padding,
+            labels={name: labels[:, :frames] for name, labels in batch.labels.items()},
+            audio=batch.audio,
+            step=step,
+            generator=generator,
+        )
+
+    def _seed(self, stage: int, batch_idx: int, rank: int) -> int:
+        """Depends on the place in the run alone, so that a resumed run draws the same."""
+        entropy = [self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _generator(self, stage: int, batch_idx: int) -> torch.Generator:
-        """Randomness that depends on the place in the run alone, so that a resumed run masks and mixes the same way."""
-        entropy = [self.seed, stage, self.current_epoch if stage == 0 else 0, batch_idx, self.global_rank]
-        state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return torch.Generator(self.device).manual_seed(state)
+        return torch.Generator(self.device).manual_seed(self._seed(stage, batch_idx, self.global_rank))
+
+    def _dropped_layers(self, batch_idx: int) -> list[bool] | None:
+        """LayerDrop's choice, the same on all ranks: they wait for one another's gradients, layer by layer."""
+        config = self.encoder.config
+        if not config.layer_drop:
+            return None
+        generator = torch.Generator().manual_seed(self._seed(LAYER_DROP, batch_idx, 0))
+        return (torch.rand(config.layers, generator=generator) < config.layer_drop).tolist()
 
     def training_step(self, batch: PretrainingBatch, batch_idx: int) -> Tensor:
         """Sum of all objectives, times masked frames over `NOMINAL_FRAMES`."""
-        generator = self._generator(0, batch_idx)
+        torch.manual_seed(self._seed(DROPOUT, batch_idx, self.global_rank))  # dropout has no other generator
+        generator = self._generator(TRAINING, batch_idx)
         mixed = self.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
-        prediction = self.predict_masked(batch, mixed, generator)
+        dropped = self._dropped_layers(batch_idx)
+        prediction = self.predict_masked(batch, mixed, generator, self.trainer.global_step, dropped)
         masked = prediction.mask.sum()
         terms = [objective(prediction) for objective in self.objectives]
         total = torch.stack([o.weight * term for o, term in zip(self.objectives, terms, strict=True)]).sum()
-        self._masked_frames = self._masked_frames + masked
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # when Lightning will write it
+        self.count_masked_frames(masked)
+        if self.logs_this_step:
             self._log_training(prediction, terms, total)
         return total * masked / NOMINAL_FRAMES
 
-    @torch.no_grad()
     def _log_training(self, prediction: Prediction, terms: list[Tensor], total: Tensor) -> None:
-        hidden, labels = prediction.layers.hidden[-1], prediction.labels
-        logits = self.head.logits(hidden[prediction.mask])
-        visible = ~prediction.mask & ~prediction.layers.padding
-        values = {
-            "loss": nn.functional.cross_entropy(logits, labels[prediction.mask]),
-            "masked_accuracy": (logits.argmax(1) == labels[prediction.mask]).float().mean(),
-            "unmasked_accuracy": (self.head.logits(hidden[visible]).argmax(1) == labels[visible]).float().mean(),
+        values: dict[str, Tensor] = {
             "total_loss": total.detach(),
             "learning_rate": torch.tensor(self.optimizers().param_groups[0]["lr"]),
         }
         for place, (objective, term) in enumerate(zip(self.objectives, terms, strict=True)):
-            name = objective.name if objective.name not in values else f"{objective.name}_{place}"
-            values[name] = term.detach()
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(labels))
-        self.log("accuracy", values["masked_accuracy"], prog_bar=True, logger=False, batch_size=len(labels))
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the gradient by the masked frames of all ranks and micro-steps of this update.
-
-        Runs before clipping. Lightning has averaged over ranks and divided by `accumulate_grad_batches`: undo both.
-        """
-        frames = torch.as_tensor(self._masked_frames, dtype=torch.float32, device=self.device)
-        frames = self.trainer.strategy.reduce(frames, reduce_op="sum")
-        factor = NOMINAL_FRAMES * self.trainer.world_size * self.trainer.accumulate_grad_batches / frames
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
-        self._masked_frames = 0.0
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by global norm; Lightning's own clipping refuses fused optimisers even where nothing is scaled."""
-        if gradient_clip_algorithm not in (None, "norm"):
-            raise UserError(f"trainer.gradient_clip_algorithm {gradient_clip_algorithm!r}: pre-training clips by norm")
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            _add(values, {objective.name: term.detach()}, f"_{place}", before=False)
+            _add(values, objective.scores(prediction), f"{objective.name}_{place}_", before=True)
+        rows = len(prediction.audio)
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=rows)
+        if "masked_accuracy" in values:
+            self.log("accuracy", values["masked_accuracy"], prog_bar=True, logger=False, batch_size=rows)
 
     def validation_step(self, batch: PretrainingBatch, batch_idx: int) -> None:
         """Score masked and visible frames of clean crops, with the same masks every time."""
-        prediction = self.predict_masked(batch, batch.audio, self._generator(1, batch_idx))
-        hidden, labels = prediction.layers.hidden[-1], prediction.labels
-        visible = ~prediction.mask & ~prediction.layers.padding
-        self.valid_masked.update(self.head.logits(hidden[prediction.mask]), labels[prediction.mask])
-        self.valid_visible.update(self.head.logits(hidden[visible]), labels[visible])
+        generator = self._generator(VALIDATION, batch_idx)
+        prediction = self.predict_masked(batch, batch.audio, generator, self.trainer.global_step)
+        for objective in self.objectives:
+            objective.update_scores(prediction)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of all frames of all ranks."""
-        masked, visible = self.valid_masked.compute(), self.valid_visible.compute()
-        values = {("masked_accuracy" if name == "accuracy" else name): value for name, value in masked.items()}
-        values["unmasked_accuracy"] = visible["accuracy"]
+        values: dict[str, Tensor] = {}
+        for place, objective in enumerate(self.objectives):
+            _add(values, objective.compute_scores(), f"{objective.name}_{place}_", before=True)
         self.log_dict({f"valid/{name}": value for name, value in values.items()}, sync_dist=True)
-        self.log("valid_accuracy", values["masked_accuracy"], prog_bar=True, logger=False, sync_dist=True)
-        self.valid_masked.reset()
-        self.valid_visible.reset()
+        if "masked_accuracy" in values:
+            self.log("valid_accuracy", values["masked_accuracy"], prog_bar=True, logger=False, sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with warm-up and decay over `trainer.max_steps`.
 
-        Raises:
-            UserError: `trainer.max_steps` is not set.
-        """
-        total = self.trainer.max_steps
-        if total <= 0:
-            raise UserError("pre-training needs trainer.max_steps: the schedule ends there")
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.learning_rate,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=self.device.type == "cpu" or None,  # elsewhere fp16's loss scaling must see unfused steps
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, self.warmup, self.decay)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def _add(values: dict[str, Tensor], more: dict[str, Tensor], mark: str, before: bool) -> None:
+    """Add figures; the first of a name has it, later ones are marked."""
+    for name, value in more.items():
+        if name in values:
+            name = mark + name if before else name + mark
+        values[name] = value

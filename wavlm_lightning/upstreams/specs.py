@@ -41,10 +41,11 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
     """Which class, with which arguments, a specification means; nothing is loaded or downloaded.
 
     Args:
-        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `tiny`, `base`, `base_plus` or `large` for a WavLM with
-            random weights; the folder of a pre-training run, a `.ckpt`, `.pt` or Hugging Face folder; `hf:` and a name
-            on the hub or a folder; `torchaudio:` and a name in `torchaudio.pipelines`; or the dotted path of an
-            `Upstream` of your own. In front of it, `LABEL=` says what tables call it.
+        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `tiny`, `base`, `base_plus`, `large`, `hubert_base` or
+            `hubert_large` for an encoder with random weights; the folder of a pre-training run, a `.ckpt`, `.pt` or
+            Hugging Face folder; `hf:` and a name on the hub or a folder; `torchaudio:` and a name in
+            `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. In front of it, `LABEL=` says what
+            tables call it.
 
     Returns:
         Dotted path of the class and its arguments, as in a YAML's `class_path` and `init_args`.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
-PRESETS = ("tiny", "base", "base_plus", "large")
 ENCODER_KEY = "wavlm_config"
 """Where a pre-training checkpoint keeps the encoder's configuration."""
 
@@ -35,9 +35,7 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
             return WavLM(WavLMConfig.preset(str(source), **overrides))
         except (TypeError, ValueError) as error:
             raise UserError(f"encoder {source!r}: {error}") from error
-    path = Path(source)
-    if (path / "checkpoints" / "last.ckpt").is_file():
-        path = path / "checkpoints" / "last.ckpt"
+    path = newest_checkpoint(Path(source))
     if not path.exists():
         raise UserError(f"{source}: no such file or folder; give a checkpoint or one of {', '.join(PRESETS)}")
     try:
@@ -46,6 +44,12 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
         return WavLM.from_pretrained(path, **overrides)
     except CheckpointError as error:
         raise UserError(str(error)) from error
+
+
+def newest_checkpoint(path: Path) -> Path:
+    """The newest checkpoint of a run folder; any other path as it is."""
+    newest = path / "checkpoints" / "last.ckpt"
+    return newest if newest.is_file() else path
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:

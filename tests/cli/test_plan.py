@@ -1,0 +1,283 @@
+"""`wavlm plan`: figures that were derived elsewhere, and figures that follow from each other."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+
+from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.cli.plan import as_text, main, totals
+from wavlm_lightning.cli.plan_assumptions import Assumptions
+from wavlm_lightning.cli.plan_costs import plan
+from wavlm_lightning.cli.plan_heads import head_cost
+from wavlm_lightning.cli.recipes import chain
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.errors import UserError
+
+FIRST = """
+recipe: {hours: 960, gpus: 8, gpu: a100, codebook: {clusters: 100}}
+model: {init_args: {encoder: hubert_base}}
+data: {init_args: {batch_seconds: 87.5, max_seconds: 15.625}}
+trainer: {max_steps: 250000, accumulate_grad_batches: 4, precision: bf16-mixed}
+"""
+SECOND = """
+recipe: {hours: 94000, gpus: 16, gpu: a100, codebook: {clusters: 500, encoder: first.yaml, layer: 6, share: 0.1}}
+model:
+  init_args:
+    encoder: large
+    encoder_overrides: {layer_drop: 0.0}
+    objectives: [{class_path: wavlm_lightning.pretraining.MaskedPrediction, init_args: {final_dim: 768}}]
+data: {init_args: {batch_seconds: 128.0, max_seconds: 16.0}}
+trainer: {max_steps: 400000, accumulate_grad_batches: 16, precision: 16-mixed}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "first.yaml").write_text(FIRST)
+    (tmp_path / "second.yaml").write_text(SECOND)
+    return tmp_path
+
+
+def planned(path, **assumptions):
+    return plan(chain(str(path)), Assumptions(**assumptions))
+
+
+def test_an_update_of_wavlm_large_v2_takes_39_seconds_of_an_a100(folder):
+    """2,048 x 16 s at 100 TFLOP/s, with three forward passes for a step and no LayerDrop; 400,000 of them 181 days."""
+    run = planned(folder / "second.yaml", mfu=100 / 312)[1].training
+    assert run.update_seconds == 32_768
+    assert run.flops / run.updates / 100e12 == pytest.approx(39, rel=0.05)
+    assert run.gpu_hours / 24 == pytest.approx(181, rel=0.05)
+    assert run.wall_hours == pytest.approx(run.gpu_hours / 16)
+
+
+def test_stages_of_a_chain(folder):
+    first, second = planned(folder / "second.yaml")
+    assert (first.name, second.name) == ("first", "second")
+    assert first.labelling.source == "MFCC"
+    assert first.labelling.cpu_hours == pytest.approx((first.labelling.fit_hours + 960) / 6_800)
+    assert second.labelling.source == "layer 6 of first"
+    # The lower half of Base: the convolutions and six layers.
+    half = (4.91 + 0.51 + (8.49 + 0.92) / 2) * 1e9
+    assert second.labelling.apply_flops == pytest.approx(94_000 * 3600 * half, rel=0.02)
+    assert second.labelling.cpu_hours == 0
+    assert first.training.epochs == pytest.approx(250_000 * 2_800 / (960 * 3600))
+    assert first.training.parameters == 94_371_712 + 769 * 256 + 104 * 256
+    assert second.training.parameters == 315_453_120 + 1025 * 768 + 504 * 768
+    assert second.export_bytes == 4 * 315_453_120
+    total = totals([first, second])
+    assert total["flops"] == pytest.approx(
+        first.training.flops + second.training.flops + second.labelling.fit_flops + second.labelling.apply_flops
+    )
+    assert total["wall_hours"] == pytest.approx(
+        first.training.gpu_hours / 8 + second.training.gpu_hours / 16 + second.labelling.gpu_hours
+    )
+
+
+def test_memory_of_kmeans_bounds_what_it_sees(folder):
+    _, bounded = planned(folder / "second.yaml")
+    assert bounded.labelling.wanted_hours == pytest.approx(9_400)
+    assert bounded.labelling.fit_hours == pytest.approx(2 * 2**30 / (4 * 768 * 50) / 3600)
+    _, enough = planned(folder / "second.yaml", memory_gib=bounded.labelling.memory_gib)
+    assert enough.labelling.fit_hours == pytest.approx(9_400)
+
+
+@pytest.mark.parametrize(("gpus", "accumulation"), [(8, 4), (1, 32), (32, 1), (4, 8)])
+def test_other_numbers_of_gpus_keep_the_audio_of_an_update(folder, gpus, accumulation):
+    (stage,) = planned(folder / "first.yaml", gpus=gpus)
+    run = stage.training
+    assert run.accumulation == accumulation
+    assert run.update_seconds == 2_800
+    assert run.flops == planned(folder / "first.yaml")[0].training.flops
+    assert run.wall_hours == pytest.approx(run.gpu_hours / gpus)
+    assert any(f"accumulate_grad_batches {accumulation} keeps" in remark for remark in run.remarks) == (gpus != 8)
+
+
+def test_where_no_whole_number_keeps_it_another_batch_does(folder):
+    (remark,) = planned(folder / "first.yaml", gpus=6)[0].training.remarks
+    assert "accumulate_grad_batches 6 and batch_seconds 77.78" in remark  # 6 x 6 x 77.78 = 2,800
+
+
+def test_hours_are_those_of_the_corpus_one_has(folder):
+    (stage,) = planned(folder / "first.yaml", hours=96.0)
+    assert stage.training.epochs == pytest.approx(10 * planned(folder / "first.yaml")[0].training.epochs)
+    first, second = planned(folder / "second.yaml", hours=1_000.0)
+    assert (first.hours, second.hours) == (960, 1_000)  # the first was written for another corpus
+
+
+def test_gpus_too_small_and_without_bf16(folder):
+    text = FIRST.replace("batch_seconds: 87.5", "batch_seconds: 350.0")
+    (folder / "wide.yaml").write_text(text)
+    run = planned(folder / "wide.yaml", gpu="v100")[0].training
+    assert run.fits == {16: False, 32: True}
+    assert "v100 has no bf16: take --trainer.precision 16-mixed" in run.remarks
+    assert run.gpu_hours == pytest.approx(run.flops / (0.25 * 125e12) / 3600)
+
+
+def test_without_a_gpu_there_are_no_hours(folder):
+    stages = planned(folder / "second.yaml", gpu="cpu")
+    assert totals(stages)["gpu_hours"] is None
+    assert stages[0].training.wall_hours is None
+    assert "GPU-hours" in as_text(stages, Assumptions()) and "--mfu" not in as_text(stages, Assumptions())
+
+
+def test_unknown_objectives_and_absent_checkpoints_are_said(folder):
+    (folder / "mine.yaml").write_text(
+        FIRST.replace("encoder: hubert_base", "encoder: not/here, objectives: [{class_path: mine.Rhythm}]")
+    )
+    run = planned(folder / "mine.yaml")[0].training
+    assert "not/here is not here, so it was counted as Base" in run.remarks
+    assert "without the cost of Rhythm, which is not known here" in run.remarks
+    assert run.parameters == 94_381_936
+
+
+def test_checkpoints_that_are_here_give_their_shape(folder):
+    from wavlm_lightning.encoder import WavLM
+
+    WavLM(WavLMConfig.tiny()).save_pretrained(folder / "tiny")
+    (folder / "on.yaml").write_text(
+        FIRST.replace("encoder: hubert_base", f"encoder: {folder / 'tiny'}").replace(
+            "clusters: 100", f"clusters: 100, checkpoint: {folder / 'tiny'}, layer: 2"
+        )
+    )
+    stage = planned(folder / "on.yaml")[0]
+    assert stage.export_bytes == 4 * WavLM(WavLMConfig.tiny()).parameter_count()
+    assert stage.labelling.source == "layer 2 of tiny"
+    assert 0 < stage.labelling.apply_flops < planned(folder / "second.yaml")[1].labelling.apply_flops
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_steps: 250000, ", "", r"trainer\.max_steps must be a number above 0, not None"),
+        ("max_steps: 250000", "max_steps: -1", r"trainer\.max_steps must be a number above 0, not -1"),
+        ("batch_seconds: 87.5", "batch_seconds: much", r"data\.batch_seconds must be a number above 0, not 'much'"),
+        ("hubert_base", "hubert_base, encoder_overrides: {heads: 5}", r"model\.encoder hubert_base: dim \(768\)"),
+        ("bf16-mixed", "bf16-true", r"trainer\.precision bf16-true"),
+        ("gpu: a100", "gpu: z80", r"recipe\.gpu z80: its peak is not known here; take one of v100"),
+        (
+            "clusters: 100",
+            "clusters: 100, checkpoint: not/here, layer: 13",
+            r"recipe\.codebook\.layer is 13, but that encoder has 12",
+        ),
+    ],
+)
+def test_mistakes_in_configurations(folder, old, new, message):
+    (folder / "wrong.yaml").write_text(FIRST.replace(old, new))
+    with pytest.raises(UserError, match=message) as raised:
+        planned(folder / "wrong.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_gpu_on_the_command_line(folder):
+    with pytest.raises(UserError, match=r"--gpu z80: its peak is not known here"):
+        main([str(folder / "first.yaml"), "--gpu", "z80"])
+
+
+@pytest.mark.parametrize("option", [["--mfu", "25"], ["--gpus", "0"], ["--hours", "-1"], ["--memory", "nan"]])
+def test_mistakes_on_the_command_line(folder, capsys, option):
+    with pytest.raises(SystemExit):
+        main([str(folder / "first.yaml"), *option])
+    assert option[0] in capsys.readouterr().err
+
+
+def test_text_and_json_say_the_same(folder, capsys):
+    arguments = [str(folder / "second.yaml"), "--gpus", "64", "--gpu", "h100", "--mfu", "0.1"]
+    assert main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert [stage["name"] for stage in content["stages"]] == ["first", "second"]
+    for stage in content["stages"]:
+        assert f"{stage['training']['updates']:,} updates" in text
+        assert f"{stage['training']['gpu_hours']:,.0f}" in text
+    assert f"{content['total']['gpu_hours']:,.0f}" in text
+    assert content["assumptions"]["mfu"] == 0.1
+    assert "assume 10 % of the peak (--mfu)" in text and "unmeasured on GPUs" in text
+    assert len(text.splitlines()) < 40
+
+
+def built(class_path, arguments, config, labels):
+    """The objective itself, for comparison."""
+    objective = getattr(importlib.import_module("wavlm_lightning.pretraining.objectives"), class_path)(**arguments)
+    objective.build(config, {"labels": labels})
+    return sum(parameter.numel() for parameter in objective.parameters())
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize(
+    ("class_path", "arguments"),
+    [
+        ("MaskedPrediction", {}),
+        ("MaskedPrediction", {"final_dim": 48, "layer": 2, "extra_codewords": 0}),
+        ("MaskedPrediction", {"layer": 4}),
+        ("ContrastivePrediction", {}),
+        ("ContrastivePrediction", {"final_dim": 48, "vq_dim": 32, "groups": 4, "entries": 20, "layer": 1}),
+        ("LogMelRegression", {"bins": 20}),
+        ("FeaturePenalty", {}),
+    ],
+)
+def test_parameters_of_objectives_are_those_of_the_objects(class_path, arguments, pre_norm):
+    config = WavLMConfig.preset("tiny", pre_norm=pre_norm)
+    entry = {"class_path": f"wavlm_lightning.pretraining.{class_path}", "init_args": arguments}
+    cost = head_cost({"objectives": [entry]}, config, 37, frames=100.0, compute_bytes=2)
+    assert cost.parameters == built(class_path, arguments, config, 37)
+    assert cost.unknown == ()
+
+
+def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from wavlm_lightning.pretraining.objectives import ContrastivePrediction, MaskedPrediction
+    from wavlm_lightning.pretraining.objectives.base import Prediction
+
+    config, shape = WavLMConfig.preset("tiny"), (2, 400)
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5656
+    for objective in (MaskedPrediction(), ContrastivePrediction(dropout_features=0.0)):
+        torch.manual_seed(0)
+        objective.build(config, {"labels": 100})
+        hidden, features = torch.randn(*shape, config.dim), torch.randn(*shape, config.conv_channels[-1])
+        prediction = Prediction(
+            hidden={config.layers: hidden.requires_grad_()},
+            features=features,
+            normalised=features.clone().requires_grad_(),
+            projected=hidden,
+            mask=mask,
+            padding=torch.zeros_like(mask),
+            labels={"labels": torch.randint(100, shape)},
+            audio=torch.randn(shape[0], 128_080),
+            step=0,
+            generator=torch.Generator().manual_seed(0),
+        )
+        own = {parameter.untyped_storage()._cdata for parameter in objective.parameters()}
+        kept = {}
+
+        def pack(tensor, own=own, kept=kept):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        with FlopCounterMode(display=False) as counter:
+            objective(prediction)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = objective(prediction)
+        assert loss.requires_grad
+        entry = {"class_path": type(objective).__name__, "init_args": {}}
+        cost = head_cost({"objectives": [entry]}, config, 100, mask.numel(), 4)
+        assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
+        assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
+
+
+@pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_that_we_ship_is_counted_whole(path):
+    plans = planned(path)
+    for stage in plans:
+        assert stage.training.accumulation == int(stage.training.accumulation)
+        assert not any("not known" in remark for remark in stage.training.remarks)
+        assert all(stage.training.fits.values()), "written for a GPU that it does not fit"
+    assert plans[-1].name in as_text(plans, Assumptions())

@@ -1,0 +1,74 @@
+"""What configs/pretrain says of itself is what `wavlm plan` and `wavlm recipe` say."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+
+import pytest
+import yaml
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.cli.configs import configs_folder
+
+FOLDER = configs_folder() / "pretrain"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+ROWS = {
+    row[0].strip(" `"): [cell.strip() for cell in row[1:]]
+    for line in (FOLDER / "README.md").read_text().splitlines()
+    if len(row := line.strip("|").split("|")) == 9 and row[0].strip().startswith("`")
+}
+
+
+def plan(name: str, capsys) -> list[dict]:
+    capsys.readouterr()
+    assert main(["plan", name, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["stages"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("tiny")])
+def test_headers_and_table_are_the_plan(name, capsys):
+    stages = plan(name, capsys)
+    labels, training = stages[-1]["labelling"], stages[-1]["training"]
+    hours, gpus, update = training["gpu_hours"], training["gpus"], training["update_seconds"]
+    whole = sum(each["training"]["gpu_hours"] + (each["labelling"] or {"gpu_hours": 0})["gpu_hours"] for each in stages)
+    assert ROWS[name] == [
+        f"{labels['clusters']} of {labels['source']}" if labels else "none",
+        f"{training['updates']:,}",
+        f"{update:,.0f} s",
+        str(gpus),
+        f"{training['memory']['total'] / 1e9:.1f} GB",
+        f"{hours:,.0f}",
+        f"{hours / gpus:,.0f}",
+        f"{whole:,.0f}",
+    ]
+    header = " ".join(re.findall(r"^# *(.*)$", (FOLDER / f"{name}.yaml").read_text(), flags=re.M))
+    assert f"Expected: {hours:,.0f} A100-hours, {hours / gpus:,.0f} h on {gpus}, at 25 % of the peak" in header
+    assert f"Audio per update: {update:,.0f} s" in header
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recipe_makes_the_labels_that_the_configuration_names(name, tmp_path, monkeypatch, capsys):
+    """`wavlm fit` alone must find what `wavlm recipe` leaves."""
+    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    labels, codebook = content["data"]["init_args"]["labels"], content["recipe"].get("codebook")
+    assert (labels is None) == (codebook is None)
+    if labels is None or name == "tiny":  # the demo calls its labels mfcc100
+        return
+    capsys.readouterr()
+    assert main(["recipe", name, "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert f"--name {labels}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_command_in_the_header_is_understood(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (FOLDER / f"{name}.yaml").read_text().replace("\\\n#", "")
+    for command in re.findall(r"^# +(wavlm (?:recipe|plan) .*)$", text, flags=re.M):
+        words = shlex.split(command)[1:]
+        assert main([*words, *(["--dry-run"] if words[0] == "recipe" else [])]) == 0, command
+
+
+def test_the_table_is_complete():
+    assert set(ROWS) == {name for name in NAMES if not name.startswith("tiny")}

@@ -1,0 +1,98 @@
+"""Going on: from an exported encoder with its head, and after a kill that left no time to say goodbye."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet_trainer
+from test_pretraining_runs import codebooks, data, fit, module
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining import MaskedPrediction
+
+
+@pytest.fixture(scope="module")
+def stopped(tiny, tmp_path_factory) -> tuple[Path, float]:
+    """A run folder after two updates, and the loss of the third, had it gone on."""
+    folder = tmp_path_factory.mktemp("stopped")
+    saver = ModelCheckpoint(
+        folder / "checkpoints", filename="last", every_n_train_steps=2, enable_version_counter=False
+    )
+    curve = fit(module(), data(tiny), 3, callbacks=[saver])
+    assert main(["export", str(folder), str(folder / "exported")]) == 0
+    return folder, curve.losses[2]
+
+
+@pytest.mark.parametrize("source", ["exported", "."])
+def test_exported_and_imported_the_next_loss_is_that_of_a_run_that_never_stopped(tiny, stopped, source):
+    folder, expected = stopped
+    source_data = data(tiny)
+    source_data.setup("fit")
+    loader = source_data.train_dataloader()
+    batch = loader.dataset[list(loader.sampler)[2]]
+    losses = {}
+    for keep_head in (True, False):
+        model = module(encoder=str(folder / source), encoder_overrides=None, keep_head=keep_head)
+        model.build(codebooks(source_data))
+        model.trainer = quiet_trainer(max_steps=3, log_every_n_steps=1000)
+        losses[keep_head] = model.training_step(batch, 2).item()
+    assert losses[True] == expected
+    assert losses[False] != expected  # a fresh head
+
+
+def test_a_head_goes_with_its_codebook_and_its_objectives(tiny, stopped, tmp_path):
+    folder = str(stopped[0] / "exported")
+    books = {"other": {"size": 20, "sha256": "another"}}
+    with pytest.raises(UserError, match=r"predicts another codebook than data\.labels"):
+        module(encoder=folder, encoder_overrides=None, keep_head=True).build(books)
+    source = data(tiny)
+    source.setup("fit")
+    with pytest.raises(UserError, match="has other objectives than this configuration"):
+        model = module(encoder=folder, encoder_overrides=None, keep_head=True, objectives=[MaskedPrediction()])
+        model.build(codebooks(source))
+    module().encoder.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match="no pre-training head there"):
+        module(encoder=str(tmp_path / "bare"), encoder_overrides=None, keep_head=True).build(codebooks(source))
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_step_it_ends_with_the_same_weights(tiny, tmp_path):
+    """SIGKILL, at whatever instruction it hits; then on to the weights of an uninterrupted run, bit for bit."""
+
+    def command(folder: Path, *more: str) -> list[str]:
+        where = ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(folder)]
+        how = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "24"]
+        small = ["--data.batch_seconds", "5", "--checkpoint_every", "3", "--trainer.val_check_interval", "4"]
+        return ["fit", "-c", "configs/pretrain/tiny.yaml", *where, *how, *small, *more]
+
+    assert main(command(tmp_path / "whole")) == 0
+    killed = tmp_path / "killed"
+    newest = killed / "checkpoints" / "last.ckpt"
+    with (tmp_path / "log").open("w") as log:
+        threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        run = [sys.executable, "-m", "wavlm_lightning", *command(killed)]
+        process = subprocess.Popen(run, stdout=log, stderr=log, env=threads)
+        deadline = time.monotonic() + 120
+        while not newest.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.15)  # somewhere in the next steps
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    assert newest.exists(), (tmp_path / "log").read_text()[-2000:]
+    stopped_at = torch.load(newest, weights_only=True)["global_step"]
+    assert 0 < stopped_at < 24
+    assert main(command(killed, "--ckpt_path", "last")) == 0
+    weights = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for folder in (tmp_path / "whole", killed)
+    ]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -1,0 +1,163 @@
+"""The arithmetic of memory against what forward passes keep for the backward pass.
+
+On a CPU a real pass is counted. CUDA's is counted on fake tensors: torch's shape rules for CUDA's autocast and for the
+fused attention kernels, without a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.memory import USABLE, parameter_count, step_memory
+
+GROUP = WavLMConfig.preset(
+    "base", layers=2, layer_drop=0.0, dim=192, ffn_dim=768, heads=4, conv_channels=(64,) * 7, attention_dropout=0.0
+)
+LAYER = replace(GROUP, conv_norm="layer", pre_norm=True, feature_grad_mult=1.0, activation_dropout=0.1)
+VARIANTS = {
+    "group": GROUP,
+    "group, attention dropout": replace(GROUP, attention_dropout=0.1),
+    "group, no dropout": replace(GROUP, dropout=0.0, dropout_input=0.0),
+    "group, frozen convolutions": replace(GROUP, feature_grad_mult=0.0),
+    "group, ungated": replace(GROUP, position_bias="ungated"),
+    "group, no bias": replace(GROUP, position_bias="none"),
+    "layer": LAYER,
+    "layer, attention dropout": replace(LAYER, attention_dropout=0.1),
+    "layer, ungated": replace(LAYER, position_bias="ungated", attention_dropout=0.1),
+    "layer, no bias": replace(LAYER, position_bias="none"),
+    "layer, no bias, attention dropout": replace(LAYER, position_bias="none", attention_dropout=0.1),
+}
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16}
+SHAPES = [(2, 16_000), (1, 96_000)]  # many short crops, and one where frames by frames weigh
+
+
+def kept(encoder: WavLM, waveforms: torch.Tensor) -> int:
+    """Bytes of all storages that autograd keeps, but those of parameters, buffers and the waveforms' own graph."""
+    own = {tensor.untyped_storage()._cdata for tensor in [*encoder.parameters(), *encoder.buffers()]}
+    storages = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        features, _ = encoder.features(waveforms)
+        projected, _ = encoder.project(features)
+        states = encoder.encoder(projected, None, keep=[encoder.config.layers])
+    assert states[0].requires_grad
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize(("batch", "samples"), SHAPES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_cpu_keeps(variant, precision, batch, samples):
+    config = VARIANTS[variant]
+    torch.manual_seed(0)
+    encoder = WavLM(config).train()
+    half = PRECISIONS[precision]
+    with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
+        measured = kept(encoder, torch.randn(batch, samples))
+    assert step_memory(config, batch, samples, precision, device="cpu").kept == pytest.approx(measured, rel=0.03)
+
+
+def fused_attention(half: torch.dtype | None):
+    """Attention as torch dispatches it on CUDA: autocast's casts, then a fused kernel, an odd bias copied before."""
+
+    def attend(query, key, value, attn_mask=None, dropout_p=0.0):
+        if half is not None:
+            query, key, value = query.to(half), key.to(half), value.to(half)
+        if attn_mask is None and half is not None:
+            return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, dropout_p)[0]
+        if attn_mask is not None:
+            frames = attn_mask.shape[-1]
+            strides = attn_mask.stride()
+            if any(stride % 8 for stride in strides[:-1]) or strides[-1] != 1:
+                attn_mask = F.pad(attn_mask, (0, 8 - frames % 8))[..., :frames]
+            attn_mask = attn_mask.expand(*query.shape[:3], frames)
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, True, dropout_p)[0]
+
+    return attend
+
+
+@contextlib.contextmanager
+def cuda_autocast(half: torch.dtype | None):
+    """torch.autocast("cuda") switches itself off where there is no GPU."""
+    torch.set_autocast_enabled("cuda", half is not None)
+    torch.set_autocast_dtype("cuda", half or torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", torch.float16)
+        torch.clear_autocast_cache()
+
+
+@pytest.mark.parametrize(("batch", "samples"), [*SHAPES, (2, 25_680)])  # the last makes 80 frames, a multiple of 8
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_cuda_would_keep(monkeypatch, variant, precision, batch, samples):
+    config, half = VARIANTS[variant], PRECISIONS[precision]
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused_attention(half))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            encoder = WavLM(config).train()
+        with cuda_autocast(half):
+            measured = kept(encoder, torch.randn(batch, samples, device="cuda"))
+    assert step_memory(config, batch, samples, precision).kept == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_a_gpu_keeps(variant, precision):
+    config, half = VARIANTS[variant], PRECISIONS[precision]
+    encoder = WavLM(config).train().cuda()
+    with torch.autocast("cuda", half or torch.bfloat16, enabled=half is not None):
+        measured = kept(encoder, torch.randn(3, 80_000, device="cuda"))
+    assert step_memory(config, 3, 80_000, precision).kept == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("base", 94_381_936), ("large", 315_453_120), ("hubert_base", 94_371_712)]
+)
+def test_parameters_and_adam_are_fp32(preset, parameters):
+    config = WavLMConfig.preset(preset)
+    assert parameter_count(config) == parameters
+    memory = step_memory(config, 1, 32_000, head_parameters=1000)
+    assert memory.parameters + memory.gradients + memory.optimiser == 16 * (parameters + 1000)
+    assert memory.buckets == 0
+    assert step_memory(config, 1, 32_000, processes=2).buckets == 4 * parameters
+
+
+def test_published_figures_of_frames_by_frames():
+    """Large, 16 x 16 s, fp32: 14.6 GiB for the gated biases of 24 layers (half that in bf16), rounded up to rows of 8."""
+    config = WavLMConfig.preset("large")
+    assert step_memory(config, 16, 256_000, "32-true").attention / 2**30 == pytest.approx(14.6, rel=0.02)
+    assert step_memory(config, 16, 256_000).attention / 2**30 == pytest.approx(7.3, rel=0.02)
+
+
+def test_total_and_what_fits():
+    memory = step_memory(WavLMConfig.preset("base"), 5.6, 250_000, head_bytes=1e9, processes=8)
+    assert memory.total == pytest.approx(memory.kept + memory.objectives + 5 * memory.parameters)
+    assert memory.objectives == 1e9
+    enough = memory.total / USABLE / 1e9
+    assert memory.fits(enough * 1.001)
+    assert not memory.fits(enough * 0.999)
+
+
+def test_precisions_without_a_formula_are_refused():
+    with pytest.raises(
+        UserError, match=r"trainer\.precision 64-true: memory is known for 32-true, bf16-mixed, 16-mixed"
+    ):
+        step_memory(WavLMConfig.tiny(), 1, 16_000, "64-true")

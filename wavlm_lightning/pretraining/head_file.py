@@ -1,0 +1,77 @@
+"""The pre-training head beside an exported encoder: projections, codewords, quantisers, and the codebooks they predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.upstreams.wavlm import newest_checkpoint
+
+WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
+PREFIX = "objectives."
+
+
+def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict[str, Any]]) -> None:
+    """Put the head beside an encoder.
+
+    Args:
+        folder: of the exported encoder.
+        state: state dict of the module; only what belongs to the objectives is written.
+        codebooks: by label set, size and hash of the codebook that the head predicts.
+    """
+    head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
+    save_file(head, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps({"codebooks": codebooks}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Read the head of an exported folder, a run folder or a `.ckpt`.
+
+    Returns:
+        The objectives' part of the state dict, and the codebooks it predicts.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (source / WEIGHTS).is_file():
+        return load_file(source / WEIGHTS), json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))["codebooks"]
+    path = newest_checkpoint(source)
+    if path.suffix != ".ckpt" or not path.is_file():
+        raise UserError(
+            f"{source}: no pre-training head there; set model.keep_head: false, or give a run or a folder of `wavlm export`"
+        )
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+    return state, checkpoint.get("codebooks", {})
+
+
+def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict[str, Any]]) -> None:
+    """Load the head of `source` into objectives that have been built.
+
+    Args:
+        objectives: of the module.
+        source: see `read_head`.
+        codebooks: by label set, `sha256` of the codebook in use.
+
+    Raises:
+        UserError: there is no head, or it predicts other labels, or it is that of other objectives.
+    """
+    state, books = read_head(source)
+    if [book["sha256"] for book in books.values()] != [book["sha256"] for book in codebooks.values()]:
+        raise UserError(
+            f"model.keep_head: the head of {source} predicts another codebook than data.labels; "
+            "label the corpus with that codebook, or set model.keep_head: false"
+        )
+    try:
+        objectives.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()})
+    except RuntimeError as error:
+        raise UserError(
+            f"model.keep_head: the head of {source} has other objectives than this configuration; use the same, "
+            f"or set model.keep_head: false ({str(error).splitlines()[-1].strip()})"
+        ) from error
