@@ -64,3 +64,12 @@ def test_reset_forgets():
     frames = torch.randn(40, 8)
     rank.update(frames)
     assert float(rank.compute()) == pytest.approx(by_singular_values(frames.double().numpy()), rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_frames_that_are_no_numbers_have_no_rank(value):
+    frames = torch.randn(50, 4)
+    frames[3, 2] = value
+    rank = EffectiveRank(4)
+    rank.update(frames)
+    assert rank.compute() == 0

@@ -31,7 +31,7 @@ class Poisoned(WavLMPretraining):
 
 if __name__ == "__main__":
     tiny, out = Path(sys.argv[1]), Path(sys.argv[2])
-    shape = {**SMALL, "layers": 4, "layer_drop": 0.5}
+    shape = {**SMALL, "layers": 4, "layer_drop": 0.5, "feature_grad_mult": 0.0}  # frozen convolutions wait for nobody
     model = module(Poisoned, encoder_overrides=shape, objectives=[MaskedPrediction(final_dim=16)])
     trainer = quiet_trainer(max_steps=4, devices=2, strategy="ddp", limit_val_batches=0)
     trainer.fit(model, data(tiny, batch_seconds=2.0))

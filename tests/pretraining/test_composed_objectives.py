@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
-from test_pretraining_runs import codebooks, data, fit, module
+from test_pretraining_runs import SMALL, codebooks, data, fit, module
 
 from wavlm_lightning.codebooks import LayerFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.data.corpus import Corpus
@@ -31,6 +32,25 @@ def test_several_label_sets_at_once(tiny, tmp_path):
     batch = next(iter(source.train_dataloader()))
     assert list(batch.labels) == ["mfcc100", "l1"] and batch.labels["l1"].max() < 7 <= batch.labels["mfcc100"].max()
     assert [len(objective.codewords) for objective in model.objectives] == [24, 11, 11]
+
+
+def test_resume_with_label_sets_in_another_order_is_refused(tiny, tmp_path):
+    """The first one is what an objective without a name reads."""
+    for name in ("first", "second"):
+        shutil.copytree(tiny / "pretrain" / "labels" / "mfcc100", tmp_path / "pretrain" / "labels" / name)
+    for path in (tiny / "pretrain").glob("*.*"):
+        shutil.copy(path, tmp_path / "pretrain")
+    saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=1)
+    settings = {"batch_seconds": 5.0, "max_seconds": 2.0, "min_seconds": 1.0}
+    fit(module(), PretrainingData(str(tmp_path / "pretrain"), ["first", "second"], **settings), 1, callbacks=[saver])
+    other = PretrainingData(str(tmp_path / "pretrain"), ["second", "first"], **settings)
+    with pytest.raises(UserError, match="resume: the checkpoint was trained on labels of another codebook"):
+        fit(module(), other, 2, tmp_path / "x.ckpt")
+
+
+def test_layers_that_nobody_would_train_are_refused(tiny):
+    with pytest.raises(UserError, match="none reads the last layer, so layers 2 to 2 would never be trained"):
+        fit(module(encoder_overrides={**SMALL, "layers": 2}, objectives=[MaskedPrediction(layer=1)]), data(tiny), 1)
 
 
 def test_several_label_sets_need_their_objective(tiny):

@@ -128,6 +128,23 @@ def test_collapse_of_the_top_layer_ends_the_run(tiny):
     assert model.trainer.global_step == 3
 
 
+class Overflow(pl.Callback):
+    """Makes the top layer infinite in every validation, as fp16 does when it overflows."""
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        norm = pl_module.encoder.encoder.layer_norm.weight
+        self.kept = norm.detach().clone()
+        norm.data.fill_(torch.inf)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        pl_module.encoder.encoder.layer_norm.weight.data.copy_(self.kept)
+
+
+def test_states_that_are_no_numbers_are_a_collapse_and_no_crash(tiny):
+    with pytest.raises(UserError, match="the run has collapsed"):
+        fit(module(Unwatched), data(tiny), 9, callbacks=[Overflow(), Health(patience=3)], val_check_interval=1)
+
+
 def test_a_passing_spike_does_not(tiny):
     watch = Health(patience=2)
     run(module(Unwatched), data(tiny), 5, Flatten(1, 3, 5), watch)

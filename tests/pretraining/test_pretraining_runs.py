@@ -84,6 +84,25 @@ def test_resume_from_any_step_is_exact(tiny, tmp_path, workers, dropouts):
         assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
 
 
+def test_resume_with_accumulation_is_exact(tiny, tmp_path):
+    """An epoch is a whole number of updates, so no validation and no checkpoint falls into the middle of one."""
+    source = {"batch_seconds": 2.5}
+    every = {"accumulate_grad_batches": 3, "val_check_interval": 3, "check_val_every_n_epoch": None}
+    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, monitor="valid/loss")
+    model = module()
+    assert fit(module(), data(tiny, **source), 1, **every)
+    whole = data(tiny, **source)
+    fit(model, whole, 6, callbacks=[saver], **every)
+    assert len(whole.train_dataloader()) % 3 == 0
+    final = {name: value.clone() for name, value in model.state_dict().items()}
+    found = sorted(tmp_path.glob("*.ckpt"))
+    assert len(found) == 6
+    for checkpoint in found[1:5]:
+        resumed = module()
+        fit(resumed, data(tiny, **source), 6, checkpoint, **every)
+        assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
+
+
 def test_resume_with_other_batches_is_refused(tiny, tmp_path):
     saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=2)
     fit(module(), data(tiny), 2, callbacks=[saver])

@@ -1,6 +1,7 @@
 """One update: what is left out, what decays, which layers are dropped."""
 
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from test_pretraining_runs import SMALL, Place, data, fit, module
 
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
@@ -60,3 +61,17 @@ class Drops(Place):
     def __init__(self, model: WavLMPretraining, epoch: int) -> None:
         super().__init__(rank=epoch % 7)  # must not matter
         self.encoder, self.current_epoch = model.encoder, epoch
+
+
+def test_fp16_with_loss_scaling_normalises_clips_and_backs_off(tiny):
+    """On the CPU's fp16: the scale is too high at first, those updates are left out, then the run is that of fp32."""
+    losses, skipped, scaler = {}, {}, torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    for name, plugins in (("fp32", []), ("fp16", [MixedPrecision("16-mixed", "cpu", scaler)])):
+        model = module(objectives=[MaskedPrediction(final_dim=16)], learning_rate=1e-3)
+        losses[name] = torch.tensor(fit(model, data(tiny), 40, plugins=plugins, gradient_clip_val=0.5).losses)
+        skipped[name] = model.skipped_updates
+        assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+    assert skipped["fp32"] == 0 and 0 < skipped["fp16"] < 15
+    assert 1 < scaler.get_scale() < 2.0**22
+    assert torch.allclose(losses["fp32"][:1], losses["fp16"][:1], rtol=1e-2)
+    assert losses["fp16"][-5:].mean() < 0.9 * losses["fp16"][:5].mean()

@@ -94,6 +94,11 @@ def model_card(
         milliseconds=f"{1000 / shape.frame_rate:g}",
         states=shape.layers + 1,
     )
+    if shape.pre_norm:
+        header += (
+            "\nThe encoder's output is `last_hidden_state`; transformers leaves its final layer norm out of the last of the\n"
+            "`hidden_states`, on which heads of ours are trained with it.\n"
+        )
     sections = [_data(run), _training(run), _scores(run)] if run else []
     sections.append(_made(source, run, command))
     matter = yaml.safe_dump(_front_matter(written["model_type"], corpora), sort_keys=False, allow_unicode=True)

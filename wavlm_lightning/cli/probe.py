@@ -60,7 +60,7 @@ class Probe(pl.Callback):
 
     The heads are `wavlm superb`'s, much shorter, on the validation split: compare a run with itself and with runs
     probed alike, not with published figures. The first process probes while the others wait, within the time-out of
-    their process group (10 minutes with NCCL): steps and corpora must be chosen for that.
+    their process group (30 minutes, unless the strategy says otherwise): steps and corpora must be chosen for that.
 
     Probing happens at fixed updates, by a fixed seed, and leaves the run's random numbers alone: the run is the same with
     and without it, and a resumed run probes at the same updates.

@@ -221,6 +221,14 @@ def readable_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(one_sentence(str(error), _known_classes())) from error
+    except ValueError as error:
+        # What a constructor says of its arguments comes wrapped in all that jsonargparse has tried.
+        said: BaseException | None = error
+        while said is not None and not isinstance(said, UserError):
+            said = said.__cause__ or said.__context__
+        if said is None:
+            raise
+        raise said from error
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:

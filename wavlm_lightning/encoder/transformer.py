@@ -174,8 +174,9 @@ class Transformer(nn.Module):
 
         Returns:
             For each entry of `keep` a tensor `(batch, frames, dim)`. Number 0 is the input of layer 1. The last one is
-            the output of the stack: after the final layer norm in pre-norm models, as in Hugging Face and s3prl
-            (unilm's `extract_features` leaves that norm out). A dropped layer repeats its input.
+            the output of the stack: after the final layer norm in pre-norm models, as in s3prl and in Hugging Face's
+            `last_hidden_state` (transformers 5 and unilm's `extract_features` leave that norm out of the list). A dropped
+            layer repeats its input.
         """
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)  # the positional convolution would carry padding inwards

@@ -14,8 +14,8 @@ class EffectiveRank(Metric):
     """Effective rank of centred frames (Roy & Vetterli, EUSIPCO 2007, equation 4).
 
     exp of the entropy of the singular values over their sum: between 1, where all frames lie on a line, and the number
-    of dimensions, where they vary alike in all of them. 0 where all frames are the same. The singular values come from
-    sums over frames in fp64, so batches and processes add up exactly.
+    of dimensions, where they vary alike in all of them. 0 where all frames are the same, or one holds no number. The
+    singular values come from sums over frames in fp64, so batches and processes add up exactly.
 
     Args:
         dim: features of a frame.
@@ -47,6 +47,8 @@ class EffectiveRank(Metric):
     def compute(self) -> Tensor:
         """The effective rank, a float32 scalar."""
         scatter = self.products - torch.outer(self.total, self.total) / self.frames.clamp(min=1)
+        if not scatter.isfinite().all():
+            return torch.zeros((), device=scatter.device)
         squares = torch.linalg.eigvalsh(scatter)  # of the singular values
         floor = RESOLUTION**2 * self.products.trace()
         singular = squares.where(squares > floor, torch.zeros_like(squares)).sqrt()

@@ -168,6 +168,7 @@ class PretrainingData(ResumableData):
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             train=train,
+            multiple=trainer.accumulate_grad_batches if trainer else 1,
             batch_seconds=self.batch_seconds,
             max_seconds=self.max_seconds,
             seed=self.seed,
@@ -198,6 +199,6 @@ class PretrainingData(ResumableData):
         """Corpus, codebook and the arguments that shape batches."""
         return {
             "corpus": self.corpus.sha256,
-            "codebooks": {name: labels.codebook_sha256 for name, labels in self.label_sets.items()},
+            "codebooks": [[name, labels.codebook_sha256] for name, labels in self.label_sets.items()],
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }

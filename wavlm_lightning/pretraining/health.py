@@ -145,11 +145,11 @@ class Health(pl.Callback):
         collapsed = trainer.strategy.reduce_boolean_decision(bool(signs), all=False)
         self.collapsed_in_a_row = self.collapsed_in_a_row + 1 if collapsed else 0
         if self.collapsed_in_a_row >= self.patience:
+            found = "; ".join(signs) or "on another process"
             raise UserError(
                 f"step {trainer.global_step}: the run has collapsed, at {self.collapsed_in_a_row} validations in a row "
-                f"({'; '.join(signs)}); go back to an earlier checkpoint, or start again, with {CALMER}, and make sure "
-                "that the labels are in use (valid/target_perplexity), or give a contrastive objective a larger weight "
-                "of diversity"
+                f"({found}); go back to an earlier checkpoint, or start again, with {CALMER}, and make sure that the labels "
+                "are in use (valid/target_perplexity), or give a contrastive objective a larger weight of diversity"
             )
 
     def _signs(self, pl_module: WavLMPretraining, metrics: Mapping[str, Tensor]) -> list[str]:
@@ -162,7 +162,7 @@ class Health(pl.Callback):
             if not name.startswith("valid/") or not name.endswith("perplexity") or "target_perplexity" in name:
                 continue
             # That of the codes is a sum over codebooks, each of which counts 1 when it has collapsed.
-            codebooks = min(each.groups for each in contrastive) if name.endswith("code_perplexity") else 1
-            if value < self.minimum_perplexity * codebooks:
+            codebooks = min((each.groups for each in contrastive), default=1) if name.endswith("code_perplexity") else 1
+            if not value >= self.minimum_perplexity * codebooks:  # NaN is no sign of health
                 signs.append(f"{name} {float(value):.2f}, below {self.minimum_perplexity * codebooks:g}")
         return signs

@@ -116,6 +116,14 @@ class WavLMPretraining(NormalisedUpdates):
         self.codebooks = codebooks
         for objective in self.objectives:
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+        layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
+        if layers and max(layers) < self.encoder.config.layers:
+            raise UserError(
+                f"objectives: none reads the last layer, so layers {max(layers) + 1} to {self.encoder.config.layers} would "
+                "never be trained; add one that does, or take them off with model.encoder_overrides"
+            )
+        if self.encoder.config.feature_grad_mult == 0:
+            self.encoder.feature_extractor.requires_grad_(False)  # or DDP would wait for its gradient
         if self.keep_head:
             take_head(self.objectives, Path(self.source), codebooks)
 
@@ -135,7 +143,8 @@ class WavLMPretraining(NormalisedUpdates):
             raise UserError("resume: the checkpoint is of an older version, which this one cannot go on from")
         self.keep_head = False  # it is in the checkpoint
         self.build(checkpoint["codebooks"])
-        if self.codebooks != checkpoint["codebooks"]:
+        # In their order, too: an objective that names no label set reads the first.
+        if list((self.codebooks or {}).items()) != list(checkpoint["codebooks"].items()):
             raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
         super().on_load_checkpoint(checkpoint)
 

@@ -80,15 +80,15 @@ class NormalisedUpdates(pl.LightningModule):
         torch._foreach_mul_(gradients, factor)
         self._norm = torch.nn.utils.get_total_norm(gradients)
         self._masked_frames = 0.0
-        if self.logs_this_step:
-            self.log("train/gradient_norm", self._norm)
-            self.log("train/skipped_updates", float(self.skipped_updates))
         if bool(torch.isfinite(self._norm)):
             self.skipped_in_a_row = 0
         else:
             self.skipped_updates += 1
             self.skipped_in_a_row += 1
             optimizer.zero_grad(set_to_none=True)  # AdamW leaves a parameter without gradient alone, moments included
+        if self.logs_this_step:
+            self.log("train/gradient_norm", self._norm)
+            self.log("train/skipped_updates", float(self.skipped_updates))
 
     def configure_gradient_clipping(
         self,
@@ -116,7 +116,8 @@ class NormalisedUpdates(pl.LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
             eps=self.eps,
-            fused=self.device.type == "cpu" or None,  # elsewhere fp16's loss scaling must see unfused steps
+            # A fused step unscales fp16's gradients itself, after they should have been normalised and clipped.
+            fused=self.trainer.scaler is None and self.device.type in ("cpu", "cuda"),
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, self.warmup, self.decay)

@@ -62,7 +62,13 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
     prefix = "encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    encoder.load_state_dict(state)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); leave the shape "
+            "of the encoder as it is"
+        ) from error
     return encoder
 
 
