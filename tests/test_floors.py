@@ -15,7 +15,7 @@ ALLOWED = {
     "encoder": set(),
     "metrics": set(),
     "audio": set(),
-    "data": {"audio", "encoder", "errors", "progress"},
+    "data": {"audio", "encoder", "errors", "places", "progress"},
     "upstreams": {"audio", "encoder", "errors", "progress"},
     "codebooks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "progress"},
     "pretraining": {"audio", "encoder", "metrics", "data", "upstreams", "codebooks", "errors", "progress"},
@@ -31,6 +31,8 @@ def imports(path: Path) -> set[str]:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
+            if node.module == "wavlm_lightning":
+                names = [f"wavlm_lightning.{alias.name}" for alias in node.names]
         found |= {name.split(".")[1] for name in names if name.startswith("wavlm_lightning.")}
     return found
 

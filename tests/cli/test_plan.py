@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from wavlm_lightning.cli.configs import configs_folder
-from wavlm_lightning.cli.plan import as_text, main, totals
+from wavlm_lightning.cli.plan import _figure, as_text, main, totals
 from wavlm_lightning.cli.plan_assumptions import Assumptions
 from wavlm_lightning.cli.plan_costs import plan
 from wavlm_lightning.cli.plan_heads import head_cost
@@ -79,7 +79,7 @@ def test_stages_of_a_chain(folder):
 
 
 def test_memory_of_kmeans_bounds_what_it_sees(folder):
-    _, bounded = planned(folder / "second.yaml")
+    _, bounded = planned(folder / "second.yaml", memory_gib=2.0)
     assert bounded.labelling.wanted_hours == pytest.approx(9_400)
     assert bounded.labelling.fit_hours == pytest.approx(2 * 2**30 / (4 * 768 * 50) / 3600)
     _, enough = planned(folder / "second.yaml", memory_gib=bounded.labelling.memory_gib)
@@ -194,8 +194,8 @@ def test_text_and_json_say_the_same(folder, capsys):
     assert [stage["name"] for stage in content["stages"]] == ["first", "second"]
     for stage in content["stages"]:
         assert f"{stage['training']['updates']:,} updates" in text
-        assert f"{stage['training']['gpu_hours']:,.0f}" in text
-    assert f"{content['total']['gpu_hours']:,.0f}" in text
+        assert f" {_figure(stage['training']['gpu_hours'])} " in text
+    assert f" {_figure(content['total']['gpu_hours'])} " in text
     assert content["assumptions"]["mfu"] == 0.1
     assert "assume 10 % of the peak (--mfu)" in text and "unmeasured on GPUs" in text
     assert len(text.splitlines()) < 40

@@ -204,13 +204,24 @@ def test_corpora_noise_and_encoders_from_elsewhere(tmp_path, capsys):
     path = configuration(
         tmp_path, "noisy", {"clusters": 9, "encoder": "first.yaml", "layer": 1}, noise_corpus="data/noise"
     )
-    options = ["--corpus-of", f"first={tmp_path / 'small'}", "--noise-corpus", "data/mine", "--memory", "9"]
+    options = [
+        "--corpus-of",
+        f"first={tmp_path / 'small'}",
+        "--noise-corpus",
+        "data/mine",
+        "--memory",
+        "9",
+        "--jobs",
+        "2",
+    ]
     commands = printed(capsys, path, tmp_path / "large", *options)
     assert "--level-normalised --out" in commands[0] and "--memory 9" in commands[0]
+    assert ["--jobs 2" in command for command in commands] == [True, True, False, True, True, False, False]
     assert [str(tmp_path / "small") in command for command in commands] == [True] * 3 + [False] * 4
     assert [str(tmp_path / "large") in command for command in commands] == [False] * 3 + [True] * 3 + [False]
     assert ["--data.noise_corpus data/mine" in command for command in commands] == [False] * 5 + [True, False]
-    assert "noise_corpus" not in "".join(printed(capsys, path, tmp_path / "large"))
+    plain = "".join(printed(capsys, path, tmp_path / "large"))
+    assert not any(word in plain for word in ("noise_corpus", "--memory", "--jobs"))
     assert call(tmp_path / "first.yaml", tmp_path / "large", "--noise-corpus", "x", "--dry-run") == 2
     assert "no configuration of this recipe names a noise corpus" in capsys.readouterr().err
 

@@ -59,10 +59,12 @@ def test_level_normalised_features_do_not_hear_the_level():
 def test_memory_budget_bounds_what_is_used(tiny):
     corpus = Corpus.open(tiny / "pretrain")
     all_frames = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1).fitted["frames"]
-    budget = all_frames * 39 * 4 / 2**30
-    codebook = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1, memory_gib=budget)
-    assert codebook.fitted["frames"] * 39 * 4 <= budget * 2**30 / 2
-    assert 0 < codebook.fitted["utterances"] < codebook.fitted["of_utterances"]
+    budget = all_frames * 39 * 4 / 2 / 2**30
+    fitted = fit_kmeans(corpus, MfccFeatures(), 4, restarts=1, memory_gib=budget).fitted
+    assert fitted["frames"] * 39 * 4 <= budget * 2**30
+    lengths = [(samples - 400) // 160 + 1 for samples in corpus.split("train").samples]
+    drawn = np.random.default_rng(0).permutation(10)
+    assert sum(lengths[number] for number in drawn[: fitted["utterances"] + 1]) * 39 * 4 > budget * 2**30
 
 
 @pytest.mark.parametrize(("share", "wanted"), [(1.0, 10), (0.5, 5), (0.3, 3), (0.31, 4), (0.001, 1)])
@@ -105,6 +107,29 @@ def test_layer_features(tmp_path):
         FeatureSource.from_description(source.describe())
     with pytest.raises(UserError, match="layers 0 to 4, not 5"):
         LayerFeatures(tmp_path / "encoder", 5)
+
+
+def test_bf16_is_a_key_of_the_codebook(tmp_path):
+    torch.manual_seed(0)
+    WavLM(WavLMConfig.tiny()).save_pretrained(tmp_path / "encoder")
+    waveform = np.random.default_rng(0).normal(size=20_000).astype("f4") * 0.1
+    exact = LayerFeatures(tmp_path / "encoder", 2)
+    quick = FeatureSource.from_description(LayerFeatures(tmp_path / "encoder", 2, precision="bf16").describe())
+    assert "precision" not in exact.describe() and quick.describe() == exact.describe() | {"precision": "bf16"}
+    difference = np.abs(quick(waveform) - exact(waveform)).max() / np.abs(exact(waveform)).max()
+    assert 1e-5 < difference < 0.1 and quick(waveform).dtype == np.float32
+    with pytest.raises(UserError, match="must be fp32 or bf16, not 'fp8'"):
+        LayerFeatures(tmp_path / "encoder", 2, precision="fp8")
+
+
+@pytest.mark.parametrize("samples", [10, 399, 400, 559, 560, 16_000, 31_999, 32_000, 32_100, 32_400, 50_000])
+def test_frames_are_known_before_anything_is_read(tmp_path, samples):
+    WavLM(WavLMConfig.tiny()).save_pretrained(tmp_path)
+    waveform = np.random.default_rng(0).normal(size=samples).astype("f4") * 0.1
+    for source in (MfccFeatures(), LayerFeatures(tmp_path, 0, chunk_seconds=1.0)):
+        features = source(waveform)
+        assert source.frames(np.array([samples])).tolist() == [len(features)]
+        assert features.shape[1] == source.describe()["dim"]
 
 
 def rewrite(corpus, change):

@@ -10,6 +10,7 @@ from quiet import quiet_trainer
 from test_pretraining_runs import SMALL, data, module
 
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
+from wavlm_lightning.pretraining.sharding import whole
 
 POISONED = 2
 
@@ -30,14 +31,14 @@ class Poisoned(WavLMPretraining):
 
 
 if __name__ == "__main__":
-    tiny, out = Path(sys.argv[1]), Path(sys.argv[2])
+    tiny, out, strategy = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     shape = {**SMALL, "layers": 4, "layer_drop": 0.5, "feature_grad_mult": 0.0}  # frozen convolutions wait for nobody
     model = module(Poisoned, encoder_overrides=shape, objectives=[MaskedPrediction(final_dim=16)])
-    trainer = quiet_trainer(max_steps=4, devices=2, strategy="ddp", limit_val_batches=0)
+    trainer = quiet_trainer(max_steps=4, devices=2, strategy=strategy, limit_val_batches=0)
     trainer.fit(model, data(tiny, batch_seconds=2.0))
     found = {
         "dropped": model.dropped,
         "skipped": [model.skipped_updates, model.skipped_in_a_row],
-        "weights": model.state_dict(),
+        "weights": {name: whole(value) for name, value in model.state_dict().items()},
     }
     torch.save(found, out / f"together{trainer.global_rank}.pt")

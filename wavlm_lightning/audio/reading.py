@@ -96,21 +96,28 @@ def encode_flac(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:
     return buffer.getvalue()
 
 
-def decode_flac(data: bytes, start: int = 0, samples: int = -1) -> np.ndarray:
+def decode_flac(data: bytes, start: int = 0, samples: int = -1, out: np.ndarray | None = None) -> np.ndarray:
     """Decode a stretch of an encoded file, seeking inside the stream instead of decoding all of it.
 
     Args:
         data: the bytes of a FLAC (or any libsndfile) file, mono.
         start: first sample wanted.
         samples: how many; -1 for all that follow.
+        out: where to put them, float32, as long as what is wanted; a new array by default.
 
     Returns:
         float32 `(samples,)`.
+
+    Raises:
+        BadAudio: there is less than `out` holds.
     """
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         if start:
             file.seek(start)
-        return file.read(samples, dtype="float32")
+        found = file.read(samples, dtype="float32", out=out)
+        if out is not None and len(found) < len(out):
+            raise BadAudio(f"{len(found)} samples where {len(out)} should be")
+        return found
 
 
 def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -89,6 +89,13 @@ class Newest(ModelCheckpoint):
             save_on_train_epoch_end=False,
         )
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write only what goes on exactly: not between two micro-steps, nor alone where processes write together."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
+        if together and done % trainer.accumulate_grad_batches in (0, done - trainer.num_training_batches):
+            super().on_exception(trainer, pl_module, exception)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the run too, or what comes after the last round number would be lost."""
         super().on_train_end(trainer, pl_module)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 
@@ -11,10 +10,22 @@ def main(argv: list[str]) -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(prog="wavlm data", description="What is in a corpus, and is it whole.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("info", "hours, utterances and labels"), ("check", "hash every shard and compare")):
-        verbs.add_parser(verb, help=text).add_argument("corpus", type=Path)
+    where = "a corpus folder, or the URL of one (https://..., s3://...)"
+    info = verbs.add_parser("info", help="hours, speakers, lengths, labels and a histogram")
+    info.add_argument("corpus", help=where)
+    info.add_argument(
+        "--speakers",
+        action="store_true",
+        help="count speakers of large splits, too: reads the metadata of every utterance",
+    )
+    check = verbs.add_parser(
+        "check", help="read every shard, index and label file; say what is damaged and what to run"
+    )
+    check.add_argument("corpus", help=where)
+    check.add_argument("--jobs", type=int, help="processes; one a core by default")
+    check.add_argument("--quick", action="store_true", help="compare sizes only, without reading shards")
     permute = verbs.add_parser("permute", help="a copy with the labels on the wrong utterances: a control for any task")
-    permute.add_argument("corpus", type=Path)
+    permute.add_argument("corpus")
     permute.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
     permute.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
@@ -27,47 +38,10 @@ def main(argv: list[str]) -> int:
 
         print(f"made {permute_labels(corpus, arguments.out, arguments.seed).directory}")
         return 0
-    return info(corpus) if arguments.verb == "info" else check(corpus)
+    if arguments.verb == "info":
+        from wavlm_lightning.cli.data_info import info as show
 
+        return show(corpus, arguments.speakers)
+    from wavlm_lightning.cli.data_check import check as examine
 
-def info(corpus) -> int:
-    """Print what a corpus holds."""
-    import numpy as np
-
-    from wavlm_lightning.audio import SAMPLE_RATE
-
-    print(f"{corpus.name} ({corpus.directory}), licence: {corpus.body['licence']}")
-    for name in corpus.splits:
-        split = corpus.split(name)
-        seconds = split.samples / SAMPLE_RATE
-        speakers = {meta.get("speaker") for meta in split.metas()} - {None}
-        low, middle, high = np.percentile(seconds, [5, 50, 95])
-        print(
-            f"  {name}: {len(split)} utterances, {split.seconds / 3600:.3f} h, {len(speakers)} speakers, "
-            f"{len(split.shards)} shards; length 5 % {low:.2f} s, median {middle:.2f} s, 95 % {high:.2f} s"
-        )
-    for name, labels in corpus.inventories.items():
-        if isinstance(labels, dict):
-            print(f"  {name}: " + ", ".join(f"{key} {len(values)}" for key, values in labels.items()))
-        else:
-            print(f"  {name}: {len(labels)}")
-    for path in sorted(corpus.directory.glob("labels/*/labels.json")):
-        print(f"  frame labels: {path.parent.name}")
-    return 0
-
-
-def check(corpus) -> int:
-    """Compare every shard with its hash."""
-    from wavlm_lightning.errors import UserError
-    from wavlm_lightning.progress import progress_bar
-
-    shards = [shard for name in corpus.splits for shard in corpus.split(name).shards]
-    wrong = []
-    for shard in progress_bar(iterable=shards, desc="shards"):
-        with shard.path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-                wrong.append(shard.path.name)
-    if wrong:
-        raise UserError(f"{corpus.directory}: damaged shards: {', '.join(wrong)}; prepare the corpus again")
-    print(f"{corpus.directory}: {len(shards)} shards are whole")
-    return 0
+    return examine(corpus, arguments.jobs, arguments.quick)

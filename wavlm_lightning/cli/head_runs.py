@@ -76,7 +76,13 @@ class HeadRun:
 def _state(word: str) -> list[object] | None:
     """What would be different if the file or folder that an option names were another."""
     path = Path(resolve_config(word))
-    for inside in ("corpus.json", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin"):
+    for inside in (
+        "corpus.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/last.ckpt/meta.pt",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ):
         if (path / inside).is_file():
             path = path / inside
             break

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,18 +24,44 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gpu", help="their kind: a100, h100, ... (default: that of the configuration)")
     parser.add_argument("--mfu", type=_share, default=0.25, help="share of the GPU's peak, 0 to 1 (default 0.25)")
     parser.add_argument("--hours", type=_positive, metavar="H", help="audio of your corpus (default: as published)")
-    parser.add_argument("--memory", type=_positive, default=4.0, metavar="GIB", help="for k-means (default 4 GiB)")
+    parser.add_argument("--memory", type=_positive, default=64.0, metavar="GIB", help="for k-means (default 64 GiB)")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
+    parser.add_argument("--cluster", choices=("slurm", "torchrun"), help="scripts that train it, instead of its cost")
+    parser.add_argument("--nodes", type=_whole, metavar="N", help="machines (default: as many as hold the GPUs by 8)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", type=Path, help="folder for the scripts")
+    where.add_argument("--print", action="store_true", help="print the scripts instead (default without --out)")
     arguments = parser.parse_args(argv)
+    if arguments.cluster is None and (arguments.nodes or arguments.out or arguments.print):
+        parser.error("--nodes, --out and --print go with --cluster; give it, too")
 
     from wavlm_lightning.cli.plan_assumptions import Assumptions
     from wavlm_lightning.cli.plan_costs import plan
     from wavlm_lightning.cli.recipes import chain
 
     assumptions = Assumptions(arguments.mfu, arguments.gpus, arguments.gpu, arguments.hours, arguments.memory)
-    plans = plan(chain(arguments.configuration), assumptions)
+    stages = chain(arguments.configuration)
+    plans = plan(stages, assumptions)
+    if arguments.cluster is not None:
+        from wavlm_lightning.cli.plan_cluster import cluster_files
+
+        _write(cluster_files(arguments.cluster, stages[-1], plans[-1], arguments.nodes), arguments.out)
+        for remark in plans[-1].training.remarks:
+            print(f"note: {remark}", file=sys.stderr)
+        return 0
     print(as_json(plans, assumptions) if arguments.json else as_text(plans, assumptions))
     return 0
+
+
+def _write(files: dict[str, str], folder: Path | None) -> None:
+    """Into a folder, or on the screen."""
+    for name, content in files.items():
+        if folder is None:
+            print(content, end="")
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+        print(folder / name)
 
 
 def _positive(text: str) -> float:

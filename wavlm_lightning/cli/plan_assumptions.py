@@ -23,14 +23,15 @@ class Assumptions:
         gpus: processes; None for those the configuration was written for.
         gpu: their kind; None for that the configuration was written for.
         hours: audio of the corpus; None for what the configuration was written for.
-        memory_gib: for the features that k-means sees.
+        memory_gib: for the features that k-means sees; a quarter of a machine of 256 GiB, as `wavlm codebook fit` takes a
+            quarter of the one it runs on (the plan must not depend on the machine that prints it).
     """
 
     mfu: float = 0.25
     gpus: int | None = None
     gpu: str | None = None
     hours: float | None = None
-    memory_gib: float = 4.0
+    memory_gib: float = 64.0
 
 
 def find_hardware(stage: RecipeStage, assumptions: Assumptions) -> tuple[str, Gpu | None]:

@@ -80,8 +80,7 @@ def labelling_cost(
             )
         config = replace(config, layers=codebook.layer)
         numbers = config.dim * config.frame_rate
-    # k-means holds its features in half of the memory; see codebooks.fit_kmeans.
-    gib_an_hour = 2 * 3600 * 4 * numbers / 2**30
+    gib_an_hour = 3600 * 4 * numbers / 2**30
     seen = min(wanted, assumptions.memory_gib / gib_an_hour)
     flops_an_hour, cpu_hours = 0.0, (seen + hours) / MFCC_RATE
     gpu_hours: float | None = 0.0

@@ -46,7 +46,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only print the commands that would run now")
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage (fit/hubert_base_it1, say)")
     parser.add_argument("--tag", help="put before the names of label sets: lets two runs label one corpus")
-    parser.add_argument("--memory", type=float, default=4.0, metavar="GIB", help="for k-means (default 4 GiB)")
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="for features of k-means (default: a quarter of all)"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="J",
+        help="processes that label (default: one a GPU for layers, one a core for MFCC)",
+    )
     own, options = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parser.parse_args(own)
 
@@ -61,6 +69,7 @@ def main(argv: list[str]) -> int:
         arguments.noise_corpus,
         arguments.tag,
         arguments.memory,
+        arguments.jobs,
         option_groups(options),
     )
     wanted = _until(road.stages, arguments.until)

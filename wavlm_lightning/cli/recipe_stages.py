@@ -39,7 +39,7 @@ class RoadStage:
     @property
     def has_checkpoint(self) -> bool:
         """Whether an interrupted `fit` left something to go on from."""
-        return self.run_folder is not None and (self.run_folder / "checkpoints" / "last.ckpt").is_file()
+        return self.run_folder is not None and (self.run_folder / "checkpoints" / "last.ckpt").exists()
 
     def words(self) -> list[str]:
         """What follows `wavlm` now."""
@@ -57,7 +57,8 @@ class Road:
         corpus_of: by configuration, another corpus than `corpus`.
         noise: the noise corpus, instead of those that the configurations name.
         tag: put before the names of label sets.
-        memory_gib: for the features that k-means sees.
+        memory_gib: for the features that k-means sees; None lets the machine that runs the stage decide.
+        jobs: processes for codebook and labels; None likewise.
         options: of every `wavlm fit`, each with its values.
 
     Raises:
@@ -75,7 +76,8 @@ class Road:
     corpus_of: Mapping[str, Path] = field(default_factory=dict)
     noise: Path | None = None
     tag: str | None = None
-    memory_gib: float = 4.0
+    memory_gib: float | None = None
+    jobs: int | None = None
     options: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
@@ -134,7 +136,8 @@ class Road:
             fit += ["--encoder", encoder, "--layer", str(codebook.layer)]
             source = f"layer {codebook.layer} of {encoder}"
         fit += ["--share", f"{codebook.share:g}", "--restarts", str(codebook.restarts)]
-        fit += ["--memory", f"{self.memory_gib:g}"]
+        jobs = () if self.jobs is None else ("--jobs", str(self.jobs))
+        fit += [*jobs, *(() if self.memory_gib is None else ("--memory", f"{self.memory_gib:g}"))]
         fit += [*(["--level-normalised"] if codebook.level_normalised else []), "--out", str(folder)]
         return [
             RoadStage(
@@ -146,13 +149,13 @@ class Road:
             RoadStage(
                 f"labels/{name}",
                 "a label for every frame of the corpus",
-                ("codebook", "apply", str(folder), corpus, "--name", name),
+                ("codebook", "apply", str(folder), corpus, "--name", name, *jobs),
             ),
         ]
 
     def _fit(self, configuration: RecipeStage) -> RoadStage:
         folder, labels = self.out / configuration.name, self.label_set(configuration)
-        command = ["fit", "-c", _pasteable(configuration.path), "--data.corpus", str(self.corpus_for(configuration))]
+        command = ["fit", "-c", pasteable(configuration.path), "--data.corpus", str(self.corpus_for(configuration))]
         if labels is not None:
             command += ["--data.labels", labels]
         if self.noise is not None and _mixes_noise(configuration):
@@ -199,7 +202,7 @@ def _mixes_noise(stage: RecipeStage) -> bool:
     return bool(stage.content.get("data", {}).get("init_args", {}).get("noise_corpus"))
 
 
-def _pasteable(path: Path) -> str:
+def pasteable(path: Path) -> str:
     """The path of a shipped configuration as it reads in any clone and in an installed package."""
     folder = configs_folder()
     return (

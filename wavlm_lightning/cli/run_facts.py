@@ -94,9 +94,9 @@ def _corpora(data: Mapping[str, Any], trained_on: str | None) -> list[Corpus]:
     return [corpus] if noise is None else [corpus, noise]
 
 
-def _open(path: str | None) -> Corpus | None:
+def _open(path: Any) -> Corpus | None:
     try:
-        return Corpus.open(path) if path else None
+        return Corpus.open(path) if isinstance(path, str) and path else None  # a mixture is a list
     except UserError:
         return None
 

@@ -24,10 +24,12 @@ import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
 from wavlm_lightning.cli.configs import resolve_config
+from wavlm_lightning.cli.lost_process import lost_process
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.cli.result_card import WriteResultCard
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
+from wavlm_lightning.pretraining.sharding import FSDP2
 
 
 class SaveConfig(SaveConfigCallback):
@@ -104,7 +106,7 @@ class WavLMCLI(LightningCLI):
         self._resolve_checkpoint()
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         asked = self._get(self.config, "ckpt_path")
-        found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").is_file()]
+        found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").exists()]
         if asked is None and not self.trainer.fast_dev_run and (found or any(folder.glob("*.ckpt"))):
             # Killed between its first validation and its first regular checkpoint, a run has none but the best.
             raise UserError(
@@ -123,14 +125,21 @@ class WavLMCLI(LightningCLI):
         asked = self._get(self.config, "ckpt_path")
         if asked in (NEWEST, BEST):
             path = Path(self.trainer.default_root_dir) / "checkpoints" / f"{asked}.ckpt"
-            if not path.is_file():
-                raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
+            if not path.exists():
+                cut = path.with_name(f"{path.name}.old")  # of a sharded one, which takes two renamings
+                hint = f"a writing was cut short: rename {cut.name}" if cut.exists() else "has this run been fitted?"
+                raise UserError(f"{path}: no such checkpoint; {hint}")
         elif asked is not None:
             path = Path(asked)
             if not path.exists():
                 raise UserError(f"{path}: no such checkpoint")
         else:
             return
+        if path.is_dir() and not isinstance(self.trainer.strategy, FSDP2):
+            raise UserError(
+                f"{path}: a sharded checkpoint, which only trainer.strategy fsdp2 goes on from; "
+                "set that, or start from it with model.encoder"
+            )
         # The subcommand's arguments are read from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
@@ -235,6 +244,10 @@ def readable_errors() -> Iterator[None]:
         raise UserError(
             f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
         ) from error
+    except RuntimeError as error:
+        if (reason := lost_process(error)) is None:
+            raise
+        raise UserError(reason) from error
 
 
 def _known_classes() -> list[type]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,20 @@ class FeatureSource(ABC):
         """Features float32 `(frames, dim)` of a waveform `(samples,)`."""
 
     @abstractmethod
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """How many frames waveforms of so many samples have, int64 of the same shape; known before anything is read."""
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What the codebook's JSON says of its features; `from_description` reads it back."""
 
     @staticmethod
-    def from_description(description: dict[str, Any]) -> FeatureSource:
+    def from_description(description: dict[str, Any], device: str | None = None) -> FeatureSource:
         """The source a codebook was fitted on.
+
+        Args:
+            description: what `describe` said.
+            device: where an encoder runs; a GPU if there is one.
 
         Raises:
             UserError: unknown kind, or the encoder on disk is not the one the codebook was fitted on.
@@ -42,7 +51,9 @@ class FeatureSource(ABC):
         if description["kind"] == "mfcc":
             return MfccFeatures(description["level_normalised"])
         if description["kind"] == "layer":
-            source = LayerFeatures(description["encoder"], description["layer"])
+            source = LayerFeatures(
+                description["encoder"], description["layer"], device, precision=description.get("precision", "fp32")
+            )
             if source.sha256 != description["encoder_sha256"]:
                 raise UserError(
                     f"{description['encoder']}: not the encoder this codebook was fitted on; fit the codebook again"
@@ -67,10 +78,16 @@ class MfccFeatures(FeatureSource):
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Features float32 `(frames, 39)`, frames = (samples - 400) // 160 + 1."""
+        if not self.frames(np.array(len(waveform))):
+            return np.zeros((0, 39), np.float32)
         audio = torch.from_numpy(waveform)
         if self.level_normalised:
             audio = audio * (0.1 / audio.square().mean().sqrt().clamp(min=1e-5))
         return with_deltas(mfcc(audio)).numpy()
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """One in 10 ms, windows of 25 ms."""
+        return np.maximum((samples - 400) // 160 + 1, 0)
 
     def describe(self) -> dict[str, Any]:
         """Kind and key."""
@@ -85,14 +102,25 @@ class LayerFeatures(FeatureSource):
         layer: 0 is the input of the first layer, N the output of layer N.
         device: where to run; a GPU if there is one.
         chunk_seconds: longer utterances are processed in pieces of this length, as the reference does (100 s).
+        precision: `fp32`, or `bf16` for autocast: quicker on GPUs; some frames next to a border get another label.
+
+    Raises:
+        UserError: there is no such layer or precision.
     """
 
     def __init__(
-        self, encoder: str | Path, layer: int, device: str | None = None, chunk_seconds: float = 100.0
+        self,
+        encoder: str | Path,
+        layer: int,
+        device: str | None = None,
+        chunk_seconds: float = 100.0,
+        precision: str = "fp32",
     ) -> None:
         from wavlm_lightning.upstreams.wavlm import load_encoder
 
-        self.path, self.layer = Path(encoder), layer
+        if precision not in ("fp32", "bf16"):
+            raise UserError(f"precision of codebook features must be fp32 or bf16, not {precision!r}")
+        self.path, self.layer, self.precision = Path(encoder), layer, precision
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
         self.chunk = int(chunk_seconds * SAMPLE_RATE)
@@ -100,7 +128,7 @@ class LayerFeatures(FeatureSource):
         if not 0 <= layer <= self.encoder.config.layers:
             raise UserError(f"{encoder}: it has layers 0 to {self.encoder.config.layers}, not {layer}")
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the encoder's weights."""
         digest = hashlib.sha256()
@@ -111,21 +139,30 @@ class LayerFeatures(FeatureSource):
     @torch.no_grad()
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Features float32 `(frames, dim)`."""
-        parts = []
+        parts = [torch.zeros(0, self.encoder.config.dim)]
         for piece in torch.from_numpy(waveform).split(self.chunk):
             if len(piece) >= self.encoder.config.receptive_field:
-                features, lengths = self.encoder.features(piece[None].to(self.device))
-                projected, _ = self.encoder.project(features)
-                # Layers above the one that is asked for are not run.
-                parts.append(self.encoder.contextualise(projected, lengths, keep=[self.layer]).hidden[0, 0])
-        return torch.cat(parts).float().cpu().numpy()
+                with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+                    features, lengths = self.encoder.features(piece[None].to(self.device))
+                    projected, _ = self.encoder.project(features)
+                    # Layers above the one that is asked for are not run.
+                    hidden = self.encoder.contextualise(projected, lengths, keep=[self.layer]).hidden[0, 0]
+                parts.append(hidden.float().cpu())
+        return torch.cat(parts).numpy()
+
+    def frames(self, samples: np.ndarray) -> np.ndarray:
+        """Those of whole pieces and of the rest."""
+        of = self.encoder.config.frames
+        rest = of(torch.as_tensor(samples % self.chunk)).numpy()
+        return samples // self.chunk * of(self.chunk) + rest
 
     def describe(self) -> dict[str, Any]:
-        """Kind, encoder and layer."""
-        return {
+        """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stand."""
+        described = {
             "kind": "layer",
             "dim": self.encoder.config.dim,
             "encoder": str(self.path),
             "encoder_sha256": self.sha256,
             "layer": self.layer,
         }
+        return described if self.precision == "fp32" else described | {"precision": self.precision}

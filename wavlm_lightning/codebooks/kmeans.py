@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-import math
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.codebooks.budget import default_budget_gib
 from wavlm_lightning.codebooks.codebook import Codebook
+from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.parts import Part
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.errors import UserError
-from wavlm_lightning.progress import progress_bar
+
+
+def extract_part(
+    corpus: Corpus,
+    source: FeatureSource,
+    part: Part,
+    keep: Path,
+    split: str = "train",
+    share: float = 1.0,
+    memory_gib: float | None = None,
+    seed: int = 0,
+    jobs: int | None = 1,
+) -> int:
+    """Keep a part of the features that `fit_kmeans` will ask for, so that several machines share the work.
+
+    Args:
+        corpus: as for `fit_kmeans`, and so are the others that are not named here.
+        source: the features.
+        part: which of the groups of utterances, dealt one by one.
+        keep: the folder that `fit_kmeans` is given, too.
+        split: which split.
+        share: of the utterances.
+        memory_gib: must be the same in all parts and in the fit: it says how many utterances there are.
+        seed: of the draw.
+        jobs: processes.
+
+    Returns:
+        Groups that are there now, of this part.
+    """
+    return _draw(corpus, source, split, share, memory_gib, seed).extract(part, keep, jobs)
 
 
 def fit_kmeans(
@@ -21,13 +53,16 @@ def fit_kmeans(
     size: int,
     split: str = "train",
     share: float = 1.0,
-    memory_gib: float = 4.0,
+    memory_gib: float | None = None,
     seed: int = 0,
     restarts: int = 20,
+    jobs: int | None = 1,
+    keep: Path | None = None,
 ) -> Codebook:
     """Mini-batch k-means with the settings of HuBERT's released scripts.
 
-    Utterances are drawn at random until the share is reached or their features fill the memory budget.
+    Utterances are drawn at random until the share is reached or their features fill the memory budget; which they are, and
+    so the codebook, does not depend on the number of processes.
 
     Source: fairseq `simple_kmeans/learn_kmeans.py` for the settings, scikit-learn for the algorithm; HuBERT (arXiv
     2106.07447) for the shares: all utterances for MFCC, 10 % of 960 hours for layers.
@@ -38,39 +73,24 @@ def fit_kmeans(
         size: number of clusters.
         split: which split to fit on.
         share: of the utterances to draw, above 0 and up to 1, rounded up to whole utterances.
-        memory_gib: peak memory for features, GiB.
+        memory_gib: for the features, GiB, of all processes together; None for a quarter of what this machine has.
         seed: for the draw and for k-means.
         restarts: k-means++ initialisations of which the best is kept.
+        jobs: processes that read; None for as many as audio and machine are good for.
+        keep: folder where features lie until the fit is done, so that an interrupted one goes on; None keeps nothing.
 
     Raises:
         UserError: the share is none, or there are fewer frames than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
-    if not 0 < share <= 1:
-        raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
-    utterances = corpus.split(split)
-    wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 of 30 is 3, whatever binary fractions say
-    order = np.random.default_rng(seed).permutation(len(utterances))[:wanted]
-    parts: list[np.ndarray] = []
-    # Half of the budget: putting the parts together needs them twice for a moment.
-    used, budget = 0, memory_gib * 2**30 / 2
-    seconds = utterances.samples[order].sum() / SAMPLE_RATE
-    with progress_bar(total=round(seconds), unit="s audio", desc="features") as bar:
-        for number in order:
-            shard, place = utterances.locate(int(number))
-            features = source(shard.waveform(place))
-            if used + features.nbytes > budget and parts:
-                break
-            parts.append(features)
-            used += features.nbytes
-            bar.update(round(utterances.samples[number] / SAMPLE_RATE))
-    frames = np.concatenate(parts)
-    if len(frames) < size:
+    draw = _draw(corpus, source, split, share, memory_gib, seed)
+    if (total := int(draw.frames.sum())) < size:
         raise UserError(
-            f"{corpus.directory}: {len(frames)} frames of split {split!r} cannot make {size} clusters; "
+            f"{corpus.directory}: {total} frames of split {split!r} cannot make {size} clusters; "
             "use more audio, a larger --share or --memory, or fewer clusters"
         )
+    frames = draw.features(jobs, keep)
     model = MiniBatchKMeans(
         n_clusters=size,
         init="k-means++",
@@ -91,10 +111,22 @@ def fit_kmeans(
         "corpus_sha256": corpus.sha256,
         "split": split,
         "share": share,
-        "utterances": len(parts),
-        "wanted_utterances": wanted,
-        "of_utterances": len(utterances),
+        "utterances": len(draw.numbers),
+        "wanted_utterances": draw.wanted,
+        "of_utterances": len(draw.split),
         "frames": len(frames),
         "seed": seed,
     }
     return Codebook(model.cluster_centers_.astype(np.float32), source.rate, source.describe(), fitted)
+
+
+def forget(keep: Path) -> None:
+    """Remove kept features, once the codebook is written."""
+    shutil.rmtree(keep, ignore_errors=True)
+
+
+def _draw(corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int) -> Draw:
+    if not 0 < share <= 1:
+        raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
+    memory_gib = default_budget_gib() if memory_gib is None else memory_gib
+    return Draw.make(corpus, source, split, share, memory_gib, seed)

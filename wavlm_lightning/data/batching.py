@@ -6,6 +6,7 @@ order does not depend on the number of workers, and a run resumes at any batch b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.passes import Passes, utterances_of
 from wavlm_lightning.errors import UserError
 
 
@@ -27,6 +29,7 @@ def plan_batches(
     seed: int = 0,
     epoch: int = 0,
     pool_batches: int = 50,
+    window: int | None = None,
 ) -> list[np.ndarray]:
     """Group utterances of like length into batches.
 
@@ -41,6 +44,7 @@ def plan_batches(
         epoch: number of the pass.
         pool_batches: with shuffling, lengths are sorted within pools of about this many batches, so batches hold
             like lengths and the order stays random.
+        window: number of the window these utterances are, if they are not the whole epoch; it gets draws of its own.
 
     Returns:
         One int64 array of utterance numbers a batch.
@@ -58,7 +62,7 @@ def plan_batches(
             f"data: an utterance of {lengths.max() / SAMPLE_RATE:.1f} s does not fit batch_seconds={batch_seconds}; "
             "raise batch_seconds or crop with max_seconds"
         )
-    rng = np.random.default_rng([seed, epoch])
+    rng = np.random.default_rng([seed, epoch] if window is None else [seed, epoch, window])
     numbers = np.arange(len(lengths))
     if weights is not None:
         numbers = rng.choice(numbers, size=len(numbers), p=weights / weights.sum())
@@ -76,14 +80,34 @@ def plan_batches(
 
 def _fill(order: np.ndarray, lengths: np.ndarray, budget: float, most: int) -> list[np.ndarray]:
     """Cut an order of ascending lengths into batches whose padded length stays within both limits."""
+    ascending = lengths[order].tolist()
     batches: list[np.ndarray] = []
-    begin = 0
-    for end in range(len(order)):
-        if end - begin >= most or (end - begin + 1) * lengths[order[end]] > budget:
-            batches.append(order[begin:end])
-            begin = end
-    if begin < len(order):
-        batches.append(order[begin:])
+    begin, size = 0, min(most, len(order))
+    while begin < len(order):
+        size = min(size, len(order) - begin)
+        # Lengths ascend, so a batch never holds more utterances than the one before: no search, only steps down.
+        while size > 1 and size * ascending[begin + size - 1] > budget:
+            size -= 1
+        batches.append(order[begin : begin + size])
+        begin += size
+    return batches
+
+
+def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
+    """Split the largest batches in two until there are as many as wanted; the order stays.
+
+    Args:
+        batches: int64 `(utterances,)` each.
+        wanted: how many there shall be; with fewer utterances than that, some batches come twice.
+    """
+    while 0 < len(batches) < wanted:
+        missing = wanted - len(batches)
+        sizes = np.array([len(batch) for batch in batches])
+        halved = {int(n) for n in np.argsort(-sizes, kind="stable")[:missing] if sizes[n] > 1}
+        if not halved:
+            return batches + stretch(batches[:missing], missing)
+        parts = (np.array_split(batch, 2) if n in halved else [batch] for n, batch in enumerate(batches))
+        batches = [part for pair in parts for part in pair]
     return batches
 
 
@@ -118,7 +142,11 @@ class BatchPlan(Sampler[list[Any]]):
     replacement.
 
     Training gives every rank equally many batches (the few that are over are dropped, others each epoch);
-    evaluation gives every utterance to exactly one rank, and every rank equally many batches.
+    evaluation gives every utterance to exactly one rank, and every rank equally many batches. Batches are dealt, not
+    shards, and workers take them in turn: there may be more ranks and workers than shards.
+
+    An epoch of training is planned window by window while it runs (see `passes`); every rank plans all of it, so
+    nothing need be agreed on.
 
     Args:
         samples: length of each utterance in samples, `(utterances,)`.
@@ -126,7 +154,11 @@ class BatchPlan(Sampler[list[Any]]):
         world_size: processes.
         train: shuffle, and equal shares.
         multiple: of batches in an epoch of training, as far as there are enough: those of an update.
+        passes: what an epoch of training takes; None for every utterance, in one window.
         plan: the other arguments of `plan_batches`.
+
+    Raises:
+        UserError: there are fewer batches than processes.
     """
 
     def __init__(
@@ -137,13 +169,21 @@ class BatchPlan(Sampler[list[Any]]):
         world_size: int = 1,
         train: bool = True,
         multiple: int = 1,
+        passes: Passes | None = None,
         **plan: Any,
     ) -> None:
         self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan
+        self.passes = passes or Passes(np.array([0, len(samples)]))
         self.epoch = 0
         self.begin = 0
-        # The number of batches must not change with the epoch, or `len(loader)` would lie to the schedule.
-        self.length = min(len(self._share(e)) for e in range(3)) if train else len(self._share(0))
+        # The number of batches must not change with the epoch, or `len(loader)` would lie to the schedule. An epoch that
+        # packs into fewer splits some in two, one that needs more drops some. The least of three epochs makes splits
+        # rare; with many windows the numbers of epochs differ by less than a thousandth, and one is enough.
+        if train:
+            epochs = range(3 if len(self.passes.windows(0)) == 1 else 1)
+            self.length = min(sum(len(batches) for _, batches, _ in self._windows(e)) for e in epochs) // world_size
+        else:
+            self.length = len(self._evaluated(0)) // world_size
         if train and self.length > multiple:
             # Lightning makes an update of whatever is left at the end of an epoch.
             self.length -= self.length % multiple
@@ -153,13 +193,32 @@ class BatchPlan(Sampler[list[Any]]):
                 "make batches smaller or use fewer processes"
             )
 
-    def _share(self, epoch: int) -> list[np.ndarray]:
-        batches = plan_batches(self.samples, shuffle=self.train, epoch=epoch, **self.plan)
-        if self.train:
-            batches = batches[: len(batches) // self.world_size * self.world_size]
-        else:
-            batches = even_out(batches, self.world_size)
-        return batches[self.rank :: self.world_size]
+    def _windows(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], bool]]:
+        """Of each window its utterances, batches of places among them, and whether it is the last."""
+        windows = self.passes.windows(epoch)
+        for place, stretches in enumerate(windows):
+            numbers = utterances_of(stretches)
+            window = place if len(windows) > 1 else None
+            batches = plan_batches(self.samples[numbers], epoch=epoch, window=window, **self.plan)
+            yield numbers, batches, place == len(windows) - 1
+
+    def _evaluated(self, epoch: int) -> list[np.ndarray]:
+        return even_out(plan_batches(self.samples, shuffle=False, epoch=epoch, **self.plan), self.world_size)
+
+    def _trained(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(place in this rank's epoch, utterances) from `begin` on."""
+        begin, self.begin = self.begin, 0
+        first, total = 0, self.length * self.world_size  # of the batches of all ranks
+        for numbers, batches, last in self._windows(self.epoch):
+            if last:
+                batches = stretch(batches, total - first)
+            end = min(first + len(batches), total)
+            for place in range(max(begin, -(-(first - self.rank) // self.world_size)), self.length):
+                index = place * self.world_size + self.rank
+                if index >= end:
+                    break
+                yield place, numbers[batches[index - first]]
+            first += len(batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
@@ -169,12 +228,15 @@ class BatchPlan(Sampler[list[Any]]):
         return self.length
 
     def __iter__(self) -> Iterator[list[Any]]:
-        share = self._share(self.epoch)
-        while self.train and len(share) < self.length:  # rare: this epoch's order packs into fewer batches
-            share = share + share[: self.length - len(share)]
-        begin, self.begin = self.begin, 0
+        if not self.train:
+            share = self._evaluated(self.epoch)[self.rank :: self.world_size][: self.length]
+            places: Iterator[tuple[int, np.ndarray]] = itertools.islice(enumerate(share), self.begin, None)
+            self.begin = 0
+        else:
+            places = self._trained()
+        replaced = self.plan.get("weights") is not None or (self.train and self.passes.repeats)
         epoch = self.epoch if self.train else 0
-        for place, batch in enumerate(share[begin : self.length], start=begin):
+        for place, batch in places:
             # Drawn with replacement, an utterance comes several times an epoch: each time it must be cropped anew.
-            first = (place * self.world_size + self.rank + 1) << 48 if self.plan.get("weights") is not None else 0
+            first = (place * self.world_size + self.rank + 1) << 48 if replaced else 0
             yield [(int(n), epoch + first + (row << 32 if first else 0)) for row, n in enumerate(batch)]

@@ -5,6 +5,7 @@ Layout::
     corpus.json                 name, licence, source, sample rate, inventories, and every shard with its sha256
     SPLIT-000000.tar            KEY.flac + KEY.json for each utterance (WebDataset format)
     SPLIT-000000.index.json     keys, samples, and where in the tar each member starts
+    SPLIT.lengths.npy           samples of every utterance of the split, uint32, in shard order
     trials-SPLIT.csv            same-speaker trials, where a task has them
     labels/NAME/SPLIT-000000.safetensors    codebook labels (see `wavlm_lightning.codebooks`)
 """
@@ -15,16 +16,18 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
+from wavlm_lightning.data.lengths import Lengths, write_lengths
+from wavlm_lightning.data.shard_index import ShardIndex, check_each
+from wavlm_lightning.data.shards import Utterance, write_shard
+from wavlm_lightning.data.split import Split
 from wavlm_lightning.errors import UserError
+
+__all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
 FORMAT = "wavlm_lightning/corpus/1"
 
@@ -92,7 +95,7 @@ class CorpusWriter:
         for split, rows in (trials or {}).items():
             with (self.directory / f"trials-{split}.csv").open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
-        body = {
+        body: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
             "licence": self.licence,
@@ -109,71 +112,14 @@ class CorpusWriter:
             "inventories": inventories,
         }
         temporary = self.directory / "corpus.json.tmp"
-        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False))
         corpus = Corpus(self.directory, body)
-        for split in corpus.splits:
-            corpus.split(split).check_keys()
+        for name, part in body["splits"].items():
+            written = corpus.split(name)
+            written.check_keys()
+            part["lengths"] = write_lengths(self.directory / f"{name}.lengths.npy", written.samples)
+        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False))
         temporary.rename(self.directory / "corpus.json")
-        return corpus
-
-
-@dataclass(frozen=True)
-class Split:
-    """All utterances of one split, in shard order.
-
-    Attributes:
-        name: the split's name.
-        shards: the index of each shard.
-    """
-
-    name: str
-    shards: list[ShardIndex]
-
-    @cached_property
-    def samples(self) -> np.ndarray:
-        """Length of each utterance in samples, int64 `(utterances,)`."""
-        return np.concatenate([np.asarray(shard.samples, dtype=np.int64) for shard in self.shards])
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Keys of all utterances."""
-        return [key for shard in self.shards for key in shard.keys]
-
-    @cached_property
-    def starts(self) -> np.ndarray:
-        """Number of the first utterance of each shard, and the total, int64 `(shards + 1,)`."""
-        return np.concatenate([[0], np.cumsum([len(shard.keys) for shard in self.shards])])
-
-    def locate(self, number: int) -> tuple[ShardIndex, int]:
-        """The shard that holds utterance `number` and its place there."""
-        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        return self.shards[shard], number - int(self.starts[shard])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    @property
-    def seconds(self) -> float:
-        """Audio in seconds."""
-        return float(self.samples.sum()) / SAMPLE_RATE
-
-    def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
-        """All (key, waveform float32 `(samples,)`, metadata), in order."""
-        for shard in self.shards:
-            for place, key in enumerate(shard.keys):
-                yield key, shard.waveform(place), shard.meta(place)
-
-    def metas(self) -> list[dict[str, Any]]:
-        """The metadata of all utterances, without decoding audio."""
-        return [shard.meta(place) for shard in self.shards for place in range(len(shard.keys))]
-
-    def check_keys(self) -> None:
-        """Raise `UserError` if a key stands twice."""
-        seen: set[str] = set()
-        for key in self.keys:
-            if key in seen:
-                raise UserError(f"split {self.name}: the key {key!r} stands twice; keys must be unique in a split")
-            seen.add(key)
+        return Corpus(self.directory, body)
 
 
 class Corpus:
@@ -191,14 +137,19 @@ class Corpus:
 
     def __init__(self, directory: Path, body: dict[str, Any]) -> None:
         self.directory, self.body = directory, body
+        self._opened: dict[str, Split] = {}
 
     @classmethod
     def open(cls, directory: Path | str) -> Corpus:
-        """Open a corpus folder.
+        """Open a corpus folder, or through its local copy one behind a URL.
 
         Raises:
             UserError: the folder is no finished corpus of this format.
         """
+        from wavlm_lightning.data.remote import is_url, mirror
+
+        if is_url(directory):
+            directory = mirror(str(directory))
         directory = Path(directory)
         path = directory / "corpus.json"
         if not path.is_file():
@@ -250,15 +201,27 @@ class Corpus:
         return self.inventories[name]
 
     def split(self, name: str) -> Split:
-        """One split.
+        """One split; opened once, however often it is asked for.
 
         Raises:
             UserError: there is no such split, or a shard or its index is missing or of another size.
         """
         if name not in self.body["splits"]:
             raise UserError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
-        shards = self.body["splits"][name]["shards"]
-        return Split(name, [ShardIndex.open(self.directory / shard["name"], shard) for shard in shards])
+        if name not in self._opened:
+            from wavlm_lightning.data.remote import is_remote
+
+            part, remote = self.body["splits"][name], is_remote(self.directory)
+            paths = (self.directory / shard["name"] for shard in part["shards"])
+            shards = [ShardIndex.open(path, shard, remote) for path, shard in zip(paths, part["shards"], strict=True)]
+            if not remote:
+                check_each(ShardIndex.check, shards)
+            facts = part.get("lengths")
+            lengths = (
+                (Lengths(self.directory / facts["name"], part["utterances"], facts["sha256"], remote),) if facts else ()
+            )
+            self._opened[name] = Split(name, shards, lengths)
+        return self._opened[name]
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
         """Rows of (same speaker 1/0, key, key).

@@ -44,10 +44,11 @@ class ResumableData(pl.LightningDataModule):
         position, self._position = self._position, None
         if position is None or self.trainer is None:
             return
-        for key, now in {**self.layout(), "world_size": self.trainer.world_size}.items():
-            if position["layout"][key] != now:
+        ours, theirs = {**self.layout(), "world_size": self.trainer.world_size}, position["layout"]
+        for key in {**ours, **theirs}:
+            if ours.get(key) != theirs.get(key):
                 raise UserError(
-                    f"resume: {key} of this run is {now}, the checkpoint has {position['layout'][key]}; the batches would "
+                    f"resume: {key} of this run is {ours.get(key)}, the checkpoint has {theirs.get(key)}; the batches would "
                     "differ silently, so resume with the same corpus, labels, processes and batch settings"
                 )
         if position["batch"] < len(plan):

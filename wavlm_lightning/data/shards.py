@@ -1,27 +1,25 @@
-"""One WebDataset shard and its index: written once, read at random.
+"""Writing one WebDataset shard and its index.
 
-The index makes any utterance a single `pread`, so an epoch can be planned as a pure function of lengths, seed and
-epoch, and resumes exactly with any number of workers (`wavlm_lightning.data.batching`). The tar stays a plain
-WebDataset shard that other tools can stream.
+The tar stays a plain WebDataset shard that other tools can stream; `shard_index` reads it at random.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.audio import BadAudio, check_waveform, decode_flac, encode_flac
+from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
+from wavlm_lightning.data.shard_index import Members, ShardIndex
 from wavlm_lightning.errors import UserError
+
+__all__ = ["ShardIndex", "Utterance", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -41,102 +39,6 @@ class Utterance:
     waveform: np.ndarray
     meta: dict[str, Any]
     allow_silence: bool = False
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where everything is inside one tar.
-
-    Attributes:
-        path: the tar.
-        keys: keys in order.
-        samples: audio length of each.
-        audio: (offset, bytes) of each FLAC.
-        info: (offset, bytes) of each JSON.
-        sha256: hash of the tar.
-    """
-
-    path: Path
-    keys: list[str]
-    samples: list[int]
-    audio: list[tuple[int, int]]
-    info: list[tuple[int, int]]
-    sha256: str = field(default="")
-
-    @property
-    def index_path(self) -> Path:
-        """The index file beside the tar."""
-        return self.path.with_suffix(".index.json")
-
-    def summary(self) -> dict[str, Any]:
-        """What `corpus.json` keeps of a shard."""
-        return {
-            "name": self.path.name,
-            "utterances": len(self.keys),
-            "samples": int(sum(self.samples)),
-            "bytes": self.path.stat().st_size,
-            "sha256": self.sha256,
-        }
-
-    def save(self) -> None:
-        """Write the index file, whole or not at all."""
-        body = {name: getattr(self, name) for name in ("keys", "samples", "audio", "info", "sha256")}
-        temporary = self.index_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(body))
-        temporary.rename(self.index_path)
-
-    @classmethod
-    def open(cls, path: Path, summary: dict[str, Any] | None = None) -> ShardIndex:
-        """Read the index of a tar, and compare it with what `corpus.json` says of the shard.
-
-        Raises:
-            UserError: tar or index is missing, or the tar is not the one that was written.
-        """
-        if not path.is_file():
-            raise UserError(f"{path}: this shard is missing; prepare the corpus again, or copy the shard back")
-        index_path = path.with_suffix(".index.json")
-        if not index_path.is_file():
-            raise UserError(f"{index_path}: this shard's index is missing; prepare the corpus again")
-        index = cls(path=path, **json.loads(index_path.read_text()))
-        if summary is not None and (path.stat().st_size != summary["bytes"] or index.sha256 != summary["sha256"]):
-            raise UserError(
-                f"{path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
-            )
-        return index
-
-    def waveform(self, place: int, start: int = 0, samples: int = -1) -> np.ndarray:
-        """Decode a stretch of one utterance.
-
-        Args:
-            place: which utterance of the shard.
-            start: first sample.
-            samples: how many; -1 for all that follow.
-
-        Returns:
-            float32 `(samples,)`.
-
-        Raises:
-            BadAudio: the bytes there are no audio.
-        """
-        data = self._read(self.audio[place])
-        try:
-            return decode_flac(data, start, samples)
-        except Exception as error:
-            raise BadAudio(f"{self.path}: utterance {self.keys[place]!r} cannot be decoded ({error})") from error
-
-    def meta(self, place: int) -> dict[str, Any]:
-        """The metadata of one utterance."""
-        return json.loads(self._read(self.info[place]))
-
-    def _read(self, member: tuple[int, int]) -> bytes:
-        offset, length = member
-        return os.pread(_opened(str(self.path), self.sha256, os.getpid()).fileno(), length, offset)
-
-
-@lru_cache(maxsize=256)
-def _opened(path: str, sha256: str, process: int) -> io.BufferedReader:
-    # Kept open: a forked worker opens its own, and a shard written anew under the same name is opened anew.
-    return Path(path).open("rb")
 
 
 def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | None:
@@ -181,8 +83,11 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     temporary.rename(path)
     audio = [members[f"{key}.flac"] for key in keys]
     info = [members[f"{key}.json"] for key in keys]
-    index = ShardIndex(path, keys, samples, audio, info, digest)
-    index.save()
+    index = ShardIndex(path, len(keys), path.stat().st_size, digest)
+    body = Members(keys, samples, audio, info, digest)._asdict()  # the hash last: `check` reads only the end
+    temporary = index.index_path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(body))
+    temporary.rename(index.index_path)
     return index
 
 

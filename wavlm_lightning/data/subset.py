@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.data.corpus import Corpus, Split
-from wavlm_lightning.data.shards import ShardIndex
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.data.split import Split
 from wavlm_lightning.errors import UserError
 
 
@@ -22,7 +23,21 @@ def open_splits(corpus: Corpus, names: str) -> Split:
         names: such as `train` or `fold2+fold3`.
     """
     parts = [corpus.split(name) for name in names.split("+")]
-    return parts[0] if len(parts) == 1 else Split(names, [shard for part in parts for shard in part.shards])
+    return join_splits(names, parts)
+
+
+def join_splits(name: str, parts: Sequence[Split]) -> Split:
+    """Several splits as one, in this order; their corpora may differ.
+
+    Args:
+        name: what to call it.
+        parts: none of them a subset.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    # Files of lengths only help if every part has one.
+    lengths = [file for part in parts for file in part.lengths] if all(part.lengths for part in parts) else []
+    return Split(name, [shard for part in parts for shard in part.shards], tuple(lengths))
 
 
 @dataclass(frozen=True)
@@ -44,12 +59,12 @@ class Subset(Split):
         """
         if len(numbers) == 0:
             raise UserError(f"split {split.name}: no utterance is left {why}")
-        return cls(split.name, split.shards, np.asarray(numbers, dtype=np.int64))
+        return cls(split.name, split.shards, split.lengths, np.asarray(numbers, dtype=np.int64))
 
     @cached_property
     def samples(self) -> np.ndarray:
         """Length of each utterance in samples, int64 `(utterances,)`."""
-        return Split(self.name, self.shards).samples[self.numbers]
+        return Split(self.name, self.shards, self.lengths).samples[self.numbers]
 
     @cached_property
     def keys(self) -> list[str]:

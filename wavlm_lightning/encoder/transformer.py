@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from wavlm_lightning.encoder.attention import Attention, linear
 from wavlm_lightning.encoder.config import WavLMConfig
+from wavlm_lightning.encoder.dropped_layer import DroppedLayer
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -81,7 +82,12 @@ class TransformerLayer(nn.Module):
     Args:
         config: sizes of the encoder.
         index: which layer, from 0.
+
+    Attributes:
+        recomputed: whether the backward pass computes the layer once more instead of having kept all that is inside.
     """
+
+    recomputed = False
 
     def __init__(self, config: WavLMConfig, index: int):
         super().__init__()
@@ -91,48 +97,41 @@ class TransformerLayer(nn.Module):
         self.layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.final_layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
+        self._compiled: Callable[..., Tensor] | None = None
 
-    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
-        """One layer.
+    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None, dropped: bool = False) -> Tensor:
+        """One layer, or none if LayerDrop skips it.
+
+        A skipped layer is called, too: sharded training gathers its parameters here, and takes their gradients.
 
         Args:
             x: `(batch, frames, dim)`.
             table: position bias before gating, `(heads, frames, frames)`, or None.
             bias: what is added to the logits of all layers, or None; see `Attention`.
+            dropped: whether to skip it.
 
         Returns:
             `(batch, frames, dim)`.
         """
+        if dropped:
+            # The table's parameter lies in layer 0 but belongs to all; it joins the graph as what was made of it.
+            own = [parameter for name, parameter in self.named_parameters() if "rel_attn_embed" not in name]
+            return DroppedLayer.apply(x, table, bias, *own)
+        run = self._compiled or self._run
+        if self.recomputed and torch.is_grad_enabled():
+            return checkpoint(run, x, table, bias, use_reentrant=False)
+        return run(x, table, bias)
+
+    def compile_run(self) -> None:
+        """Let torch.compile fuse the layer, once for all lengths; names of parameters stay as they are."""
+        self._compiled = torch.compile(self._run, dynamic=True)
+
+    def _run(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.layer_norm(x), table, bias))
             return x + self.feed_forward(self.final_layer_norm(x))
         x = self.layer_norm(x + self.dropout(self.attention(x, table, bias)))
         return self.final_layer_norm(x + self.feed_forward(x))
-
-
-class DroppedLayer(torch.autograd.Function):
-    """A layer that LayerDrop skips: the input unchanged, and zeros as gradients of the layer's parameters.
-
-    Parameters without a gradient would make two differences. Data-parallel training waits for the gradient of every
-    parameter, unless it searches the graph for missing ones in every step. And Adam neither decays nor moves a
-    parameter without gradient, while the average over several processes, one of which ran the layer, is a gradient:
-    one process would not train like many. With zeros both take the same step, driven by momentum and weight decay.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
-        """`x`; the parameters only join the graph."""
-        ctx.save_for_backward(*parameters)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of `x`, and zeros."""
-        zeros = (
-            torch.zeros_like(parameter) if needed else None
-            for parameter, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
-        )
-        return gradient, *zeros
 
 
 class Transformer(nn.Module):
@@ -188,10 +187,7 @@ class Transformer(nn.Module):
         keep = range(len(self.layers) + 1) if keep is None else keep
         states = {0: x} if 0 in keep else {}
         for number, layer in enumerate(self.layers[: max(keep)], start=1):
-            if self._drops_layer() if dropped is None else dropped[number - 1]:
-                x = DroppedLayer.apply(x, *layer.parameters())
-            else:
-                x = layer(x, table, bias)
+            x = layer(x, table, bias, self._drops_layer() if dropped is None else dropped[number - 1])
             if number in keep:  # the others may go as soon as the next layer has read them
                 states[number] = x
         if self.pre_norm and len(self.layers) in keep:
@@ -222,6 +218,19 @@ class Transformer(nn.Module):
         if self.position_bias == "gated":
             return table, bias
         return None, table[None] if bias is None else table + bias
+
+    def run_layers(self, recomputed: bool, compiled: bool) -> None:
+        """Choose how the layers run from now on; what they compute stays the same.
+
+        Args:
+            recomputed: keep only the input of each layer for the backward pass, which then runs the layer once more:
+                less memory, more time.
+            compiled: by torch.compile.
+        """
+        for layer in self.layers:
+            layer.recomputed = recomputed
+            if compiled:
+                layer.compile_run()
 
     def _drops_layer(self) -> bool:
         # Drawn on the CPU: a draw on the GPU would make every layer wait for it.

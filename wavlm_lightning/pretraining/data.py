@@ -1,118 +1,73 @@
-"""The pre-training stream: plan, crop, labels on the frame grid, noise."""
+"""The pre-training stream: one corpus or a mixture of several, its labels, and the plan of its epochs."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks import LabelSet
-from wavlm_lightning.data.batch import PretrainingBatch, Waveforms
 from wavlm_lightning.data.batching import BatchPlan
-from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.mixture import Mixture, Source, folders_of, sources_of
+from wavlm_lightning.data.passes import WINDOW, Passes, starts_among
 from wavlm_lightning.data.resumable import ResumableData
+from wavlm_lightning.data.split import Split
+from wavlm_lightning.data.subset import join_splits
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.crops import Crops
 
 
-class Crops(Dataset[PretrainingBatch]):
-    """Batches of crops of one length; an item is a whole batch, so its crop can fit the shortest utterance.
+@dataclass(frozen=True)
+class Part:
+    """A split of all sources, opened.
 
-    Args:
-        split: where the audio is.
-        labels: its labels, by label set.
-        numbers: which utterances may be asked for; items count in this list.
-        max_seconds: longest crop.
-        grid: the encoder's frame grid.
-        noise: where noise clips are; None for none.
-        seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run sees the same ones.
-        random: crop at random places (training) or at the beginning (validation).
+    Attributes:
+        split: its utterances, source after source.
+        labels: their labels, by label set.
+        numbers: those that are long enough, ascending, int64 `(utterances,)`.
+        bounds: number of the first shard of each source, and the total.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        labels: dict[str, LabelSet],
-        numbers: np.ndarray,
-        max_seconds: float,
-        grid: WavLMConfig,
-        noise: Split | None,
-        seed: int,
-        random: bool,
-    ) -> None:
-        self.split, self.labels, self.numbers, self.grid = split, labels, numbers, grid
-        self.max_samples = round(max_seconds * SAMPLE_RATE)
-        self.noise, self.seed, self.random = noise, seed, random
-
-    def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:
-        """Read a batch of (number, epoch) pairs."""
-        numbers = [int(self.numbers[number]) for number, _ in items]
-        rng = np.random.default_rng([self.seed, items[0][1], numbers[0]])
-        lengths = [int(self.split.samples[number]) for number in numbers]
-        # Cropping starts on the frame grid, so labels and frames never drift apart (fairseq's drift by up to 10 ms).
-        hop = self.grid.hop
-        crop = min(min(lengths), self.max_samples)
-        starts = [int(rng.integers((length - crop) // hop + 1)) * hop if self.random else 0 for length in lengths]
-        audio = []
-        for number, start in zip(numbers, starts, strict=True):
-            shard, place = self.split.locate(number)
-            audio.append(torch.from_numpy(shard.waveform(place, start, crop)))
-        noise = self._noise(len(numbers), crop, rng)
-        frames = int(self.grid.frames(crop))
-        labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
-        return PretrainingBatch(torch.stack(audio), labels, noise.audio, noise.lengths)
-
-    def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
-        """The label of each frame, `(batch, frames)`: frame t of rate 50 carries label floor(t * label_rate / 50)."""
-        per_frame = labels.rate / self.grid.frame_rate
-        rows = []
-        for number, start in zip(numbers, starts, strict=True):
-            begin = round(start / SAMPLE_RATE * labels.rate)
-            places = begin + np.floor(np.arange(frames) * per_frame).astype(np.int64)
-            row = labels.rows[number]
-            rows.append(torch.from_numpy(row[places[places < len(row)]].astype(np.int64)))
-        shortest = min(map(len, rows))
-        return torch.stack([row[:shortest] for row in rows])
-
-    def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:
-        if self.noise is None:
-            return Waveforms(torch.zeros(0, samples), torch.zeros(0, dtype=torch.int64))
-        clips = []
-        for number in rng.integers(len(self.noise), size=count):
-            shard, place = self.noise.locate(int(number))
-            start = int(rng.integers(max(1, shard.samples[place] - samples)))
-            clips.append(shard.waveform(place, start, samples))
-        padded = Waveforms.pad(clips)
-        audio = torch.nn.functional.pad(padded.audio, (0, samples - padded.audio.shape[1]))
-        return Waveforms(audio, padded.lengths)
+    split: Split
+    labels: dict[str, LabelSet]
+    numbers: np.ndarray
+    bounds: list[int]
 
 
 class PretrainingData(ResumableData):
     """Crops of a labelled corpus, in batches of equal audio.
 
     Args:
-        corpus: a corpus folder.
+        corpus: a corpus folder or URL, or several with their shares of the audio that is trained on, as in
+            `[{path: data/librilight, weight: 0.7}, {path: "data/voxpopuli-{00..22}", weight: 0.3}]`; without weights
+            every utterance of all of them comes once an epoch.
         labels: name of its labels (made by `wavlm codebook apply --name`), or several names, of which objectives choose
             (the first unless they say otherwise); null for objectives that need none.
-        train_split: what to train on.
-        valid_split: what to validate on; no validation if null.
+        train_split: what to train on; every source has it.
+        valid_split: what to validate on, of those sources that have it; no validation if null.
         batch_seconds: audio per batch and process; 87.5 s in HuBERT and WavLM Base.
         max_seconds: longest crop; 15.625 s in HuBERT and WavLM.
         min_seconds: shorter utterances are left out; 2 s in HuBERT and WavLM.
         noise_corpus: a corpus of noise for utterance mixing.
         noise_split: which split of it.
+        shuffle_shards: shards that are mixed at a time; fewer need less cache for a remote corpus. A corpus with no more
+            than these is mixed as a whole.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order, crops and noise.
     """
 
     def __init__(
         self,
-        corpus: str,
+        corpus: str | list[str | Source],
         labels: str | list[str] | None = None,
         train_split: str = "train",
         valid_split: str | None = "valid",
@@ -121,60 +76,85 @@ class PretrainingData(ResumableData):
         min_seconds: float = 2.0,
         noise_corpus: str | None = None,
         noise_split: str = "train",
+        shuffle_shards: int = WINDOW,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.path, self.noise_path, self.noise_split = Path(corpus), noise_corpus, noise_split
+        self.sources, self.noise_path, self.noise_split = sources_of(corpus), noise_corpus, noise_split
         self.labels = [labels] if isinstance(labels, str) else list(labels or [])
         self.train_split, self.valid_split = train_split, valid_split
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
-        self.num_workers, self.seed = num_workers, seed
+        if shuffle_shards < 1:
+            raise UserError(f"data.shuffle_shards: {shuffle_shards} shards cannot be mixed; give 1 or more")
+        self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed
         self.grid = WavLMConfig()
-        self._parts: dict[str, tuple[Split, dict[str, LabelSet], np.ndarray]] = {}
+        self._parts: dict[str, Part] = {}
 
     def setup(self, stage: str) -> None:
-        """Open corpus and labels.
+        """Open corpora and labels.
 
         Raises:
-            UserError: either is missing or they do not belong together, or nothing is long enough.
+            UserError: one is missing or they do not belong together, or nothing is long enough.
         """
-        self.corpus = Corpus.open(self.path)
+        self.corpora = [[Corpus.open(folder) for folder in folders_of(source.path)] for source in self.sources]
         self.noise = Corpus.open(self.noise_path).split(self.noise_split) if self.noise_path else None
         for name in filter(None, (self.train_split, self.valid_split)):
-            split = self.corpus.split(name)
-            numbers = np.flatnonzero(split.samples >= self.min_seconds * SAMPLE_RATE)
-            if not len(numbers):
-                raise UserError(
-                    f"{self.path}: split {name!r} has no utterance of {self.min_seconds} s; lower min_seconds"
-                )
-            self._parts[name] = (split, {each: LabelSet.open(self.corpus, each, name) for each in self.labels}, numbers)
+            self._parts[name] = self._part(name, everywhere=name == self.train_split)
+
+    def _part(self, name: str, everywhere: bool) -> Part:
+        """Open a split; unless it must be everywhere, of those corpora that have it."""
+        used = [[corpus for corpus in group if everywhere or name in corpus.splits] for group in self.corpora]
+        flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # which says that it has none
+        split = join_splits(name, [corpus.split(name) for corpus in flat])
+        numbers = np.flatnonzero(split.samples >= self.min_seconds * SAMPLE_RATE)
+        if not len(numbers):
+            where = ", ".join(source.path for source in self.sources)
+            raise UserError(f"{where}: split {name!r} has no utterance of {self.min_seconds} s; lower min_seconds")
+        labels = {each: LabelSet.join([LabelSet.open(corpus, each, name) for corpus in flat]) for each in self.labels}
+        shards = [sum(len(corpus.split(name).shards) for corpus in group) for group in used]
+        return Part(split, labels, numbers, [0, *itertools.accumulate(shards)])
 
     @property
     def label_sets(self) -> dict[str, LabelSet]:
         """Labels of the training split, by name."""
-        return self._parts[self.train_split][1]
+        return self._parts[self.train_split].labels
 
     @property
     def has_noise(self) -> bool:
         """Whether batches bring noise clips."""
         return self.noise_path is not None
 
+    @property
+    def weights(self) -> list[float]:
+        """Of the sources of a mixture; empty if there is but one, or each utterance is to come once."""
+        weights = [source.weight for source in self.sources if source.weight is not None]
+        return weights if len(weights) > 1 else []
+
+    def _passes(self, part: Part, samples: np.ndarray) -> Passes:
+        starts = starts_among(part.split.starts, part.numbers)
+        if not self.weights:
+            return Passes(starts, self.shuffle_shards, self.seed)
+        cropped = np.minimum(samples, round(self.max_seconds * SAMPLE_RATE))
+        return Mixture(starts, cropped, part.bounds, self.weights, self.shuffle_shards, self.seed)
+
     def _loader(self, name: str, train: bool) -> DataLoader:
-        split, labels, numbers = self._parts[name]
-        trainer = self.trainer
+        part, trainer = self._parts[name], self.trainer
+        samples = part.split.samples[part.numbers]
         plan = BatchPlan(
-            split.samples[numbers],
+            samples,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
             train=train,
             multiple=trainer.accumulate_grad_batches if trainer else 1,
+            passes=self._passes(part, samples) if train else None,
             batch_seconds=self.batch_seconds,
             max_seconds=self.max_seconds,
             seed=self.seed,
         )
+        noise = self.noise if train else None
         crops = Crops(
-            split, labels, numbers, self.max_seconds, self.grid, self.noise if train else None, self.seed, train
+            part.split, part.labels, part.numbers, self.max_seconds, self.grid, noise, self.seed, random=train
         )
         if train:
             self.resume(plan)
@@ -197,8 +177,16 @@ class PretrainingData(ResumableData):
 
     def layout(self) -> dict[str, Any]:
         """Corpus, codebook and the arguments that shape batches."""
-        return {
-            "corpus": self.corpus.sha256,
+        hashes = [[corpus.sha256 for corpus in group] for group in self.corpora]
+        alone = len(hashes) == 1 and len(hashes[0]) == 1
+        layout: dict[str, Any] = {
+            "corpus": hashes[0][0] if alone else hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
             "codebooks": [[name, labels.codebook_sha256] for name, labels in self.label_sets.items()],
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }
+        # Only what matters: a checkpoint of a small corpus goes on whatever the window, and so do those from before it.
+        if self.weights:
+            layout["weights"] = self.weights
+        if self.weights or len(self._parts[self.train_split].split.shards) > self.shuffle_shards:
+            layout["shuffle_shards"] = self.shuffle_shards
+        return layout

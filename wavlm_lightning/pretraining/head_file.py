@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wavlm_lightning.errors import UserError
-from wavlm_lightning.upstreams.wavlm import newest_checkpoint
+from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
 PREFIX = "objectives."
@@ -42,11 +41,11 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
     if (source / WEIGHTS).is_file():
         return load_file(source / WEIGHTS), json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))["codebooks"]
     path = newest_checkpoint(source)
-    if path.suffix != ".ckpt" or not path.is_file():
+    if path.suffix != ".ckpt" or not path.exists():
         raise UserError(
             f"{source}: no pre-training head there; set model.keep_head: false, or give a run or a folder of `wavlm export`"
         )
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = read_run_checkpoint(path)
     state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
     return state, checkpoint.get("codebooks", {})
 

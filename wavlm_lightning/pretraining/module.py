@@ -18,6 +18,7 @@ from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.masking import SpanMasking
 from wavlm_lightning.pretraining.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
+from wavlm_lightning.pretraining.sharding import FSDP2
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
@@ -47,6 +48,8 @@ class WavLMPretraining(NormalisedUpdates):
         weight_decay: of AdamW.
         decay_all: on all parameters, as fairseq does; false spares biases, norms and other vectors.
         seed: of initial weights, masking and mixing.
+        activation_checkpointing: run the transformer layers once more in the backward pass: less memory, more time.
+        compile: let torch.compile fuse the transformer layers.
     """
 
     monitor = ("valid/loss", "min")
@@ -67,11 +70,14 @@ class WavLMPretraining(NormalisedUpdates):
         weight_decay: float = 0.01,
         decay_all: bool = True,
         seed: int = 0,
+        activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all)
         torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
+        self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)
         self.objectives = nn.ModuleList(objectives or [MaskedPrediction(), FeaturePenalty()])
         self.masking, self.mixing, self.seed = masking, mixing, seed
         self.codebooks: dict[str, dict[str, Any]] | None = None
@@ -83,7 +89,7 @@ class WavLMPretraining(NormalisedUpdates):
         return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
 
     def configure_model(self) -> None:
-        """Build the objectives for the codebooks in use.
+        """Build the objectives for the codebooks in use, and shard everything if the strategy says so.
 
         Raises:
             UserError: noise is to be mixed in but the data bring none, or labels are cut for another frame grid.
@@ -103,6 +109,8 @@ class WavLMPretraining(NormalisedUpdates):
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
         self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
+        if isinstance(self.trainer.strategy, FSDP2):
+            self.trainer.strategy.shard(self, self.encoder.encoder)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
         """Make the parameters of the objectives; a second call does nothing.

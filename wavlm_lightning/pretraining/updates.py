@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.schedule import learning_rate_factor
+from wavlm_lightning.pretraining.sharding import whole
 
 NOMINAL_FRAMES = 1000.0
 """Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range;
@@ -78,7 +79,7 @@ class NormalisedUpdates(pl.LightningModule):
         factor = NOMINAL_FRAMES * self.trainer.world_size * self.trainer.accumulate_grad_batches / frames
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, factor)
-        self._norm = torch.nn.utils.get_total_norm(gradients)
+        self._norm = whole(torch.nn.utils.get_total_norm(gradients))
         self._masked_frames = 0.0
         if bool(torch.isfinite(self._norm)):
             self.skipped_in_a_row = 0

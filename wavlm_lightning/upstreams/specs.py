@@ -114,7 +114,7 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
 def _checkpoint(path: Path) -> tuple[str, str]:
     """The class that reads what lies there, and what it calls the place."""
     if path.is_dir():
-        if (path / "checkpoints" / "last.ckpt").is_file():
+        if path.suffix == ".ckpt" or (path / "checkpoints" / "last.ckpt").exists():
             return "WavLMUpstream", "source"
         if not (path / "config.json").is_file():
             raise UserError(

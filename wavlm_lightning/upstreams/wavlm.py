@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
 from wavlm_lightning.encoder.config import PRESETS
+from wavlm_lightning.encoder.sharded_files import read_sharded
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
@@ -23,7 +24,8 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 
     Args:
         source: a preset name (random weights), a Hugging Face directory, a unilm `.pt` file, a `.ckpt` of a
-            pre-training run, or the folder of such a run (its newest checkpoint is taken).
+            pre-training run (one file, or the folder that FSDP2 writes), or the folder of such a run (its newest
+            checkpoint is taken).
         overrides: configuration fields to change (dropouts, say).
 
     Raises:
@@ -49,14 +51,34 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 def newest_checkpoint(path: Path) -> Path:
     """The newest checkpoint of a run folder; any other path as it is."""
     newest = path / "checkpoints" / "last.ckpt"
-    return newest if newest.is_file() else path
+    return newest if newest.exists() else path
+
+
+def read_run_checkpoint(path: Path) -> dict[str, Any]:
+    """A `.ckpt` of a run, one file or the folder of a sharded run, on the CPU.
+
+    Args:
+        path: the checkpoint. A file is mapped, not read: the optimiser's state is twice as large as what is needed.
+
+    Returns:
+        Its content; of a sharded checkpoint everything but the optimiser's state.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    if path.is_dir():
+        try:
+            return read_sharded(path)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
+    checkpoint = read_run_checkpoint(path)
     if ENCODER_KEY not in checkpoint:
         raise UserError(f"{path}: holds no encoder; give a checkpoint of a pre-training run")
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))

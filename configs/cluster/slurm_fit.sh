@@ -1,0 +1,47 @@
+#!/bin/bash
+# Pre-training on a SLURM cluster: one task a GPU; pre-empted or out of time, the job is queued again and goes on.
+#   wavlm plan wavlm_base --cluster slurm --nodes 2 --out runs/jobs     # this file, filled in
+#   sbatch runs/jobs/slurm_fit.sh
+#SBATCH --job-name=wavlm_base
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=7
+#SBATCH --time=1-10:00:00
+#SBATCH --requeue
+# 90 s before the time is over, to this script alone (B:): a SIGUSR1 in the tasks would make Lightning write a checkpoint
+# in the middle of an update, from which no run resumes exactly.
+#SBATCH --signal=B:SIGUSR1@90
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+
+CONFIG=configs/pretrain/wavlm_base.yaml
+RUN=runs/wavlm_base
+# Nodes x tasks x ACCUMULATE x BATCH_SECONDS is the audio of an update: keep it when you change one of them.
+ACCUMULATE=4
+BATCH_SECONDS=87.5
+
+resume=()
+if [ -e "$RUN/checkpoints/last.ckpt" ]; then
+    resume=(--ckpt_path last)
+fi
+
+# The job keeps its number; its tasks get SIGTERM, and it begins again from the last checkpoint.
+requeue() {
+    echo "time is nearly over: job $SLURM_JOB_ID is queued again"
+    scontrol requeue "$SLURM_JOB_ID"
+    wait "$fit"
+}
+trap requeue USR1
+
+# In the background, since bash hears no signal while a command in front runs.
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" wavlm fit -c "$CONFIG" \
+    --trainer.default_root_dir "$RUN" \
+    --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \
+    --trainer.devices "$SLURM_NTASKS_PER_NODE" \
+    --trainer.accumulate_grad_batches "$ACCUMULATE" \
+    --data.batch_seconds "$BATCH_SECONDS" \
+    ${resume[@]+"${resume[@]}"} &
+fit=$!
+wait "$fit"

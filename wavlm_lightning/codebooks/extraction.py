@@ -1,0 +1,177 @@
+"""The features that k-means sees: which utterances is decided first, then they are read by any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.hours import HoursBar
+from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.processes import default_jobs, in_order
+from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.errors import UserError
+
+GROUP_SECONDS = 120.0
+"""Audio a process reads at a time: 18 MB of features of Base, which wait in memory and are kept on disk as one file."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The utterances that k-means sees.
+
+    Attributes:
+        corpus: where they are from.
+        split: of it.
+        source: their features.
+        wanted: utterances of the share.
+        numbers: those of them that memory holds, in the order of the draw, int64 `(utterances,)`.
+        frames: of each, int64 `(utterances,)`.
+    """
+
+    corpus: Corpus
+    split: Split
+    source: FeatureSource
+    wanted: int
+    numbers: np.ndarray
+    frames: np.ndarray
+
+    @classmethod
+    def make(
+        cls, corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float, seed: int
+    ) -> Draw:
+        """Draw at random until the share is reached or the features fill the memory.
+
+        Args:
+            corpus: where the audio comes from.
+            source: the features.
+            split: which split.
+            share: of the utterances, above 0 and up to 1, rounded up to whole utterances.
+            memory_gib: for the features, GiB; one utterance is drawn in any case.
+            seed: of the draw.
+        """
+        utterances = corpus.split(split)
+        wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 of 30 is 3, whatever binary fractions say
+        order = np.random.default_rng(seed).permutation(len(utterances))[:wanted]
+        frames = source.frames(utterances.samples[order])
+        size = np.cumsum(frames) * source.describe()["dim"] * np.dtype(np.float32).itemsize
+        held = max(1, int(np.searchsorted(size, memory_gib * 2**30, side="right")))
+        return cls(corpus, utterances, source, wanted, order[:held], frames[:held])
+
+    @cached_property
+    def groups(self) -> list[np.ndarray]:
+        """Places in `numbers`, in groups that are read together: in the order of the corpus, shard by shard."""
+        order = np.argsort(self.numbers, kind="stable")
+        begins = np.cumsum(self.split.samples[self.numbers[order]]) // int(GROUP_SECONDS * SAMPLE_RATE)
+        return np.split(order, np.flatnonzero(np.diff(begins)) + 1)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells the features of one draw from those of another."""
+        numbers = hashlib.sha256(np.ascontiguousarray(self.numbers, dtype="<i8").tobytes()).hexdigest()
+        facts = [self.corpus.sha256, self.split.name, self.source.describe(), numbers, GROUP_SECONDS]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def features(self, jobs: int | None = 1, keep: Path | None = None) -> np.ndarray:
+        """All features float32 `(frames, dim)`, in the order of the draw.
+
+        Args:
+            jobs: processes; None for as many as audio and machine are good for.
+            keep: folder where each group is kept, and found again after an interruption; None keeps nothing.
+        """
+        # Every utterance has its place beforehand, so nothing is ever held twice.
+        features = np.empty((int(self.frames.sum()), self.source.describe()["dim"]), np.float32)
+        starts = np.concatenate([[0], np.cumsum(self.frames)])
+        for group, rows in self._read(range(len(self.groups)), jobs, keep):
+            ends = np.cumsum(self.frames[group])
+            for place, end in zip(group, ends, strict=True):
+                features[starts[place] : starts[place + 1]] = rows[end - self.frames[place] : end]
+        return features
+
+    def extract(self, part: Part, keep: Path, jobs: int | None = 1) -> int:
+        """Only keep the features of a part of the groups, for a later `features`.
+
+        Returns:
+            How many groups that is.
+        """
+        mine = part.deal(range(len(self.groups)))
+        return sum(1 for _ in self._read(mine, jobs, keep))
+
+    def _read(
+        self, numbers: range | list[int], jobs: int | None, keep: Path | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Groups, each with its features."""
+        groups = [self.groups[number] for number in numbers]
+        samples = [int(self.split.samples[self.numbers[group]].sum()) for group in groups]
+        if keep is not None:
+            keep = keep / self.fingerprint
+            keep.mkdir(parents=True, exist_ok=True)
+        tasks = [
+            (self.numbers[group], self.frames[group], keep and keep / f"{number:06d}.safetensors")
+            for number, group in zip(numbers, groups, strict=True)
+        ]
+        kind = self.source.describe()["kind"]
+        jobs = min(default_jobs(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
+        opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe())
+        here = Extractor(self.split, self.source)
+        with HoursBar(sum(samples), 0, "features") as bar:
+            results = in_order(opened if jobs > 1 else lambda _: here, tasks, jobs)
+            for group, length, rows in zip(groups, samples, results, strict=True):
+                bar.add(length)
+                yield group, rows
+
+
+class Extractor:
+    """Reads groups of utterances; what a process of `Draw.features` runs.
+
+    Args:
+        split: whose utterances.
+        source: which features.
+    """
+
+    def __init__(self, split: Split, source: FeatureSource) -> None:
+        self.split, self.source = split, source
+
+    def __call__(self, task: tuple[np.ndarray, np.ndarray, Path | None]) -> np.ndarray:
+        """Features float32 `(frames, dim)` of a group.
+
+        Args:
+            task: the numbers of its utterances, the frames of each, and the file that keeps it.
+
+        Raises:
+            UserError: an utterance cannot be decoded, or has another length than the corpus says.
+        """
+        numbers, frames, kept = task
+        if kept is not None and kept.is_file():
+            return load_file(kept)["features"]
+        rows = []
+        for number, expected in zip(numbers, frames, strict=True):
+            shard, place = self.split.locate(int(number))
+            try:
+                rows.append(self.source(shard.waveform(place)))
+            except BadAudio as error:
+                raise UserError(f"{error}; prepare the corpus again") from error
+            if len(rows[-1]) != expected:
+                raise UserError(
+                    f"{shard.path}: utterance {shard.keys[place]!r} is not as long as the index says; prepare the corpus again"
+                )
+        features = np.concatenate(rows)
+        if kept is not None:
+            temporary = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}.tmp")
+            save_file({"features": features}, temporary)
+            temporary.replace(kept)
+        return features
+
+
+def _open(corpus: Path, split: str, description: dict, device: str | None) -> Extractor:
+    return Extractor(Corpus.open(corpus).split(split), FeatureSource.from_description(description, device))

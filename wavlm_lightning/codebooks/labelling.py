@@ -1,0 +1,167 @@
+"""Labelling a corpus: every shard once, whatever was done before, by any number of processes and machines."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.codebooks.codebook import Codebook
+from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.hours import HoursBar
+from wavlm_lightning.codebooks.labels import label_file, labels_directory
+from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.processes import default_jobs, in_order
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.shards import ShardIndex
+from wavlm_lightning.errors import UserError
+
+Place = tuple[str, int]
+"""A split, and the number of a shard in it."""
+
+
+def label_corpus(
+    corpus: Corpus,
+    codebook: Codebook,
+    name: str,
+    splits: list[str] | None = None,
+    jobs: int | None = 1,
+    part: Part = Part(),  # noqa: B008 - it is frozen
+) -> int:
+    """Label every shard of a part; shards that already carry labels of this codebook are left alone.
+
+    A shard is the unit: it has all of its labels or none, whoever is stopped. Its file depends on shard and codebook
+    alone, so a part may run twice, even at once, and parts may be dealt anew between two calls.
+
+    Args:
+        corpus: what to label; gets `labels/NAME/labels.json` and `labels/NAME/SPLIT-NNNNNN.safetensors`.
+        codebook: the tokeniser.
+        name: what to call this set of labels.
+        splits: which splits; all by default.
+        jobs: processes; None for as many as the audio and the machine are good for.
+        part: which of the shards, dealt one by one.
+
+    Returns:
+        How many shards were labelled now.
+
+    Raises:
+        UserError: the folder holds labels of another codebook, audio cannot be decoded, or a process was killed.
+    """
+    directory = labels_directory(corpus, name)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_head(directory / "labels.json", codebook)
+    opened = {split: corpus.split(split) for split in splits or corpus.splits}
+    mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
+    summaries = {split: corpus.body["splits"][split]["shards"] for split in opened}
+    samples = {(split, number): summaries[split][number]["samples"] for split, number in mine}
+    pending = [
+        (split, number)
+        for split, number in mine
+        if not _is_labelled(directory, opened[split].shards[number], codebook.sha256)
+    ]
+    left = sum(samples[place] for place in pending)
+    if jobs is None:
+        jobs = default_jobs(codebook.features["kind"], left / SAMPLE_RATE / 3600)
+    total = sum(samples.values())
+    with HoursBar(total, total - left, "labels") as bar:
+        labeller = partial(Labeller, corpus.directory, directory, codebook)
+        for place in in_order(labeller, pending, jobs):
+            bar.add(samples[place])
+    return len(pending)
+
+
+class Labeller:
+    """Labels shards, one at a call; what a process of `label_corpus` runs.
+
+    Args:
+        corpus: its folder.
+        directory: where the labels go.
+        codebook: the tokeniser.
+        device: where an encoder runs.
+    """
+
+    def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
+        self.corpus, self.directory, self.codebook = Corpus.open(corpus), directory, codebook
+        self.source = FeatureSource.from_description(codebook.features, device)
+        self.shards: dict[str, Any] = {}
+
+    def __call__(self, place: Place) -> Place:
+        """Label a shard.
+
+        Raises:
+            UserError: an utterance cannot be decoded.
+        """
+        split, number = place
+        if split not in self.shards:
+            self.shards[split] = self.corpus.split(split).shards
+        shard = self.shards[split][number]
+        try:
+            rows = [self.codebook.assign(self.source(shard.waveform(each))) for each in range(len(shard.keys))]
+        except BadAudio as error:
+            raise UserError(f"{error}; prepare the corpus again") from error
+        tensors = {
+            "labels": np.concatenate(rows),
+            "starts": np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        }
+        meta = {
+            "codebook_sha256": self.codebook.sha256,
+            "shard_sha256": shard.sha256,
+            "rate": str(self.codebook.rate),
+            "size": str(self.codebook.size),
+        }
+        _write_whole(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
+        return place
+
+
+def _write_head(path: Path, codebook: Codebook) -> None:
+    """Write `labels.json`, or find that of the same codebook.
+
+    Raises:
+        UserError: it is of another codebook.
+    """
+    body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
+    if not path.is_file():
+        # Parts that begin at once write the same; a part of another codebook is found out by the hash in its files.
+        _write_whole(path, json.dumps(body).encode())
+    elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
+        raise UserError(f"{path.parent}: holds labels of another codebook; choose another --name or remove the folder")
+
+
+def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:
+    path = label_file(directory, shard)
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="np") as file:
+            meta = file.metadata()
+    except SafetensorError:  # a machine that lost power may leave a file without its content
+        return False
+    return meta["codebook_sha256"] == codebook_sha256 and meta["shard_sha256"] == shard.sha256
+
+
+def _sorted_header(content: bytes) -> bytes:
+    """The same safetensors with its header in a fixed order: the library's differs from call to call.
+
+    Source: https://huggingface.co/docs/safetensors: 8 bytes of length, JSON, then the tensors, at offsets from there.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """All or nothing, also where two processes write the same file: each has a temporary name of its own."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

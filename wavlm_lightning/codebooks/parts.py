@@ -1,0 +1,73 @@
+"""Pieces of a large job: which of them this process is, from `--part` or from its surroundings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from wavlm_lightning.errors import UserError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several pieces.
+
+    Attributes:
+        number: which, from 0.
+        of: how many there are.
+
+    Example:
+        >>> Part.parse("2/3").deal("abcdefg")
+        ['b', 'e']
+    """
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read `I/N` (from 1/N to N/N), or `auto`.
+
+        Raises:
+            UserError: it is neither, or `auto` finds nothing to go by.
+        """
+        if text == "auto":
+            return cls.from_environment(os.environ)
+        first, _, last = text.partition("/")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise UserError(f"--part {text}: write I/N from 1/N to N/N (3/16, say), or auto in a job array or torchrun")
+        return cls(int(first) - 1, int(last))
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Part:
+        """The piece of this process among the tasks of a SLURM job array, the ranks of each task, or both.
+
+        Ranks are those of torchrun (RANK, WORLD_SIZE), else those of srun (SLURM_PROCID, SLURM_NTASKS).
+
+        Raises:
+            UserError: it is in none of these, or the tasks of the array are not numbered one after the other.
+        """
+
+        def whole(name: str) -> int | None:
+            value = environment.get(name, "")
+            return int(value) if value.isdecimal() else None
+
+        rank, ranks = whole("RANK"), whole("WORLD_SIZE")
+        if rank is None or ranks is None:
+            rank, ranks = whole("SLURM_PROCID"), whole("SLURM_NTASKS")
+        task, tasks, first = (whole(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT", "MIN"))
+        if task is None or tasks is None or first is None:
+            if rank is None or ranks is None:
+                raise UserError("--part auto: neither a SLURM job array nor ranks of torchrun or srun here; write I/N")
+            return cls(rank, ranks)
+        if task - first >= tasks:
+            raise UserError(f"--part auto: tasks of the array must be numbered without gaps, as --array=1-{tasks} does")
+        return cls((task - first) * (ranks or 1) + (rank or 0), tasks * (ranks or 1))
+
+    def deal(self, items: Sequence[Item]) -> list[Item]:
+        """Every `of`-th item, as cards are dealt: neighbours are of like size, so pieces are too."""
+        return list(items[self.number :: self.of])

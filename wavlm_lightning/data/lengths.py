@@ -1,0 +1,72 @@
+"""The lengths of a split in one binary file: planning an epoch of 25 million utterances reads 100 MB and no index."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A file of lengths.
+
+    Attributes:
+        path: where it is; an array of NumPy's format, uint32 `(utterances,)`.
+        utterances: how many lengths it holds.
+        sha256: its hash.
+        remote: it is part of a remote corpus, and comes when it is needed.
+    """
+
+    path: Path
+    utterances: int
+    sha256: str
+    remote: bool = False
+
+    def read(self) -> np.ndarray:
+        """Length of each utterance in samples, int64 `(utterances,)`.
+
+        Raises:
+            UserError: the file is missing or not the one that was written.
+        """
+        if self.remote:
+            from wavlm_lightning.data.remote import materialise
+
+            materialise(self.path, {"sha256": self.sha256})
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: the lengths of this split are missing; prepare the corpus again")
+        data = self.path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise UserError(f"{self.path}: not the lengths that corpus.json describes; prepare the corpus again")
+        samples = np.load(io.BytesIO(data), allow_pickle=False).astype(np.int64)
+        if len(samples) != self.utterances:
+            raise UserError(
+                f"{self.path}: {len(samples)} lengths, but corpus.json counts {self.utterances} utterances; "
+                "prepare the corpus again"
+            )
+        return samples
+
+
+def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
+    """Write a file of lengths.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        samples: length of each utterance, `(utterances,)`, each below 2^32 (74 hours).
+
+    Returns:
+        What `corpus.json` keeps of it.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
+    data = buffer.getvalue()
+    temporary = path.with_suffix(".tmp")
+    temporary.write_bytes(data)
+    temporary.rename(path)
+    return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

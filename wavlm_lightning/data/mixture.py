@@ -1,0 +1,132 @@
+"""Several corpora in given shares of the audio: how much of each an epoch takes, and which part of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavlm_lightning.data.passes import WINDOW, Passes
+from wavlm_lightning.errors import UserError
+
+
+@dataclass
+class Source:
+    """One corpus of a mixture.
+
+    Attributes:
+        path: a corpus folder, or several as in `data/part-{000..003}`, or a URL.
+        weight: its share of the audio-seconds that are trained on (after cropping), relative to the other sources'.
+            The folders of one pattern are one source. If no source has a weight, each utterance comes once an epoch.
+    """
+
+    path: str
+    weight: float | None = None
+
+
+def sources_of(corpus: str | Sequence[str | Source]) -> list[Source]:
+    """What a user gave as a corpus, as sources.
+
+    Raises:
+        UserError: there is none, or some have a weight and others none, or a weight is not above 0.
+    """
+    given = [corpus] if isinstance(corpus, str) else list(corpus)
+    sources = [each if isinstance(each, Source) else Source(str(each)) for each in given]
+    if not sources:
+        raise UserError("data.corpus: names no corpus; give a folder, or a list of them")
+    weights = [source.weight for source in sources if source.weight is not None]
+    if weights and len(weights) < len(sources):
+        without = next(source.path for source in sources if source.weight is None)
+        raise UserError(f"data.corpus: {without} has no weight, but others have; give every corpus one, or none")
+    for source in sources:
+        if source.weight is not None and not 0 < source.weight < np.inf:
+            raise UserError(f"data.corpus: the weight {source.weight} of {source.path} is no share; give one above 0")
+    return sources
+
+
+def folders_of(pattern: str) -> list[str]:
+    """The folders that a pattern with `{first..last}` names, or the one that it is.
+
+    Example:
+        >>> folders_of("data/part-{08..11}")
+        ['data/part-08', 'data/part-09', 'data/part-10', 'data/part-11']
+
+    Raises:
+        UserError: the braces are no range.
+    """
+    if "{" not in pattern and "}" not in pattern:
+        return [pattern]
+    from braceexpand import braceexpand
+
+    try:
+        folders = list(braceexpand(pattern))
+    except ValueError as error:
+        raise UserError(f"data.corpus: {pattern}: {error}; write a range as in part-{{000..003}}") from error
+    if len(folders) < 2:
+        raise UserError(f"data.corpus: {pattern}: the braces hold no range; write one as in part-{{000..003}}")
+    return folders
+
+
+class Mixture(Passes):
+    """An epoch takes as many seconds as all sources hold together, each source its share of them.
+
+    Each source is passed through again and again, every time in a new order of its shards, and an epoch goes on where
+    the last one stopped. So nothing comes a second time before everything of its source came once, however small the
+    share is, and everything follows from (seed, epoch) alone.
+
+    Args:
+        starts: number of the first utterance of each shard, and the total, int64 `(shards + 1,)`.
+        lengths: length of each utterance after cropping, `(utterances,)`.
+        bounds: first shard of each source, and the total, `(sources + 1,)`.
+        weights: of the sources.
+        window: shards that are mixed at a time.
+        seed: of the whole run.
+
+    Raises:
+        UserError: a source has no utterance.
+    """
+
+    repeats = True
+
+    def __init__(
+        self,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        bounds: Sequence[int],
+        weights: Sequence[float],
+        window: int = WINDOW,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(starts, window, seed)
+        self.bounds = list(bounds)
+        self.draws: list[int] = []
+        """Utterances an epoch takes of each source."""
+        for number, (weight, (first, end)) in enumerate(zip(weights, itertools.pairwise(self.bounds), strict=True)):
+            part = lengths[self.starts[first] : self.starts[end]]
+            if not len(part):
+                raise UserError(f"data.corpus: source {number + 1} of the mixture has no utterance that is long enough")
+            share = weight / sum(weights)
+            self.draws.append(max(1, round(share * float(lengths.sum()) / float(part.mean()))))
+
+    def stretches(self, epoch: int) -> np.ndarray:
+        """(first, one past the last) utterance of each stretch, none longer than a shard, int64 `(stretches, 2)`."""
+        return np.array([pair for source in range(len(self.draws)) for pair in self._of(source, epoch)], dtype=np.int64)
+
+    def _of(self, source: int, epoch: int) -> Iterator[tuple[int, int]]:
+        """Those of one source: places epoch * draws to (epoch + 1) * draws of its endless row of passes."""
+        shards = np.arange(self.bounds[source], self.bounds[source + 1])
+        held = int(self.starts[shards[-1] + 1] - self.starts[shards[0]])
+        place, end = epoch * self.draws[source], (epoch + 1) * self.draws[source]
+        while place < end:
+            turn, skip = divmod(place, held)
+            order = np.random.default_rng([self.seed, source, turn]).permutation(shards)
+            for first, last in zip(self.starts[order].tolist(), self.starts[order + 1].tolist(), strict=True):
+                stop = min(last, first + skip + end - place)
+                if first + skip < stop:
+                    yield first + skip, stop
+                    place += stop - first - skip
+                skip = max(0, skip - (last - first))
+                if place == end:
+                    return

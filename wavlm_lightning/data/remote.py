@@ -1,0 +1,214 @@
+"""Corpora that lie elsewhere (https, s3, gs, ...): a folder of our own holds what is needed of them now.
+
+`mirror` makes that folder from a URL: `corpus.json`, `remote.json` and whatever is small. From then on it is a corpus
+like any other, except that `materialise` brings a shard, an index or labels when they are opened and missing, and that
+the least recently used go when $WAVLM_CACHE_GIB is reached. A file stands under its name only when it was verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from wavlm_lightning import places
+from wavlm_lightning.data.cache_space import BOUND, bound, growing, locked, part_of
+from wavlm_lightning.data.transport import NotThere, Patience, address, download, shown
+from wavlm_lightning.errors import UserError
+
+NOTE = "remote.json"
+WHOLE = (".tar", ".npy")
+"""Files whose own size and hash stand in `corpus.json`."""
+_AGAIN_SECONDS = 600.0
+_brought: dict[Path, float] = {}
+"""When this process last brought a file."""
+
+
+def is_url(corpus: Path | str) -> bool:
+    """Whether a corpus is named by a URL."""
+    return "://" in str(corpus)
+
+
+def is_remote(folder: Path) -> bool:
+    """Whether a corpus folder is the mirror of a remote corpus."""
+    return (folder / NOTE).is_file()
+
+
+def mirror(url: str, patience: Patience | None = None) -> Path:
+    """Make, or find, the folder that stands for a remote corpus.
+
+    A corpus that has changed on the server gets another folder, so a run never sees shards of two versions.
+
+    Args:
+        url: the folder of `corpus.json`: `https://HOST/corpus/`, `s3://BUCKET/corpus/`, or what else fsspec reads.
+        patience: how often to try.
+
+    Raises:
+        UserError: there is no corpus at the URL, or the server stays away.
+    """
+    url = url.removesuffix("corpus.json")
+    root = _root()
+    name = re.sub(r"[^\w-]+", "-", "".join(urlsplit(url)[1:3])).strip("-")
+    memory = io.BytesIO()
+    try:
+        download(address(url, "corpus.json"), memory, patience=patience)
+    except NotThere as error:
+        raise UserError(f"{shown(url)}: no corpus.json to be had there; give the URL of a corpus' folder") from error
+    content = memory.getvalue()
+    body = _checked(content, url)
+    folder = root / f"{name}-{hashlib.sha256(content + shown(url).encode()).hexdigest()[:12]}"
+    folder.mkdir(exist_ok=True)
+    with locked(folder / ".lock"):
+        note = folder / f"{NOTE}.tmp"
+        # A signed URL is a secret, and may be another one each time.
+        note.touch(mode=0o600)
+        note.write_text(json.dumps({"url": url, "cache_bytes": bound()}))
+        note.rename(folder / NOTE)
+        if not (folder / "corpus.json").is_file():
+            for split in body["splits"]:
+                with contextlib.suppress(NotThere):  # most splits have none
+                    materialise(folder / f"trials-{split}.csv", patience=patience)
+            (folder / "corpus.json.tmp").write_bytes(content)
+            (folder / "corpus.json.tmp").rename(folder / "corpus.json")
+    return folder
+
+
+def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Patience | None = None) -> None:
+    """See that a file of a mirror is there, verified, and marked as used.
+
+    Several processes may ask for the same file: one brings it. A part that an interrupted process has left is continued.
+    A file that somebody has open may be evicted; it stays readable until it is closed.
+
+    Args:
+        path: a file below the mirror; it need not exist.
+        summary: what `corpus.json` says of it, or of its shard if it is an index or labels (`bytes`, `sha256`, ...);
+            None for a file that is known by its form only (`labels.json`, trials).
+        patience: how often to try.
+
+    Raises:
+        NotThere: the server has no such file.
+        UserError: the server stays away or holds another file; the disk is full; the file exceeds the cache's bound.
+    """
+    try:
+        os.utime(path)
+        return
+    except FileNotFoundError:
+        pass
+    folder = _mirror_of(path)
+    url = address(json.loads((folder / NOTE).read_text())["url"], path.relative_to(folder).as_posix())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = summary.get("bytes") if summary and path.suffix in WHOLE else None
+    root = _root()
+    try:
+        with growing(root, path, size) as file:
+            if file is None:
+                return
+            _fill(url, file, path, size, summary or {}, patience)
+            with locked(root / ".lock"):
+                part_of(path, size).rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        part_of(path, size).unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: the disk is full ({error.strerror}); free some, set WAVLM_CACHE to another disk, or lower {BOUND}"
+        ) from error
+    _notice_thrashing(path)
+
+
+def _root() -> Path:
+    root = places.cache_directory() / "corpora"
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def _mirror_of(path: Path) -> Path:
+    for folder in path.parents:
+        if is_remote(folder):
+            return folder
+    raise UserError(f"{path}: missing, and in no mirror of a remote corpus; prepare the corpus again")
+
+
+def _checked(content: bytes, url: str) -> dict[str, Any]:
+    """The body of a `corpus.json`, whose names may not lead out of the mirror."""
+    try:
+        body = json.loads(content)
+        names = [*body["splits"], *(row["name"] for part in body["splits"].values() for row in part["shards"])]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{shown(url)}: what lies there as corpus.json is none ({error!r}); see to the URL") from error
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(f"{shown(url)}: its corpus.json names {name!r}, which is no plain name; do not trust it")
+    return body
+
+
+def _fill(
+    url: str, file: io.BufferedRandom, path: Path, size: int | None, summary: dict[str, Any], patience: Patience | None
+) -> None:
+    """Download until the content is right; anew if it was not, since a line, too, can damage bytes."""
+    wrong = ""
+    for _ in range(3):
+        download(url, file, size, patience)
+        file.flush()
+        wrong = _what_is_wrong(file, path, summary)
+        if not wrong:
+            os.fsync(file.fileno())
+            return
+        file.truncate(file.seek(0))
+    part_of(path, size).unlink(missing_ok=True)
+    raise UserError(f"{shown(url)}: {wrong}; upload that corpus again, or give the URL of a whole one")
+
+
+def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any]) -> str:
+    """Why this is not the file of that name; empty if it is."""
+    file.seek(0)
+    if path.suffix in WHOLE:
+        if "sha256" in summary and hashlib.file_digest(file, "sha256").hexdigest() != summary["sha256"]:
+            return "not the file that corpus.json describes (sha256 differs)"
+        return ""
+    try:
+        if path.suffix == ".safetensors":
+            return _wrong_labels(file.read(), summary)
+        if path.suffix == ".json":
+            content = json.load(file)
+            if path.name.endswith(".index.json") and (
+                content["sha256"] != summary.get("sha256", content["sha256"])
+                or len(content["keys"]) != summary.get("utterances", len(content["keys"]))
+            ):
+                return "not the index of the shard that corpus.json describes"
+    except Exception as error:
+        return f"damaged ({error!r})"
+    return ""
+
+
+def _wrong_labels(content: bytes, summary: dict[str, Any]) -> str:
+    """The same for labels: a safetensors file is its header's length (8 bytes), the header, and the tensors."""
+    length = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + length])
+    meta = head.pop("__metadata__")
+    if 8 + length + max(tensor["data_offsets"][1] for tensor in head.values()) != len(content):
+        return "damaged (its length is not what its header says)"
+    if meta["shard_sha256"] != summary.get("sha256", meta["shard_sha256"]):
+        return "labels of another version of the shard"
+    return ""
+
+
+def _notice_thrashing(path: Path) -> None:
+    """Say so if a shard had to be brought twice in a short time: the run would mostly download."""
+    now = time.monotonic()
+    if path.suffix == ".tar" and now - _brought.get(path, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+        warnings.warn(
+            f"{path.name} was evicted and brought again within {_AGAIN_SECONDS / 60:.0f} minutes: the cache of "
+            f"{bound() / (1 << 30):.3g} GiB holds less than the shards that are mixed at a time; raise {BOUND}",
+            stacklevel=3,
+        )
+    _brought[path] = now

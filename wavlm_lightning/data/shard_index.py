@@ -1,0 +1,223 @@
+"""Reading one shard at random: what `corpus.json` says of it, its index, and a `pread` for any utterance.
+
+The index makes an epoch a pure function of lengths, seed and epoch, which resumes exactly with any number of workers
+(`wavlm_lightning.data.batching`). Nothing is read before it is needed, and what is kept of it is bounded, so a corpus
+may have hundreds of thousands of shards.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from wavlm_lightning.audio import BadAudio, decode_flac
+from wavlm_lightning.errors import UserError
+
+T = TypeVar("T")
+TAIL = 80
+"""Bytes at the end of an index that hold `"<64 digits>"}`."""
+
+
+class Members(NamedTuple):
+    """The content of an index file.
+
+    Attributes:
+        keys: keys in order.
+        samples: audio length of each.
+        audio: (offset, bytes) of each FLAC.
+        info: (offset, bytes) of each JSON.
+        sha256: hash of the tar.
+    """
+
+    keys: list[str]
+    samples: list[int]
+    audio: list[tuple[int, int]]
+    info: list[tuple[int, int]]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """One tar: what `corpus.json` says of it, and, read from the index file when first asked for, what is where inside.
+
+    Attributes:
+        path: the tar.
+        utterances: how many it holds.
+        size: of the tar in bytes.
+        sha256: hash of the tar.
+        remote: the folder is a local copy of a remote corpus, and the files come when they are needed.
+    """
+
+    path: Path
+    utterances: int
+    size: int
+    sha256: str
+    remote: bool = False
+
+    @property
+    def index_path(self) -> Path:
+        """The index file beside the tar."""
+        return self.path.with_suffix(".index.json")
+
+    @property
+    def members(self) -> Members:
+        """The content of the index file; that of the shards used last is kept in memory."""
+        return _members(self)
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys in order."""
+        return self.members.keys
+
+    @property
+    def samples(self) -> list[int]:
+        """Audio length of each utterance."""
+        return self.members.samples
+
+    def summary(self) -> dict[str, Any]:
+        """What `corpus.json` keeps of a shard."""
+        samples = int(sum(self.samples))
+        facts = {"utterances": self.utterances, "samples": samples, "bytes": self.size, "sha256": self.sha256}
+        return {"name": self.path.name, **facts}
+
+    @classmethod
+    def open(cls, path: Path, summary: dict[str, Any] | None = None, remote: bool = False) -> ShardIndex:
+        """Know a tar from what `corpus.json` says of it, or, without that, from its index.
+
+        The index is not read here: 200,000 of them would take minutes and gigabytes. `check` tells whether it fits.
+
+        Args:
+            path: the tar.
+            summary: its entry in `corpus.json`.
+            remote: as above.
+
+        Raises:
+            UserError: without a summary: tar or index is missing.
+        """
+        if summary is None:
+            _check_present(path)
+            members = _parse(path.with_suffix(".index.json"))
+            return cls(path, len(members.keys), path.stat().st_size, members.sha256)
+        return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote)
+
+    def check(self) -> None:
+        """Compare the sizes on disk, and the hash that ends the index file, with what `corpus.json` says.
+
+        Raises:
+            UserError: tar or index is missing, or one of them belongs to another shard.
+        """
+        try:
+            size = self.path.stat().st_size
+            with self.index_path.open("rb", buffering=0) as file:
+                file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+                end = file.read(TAIL)
+        except FileNotFoundError:
+            _check_present(self.path)
+            raise
+        if size != self.size or self.sha256.encode() not in end:
+            raise UserError(self._swapped)
+
+    @property
+    def _swapped(self) -> str:
+        return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
+
+    def waveform(self, place: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None) -> np.ndarray:
+        """Decode a stretch of one utterance.
+
+        Args:
+            place: which utterance of the shard.
+            start: first sample.
+            samples: how many; -1 for all that follow.
+            out: where to put them; a new array by default.
+
+        Returns:
+            float32 `(samples,)`.
+
+        Raises:
+            BadAudio: the bytes there are no audio.
+        """
+        members = self.members
+        data = self._read(members.audio[place])
+        try:
+            return decode_flac(data, start, samples, out)
+        except Exception as error:
+            raise BadAudio(f"{self.path}: utterance {members.keys[place]!r} cannot be decoded ({error})") from error
+
+    def meta(self, place: int) -> dict[str, Any]:
+        """The metadata of one utterance."""
+        return json.loads(self._read(self.members.info[place]))
+
+    def _read(self, member: tuple[int, int]) -> bytes:
+        offset, length = member
+        data = os.pread(_opened(self, os.getpid()).fileno(), length, offset)
+        if len(data) != length:
+            raise BadAudio(f"{self.path}: ends before byte {offset + length}; prepare the corpus again")
+        return data
+
+    def fetch(self, path: Path) -> Path:
+        """See that one of the shard's files (tar, index, labels) is here, if the corpus is remote.
+
+        Raises:
+            UserError: it cannot be had.
+        """
+        if self.remote:
+            from wavlm_lightning.data.remote import materialise
+
+            materialise(path, {"utterances": self.utterances, "bytes": self.size, "sha256": self.sha256})
+        return path
+
+
+def check_each(check: Callable[[T], object], items: Sequence[T]) -> None:
+    """Call a check for each item, several at a time: on a file server, each waits for a round trip.
+
+    Raises:
+        UserError: what the first check that fails has to say.
+    """
+    with ThreadPoolExecutor(16) as pool:
+        parts = [items[begin : begin + 256] for begin in range(0, len(items), 256)]
+        for _ in pool.map(lambda part: [check(item) for item in part], parts):
+            pass
+
+
+def _check_present(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: this shard is missing; prepare the corpus again, or copy the shard back")
+    if not path.with_suffix(".index.json").is_file():
+        raise UserError(f"{path.with_suffix('.index.json')}: this shard's index is missing; prepare the corpus again")
+
+
+def _parse(path: Path) -> Members:
+    try:
+        return Members(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{path}: no index of a shard ({error}); prepare the corpus again") from error
+
+
+@lru_cache(maxsize=2048)  # about 40 kB each at half an hour a shard
+def _members(shard: ShardIndex) -> Members:
+    members = _parse(shard.fetch(shard.index_path))
+    if members.sha256 != shard.sha256 or len(members.keys) != shard.utterances:
+        raise UserError(shard._swapped)
+    return members
+
+
+@lru_cache(maxsize=256)
+def _opened(shard: ShardIndex, process: int) -> io.BufferedReader:
+    # Kept open: a forked worker opens its own, and a shard written anew under the same name is opened anew.
+    try:
+        return shard.fetch(shard.path).open("rb")
+    except (
+        FileNotFoundError
+    ):  # removed since the corpus was opened; of a remote one another process may have evicted it
+        if not shard.remote:
+            _check_present(shard.path)
+        return shard.fetch(shard.path).open("rb")

@@ -1,0 +1,89 @@
+"""One split of a corpus: its utterances, numbered through all its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.lengths import Lengths
+from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """All utterances of one split, in shard order.
+
+    Attributes:
+        name: the split's name.
+        shards: the index of each shard.
+        lengths: files that hold the length of every utterance, so that no index need be read; empty for a corpus that
+            was written without.
+    """
+
+    name: str
+    shards: list[ShardIndex]
+    lengths: tuple[Lengths, ...] = ()
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Length of each utterance in samples, int64 `(utterances,)`.
+
+        Raises:
+            UserError: the file of lengths is missing or not the one that was written.
+        """
+        if self.lengths:
+            return np.concatenate([file.read() for file in self.lengths])
+        return np.concatenate([np.asarray(shard.samples, dtype=np.int64) for shard in self.shards])
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys of all utterances."""
+        return [key for shard in self.shards for key in shard.keys]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Number of the first utterance of each shard, and the total, int64 `(shards + 1,)`."""
+        return np.concatenate([[0], np.cumsum([shard.utterances for shard in self.shards])])
+
+    def locate(self, number: int) -> tuple[ShardIndex, int]:
+        """The shard that holds utterance `number` and its place there."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return self.shards[shard], number - int(self.starts[shard])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def seconds(self) -> float:
+        """Audio in seconds."""
+        return float(self.samples.sum()) / SAMPLE_RATE
+
+    def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+        """All (key, waveform float32 `(samples,)`, metadata), in order."""
+        for shard in self.shards:
+            for place, key in enumerate(shard.keys):
+                yield key, shard.waveform(place), shard.meta(place)
+
+    def metas(self) -> list[dict[str, Any]]:
+        """The metadata of all utterances, without decoding audio."""
+        return [shard.meta(place) for shard in self.shards for place in range(shard.utterances)]
+
+    def check_keys(self) -> None:
+        """Raise `UserError` if a key stands twice."""
+        # 25 million strings in a set would take gigabytes: only keys whose hash stands twice are compared.
+        hashes = np.fromiter((hash(key) for shard in self.shards for key in shard.keys), np.int64, len(self))
+        order = np.sort(hashes)
+        twice = set(order[1:][order[1:] == order[:-1]].tolist())
+        seen: set[str] = set()
+        for number in np.flatnonzero(np.isin(hashes, list(twice))) if twice else ():
+            shard, place = self.locate(int(number))
+            key = shard.keys[place]
+            if key in seen:
+                raise UserError(f"split {self.name}: the key {key!r} stands twice; keys must be unique in a split")
+            seen.add(key)

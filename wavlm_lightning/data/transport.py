@@ -1,0 +1,196 @@
+"""One file from elsewhere: over http(s), or through fsspec (s3, gs, ...), tried again when the line drops."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from wavlm_lightning.errors import UserError
+
+CHUNK = 1 << 17
+PROGRESS = 1 << 20
+"""Bytes after which an attempt that failed all the same does not count as a failure."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to go on trying.
+
+    Attributes:
+        attempts: failures in a row, none of which brought a MiB.
+        first_seconds: pause after the first failure; it doubles with each, less up to half of it by chance, so that
+            many processes do not come back at the same moment.
+        longest_seconds: longest pause.
+        timeout_seconds: silence of the server that counts as a failure.
+    """
+
+    attempts: int = 8
+    first_seconds: float = 0.5
+    longest_seconds: float = 30.0
+    timeout_seconds: float = 60.0
+
+    def pause(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        return random.uniform(0.5, 1.0) * min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1))
+
+
+class NotThere(UserError):
+    """The server is well and does not have, or does not show, this file."""
+
+
+class Temporary(Exception):
+    """Worth another attempt.
+
+    Args:
+        reason: what happened.
+        wait_seconds: the pause that the server asked for.
+    """
+
+    def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait_seconds = wait_seconds
+
+
+def address(base: str, name: str) -> str:
+    """The URL of a file below a base URL; a query of the base (a signature) stays."""
+    parts = urlsplit(base)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
+
+
+def shown(url: str) -> str:
+    """A URL as messages show it: without its query and password, which may be secrets."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def download(url: str, file: BinaryIO, size: int | None = None, patience: Patience | None = None) -> None:
+    """Bring a file, beginning where what is already there ends.
+
+    Args:
+        url: which file.
+        file: opened for reading and writing; it may hold the beginning, if `size` is known.
+        size: bytes of the whole file; None if unknown: then the server's word is taken.
+        patience: how often to try.
+
+    Raises:
+        NotThere: the server says so.
+        UserError: nothing helps; what has arrived stays in `file`.
+        OSError: `file` cannot be written.
+    """
+    patience = patience or Patience()
+    failures = 0
+    while True:
+        have = file.seek(0, 2)
+        if size is None or have > size:
+            have = file.truncate(file.seek(0))
+        if size is not None and have == size:
+            return
+        try:
+            _append(url, file, have, size, patience.timeout_seconds)
+            return
+        except Temporary as error:
+            failures = 0 if file.seek(0, 2) - have >= PROGRESS else failures + 1
+            if failures >= patience.attempts:
+                raise UserError(
+                    f"{shown(url)}: gave up after {failures} attempts in a row ({error}); see to the server or the "
+                    "line and start again: it goes on where it stopped"
+                ) from error
+            time.sleep(max(patience.pause(max(failures, 1)), min(error.wait_seconds, patience.longest_seconds)))
+
+
+def _append(url: str, file: BinaryIO, have: int, size: int | None, timeout: float) -> None:
+    """One attempt; everything that arrives is written."""
+    with closing(_chunks(url, have, timeout)) as chunks:
+        have = file.truncate(file.seek(int(next(chunks))))
+        for chunk in chunks:
+            chunk = chunk if size is None else chunk[: size - have]
+            have += file.write(chunk)
+            if have == size:
+                return
+    if size is not None:
+        raise Temporary(f"it ended after {have} of {size} bytes")
+
+
+def _chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, None]:
+    """First the offset at which the answer begins (0 if the server knows no ranges), then its bytes.
+
+    Only reading is guarded: an error of whoever consumes the bytes (a full disk, say) is no fault of the line.
+    """
+    if urlsplit(url).scheme in ("http", "https"):
+        return _http_chunks(url, offset, timeout)
+    return _fsspec_chunks(url, offset)
+
+
+def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, None]:
+    # `identity`: a proxy that compresses on the way would make byte ranges meaningless.
+    request = urllib.request.Request(url, headers={"User-Agent": "wavlm_lightning", "Accept-Encoding": "identity"})
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _judge(url, error) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise UserError(f"{shown(url)}: the server's certificate is not trusted ({reason}); mend that") from error
+        raise Temporary(f"{reason!r}") from error
+    with response:
+        span = response.headers.get("Content-Range", "")
+        yield offset if response.status == 206 and span.startswith(f"bytes {offset}-") else 0
+        promised, arrived = response.headers.get("Content-Length"), 0
+        while chunk := _read(response):
+            arrived += len(chunk)
+            yield chunk
+        # http.client says nothing of a body that ends early.
+        if promised is not None and arrived != int(promised):
+            raise Temporary(f"the line dropped after {arrived} of {promised} bytes")
+
+
+def _read(stream: Any) -> bytes:
+    try:
+        return stream.read(CHUNK)
+    except Exception as error:  # what a file system of fsspec raises for a dropped line is its own affair
+        raise Temporary(f"{error!r}") from error
+
+
+def _judge(url: str, error: urllib.error.HTTPError) -> Exception:
+    """What a status means: another attempt, or the end."""
+    if error.code in (408, 416, 425, 429) or error.code >= 500:
+        wait = error.headers.get("Retry-After", "")
+        return Temporary(f"HTTP status {error.code}", float(wait) if wait.isdecimal() else 0.0)
+    if error.code in (403, 404, 410):
+        return NotThere(f"{shown(url)}: the server has no such file for us (HTTP status {error.code}); see to the URL")
+    return UserError(f"{shown(url)}: refused (HTTP status {error.code}); see to the URL and to your rights")
+
+
+def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{shown(url)}: no way to read such URLs ({error}); install it or use https") from error
+    try:
+        stream = files.open(path, "rb")
+        stream.seek(offset)
+    except FileNotFoundError as error:
+        raise NotThere(f"{shown(url)}: no such file there; see to the URL") from error
+    except PermissionError as error:
+        raise UserError(f"{shown(url)}: not allowed ({error}); see to your credentials") from error
+    except Exception as error:
+        raise Temporary(f"{error!r}") from error
+    with stream:
+        yield offset
+        while chunk := _read(stream):
+            yield chunk

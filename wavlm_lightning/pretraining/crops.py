@@ -1,0 +1,86 @@
+"""What a training step gets: crops of one length, labels on their frame grid, noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.codebooks import LabelSet
+from wavlm_lightning.data.batch import PretrainingBatch, Waveforms
+from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder import WavLMConfig
+
+
+class Crops(Dataset[PretrainingBatch]):
+    """Batches of crops of one length; an item is a whole batch, so its crop can fit the shortest utterance.
+
+    Args:
+        split: where the audio is.
+        labels: its labels, by label set.
+        numbers: which utterances may be asked for; items count in this list.
+        max_seconds: longest crop.
+        grid: the encoder's frame grid.
+        noise: where noise clips are; None for none.
+        seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run sees the same ones.
+        random: crop at random places (training) or at the beginning (validation).
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        labels: dict[str, LabelSet],
+        numbers: np.ndarray,
+        max_seconds: float,
+        grid: WavLMConfig,
+        noise: Split | None,
+        seed: int,
+        random: bool,
+    ) -> None:
+        self.split, self.labels, self.numbers, self.grid = split, labels, numbers, grid
+        self.max_samples = round(max_seconds * SAMPLE_RATE)
+        self.noise, self.seed, self.random = noise, seed, random
+
+    def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:
+        """Read a batch of (number, epoch) pairs."""
+        numbers = [int(self.numbers[number]) for number, _ in items]
+        rng = np.random.default_rng([self.seed, items[0][1], numbers[0]])
+        lengths = [int(self.split.samples[number]) for number in numbers]
+        # Cropping starts on the frame grid, so labels and frames never drift apart (fairseq's drift by up to 10 ms).
+        hop = self.grid.hop
+        crop = min(min(lengths), self.max_samples)
+        starts = [int(rng.integers((length - crop) // hop + 1)) * hop if self.random else 0 for length in lengths]
+        audio = torch.empty(len(numbers), crop)
+        for row, number, start in zip(audio.numpy(), numbers, starts, strict=True):
+            shard, place = self.split.locate(number)
+            shard.waveform(place, start, crop, out=row)  # straight into the batch: a copy costs some per cent
+        noise = self._noise(len(numbers), crop, rng)
+        frames = int(self.grid.frames(crop))
+        labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
+        return PretrainingBatch(audio, labels, noise.audio, noise.lengths)
+
+    def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
+        """The label of each frame, `(batch, frames)`: frame t of rate 50 carries label floor(t * label_rate / 50)."""
+        per_frame = labels.rate / self.grid.frame_rate
+        rows = []
+        offsets = np.floor(np.arange(frames) * per_frame).astype(np.int64)
+        for number, start in zip(numbers, starts, strict=True):
+            places = round(start / SAMPLE_RATE * labels.rate) + offsets
+            row = labels.rows[number]
+            rows.append(torch.from_numpy(row[places[places < len(row)]].astype(np.int64)))
+        shortest = min(map(len, rows))
+        return torch.stack([row[:shortest] for row in rows])
+
+    def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:
+        if self.noise is None:
+            return Waveforms(torch.zeros(0, samples), torch.zeros(0, dtype=torch.int64))
+        clips = []
+        for number in rng.integers(len(self.noise), size=count):
+            shard, place = self.noise.locate(int(number))
+            start = int(rng.integers(max(1, shard.samples[place] - samples)))
+            clips.append(shard.waveform(place, start, samples))
+        padded = Waveforms.pad(clips)
+        audio = torch.nn.functional.pad(padded.audio, (0, samples - padded.audio.shape[1]))
+        return Waveforms(audio, padded.lengths)
