@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """A test that trains under a distributed strategy in this process must not make the next one part of its group."""
+    before = {name: os.environ.get(name) for name in DISTRIBUTED}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

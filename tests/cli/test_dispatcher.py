@@ -77,3 +77,10 @@ def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(verb, "main", interrupt)
     assert main(["data", "info", "x"]) == 130
     assert "goes on where it stopped" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_had_enough_is_no_error():
+    """`wavlm plan wavlm_base | head -1`."""
+    command = f"{sys.executable} -m wavlm_lightning plan wavlm_base | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout and not done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wavlm {verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `wavlm plan ... | head`: whoever read has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"wavlm {verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

@@ -42,12 +42,13 @@ def head_cost(
         frames: of a micro-step.
         compute_bytes: of a number in matrix products.
     """
-    entries: Sequence[Mapping[str, Any]] = model.get("objectives") or PUBLISHED
+    entries: Sequence[Mapping[str, Any] | str] = model.get("objectives") or PUBLISHED
     masking = model.get("masking") or {}
     masked = frames * masked_share(masking.get("probability", 0.8), masking.get("span", 10))
     parameters, flops, kept = 0, 0.0, 0.0
     unknown = []
     for entry in entries:
+        entry = {"class_path": entry} if isinstance(entry, str) else entry
         name, arguments = str(entry["class_path"]).rpartition(".")[2], entry.get("init_args") or {}
         if name == "MaskedPrediction":
             cost = _masked_prediction(arguments, config, labels, frames, masked, compute_bytes)

@@ -42,8 +42,18 @@ def main(argv: list[str]) -> int:
         metavar="CONFIGURATION=DIR",
         help="another corpus for one of the configurations (hubert_base_it1=data/librispeech, say); may be repeated",
     )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="the encoder to go on from and to label with, instead of the one that the configuration names (`continue`)",
+    )
     parser.add_argument("--noise-corpus", type=Path, help="instead of the noise corpora that configurations name")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands that would run now")
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="go on in a folder where commands printed by --dry-run have been run by hand",
+    )
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage (fit/hubert_base_it1, say)")
     parser.add_argument("--tag", help="put before the names of label sets: lets two runs label one corpus")
     parser.add_argument(
@@ -58,11 +68,14 @@ def main(argv: list[str]) -> int:
     own, options = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parser.parse_args(own)
 
-    from wavlm_lightning.cli.recipe_stages import ENCODER, Road, option_groups
+    from wavlm_lightning.cli.recipe_stages import ENCODER, Road, going_on_from, option_groups
     from wavlm_lightning.cli.recipes import chain
 
+    configurations = chain(arguments.recipe)
+    if arguments.checkpoint:
+        configurations = going_on_from(configurations, arguments.checkpoint)
     road = Road(
-        chain(arguments.recipe),
+        configurations,
         arguments.corpus,
         arguments.out,
         _corpora(arguments.corpus_of),
@@ -76,7 +89,7 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         _show(road, wanted)
         return 0
-    ledger = _open_ledger(road)
+    ledger = _open_ledger(road, arguments.adopt)
     for number, stage in enumerate(wanted, start=1):
         ledger.run(Stage(stage.name, partial(_do, stage)), number, len(wanted))
     last = wanted[-1]
@@ -102,8 +115,12 @@ def _until(stages: list[RoadStage], name: str | None) -> list[RoadStage]:
     return stages[: names.index(name) + 1]
 
 
-def _open_ledger(road: Road) -> Ledger:
+def _open_ledger(road: Road, adopt: bool = False) -> Ledger:
     """The ledger of this very run.
+
+    Args:
+        road: the stages.
+        adopt: begin in a folder that holds some of their products already; each stage checks what it finds.
 
     Raises:
         UserError: a corpus is missing, or the folder or the labels belong to another run.
@@ -114,10 +131,13 @@ def _open_ledger(road: Road) -> Ledger:
     corpora = [Corpus.open(road.corpus_for(each)) for each in road.chain]
     noise = [Corpus.open(each) for each in road.noise_corpora()]
     ledger = Ledger(path, _settings(road, *([each.sha256 for each in some] for some in (corpora, noise))), "recipe")
-    if path.is_file():
+    if path.is_file() or adopt:
         return ledger
     if road.out.is_dir() and any(road.out.iterdir()):
-        raise UserError(f"{road.out}: not empty, and no {LEDGER} in it says of what; choose another --out")
+        raise UserError(
+            f"{road.out}: not empty, and no {LEDGER} in it says of what; choose another --out, or give --adopt if commands "
+            "of this recipe were run there by hand"
+        )
     for each, corpus in zip(road.chain, corpora, strict=True):
         codebook, labels = each.recipe.codebook, corpus.directory / "labels" / str(road.label_set(each))
         # Labels of MFCC may be shared: the same codebook gives the same labels, and `codebook apply` refuses another.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.cli.configs import configs_folder, resolve_config
 from wavlm_lightning.cli.recipes import RecipeStage
 from wavlm_lightning.errors import UserError
 
@@ -83,8 +84,12 @@ class Road:
     def __post_init__(self) -> None:
         names = [each.name for each in self.chain]
         for option in self.options:
-            if (name := option[0].split("=")[0]) in OURS:
+            if (name := option[0].replace(".init_args.", ".")) in OURS:
                 raise UserError(f"{name}: the recipe sets this option of `wavlm fit` itself; leave it out after --")
+            if name == "--model.encoder" and any(map(_goes_on, self.chain)):
+                raise UserError(
+                    "--model.encoder: labels would come from another encoder; give --checkpoint, which sets both"
+                )
         for name in self.corpus_of:
             if name not in names:
                 raise UserError(f"--corpus-of {name}: this recipe trains {', '.join(names)}; name one of them")
@@ -160,6 +165,8 @@ class Road:
             command += ["--data.labels", labels]
         if self.noise is not None and _mixes_noise(configuration):
             command += ["--data.noise_corpus", str(self.noise)]
+        if _goes_on(configuration):
+            command += ["--model.encoder", configuration.content["model"]["init_args"]["encoder"]]
         command += ["--trainer.default_root_dir", str(folder)]
         command += [word for option in self.options for word in option]
         aim = f"pre-training on the labels {labels}" if labels else "pre-training without labels"
@@ -172,6 +179,31 @@ class Road:
         return [Path(each.content["data"]["init_args"]["noise_corpus"]) for each in self.chain if _mixes_noise(each)]
 
 
+def going_on_from(chain: Sequence[RecipeStage], checkpoint: str) -> list[RecipeStage]:
+    """The same configurations, of which the first goes on from another encoder, and labels with it.
+
+    Raises:
+        UserError: it does not go on from an encoder.
+    """
+    first = chain[0]
+    if first.recipe.codebook is None or not _goes_on(first):
+        raise UserError(
+            f"--checkpoint: {first.name} begins with fresh weights; leave it out, or take the recipe `continue`"
+        )
+    model = first.content["model"]
+    model = {**model, "init_args": {**model["init_args"], "encoder": checkpoint}}
+    codebook = replace(first.recipe.codebook, checkpoint=checkpoint)
+    changed = replace(first, content={**first.content, "model": model}, recipe=replace(first.recipe, codebook=codebook))
+    return [changed, *chain[1:]]
+
+
+def _goes_on(stage: RecipeStage) -> bool:
+    """Whether it trains the very encoder that makes its labels."""
+    codebook, model = stage.recipe.codebook, stage.content.get("model", {})
+    encoder = model.get("init_args", {}).get("encoder") if isinstance(model, dict) else None
+    return codebook is not None and codebook.checkpoint is not None and codebook.checkpoint == encoder
+
+
 def option_groups(words: Sequence[str]) -> list[list[str]]:
     """Options with the values that follow them.
 
@@ -180,12 +212,12 @@ def option_groups(words: Sequence[str]) -> list[list[str]]:
 
     Example:
         >>> option_groups(["--a", "1", "--b=2"])
-        [['--a', '1'], ['--b=2']]
+        [['--a', '1'], ['--b', '2']]
     """
     groups: list[list[str]] = []
     for word in words:
         if word.startswith("--") or word in ("-c", "-h"):
-            groups.append([word])
+            groups.append(word.split("=", 1) if word.startswith("--") else [word])
         elif groups:
             groups[-1].append(word)
         else:
@@ -194,8 +226,17 @@ def option_groups(words: Sequence[str]) -> list[list[str]]:
 
 
 def lasting(options: Sequence[Sequence[str]]) -> list[str]:
-    """The options that decide which weights come out, as one string each."""
-    return [" ".join(option) for option in options if option[0].split("=")[0] not in HARMLESS]
+    """The options that decide which weights come out, as one string each; of files, what is in them."""
+    return [
+        " ".join([*option, *(_hash(word) for word in option[1:] if option[0] in ("-c", "--config"))])
+        for option in options
+        if option[0] not in HARMLESS
+    ]
+
+
+def _hash(name: str) -> str:
+    path = Path(resolve_config(name))
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "missing"
 
 
 def _mixes_noise(stage: RecipeStage) -> bool:
