@@ -32,7 +32,7 @@ def corpus(tiny, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory) -> Path:
-    """A run of four updates of two micro-steps, validated after two."""
+    """A run of four updates of two micro-steps, validated after two and four."""
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
     options = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "4"]
     options += ["--trainer.val_check_interval", "4", "--trainer.accumulate_grad_batches", "2"]
@@ -74,7 +74,7 @@ def test_the_card_of_a_run(run, corpus, tmp_path):
     rows = (run / "curves" / "version_0" / "metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("valid/loss")
     last = [row.split(",")[column] for row in rows[1:] if row.split(",")[column]][-1]
-    assert facts["loss"] == f"{float(last):.4g} (logged at step 1)"
+    assert facts["loss"] == f"{float(last):.4g} (logged at step 3)"
     assert "None" not in said and str(corpus) not in said
 
 
@@ -103,7 +103,7 @@ def test_scores_that_came_after_the_checkpoint_are_not_its_own(run, tmp_path):
     with path.open("a") as file:
         file.write(",".join(later.get(name, "") for name in header) + "\n")
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
-    assert card(tmp_path / "hf")[1]["loss"].endswith(" (logged at step 1)")
+    assert card(tmp_path / "hf")[1]["loss"].endswith(" (logged at step 3)")
 
 
 def test_what_is_not_known_any_more_is_left_out(run, corpus, tmp_path):

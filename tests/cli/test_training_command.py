@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import signal
 import subprocess
@@ -73,16 +72,8 @@ def task_of(tiny: Path, folder: Path, name: str, upstream: Path | str) -> list[s
     ]
 
 
-@pytest.fixture
-def tidy():
-    """Large with its optimiser takes 6 GB: no two of them at a time."""
-    gc.collect()
-    yield
-    gc.collect()
-
-
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config, tidy):
+def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     content = yaml.safe_load((configs_folder() / config).read_text())
     name = Path(content["data"]["init_args"]["corpus"]).name
     verb = "test" if content["model"]["class_path"].endswith("QueryByExample") else "fit"
@@ -104,6 +95,12 @@ def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config, tidy):
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
     if content["data"]["init_args"].get("cache"):
         arguments += ["--data.cache", str(tmp_path / "cache")]
+    if config.startswith("pretrain/") and not config.startswith("pretrain/tiny"):
+        # In a process of its own, which gives the 6 GB of Large and its optimiser back for certain.
+        command = [sys.executable, "-m", "wavlm_lightning", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return
     assert main(arguments) == 0
 
 

@@ -37,17 +37,10 @@ class LabelRows(Sequence[np.ndarray]):
         split: the utterances.
         files: the label file of each shard.
         check: raises if the labels do not belong to a shard; called for those that were not there at the beginning.
-        codebook_sha256: of the codebook that made them.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        files: list[Path],
-        check: Callable[[Path, ShardIndex, np.ndarray], None],
-        codebook_sha256: str,
-    ) -> None:
-        self._split, self._files, self._check, self._codebook = split, files, check, codebook_sha256
+    def __init__(self, split: Split, files: list[Path], check: Callable[[Path, ShardIndex, np.ndarray], None]) -> None:
+        self._split, self._files, self._check = split, files, check
         here = [number for number, shard in enumerate(split.shards) if not shard.remote]
         check_each(self._check_shard, here)
         self._checked = set(here)
@@ -69,13 +62,13 @@ class LabelRows(Sequence[np.ndarray]):
         if which not in self._checked:
             self._check_shard(which)
             self._checked.add(which)
-        file = _opened(path, shard.sha256, self._codebook, os.getpid())
+        file = _opened(path, path.stat().st_mtime_ns, os.getpid())
         begin, end = file.get_slice("starts")[place : place + 2]
         return file.get_slice("labels")[int(begin) : int(end)]
 
 
 @lru_cache(maxsize=256)
-def _opened(path: Path, shard_sha256: str, codebook_sha256: str, process: int) -> Any:
+def _opened(path: Path, written: int, process: int) -> Any:
     # Kept open: reading a header costs more than reading a row. A forked worker opens its own.
     return safe_open(path, framework="np")
 
@@ -139,7 +132,7 @@ class LabelSet:
             raise UserError(f"{directory}: no labels here; {again}")
         head = json.loads((directory / "labels.json").read_text())
         files = [label_file(directory, shard) for shard in opened.shards]
-        rows = LabelRows(opened, files, partial(_check, head=head, again=again), head["codebook_sha256"])
+        rows = LabelRows(opened, files, partial(_check, head=head, again=again))
         return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
 
     @classmethod
