@@ -66,7 +66,7 @@ def test_ranks_together_give_everything_over_the_epochs(uneven):
     for epoch in range(4):
         for rank in range(2):
             source = data(uneven, batch_seconds=4.0, min_seconds=0.0, shuffle_shards=2, valid_split=None)
-            source.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
+            source.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2, "accumulate_grad_batches": 1})()
             source.setup("fit")
             plan = source.train_dataloader().sampler
             plan.set_epoch(epoch)
@@ -99,7 +99,7 @@ def position(tiny):
 
 def test_another_world_size_is_refused(tiny, position):
     source = data(tiny)
-    source.trainer = type("Trainer", (), {"global_rank": 0, "world_size": 1})()
+    source.trainer = type("Trainer", (), {"global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})()
     source.setup("fit")
     source.load_state_dict(position)
     with pytest.raises(UserError, match="resume: world_size of this run is 1, the checkpoint has 2"):
