@@ -81,8 +81,12 @@ def test_a_diverged_run_cannot_write_a_card(card, tmp_path):
 def test_cards_are_found_once_each_in_order(card, tmp_path):
     card(task="B").write(tmp_path / "runs" / "2" / "deep")
     card(task="A").write(tmp_path / "runs" / "1")
-    found = find_cards([tmp_path / "runs", tmp_path / "runs" / "1", tmp_path / "runs" / "1" / "card.json"])
-    assert [entry.task for entry in found] == ["A", "B"]
-    assert find_cards([]) == []
+    (tmp_path / "runs" / "0").mkdir()
+    (tmp_path / "runs" / "0" / "card.json").write_text("[]")
+    found, problems = find_cards([tmp_path / "runs", tmp_path / "runs" / "1", tmp_path / "runs" / "1" / "card.json"])
+    assert [entry.task for entry in found.values()] == ["A", "B"]
+    assert list(found) == [tmp_path / "runs" / "1" / "card.json", tmp_path / "runs" / "2" / "deep" / "card.json"]
+    assert len(problems) == 1 and str(tmp_path / "runs" / "0" / "card.json") in problems[0]
+    assert find_cards([]) == ({}, [])
     with pytest.raises(UserError, match="does not exist"):
         find_cards([tmp_path / "nowhere"])

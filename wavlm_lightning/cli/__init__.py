@@ -30,6 +30,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
     "export": ("wavlm_lightning.cli.export", "a pre-training checkpoint to a Hugging Face directory"),
+    "report": (
+        "wavlm_lightning.cli.report",
+        "results, layers, curves and cost of any runs on one page: `report RUNS... -o DIR`",
+    ),
     "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}

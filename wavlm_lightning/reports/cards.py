@@ -162,18 +162,28 @@ class ResultCard:
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
 
-def find_cards(directories: Iterable[Path]) -> list[ResultCard]:
-    """Reads every `card.json` below the given directories (or the given files), each once, in order of path.
+def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], list[str]]:
+    """Reads every `card.json` below the given directories (or the given files), each once.
+
+    Returns:
+        The cards by file, in order of path, and one sentence for each file that cannot be read as a card.
 
     Raises:
-        UserError: a directory does not exist, or a card is broken.
+        UserError: a directory does not exist.
     """
     found: set[Path] = set()
     for directory in map(Path, directories):
         if not directory.exists():
             raise UserError(f"{directory} does not exist; give the directory of a run, or one that holds several runs")
         found.update(path.resolve() for path in ([directory] if directory.is_file() else directory.rglob(CARD_NAME)))
-    return [ResultCard.read(path) for path in sorted(found)]
+    cards: dict[Path, ResultCard] = {}
+    problems = []
+    for path in sorted(found):
+        try:
+            cards[path] = ResultCard.read(path)
+        except UserError as error:
+            problems.append(str(error))
+    return cards, problems
 
 
 # ---- validation: the expected type of every field and of every part of the compound ones

@@ -8,11 +8,11 @@ from wavlm_lightning.reports import demo_text as text
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import Curves, read_curves
 from wavlm_lightning.reports.demo_text import DemoSummary
-from wavlm_lightning.reports.figures import PANEL, Draw, arrange, curve_panels, layer_panels, result_panels
+from wavlm_lightning.reports.figures import PANEL, curve_panels, layer_panels, result_panels
 from wavlm_lightning.reports.page import Block, Commands, Drawing, Facts, Heading, Notes, Page, Paragraph
+from wavlm_lightning.reports.pictures import picture
 from wavlm_lightning.reports.plots import layer_rows
 from wavlm_lightning.reports.tables import Table, results_table, two_columns
-from wavlm_lightning.reports.theme import save_png, to_svg
 from wavlm_lightning.reports.verdict import latest, verdict_sentence
 
 BAR_PANEL, MAP_PANEL = (4.0, 2.2), (4.0, 2.1)
@@ -55,11 +55,11 @@ def write_demo_report(
     tasks = _ordered(list(text.TASKS), [card.task for card in cards])
     history = read_curves(curves)
     pictures = {
-        "curves": _picture(directory, "curves", curve_panels(history) if history else [], PANEL, text.CURVES_CAPTION),
-        "results": _picture(
+        "curves": picture(directory, "curves", curve_panels(history) if history else [], PANEL, text.CURVES_CAPTION),
+        "results": picture(
             directory, "results", result_panels(cards, upstreams, tasks), BAR_PANEL, text.results_caption(cards)
         ),
-        "layers": _picture(
+        "layers": picture(
             directory,
             "layers",
             layer_panels({label: layer_rows(cards, label) for label in text.UPSTREAMS[:2]}),
@@ -112,22 +112,6 @@ def _blocks(
     if next_commands:
         blocks += [Heading("Go on from here"), Commands(next_commands)]
     return [*blocks, Heading("Notes"), Notes(text.notes(cards, summary))]
-
-
-def _picture(
-    directory: Path, name: str, panels: Sequence[Draw], size: tuple[float, float], caption: str
-) -> Drawing | None:
-    """Writes `NAME.png` with all panels and makes one SVG a panel; without panels removes what an earlier run left."""
-    path = directory / f"{name}.png"
-    if not panels:
-        path.unlink(missing_ok=True)
-        return None
-    save_png(arrange(panels, size=size), path)
-    svgs = []
-    for index, panel in enumerate(panels):
-        figure = arrange([panel], size=size)
-        svgs.append(to_svg(figure, f"{name}-{index}", f"{name}: {figure.axes[0].get_title(loc='left')}"))
-    return Drawing(svgs, path.name, caption)
 
 
 def _stages(summary: DemoSummary) -> Table:

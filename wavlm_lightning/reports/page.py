@@ -40,7 +40,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text in which `**strong**` and backticked code are the only marks; `kind` is a class of the style sheet."""
+    """Text whose only marks are those of `inline`; `kind` is a class of the style sheet."""
 
     text: str
     kind: str = ""
@@ -110,6 +110,23 @@ class Commands:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Blocks behind a line that opens them; in Markdown a heading of the third level with the blocks below it."""
+
+    summary: str
+    blocks: Sequence["Block | Table"]
+
+    def to_html(self) -> str:
+        """A `<details>`."""
+        inside = "\n".join(block.to_html() for block in self.blocks)
+        return f"<details><summary>{inline(self.summary)}</summary>\n{inside}</details>"
+
+    def to_markdown(self) -> str:
+        """A heading and the blocks."""
+        return "\n\n".join([f"### {_plain_markdown(self.summary)}", *(block.to_markdown() for block in self.blocks)])
+
+
+@dataclass(frozen=True)
 class Notes:
     """Footnotes."""
 
@@ -155,8 +172,9 @@ class Page:
 
 
 def inline(text: str) -> str:
-    """Escaped HTML with `**strong**` and backticked code rendered."""
+    """Escaped HTML with `**strong**`, backticked code and `[links](address)` rendered."""
     text = html.escape(text)
+    text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
 

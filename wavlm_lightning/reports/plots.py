@@ -43,13 +43,19 @@ def draw_perplexity(axes: "Axes", curves: Curves) -> bool:
     return drawn
 
 
-def draw_results(axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[str]) -> bool:
+def draw_results(
+    axes: "Axes",
+    cards: Sequence[ResultCard],
+    upstreams: Sequence[str],
+    deviations: Mapping[str, float] | None = None,
+) -> bool:
     """One task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
 
     Args:
         axes: what to draw on.
         cards: the cards of one task, at most one an upstream.
         upstreams: labels from top to bottom; one without a card keeps an empty line.
+        deviations: of upstreams with several seeds, drawn as a whisker and written behind the figure.
 
     Returns:
         Whether there was anything to draw.
@@ -65,12 +71,24 @@ def draw_results(axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
             continue
-        axes.barh(row, card.value, height=0.62, color=SERIES[row % len(SERIES)])
+        # More rows than colours: their repetition would group what does not belong together.
+        colour = SERIES[row] if len(upstreams) <= len(SERIES) else SERIES[0]
+        axes.barh(row, card.value, height=0.62, color=colour)
         weight = "bold" if is_best(card, cards) else "normal"
-        axes.text(card.value + top * 0.02, row, shown(card.value), va="center", color=INK, fontweight=weight)
+        text, end = shown(card.value), card.value
+        if (deviation := (deviations or {}).get(label)) is not None:
+            axes.errorbar(card.value, row, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
+            text, end = f"{text} ± {shown(deviation)}", card.value + deviation
+        # On paper, so that the line of chance does not cross the figures.
+        axes.text(
+            end + top * 0.02, row, text, va="center", color=INK, fontweight=weight,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+        )  # fmt: skip
     axes.set_yticks(range(len(upstreams)), list(upstreams), color=INK)
     axes.set_ylim(len(upstreams) - 0.2, -0.55)
-    axes.set_xlim(0, top * 1.14)
+    axes.set_xlim(0, top * (1.4 if deviations else 1.14))
+    # The room for figures behind the bars is no part of the scale.
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= top])
     axes.tick_params(length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["bottom"].set_visible(False)
@@ -120,7 +138,8 @@ def draw_layers(
                 if value == value:
                     ink = "#fefefe" if value > 0.55 * top else "#17202a"
                     axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    axes.set_xticks([layer + 0.5 for layer in range(layers)], [str(layer) for layer in range(layers)])
+    ticks = range(0, layers, 1 if layers <= 13 else 4)
+    axes.set_xticks([layer + 0.5 for layer in ticks], [str(layer) for layer in ticks])
     axes.set_yticks([row + 0.5 for row in range(len(rows))], list(rows), color=INK)
     axes.set_ylim(len(rows), 0)
     axes.tick_params(length=0)

@@ -24,6 +24,8 @@ class Cell:
 class Table:
     """Rows under columns; the first column names the row, the others hold figures if `numeric`.
 
+    A `wide` table takes the whole width of the page, and its first column stays in sight while the others scroll.
+
     Example:
         >>> Table([Cell("stage"), Cell("time")], [[Cell("corpus"), Cell("20 s")]]).to_markdown()
         '| stage | time |\\n| --- | ---: |\\n| corpus | 20 s |'
@@ -32,6 +34,7 @@ class Table:
     columns: Sequence[Cell]
     rows: Sequence[Sequence[Cell]] = field(default_factory=list)
     numeric: bool = True
+    wide: bool = False
 
     def to_markdown(self) -> str:
         """The table in GitHub's Markdown."""
@@ -44,7 +47,7 @@ class Table:
         """The table in a container that scrolls by itself, so that a narrow page never does."""
         head = "".join(f'<th scope="col">{_html(cell)}</th>' for cell in self.columns)
         body = "".join(f"<tr>{_html_row(row)}</tr>\n" for row in self.rows)
-        kind = "figures" if self.numeric else "facts"
+        kind = ("figures" if self.numeric else "facts") + (" wide" if self.wide else "")
         return (
             f'<div class="scroll" tabindex="0"><table class="{kind}">\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>\n</table></div>"

@@ -1,0 +1,188 @@
+"""The panels of a report of many runs: bars, radar, layers, curves of heads and of pre-training, learning rates."""
+
+from collections.abc import Collection as Names
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.metrics.superb import TASKS, points
+from wavlm_lightning.reports.curves import Series
+from wavlm_lightning.reports.figures import Draw, curve_panels, layer_panels
+from wavlm_lightning.reports.plots import draw_results
+from wavlm_lightning.reports.run_curves import PretrainingRun, run_curves, runs_of, top_rank
+from wavlm_lightning.reports.run_layers import CONTENT, SPEAKER, layer_weights
+from wavlm_lightning.reports.run_plots import draw_lines, draw_radar, draw_rates, short_names
+from wavlm_lightning.reports.run_results import Collection, Result
+from wavlm_lightning.reports.run_rows import seed_stems
+from wavlm_lightning.reports.run_tables import board_cards
+from wavlm_lightning.reports.superb_table import board_values
+from wavlm_lightning.reports.tables import metric_title
+
+MOST_RADARS = 12
+Lines = list[tuple[str, Series]]
+
+
+def bar_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+    """One panel of bars a task, and the size of each."""
+    names = short_names(list(collection.results))
+    panels: list[Draw] = []
+    for task in collection.tasks:
+        cards, deviations = [], {}
+        for upstream, row in collection.results.items():
+            if task in row:
+                card = row[task].card
+                # The drawing tells rows apart by label; ours may be narrower or wider than that.
+                cards.append(replace(card, upstream={**card.upstream, "label": names[upstream]}))
+                if (deviation := row[task].deviation(card.headline)) is not None:
+                    deviations[names[upstream]] = deviation
+        panels.append(partial(draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations))
+    return panels, (4.0, 1.2 + 0.27 * len(names))
+
+
+def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Draw], bool]:
+    """One radar an upstream, the others' outlines in grey, and whether the spokes are SUPERB points.
+
+    The spokes are the tasks that all upstreams with at least three of SUPERB's share. Where all may be compared with
+    the published rows, the rim is 1000 points (the best of 2021) and the centre FBANK; else the rim is 100 % right.
+    """
+    cards = {upstream: board_cards(row) for upstream, row in collection.results.items()}
+    cards = {upstream: some for upstream, some in cards.items() if len(some) >= 3}
+    tasks = [task for task in TASKS if all(task in some for some in cards.values())]
+    if not cards or len(tasks) < 3:
+        return [], False
+    official = not any(upstream in reserved for upstream in cards)
+    outlines = {}
+    for upstream, some in cards.items():
+        values = board_values({task: some[task] for task in tasks})
+        if official:
+            outlines[upstream] = [sum(points(m, values[m]) for m in TASKS[t]) / len(TASKS[t]) / 1000 for t in tasks]
+        else:
+            mains = [some[task] for task in tasks]
+            outlines[upstream] = [(c.value if c.main["better"] == "higher" else 100 - c.value) / 100 for c in mains]
+    panels: list[Draw] = []
+    for upstream in list(outlines)[:MOST_RADARS]:
+        others = [outline for other, outline in outlines.items() if other != upstream]
+        panels.append(partial(draw_radar, title=upstream, names=tasks, own=outlines[upstream], others=others))
+    return panels, official
+
+
+def weight_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+    """One heat map an upstream, speaker tasks at the top and content tasks at the bottom, and the size of each."""
+    tasks = _by_group(collection.tasks)
+    names = short_names(list(collection.results))
+    weights = {names[upstream]: layer_weights(row, tasks) for upstream, row in collection.results.items()}
+    most = max((len(rows) for rows in weights.values()), default=0)
+    return layer_panels(weights), (4.0, 1.05 + 0.26 * most)
+
+
+def head_panels(collection: Collection, problems: list[str]) -> tuple[list[Draw], tuple[float, float]]:
+    """One panel a task: the headline on the validation split while heads were trained, and the size of each."""
+    panels: list[Draw] = []
+    order = list(collection.results)
+    longest = 1
+    for task in collection.tasks:
+        lines: Lines = []
+        for upstream, row in collection.results.items():
+            if task in row:
+                lines += [(upstream, series) for series in _validation(row[task], problems)]
+        if lines:
+            headline, main = next(
+                (r[task].card.headline, r[task].card.main) for r in collection.results.values() if task in r
+            )
+            title, unit = f"{task}, validation", f"{metric_title(headline)} {main['unit']}".strip()
+            panels.append(partial(draw_lines, title=title, unit=unit, lines=lines, order=order, better=main["better"]))
+            longest = max(longest, len({name for name, _ in lines}))
+    return panels, line_size(longest)
+
+
+def rate_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+    """One panel a task that was trained at several learning rates on some upstream, and the size of each."""
+    panels: list[Draw] = []
+    order = list(collection.results)
+    longest = 1
+    for task in collection.tasks:
+        tried = {
+            name: row[task] for name, row in collection.results.items() if task in row and len(row[task].rates) > 1
+        }
+        if not tried:
+            continue
+        lines = {n: {rate: sum(some) / len(some) for rate, some in r.rates.items()} for n, r in tried.items()}
+        chosen = {name: result.card.learning_rate for name, result in tried.items()}
+        card = next(iter(tried.values())).card
+        unit = f"{metric_title(card.headline)} {card.main['unit']}, {card.main['better']} is better"
+        panels.append(partial(draw_rates, title=task, unit=unit, lines=lines, chosen=chosen, order=order))
+        longest = max(longest, len(lines))
+    return panels, line_size(longest)
+
+
+def pretraining_panels(
+    runs: Sequence[PretrainingRun], group_seeds: bool, upstreams: Sequence[str]
+) -> tuple[list[Draw], tuple[float, float]]:
+    """The curves of one run in detail, or those of several beside each other; the health of either.
+
+    Args:
+        runs: in any number.
+        group_seeds: runs whose names differ only by a number at the end become their mean.
+        upstreams: rows of the report; a run of the same name gets the same colour.
+    """
+    if not runs:
+        return [], line_size(1)
+    stems = seed_stems(run.name for run in runs) if group_seeds else {run.name: run.name for run in runs}
+    names = list(dict.fromkeys(stems.values()))
+    order = sorted(names, key=lambda name: (name not in upstreams, upstreams.index(name) if name in upstreams else 0))
+    panels = curve_panels(runs[0].curves) if len(runs) == 1 else []
+    wanted: list[tuple[str, str, str, float, bool]] = [
+        ("Gradient norm", "train/gradient_norm", "", 1, True),
+        ("Effective rank, top layer", "", "dimensions", 1, False),
+        ("Speed", "health/audio_seconds_per_second", "seconds of audio a second", 1, False),
+    ]
+    if len(runs) > 1:
+        wanted[:0] = [
+            ("Loss, held out", "valid/loss", "nats", 1, False),
+            ("Masked accuracy, held out", "valid/masked_accuracy", "%", 100, False),
+            ("Codebook perplexity, held out", "valid/perplexity", "labels in use", 1, False),
+        ]
+    better = {"valid/loss": "lower", "valid/masked_accuracy": "higher"}
+    for title, key, unit, factor, log in wanted:
+        lines: Lines = []
+        for run in runs:
+            series = run.curves.get(key) if key else top_rank(run.curves)
+            if series is not None:
+                values = [factor * value for value in series.values]
+                lines.append((stems[run.name], Series(series.steps, values)))
+        if lines:
+            panels.append(
+                partial(
+                    draw_lines, title=title, unit=unit, lines=lines, order=order, better=better.get(key, ""), log=log
+                )
+            )
+    return panels, line_size(len(names))
+
+
+def line_size(names: int) -> tuple[float, float]:
+    """Inches of a panel of lines whose legend has so many names in two columns below it."""
+    return 4.0, 3.0 + 0.2 * (-(-names // 2) if names <= 7 else 1)
+
+
+def _validation(result: Result, problems: list[str]) -> list[Series]:
+    """The headline's curve of every run behind a result, in the card's unit."""
+    found = []
+    for file, card in zip(result.files, result.cards, strict=True):
+        for folder in runs_of(Path(file), card.details.get("run")):
+            try:
+                series = run_curves(folder).get(f"valid/{card.headline}")
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if series is not None:
+                # Cards hold percentages of what is logged as a fraction.
+                factor = 100 if card.main["unit"] == "%" else 1
+                found.append(Series(series.steps, [factor * value for value in series.values]))
+    return found
+
+
+def _by_group(tasks: Sequence[str]) -> list[str]:
+    middle = [task for task in tasks if task not in SPEAKER + CONTENT]
+    return [task for task in (*SPEAKER, *middle, *CONTENT) if task in tasks]

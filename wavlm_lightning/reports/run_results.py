@@ -1,0 +1,237 @@
+"""What was measured of each task on each upstream, put together from the cards of its seeds, folds and learning rates."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.metrics.superb import TASKS
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.folds import best_rate, combine_folds
+from wavlm_lightning.reports.run_rows import row_names, weights_of
+from wavlm_lightning.reports.superb_table import METRIC_OF
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell of the tables: a task on an upstream.
+
+    Args:
+        cards: one a seed.
+        files: the card file of each.
+        rates: learning rate -> what its seeds reached in test on the headline, in the unit of the metric.
+    """
+
+    cards: Sequence[ResultCard]
+    files: Sequence[Path]
+    rates: Mapping[float, Sequence[float]]
+
+    @cached_property
+    def card(self) -> ResultCard:
+        """The first card with the mean of every metric and of the layer weights over the seeds."""
+        first = self.cards[0]
+        if len(self.cards) == 1:
+            return first
+        metrics = {
+            name: {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in self.cards)}
+            for name, value in first.metrics.items()
+            if all(name in card.metrics for card in self.cards)
+        }
+        weights = [card.layer_weights for card in self.cards]
+        even = len({len(some) for some in weights}) == 1
+        mean = [statistics.fmean(column) for column in zip(*weights, strict=True)] if even else first.layer_weights
+        return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
+
+    def deviation(self, metric: str) -> float | None:
+        """Sample standard deviation over the seeds, in the unit of the metric; None for a single one."""
+        values = [card.metrics[metric]["value"] for card in self.cards if metric in card.metrics]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a task, as tables show it."""
+
+    task: str
+    metric: str
+    unit: str
+    better: str
+
+
+@dataclass
+class Collection:
+    """All results of a report.
+
+    Args:
+        results: upstream -> task -> result.
+        files: every card that could be read, by file.
+        counted: files that stand for a result, as opposed to folds, losing learning rates and older runs.
+        problems: one sentence for each thing that was left out.
+    """
+
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)
+    files: dict[Path, ResultCard] = field(default_factory=dict)
+    counted: set[Path] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks with a result: SUPERB's in the order of its board, then others as they come."""
+        found = list(dict.fromkeys(task for row in self.results.values() for task in row))
+        return [task for task in TASKS if task in found] + [task for task in found if task not in TASKS]
+
+    @property
+    def columns(self) -> list[Column]:
+        """The board's metrics of SUPERB's tasks, the headline of all others."""
+        columns: dict[tuple[str, str], Column] = {}
+        for task in self.tasks:
+            for row in self.results.values():
+                if task in row:
+                    card = row[task].card
+                    for name in board_metrics(card) or [card.headline]:
+                        metric = card.metrics[name]
+                        columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
+        return list(columns.values())
+
+
+def board_metrics(card: ResultCard) -> list[str]:
+    """The card's names of the metrics that the board shows of its task; empty if it is not scored as SUPERB does."""
+    names = [METRIC_OF[column] for column in TASKS.get(card.task, ())]
+    return names if all(name in card.metrics for name in names) else []
+
+
+def collect(
+    files: Mapping[Path, ResultCard], problems: Sequence[str], name: Callable[[Path], str], group_seeds: bool = False
+) -> Collection:
+    """Puts cards together: folds to their mean, learning rates to the best on validation, seeds to one result.
+
+    A card below the folder of another of the same task and upstream is a part of that one. Runs on another corpus, of
+    another length or by another protocol than the newest of their cell are left out, and said so.
+
+    Args:
+        files: the cards by file, in order of path.
+        problems: what is wrong already.
+        name: how sentences call a file.
+        group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+    """
+    collection = Collection(files=dict(files), problems=list(problems))
+    cards = _combined(_without_copies(files, collection.problems, name), collection.problems, name)
+    parts = {path: parent for path in cards if (parent := _whole(path, cards)) is not None}
+    whole = {path: card for path, card in cards.items() if path not in parts}
+    names = row_names(whole.values(), collection.problems, group_seeds)
+    cells: dict[tuple[str, str], list[Path]] = {}
+    for path, card in whole.items():
+        cells.setdefault((names[card.upstream["label"], weights_of(card)], card.task), []).append(path)
+    for (upstream, task), paths in cells.items():
+        chosen = _newest_setting(paths, cards, f"{task} on {upstream}", collection.problems)
+        seeds: dict[tuple[int, str], list[Path]] = {}
+        for path in chosen:
+            seeds.setdefault((cards[path].seed, weights_of(cards[path])), []).append(path)
+        kept = [_one_of(some, cards, collection.problems, name) for some in seeds.values()]
+        members = [*chosen, *(part for part, parent in parts.items() if parent in chosen)]
+        collection.results.setdefault(upstream, {})[task] = Result(
+            [cards[path] for path in kept], kept, _rates([cards[path] for path in members])
+        )
+        collection.counted.update(kept)
+    return collection
+
+
+def _without_copies(
+    files: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
+) -> dict[Path, ResultCard]:
+    kept: dict[Path, ResultCard] = {}
+    by_time: dict[tuple[str, str], list[Path]] = {}
+    for path, card in files.items():
+        alike = by_time.setdefault((card.task, card.created), [])
+        # Not the card above that of a chosen learning rate, which may well say the same.
+        twin = next((o for o in alike if kept[o] == card and not path.parent.is_relative_to(o.parent)), None)
+        if twin is not None:
+            problems.append(f"{name(path)} is a copy of {name(twin)} and is left out.")
+            continue
+        alike.append(path)
+        kept[path] = card
+    return kept
+
+
+def _combined(
+    cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
+) -> dict[Path, ResultCard]:
+    """Folders `fold1`, `fold2`, ... whose parent has no card become one card, filed under the first fold."""
+    folders: dict[Path, list[Path]] = {}
+    for path in cards:
+        folder = path.parent
+        if folder.name.startswith("fold") and folder.name[4:].isdigit() and folder.parent / path.name not in cards:
+            folders.setdefault(folder.parent, []).append(path)
+    result = dict(cards)
+    for parent, folds in folders.items():
+        some = [cards[path] for path in folds]
+        if len(some) == 1 or len({(card.task, card.upstream["label"]) for card in some}) > 1:
+            continue
+        for path in folds:
+            del result[path]
+        result[folds[0]] = combine_folds(some)
+        if len(some) != 5:
+            problems.append(f"{name(parent)} has {len(some)} folds instead of five; the mean is over these.")
+    return dict(sorted(result.items()))
+
+
+def _whole(path: Path, cards: Mapping[Path, ResultCard]) -> Path | None:
+    """The card of the same task and upstream in a folder above, as `wavlm superb` leaves one above folds and rates."""
+    card = cards[path]
+    for folder in path.parent.parents:
+        other = cards.get(folder / "card.json")
+        if other is not None and (other.task, other.upstream["label"]) == (card.task, card.upstream["label"]):
+            return folder / "card.json"
+    return None
+
+
+def _newest_setting(
+    paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str]
+) -> list[Path]:
+    """Those paths whose corpus, length and protocol are the newest card's."""
+
+    def setting(path: Path) -> tuple[object, ...]:
+        card = cards[path]
+        return (card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol)
+
+    newest = setting(max(paths, key=lambda path: cards[path].created))
+    kept = [path for path in paths if setting(path) == newest]
+    if len(kept) < len(paths):
+        others = len(paths) - len(kept)
+        problems.append(
+            f"{what} was run in several ways; the newest counts ({newest[0]}, {newest[2]:,} utterances, {newest[3]:,} "
+            f"updates), and {others} other result{' is' if others == 1 else 's are'} left out."
+        )
+    return kept
+
+
+def _one_of(
+    paths: Sequence[Path], cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
+) -> Path:
+    """The card of one seed: the learning rate that validated best, the newest if that was run twice."""
+    newest: dict[float, Path] = {}
+    for path in sorted(paths, key=lambda path: cards[path].created):
+        rate = cards[path].learning_rate
+        if rate in newest:
+            problems.append(f"{name(newest[rate])} was run again, the newer {name(path)} counts.")
+        newest[rate] = path
+    by_rate: dict[float | None, Path] = dict(newest.items())
+    try:
+        return by_rate[best_rate({rate: [cards[path]] for rate, path in newest.items()})]
+    except UserError as error:
+        last = max(newest.values(), key=lambda path: cards[path].created)
+        problems.append(f"{error}; until then the newest, {name(last)}, counts.")
+        return last
+
+
+def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:
+    """Learning rate -> test values; the cards of the rates themselves, and what a chosen one remembers of others."""
+    values: dict[float, dict[tuple[int, str], float]] = {}
+    for card in cards:
+        seed = card.seed, weights_of(card)
+        values.setdefault(card.learning_rate, {}).setdefault(seed, card.value)
+        for rate, tried in card.details.get("learning_rates", {}).items():
+            values.setdefault(float(rate), {}).setdefault(seed, tried["test"])
+    return {rate: list(values[rate].values()) for rate in sorted(values)}
