@@ -1,5 +1,10 @@
-"""One sentence from jsonargparse's nested complaints."""
+"""One sentence, with a cure, from jsonargparse's nested complaints."""
 
+from __future__ import annotations
+
+import pytest
+
+from wavlm_lightning.cli import main
 from wavlm_lightning.cli.parser_errors import one_sentence
 
 NESTED = """Parser key "model":
@@ -12,6 +17,8 @@ NESTED = """Parser key "model":
             Option 'sorce' is not accepted
     - Expected a <class 'NoneType'>
   Given value type: <class 'jsonargparse._util.NestedArg'>"""
+KS = ["-c", "configs/superb/mini/ks.yaml"]
+TINY = ["-c", "configs/pretrain/tiny.yaml"]
 
 
 def test_the_innermost_complaint_with_its_place_and_cure():
@@ -23,4 +30,66 @@ def test_the_innermost_complaint_with_its_place_and_cure():
 
 
 def test_a_message_that_is_already_plain_stays():
-    assert one_sentence("unrecognized arguments: --foo 3", []) == "unrecognized arguments: --foo 3"
+    assert one_sentence("something else is wrong", []) == "something else is wrong"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "data, model missing; name a YAML with -c FILE"),
+        (["-c", "configs/superb/mini/kss.yaml"], "kss.yaml: no such file; did you mean 'configs/superb/mini/ks.yaml'?"),
+        (["-c", "own.yml"], "own.yml: no such file; did you mean 'own.yaml', which is there?"),
+        ([*KS, "--modle", "KeywordSpotting"], "did you mean 'model'?"),
+        ([*KS, "--chekpoint_every", "3"], "did you mean 'checkpoint_every'?"),
+        ([*KS, "--print_confg"], "did you mean 'print_config'?"),
+        ([*KS, "--trainer.max_step", "3"], "did you mean 'max_steps'?"),
+        ([*KS, "--data.corpsu", "x"], "data (TaskData): Option 'corpsu' is not accepted; did you mean 'corpus'?"),
+        ([*KS, "--model", "KeywordSpoting"], "model: no class KeywordSpoting; did you mean 'KeywordSpotting'?"),
+        ([*KS, "--model", "wavlm_lightning.tasks.KeywordSpoting"], "did you mean 'KeywordSpotting'?"),
+        ([*KS, "--model", "wavlm_lightning.taks.KeywordSpotting"], "did you mean 'tasks'?"),
+        ([*KS, "--model", "my_haed.MyHead"], "no module my_haed beside the YAML"),
+        ([*KS, "--model", "json.JSONDecoder"], "model: json.JSONDecoder is no LightningModule"),
+        ([*KS, "--model.upstream", "Fbnk"], "model (KeywordSpotting), upstream: no class Fbnk; did you mean 'Fbank'?"),
+        ([*KS, "--model.protocol", "superbb"], "one of 'superb', 'fixed', not superbb; did you mean 'superb'?"),
+        ([*KS, "--model.learning_rate", "fast"], "learning_rate: expected float, not fast"),
+        ([*KS, "--data.batch_size", "x"], "batch_size: expected int, not x"),
+        ([*KS, "--trainer.callbacks", "EarlyStoping"], "did you mean 'EarlyStopping'?"),
+        ([*KS, "--trainer.logger", "WandbLoger"], "did you mean 'WandbLogger'?"),
+        ([*TINY, "--model.masking.probabilty", "0.3"], "did you mean 'probability'?"),
+        ([*TINY, "--model.objectives+", "MaskdPrediction"], "did you mean 'MaskedPrediction'?"),
+        (["--model", "KeywordSpotting"], "model (KeywordSpotting): upstream missing"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("seed_everything: 1\n")
+    (tmp_path / "my_head.py").touch()
+    assert main(["fit", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("wavlm fit: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("model:\n  class_path: [unclosed\n", "the YAML of -c is not readable at line 3"),
+        ("modle: {class_path: KeywordSpotting}\n", "did you mean 'model'?"),
+        ("trainer: {max_step: 3}\n", "Option 'trainer.max_step' is not accepted; did you mean 'max_steps'?"),
+        ("model: {class_path: KeywordSpotting, init_arg: {seed: 1}}\n", "did you mean 'init_args'?"),
+        ("model: {class_path: KeywordSpotting, init_args: {upstream: {class_path: Fbnk}}}\n", "did you mean 'Fbank'?"),
+        ("trainer: {callbacks: [{class_path: EarlyStoping}]}\n", "did you mean 'EarlyStopping'?"),
+    ],
+)
+def test_a_mistyped_yaml_is_one_line(content, said, tmp_path, capsys):
+    (tmp_path / "wrong.yaml").write_text(content)
+    assert main(["fit", "-c", str(tmp_path / "wrong.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_the_options_that_are_suggested_are_those_there_are():
+    from wavlm_lightning.cli.completion import training_parser
+    from wavlm_lightning.cli.name_hints import OPTIONS
+
+    offered = {string.lstrip("-") for action in training_parser()._actions for string in action.option_strings}
+    assert set(OPTIONS) - {"trainer", "verbose", "return_predictions"} <= offered

@@ -1,8 +1,8 @@
-"""Every sweep file as the W&B agent expands it: each command parses, and the metric is one that the task logs."""
+"""Every sweep file: commands as the W&B agent makes them parse, the metric is one that is logged, a trial runs."""
 
 from __future__ import annotations
 
-import itertools
+import importlib
 
 import pytest
 import yaml
@@ -10,45 +10,83 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.cli.sweep_file import read_sweep
+from wavlm_lightning.cli.sweep_pruning import TrialRun
+from wavlm_lightning.cli.sweep_study import SweepStudy
+from wavlm_lightning.cli.sweep_trials import run_trial
 
-SWEEPS = sorted(path.relative_to(configs_folder()) for path in (configs_folder() / "sweeps").rglob("*.yaml"))
+SWEEPS = sorted(str(path.relative_to(configs_folder())) for path in (configs_folder() / "sweeps").rglob("*.yaml"))
+TINY = {"layers_and_heads": "ks", "asr": "pr"}
+"""Which tiny corpus a sweep's trial is run on, where it does not have the sweep's name."""
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=str)
-def test_every_command_of_a_sweep_parses(sweep, capsys, monkeypatch):
-    content = yaml.safe_load((configs_folder() / sweep).read_text())
-    assert content["method"] == "grid"
-    names = list(content["parameters"])
-    grid = list(itertools.product(*(content["parameters"][name]["values"] for name in names)))
-    assert len(grid) >= 7
-    for values in (grid[0], grid[-1]):
-        trial = {"args": {name: {"value": value} for name, value in zip(names, values, strict=True)}}
-        expanded = create_sweep_command_args(trial)["args"]
-        template = create_sweep_command(content["command"])
-        command = [
-            word
-            for part in template
-            for word in (expanded if part == "${args}" else [part.replace("${program}", content["program"])])
-        ]
-        command = [word for word in command if word != "${env}" and word != "/usr/bin/env"]
-        assert command[:2] == ["wavlm", "fit"]
+def agents_words(content, values):
+    """The command as the functions of W&B's own agent expand it."""
+    expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
+    expanded |= {"program": [content["program"]], "env": ["/usr/bin/env"], "interpreter": ["python"]}
+    words = []
+    for part in create_sweep_command(list(content["command"])):
+        words += expanded.get(part[2:-1], []) if part.startswith("${") and part.endswith("}") else [part]
+    return words
+
+
+def values_of(sweep, tmp_path, count):
+    """The first and the last points of a grid, or as many draws."""
+    if sweep.method == "grid":
+        grid = sweep.grid()
+        return [grid[0], grid[-1]][:count]
+    study = SweepStudy(tmp_path, sweep, [], seed=0)
+    return [study.begin(slot).values for slot in range(count)]
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_command_of_a_sweep_parses(name, tmp_path, capsys):
+    sweep = read_sweep(f"configs/{name}")
+    for values in values_of(sweep, tmp_path, 2):
+        words = sweep.words(values)
+        assert words == agents_words(sweep.body, values)
         with pytest.raises(SystemExit) as stopped:
-            main([*command[1:], "--print_config"])
+            main([*words[2:], "--print_config"])
         assert stopped.value.code in (None, 0)
         printed = yaml.safe_load(capsys.readouterr().out)
-        assert printed["model"]["init_args"]["learning_rate"] == values[names.index("model.learning_rate")]
-        assert printed["trainer"]["logger"]["class_path"].endswith("WandbLogger")
+        assert printed["model"]["init_args"]["learning_rate"] == values["model.learning_rate"]
+        assert printed["trainer"]["logger"]["class_path"].endswith("Wandb")
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=str)
-def test_the_metric_is_the_one_that_selects(sweep):
-    import importlib
-
+@pytest.mark.parametrize("name", [name for name in SWEEPS if name.startswith("sweeps/superb/")])
+def test_the_official_grid_selects_as_the_task_does(name):
     from wavlm_lightning.upstreams import Fbank
 
-    content = yaml.safe_load((configs_folder() / sweep).read_text())
-    config = yaml.safe_load((configs_folder() / "superb" / sweep.name).read_text())
-    module, _, name = config["model"]["class_path"].rpartition(".")
-    task = getattr(importlib.import_module(module), name)(Fbank())
-    metric, mode = task.monitor
-    assert content["metric"] == {"name": metric, "goal": {"min": "minimize", "max": "maximize"}[mode]}
+    sweep = read_sweep(f"configs/{name}")
+    assert len(sweep.grid()) >= 7
+    config = yaml.safe_load((configs_folder() / name.replace("sweeps/", "")).read_text())
+    module, _, task = config["model"]["class_path"].rpartition(".")
+    metric, mode = getattr(importlib.import_module(module), task)(Fbank()).monitor
+    assert (sweep.metric, sweep.goal) == (metric, {"min": "minimize", "max": "maximize"}[mode])
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_one_trial_of_every_sweep_runs(name, tiny, tmp_path):
+    """In this process; what a pool of them does is tested by `test_sweep.py`."""
+    sweep, kind = read_sweep(f"configs/{name}"), name.rsplit("/", 1)[-1].removesuffix(".yaml")
+    study = SweepStudy(tmp_path, sweep, [], seed=1)
+    trial = study.begin(0)
+    options = [*sweep.options(trial.values), "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    corpus = tiny / TINY.get(kind, kind)
+    batches = [
+        "max_steps=1",
+        "limit_val_batches=1",
+        "val_check_interval=1",
+        "accumulate_grad_batches=1",
+        "logger=false",
+    ]
+    options += ["--data.corpus", str(corpus), "--data.num_workers=0", *(f"--trainer.{each}" for each in batches)]
+    if kind != "pretrain":
+        chosen = kind == "layers_and_heads"
+        options += ["--model.upstream.upstream.source", "tiny"] if chosen else ["--model.upstream", "Fbank"]
+        options += ["--data.cache", str(tmp_path / "cache")] if chosen else []
+        options += ["--model.hidden=16"] if kind in ("asr", "sf") else []  # at full size a minute each
+    run_trial(TrialRun(str(tmp_path / trial.folder_name), trial.number, str(sweep.path), tuple(options), scores=False))
+    ended = study.end(trial)
+    assert ended.state == "done" and list(ended.reported) == [1] and ended.value is not None
+    assert (tmp_path / trial.folder_name / "checkpoints" / "best.ckpt").is_file()

@@ -19,7 +19,9 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.cli.configs import configs_folder
 
 CONFIGS = sorted(
-    str(path.relative_to(configs_folder())) for path in configs_folder().rglob("*.yaml") if "sweeps" not in path.parts
+    str(path.relative_to(configs_folder()))
+    for path in configs_folder().rglob("*.yaml")
+    if not {"sweeps", "logging"} & set(path.parts)
 )
 OFFICIAL = {
     "librispeech": "pr",

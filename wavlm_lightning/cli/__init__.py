@@ -29,10 +29,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
-    "export": ("wavlm_lightning.cli.export", "a pre-training checkpoint to a Hugging Face directory"),
+    "export": ("wavlm_lightning.cli.export", "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export"),
+    "sweep": (
+        "wavlm_lightning.cli.sweep",
+        "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
+    ),
     "report": (
         "wavlm_lightning.cli.report",
         "results, layers, curves and cost of any runs on one page: `report RUNS... -o DIR`",
+    ),
+    "new": (
+        "wavlm_lightning.cli.new",
+        "a file of your own to begin with: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
     ),
     "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
 }
@@ -47,7 +55,8 @@ def usage() -> str:
     return (
         "wavlm: pre-train WavLM on your own speech, and score the encoder the same day\n\n"
         "usage: wavlm VERB [options]\n\n" + "\n".join(lines) + "\n\n"
-        "`wavlm VERB --help` says more. Start with `wavlm demo`, or `wavlm doctor` if something is odd."
+        "`wavlm VERB --help` says more. Start with `wavlm demo`, or `wavlm doctor` if something is odd.\n"
+        "`wavlm --completion bash` (or zsh) prints completion for a shell."
     )
 
 
@@ -70,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     verb = argv[0]
-    if verb not in VERBS:
+    if verb not in VERBS and verb != "--completion":
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean `wavlm {near[0]}`?" if near else "`wavlm --help` lists the verbs"
         print(f"wavlm: no verb {verb!r}; {hint}", file=sys.stderr)
@@ -81,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     from wavlm_lightning.errors import UserError
 
     try:
-        module = importlib.import_module(VERBS[verb][0])
+        module = importlib.import_module(VERBS[verb][0] if verb in VERBS else "wavlm_lightning.cli.completion")
         return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
     except UserError as error:
         print(f"wavlm {verb}: {error}", file=sys.stderr)

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import signal
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 from wavlm_lightning.cli.configs import resolve_config
+from wavlm_lightning.cli.worker_pool import output_to, worker_pool
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.reports.cards import CARD_NAME
 
@@ -108,57 +102,16 @@ def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], proces
     for run in runs:
         run.check()
     failures: list[str] = []
-    context = get_context("spawn")
-    devices = context.SimpleQueue()
-    for number in range(processes):
-        devices.put(_device(number))
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, initializer=_settle_in, initargs=(threads, devices)) as pool:
+    with worker_pool(processes) as pool:
         futures = {pool.submit(_fit_and_test, run): run for run in runs}
-        try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except UserError as error:
-                    failures.append(str(error))
-                done(futures[future])
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of the runs was killed, for want of memory perhaps; what has a card is kept, so run the same "
-                "command again, with fewer at a time"
-            ) from error
-        except BaseException:
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except UserError as error:
+                failures.append(str(error))
+            done(futures[future])
     if failures:
         raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are done: {failures[0]}")
-
-
-def _device(number: int) -> str | None:
-    """The GPU of a worker, as CUDA_VISIBLE_DEVICES names it; None without GPUs."""
-    import torch
-
-    count = torch.cuda.device_count()
-    if not count:
-        return None
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named[number % count] if named else str(number % count)
-
-
-def _settle_in(threads: int, devices: SimpleQueue[str | None]) -> None:
-    # The terminal's Ctrl-C reaches this process, too: the first one ends it by SIGTERM, which Lightning obeys after a step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    device = devices.get()
-    if (
-        device is not None
-    ):  # before CUDA starts in this process; every run asks for "one device", which is then this one
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _fit_and_test(run: HeadRun) -> None:
@@ -169,7 +122,7 @@ def _fit_and_test(run: HeadRun) -> None:
 
     options = [*run.options, "--trainer.default_root_dir", str(run.folder)]
     log = run.folder / "log.txt"
-    with _output_to(log):
+    with output_to(log):
         try:
             if run.fits:
                 newest = run.folder / "checkpoints" / "last.ckpt"
@@ -180,22 +133,3 @@ def _fit_and_test(run: HeadRun) -> None:
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{run.folder} failed ({error}); see {log}") from error
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Send this process' output to a file; by descriptor, because Lightning's loggers hold on to the old streams."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with path.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for target, saved in enumerate(kept, start=1):
-                os.dup2(saved, target)
-                os.close(saved)

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wavlm_lightning.cli import name_hints
 
 NOISE = re.compile(
-    r"^$|NoneType|Subtypes:|Errors:|Given value|Does not validate against|Expected a path but .* either not accessible"
+    r"^$|NoneType|Subtypes:|Errors:|Does not validate against|Given value type|Expected a path but .* not accessible"
+    r"|Not a valid subclass|Subclass types expect|^- ?a |^a (class path|dict)"
 )
+DOT_IMPORT = re.compile(r"Expected a dot import path string: (\S+)")
+TYPE = re.compile(r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>.*?)\])")
 
 
-def one_sentence(text: str, known_classes: list[type]) -> str:
+@dataclass
+class Complaint:
+    """What is wrong, and where.
+
+    Attributes:
+        place: keys and classes that lead there.
+        owner: dotted path of the innermost class, if any.
+        lines: what the parser says there: several where several types were tried.
+        given: the value, if the parser shows it.
+    """
+
+    place: str = ""
+    owner: str | None = None
+    lines: list[str] = field(default_factory=list)
+    given: str | None = None
+
+
+def one_sentence(text: str, known_classes: Sequence[type]) -> str:
     """The innermost complaint, after the keys that lead to it.
 
     Args:
@@ -23,41 +44,71 @@ def one_sentence(text: str, known_classes: list[type]) -> str:
         >>> one_sentence('Parser key "model":\\n  Parser key "lr":\\n    Expected a number', [])
         'model, lr: Expected a number'
     """
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
-    lines = [line for line in lines if not NOISE.search(line)]
-    place, owner, complaint = "", None, lines[-1] if lines else text.strip()
-    for line in lines:
-        if key := re.fullmatch(r'Parser key "([^"]+)":', line):
-            place += f"{', ' if place else ''}{key[1]}"
+    complaint = innermost(text)
+    said = _mended(complaint, known_classes)
+    return f"{complaint.place}: {said}" if complaint.place else said
+
+
+def innermost(text: str) -> Complaint:
+    """The complaint at the bottom of a message."""
+    found = Complaint()
+    for line in (line.strip().removeprefix("- ") for line in text.splitlines()):
+        if key := re.fullmatch(r'Parser key "([^"]+)":(?: (.+))?', line):
+            if found.lines:
+                break
+            found.place += f"{', ' if found.place else ''}{key[1]}"
+            found.lines += [key[2]] if key[2] else []
         elif path := re.fullmatch(r"Problem with given class_path '([^']+)':", line):
-            owner = path[1]
-            place += f" ({owner.rsplit('.', 1)[-1]})"
-        else:
-            complaint = line
-            break
-    sentence = f"{place}: {complaint}" if place else complaint
-    return sentence + _suggestion(complaint, owner, known_classes)
+            if found.lines and not all(TYPE.match(said) or DOT_IMPORT.match(said) for said in found.lines):
+                break
+            found.owner, found.lines = path[1], []
+            found.place += f" ({path[1].rsplit('.', 1)[-1]})"
+        elif value := re.fullmatch(r"Given value: (.+)", line):
+            found.given = value[1]
+            break  # what follows belongs to a level further out
+        elif not NOISE.search(line) and line not in found.lines:
+            found.lines.append(line)
+    found.lines = found.lines or [text.strip().splitlines()[0]]
+    return found
 
 
-def _suggestion(complaint: str, owner: str | None, known_classes: list[type]) -> str:
-    if option := re.search(r"Option '([\w.]+)' is not accepted", complaint):
-        return _nearest(option[1], _parameters(owner))
-    if name := re.search(r"Expected a dot import path string: (\S+)", complaint):
-        return _nearest(name[1], [known.__name__ for known in known_classes])
-    if argument := re.search(r"unrecognized arguments: --trainer\.(\w+)", complaint):
-        return _nearest(argument[1], _parameters("lightning.pytorch.Trainer"))
-    return ""
+def _mended(complaint: Complaint, known_classes: Sequence[type]) -> str:
+    """The complaint in our words where we know better ones, and what to do."""
+    for line in complaint.lines:
+        if name := DOT_IMPORT.match(line):
+            return f"no class {name[1]}{name_hints.of_class(name[1], known_classes) or '; give its dotted path'}"
+    first = complaint.lines[0]
+    if missing := re.search(r"following arguments are required: (.+)", first):
+        names = re.sub(r"\b(fit|validate|test|predict)\.", "", missing[1])
+        return f"{names} missing; " + ("add it in the YAML" if complaint.place else "name a YAML with -c FILE")
+    if option := re.search(r"(?:Option|option) '([\w.]+)' is not accepted|does not accept option '([\w.]+)'", first):
+        path: str = option[1] or option[2]
+        return f"Option '{path}' is not accepted{name_hints.of_option(path, complaint.owner)}"
+    if arguments := re.search(r"unrecognized arguments: (--([\w.]+)?.*|.*)", first):
+        hint = name_hints.of_option(arguments[2], complaint.owner) if arguments[2] else ""
+        return f"unrecognized arguments: {arguments[1]}{hint}"
+    if file := re.search(r"File does not exist: '?([^']+)", first):
+        return f"{file[1]}: no such file{name_hints.of_config(file[1])}"
+    if lost := re.search(r"No module named '([\w.]+)'", first):
+        hint = name_hints.of_module(lost[1])
+        return f"no module {lost[1]} beside the YAML, in the working directory or installed{hint}"
+    if attribute := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", first):
+        return f"no {attribute[2]} in {attribute[1]}{name_hints.of_attribute(*attribute.groups())}"
+    if base := re.search(r"does not correspond to a subclass of (\w+)", first):
+        return f"{complaint.given} is no {base[1]}"
+    if first.startswith("Problems parsing config"):
+        place = re.findall(r"line (\d+), column", "\n".join(complaint.lines))
+        return f"the YAML of -c is not readable{f' at line {place[-1]}' if place else ''}; correct it there"
+    return _types(complaint) or first
 
 
-def _parameters(class_path: str | None) -> list[str]:
-    """Names of the arguments of a class, its bases' included."""
-    if class_path is None:
-        return []
-    module, name = class_path.rsplit(".", 1)
-    owner = getattr(importlib.import_module(module), name)
-    return [parameter for base in inspect.getmro(owner) for parameter in inspect.signature(base).parameters]
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def _types(complaint: Complaint) -> str | None:
+    """`expected int or one of 'a', 'b', not 'c'`, or None if it is not about types."""
+    found = [TYPE.match(line) for line in complaint.lines]
+    if not all(found):
+        return None
+    wanted = dict.fromkeys(f"one of {one['choices']}" if one["choices"] else one["type"] for one in found if one)
+    got = re.search(r"Got value: (.+)", complaint.lines[0])
+    value = got[1] if got else complaint.given
+    choices = [choice for one in found if one and one["choices"] for choice in re.findall(r"'([^']+)'", one["choices"])]
+    return f"expected {' or '.join(wanted)}, not {value}{name_hints.nearest(str(value), choices)}"

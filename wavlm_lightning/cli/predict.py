@@ -23,7 +23,10 @@ def main(argv: list[str]) -> int:
         "corpus' test split as safetensors; see `wavlm predict -c FILE --help`.)",
     )
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="run folder of a head: config.yaml, checkpoints/best.ckpt"
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="run folder of a head (config.yaml, checkpoints/best.ckpt), or a Hugging Face directory with one",
     )
     parser.add_argument("audio", type=Path, nargs="+", metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
@@ -32,10 +35,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     arguments = parser.parse_args(argv[1:])
 
-    from wavlm_lightning.cli.trained_heads import audio_files, load_head, predict_files
+    from wavlm_lightning.cli.head_sources import open_head
+    from wavlm_lightning.cli.trained_heads import audio_files, predict_files
 
     paths = [path for given in arguments.audio for path in audio_files(given)]
-    head = load_head(arguments.run, arguments.device)
+    head = open_head(arguments.run, arguments.device)
     rows = []
     for row in predict_files(head, paths, arguments.batch_seconds):
         rows.append(row)

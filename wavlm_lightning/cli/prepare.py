@@ -6,8 +6,9 @@ import argparse
 import importlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from wavlm_lightning.cli.plugins import find_recipe, is_dotted, load, registered_corpora
 from wavlm_lightning.data.corpora import RECIPES
 
 if TYPE_CHECKING:  # help must come at once
@@ -41,20 +42,37 @@ def main(argv: list[str]) -> int:
         from wavlm_lightning.data.writing import write_corpus
 
         require_folder(arguments.folder, f"the files of {arguments.recipe} (`wavlm prepare {arguments.recipe} --help`)")
-        plan = importlib.import_module(RECIPES[arguments.recipe]).plan(arguments.folder, arguments)
+        plan = _recipe(arguments.recipe).plan(arguments.folder, arguments)
         plan = replace(plan, source={"recipe": arguments.recipe, **plan.source})
         summarise(write_corpus(plan, arguments.out, arguments.workers, arguments.on_error))
     print(f"made {arguments.out}")
     return 0
 
 
+def _recipe(name: str) -> Any:
+    """What has `HELP`, `add_arguments` and `plan`: one of ours, a registered one, or whatever a dotted path names.
+
+    Raises:
+        UserError: there is nothing of that name.
+    """
+    if name in RECIPES:
+        return importlib.import_module(RECIPES[name])
+    registered = registered_corpora()
+    return load(registered[name]) if name in registered else find_recipe(name)
+
+
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     """The parser of `wavlm prepare`.
 
     Args:
-        argv: if they begin with the name of a recipe, no other recipe is imported.
+        argv: if they begin with the name of a recipe, no other recipe is imported; it may be the dotted path of one that
+            is not ours.
     """
-    parser = argparse.ArgumentParser(prog="wavlm prepare", description="Make a corpus of WebDataset shards.")
+    parser = argparse.ArgumentParser(
+        prog="wavlm prepare",
+        description="Make a corpus of WebDataset shards. A recipe of your own (`wavlm new corpus NAME`) is named by its "
+        "dotted path: `wavlm prepare my_corpus.MyCorpus DIR --out CORPUS`.",
+    )
     recipes = parser.add_subparsers(dest="recipe", required=True, metavar="RECIPE")
 
     mini = recipes.add_parser("mini", help="the embedded synthetic corpora, labelled for every task (needs [corpus])")
@@ -81,17 +99,20 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     folder.add_argument("--name", help="name of the corpus; that of the folder by default")
     folder.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
 
-    chosen = argv[0] if argv and argv[0] in {*RECIPES, "mini", "folder"} else None
-    for name, path in RECIPES.items():
-        if chosen in (None, name):
-            recipe = importlib.import_module(path)
-            corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
-            corpus.formatter_class = argparse.RawDescriptionHelpFormatter
-            _add_common(corpus, "holds the corpus as published, unpacked")
-            corpus.add_argument(
-                "--allow-partial", action="store_true", help="warn of counts that differ from the official ones"
-            )
-            recipe.add_arguments(corpus)
+    registered = registered_corpora()
+    chosen = argv[0] if argv and (argv[0] in {*RECIPES, *registered, "mini", "folder"} or is_dotted(argv[0])) else None
+    if chosen is None:
+        for name, point in registered.items():
+            recipes.add_parser(name, help=f"registered: {point.value}")  # which the list does without importing
+    for name in RECIPES if chosen is None else {chosen} - {"mini", "folder"}:
+        recipe = _recipe(name)
+        corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
+        corpus.formatter_class = argparse.RawDescriptionHelpFormatter
+        _add_common(corpus, "holds the corpus as published, unpacked")
+        corpus.add_argument(
+            "--allow-partial", action="store_true", help="warn of counts that differ from the official ones"
+        )
+        recipe.add_arguments(corpus)
     return parser
 
 

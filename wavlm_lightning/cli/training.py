@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,14 @@ import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
 from wavlm_lightning.cli.configs import resolve_config
+from wavlm_lightning.cli.dropped_arguments import dropping_logger
 from wavlm_lightning.cli.lost_process import lost_process
+from wavlm_lightning.cli.name_hints import known_classes
 from wavlm_lightning.cli.parser_errors import one_sentence
+from wavlm_lightning.cli.plugins import make_importable
 from wavlm_lightning.cli.result_card import WriteResultCard
+from wavlm_lightning.cli.sweep_pruning import ReportToSweep
+from wavlm_lightning.cli.wandb_logger import settle_loggers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.pretraining.sharding import FSDP2
@@ -80,13 +85,15 @@ class WavLMCLI(LightningCLI):
         if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
-        fitting = self.subcommand == "fit"
+        fitting = self.subcommand in ("fit", None)  # None: a notebook, which may
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
         config["logger"] = curve_loggers(config.get("logger"), root, fitting)
         callbacks = list(config.get("callbacks") or [])
+        fresh = fitting and self._get(self.config_init, "ckpt_path") is None
+        callbacks += settle_loggers(config["logger"], root, fresh)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
-            callbacks.append(StopBetweenUpdates())
+            callbacks += [StopBetweenUpdates(), *ReportToSweep.of_environment()]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
             if hasattr(self.model, "monitor"):
@@ -166,23 +173,34 @@ def main(argv: list[str]) -> int:
     """
     WavLMCLI.command = shlex.join(["wavlm", *argv])
     with quiet(), readable_errors():
-        WavLMCLI(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False}
-            | {
-                name: {"exit_on_error": False, "allow_abbrev": False} for name in ("fit", "validate", "test", "predict")
-            },
-            trainer_defaults={"log_every_n_steps": 10},
-            args=[resolve_config(argument) for argument in argv],
-        )
+        command_line(argv, run=True)
     return 0
+
+
+def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
+    """Parse options, and build model, data and trainer.
+
+    Args:
+        argv: with `run`, a subcommand and its options; else options alone.
+        run: the subcommand.
+    """
+    arguments = [resolve_config(argument) for argument in argv]
+    make_importable(arguments)
+    settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
+    return WavLMCLI(
+        pl.LightningModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs=settings | dict.fromkeys(("fit", "validate", "test", "predict"), settings),
+        trainer_defaults={"log_every_n_steps": 10},
+        args=arguments,
+        run=run,
+    )
 
 
 @contextlib.contextmanager
@@ -229,7 +247,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise UserError(one_sentence(str(error), _known_classes())) from error
+        raise UserError(one_sentence(str(error), known_classes())) from error
     except ValueError as error:
         # What a constructor says of its arguments comes wrapped in all that jsonargparse has tried.
         said: BaseException | None = error
@@ -248,15 +266,3 @@ def readable_errors() -> Iterator[None]:
         if (reason := lost_process(error)) is None:
             raise
         raise UserError(reason) from error
-
-
-def _known_classes() -> list[type]:
-    """Every class of ours, or derived from ours, that has been imported."""
-    known: list[type] = []
-    pending: list[type] = [pl.LightningModule, pl.LightningDataModule, torch.nn.Module]
-    while pending:
-        children: list[type] = pending.pop().__subclasses__()
-        ours = [child for child in children if not child.__module__.startswith(("torch", "lightning"))]
-        known += ours
-        pending += ours
-    return known

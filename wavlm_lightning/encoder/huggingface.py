@@ -84,7 +84,7 @@ def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
         raise CheckpointError(f"{folder} has no config.json, so it is not a Hugging Face checkpoint")
     preprocessor = folder / "preprocessor_config.json"
     config = config_from(read_json(path), read_json(preprocessor) if preprocessor.is_file() else {}, path)
-    state = rename(_read_weights(folder))
+    state = rename(read_weights(folder))
     if config.position_bias == "ungated":
         if _gates_are_constant(state):
             state = {name: tensor for name, tensor in state.items() if GATE not in name}
@@ -206,7 +206,7 @@ def _gates_are_constant(state: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():

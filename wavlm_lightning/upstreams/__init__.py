@@ -1,6 +1,7 @@
 """Anything that turns waveforms into `Layers`, and the weighted sum every head reads."""
 
 from wavlm_lightning.upstreams.base import Upstream
+from wavlm_lightning.upstreams.chosen_layers import ChosenLayers
 from wavlm_lightning.upstreams.fairseq import FairseqUpstream
 from wavlm_lightning.upstreams.huggingface import HuggingFaceUpstream
 from wavlm_lightning.upstreams.spectral import Fbank, Mfcc
@@ -9,6 +10,7 @@ from wavlm_lightning.upstreams.wavlm import WavLMUpstream
 from wavlm_lightning.upstreams.weighted_sum import WeightedSum
 
 __all__ = [
+    "ChosenLayers",
     "FairseqUpstream",
     "Fbank",
     "HuggingFaceUpstream",

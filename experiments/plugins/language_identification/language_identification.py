@@ -1,0 +1,9 @@
+"""Which language is spoken: three names are all that a classifier of utterances needs."""
+
+from wavlm_lightning.tasks import UtteranceClassification
+
+
+class LanguageIdentification(UtteranceClassification):
+    """One class for each of the corpus' `languages`; reads `language` of each utterance. See `UtteranceClassification`."""
+
+    name, inventory, field = "LID", "languages", "language"

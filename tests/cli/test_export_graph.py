@@ -1,0 +1,125 @@
+"""`wavlm export --format onnx|torch`: graphs of any batch and length, compared with the model in the export itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.cli.export_graph import write_head_graph
+from wavlm_lightning.cli.trained_heads import TrainedHead
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification
+from wavlm_lightning.tasks.huggingface_export import write_head_folder
+from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+
+# Two convolutions and one layer: the time of an export goes by the number of operations.
+SHAPE = {"conv_channels": [16] * 2, "conv_kernels": [10, 66], "conv_strides": [5, 64], "dim": 32, "ffn_dim": 48}
+SHAPE |= {"layers": 1, "heads": 4}
+
+
+def trained(kind, labels, gain_db: float = 0.0, upstream=None, **arguments) -> TrainedHead:
+    task = kind(upstream or WavLMUpstream("tiny", overrides=SHAPE), **arguments)
+    task.build(labels)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in task.named_parameters():
+        if not name.startswith("upstream."):
+            parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return TrainedHead(task.eval(), gain_db, False, torch.device("cpu"))
+
+
+def batch(rows: int, samples: int, seed: int, least: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(least, samples + 1, (rows,), generator=generator)
+    lengths[0] = samples
+    return 0.1 * torch.randn(rows, samples, generator=generator), lengths
+
+
+def test_onnx_of_encoder_and_head(tmp_path, capsys):
+    """From a folder of transformers, as a user would; the recordings are played with the gain of training."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    head = trained(KeywordSpotting, ["yes", "no", "up"])
+    write_head_folder(tmp_path / "hf", head.task, {"gain_db": -3.0})
+    assert main(["export", str(tmp_path / "hf"), str(tmp_path / "onnx"), "--format", "onnx"]) == 0
+    assert "model.onnx: off by at most" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["model.json", "model.onnx"]
+    facts = json.loads((tmp_path / "onnx" / "model.json").read_text())
+    assert (facts["labels"], facts["task"], facts["sample_rate"]) == (["yes", "no", "up"], "KS", 16_000)
+    assert facts["checked"]["largest_difference"] < 1e-4 and facts["gain_db"].startswith("-3")
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx", providers=["CPUExecutionProvider"])
+    least = head.task.upstream.encoder.config.receptive_field
+    for seed, (rows, samples) in enumerate(((1, least + 320), (1, 50_001), (5, 12_345))):
+        waveforms, lengths = batch(rows, samples, seed, least)
+        scores, frames = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+        with torch.no_grad():
+            layers = head.task.upstream(waveforms * 10**-0.15, lengths)
+            wanted = head.task.outputs(head.task.weighted_sum(layers), layers.lengths)
+        assert np.abs(scores - wanted.numpy()).max() < 1e-5 and frames.tolist() == layers.lengths.tolist()
+
+
+def test_torch_export_of_an_encoder_is_kept_if_it_agrees(tmp_path, monkeypatch, capsys):
+    overrides = {**SHAPE, "pre_norm": True, "conv_norm": "layer", "normalize_waveform": True}
+    encoder = WavLM(WavLMConfig.preset("tiny", **overrides)).eval()
+    encoder.save_pretrained(tmp_path / "hf")
+    assert main(["export", str(tmp_path / "hf"), str(tmp_path / "torch"), "--format", "torch"]) == 0
+    graph = torch.export.load(tmp_path / "torch" / "model.pt2").module()
+    least = encoder.config.receptive_field
+    for seed, (rows, samples) in enumerate(((1, least + 320), (1, 40_000), (3, 9_999))):
+        waveforms, lengths = batch(rows, samples, seed, least)
+        with torch.no_grad():
+            hidden, frames = graph(waveforms, lengths)
+            wanted = encoder(waveforms, lengths)
+        assert (hidden - wanted.hidden).abs().max() < 1e-5 and torch.equal(frames, wanted.lengths)
+
+    program = torch.export.load(tmp_path / "torch" / "model.pt2")  # as if the tracer had made a mistake
+    with torch.no_grad():
+        encoder.encoder.layers[0].attention.q_proj.weight.mul_(2.0)
+        encoder.save_pretrained(tmp_path / "hf")
+    monkeypatch.setattr(torch.export, "export", lambda *arguments, **options: program)
+    assert main(["export", str(tmp_path / "hf"), str(tmp_path / "torch"), "--format", "torch"]) == 2
+    assert "the graph is off by" in capsys.readouterr().err and not list((tmp_path / "torch").iterdir())
+
+
+def test_torch_export_of_an_x_vector(tmp_path):
+    """Its network needs 16 frames in a batch, and takes shorter rows beside a longer one."""
+    head = trained(SpeakerVerification, list("pq"), hidden=16, widths=(16, 16, 16, 16, 24), embedding=12)
+    write_head_graph(head, tmp_path, "torch")
+    graph = torch.export.load(tmp_path / "model.pt2").module()
+    config = head.task.upstream.encoder.config
+    for seed, samples in enumerate((config.receptive_field + 15 * config.hop, 20_000)):
+        waveforms, lengths = batch(4, samples, seed, config.receptive_field)
+        with torch.no_grad():
+            layers = head.task.upstream(waveforms, lengths)
+            wanted = head.task.outputs(head.task.weighted_sum(layers), layers.lengths)
+            assert (graph(waveforms, lengths)[0] - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "labels", "arguments", "said"), [
+    (SpeakerDiarization, ["speaker1", "speaker2"], {"hidden": 8}, "LSTMs of this SD head"),
+    (KeywordSpotting, list("ab"), {"upstream": Fbank(cmvn=False)}, "is a Fbank"),
+])  # fmt: skip
+def test_what_cannot_be_a_graph_is_refused(tmp_path, kind, labels, arguments, said):
+    with pytest.raises(UserError, match=said):
+        write_head_graph(trained(kind, labels, **arguments), tmp_path / "out", "torch")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_torch_says_of_a_head_is_one_sentence(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise ValueError("Could not guard on data-dependent expression u0 > 1.\n\nand a page of advice")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    (tmp_path / "model.pt2").write_text("of yesterday")
+    with pytest.raises(UserError, match=r"torch cannot make a graph .*\(Could not guard .* u0 > 1\)$"):
+        write_head_graph(trained(KeywordSpotting, list("ab")), tmp_path, "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_without_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"pip install 'wavlm_lightning\[onnx\]'"):
+        write_head_graph(trained(KeywordSpotting, list("ab")), tmp_path, "onnx")

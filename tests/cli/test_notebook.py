@@ -1,0 +1,30 @@
+"""The notebook runs from its first cell to its last, and is kept without outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "experiments" / "notebooks" / "first_steps.ipynb"
+
+
+@pytest.fixture
+def notebook():
+    nbformat = pytest.importorskip("nbformat")
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def test_it_is_kept_without_outputs(notebook):
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.slow
+def test_every_cell_runs(notebook, tmp_path):
+    nbclient = pytest.importorskip("nbclient")
+    nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "KeywordSpotting on tiny with 5 layers" in said and "50 frames a second" in said
+    assert any("image/png" in output.get("data", {}) for output in notebook.cells[-2]["outputs"])
+    run = tmp_path / "runs" / "first_steps"
+    assert (run / "checkpoints" / "best.ckpt").is_file() and (run / "config.yaml").is_file()

@@ -1,0 +1,108 @@
+"""`wavlm --completion bash|zsh|tcsh`: a script that completes verbs, options, class names and files.
+
+It is written once and asks nobody while one types: starting Python for a list of options would take seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+from wavlm_lightning.errors import UserError
+
+SHELLS = ("bash", "zsh", "tcsh")
+USES = 'bash: eval "$(wavlm --completion bash)" in ~/.bashrc; zsh: wavlm --completion zsh > DIR_IN_FPATH/_wavlm'
+
+
+def main(argv: list[str]) -> int:
+    """Print the script.
+
+    Raises:
+        UserError: no such shell, or the library that writes the script is not installed.
+    """
+    if len(argv) != 1 or argv[0] not in SHELLS:
+        raise UserError(f"--completion needs one of {', '.join(SHELLS)} ({USES})")
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise UserError("--completion needs shtab; `pip install shtab`") from error
+    parser = whole_parser()
+    for action in _actions(parser):
+        if action.type is Path and not action.choices:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif isinstance(action.choices, dict) and not isinstance(action, argparse._SubParsersAction):
+            action.choices = list(action.choices)  # shtab takes a dict for verbs below this one
+    print(shtab.complete(parser, argv[0]))
+    return 0
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """One parser of all verbs, to be read and not to parse with."""
+    from wavlm_lightning.cli import PASSES_VERB, VERBS
+
+    parser = argparse.ArgumentParser(prog="wavlm")
+    verbs = parser.add_subparsers(metavar="VERB")
+    training = training_parser()
+    for verb, (module, text) in VERBS.items():
+        # argparse has no public way to hang an existing parser below another.
+        verbs.choices[verb] = training if verb in PASSES_VERB - {"predict"} else _captured(module, verb)
+        verbs._choices_actions.append(verbs._ChoicesPseudoAction(verb, [], text))
+    return parser
+
+
+class _Parser(Exception):
+    """Carries a parser out of its verb."""
+
+
+def _captured(module: str, verb: str) -> argparse.ArgumentParser:
+    """The parser that a verb makes for itself."""
+
+    def stop(self: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        raise _Parser(self)
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
+        try:
+            importlib.import_module(module).main([verb] if verb == "predict" else [])
+        except _Parser as found:
+            return found.args[0]
+    raise RuntimeError(f"wavlm {verb} parses nothing")
+
+
+def training_parser() -> argparse.ArgumentParser:
+    """The options of `wavlm fit` and its kin, with those of every class of ours."""
+    import lightning.pytorch as pl
+
+    import wavlm_lightning.pretraining
+    import wavlm_lightning.tasks  # noqa: F401 - what is imported is known
+    from wavlm_lightning.cli.name_hints import OPTIONS, known_classes, parameters
+    from wavlm_lightning.upstreams import Upstream
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-c", type=Path)
+    for name in OPTIONS:
+        if name not in ("help", "trainer", "model", "data", "verbose", "return_predictions"):
+            parser.add_argument(f"--{name}", type=Path if name == "config" else str)
+    holders: dict[str, list[type]] = {
+        "model": [known for known in known_classes() if issubclass(known, pl.LightningModule)],
+        "model.upstream": [known for known in known_classes() if issubclass(known, Upstream)],
+        "data": [known for known in known_classes() if issubclass(known, pl.LightningDataModule)],
+    }
+    for key, classes in holders.items():
+        parser.add_argument(f"--{key}", choices=sorted({known.__name__ for known in classes}))
+    for key, classes in {"trainer": [pl.Trainer], **holders}.items():
+        names = {name for known in classes for name in parameters(known)} - {"self", "args", "kwargs", "upstream"}
+        for name in sorted(names):
+            parser.add_argument(f"--{key}.{name}")
+    return parser
+
+
+def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """All of a parser and of those below it."""
+    found = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [below for child in action.choices.values() for below in _actions(child)]
+    return found

@@ -1,0 +1,173 @@
+"""A trained head as a folder that the transformers library loads, where it has the same head."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wavlm_lightning.encoder.huggingface import OWN_KEY, write_checkpoint
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks import huggingface_heads as heads
+from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.huggingface import TIME_DELAY, verification_name
+from wavlm_lightning.tasks.huggingface_folder import CLASSIFICATION, CTC, ENCODERS, FRAMES, SAME_NAMES, VERIFICATION
+from wavlm_lightning.tasks.intent_classification import IntentClassification
+from wavlm_lightning.tasks.phoneme_recognition import PhonemeRecognition
+from wavlm_lightning.tasks.speaker_diarization import SpeakerDiarization
+from wavlm_lightning.tasks.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.speech_recognition import SpeechRecognition
+from wavlm_lightning.upstreams import WavLMUpstream
+
+TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
+"""Heads that there are no classes for."""
+
+
+def head_kind(task: Task) -> str:
+    """The end of the name of the class in transformers that has the same head.
+
+    Raises:
+        UserError: there is none, and what differs.
+    """
+    reason = None
+    kind = ""
+    if isinstance(task, UtteranceClassification):
+        kind = CLASSIFICATION
+    elif isinstance(task, SpeakerVerification):
+        kind = VERIFICATION
+        if task.hidden != task.widths[0]:
+            reason = f"its projection has {task.hidden} outputs, where WavLMForXVector has as many as the first layer"
+    elif isinstance(task, heads.FolderSpeakerDiarization):
+        kind = FRAMES
+    elif isinstance(task, heads.FolderCtc):
+        kind = CTC
+    elif isinstance(task, SpeakerDiarization):
+        reason = "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"
+    elif isinstance(task, SpeechRecognition):
+        reason = "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
+    elif isinstance(task, PhonemeRecognition):
+        reason = "it reads a weighted sum of all layers, and WavLMForCTC the last layer alone"
+    elif isinstance(task, CtcTask):
+        reason = "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
+    else:
+        reason = "transformers has no head of its kind"
+    if task.weighted_sum.normalize:
+        reason = (
+            "it normalises each layer before the weighted sum (model.normalize), which no head of transformers does"
+        )
+    if not isinstance(task.upstream, WavLMUpstream):
+        reason = f"its upstream is a {type(task.upstream).__name__}, and only encoders of the WavLM family are written"
+    elif (model_type := _model_type(task.upstream)) in TRANSFORMERS_LACK and kind in TRANSFORMERS_LACK[model_type]:
+        reason = f"its encoder is a HuBERT, for which transformers has no {kind}"
+    if reason is not None:
+        raise UserError(f"this {task.name} head does not fit into the transformers library: {reason}")
+    return kind
+
+
+def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> str:
+    """Write encoder and head, their configuration, that of the feature extractor and, for CTC, the vocabulary.
+
+    Args:
+        folder: made if missing.
+        task: with a head that transformers has.
+        processing: what was done to every waveform before the encoder heard it (`gain_db`, `trim`), which transformers
+            does not do; kept for `wavlm predict`.
+
+    Returns:
+        Name of the class that loads the folder.
+
+    Raises:
+        UserError: transformers has no such head; nothing is written.
+    """
+    kind = head_kind(task)
+    upstream = task.upstream
+    assert isinstance(upstream, WavLMUpstream)
+    encoder = upstream.encoder
+    state = encoder.state_dict()
+    if isinstance(encoder.encoder.layer_norm, nn.Identity):  # a pre-norm encoder whose head reads what comes before
+        state |= {
+            "encoder.layer_norm.weight": torch.ones(upstream.dim),
+            "encoder.layer_norm.bias": torch.zeros(upstream.dim),
+        }
+    normalised = encoder.config.normalize_waveform or getattr(upstream, "normalize_eps", None) is not None
+    write_checkpoint(folder, replace(encoder.config, normalize_waveform=normalised), state)
+
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    architecture = f"{ENCODERS[values['model_type']]}{kind}"
+    labels = task.labels
+    names = (
+        [f"{slot}={value}" for slot, each in labels.items() for value in each] if _is_slotted(task) else list(labels)
+    )
+    own: dict[str, Any] = {"task": task.name, "processing": processing}
+    if _is_slotted(task):
+        own["labels"] = labels
+    weighted = task.weighted_sum.logits is not None
+    values |= {
+        "architectures": [architecture],
+        "use_weighted_layer_sum": weighted,
+        # Heads of ours read the last layer after its final norm, and transformers 5 before unless told so.
+        "tie_last_hidden_states": not isinstance(encoder.encoder.layer_norm, nn.Identity),
+        "final_dropout": 0.0,
+    }
+    if kind == CTC:
+        values |= {"vocab_size": len(names), "pad_token_id": 0}
+        vocabulary = {name: number for number, name in enumerate(names)}
+        (folder / "vocab.json").write_text(
+            json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+        )
+    else:
+        (folder / "vocab.json").unlink(missing_ok=True)  # of what was exported here before
+        values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
+        values |= {"label2id": {name: n for n, name in enumerate(names)}}
+    if isinstance(task, UtteranceClassification):
+        values["classifier_proj_size"] = task.hidden
+    if isinstance(task, SpeakerVerification):
+        values |= {"tdnn_dim": list(task.widths), "xvector_output_dim": task.embedding, **TIME_DELAY}
+        own["embedding"] = "linear" if isinstance(task, heads.FolderSpeakerVerification) else "relu"
+    values[OWN_KEY]["head"] = own
+    prefix = values["model_type"]
+    tensors = {f"{prefix}.{name}": value for name, value in load_file(weights).items()}
+    save_file(tensors | head_tensors(task), weights, metadata={"format": "pt"})
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return architecture
+
+
+def head_tensors(task: Task) -> dict[str, Tensor]:
+    """The head under the names that transformers has."""
+    theirs = {ours: name for name, ours in SAME_NAMES.items()}
+    state = {}
+    for name, value in task.state_dict().items():
+        if name.startswith("upstream.") or name == "setting":
+            continue
+        if isinstance(task, SpeakerVerification):
+            name, value = _verification(task, name, value)
+        state[theirs.get(name, name)] = value.detach().cpu().float().contiguous()
+    return state
+
+
+def _verification(task: SpeakerVerification, name: str, value: Tensor) -> tuple[str, Tensor]:
+    affine = "embedder" if isinstance(task, heads.FolderSpeakerVerification) else "network.affine"
+    for theirs in ("classifier.", "feature_extractor."):
+        ours = verification_name(theirs, affine)
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours), value
+    if name.startswith("network.time_delay."):
+        layer, part = name.split(".")[2:]
+        return f"tdnn.{layer}.kernel.{part}", value.transpose(1, 2).flatten(1) if part == "weight" else value
+    return name, value
+
+
+def _is_slotted(task: Task) -> bool:
+    return isinstance(task, IntentClassification)
+
+
+def _model_type(upstream: WavLMUpstream) -> str:
+    return "hubert" if upstream.encoder.config.position_bias == "none" else "wavlm"
