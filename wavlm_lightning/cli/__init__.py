@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     ),
     "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),
+    "bench": ("wavlm_lightning.cli.bench", "how fast this machine encodes and trains"),
     "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
     "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),

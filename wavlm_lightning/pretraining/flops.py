@@ -48,9 +48,9 @@ class StepFlops:
         """Forward and backward pass of a training step, in expectation over LayerDrop.
 
         Each product has two in the backward pass, one for the gradient of either factor: everything behind the
-        convolutions, even where those are frozen, because the layer norm before the projection is trained. What a
-        kernel computes again in its backward pass (fused attention, checkpointing) is not counted: utilisation is
-        about the model, not about the implementation.
+        convolutions, even where those are frozen, because the layer norm before the projection is trained. What the
+        backward pass computes again (attention, the first convolution, checkpointed layers) is not counted:
+        utilisation is about the model, not about the implementation.
         """
         layers = (1.0 - self.layer_drop) * (self.linears + self.attention)
         return (

@@ -167,9 +167,13 @@ class Task(HeadCheckpoint):
 
     # Steps.
 
+    def upstream_layers(self, inputs: Any) -> Layers:
+        """Waveforms or cached layers to layers."""
+        return inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Waveforms or cached layers to (logits, valid frames `(batch,)`)."""
-        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        layers = self.upstream_layers(inputs)
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
