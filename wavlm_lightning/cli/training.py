@@ -12,26 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins import CheckpointIO
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
+from wavlm_lightning.cli.checkpoint_files import WholeFiles
 from wavlm_lightning.cli.configs import resolve_config
 from wavlm_lightning.cli.head_lists import HeadLists, take_lists
-from wavlm_lightning.cli.lost_process import lost_process
 from wavlm_lightning.cli.many_runs import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best, many_heads
-from wavlm_lightning.cli.parser_errors import one_sentence
+from wavlm_lightning.cli.readable_errors import readable_errors
 from wavlm_lightning.cli.result_card import WriteResultCard
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
-from wavlm_lightning.pretraining.sharding import FSDP2
+from wavlm_lightning.pretraining.sharding import FSDP2, finish_renaming
 from wavlm_lightning.tasks.many_heads import ManyHeads
 
 
@@ -93,6 +92,7 @@ class WavLMCLI(LightningCLI):
         if self.lists:
             self.model = many_heads(self.model, self._get(self.config, "model"), self.lists)
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
+        config["plugins"] = with_whole_files(config.get("plugins"))
         labels = tuple(self.lists.heads())
         config["logger"] = curve_loggers(config.get("logger"), root, fitting, labels)
         callbacks = list(config.get("callbacks") or [])
@@ -102,11 +102,12 @@ class WavLMCLI(LightningCLI):
         if fitting:
             callbacks.append(StopBetweenUpdates())
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
             if isinstance(self.model, ManyHeads):
                 callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
             elif hasattr(self.model, "monitor"):
                 callbacks.append(best(root / "checkpoints", *self.model.monitor))
+            # The last one, for it keeps what the others know.
+            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
@@ -119,8 +120,10 @@ class WavLMCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse to write over a run, and find `last`."""
-        self._resolve_checkpoint()
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        for name in (NEWEST, BEST):
+            finish_renaming(folder / f"{name}.ckpt")
+        self._resolve_checkpoint()
         asked = self._get(self.config, "ckpt_path")
         found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").exists()]
         if asked is None and not self.trainer.fast_dev_run and (found or any(folder.glob("*.ckpt"))):
@@ -155,9 +158,7 @@ class WavLMCLI(LightningCLI):
         if asked in (NEWEST, BEST):
             path = Path(self.trainer.default_root_dir) / "checkpoints" / f"{asked}.ckpt"
             if not path.exists():
-                cut = path.with_name(f"{path.name}.old")  # of a sharded one, which takes two renamings
-                hint = f"a writing was cut short: rename {cut.name}" if cut.exists() else "has this run been fitted?"
-                raise UserError(f"{path}: no such checkpoint; {hint}")
+                raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
         elif asked is not None:
             path = Path(asked)
             if not path.exists():
@@ -184,6 +185,12 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
     if labels:
         return [*named, CurvesOfHeads(root, labels)]
     return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
+
+
+def with_whole_files(asked: Any) -> list[Any]:
+    """The plugins that were asked for, and ours that writes checkpoints unless one of them does."""
+    named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
+    return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]
 
 
 def main(argv: list[str]) -> int:
@@ -251,44 +258,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger in loggers:
                 logger.removeFilter(keep)
-
-
-@contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
-    """Turn parser errors into one sentence."""
-    from jsonargparse import ArgumentError
-
-    try:
-        yield
-    except ArgumentError as error:
-        raise UserError(one_sentence(str(error), _known_classes())) from error
-    except ValueError as error:
-        # What a constructor says of its arguments comes wrapped in all that jsonargparse has tried.
-        said: BaseException | None = error
-        while said is not None and not isinstance(said, UserError):
-            said = said.__cause__ or said.__context__
-        if said is None:
-            raise
-        raise said from error
-    except MisconfigurationException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
-        ) from error
-    except RuntimeError as error:
-        if (reason := lost_process(error)) is None:
-            raise
-        raise UserError(reason) from error
-
-
-def _known_classes() -> list[type]:
-    """Every class of ours, or derived from ours, that has been imported."""
-    known: list[type] = []
-    pending: list[type] = [pl.LightningModule, pl.LightningDataModule, torch.nn.Module]
-    while pending:
-        children: list[type] = pending.pop().__subclasses__()
-        ours = [child for child in children if not child.__module__.startswith(("torch", "lightning"))]
-        known += ours
-        pending += ours
-    return known
