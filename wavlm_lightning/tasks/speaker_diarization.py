@@ -96,6 +96,7 @@ class SpeakerDiarization(Task):
         protocol: Protocol = "superb",
     ) -> None:
         super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        self.add_means("accuracy")
         self.hidden, self.speakers = hidden, speakers
         self.stride = SAMPLE_RATE / upstream.frame_rate
         self._references: tuple[Split, dict[str, Any]] | None = None
@@ -165,8 +166,8 @@ class SpeakerDiarization(Task):
         """Loss, right frames and errors of a batch."""
         outputs, lengths = self(batch.inputs)
         count = len(batch.keys)
-        self.log(f"{stage}/loss", self.loss(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
-        self.log(f"{stage}/accuracy", self.accuracy(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), count)
+        self.log_mean(stage, "accuracy", self.accuracy(outputs, lengths, batch.targets), count)
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> DiarizationErrorRate:
