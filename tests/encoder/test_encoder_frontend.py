@@ -52,7 +52,7 @@ def valid_frames(module: FrontEnd, x: Tensor, lengths: Tensor | None) -> Tensor:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of about eight frames of the small encoders, and statistics in blocks of 500 windows."""
-    monkeypatch.setattr(chunks, "CACHE_FRIENDLY", 8 * 64 * 24)
+    monkeypatch.setattr(chunks, "CACHE_FRIENDLY", 8 * 64 * 24 * 4)
     monkeypatch.setattr(folded_norm, "BLOCK", 500)
 
 
@@ -89,7 +89,7 @@ def test_chunks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch):
     with torch.no_grad():
         whole = module(waveforms, torch.tensor([30_000, 8_000, 401]))
         for frames in (1, 7, 93, 200):
-            monkeypatch.setattr(chunks, "CACHE_FRIENDLY", frames * 64 * 24)
+            monkeypatch.setattr(chunks, "CACHE_FRIENDLY", frames * 64 * 24 * 4)
             assert distance(module(waveforms, torch.tensor([30_000, 8_000, 401])), whole) < 2e-6
 
 
@@ -97,7 +97,7 @@ def test_chunks_cover_every_frame_once():
     config = CONFIGS["base"]
     for batch, samples in ((1, 400), (3, 5_000), (2, 400 + 320 * 30_000)):
         seen = torch.zeros(batch, config.frames(samples), dtype=torch.int64)
-        for rows, frames, stretch in chunks.chunks(config, batch, samples, "cpu"):
+        for rows, frames, stretch in chunks.chunks(config, batch, samples, torch.float32, "cpu"):
             seen[rows, frames] += 1
             assert config.frames(stretch.stop - stretch.start) == frames.stop - frames.start
             assert stretch.stop <= samples

@@ -170,8 +170,9 @@ def test_shares_of_sharded_weights():
     whole, share = (step_memory(config, 1, 32_000, processes=16, sharded=sharded) for sharded in (False, True))
     for part in ("parameters", "gradients", "optimiser"):
         assert 16 * getattr(share, part) == getattr(whole, part)
-    # Gathered: the convolutions and the wide positional one of Large, 13 M parameters in fp32; two layers in bf16.
-    assert share.exchanged == pytest.approx(4 * 13.2e6 + 2 * 2 * 12.6e6, rel=0.05)
+    # The convolutions and the wide positional one of Large, 13 M parameters, in fp32; two layers in bf16, and the
+    # gradients of one in fp32.
+    assert share.exchanged == pytest.approx(4 * 13.2e6 + (2 * 2 + 4) * 12.6e6, rel=0.05)
     assert whole.casts - share.casts == pytest.approx(2 * 24 * 12.6e6, rel=0.01)  # layers come in bf16
     assert (share.front_end, share.projection, share.layers) == (whole.front_end, whole.projection, whole.layers)
     assert step_memory(config, 1, 32_000, sharded=True) == step_memory(config, 1, 32_000)  # nobody to share with

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
+
 from wavlm_lightning.encoder.config import WavLMConfig
 
-CACHE_FRIENDLY = 1 << 21
-"""On a CPU: elements of the first layer's output, 1.3 s of one row of Base. What is larger than the caches of the
+CACHE_FRIENDLY = 8 << 20
+"""On a CPU: bytes of the first layer's output, 1.3 s of one row of Base in fp32. What is larger than the caches of the
 processor is slower (experiments/throughput/front_end)."""
 
-ROOMY = 1 << 28
-"""On other devices, which like large products: 0.5 GiB in bf16, 160 s of audio."""
+ROOMY = 1 << 29
+"""Bytes on other devices, which like large products: 160 s of audio in bf16. A guess, not measured."""
 
 
 class Chunk(NamedTuple):
@@ -29,7 +32,7 @@ class Chunk(NamedTuple):
     samples: slice
 
 
-def chunks(config: WavLMConfig, batch: int, samples: int, device: str) -> Iterator[Chunk]:
+def chunks(config: WavLMConfig, batch: int, samples: int, dtype: torch.dtype, device: str) -> Iterator[Chunk]:
     """Divide a batch.
 
     Neighbours share the samples that frames on both sides of the border see, so that every frame is as it would be
@@ -39,15 +42,17 @@ def chunks(config: WavLMConfig, batch: int, samples: int, device: str) -> Iterat
         config: sizes of the encoder.
         batch: rows.
         samples: of each row.
+        dtype: of the convolutions' outputs.
         device: type of the device, such as `cpu`.
 
     Yields:
         Whole rows as long as they fit, otherwise stretches of one row, of equal length but the last.
     """
     frames, hop = config.frames(samples), config.hop
-    a_frame = config.conv_channels[0] * (hop // config.conv_strides[0])
+    a_frame = config.conv_channels[0] * (hop // config.conv_strides[0]) * dtype.itemsize
     fitting = max((CACHE_FRIENDLY if device == "cpu" else ROOMY) // a_frame, 1)
-    height, width = max(fitting // frames, 1), min(fitting, frames)
+    height = max(fitting // frames, 1)
+    width = math.ceil(frames / math.ceil(frames / fitting))
     for row in range(0, batch, height):
         for first in range(0, frames, width):
             last = min(first + width, frames)

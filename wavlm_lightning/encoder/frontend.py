@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wavlm_lightning.encoder.attention import compute_dtype
 from wavlm_lightning.encoder.chunks import chunks
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.folded_norm import FoldedConvolution
@@ -132,7 +133,7 @@ class FrontEnd(nn.Module):
         trained = torch.is_grad_enabled() and any(x.requires_grad for x in (waveforms, *self.parameters()))
         rows: dict[int, list[Tensor]] = {}
         batch, samples = waveforms.shape
-        for chunk in chunks(self.config, batch, samples, waveforms.device.type):
+        for chunk in chunks(self.config, batch, samples, compute_dtype(waveforms), waveforms.device.type):
             part = folded.rows(chunk.rows) if folded is not None else None
             features = self._convolve(waveforms[chunk.rows, chunk.samples], part, trained)
             rows.setdefault(chunk.rows.start, []).append(features)

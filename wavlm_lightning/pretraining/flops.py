@@ -76,7 +76,9 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
     Returns:
         Operations by part, objectives apart (`objective_flops`).
     """
-    front_end, first, inputs, steps = 0.0, 0.0, 1, samples
+    front_end, first, inputs = 0.0, 0.0, 1
+    whole = config.frames(samples)
+    steps = (whole - 1) * config.hop + config.receptive_field if whole else 0  # samples that no frame sees cost nothing
     for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
         steps = max((steps - kernel) // stride + 1, 0)
         convolution = linear_flops(batch * steps, inputs * kernel, channels)

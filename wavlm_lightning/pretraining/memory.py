@@ -125,7 +125,9 @@ def step_memory(
     # What is gone when the backward pass has come to the convolutions, and what it makes there.
     behind = _projection(config, batch, frames, compute, norm, device) + config.layers * kept + head_bytes
     first = _first_convolution(config, batch, samples, compute, device) if config.feature_grad_mult > 0 else 0
-    again = _attention(config, batch, frames, compute, device) + (layer if checkpointed else 0)
+    again = _attention(config, batch, frames, compute, device)
+    if checkpointed:  # half of it, the feed-forward block, is gone when attention's turn comes
+        again = max(layer, again + layer / 2)
     return StepMemory(
         parameters=share,
         gradients=share,
@@ -141,9 +143,9 @@ def step_memory(
 
 
 def _gathered(config: WavLMConfig, weights: int, compute: int) -> int:
-    """Whole weights on a process: all outside the layers, of which two are there, one at work and one that follows."""
+    """What is whole on a process: all outside the layers; one layer at work with its gradients, and one that follows."""
     layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim
-    return weights - 4 * config.layers * layer + 2 * compute * layer
+    return weights - 4 * config.layers * layer + (2 * compute + 4) * layer
 
 
 def _casts(config: WavLMConfig, compute: int, without_layers: bool) -> int:
@@ -171,7 +173,7 @@ def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) ->
 
 
 def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute: int, device: str) -> float:
-    """Its output, that of norm and GELU, and their gradients: how many at a time, and half of one, fake tensors tell."""
+    """Its output, those of norm and GELU, and their gradients; how many are alive at once was counted on fake tensors."""
     steps = (samples - config.conv_kernels[0]) // config.conv_strides[0] + 1
     output = min(batch * steps * config.conv_channels[0], CACHE_FRIENDLY if device == "cpu" else ROOMY)
     return (3.5 if config.conv_norm == "layer" else 2.5) * output * compute
@@ -201,12 +203,16 @@ def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: i
 
 
 def _attention(config: WavLMConfig, batch: float, frames: int, compute: int, device: str) -> float:
-    """Frames by frames, as many utterances at a time as `DEVICE_BYTES` allow: the bias, and in turn two gradients."""
+    """Frames by frames, for as many utterances at a time as `DEVICE_BYTES` allow.
+
+    The bias and its gradient, and with a gate one gradient more.
+    """
     if device == "cpu" or config.position_bias == "none":  # blocks of the size of a cache; a kernel without bias
         return 0
     # The kernel wants rows of the bias that begin at multiples of 8 numbers.
     one = config.heads * frames * (-(-frames // 8) * 8) * compute
-    return 3 * min(batch * one, max(one, DEVICE_BYTES))
+    copies = 3 if config.position_bias == "gated" else 2
+    return copies * min(batch * one, max(one, DEVICE_BYTES))
 
 
 def _mask(probability: float, compute: int, device: str) -> int:

@@ -53,6 +53,10 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
     return best.values, orders[best.indices]
 
 
+STRETCH = 4096
+"""Frames that the LSTM hears at a time, from where it stood: of an hour its inner tensors would take gigabytes."""
+
+
 class SpeakerDiarization(Task):
     """LSTM(dim, 512), Linear(512, 2) at every frame, permutation-invariant training; diarization error rate.
 
@@ -144,7 +148,11 @@ class SpeakerDiarization(Task):
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, speakers)`."""
-        return self.classifier(self.recurrent(features)[0])
+        state, logits = None, []
+        for stretch in features.split(STRETCH, 1):
+            hidden, state = self.recurrent(stretch, state)
+            logits.append(self.classifier(hidden))
+        return torch.cat(logits, 1)
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Cross-entropy of the best order of speakers, mean over frames and speakers of the batch."""

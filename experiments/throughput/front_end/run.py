@@ -20,8 +20,8 @@ from torch import Tensor
 from wavlm_lightning.encoder import WavLMConfig, chunks
 from wavlm_lightning.encoder.frontend import FrontEnd
 
-SIZES = (20, 21, 22, 23, 24, 40)
-"""Powers of two: elements of the first layer's output in a chunk; the last means no chunks."""
+SIZES = (22, 23, 24, 25, 26, 40)
+"""Powers of two: bytes of the first layer's output in a chunk; the last means no chunks."""
 
 
 def plain(module: FrontEnd, waveforms: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def plain(module: FrontEnd, waveforms: Tensor) -> Tensor:
 
 
 def chunked(module: FrontEnd, size: int, waveforms: Tensor) -> Tensor:
-    """The front-end as it is, with chunks of that many elements."""
+    """The front-end as it is, with chunks of that many bytes."""
     chunks.CACHE_FRIENDLY = 1 << size
     return module(waveforms)
 
