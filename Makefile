@@ -1,5 +1,6 @@
 # Two commands on a fresh machine with Python 3.11+: `make demo` runs the whole road, `make test` the tests.
 PYTHON ?= python3
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: install demo test test-fast lint format clean
@@ -18,10 +19,10 @@ demo: install
 	$(BIN)/wavlm demo
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 lint: install
 	$(BIN)/ruff format --check .

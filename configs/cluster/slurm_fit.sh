@@ -23,13 +23,20 @@ ACCUMULATE=4
 BATCH_SECONDS=87.5
 
 resume=()
-if [ -e "$RUN/checkpoints/last.ckpt" ]; then
+# A sharded checkpoint is called last.ckpt.old for a moment, in which the job may have been killed; `wavlm fit` mends that.
+if [ -e "$RUN/checkpoints/last.ckpt" ] || [ -e "$RUN/checkpoints/last.ckpt.old" ]; then
     resume=(--ckpt_path last)
 fi
 
-# The job keeps its number; its tasks get SIGTERM, and it begins again from the last checkpoint.
+# srun hands SIGTERM on: all tasks finish the same update and write last.ckpt. They have a minute, then the job is queued
+# again under its number in any case, and begins from whatever checkpoint there is.
 requeue() {
     echo "time is nearly over: job $SLURM_JOB_ID is queued again"
+    kill -TERM "$fit" || true
+    for _ in {1..60}; do
+        kill -0 "$fit" 2> /dev/null || break
+        sleep 1
+    done
     scontrol requeue "$SLURM_JOB_ID"
     wait "$fit"
 }

@@ -13,7 +13,8 @@ ACCUMULATE=4
 BATCH_SECONDS=87.5
 
 resume=()
-if [ -e "$RUN/checkpoints/last.ckpt" ]; then
+# A sharded checkpoint is called last.ckpt.old for a moment, in which the job may have been killed; `wavlm fit` mends that.
+if [ -e "$RUN/checkpoints/last.ckpt" ] || [ -e "$RUN/checkpoints/last.ckpt.old" ]; then
     resume=(--ckpt_path last)
 fi
 

@@ -69,30 +69,34 @@ def test_bash_can_read_the_files_as_they_are(name):
     assert max(map(len, text.splitlines())) <= 130
 
 
-@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("resumed", ["", "last.ckpt", "last.ckpt.old"])
 def test_a_slurm_job_fits(stand_ins, capsys, resumed):
     made("wavlm_base", "slurm", "--gpus", "16")
     if resumed:
-        Path("runs/wavlm_base/checkpoints/last.ckpt").mkdir(parents=True)  # a sharded checkpoint is a folder
+        Path(f"runs/wavlm_base/checkpoints/{resumed}").mkdir(parents=True)  # a sharded checkpoint is a folder
     subprocess.run(["bash", "jobs/slurm_fit.sh"], check=True)
     words = stand_ins.read_text().splitlines()
     assert words[:4] == ["srun", "--cpus-per-task", "7", "wavlm"]
     understood(words[4:], capsys)
     assert (value(words, "--trainer.num_nodes"), value(words, "--trainer.devices")) == ("2", "8")
     assert value(words, "--trainer.accumulate_grad_batches") == "2"  # written for 8 GPUs and 4
-    assert ("--ckpt_path" in words) == resumed
+    assert ("--ckpt_path" in words) == bool(resumed)
 
 
 def test_a_job_whose_time_is_nearly_over_is_queued_again(stand_ins):
     made("wavlm_base", "slurm")
-    (stand_ins.parent / "bin" / "srun").write_text(f"#!/bin/bash\necho srun >> {stand_ins}\nsleep 3\n")
+    # It hands SIGTERM on, and ends when its tasks have written their checkpoint.
+    (stand_ins.parent / "bin" / "srun").write_text(
+        f"#!/bin/bash\ntrap 'echo checkpoint >> {stand_ins}; exit 1' TERM\necho srun >> {stand_ins}\n"
+        "for _ in {1..100}; do sleep 0.1; done\n"
+    )
     process = subprocess.Popen(["bash", "jobs/slurm_fit.sh"], stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not stand_ins.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
     assert "job 4711 is queued again" in process.communicate(timeout=60)[0]
-    assert stand_ins.read_text().split() == ["srun", "scontrol", "requeue", "4711"]
+    assert stand_ins.read_text().split() == ["srun", "checkpoint", "scontrol", "requeue", "4711"]
 
 
 def test_torchrun_fits(stand_ins, capsys):

@@ -168,7 +168,7 @@ def test_labels_are_checked_too(tiny, tmp_path, capsys):
         assert "wrong labels mfcc100: train-000000.tar; for labels: " in err and again in err
 
     path.write_bytes(content[:-100])
-    refused("cannot be read")
+    refused("damaged")
     path.write_bytes((path.parent / "valid-000000.safetensors").read_bytes())
     refused("these labels were made from another version of train-000000.tar")
     path.write_bytes(content)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates
-from wavlm_lightning.tasks import SpeechRecognition, TaskData
+from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates, best
+from wavlm_lightning.tasks import KeywordSpotting, SpeechRecognition, TaskData
 from wavlm_lightning.upstreams import Fbank
 
 
@@ -65,3 +65,63 @@ def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, number, early, updat
     resumed = fit(ckpt_path=tmp_path / "last.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class StopAtOnce(pl.Callback):
+    """A second Ctrl-C, while the optimiser is changing the weights."""
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None:
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+class Fails(pl.Callback):
+    """An error after the last batch of an epoch whose last update has one micro-step only."""
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        raise RuntimeError("of somebody's callback")
+
+
+def fit_quickly(tiny, *callbacks, **settings):
+    trainer = quiet_trainer(max_steps=7, limit_val_batches=0, callbacks=[*callbacks, StopBetweenUpdates()], **settings)
+    source = TaskData(str(tiny / "pr"), batch_size=1, train_split="valid+test")
+    trainer.fit(SpeechRecognition(Fbank(), hidden=8), source)
+
+
+def test_stopped_at_once_nothing_is_written_over_the_regular_checkpoint(tiny, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            fit_quickly(tiny, StopAtOnce(), Newest(tmp_path, every=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_an_epoch_that_ends_with_half_an_update_is_kept(tiny, tmp_path):
+    with pytest.raises(RuntimeError, match="somebody's"):
+        fit_quickly(tiny, Fails(), Newest(tmp_path, every=1000), accumulate_grad_batches=2, limit_train_batches=3)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_checkpoint_of_a_validation_step_knows_its_score(tiny, tmp_path):
+    def fit(steps, ckpt_path=None):
+        chosen = best(tmp_path, "valid/accuracy", "max")
+        head = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-2)
+        trainer = quiet_trainer(
+            max_steps=steps,
+            val_check_interval=2,
+            callbacks=[chosen, Newest(tmp_path, every=2)],
+        )
+        data = TaskData(str(tiny / "ks"), batch_size=4)
+        trainer.fit(head, data, ckpt_path=ckpt_path, weights_only=True)
+        return chosen
+
+    after = fit(2)
+    score = after.best_model_score
+    assert score is not None
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 2 and kept["callbacks"][after.state_key]["best_model_score"] == score
+    resumed = fit(4, ckpt_path=tmp_path / "last.ckpt")
+    assert resumed.best_model_score >= score
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 4

@@ -109,8 +109,28 @@ def test_hours_are_those_of_the_corpus_one_has(folder):
     assert (first.hours, second.hours) == (960, 1_000)  # the first was written for another corpus
 
 
+@pytest.mark.parametrize("strategy", ["fsdp2", "{class_path: wavlm_lightning.pretraining.sharding.FSDP2}"])
+def test_memory_is_that_of_the_strategy(folder, strategy):
+    whole = planned(folder / "second.yaml")[1].training.memory
+    (folder / "shared.yaml").write_text(SECOND.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))
+    share = planned(folder / "shared.yaml")[1].training.memory
+    assert share.optimiser == whole.optimiser / 16
+    assert share.total < whole.total
+    assert planned(folder / "shared.yaml", gpus=1)[1].training.memory.optimiser == whole.optimiser
+
+
+def test_memory_of_checkpointed_layers(folder):
+    whole = planned(folder / "second.yaml")[1].training.memory
+    (folder / "again.yaml").write_text(
+        SECOND.replace("init_args:\n", "init_args:\n    activation_checkpointing: true\n")
+    )
+    again = planned(folder / "again.yaml")[1].training.memory
+    assert again.layers < whole.layers / 10
+    assert again.total < whole.total
+
+
 def test_gpus_too_small_and_without_bf16(folder):
-    text = FIRST.replace("batch_seconds: 87.5", "batch_seconds: 350.0")
+    text = FIRST.replace("batch_seconds: 87.5", "batch_seconds: 560.0")
     (folder / "wide.yaml").write_text(text)
     run = planned(folder / "wide.yaml", gpu="v100")[0].training
     assert run.fits == {16: False, 32: True}

@@ -99,6 +99,20 @@ def test_alone_or_together_the_answer_is_the_same(runs, recordings, capsys):
         )
 
 
+def test_long_recordings_are_heard_in_windows(runs, recordings, capsys):
+    """Filter banks see no further than a window's context, and whatever fits into a window is heard as ever."""
+    for name, fact in (("er", "probability"), ("pr", "phones"), ("sd", "turns")):
+        answers = {}
+        for window in ("0", "60", "1"):
+            capsys.readouterr()
+            assert main(["predict", str(runs / name), str(recordings), "--json", "--window", window]) == 0
+            answers[window] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert answers["60"] == answers["0"]
+        assert [row["file"] for row in answers["1"]] == [row["file"] for row in answers["0"]]
+        for one, other in zip(answers["1"], answers["0"], strict=True):
+            assert one[fact] == (pytest.approx(other[fact], abs=2e-4) if fact == "probability" else other[fact])
+
+
 def test_mistakes_are_one_sentence(runs, recordings, tmp_path, capsys):
     soundfile.write(tmp_path / "short.wav", np.full(120, 0.2), 16_000)
     for arguments, wanted in (
@@ -106,6 +120,7 @@ def test_mistakes_are_one_sentence(runs, recordings, tmp_path, capsys):
         (["--json", str(runs / "ks"), str(tmp_path / "short.wav")], "short.wav: "),
         (["--device", "abacus", str(runs / "ks"), str(recordings)], "--device abacus: not usable"),
         ([str(runs / "ks"), str(tmp_path / "nothing")], "no recordings"),
+        (["--window", "0.5", str(runs / "ks"), str(recordings)], "--window 0.5: no such window"),
     ):
         capsys.readouterr()
         assert main(["predict", *arguments]) == 2

@@ -59,14 +59,17 @@ def test_the_rate_is_searched(tiny, tmp_path, capsys):
     grid = card["details"]["learning_rates"]
     assert sorted(grid) == ["0.001", "1e-06"]
     best = max(grid, key=lambda rate: grid[rate]["valid"]["value"])
-    assert card["learning_rate"] == float(best)
+    assert card["learning_rate"] == float(best) and card["details"]["run"] == f"learning-rate-{best}"
+    assert (tmp_path / "fbank" / "ks" / card["details"]["run"] / "checkpoints" / "best.ckpt").is_file()
 
 
 def test_commands_are_printed(tiny, tmp_path, capsys):
     arguments = ["superb", "fbank", "--data", str(tiny), "--output", str(tmp_path / "out"), "--dry-run"]
     assert main([*arguments, "--search"]) == 0
     commands = capsys.readouterr().out.splitlines()
-    assert len(commands) == 2 * (7 * 8 + 7 * 5) + 1  # eight trained tasks, five folds of ER; QbE is only tested
+    assert len(commands) == 2 * (8 + 5) + 1  # eight trained tasks, five folds of ER; QbE is only tested
+    rates = "'[0.1, 0.01, 0.001, 0.0001, 1e-05, 1e-06, 1e-07]'"
+    assert sum(f"--model.learning_rate {rates}" in command for command in commands) == len(commands) - 1
     assert sum("qbe.yaml" in command for command in commands) == 1
     # Means over time of normalised features are all alike: no CMVN where the head averages.
     for command in commands:

@@ -153,3 +153,26 @@ def test_labels_too_short_are_refused_when_opened(folder):
     label(folder, length=lambda n: n // 2)
     with pytest.raises(UserError, match=r"utterance 'u0' has \d+ labels for"):
         LabelSet.open(Corpus.open(folder), "k2", "train")
+
+
+def test_everything_is_checked_and_the_first_fault_is_said():
+    seen: list[int] = []
+    shard_index.check_each(seen.append, range(10_000))
+    assert sorted(seen) == list(range(10_000))
+
+    def refuse(number: int) -> None:
+        if number in (300, 9_000):
+            raise UserError(f"shard {number}")
+
+    with pytest.raises(UserError, match="shard 300"):
+        shard_index.check_each(refuse, range(10_000))
+
+
+def test_labels_of_a_shard_of_many_utterances_are_read_beyond_the_first_bytes(tmp_path):
+    writer = CorpusWriter(tmp_path / "c", "test", "CC0", {}, shard_seconds=1e9)
+    rng = np.random.default_rng(0)
+    writer.write_split("train", [Utterance(f"u{n}", rng.normal(0, 0.1, 480).astype("f4"), {}) for n in range(700)])
+    writer.finish({})
+    label(tmp_path / "c")
+    rows = LabelSet.open(Corpus.open(tmp_path / "c"), "k2", "train").rows
+    assert rows[699].tolist() == [2097, 2098, 2099]

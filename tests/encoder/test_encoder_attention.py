@@ -11,7 +11,8 @@ from encoder_helpers import CONFIGS, make, noise, shake
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.encoder.attention import Attention, RelativePositionTable, attend, distance_buckets
+from wavlm_lightning.encoder.attention import Attention
+from wavlm_lightning.encoder.position_bias import RelativePositionTable, distance_buckets
 
 
 def bucket(delta: int, n: int = 320, m: int = 800) -> int:
@@ -45,7 +46,7 @@ def test_table_entries():
     frames = 900
     bias = table(frames)
     for i, j in [(0, 0), (0, 1), (1, 0), (500, 420), (500, 419), (0, 899), (899, 0), (10, 300)]:
-        assert torch.equal(bias[:, i, j], table.weight[bucket(j - i)])
+        assert torch.equal(bias[:, i - j + frames - 1], table.weight[bucket(j - i)])
 
 
 def slow_attention(layer: Attention, table: Tensor, x: Tensor, valid: list[int]) -> Tensor:
@@ -79,37 +80,20 @@ def test_attention_follows_the_formula():
     layer = Attention(config, has_table=True).eval()
     shake(layer)
     x = torch.randn(2, 9, config.dim)
-    key_bias = torch.zeros(2, 1, 1, 9)
-    key_bias[1, ..., 6:] = -math.inf
-    table = layer.rel_attn_embed.weight * 3
+    padding = torch.arange(9)[None] >= torch.tensor([9, 6])[:, None]
+    table = 3 * layer.rel_attn_embed.weight
+    by_offset = 3 * layer.rel_attn_embed(9)
     with torch.no_grad():
-        result = layer(x, 3 * layer.rel_attn_embed(9), key_bias)
         expected = slow_attention(layer, table, x, [9, 6])
-    assert torch.allclose(result, expected, atol=1e-6)
-    with_gradient = layer(x, 3 * layer.rel_attn_embed(9), key_bias)  # takes the other path of `attend`
-    assert torch.allclose(with_gradient, expected, atol=1e-6)
+    for backend in ("sdpa", "recomputed"):
+        result = layer(x, by_offset, padding, backend)
+        assert torch.allclose(result[~padding], expected[~padding], atol=1e-6)
 
 
 def test_gate_before_training():
     layer = Attention(CONFIGS["base"], has_table=False)
     torch.nn.init.zeros_(layer.gru_rel_pos_linear.weight)
     assert torch.allclose(layer.gate(torch.randn(2, 9, 64)), torch.tensor(1.75))
-
-
-def test_both_attention_paths_have_the_same_gradients():
-    torch.manual_seed(0)
-    shapes = [(2, 3, 7, 8)] * 3 + [(2, 3, 7, 7)]
-    ours = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
-    output = attend(ours[0], ours[1], ours[2], ours[3], dropout=0.0)
-    expected = F.scaled_dot_product_attention(*theirs[:3], attn_mask=theirs[3])
-    assert torch.allclose(output, expected, atol=1e-6)
-    output.square().sum().backward()
-    expected.square().sum().backward()
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.grad is not None
-        assert other.grad is not None
-        assert torch.allclose(mine.grad, other.grad, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["gated", "ungated", "none"])
@@ -130,11 +114,10 @@ def test_stack_follows_the_formula_with_every_position_bias(kind: str):
     table = torch.zeros(320, 4) if kind == "none" else first.rel_attn_embed.weight
     for inputs, mask, valid in ((x, padding, [9, 6]), (x, None, [9, 9])):
         expected = slow_attention(gated, table, inputs, valid)
-        with_gradient = first(inputs, *encoder.encoder.biases(inputs, mask))
-        with torch.no_grad():
-            result = first(inputs, *encoder.encoder.biases(inputs, mask))
-        assert torch.allclose(result, expected, atol=1e-6)
-        assert torch.allclose(with_gradient, expected, atol=1e-6)
+        seen = torch.arange(9)[None] < torch.tensor(valid)[:, None]
+        for backend in ("sdpa", "recomputed"):
+            result = first(inputs, encoder.encoder.table(9, inputs.dtype), mask, backend)
+            assert torch.allclose(result[seen], expected[seen], atol=1e-6)
 
 
 def test_no_position_bias_and_no_padding_needs_no_mask(monkeypatch: pytest.MonkeyPatch):
@@ -154,16 +137,12 @@ def test_no_position_bias_and_no_padding_needs_no_mask(monkeypatch: pytest.Monke
     assert [tuple(mask.shape) for mask in masks] == [(2, 1, 1, 24)] * 3  # keys alone, not queries x keys
 
 
-@pytest.mark.parametrize("kind", ["ungated", "hubert base"])
-def test_gradients_are_the_same_on_both_attention_paths(kind: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", ["base", "large", "ungated", "hubert base"])
+def test_gradients_of_an_encoder_are_the_same_by_every_backend(kind: str):
     found = []
-    for plain in (False, True):
+    for backend in ("sdpa", "recomputed"):
         encoder = make(kind)
-        if plain:
-            monkeypatch.setattr(
-                "wavlm_lightning.encoder.attention.attend",
-                lambda q, k, v, bias, dropout: F.scaled_dot_product_attention(q, k, v, attn_mask=bias),
-            )
+        encoder.encoder.run_layers(recomputed=False, compiled=False, attention=backend)
         encoder(noise(2, 8_000), torch.tensor([8_000, 6_000])).hidden[-1].square().sum().backward()
         found.append({name: p.grad for name, p in encoder.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys()

@@ -186,8 +186,8 @@ def test_gates_that_were_trained_on_are_kept(tmp_path: Path):
     assert loaded.config.position_bias == "gated"
     attention = loaded.encoder.layers[1].attention
     gate = attention.gate(torch.randn(1, 9, 64))
-    assert torch.equal(gate[:, :2], torch.ones(1, 2, 9, 1))
-    assert torch.equal(gate[:, 2], torch.full((1, 9, 1), 1.25))
+    assert torch.equal(gate[:, :2], torch.ones(1, 2, 9))
+    assert torch.equal(gate[:, 2], torch.full((1, 9), 1.25))
 
 
 def test_convolutions_are_parsed_not_run():

@@ -8,7 +8,7 @@ from encoder_helpers import CONFIGS, distance, make, noise, padded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_lightning.encoder.frontend import MaskedGroupNorm, normalize_waveforms
+from wavlm_lightning.encoder.frontend import normalize_waveforms
 
 KINDS = list(CONFIGS)
 
@@ -80,21 +80,6 @@ def test_full_lengths_equal_no_lengths():
         assert torch.equal(given_lengths.hidden, encoder(waveforms).hidden)
     assert given_lengths.lengths.tolist() == [49, 49]
     assert given_lengths.frame_rate == 50.0
-
-
-def test_group_norm_statistics_by_hand():
-    torch.manual_seed(0)
-    norm = MaskedGroupNorm(3)
-    torch.nn.init.normal_(norm.weight)
-    torch.nn.init.normal_(norm.bias)
-    x = 5 + torch.randn(2, 3, 50)
-    result = norm(x, torch.tensor([50, 20]))
-    for row, length in enumerate((50, 20)):
-        valid = x[row, :, :length]
-        expected = (valid - valid.mean(1, keepdim=True)) / (valid.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
-        expected = expected * norm.weight[:, None] + norm.bias[:, None]
-        assert torch.allclose(result[row, :, :length], expected, atol=1e-5)
-    assert torch.allclose(norm(x), norm(x, torch.tensor([50, 50])), atol=1e-5)
 
 
 def test_waveforms_are_normalised_over_valid_samples():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
+from ranks import ended, start
 from test_pretraining_runs import codebooks, data, fit, module
 
 from wavlm_lightning.cli import main
@@ -74,25 +72,19 @@ def test_killed_in_the_middle_of_a_step_it_ends_with_the_same_weights(tiny, tmp_
         small = ["--data.batch_seconds", "5", "--checkpoint_every", "3", "--trainer.val_check_interval", "4"]
         return ["fit", "-c", "configs/pretrain/tiny.yaml", *where, *how, *small, *more]
 
-    assert main(command(tmp_path / "whole")) == 0
-    killed = tmp_path / "killed"
-    newest = killed / "checkpoints" / "last.ckpt"
-    with (tmp_path / "log").open("w") as log:
-        threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        run = [sys.executable, "-m", "wavlm_lightning", *command(killed)]
-        process = subprocess.Popen(run, stdout=log, stderr=log, env=threads)
-        deadline = time.monotonic() + 120
-        while not newest.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.15)  # somewhere in the next steps
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
-    assert newest.exists(), (tmp_path / "log").read_text()[-2000:]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    newest, log = killed / "checkpoints" / "last.ckpt", tmp_path / "log"
+    assert ended(start(1, log, main, command(whole)), 120) == [0], log.read_text()[-2000:]
+    run = start(1, log, main, command(killed))
+    deadline = time.monotonic() + 120
+    while not newest.exists() and run[0].is_alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run[0].kill()
+    assert ended(run, 60) == [-signal.SIGKILL] and newest.exists(), log.read_text()[-2000:]
     stopped_at = torch.load(newest, weights_only=True)["global_step"]
     assert 0 < stopped_at < 24
-    assert main(command(killed, "--ckpt_path", "last")) == 0
+    assert ended(start(1, log, main, command(killed, "--ckpt_path", "last")), 120) == [0], log.read_text()[-2000:]
     weights = [
-        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for folder in (tmp_path / "whole", killed)
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for folder in (whole, killed)
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from ranks import ended, start
 from test_pretraining_runs import data, expected_gradient
+from two_ranks import STRATEGIES, curve, everything
 
 from wavlm_lightning.data.batching import BatchPlan
+from wavlm_lightning.upstreams.wavlm import load_encoder
 
-STRATEGIES = ("ddp", "fsdp2")
+pytestmark = pytest.mark.slow
 
 
 def run(name: str, tiny: Path, out: Path, *arguments: str) -> None:
@@ -24,30 +28,52 @@ def run(name: str, tiny: Path, out: Path, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_ranks_two_micro_steps(tiny, tmp_path, strategy):
-    run("ddp_step.py", tiny, tmp_path, strategy)
+@pytest.fixture(scope="module")
+def out(tiny, tmp_path_factory) -> Path:
+    """What two processes have found; see two_ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    statuses = ended(start(2, folder / "log", everything, tiny, folder), 200)
+    assert statuses == [0, 0], (folder / "log").read_text()[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(out) -> list[dict[str, Any]]:
+    """By process."""
+    return [torch.load(out / f"rank{rank}.pt") for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone_curve(tiny) -> dict[str, Any]:
+    """Of one process."""
+    return curve(tiny, 1)
+
+
+@pytest.fixture(scope="module")
+def large_batch(tiny) -> list[torch.Tensor]:
+    """The gradient of the first two micro-batches of both processes, taken at once."""
     source = data(tiny, batch_seconds=2.0)
     source.setup("fit")
     loader = source.train_dataloader()
-    crops, whole = loader.dataset, loader.sampler
+    crops, sampler = loader.dataset, loader.sampler
     batches = []
     for rank in range(2):
-        plan = BatchPlan(whole.samples, rank=rank, world_size=2, **whole.plan)
+        plan = BatchPlan(sampler.samples, rank=rank, world_size=2, **sampler.plan)
         batches += [(crops[items], rank, index) for index, items in zip(range(2), plan, strict=False)]
-    expected = expected_gradient(source, batches)
-    for rank in range(2):
-        for got, wanted in zip(torch.load(tmp_path / f"rank{rank}.pt"), expected, strict=True):
+    return expected_gradient(source, batches)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_two_micro_steps(found, large_batch, strategy):
+    for each in found:
+        for got, wanted in zip(each[strategy]["gradient"], large_batch, strict=True):
             assert torch.allclose(got, wanted, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_ranks_drop_the_same_layers_and_skip_together(tiny, tmp_path, strategy):
+def test_ranks_drop_the_same_layers_and_skip_together(found, strategy):
     """Without find_unused_parameters: a layer that one rank alone had dropped would leave the other waiting."""
-    run("ddp_together.py", tiny, tmp_path, strategy)
-    one, other = (torch.load(tmp_path / f"together{rank}.pt") for rank in range(2))
+    one, other = (each[strategy]["together"] for each in found)
     assert one["dropped"] == other["dropped"]
     drawn = [layer for layers in one["dropped"] for layer in layers]
     assert any(drawn) and not all(drawn)
@@ -56,31 +82,38 @@ def test_ranks_drop_the_same_layers_and_skip_together(tiny, tmp_path, strategy):
         assert torch.isfinite(value).all() and torch.equal(value, other["weights"][name])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_one_rank_and_two_follow_the_same_curve(tiny, tmp_path, strategy):
+def test_one_rank_and_two_follow_the_same_curve(found, alone_curve, strategy):
     """20 updates in fp32: one process makes two micro-steps of the crops, masks, mixtures and dropouts of two processes."""
-    for ranks in (1, 2):
-        run("ddp_curve.py", tiny, tmp_path, strategy, str(ranks))
-    alone, (first, second) = (
-        [torch.load(tmp_path / f"{strategy}-{ranks}-{rank}.pt") for rank in range(ranks)] for ranks in (1, 2)
-    )
-    micro = alone[0]["micro"]
+    first, second = (each[strategy]["curve"] for each in found)
+    micro = alone_curve["micro"]
     assert [step["audio"] for step in micro[::2]] == [step["audio"] for step in first["micro"]]
     assert [step["audio"] for step in micro[1::2]] == [step["audio"] for step in second["micro"]]
     assert [step["dropped"] for step in micro[::2]] == [step["dropped"] for step in second["micro"]]
     assert any(any(step["dropped"]) for step in micro) and len({step["frames"] for step in micro}) > 1
-    one = curve(micro[::2], micro[1::2])
-    two = curve(first["micro"], second["micro"])
+    one = losses(micro[::2], micro[1::2])
+    two = losses(first["micro"], second["micro"])
     assert len(one) == 20 and min(one) < one[0]
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
-    for name, value in alone[0]["weights"].items():
+    for name, value in alone_curve["weights"].items():
         assert torch.allclose(value, first["weights"][name], atol=1e-4), name
 
 
-def curve(*shares: list[dict]) -> list[float]:
+def losses(*shares: list[dict]) -> list[float]:
     """The loss of each update: the sum over its micro-batches, divided by all their masked frames."""
     return [
         sum(step["sum"] for step in steps) / sum(step["frames"] for step in steps)
         for steps in zip(*shares, strict=True)
     ]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_signal_to_one_rank_stops_all_after_the_same_update(out, found, strategy):
+    """Or the one that stops would write its checkpoint alone, and the other would wait for it."""
+    assert [each[strategy]["stopped"]["at"] for each in found] == [2, 2]
+    for each in found:
+        straight, resumed = each[strategy]["stopped"]["straight"], each[strategy]["stopped"]["resumed"]
+        for name, value in straight.items():
+            assert torch.equal(value, resumed[name]), name
+    assert (out / strategy / "last.ckpt").is_dir() is (strategy == "fsdp2")
+    assert load_encoder(out / strategy / "last.ckpt").config.layers == 1

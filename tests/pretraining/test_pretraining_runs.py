@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -199,8 +200,14 @@ def test_noise_corpus_is_mixed_in(tiny):
     source = data(tiny, noise_corpus=str(tiny / "ks"))
     curve = fit(module(mixing=UtteranceMixing(probability=1.0, noise_probability=1.0)), source, 2)
     assert len(curve.losses) == 2
-    batch = next(iter(source.train_dataloader()))
-    assert batch.noise.shape == batch.audio.shape and (batch.noise_lengths == 16_000).all()
+    for share in (0.125, 0.5, 1.0):
+        source = data(tiny, noise_corpus=str(tiny / "ks"), noise_clips=share)
+        source.setup("fit")
+        batch = next(iter(source.train_dataloader()))
+        assert batch.noise.shape == (math.ceil(share * len(batch.audio)), batch.audio.shape[1])
+        assert (batch.noise_lengths == 16_000).all()
+    with pytest.raises(UserError, match=r"data\.noise_clips: 0 clips"):
+        data(tiny, noise_clips=0)
 
 
 def test_schedule_needs_an_end(tiny):

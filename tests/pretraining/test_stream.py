@@ -106,6 +106,29 @@ def test_another_world_size_is_refused(tiny, position):
         source.train_dataloader()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_split": "valid"}, "train_split of this run is valid, the checkpoint has None"),
+        ({"noise_corpus": "ks"}, "noise of this run is .*, the checkpoint has None"),
+    ],
+)
+def test_other_audio_or_noise_is_refused(tiny, change, message):
+    def opened(**changes):
+        source = data(tiny, **changes)
+        source.trainer = type("Trainer", (), {"global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})()
+        source.setup("fit")
+        return source
+
+    if "noise_corpus" in change:
+        change = {"noise_corpus": str(tiny / change["noise_corpus"])}
+    saved = {"epoch": 0, "batch": 1, "layout": {**opened().layout(), "world_size": 1}}
+    other = opened(**change)
+    other.load_state_dict(saved)
+    with pytest.raises(UserError, match=f"resume: {message}"):
+        other.train_dataloader()
+
+
 def mixed(tiny: Path, uneven: Path, weights=(0.75, 0.25), **changes) -> PretrainingData:
     paths = (tiny / "pretrain", uneven / "pretrain")
     sources: list[str | Source] = [Source(str(path), weight) for path, weight in zip(paths, weights, strict=True)]

@@ -192,3 +192,13 @@ def test_wrong_turns_drop_to_chance(tiny, tmp_path, monkeypatch):
         SpeakerDiarization, "read_target", lambda self, meta: honest(self, {"turns": swapped[meta["text"]]})
     )
     assert rate() > min(constants)
+
+
+def test_long_recordings_are_heard_in_stretches_without_a_seam(monkeypatch):
+    task = SpeakerDiarization(Fbank(), hidden=8)
+    task.build_head(12)
+    features = torch.randn(2, 50, 12)
+    lengths = torch.tensor([50, 31])
+    whole = task.outputs(features, lengths)
+    monkeypatch.setattr("wavlm_lightning.tasks.speaker_diarization.STRETCH", 7)
+    assert torch.allclose(task.outputs(features, lengths), whole, atol=1e-6)

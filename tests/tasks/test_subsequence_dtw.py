@@ -8,7 +8,8 @@ import torch
 from dtw import dtw
 from scipy.spatial.distance import cdist
 
-from wavlm_lightning.tasks import subsequence_dtw
+from wavlm_lightning.tasks import compiled_dtw, subsequence_dtw
+from wavlm_lightning.tasks.compiled_dtw import CompiledQueries
 from wavlm_lightning.tasks.subsequence_dtw import frame_distances, pack_queries, subsequence_costs
 
 DISTANCES = ("cosine_exp", "cosine", "euclidean", "cityblock")
@@ -34,6 +35,19 @@ def padded(documents: list[np.ndarray], fill: float) -> tuple[torch.Tensor, torc
     return stacked, torch.tensor(lengths)
 
 
+def plainly(queries: list[torch.Tensor], documents: torch.Tensor, lengths: torch.Tensor, distance) -> torch.Tensor:
+    """Costs as torch finds them."""
+    return subsequence_costs(pack_queries(queries, distance), documents, lengths, distance)
+
+
+def compiled(queries: list[torch.Tensor], documents: torch.Tensor, lengths: torch.Tensor, distance) -> torch.Tensor:
+    """Costs as the compiled loops find them."""
+    return CompiledQueries(queries, distance).costs(documents, lengths)
+
+
+SEARCHES = (plainly, compiled)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("longest", [3, 20])
 def test_costs_are_those_of_dtw_python(distance, longest, monkeypatch):
@@ -51,9 +65,56 @@ def test_costs_are_those_of_dtw_python(distance, longest, monkeypatch):
                 assert costs[layer, one, other].item() == pytest.approx(wanted, abs=2e-6)
     monkeypatch.setitem(subsequence_dtw.CELLS, "cpu", 1)  # one layer at a time
     assert torch.allclose(subsequence_costs(packed, stacked, lengths, distance), costs, atol=2e-6)
+    search = CompiledQueries([torch.from_numpy(query).float() for query in queries], distance)
+    assert torch.allclose(search.costs(stacked, lengths), costs, atol=2e-6)
+    monkeypatch.setattr(compiled_dtw, "ROWS", 5)  # products of a query or two
+    monkeypatch.setattr(compiled_dtw, "COLUMNS", 7)  # and of a document or two
+    assert torch.allclose(search.costs(stacked, lengths), costs, atol=2e-6)
 
 
-def test_a_query_is_found_where_it_is_said_even_slower_or_faster():
+@pytest.fixture
+def two_threads():
+    """The search takes as many cores as torch does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_threads_and_features_of_real_size_change_nothing(distance, two_threads):
+    """More frames than a product holds, wide features, values far from 0, twins of frames on both sides."""
+    torch.manual_seed(0)
+    queries = [torch.randn(n, 2, 96) + 3 for n in [1, 700, *torch.randint(1, 90, (8,)).tolist()]]
+    lengths = torch.tensor([1, 2, 600, 130, 30, 260])
+    documents = torch.randn(2, 6, 600, 96) + 3
+    documents[:, 3, 40:60] = documents[:, 3, 39:40]  # the same frame again and again: ties
+    documents[:, 4, :20] = queries[1][:20].transpose(0, 1)  # what was said, word for word: products cancel
+    ours = CompiledQueries(queries, distance).costs(documents, lengths)
+    plain = plainly([query.double() for query in queries], documents.double(), lengths, distance)
+    assert (ours - plain).abs().max() < 1e-5
+    assert ours.dtype == torch.float32 and (ours >= 0).all()
+
+
+def test_machine_code_is_kept_only_where_one_may_write(monkeypatch):
+    """numba refuses to compile with its cache on if it finds no folder that takes it."""
+    from wavlm_lightning.tasks import dtw_kernels
+
+    asked, honest = [], dtw_kernels.numba.njit
+
+    def njit(function, **options):
+        asked.append(options.get("cache", False))
+        if asked[-1]:
+            raise RuntimeError("cannot cache function: no locator available")
+        return honest(function, **options)
+
+    monkeypatch.setattr(dtw_kernels.numba, "njit", njit)
+    assert dtw_kernels.compiled(lambda x: x + 1)(2) == 3
+    assert asked == [True, False]
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_query_is_found_where_it_is_said_even_slower_or_faster(search):
     torch.manual_seed(0)
     query = torch.randn(12, 1, 16)
     slower, faster = query.repeat_interleave(2, 0), query[::2]
@@ -63,17 +124,26 @@ def test_a_query_is_found_where_it_is_said_even_slower_or_faster():
     hurried = torch.cat([others[0], faster, others[1]]).transpose(0, 1)
     without = torch.randn(1, 26, 16)
     stacked, lengths = padded([d.numpy() for d in (holding, stretched, hurried, without)], fill=0.0)
-    costs = subsequence_costs(pack_queries([query], "cosine_exp"), stacked, lengths)[0, 0]
+    costs = search([query], stacked, lengths, "cosine_exp")[0, 0]
     assert costs[0] == pytest.approx(0, abs=1e-6)
     # A step of 0 or 1 frames cannot follow twice the tempo, but that of 2 frames follows it exactly.
     assert costs[1] == pytest.approx(0, abs=1e-6)
     assert costs[0] < costs[2] < costs[3]
 
 
-def test_a_document_that_never_changes_costs_nothing():
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_document_that_never_changes_costs_nothing(search):
     """Its distances have no range: the floor of the range keeps 0 / 0 away."""
     query, document = torch.randn(6, 1, 3), torch.ones(1, 1, 4, 3)
-    costs = subsequence_costs(pack_queries([query], "cosine"), document, torch.tensor([4]), "cosine")
+    assert search([query], document, torch.tensor([4]), "cosine").tolist() == [[[0.0]]]
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_digital_silence_costs_nothing_however_long(distance):
+    """A matrix product may round the last columns otherwise than the rest, which scaling must not blow up."""
+    torch.manual_seed(0)
+    documents = torch.randn(1, 1, 1, 768).expand(1, 1, 333, 768)
+    costs = CompiledQueries([torch.randn(40, 1, 768)], distance).costs(documents, torch.tensor([333]))
     assert costs.tolist() == [[[0.0]]]
 
 

@@ -25,11 +25,15 @@ VERBS: dict[str, tuple[str, str]] = {
         "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     ),
     "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),
+    "bench": ("wavlm_lightning.cli.bench", "how fast this machine encodes and trains"),
     "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
     "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
     "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
-    "export": ("wavlm_lightning.cli.export", "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export"),
+    "export": (
+        "wavlm_lightning.cli.export",
+        "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
+    ),
     "sweep": (
         "wavlm_lightning.cli.sweep",
         "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",

@@ -90,11 +90,14 @@ class Newest(ModelCheckpoint):
         )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write only what goes on exactly: not between two micro-steps, nor alone where processes write together."""
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
-        if together and done % trainer.accumulate_grad_batches in (0, done - trainer.num_training_batches):
+        """Write only what goes on exactly: not in the middle of an update, nor alone where processes write together."""
+        if isinstance(exception, Stopped) or (trainer.world_size == 1 and _between_updates(trainer, exception)):
             super().on_exception(trainer, pl_module, exception)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write again what was written just before the validation: which checkpoint is best may have changed since."""
+        if not trainer.sanity_checking and self._last_global_step_saved == trainer.global_step:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the end of the run too, or what comes after the last round number would be lost."""
@@ -129,12 +132,24 @@ class WritePredictions(BasePredictionWriter):
         save_file(self.rows, self.folder / f"predictions{rank}.safetensors")
 
 
+class Stopped(KeyboardInterrupt):
+    """Somebody asked the run to stop, and all processes have made the same last update."""
+
+
+def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
+    """Whether an error has left the weights of a whole number of updates."""
+    if isinstance(exception, KeyboardInterrupt):  # "at once", perhaps while the optimiser was changing the weights
+        return False
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
+
+
 class StopBetweenUpdates(pl.Callback):
     """Ctrl-C or SIGTERM ends the run after the update that is being made, so that it resumes exactly; a second one at once.
 
     In the middle of an update some weights would be new and others old. Lightning's own answer to SIGTERM may come
-    between two epochs, from where it resumes in the wrong place; with several processes it stands, since they must stop
-    together.
+    between two epochs, from where it resumes in the wrong place. Of several processes one alone may hear the signal, or
+    hear it an update later: after each update they ask one another, and stop together.
     """
 
     def __init__(self) -> None:
@@ -147,7 +162,7 @@ class StopBetweenUpdates(pl.Callback):
         self.asked, self.updates = False, trainer.global_step
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM) if trainer.world_size == 1 else (signal.SIGINT,):
+        for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.before[number] = signal.signal(number, self._note)
 
@@ -158,10 +173,16 @@ class StopBetweenUpdates(pl.Callback):
         tqdm.write("stopping after this update; once more stops at once", file=sys.stderr)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """End the run if that was asked for and an update has just been made."""
+        """End the run if any process was asked to and an update has just been made.
+
+        Raises:
+            Stopped: in all processes.
+        """
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
-        if self.asked and made:
-            raise KeyboardInterrupt
+        if made and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            for number in self.before:  # nothing may cut the writing of the checkpoint short
+                signal.signal(number, signal.SIG_IGN)
+            raise Stopped
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the signals as they were."""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 JOBS = "processes (default: one a GPU for layers, else one a core, as far as the audio is worth it); any number gives the same"
+WHERE = "a corpus folder; `fit` and `score` take a URL, too"
 AUTO = "`auto` goes by the SLURM job array and the ranks of torchrun or srun"
 
 
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
 
     fit = verbs.add_parser("fit", help="k-means on MFCC or on a layer of an encoder")
-    fit.add_argument("corpus", type=Path)
+    fit.add_argument("corpus", help=WHERE)
     fit.add_argument("--out", type=Path, required=True, help="folder that gets the codebook")
     fit.add_argument("--clusters", type=int, default=500, help="labels (100 for MFCC and 500 for layers in HuBERT)")
     fit.add_argument("--encoder", help="cluster a layer of this encoder instead of MFCC")
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
 
     apply = verbs.add_parser("apply", help="label every shard of a corpus")
     apply.add_argument("codebook", type=Path)
-    apply.add_argument("corpus", type=Path)
+    apply.add_argument("corpus", help=WHERE)
     apply.add_argument("--name", required=True, help="what to call this set of labels")
     apply.add_argument("--splits", nargs="+", help="only these splits")
     apply.add_argument("--jobs", type=_whole, metavar="J", help=JOBS)
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
     )
 
     score = verbs.add_parser("score", help="purity and PNMI against the corpus' phone alignments")
-    score.add_argument("corpus", type=Path)
+    score.add_argument("corpus", help=WHERE)
     score.add_argument("--name", required=True)
     score.add_argument("--split", default="train")
 

@@ -11,6 +11,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="wavlm data", description="What is in a corpus, and is it whole.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     where = "a corpus folder, or the URL of one (https://..., s3://...)"
+    named = "only these label sets; those behind a URL must be named, since a server does not list its files"
     info = verbs.add_parser("info", help="hours, speakers, lengths, labels and a histogram")
     info.add_argument("corpus", help=where)
     info.add_argument(
@@ -18,11 +19,13 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="count speakers of large splits, too: reads the metadata of every utterance",
     )
+    info.add_argument("--labels", nargs="+", default=[], metavar="NAME", help=named)
     check = verbs.add_parser(
         "check", help="read every shard, index and label file; say what is damaged and what to run"
     )
     check.add_argument("corpus", help=where)
-    check.add_argument("--jobs", type=int, help="processes; one a core by default")
+    check.add_argument("--jobs", type=_whole, help="processes; one a core by default")
+    check.add_argument("--labels", nargs="+", default=[], metavar="NAME", help=named)
     check.add_argument("--quick", action="store_true", help="compare sizes only, without reading shards")
     permute = verbs.add_parser("permute", help="a copy with the labels on the wrong utterances: a control for any task")
     permute.add_argument("corpus")
@@ -41,7 +44,14 @@ def main(argv: list[str]) -> int:
     if arguments.verb == "info":
         from wavlm_lightning.cli.data_info import info as show
 
-        return show(corpus, arguments.speakers)
+        return show(corpus, arguments.speakers, arguments.labels)
     from wavlm_lightning.cli.data_check import check as examine
 
-    return examine(corpus, arguments.jobs, arguments.quick)
+    return examine(corpus, arguments.jobs, arguments.quick, arguments.labels)
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    return value

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavlm_lightning.cli.data_faults import ShardJob, Verdict, examine
+from wavlm_lightning.cli.data_faults import MISSING, ShardJob, Verdict, examine
 
 if TYPE_CHECKING:  # help must come at once
     from wavlm_lightning.data.corpus import Corpus
@@ -22,24 +20,28 @@ LITTLE = 256 << 20
 """Bytes below which starting processes takes longer than the work."""
 
 
-def check(corpus: Corpus, jobs: int | None = None, quick: bool = False) -> int:
+def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: Sequence[str] = ()) -> int:
     """Examine a corpus and print every fault.
 
     Args:
         corpus: what to examine; a remote one is brought shard by shard.
         jobs: processes; one a core by default.
         quick: compare sizes only, which reads no shard.
+        labels: names of the label sets to examine; without, all there are in the folder.
 
     Raises:
-        UserError: something is damaged, missing or in the wrong place.
+        UserError: the question makes no sense (see the message), or something is damaged, missing or in the wrong place.
     """
     from wavlm_lightning.data.remote import is_remote
     from wavlm_lightning.errors import UserError
     from wavlm_lightning.progress import progress_bar
 
     remote = is_remote(corpus.directory)
+    if remote and quick:
+        raise UserError(f"{corpus.name}: --quick compares files on disk, and these are behind a URL; leave --quick out")
+    covered = {split: _label_sets(corpus, split, labels, remote) for split in corpus.splits}
     work = [
-        ShardJob(corpus.directory, split, summary, tuple(_label_sets(corpus, split)), quick, remote)
+        ShardJob(corpus.directory, split, summary, covered[split], quick, remote)
         for split, part in corpus.body["splits"].items()
         for summary in part["shards"]
     ]
@@ -49,6 +51,9 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False) -> int:
         for verdict in _examined(work, 1 if quick or total < LITTLE else jobs or len(os.sched_getaffinity(0))):
             verdicts.append(verdict)
             bar.update(verdict.bytes)
+    for name in labels:
+        if not _covers(name, work, verdicts):
+            raise UserError(f"{corpus.directory}: no shard has labels {name!r}; give the name of a set that it has")
     lines, wrong = _describe(corpus, sorted(verdicts, key=lambda verdict: verdict.name))
     lengths = [] if remote else _lengths(corpus)
     for line in lines:
@@ -57,29 +62,44 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False) -> int:
         remedy = _remedy(corpus, verdicts, remote, bool(lengths))
         raise UserError(f"{corpus.directory}: {'; '.join(wrong + lengths)}; {remedy}")
     how = "have the right size" if quick else "are whole"
-    names = sorted({name for job in work for name in job.labels})
+    names = sorted(labels or {name for job in work for name in job.labels})
     print(f"{corpus.directory}: {len(work)} shards {how}" + (f", with the labels {', '.join(names)}" if names else ""))
     return 0
 
 
 def _examined(work: list[ShardJob], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
-        yield from map(examine, work)
-        return
-    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=get_context("spawn")) as pool:
-        try:
-            for future in as_completed([pool.submit(examine, job) for job in work]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        return map(examine, work)
+    from wavlm_lightning.codebooks.processes import in_order
+
+    return in_order(_examiner, work, jobs)
 
 
-def _label_sets(corpus: Corpus, split: str) -> Iterator[str]:
+def _examiner(device: str | None) -> Callable[[ShardJob], Verdict]:
+    return examine
+
+
+def _label_sets(corpus: Corpus, split: str, named: Sequence[str], remote: bool) -> tuple[str, ...]:
     """The label sets that cover a split: those of which any shard has labels (labels may be made for some splits)."""
+    if remote:
+        return tuple(named)  # which of them cover it is seen when they are fetched
     shards = corpus.body["splits"][split]["shards"]
-    for folder in sorted(corpus.directory.glob("labels/*/")):
-        if any((folder / f"{Path(shard['name']).stem}.safetensors").is_file() for shard in shards):
-            yield folder.name
+    folders = [folder for folder in sorted(corpus.directory.glob("labels/*/")) if not named or folder.name in named]
+    files = [f"{Path(shard['name']).stem}.safetensors" for shard in shards]
+    return tuple(folder.name for folder in folders if any((folder / file).is_file() for file in files))
+
+
+def _covers(name: str, work: list[ShardJob], verdicts: list[Verdict]) -> bool:
+    """Whether any shard has labels of a name; what a split without any of them lacks is then no fault."""
+    covered = False
+    for split in {job.split for job in work}:
+        asked = [v for job, v in zip(work, verdicts, strict=True) if job.split == split and name in job.labels]
+        if all(verdict.labels.get(name) == MISSING for verdict in asked):
+            for verdict in asked:
+                del verdict.labels[name]
+        else:
+            covered = True
+    return covered
 
 
 def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[str]]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from wavlm_lightning.errors import UserError
 
+MISSING = "missing"
+
 
 @dataclass(frozen=True)
 class ShardJob:
@@ -137,18 +139,21 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
 def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
     from wavlm_lightning.codebooks import LabelSet
     from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.data.transport import NotThere
 
     path = job.directory / "labels" / name / f"{Path(verdict.name).stem}.safetensors"
     try:
         _fetch(job, path)
         if not path.is_file():
-            verdict.labels[name] = "missing"
+            verdict.labels[name] = MISSING
         elif not (job.quick or verdict.faults):
             # A corpus of this shard alone: the rules are those that training applies, no second set of them.
             alone = {"utterances": job.summary["utterances"], "shards": [job.summary]}
             labels = LabelSet.open(Corpus(job.directory, {"splits": {job.split: alone}}), name, job.split)
             if max((int(row.max()) for row in labels.rows if len(row)), default=0) >= labels.size:
                 verdict.labels[name] = f"holds labels of {labels.size} and more"
+    except NotThere:
+        verdict.labels[name] = MISSING
     except UserError as error:
         verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
     except Exception as error:  # safetensors has an exception of its own for a damaged file

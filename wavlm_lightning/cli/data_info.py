@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +16,19 @@ BINS = 12
 WIDTH = 40
 
 
-def info(corpus: Corpus, speakers: bool = False) -> int:
+def info(corpus: Corpus, speakers: bool = False, labels: Sequence[str] = ()) -> int:
     """Print what a corpus holds.
 
     Args:
         corpus: which one.
         speakers: count the speakers of each split, however many files must be read for it.
+        labels: names of the label sets to show; without, all there are, as far as files can be listed.
+
+    Raises:
+        UserError: there is no label set of such a name.
     """
     from wavlm_lightning.audio import SAMPLE_RATE
+    from wavlm_lightning.codebooks.labels import label_head, label_sets
     from wavlm_lightning.data.remote import is_remote
 
     remote = is_remote(corpus.directory)
@@ -40,15 +45,17 @@ def info(corpus: Corpus, speakers: bool = False) -> int:
             f"length {seconds.min():.2f} to {seconds.max():.2f} s, 5 % {low:.2f} s, median {middle:.2f} s, "
             f"95 % {high:.2f} s"
         )
-    for name, labels in corpus.inventories.items():
-        if isinstance(labels, dict):
-            print(f"  {name}: " + ", ".join(f"{key} {len(values)}" for key, values in labels.items()))
+    for name, classes in corpus.inventories.items():
+        if isinstance(classes, dict):
+            print(f"  {name}: " + ", ".join(f"{key} {len(values)}" for key, values in classes.items()))
         else:
-            print(f"  {name}: {len(labels)}")
-    for path in sorted(corpus.directory.glob("labels/*/labels.json")):
-        head = json.loads(path.read_text())
+            print(f"  {name}: {len(classes)}")
+    if remote and not labels:
+        print("  frame labels: a server does not list them; name them with --labels")
+    for name in labels or ([] if remote else label_sets(corpus)):
+        head = label_head(corpus, name)
         print(
-            f"  frame labels {path.parent.name}: {head['size']} units at {head['rate']:g} a second, "
+            f"  frame labels {name}: {head['size']} units at {head['rate']:g} a second, "
             f"codebook {head['codebook_sha256'][:12]}"
         )
     print("\n".join(histogram(np.concatenate(every))))

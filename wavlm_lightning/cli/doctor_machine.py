@@ -1,6 +1,5 @@
 """The checks of `wavlm doctor` on the machine: what there is to compute on, room, and what the user has set up."""
 
-import netrc
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from wavlm_lightning.cli.doctor_finding import REPAIR_PAIR, Finding, Status, first_line, installed_version
 from wavlm_lightning.cli.hardware import cpu_bf16_instructions
+from wavlm_lightning.cli.wandb_login import logged_in
 from wavlm_lightning.places import cache_directory
 
 GIB = 2**30
@@ -93,7 +93,7 @@ def check_cache() -> Iterator[Finding]:
 
 
 def check_wandb() -> Iterator[Finding]:
-    """Whether a run that logs to Weights & Biases would stop and ask."""
+    """Where a run that logs to Weights & Biases would write."""
     mode = os.environ.get("WANDB_MODE", "").lower()
     if installed_version("wandb") is None:
         yield Finding(
@@ -101,12 +101,10 @@ def check_wandb() -> Iterator[Finding]:
         )
     elif mode in ("offline", "disabled", "dryrun"):
         yield Finding("wandb", "ok", f"WANDB_MODE={mode}")
-    elif os.environ.get("WANDB_API_KEY") or _in_netrc("api.wandb.ai"):
+    elif logged_in():
         yield Finding("wandb", "ok", "logged in on this machine (the key itself was not tried)")
     else:
-        yield Finding(
-            "wandb", "warn", "not logged in; before logging there, `wandb login` or `export WANDB_MODE=offline`"
-        )
+        yield Finding("wandb", "ok", "not logged in: runs are written offline")
 
 
 def _read_words(path: str) -> list[str]:
@@ -126,11 +124,3 @@ def _memory() -> int | None:
     if limit and used and limit[0].isdigit():
         available = min(available, int(limit[0]) - int(used[0]))
     return available
-
-
-def _in_netrc(host: str) -> bool:
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        return netrc.netrc(str(path)).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

@@ -22,22 +22,29 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class HeadRun:
-    """One head, from its configuration to its result card.
+    """One head, or several of one pass, from the configuration to the result cards.
 
     Attributes:
         folder: its run folder; `card.json` there means it is done.
         options: what follows `wavlm fit` and `wavlm test`.
         fits: False for a task with nothing to train.
+        heads: names of the heads' folders in it, whose cards count instead; none if it is one head.
     """
 
     folder: Path
     options: Sequence[str]
     fits: bool = True
+    heads: Sequence[str] = ()
+
+    @property
+    def results(self) -> list[Path]:
+        """The folders that get a card."""
+        return [self.folder / head for head in self.heads] or [self.folder]
 
     @property
     def is_done(self) -> bool:
-        """Whether it has its card."""
-        return (self.folder / CARD_NAME).is_file()
+        """Whether it has its cards."""
+        return all((folder / CARD_NAME).is_file() for folder in self.results)
 
     def check(self) -> None:
         """Make sure that what lies in the folder is this very run, or nothing.
@@ -127,7 +134,8 @@ def _fit_and_test(run: HeadRun) -> None:
             if run.fits:
                 newest = run.folder / "checkpoints" / "last.ckpt"
                 if not newest.is_file():  # killed before it could write one: what else there is cannot be gone on with
-                    shutil.rmtree(newest.parent, ignore_errors=True)
+                    for folder in {run.folder, *run.results}:
+                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 training.main(["fit", *options, *(["--ckpt_path", "last"] if newest.is_file() else [])])
             training.main(["test", *options, *(["--ckpt_path", "best"] if run.fits else [])])
         except (Exception, SystemExit) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from wavlm_lightning.cli.plan_assumptions import Assumptions, find_hardware, number, section
@@ -107,6 +108,8 @@ def training_cost(
         precision,
         device="cpu" if gpu is None else "cuda",
         processes=gpus,
+        sharded=_sharded(trainer.get("strategy")),
+        checkpointed=model.get("activation_checkpointing") is True,
         head_parameters=head.parameters,
         head_bytes=head.kept,
     )
@@ -129,3 +132,9 @@ def training_cost(
         wall_hours=None if gpu_hours is None else gpu_hours / gpus,
         remarks=tuple(remarks),
     )
+
+
+def _sharded(strategy: object) -> bool:
+    """Whether `trainer.strategy`, a name or a class with its arguments, is FSDP2."""
+    name = strategy.get("class_path") if isinstance(strategy, Mapping) else strategy
+    return str(name).rpartition(".")[2].lower() == "fsdp2"

@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.errors import UserError
+
 
 def main(argv: list[str]) -> int:
     """Parse and run; with options only (`predict -c FILE`) it is LightningCLI's, which predicts a corpus' test split."""
@@ -32,8 +34,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
     parser.add_argument("--out", type=Path, help="folder for predictions.jsonl and, for turns, predictions.rttm")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio a batch, padding counted")
+    parser.add_argument(
+        "--window",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="hear longer recordings in windows of this length, so that an hour fits into memory; at least 1, or 0 to "
+        "hear all recordings whole (%(default)s)",
+    )
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     arguments = parser.parse_args(argv[1:])
+    if arguments.window and not arguments.window >= 1:
+        raise UserError(f"--window {arguments.window:g}: no such window; give at least 1 second, or 0 for none")
 
     from wavlm_lightning.cli.head_sources import open_head
     from wavlm_lightning.cli.trained_heads import audio_files, predict_files
@@ -41,7 +53,7 @@ def main(argv: list[str]) -> int:
     paths = [path for given in arguments.audio for path in audio_files(given)]
     head = open_head(arguments.run, arguments.device)
     rows = []
-    for row in predict_files(head, paths, arguments.batch_seconds):
+    for row in predict_files(head, paths, arguments.batch_seconds, arguments.window):
         rows.append(row)
         print(json.dumps(row, ensure_ascii=False) if arguments.json else as_text(row), flush=True)
     compared = list(compare(rows))

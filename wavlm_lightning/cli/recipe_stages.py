@@ -10,6 +10,7 @@ from pathlib import Path
 from wavlm_lightning.cli.configs import configs_folder, resolve_config
 from wavlm_lightning.cli.recipes import RecipeStage
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.sharding import OLD
 
 ENCODER = "encoder"
 """Where in the output folder the finished encoder goes."""
@@ -40,7 +41,10 @@ class RoadStage:
     @property
     def has_checkpoint(self) -> bool:
         """Whether an interrupted `fit` left something to go on from."""
-        return self.run_folder is not None and (self.run_folder / "checkpoints" / "last.ckpt").exists()
+        if self.run_folder is None:
+            return False
+        newest = self.run_folder / "checkpoints" / "last.ckpt"
+        return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` gives it its name back
 
     def words(self) -> list[str]:
         """What follows `wavlm` now."""

@@ -12,12 +12,14 @@ import lightning.pytorch as pl
 import torch
 
 import wavlm_lightning
+from wavlm_lightning.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.many_heads import ManyHeads
 
 
 class WriteResultCard(pl.Callback):
-    """`card.json` in the run folder at the end of `wavlm test`.
+    """`card.json` in the run folder at the end of `wavlm test`, or in that of each of several heads.
 
     Args:
         folder: the run folder.
@@ -33,26 +35,44 @@ class WriteResultCard(pl.Callback):
         self.started = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the card, on rank 0, if the model is a task and was not just a trial of one batch."""
+        """Write the card, on rank 0, if the model is a task and was not just a trial of one batch; of several heads all.
+
+        Raises:
+            UserError: some of several heads have no finite figures; the others have their cards.
+        """
         if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        data: Any = trainer.datamodule
+        if not isinstance(pl_module, ManyHeads):
+            self.card(pl_module).write(self.folder)
+            return
+        failures = []
+        for label, head in pl_module.each():
+            try:
+                self.card(head).write(self.folder / label)
+            except UserError as error:
+                failures.append(str(error))
+        if failures:
+            raise UserError(f"{len(failures)} of {len(pl_module.head_labels)} heads have no card: {failures[0]}")
+
+    def card(self, task: Task) -> ResultCard:
+        """The card of a task that has just been tested."""
+        data: Any = task.trainer.datamodule
         part = data.opened["test"]
-        trained = pl_module.trained
+        trained = task.trained
         selection: Selection | None = trained.get("selection")
         if selection is not None:
             names = data.splits["valid"], data.splits["test"]
-            selection = {**selection, "split": pl_module.selection_split(*names)}
+            selection = {**selection, "split": task.selection_split(*names)}
         metrics: dict[str, MetricValue] = {}
-        for name, better in {pl_module.metric: pl_module.better, **pl_module.others}.items():
-            value = round(float(trainer.callback_metrics[f"test/{name}"]) * 100, 4)
+        for name, better in {task.metric: task.better, **task.others}.items():
+            value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * 100, 4)
             metrics[name] = {"value": value, "unit": "%", "better": better}
-        if pl_module.chance is not None:
-            metrics[pl_module.metric]["chance"] = 100 * pl_module.chance
-        card = ResultCard(
-            task=pl_module.name,
+        if task.chance is not None:
+            metrics[task.metric]["chance"] = 100 * task.chance
+        return ResultCard(
+            task=task.name,
             metrics=metrics,
-            headline=pl_module.metric,
+            headline=task.metric,
             corpus={
                 "name": data.corpus.name,
                 "path": str(data.path),
@@ -60,16 +80,16 @@ class WriteResultCard(pl.Callback):
                 "utterances": len(part),
                 "seconds": round(part.seconds, 2),
             },
-            upstream=pl_module.upstream.describe(),  # type: ignore[arg-type]
-            learning_rate=trained.get("learning_rate", pl_module.learning_rate),
-            seed=trained.get("seed", pl_module.seed),
+            upstream=task.upstream.describe(),  # type: ignore[arg-type]
+            learning_rate=trained.get("learning_rate", task.learning_rate),
+            seed=trained.get("seed", task.seed),
             steps=trained.get("steps", 0),
             best_step=trained.get("best_step", 0),
             selection=selection,
-            protocol=pl_module.protocol,
-            details=pl_module.details,
-            trainable_parameters=sum(p.numel() for p in pl_module.parameters() if p.requires_grad),
-            layer_weights=pl_module.weighted_sum.weights(),
+            protocol=task.protocol,
+            details=task.details,
+            trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
+            layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),
             command=self.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,4 +100,3 @@ class WriteResultCard(pl.Callback):
                 "python": platform.python_version(),
             },
         )
-        card.write(self.folder)

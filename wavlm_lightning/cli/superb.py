@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
         nargs="*",
         type=float,
         metavar="RATE",
-        help="try these learning rates, the official grid if none is named, and keep the best on validation",
+        help="try these learning rates, the official grid if none is named, and keep the best on validation; all rates of "
+        "a task are trained in one pass",
     )
     parser.add_argument("--steps", type=_positive, help="updates of every head, instead of the configurations'")
     parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         for upstream in upstreams
     ]
     if arguments.dry_run:
-        for run in (run for cell in cells for run in cell.all_runs()):
+        for run in (run for cell in cells for run in cell.runs):
             for verb in ("fit", "test") if run.fits else ("test",):
                 end = ["--ckpt_path", "best"] if run.fits and verb == "test" else []
                 print(shlex.join(["wavlm", verb, *run.options, "--trainer.default_root_dir", str(run.folder), *end]))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.cli.head_lists import HeadLists
 from wavlm_lightning.cli.head_runs import HeadRun
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.errors import UserError
@@ -103,17 +104,21 @@ class Cell:
         task: name of its YAML.
         upstream: what features it reads.
         folder: where its runs and its card go.
-        runs: by learning rate (None: that of the YAML), the run, or the run of each fold.
+        runs: the run, or that of each fold; one run trains the heads of all learning rates.
+        rates: those that are searched; none for that of the YAML.
     """
 
     task: str
     upstream: UpstreamSpec
     folder: Path
-    runs: dict[float | None, list[HeadRun]] = field(default_factory=dict)
+    runs: list[HeadRun]
+    rates: list[float]
 
-    def all_runs(self) -> list[HeadRun]:
-        """Of all rates and folds."""
-        return [run for runs in self.runs.values() for run in runs]
+    def results(self) -> dict[float | None, list[Path]]:
+        """By learning rate (None: that of the YAML), the folder that gets a card, or that of each fold."""
+        if not self.rates:
+            return {None: [run.folder for run in self.runs]}
+        return {rate: [run.results[place] for run in self.runs] for place, rate in enumerate(self.rates)}
 
 
 def config_name(task: str, mini: bool) -> str:
@@ -158,8 +163,7 @@ def plan_cell(
         rates: learning rates to try; the YAML's if None.
         steps: updates; the YAML's if None.
     """
-    content, corpus = configuration(task, mini), data / corpus_name(task, mini)
-    cell = Cell(task, upstream, out / upstream.folder / task)
+    content, corpus, folder = configuration(task, mini), data / corpus_name(task, mini), out / upstream.folder / task
     options = ["-c", config_name(task, mini), "--data.corpus", str(corpus)]
     if content["data"]["init_args"].get("cache"):
         options += ["--data.cache", str(out / "cache")]
@@ -169,19 +173,17 @@ def plan_cell(
         # Validation is counted in batches, of which an update may take several.
         every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
         options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
-    folded = content["data"]["class_path"].endswith("FoldData")
-    tried: list[float | None] = [*rates] if rates and trained else [None]
-    for rate in tried:
-        place = cell.folder if rate is None else cell.folder / f"learning-rate-{rate!r}"
-        chosen = [] if rate is None else ["--model.learning_rate", repr(rate)]
-        if not folded:
-            cell.runs[rate] = [HeadRun(place, [*options, *chosen], trained)]
-            continue
-        cell.runs[rate] = [
-            HeadRun(place / f"fold{fold}", [*options, *chosen, "--data.fold", str(fold)])
-            for fold in range(1, FOLDS + 1)
-        ]
-    return cell
+    tried = list(rates or []) if trained else []
+    heads = list(HeadLists({"learning_rate": tried}).heads()) if tried else []
+    if tried:
+        options += ["--model.learning_rate", repr(tried)]
+    if not content["data"]["class_path"].endswith("FoldData"):
+        return Cell(task, upstream, folder, [HeadRun(folder, options, trained, heads)], tried)
+    runs = [
+        HeadRun(folder / f"fold{fold}", [*options, "--data.fold", str(fold)], trained, heads)
+        for fold in range(1, FOLDS + 1)
+    ]
+    return Cell(task, upstream, folder, runs, tried)
 
 
 def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:

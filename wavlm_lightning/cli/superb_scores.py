@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavlm_lightning.cli.head_runs import RECORD, HeadRun, run_heads
+from wavlm_lightning.cli.head_runs import HeadRun, run_heads
 from wavlm_lightning.cli.superb_official import is_official
 from wavlm_lightning.cli.superb_runs import COST, Cell
-from wavlm_lightning.errors import UserError
 from wavlm_lightning.progress import progress_bar
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.folds import best_rate, combine_folds
@@ -24,10 +23,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
         UserError: one does.
     """
     for cell in cells:
-        own = {run.folder for run in cell.all_runs()}
-        if cell.folder not in own and (cell.folder / RECORD).is_file():
-            raise UserError(f"{cell.folder} holds a run without a search of learning rates; choose another --output")
-        for run in cell.all_runs():
+        for run in cell.runs:
             run.check()
 
 
@@ -41,8 +37,8 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> None:
     Raises:
         UserError: runs failed, after all others have ended.
     """
-    cost = {run.folder: COST[cell.task] / len(cell.all_runs()) for cell in cells for run in cell.all_runs()}
-    runs = [run for cell in cells for run in cell.all_runs()]
+    cost = {run.folder: COST[cell.task] / len(cell.runs) for cell in cells for run in cell.runs}
+    runs = [run for cell in cells for run in cell.runs]
     todo = [run for run in runs if not run.is_done]
     count, total = len(runs) - len(todo), sum(cost.values())
     with progress_bar(
@@ -68,23 +64,24 @@ def settle(cell: Cell) -> ResultCard | None:
     Returns:
         None if no rate was finished.
     """
+    results = cell.results()
     cards: dict[float | None, list[ResultCard]] = {
-        rate: [ResultCard.read(run.folder) for run in runs]
-        for rate, runs in cell.runs.items()
-        if all(run.is_done for run in runs)
+        rate: [ResultCard.read(folder) for folder in folders]
+        for rate, folders in results.items()
+        if all((folder / CARD_NAME).is_file() for folder in folders)
     }
     if not cards:
         return None
     chosen = best_rate(cards)
     card = combine_folds(cards[chosen])
     if chosen is not None:
-        card.details["run"] = cell.runs[chosen][0].folder.relative_to(cell.folder).parts[0]
+        card.details["run"] = results[chosen][0].name
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
         card.details["learning_rates"] = {
             rate: {"valid": combined.selection, "test": combined.value} for rate, combined in tried.items()
         }
-        card.details["failed_learning_rates"] = [repr(rate) for rate in cell.runs if rate not in cards]
-    if cell.all_runs()[0].folder != cell.folder and not _same(cell.folder / CARD_NAME, card):
+        card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
+    if results[chosen] != [cell.folder] and not _same(cell.folder / CARD_NAME, card):
         card.write(cell.folder)
     return card
 

@@ -16,10 +16,12 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, check_waveform, gain, load_mono, trim_silence
 from wavlm_lightning.cli.callbacks import BEST
+from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.long_recordings import long_outputs
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def load_head(run: Path, device: str | None = None) -> TrainedHead:
         model = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except ArgumentError as error:
-        raise UserError(f"{config}: {error}") from error
+        raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{checkpoint}: not readable as a checkpoint; is it cut short?") from error
     if not isinstance(model, Task):
@@ -112,13 +114,16 @@ def audio_files(given: Path) -> list[Path]:
     return found
 
 
-def predict_files(head: TrainedHead, paths: Sequence[Path], batch_seconds: float) -> Iterator[dict[str, Any]]:
+def predict_files(
+    head: TrainedHead, paths: Sequence[Path], batch_seconds: float, window: float = 0.0
+) -> Iterator[dict[str, Any]]:
     """What the head says of each file, in order.
 
     Args:
         head: from `load_head`.
         paths: audio files of any rate.
         batch_seconds: audio a batch, padding counted; a longer file is a batch of its own.
+        window: files of more seconds are heard in windows of so many (see `long_outputs`); 0 for none.
 
     Yields:
         `file`, and what the task's `readable` gives.
@@ -130,19 +135,23 @@ def predict_files(head: TrainedHead, paths: Sequence[Path], batch_seconds: float
     for path in paths:
         waveform = head.read(path)
         longest = max(len(waveform), *(len(w) for _, w in waiting)) if waiting else len(waveform)
-        if waiting and (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE:
+        long = 0 < window * SAMPLE_RATE < len(waveform)
+        if waiting and (long or (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE):
             yield from _predict(head, waiting)
             waiting = []
-        waiting.append((path, waveform))
+        if long:
+            yield from _predict(head, [(path, waveform)], window)
+        else:
+            waiting.append((path, waveform))
     if waiting:
         yield from _predict(head, waiting)
 
 
 @torch.inference_mode()
-def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]]) -> Iterator[dict[str, Any]]:
+def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]], window: float = 0.0) -> Iterator[dict[str, Any]]:
     inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
     try:
-        outputs, lengths = head.task(inputs)
+        outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
     except UserError as error:
         raise UserError(f"{', '.join(str(path) for path, _ in batch)}: {error}") from error
     for (path, _), row in zip(batch, head.task.readable(outputs, lengths), strict=True):

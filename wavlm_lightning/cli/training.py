@@ -12,45 +12,49 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins import CheckpointIO
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
+from wavlm_lightning.cli.checkpoint_files import WholeFiles
 from wavlm_lightning.cli.configs import resolve_config
 from wavlm_lightning.cli.dropped_arguments import dropping_logger
-from wavlm_lightning.cli.lost_process import lost_process
-from wavlm_lightning.cli.name_hints import known_classes
-from wavlm_lightning.cli.parser_errors import one_sentence
+from wavlm_lightning.cli.head_lists import HeadLists, take_lists
+from wavlm_lightning.cli.many_runs import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best, many_heads
 from wavlm_lightning.cli.plugins import make_importable
+from wavlm_lightning.cli.readable_errors import readable_errors
 from wavlm_lightning.cli.result_card import WriteResultCard
 from wavlm_lightning.cli.sweep_pruning import ReportToSweep
 from wavlm_lightning.cli.wandb_logger import settle_loggers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
-from wavlm_lightning.pretraining.sharding import FSDP2
+from wavlm_lightning.pretraining.sharding import FSDP2, finish_renaming
+from wavlm_lightning.tasks.many_heads import ManyHeads
 
 
 class SaveConfig(SaveConfigCallback):
     """Keeps the full configuration in the run folder, and shows it to the loggers."""
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write `config.yaml`; on a resumed run the newest one stands."""
+        """Write `config.yaml`, for each of several heads as well; on a resumed run the newest one stands."""
         if stage != "fit":
             return
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
+        root, lists = Path(trainer.default_root_dir), WavLMCLI.lists
+        contents = {root: lists.of_all(content)}
+        contents |= {root / label: lists.of_head(content, label, root) for label in lists.heads()}
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams(content)
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+                logger.log_hyperparams(contents[root])
+        for folder, content in contents.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 class WavLMCLI(LightningCLI):
@@ -58,13 +62,16 @@ class WavLMCLI(LightningCLI):
 
     There lie `config.yaml`, `curves/version_N/metrics.csv` (one a start), `checkpoints/best.ckpt` and `last.ckpt`, and
     `card.json`. `--ckpt_path last` (or `best`) finds them. A trainer that names its own logger or ModelCheckpoint
-    keeps those.
+    keeps those. With lists of learning rates or seeds, each head has such a folder in it; see `many_runs`.
 
     Attributes:
         command: what the user typed; result cards keep it.
+        lists: what several heads differ in.
     """
 
     command = ""
+    lists = HeadLists()
+    model: Any
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add `checkpoint_every` and `recipe`."""
@@ -86,18 +93,27 @@ class WavLMCLI(LightningCLI):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may
+        if self.lists:
+            self.model = many_heads(self.model, self._get(self.config, "model"), self.lists)
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
-        config["logger"] = curve_loggers(config.get("logger"), root, fitting)
+        config["plugins"] = with_whole_files(config.get("plugins"))
+        labels = tuple(self.lists.heads())
+        config["logger"] = curve_loggers(config.get("logger"), root, fitting, labels)
         callbacks = list(config.get("callbacks") or [])
         fresh = fitting and self._get(self.config_init, "ckpt_path") is None
         callbacks += settle_loggers(config["logger"], root, fresh)
+        if labels:
+            check_callbacks(callbacks)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
             callbacks += [StopBetweenUpdates(), *ReportToSweep.of_environment()]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
-            if hasattr(self.model, "monitor"):
+            if isinstance(self.model, ManyHeads):
+                callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
+            elif hasattr(self.model, "monitor"):
                 callbacks.append(best(root / "checkpoints", *self.model.monitor))
+            # The last one, for it keeps what the others know.
+            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
@@ -110,8 +126,10 @@ class WavLMCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Refuse to write over a run, and find `last`."""
-        self._resolve_checkpoint()
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
+        for name in (NEWEST, BEST):
+            finish_renaming(folder / f"{name}.ckpt")
+        self._resolve_checkpoint()
         asked = self._get(self.config, "ckpt_path")
         found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").exists()]
         if asked is None and not self.trainer.fast_dev_run and (found or any(folder.glob("*.ckpt"))):
@@ -120,22 +138,33 @@ class WavLMCLI(LightningCLI):
                 f"{folder.parent} already holds a run; go on with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
+        if asked is None and isinstance(self.model, ManyHeads) and not self.trainer.fast_dev_run:
+            check_new(folder.parent, self.model.head_labels)
 
     def before_validate(self) -> None:
-        """Find `best`."""
+        """Find `best`, or the best of every head."""
+        if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
+            load_best(self.model, Path(self.trainer.default_root_dir))
+            self.config_init[self.subcommand]["ckpt_path"] = None
+            return
         self._resolve_checkpoint()
 
     before_test = before_validate
-    before_predict = before_validate
+
+    def before_predict(self) -> None:
+        """Find `best`; one head predicts at a time."""
+        if self.lists:
+            raise UserError(
+                f"`wavlm predict` takes one head: give one value of model.{' and model.'.join(self.lists.values)}"
+            )
+        self._resolve_checkpoint()
 
     def _resolve_checkpoint(self) -> None:
         asked = self._get(self.config, "ckpt_path")
         if asked in (NEWEST, BEST):
             path = Path(self.trainer.default_root_dir) / "checkpoints" / f"{asked}.ckpt"
             if not path.exists():
-                cut = path.with_name(f"{path.name}.old")  # of a sharded one, which takes two renamings
-                hint = f"a writing was cut short: rename {cut.name}" if cut.exists() else "has this run been fitted?"
-                raise UserError(f"{path}: no such checkpoint; {hint}")
+                raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
         elif asked is not None:
             path = Path(asked)
             if not path.exists():
@@ -152,14 +181,22 @@ class WavLMCLI(LightningCLI):
         self.config_init[self.subcommand]["weights_only"] = True
 
 
-def curve_loggers(asked: Any, root: Path, fitting: bool) -> Any:
-    """The loggers of a fit: curves as CSV always, and what else was asked for; `false` is none at all."""
+def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...] = ()) -> Any:
+    """The loggers of a fit: curves as CSV always, by head if there are several, and what was asked for; `false` is none."""
     if asked is False or not fitting:
         return False if asked in (None, True) else asked
     named = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
     if any(isinstance(logger, CSVLogger) for logger in named):
         return named
+    if labels:
+        return [*named, CurvesOfHeads(root, labels)]
     return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
+
+
+def with_whole_files(asked: Any) -> list[Any]:
+    """The plugins that were asked for, and ours that writes checkpoints unless one of them does."""
+    named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
+    return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]
 
 
 def main(argv: list[str]) -> int:
@@ -186,6 +223,7 @@ def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
     """
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)
+    arguments, WavLMCLI.lists = take_lists(arguments)
     settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
     return WavLMCLI(
         pl.LightningModule,
@@ -237,32 +275,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger in loggers:
                 logger.removeFilter(keep)
-
-
-@contextlib.contextmanager
-def readable_errors() -> Iterator[None]:
-    """Turn parser errors into one sentence."""
-    from jsonargparse import ArgumentError
-
-    try:
-        yield
-    except ArgumentError as error:
-        raise UserError(one_sentence(str(error), known_classes())) from error
-    except ValueError as error:
-        # What a constructor says of its arguments comes wrapped in all that jsonargparse has tried.
-        said: BaseException | None = error
-        while said is not None and not isinstance(said, UserError):
-            said = said.__cause__ or said.__context__
-        if said is None:
-            raise
-        raise said from error
-    except MisconfigurationException as error:
-        raise UserError(str(error).splitlines()[0]) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
-        ) from error
-    except RuntimeError as error:
-        if (reason := lost_process(error)) is None:
-            raise
-        raise UserError(reason) from error

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import netrc
 import os
 import secrets
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from wavlm_lightning.cli.wandb_login import logged_in
 from wavlm_lightning.cli.wandb_media import WandbMedia
 
 KEPT = "wandb.json"
@@ -124,17 +123,3 @@ def run_id(root: Path, fresh: bool) -> str:
     if rank_zero_only.rank == 0:
         path.write_text(json.dumps({"id": found}))
     return found
-
-
-def logged_in() -> bool:
-    """Whether W&B has a key on this machine; nobody is asked, and nothing is sent."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
-        try:
-            if path and netrc.netrc(str(path)).authenticators(host) is not None:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False

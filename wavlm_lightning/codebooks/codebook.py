@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 
 FORMAT = "wavlm_lightning/codebook/1"
@@ -66,7 +67,7 @@ class Codebook:
         """Write `centroids.safetensors` and, last, `codebook.json`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        save_file({"centroids": np.ascontiguousarray(self.centroids)}, directory / "centroids.safetensors")
+        write_whole(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
         body = {
             "format": FORMAT,
             "kind": "kmeans",
@@ -76,9 +77,7 @@ class Codebook:
             "fitted": self.fitted,
             "sha256": self.sha256,
         }
-        temporary = directory / "codebook.json.tmp"
-        temporary.write_text(json.dumps(body, indent=1))
-        temporary.rename(directory / "codebook.json")
+        write_whole(directory / "codebook.json", json.dumps(body, indent=1).encode())
 
     @classmethod
     def load(cls, directory: Path | str) -> Codebook:

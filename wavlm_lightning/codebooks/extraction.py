@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.features import FeatureSource
@@ -20,6 +20,7 @@ from wavlm_lightning.codebooks.hours import HoursBar
 from wavlm_lightning.codebooks.parts import Part
 from wavlm_lightning.codebooks.processes import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 
 GROUP_SECONDS = 120.0
@@ -105,10 +106,10 @@ class Draw:
             How many groups that is.
         """
         mine = part.deal(range(len(self.groups)))
-        return sum(1 for _ in self._read(mine, jobs, keep))
+        return sum(1 for _ in self._read(mine, jobs, keep, wanted=False))
 
     def _read(
-        self, numbers: range | list[int], jobs: int | None, keep: Path | None
+        self, numbers: range | list[int], jobs: int | None, keep: Path | None, wanted: bool = True
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Groups, each with its features."""
         groups = [self.groups[number] for number in numbers]
@@ -122,8 +123,8 @@ class Draw:
         ]
         kind = self.source.describe()["kind"]
         jobs = min(default_jobs(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
-        opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe())
-        here = Extractor(self.split, self.source)
+        opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe(), wanted)
+        here = Extractor(self.split, self.source, wanted)
         with HoursBar(sum(samples), 0, "features") as bar:
             results = in_order(opened if jobs > 1 else lambda _: here, tasks, jobs)
             for group, length, rows in zip(groups, samples, results, strict=True):
@@ -137,13 +138,14 @@ class Extractor:
     Args:
         split: whose utterances.
         source: which features.
+        wanted: whether the features are to come back; if they are only to be kept, they need not travel.
     """
 
-    def __init__(self, split: Split, source: FeatureSource) -> None:
-        self.split, self.source = split, source
+    def __init__(self, split: Split, source: FeatureSource, wanted: bool) -> None:
+        self.split, self.source, self.wanted = split, source, wanted
 
     def __call__(self, task: tuple[np.ndarray, np.ndarray, Path | None]) -> np.ndarray:
-        """Features float32 `(frames, dim)` of a group.
+        """Features float32 `(frames, dim)` of a group; `(0, dim)` if they are not wanted.
 
         Args:
             task: the numbers of its utterances, the frames of each, and the file that keeps it.
@@ -152,8 +154,8 @@ class Extractor:
             UserError: an utterance cannot be decoded, or has another length than the corpus says.
         """
         numbers, frames, kept = task
-        if kept is not None and kept.is_file():
-            return load_file(kept)["features"]
+        if kept is not None and (features := _found(kept, int(frames.sum()))) is not None:
+            return features if self.wanted else features[:0]
         rows = []
         for number, expected in zip(numbers, frames, strict=True):
             shard, place = self.split.locate(int(number))
@@ -167,11 +169,18 @@ class Extractor:
                 )
         features = np.concatenate(rows)
         if kept is not None:
-            temporary = kept.with_name(f"{kept.name}.{uuid.uuid4().hex}.tmp")
-            save_file({"features": features}, temporary)
-            temporary.replace(kept)
-        return features
+            write_whole(kept, save({"features": features}))
+        return features if self.wanted else features[:0]
 
 
-def _open(corpus: Path, split: str, description: dict, device: str | None) -> Extractor:
-    return Extractor(Corpus.open(corpus).split(split), FeatureSource.from_description(description, device))
+def _found(kept: Path, frames: int) -> np.ndarray | None:
+    """What an earlier run has kept; None if there is nothing, or if the machine lost power while it was written."""
+    try:
+        features = load_file(kept)["features"]
+    except (FileNotFoundError, SafetensorError):
+        return None
+    return features if len(features) == frames else None
+
+
+def _open(corpus: Path, split: str, description: dict, wanted: bool, device: str | None) -> Extractor:
+    return Extractor(Corpus.open(corpus).split(split), FeatureSource.from_description(description, device), wanted)

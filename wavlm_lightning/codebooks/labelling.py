@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.hours import HoursBar
-from wavlm_lightning.codebooks.labels import label_file, labels_directory
+from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.codebooks.parts import Part
 from wavlm_lightning.codebooks.processes import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.shards import ShardIndex
+from wavlm_lightning.data.remote import is_remote
+from wavlm_lightning.data.safetensors_header import header_end
+from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 
 Place = tuple[str, int]
@@ -52,8 +53,14 @@ def label_corpus(
         How many shards were labelled now.
 
     Raises:
-        UserError: the folder holds labels of another codebook, audio cannot be decoded, or a process was killed.
+        UserError: the corpus is behind a URL, the folder holds labels of another codebook, audio cannot be decoded, the
+            disk is full, or a process was killed.
     """
+    if is_remote(corpus.directory):
+        raise UserError(
+            f"{corpus.name}: labels are written beside the shards, and a server takes none; run `wavlm codebook apply` "
+            "where the corpus lies, or on a copy, and upload its folder labels"
+        )
     directory = labels_directory(corpus, name)
     directory.mkdir(parents=True, exist_ok=True)
     _write_head(directory / "labels.json", codebook)
@@ -116,7 +123,7 @@ class Labeller:
             "rate": str(self.codebook.rate),
             "size": str(self.codebook.size),
         }
-        _write_whole(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
+        write_whole(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
         return place
 
 
@@ -129,39 +136,22 @@ def _write_head(path: Path, codebook: Codebook) -> None:
     body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if not path.is_file():
         # Parts that begin at once write the same; a part of another codebook is found out by the hash in its files.
-        _write_whole(path, json.dumps(body).encode())
+        write_whole(path, json.dumps(body).encode())
     elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
         raise UserError(f"{path.parent}: holds labels of another codebook; choose another --name or remove the folder")
 
 
 def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:
-    path = label_file(directory, shard)
-    if not path.is_file():
-        return False
     try:
-        with safe_open(path, framework="np") as file:
-            meta = file.metadata()
-    except SafetensorError:  # a machine that lost power may leave a file without its content
+        meta = LabelHead.read(label_file(directory, shard)).metadata
+    except (FileNotFoundError, ValueError):  # a machine that lost power may leave a file without its content
         return False
     return meta["codebook_sha256"] == codebook_sha256 and meta["shard_sha256"] == shard.sha256
 
 
 def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors with its header in a fixed order: the library's differs from call to call.
-
-    Source: https://huggingface.co/docs/safetensors: 8 bytes of length, JSON, then the tensors, at offsets from there.
-    """
-    length = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    """The same safetensors with its header in a fixed order: the library's differs from call to call."""
+    end = header_end(content)
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[8 + length :]
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """All or nothing, also where two processes write the same file: each has a temporary name of its own."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return len(header).to_bytes(8, "little") + header + content[end:]

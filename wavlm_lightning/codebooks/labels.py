@@ -13,21 +13,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.codebooks.label_files import check_labels, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.shard_index import ShardIndex, check_each
+from wavlm_lightning.data.remote import is_remote, materialise
+from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.data.transport import NotThere
 from wavlm_lightning.errors import UserError
-
-
-def labels_directory(corpus: Corpus, name: str) -> Path:
-    """Where the labels of a name lie: `CORPUS/labels/NAME`."""
-    return corpus.directory / "labels" / name
-
-
-def label_file(directory: Path, shard: ShardIndex) -> Path:
-    """Where the labels of a shard lie."""
-    return directory / f"{shard.path.stem}.safetensors"
 
 
 class LabelRows(Sequence[np.ndarray]):
@@ -36,14 +28,15 @@ class LabelRows(Sequence[np.ndarray]):
     Args:
         split: the utterances.
         files: the label file of each shard.
-        check: raises if the labels do not belong to a shard; called for those that were not there at the beginning.
+        check: raises if the labels do not belong to a shard; those of a remote corpus are checked as they come.
     """
 
     def __init__(self, split: Split, files: list[Path], check: Callable[[Path, ShardIndex, np.ndarray], None]) -> None:
         self._split, self._files, self._check = split, files, check
         here = [number for number, shard in enumerate(split.shards) if not shard.remote]
         check_each(self._check_shard, here)
-        self._checked = set(here)
+        self._checked = np.zeros(len(split.shards), dtype=bool)
+        self._checked[here] = True
 
     def _check_shard(self, number: int) -> None:
         begin, end = self._split.starts[number : number + 2].tolist()
@@ -58,19 +51,31 @@ class LabelRows(Sequence[np.ndarray]):
             raise IndexError(number)  # ends an iteration
         shard, place = self._split.locate(number)
         which = int(np.searchsorted(self._split.starts, number, side="right")) - 1
-        path = shard.fetch(self._files[which])
-        if which not in self._checked:
-            self._check_shard(which)
-            self._checked.add(which)
-        file = _opened(path, path.stat().st_mtime_ns, os.getpid())
+        try:
+            file = self._file(which, shard)
+        except FileNotFoundError:  # of a remote corpus another process may have evicted it: it comes again
+            if not shard.remote:
+                self._check_shard(which)
+            file = self._file(which, shard)
         begin, end = file.get_slice("starts")[place : place + 2]
         return file.get_slice("labels")[int(begin) : int(end)]
 
+    def _file(self, which: int, shard: ShardIndex) -> Any:
+        path = shard.fetch(self._files[which])
+        if not self._checked[which]:
+            self._check_shard(which)
+            self._checked[which] = True
+        # A file written anew is another inode; its time changes with every use if the corpus is remote.
+        return (_opened_remote if shard.remote else _opened)(path, path.stat().st_ino, os.getpid())
 
-@lru_cache(maxsize=256)
-def _opened(path: Path, written: int, process: int) -> Any:
+
+def _open(path: Path, inode: int, process: int) -> Any:
     # Kept open: reading a header costs more than reading a row. A forked worker opens its own.
     return safe_open(path, framework="np")
+
+
+_opened = lru_cache(maxsize=256)(_open)
+_opened_remote = lru_cache(maxsize=REMOTE_HANDLES)(_open)
 
 
 class JoinedRows(Sequence[np.ndarray]):
@@ -124,15 +129,10 @@ class LabelSet:
         Raises:
             UserError: labels are missing, made from other shards or by different codebooks, or too short for the audio.
         """
-        directory = labels_directory(corpus, name)
-        again = f"run `wavlm codebook apply CODEBOOK {corpus.directory} --name {name}`"
-        opened = corpus.split(split)
-        _fetch_head(directory, opened.shards[0])
-        if not (directory / "labels.json").is_file():
-            raise UserError(f"{directory}: no labels here; {again}")
-        head = json.loads((directory / "labels.json").read_text())
+        directory, opened = labels_directory(corpus, name), corpus.split(split)
+        head = label_head(corpus, name)
         files = [label_file(directory, shard) for shard in opened.shards]
-        rows = LabelRows(opened, files, partial(_check, head=head, again=again))
+        rows = LabelRows(opened, files, partial(check_labels, head=head, again=_again(corpus, name)))
         return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
 
     @classmethod
@@ -153,38 +153,30 @@ class LabelSet:
         return cls(first.size, first.rate, first.codebook_sha256, rows)
 
 
-def _fetch_head(directory: Path, shard: ShardIndex) -> None:
-    if not shard.remote:
-        return
-    from wavlm_lightning.data.remote import materialise
-
-    materialise(directory / "labels.json")
+def label_sets(corpus: Corpus) -> list[str]:
+    """Names of the label sets that lie in a corpus folder; of a remote corpus, of those that were asked for."""
+    return sorted(path.parent.name for path in corpus.directory.glob("labels/*/labels.json"))
 
 
-def _check(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
-    """Raise if the labels in a file are not those of a shard, whose utterances have so many samples each."""
-    if not path.is_file():
-        raise UserError(f"{path}: this shard has no labels; {again}")
-    with safe_open(path, framework="np") as file:
-        meta, starts = file.metadata(), file.get_tensor("starts")
-        labels = file.get_slice("labels").get_shape()[0]
-    if meta["shard_sha256"] != shard.sha256:
-        raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
-    if meta["codebook_sha256"] != head["codebook_sha256"]:
-        raise UserError(f"{path}: made by another codebook than labels.json says; remove the folder and {again}")
-    if float(meta["rate"]) != head["rate"]:
-        raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
-    if len(starts) != shard.utterances + 1:
-        raise UserError(
-            f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"
-        )
-    if starts[-1] > labels:
-        raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
-    # A window of 25 ms and the grid's rounding may cost some labels at the end, never more than 0.1 s.
-    short = np.abs(np.diff(starts) - samples / SAMPLE_RATE * head["rate"]) > 0.1 * head["rate"]
-    if short.any():
-        place = int(short.argmax())
-        raise UserError(
-            f"{path}: utterance {shard.keys[place]!r} has {starts[place + 1] - starts[place]} labels for "
-            f"{samples[place] / SAMPLE_RATE:.2f} s at {head['rate']:g} labels/s; {again}"
-        )
+def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
+    """What `labels.json` says: `size`, `rate` and `codebook_sha256`.
+
+    Raises:
+        UserError: there are no labels of that name.
+    """
+    path = labels_directory(corpus, name) / "labels.json"
+    if is_remote(corpus.directory):
+        try:
+            materialise(path)
+        except NotThere as error:
+            raise UserError(f"{corpus.name}: no labels {name!r} at the corpus' URL ({error})") from error
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent}: no labels here; {_again(corpus, name)}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); remove it and {_again(corpus, name)}") from error
+
+
+def _again(corpus: Corpus, name: str) -> str:
+    return f"run `wavlm codebook apply CODEBOOK {corpus.directory} --name {name}`"

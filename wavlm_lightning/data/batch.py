@@ -94,7 +94,7 @@ class TaskBatch(Transferable):
     """
 
     keys: tuple[str, ...]
-    inputs: Waveforms | Layers
+    inputs: Transferable | Layers
     targets: Targets
 
 

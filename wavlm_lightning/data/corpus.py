@@ -25,6 +25,7 @@ from wavlm_lightning.data.lengths import Lengths, write_lengths
 from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
@@ -111,14 +112,12 @@ class CorpusWriter:
             },
             "inventories": inventories,
         }
-        temporary = self.directory / "corpus.json.tmp"
         corpus = Corpus(self.directory, body)
         for name, part in body["splits"].items():
             written = corpus.split(name)
             written.check_keys()
             part["lengths"] = write_lengths(self.directory / f"{name}.lengths.npy", written.samples)
-        temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False))
-        temporary.rename(self.directory / "corpus.json")
+        write_whole(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
         return Corpus(self.directory, body)
 
 
@@ -217,9 +216,10 @@ class Corpus:
             if not remote:
                 check_each(ShardIndex.check, shards)
             facts = part.get("lengths")
-            lengths = (
-                (Lengths(self.directory / facts["name"], part["utterances"], facts["sha256"], remote),) if facts else ()
-            )
+            lengths: tuple[Lengths, ...] = ()
+            if facts:
+                path = self.directory / facts["name"]
+                lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote),)
             self._opened[name] = Split(name, shards, lengths)
         return self._opened[name]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 
 
@@ -20,12 +21,14 @@ class Lengths:
     Attributes:
         path: where it is; an array of NumPy's format, uint32 `(utterances,)`.
         utterances: how many lengths it holds.
+        size: of the file in bytes.
         sha256: its hash.
         remote: it is part of a remote corpus, and comes when it is needed.
     """
 
     path: Path
     utterances: int
+    size: int
     sha256: str
     remote: bool = False
 
@@ -38,7 +41,7 @@ class Lengths:
         if self.remote:
             from wavlm_lightning.data.remote import materialise
 
-            materialise(self.path, {"sha256": self.sha256})
+            materialise(self.path, {"bytes": self.size, "sha256": self.sha256})
         if not self.path.is_file():
             raise UserError(f"{self.path}: the lengths of this split are missing; prepare the corpus again")
         data = self.path.read_bytes()
@@ -66,7 +69,5 @@ def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
     data = buffer.getvalue()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(data)
-    temporary.rename(path)
+    write_whole(path, data)
     return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

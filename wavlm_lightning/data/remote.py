@@ -8,7 +8,6 @@ the least recently used go when $WAVLM_CACHE_GIB is reached. A file stands under
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
@@ -22,7 +21,9 @@ from urllib.parse import urlsplit
 
 from wavlm_lightning import places
 from wavlm_lightning.data.cache_space import BOUND, bound, growing, locked, part_of
+from wavlm_lightning.data.safetensors_header import parse_header
 from wavlm_lightning.data.transport import NotThere, Patience, address, download, shown
+from wavlm_lightning.data.whole_files import FULL, told_if_full, write_whole
 from wavlm_lightning.errors import UserError
 
 NOTE = "remote.json"
@@ -30,7 +31,7 @@ WHOLE = (".tar", ".npy")
 """Files whose own size and hash stand in `corpus.json`."""
 _AGAIN_SECONDS = 600.0
 _brought: dict[Path, float] = {}
-"""When this process last brought a file."""
+"""When this process last brought a shard."""
 
 
 def is_url(corpus: Path | str) -> bool:
@@ -70,15 +71,15 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
     with locked(folder / ".lock"):
         note = folder / f"{NOTE}.tmp"
         # A signed URL is a secret, and may be another one each time.
-        note.touch(mode=0o600)
-        note.write_text(json.dumps({"url": url, "cache_bytes": bound()}))
+        with told_if_full(note):
+            note.touch(mode=0o600)
+            note.write_text(json.dumps({"url": url}))
         note.rename(folder / NOTE)
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
                 with contextlib.suppress(NotThere):  # most splits have none
                     materialise(folder / f"trials-{split}.csv", patience=patience)
-            (folder / "corpus.json.tmp").write_bytes(content)
-            (folder / "corpus.json.tmp").rename(folder / "corpus.json")
+            write_whole(folder / "corpus.json", content)
     return folder
 
 
@@ -116,7 +117,7 @@ def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Pat
             with locked(root / ".lock"):
                 part_of(path, size).rename(path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in FULL:
             raise
         part_of(path, size).unlink(missing_ok=True)
         raise UserError(
@@ -191,21 +192,21 @@ def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any])
 
 
 def _wrong_labels(content: bytes, summary: dict[str, Any]) -> str:
-    """The same for labels: a safetensors file is its header's length (8 bytes), the header, and the tensors."""
-    length = int.from_bytes(content[:8], "little")
-    head = json.loads(content[8 : 8 + length])
-    meta = head.pop("__metadata__")
-    if 8 + length + max(tensor["data_offsets"][1] for tensor in head.values()) != len(content):
+    """The same for labels."""
+    header = parse_header(content)
+    if header.bytes != len(content):
         return "damaged (its length is not what its header says)"
-    if meta["shard_sha256"] != summary.get("sha256", meta["shard_sha256"]):
+    if header.metadata["shard_sha256"] != summary.get("sha256", header.metadata["shard_sha256"]):
         return "labels of another version of the shard"
     return ""
 
 
 def _notice_thrashing(path: Path) -> None:
     """Say so if a shard had to be brought twice in a short time: the run would mostly download."""
+    if path.suffix != ".tar":
+        return
     now = time.monotonic()
-    if path.suffix == ".tar" and now - _brought.get(path, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+    if now - _brought.get(path, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
         warnings.warn(
             f"{path.name} was evicted and brought again within {_AGAIN_SECONDS / 60:.0f} minutes: the cache of "
             f"{bound() / (1 << 30):.3g} GiB holds less than the shards that are mixed at a time; raise {BOUND}",

@@ -25,6 +25,8 @@ from wavlm_lightning.errors import UserError
 T = TypeVar("T")
 TAIL = 80
 """Bytes at the end of an index that hold `"<64 digits>"}`."""
+REMOTE_HANDLES = 16
+"""Files of remote corpora that a process keeps open: what is evicted leaves the disk only when it is closed."""
 
 
 class Members(NamedTuple):
@@ -115,11 +117,15 @@ class ShardIndex:
         Raises:
             UserError: tar or index is missing, or one of them belongs to another shard.
         """
+        # Plain system calls: with hundreds of thousands of shards, `Path` and file objects would double the time.
+        path = os.fspath(self.path)
         try:
-            size = self.path.stat().st_size
-            with self.index_path.open("rb", buffering=0) as file:
-                file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
-                end = file.read(TAIL)
+            size = os.stat(path).st_size  # noqa: PTH116
+            file = os.open(f"{path.removesuffix('.tar')}.index.json", os.O_RDONLY)
+            try:
+                end = os.pread(file, TAIL, max(0, os.fstat(file).st_size - TAIL))
+            finally:
+                os.close(file)
         except FileNotFoundError:
             _check_present(self.path)
             raise
@@ -158,9 +164,11 @@ class ShardIndex:
 
     def _read(self, member: tuple[int, int]) -> bytes:
         offset, length = member
-        data = os.pread(_opened(self, os.getpid()).fileno(), length, offset)
+        file = (_opened_remote if self.remote else _opened)(self, os.getpid())
+        data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
-            raise BadAudio(f"{self.path}: ends before byte {offset + length}; prepare the corpus again")
+            remedy = "remove it, and it comes again" if self.remote else "prepare the corpus again"
+            raise BadAudio(f"{self.path}: ends before byte {offset + length}; {remedy}")
         return data
 
     def fetch(self, path: Path) -> Path:
@@ -177,7 +185,7 @@ class ShardIndex:
 
 
 def check_each(check: Callable[[T], object], items: Sequence[T]) -> None:
-    """Call a check for each item, several at a time: on a file server, each waits for a round trip.
+    """Call a check for each item, several at a time: each waits for a disk, or for the round trips of a file server.
 
     Raises:
         UserError: what the first check that fails has to say.
@@ -210,14 +218,15 @@ def _members(shard: ShardIndex) -> Members:
     return members
 
 
-@lru_cache(maxsize=256)
-def _opened(shard: ShardIndex, process: int) -> io.BufferedReader:
+def _open(shard: ShardIndex, process: int) -> io.BufferedReader:
     # Kept open: a forked worker opens its own, and a shard written anew under the same name is opened anew.
     try:
         return shard.fetch(shard.path).open("rb")
-    except (
-        FileNotFoundError
-    ):  # removed since the corpus was opened; of a remote one another process may have evicted it
+    except FileNotFoundError:  # removed since the corpus was opened, or evicted by another process: then it comes again
         if not shard.remote:
             _check_present(shard.path)
         return shard.fetch(shard.path).open("rb")
+
+
+_opened = lru_cache(maxsize=256)(_open)
+_opened_remote = lru_cache(maxsize=REMOTE_HANDLES)(_open)

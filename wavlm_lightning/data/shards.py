@@ -17,6 +17,7 @@ import numpy as np
 
 from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
 from wavlm_lightning.data.shard_index import Members, ShardIndex
+from wavlm_lightning.data.whole_files import growing_whole, write_whole
 from wavlm_lightning.errors import UserError
 
 __all__ = ["ShardIndex", "Utterance", "write_shard"]
@@ -52,42 +53,40 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         The index, saved beside the tar; None if there was no utterance, and then there is no file.
 
     Raises:
-        UserError: a key is unusable, or a waveform is empty, not finite, or silent where it may not be.
+        UserError: the disk is full, a key is unusable, or a waveform is empty, not finite, or silent where it may not be.
     """
     import webdataset
 
-    temporary = path.with_suffix(".tar.tmp")
     keys, samples = [], []
     # Fixed time, owner and mode: shards must be byte-reproducible, their hash is their name.
     fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
-    with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
-        for utterance in utterances:
-            _check_key(utterance.key, path)
-            try:
-                check_waveform(utterance.waveform, f"{path.name}: {utterance.key}", utterance.allow_silence)
-            except BadAudio as error:
-                raise UserError(f"{error}; leave it out of the corpus") from error
-            meta = json.dumps(utterance.meta, ensure_ascii=False).encode()
-            writer.write({"__key__": utterance.key, "flac": encode_flac(utterance.waveform), "json": meta})
-            keys.append(utterance.key)
-            samples.append(len(utterance.waveform))
+    with growing_whole(path) as temporary:
+        with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
+            for utterance in utterances:
+                _check_key(utterance.key, path)
+                try:
+                    check_waveform(utterance.waveform, f"{path.name}: {utterance.key}", utterance.allow_silence)
+                except BadAudio as error:
+                    raise UserError(f"{error}; leave it out of the corpus") from error
+                meta = json.dumps(utterance.meta, ensure_ascii=False).encode()
+                writer.write({"__key__": utterance.key, "flac": encode_flac(utterance.waveform), "json": meta})
+                keys.append(utterance.key)
+                samples.append(len(utterance.waveform))
+        with temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        members: dict[str, tuple[int, int]] = {}
+        with tarfile.open(temporary) as tar:
+            for member in tar:
+                members[member.name] = (member.offset_data, member.size)
+        size = temporary.stat().st_size
     if not keys:
-        temporary.unlink()
+        path.unlink()
         return None
-    with temporary.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    members: dict[str, tuple[int, int]] = {}
-    with tarfile.open(temporary) as tar:
-        for member in tar:
-            members[member.name] = (member.offset_data, member.size)
-    temporary.rename(path)
     audio = [members[f"{key}.flac"] for key in keys]
     info = [members[f"{key}.json"] for key in keys]
-    index = ShardIndex(path, len(keys), path.stat().st_size, digest)
+    index = ShardIndex(path, len(keys), size, digest)
     body = Members(keys, samples, audio, info, digest)._asdict()  # the hash last: `check` reads only the end
-    temporary = index.index_path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(body))
-    temporary.rename(index.index_path)
+    write_whole(index.index_path, json.dumps(body).encode())
     return index
 
 

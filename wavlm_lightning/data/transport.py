@@ -179,8 +179,11 @@ def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
 
     try:
         files, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"{shown(url)}: no way to read such URLs ({error}); install it or use https") from error
+    except ImportError as error:
+        extra = "run `pip install 'wavlm_lightning[s3]'`" if urlsplit(url).scheme in ("s3", "s3a") else "install it"
+        raise UserError(f"{shown(url)}: such URLs need another package ({error}); {extra}, or use https") from error
+    except ValueError as error:
+        raise UserError(f"{shown(url)}: no way to read such URLs ({error}); use https or s3") from error
     try:
         stream = files.open(path, "rb")
         stream.seek(offset)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +18,7 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
+from wavlm_lightning.data.whole_files import write_whole
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.progress import progress_bar
 
@@ -35,7 +39,7 @@ def write_corpus(
             skipped utterance are left out and counted in `source.trials_dropped`.
 
     Raises:
-        UserError: nothing to write, or (with `on_error="stop"`) a bad file.
+        UserError: nothing to write, another process writes there, the disk is full, or (with `on_error="stop"`) a bad file.
 
     Example:
         >>> recordings = [Recording(Path("a.wav"), "a", {"speaker": "s1"})]
@@ -43,6 +47,13 @@ def write_corpus(
         ['train']
     """
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _write(plan, out, workers, on_error)
+
+
+def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> Corpus:
+    for left in out.glob("*.tmp"):  # by a process that was killed
+        left.unlink()
     source: dict[str, Any] = {**plan.source, "skipped": []}
     writer = CorpusWriter(out, plan.name, plan.licence, source)
     places = [
@@ -79,13 +90,37 @@ def write_corpus(
     return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})
 
 
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep others from writing the same corpus meanwhile."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks, or none for folders
+            pass
+        yield
+    finally:
+        os.close(folder)
+
+
 def _run(jobs: list[Job], workers: int | None) -> Iterator[Done]:
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
         yield from map(_make_shard, jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_make_shard, jobs)
+        try:
+            yield from pool.map(_make_shard, jobs)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {workers} processes was killed, for want of memory perhaps; run the same command again, it goes "
+                "on where it stopped, with fewer --workers if that may be so"
+            ) from error
 
 
 def _make_shard(job: Job) -> Done:
@@ -93,10 +128,9 @@ def _make_shard(job: Job) -> Done:
     path, recordings, on_error = job
     stamp = _stamp(recordings)
     note = path.with_suffix(".prepared.json")
-    if note.is_file():
-        kept = json.loads(note.read_text())
-        if kept["stamp"] == stamp and (kept["empty"] or path.is_file()):
-            return (None if kept["empty"] else ShardIndex.open(path)), kept
+    if (earlier := _earlier(path, note, stamp)) is not None:
+        return earlier
+    note.unlink(missing_ok=True)  # it speaks of what is about to be replaced
     skipped: list[dict[str, str]] = []
     too_short: list[str] = []
 
@@ -116,8 +150,23 @@ def _make_shard(job: Job) -> Done:
 
     index = write_shard(path, utterances())
     left_out = {"skipped": skipped, "too_short": too_short}
-    note.write_text(json.dumps({"stamp": stamp, "empty": index is None, **left_out}))
+    facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
+    write_whole(note, json.dumps(facts).encode())
     return index, left_out
+
+
+def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
+    """What an earlier run made of the same recordings, if it is still there, and whole as far as sizes tell."""
+    try:
+        kept = json.loads(note.read_text())
+        if kept["stamp"] != stamp:
+            return None
+        if kept["empty"]:
+            return None, kept
+        index = ShardIndex.open(path)
+    except (FileNotFoundError, ValueError, KeyError, UserError):
+        return None
+    return (index, kept) if index.size == kept.get("bytes", index.size) else None
 
 
 def _stamp(recordings: list[Recording]) -> str:

@@ -1,12 +1,19 @@
-"""From waveform to frames: the seven convolutions, and the norms that must not notice padding."""
+"""From waveform to frames: the seven convolutions, chunk by chunk, and what precedes and follows them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from wavlm_lightning.encoder.attention import compute_dtype
+from wavlm_lightning.encoder.chunks import chunks
 from wavlm_lightning.encoder.config import WavLMConfig
+from wavlm_lightning.encoder.folded_norm import FoldedConvolution
 from wavlm_lightning.encoder.layers import padding_mask
 
 
@@ -45,42 +52,8 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return torch.lerp(x.detach(), x, factor) if factor > 0 else x.detach()
 
 
-class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm with one group a channel, whose statistics can leave the padding out.
-
-    Example:
-        >>> MaskedGroupNorm(32)(torch.randn(2, 32, 100), torch.tensor([100, 60])).shape
-        torch.Size([2, 32, 100])
-    """
-
-    def __init__(self, channels: int):
-        super().__init__(channels, channels)
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Normalise each channel of each row over time.
-
-        Args:
-            x: `(batch, channels, time)`.
-            lengths: valid steps of each row, int64 `(batch,)`; None takes the statistics over all steps.
-
-        Returns:
-            `(batch, channels, time)`; where `lengths` says padding, the values mean nothing.
-        """
-        if lengths is None:
-            return super().forward(x)
-        # fp32 inside, as in torch's own kernel: a sum over thousands of steps does not fit in bf16.
-        values = x.float()
-        padding = padding_mask(lengths, x.shape[2])[:, None, :]
-        count = lengths[:, None, None].to(values.dtype)
-        mean = values.masked_fill(padding, 0.0).sum(2, keepdim=True) / count
-        centred = (values - mean).masked_fill(padding, 0.0)
-        variance = centred.square().sum(2, keepdim=True) / count
-        scale = self.weight[:, None] * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias[:, None], centred, scale).to(x.dtype)
-
-
 class ConvLayer(nn.Module):
-    """Convolution, norm if this layer has one, exact GELU (wav2vec 2.0, arXiv 2006.11477, section 2).
+    """The parts of one layer: convolution, norm if this layer has one, exact GELU (arXiv 2006.11477, section 2).
 
     Args:
         config: sizes of the encoder.
@@ -102,20 +75,32 @@ class ConvLayer(nn.Module):
         if config.conv_norm == "layer":
             self.layer_norm = nn.LayerNorm(channels)
         elif index == 0:
-            self.layer_norm = MaskedGroupNorm(channels)
+            self.layer_norm = nn.GroupNorm(channels, channels)  # folded into the convolution, see `FoldedConvolution`
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """`(batch, channels, time)` to the same with new channels and time; `lengths` counts valid output steps."""
-        x = self.conv(x)
-        if isinstance(self.layer_norm, MaskedGroupNorm):
-            x = self.layer_norm(x, lengths)
-        elif self.layer_norm is not None:
-            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
+    def activate(self, x: Tensor) -> Tensor:
+        """What follows the convolution, but for a norm that is folded into it.
+
+        Args:
+            x: `(batch, channels, time)`.
+
+        Returns:
+            The same shape, and the same precision: autocast would make tensors fp32 here that the next convolution
+            turns back.
+        """
+        if isinstance(self.layer_norm, nn.LayerNorm):
+            norm = self.layer_norm
+            with torch.autocast(x.device.type, enabled=False):  # sums are fp32 inside, whatever goes in
+                weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+                x = F.layer_norm(x.transpose(1, 2), norm.normalized_shape, weight, bias, norm.eps).transpose(1, 2)
         return F.gelu(x)
 
 
 class FrontEnd(nn.Module):
     """All convolutions: one frame of `conv_channels[-1]` numbers every 20 ms, each seeing 25 ms.
+
+    They work on a chunk of the batch at a time, which bounds the memory for recordings of any length. Training keeps of
+    each layer but the first only what its convolution gave: the backward pass computes norms and GELU again, and the
+    whole first layer, whose output is the largest tensor of the model.
 
     Args:
         config: sizes of the encoder.
@@ -127,7 +112,7 @@ class FrontEnd(nn.Module):
 
     def __init__(self, config: WavLMConfig):
         super().__init__()
-        self.first_kernel, self.first_stride = config.conv_kernels[0], config.conv_strides[0]
+        self.config = config
         self.conv_layers = nn.ModuleList(ConvLayer(config, index) for index in range(len(config.conv_channels)))
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -141,12 +126,43 @@ class FrontEnd(nn.Module):
         Returns:
             `(batch, frames, channels)`, not normalised.
         """
-        x = waveforms[:, None, :]
-        if lengths is not None:
-            lengths = (lengths - self.first_kernel) // self.first_stride + 1
-        for layer in self.conv_layers:
-            x = layer(x, lengths)
-        return x.transpose(1, 2)
+        first = self.conv_layers[0]
+        folded = None
+        if isinstance(first.layer_norm, nn.GroupNorm):
+            folded = FoldedConvolution.fold(first.conv, first.layer_norm, waveforms, lengths)
+        trained = torch.is_grad_enabled() and any(x.requires_grad for x in (waveforms, *self.parameters()))
+        rows: dict[int, list[Tensor]] = {}
+        batch, samples = waveforms.shape
+        for chunk in chunks(self.config, batch, samples, compute_dtype(waveforms), waveforms.device.type):
+            part = folded.rows(chunk.rows) if folded is not None else None
+            features = self._convolve(waveforms[chunk.rows, chunk.samples], part, trained)
+            rows.setdefault(chunk.rows.start, []).append(features)
+        return torch.cat(
+            [torch.cat(stretches, 1) if len(stretches) > 1 else stretches[0] for stretches in rows.values()]
+        )
+
+    def _convolve(self, waveforms: Tensor, folded: FoldedConvolution | None, trained: bool) -> Tensor:
+        """`(rows, samples)` to `(rows, frames, channels)`."""
+
+        def step(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+            # Checkpointing stops as soon as it has what the backward pass needs: the convolution is not repeated.
+            if trained:
+                return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+            return function(*arguments)
+
+        x = step(self._begin, waveforms, folded)
+        for index in range(2, len(self.conv_layers)):
+            x = step(self._proceed, x, index)
+        return self.conv_layers[-1].activate(x).transpose(1, 2)
+
+    def _begin(self, waveforms: Tensor, folded: FoldedConvolution | None) -> Tensor:
+        """The convolutions of the first two layers and all between them."""
+        x = self.conv_layers[0].conv(waveforms[:, None]) if folded is None else folded(waveforms)
+        return self._proceed(x, 1) if len(self.conv_layers) > 1 else x
+
+    def _proceed(self, x: Tensor, index: int) -> Tensor:
+        """From what one convolution gave to what the next one gives."""
+        return self.conv_layers[index].conv(self.conv_layers[index - 1].activate(x))
 
 
 class FeatureProjection(nn.Module):

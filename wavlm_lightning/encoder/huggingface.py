@@ -207,6 +207,7 @@ def _gates_are_constant(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, whole or in shards; see `read_checkpoint` for what is refused."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():

@@ -11,15 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from wavlm_lightning.encoder.attention import Attention, linear
+from wavlm_lightning.encoder.attention import Attention, compute_dtype, linear
+from wavlm_lightning.encoder.attention_backends import BACKENDS, choose
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.dropped_layer import DroppedLayer
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which matrix products of `x` run: that of autocast where it is on."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+from wavlm_lightning.encoder.linears import gelu_product, product
+from wavlm_lightning.encoder.prepared import positional_weight
 
 
 class PositionalConvolution(nn.Module):
@@ -52,7 +49,10 @@ class PositionalConvolution(nn.Module):
         Returns:
             `(batch, frames, dim)`, to be added.
         """
-        embedding = self.conv(x.transpose(1, 2))[:, :, : x.shape[1]]  # an even kernel makes one frame too many
+        conv = self.conv
+        weight = positional_weight(conv)
+        embedding = F.conv1d(x.transpose(1, 2), weight, conv.bias, padding=conv.padding[0], groups=conv.groups)
+        embedding = embedding[:, :, : x.shape[1]]  # an even kernel makes one frame too many
         return F.gelu(embedding).transpose(1, 2)
 
 
@@ -72,8 +72,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, frames, dim)` to the same shape."""
-        x = self.activation_dropout(F.gelu(self.intermediate_dense(x)))
-        return self.dropout(self.output_dense(x))
+        inner, outer = self.intermediate_dense, self.output_dense
+        x = self.activation_dropout(gelu_product(x, inner.weight, inner.bias))
+        return self.dropout(product(x, outer.weight, outer.bias))
 
 
 class TransformerLayer(nn.Module):
@@ -99,15 +100,18 @@ class TransformerLayer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
         self._compiled: Callable[..., Tensor] | None = None
 
-    def forward(self, x: Tensor, table: Tensor | None, bias: Tensor | None, dropped: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str, dropped: bool = False
+    ) -> Tensor:
         """One layer, or none if LayerDrop skips it.
 
         A skipped layer is called, too: sharded training gathers its parameters here, and takes their gradients.
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, frames, frames)`, or None.
-            bias: what is added to the logits of all layers, or None; see `Attention`.
+            table: position bias before gating, `(heads, 2 * frames - 1)`, or None.
+            padding: bool `(batch, frames)`, or None.
+            backend: how attention is computed; see `Attention`.
             dropped: whether to skip it.
 
         Returns:
@@ -116,21 +120,21 @@ class TransformerLayer(nn.Module):
         if dropped:
             # The table's parameter lies in layer 0 but belongs to all; it joins the graph as what was made of it.
             own = [parameter for name, parameter in self.named_parameters() if "rel_attn_embed" not in name]
-            return DroppedLayer.apply(x, table, bias, *own)
+            return DroppedLayer.apply(x, table, *own)
         run = self._compiled or self._run
         if self.recomputed and torch.is_grad_enabled():
-            return checkpoint(run, x, table, bias, use_reentrant=False)
-        return run(x, table, bias)
+            return checkpoint(run, x, table, padding, backend, use_reentrant=False)
+        return run(x, table, padding, backend)
 
     def compile_run(self) -> None:
         """Let torch.compile fuse the layer, once for all lengths; names of parameters stay as they are."""
         self._compiled = torch.compile(self._run, dynamic=True)
 
-    def _run(self, x: Tensor, table: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str) -> Tensor:
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.layer_norm(x), table, bias))
+            x = x + self.dropout(self.attention(self.layer_norm(x), table, padding, backend))
             return x + self.feed_forward(self.final_layer_norm(x))
-        x = self.layer_norm(x + self.dropout(self.attention(x, table, bias)))
+        x = self.layer_norm(x + self.dropout(self.attention(x, table, padding, backend)))
         return self.final_layer_norm(x + self.feed_forward(x))
 
 
@@ -151,6 +155,8 @@ class Transformer(nn.Module):
         self.pre_norm = config.pre_norm
         self.position_bias = config.position_bias
         self.layer_drop = config.layer_drop
+        self.attention_dropout = config.attention_dropout
+        self.attention_backend: str | None = None
         self.pos_conv_embed = PositionalConvolution(config)
         self.layer_norm = nn.LayerNorm(config.dim, config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -183,50 +189,44 @@ class Transformer(nn.Module):
         if not self.pre_norm:
             x = self.layer_norm(x)
         x = self.dropout(x)
-        table, bias = self.biases(x, padding)
+        dtype = compute_dtype(x)
+        table = self.table(x.shape[1], dtype)
+        dropout = self.attention_dropout if self.training else 0.0
+        # Once for all layers, and before any of them: a layer that is run again must do again what it did.
+        backend = self.attention_backend or choose(x.device, dtype, table is not None, dropout)
         keep = range(len(self.layers) + 1) if keep is None else keep
         states = {0: x} if 0 in keep else {}
         for number, layer in enumerate(self.layers[: max(keep)], start=1):
-            x = layer(x, table, bias, self._drops_layer() if dropped is None else dropped[number - 1])
+            x = layer(x, table, padding, backend, self._drops_layer() if dropped is None else dropped[number - 1])
             if number in keep:  # the others may go as soon as the next layer has read them
                 states[number] = x
         if self.pre_norm and len(self.layers) in keep:
             states[len(self.layers)] = self.layer_norm(x)
         return [states[number] for number in keep]
 
-    def biases(self, x: Tensor, padding: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What attention adds to its logits, in the precision of the products.
+    def table(self, frames: int, dtype: torch.dtype) -> Tensor | None:
+        """The position bias before gating, `(heads, 2 * frames - 1)`, or None where there is none.
 
-        Computed here and not in layer 0, which holds the table, so that dropping that layer costs the others nothing.
-
-        Args:
-            x: input of the first layer, `(batch, frames, dim)`.
-            padding: bool `(batch, frames)`, or None.
-
-        Returns:
-            The table that each layer gates, `(heads, frames, frames)`, or None without gates; and what all layers
-            add alike, `(1 or batch, 1 or heads, 1 or frames, frames)`, or None.
+        Computed here and not in layer 0, which holds its parameter, so that dropping that layer costs the others nothing.
         """
-        dtype = compute_dtype(x)
-        bias = None
-        if padding is not None:
-            zeros = torch.zeros(padding.shape, dtype=dtype, device=x.device)
-            bias = zeros.masked_fill(padding, -math.inf)[:, None, None, :]
-        if self.position_bias == "none":
-            return None, bias
-        table = self.layers[0].attention.rel_attn_embed(x.shape[1]).to(dtype)
-        if self.position_bias == "gated":
-            return table, bias
-        return None, table[None] if bias is None else table + bias
+        return None if self.position_bias == "none" else self.layers[0].attention.rel_attn_embed(frames).to(dtype)
 
-    def run_layers(self, recomputed: bool, compiled: bool) -> None:
+    def run_layers(self, recomputed: bool, compiled: bool, attention: str | None = None) -> None:
         """Choose how the layers run from now on; what they compute stays the same.
 
         Args:
             recomputed: keep only the input of each layer for the backward pass, which then runs the layer once more:
                 less memory, more time.
             compiled: by torch.compile.
+            attention: how attention is computed, `sdpa`, `recomputed` or `flex`; None to choose by device and
+                precision.
+
+        Raises:
+            ValueError: there is no such attention.
         """
+        if attention is not None and attention not in BACKENDS:
+            raise ValueError(f"attention must be one of {', '.join(BACKENDS)} or None, not {attention}")
+        self.attention_backend = attention
         for layer in self.layers:
             layer.recomputed = recomputed
             if compiled:

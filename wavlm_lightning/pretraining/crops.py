@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ class Crops(Dataset[PretrainingBatch]):
         max_seconds: longest crop.
         grid: the encoder's frame grid.
         noise: where noise clips are; None for none.
+        noise_clips: clips a batch brings for each of its crops, rounded up.
         seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run sees the same ones.
         random: crop at random places (training) or at the beginning (validation).
     """
@@ -36,12 +39,13 @@ class Crops(Dataset[PretrainingBatch]):
         max_seconds: float,
         grid: WavLMConfig,
         noise: Split | None,
+        noise_clips: float,
         seed: int,
         random: bool,
     ) -> None:
         self.split, self.labels, self.numbers, self.grid = split, labels, numbers, grid
         self.max_samples = round(max_seconds * SAMPLE_RATE)
-        self.noise, self.seed, self.random = noise, seed, random
+        self.noise, self.noise_clips, self.seed, self.random = noise, noise_clips, seed, random
 
     def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:
         """Read a batch of (number, epoch) pairs."""
@@ -56,7 +60,7 @@ class Crops(Dataset[PretrainingBatch]):
         for row, number, start in zip(audio.numpy(), numbers, starts, strict=True):
             shard, place = self.split.locate(number)
             shard.waveform(place, start, crop, out=row)  # straight into the batch: a copy costs some per cent
-        noise = self._noise(len(numbers), crop, rng)
+        noise = self._noise(math.ceil(len(numbers) * self.noise_clips), crop, rng)
         frames = int(self.grid.frames(crop))
         labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
         return PretrainingBatch(audio, labels, noise.audio, noise.lengths)

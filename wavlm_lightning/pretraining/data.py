@@ -59,6 +59,9 @@ class PretrainingData(ResumableData):
         min_seconds: shorter utterances are left out; 2 s in HuBERT and WavLM.
         noise_corpus: a corpus of noise for utterance mixing.
         noise_split: which split of it.
+        noise_clips: clips that a batch brings for each of its crops, rounded up. A crop that is mixed with noise takes one
+            of them by chance; with the published settings that befalls 2 crops of 100, so that a clip for every crop would
+            mostly be decoded for nothing. Raise it towards 1 where mixing asks for noise more often.
         shuffle_shards: shards that are mixed at a time; fewer need less cache for a remote corpus. A corpus with no more
             than these is mixed as a whole.
         num_workers: processes that read audio; 0 reads in the main process.
@@ -76,6 +79,7 @@ class PretrainingData(ResumableData):
         min_seconds: float = 2.0,
         noise_corpus: str | None = None,
         noise_split: str = "train",
+        noise_clips: float = 0.125,
         shuffle_shards: int = WINDOW,
         num_workers: int = 0,
         seed: int = 0,
@@ -87,6 +91,9 @@ class PretrainingData(ResumableData):
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
         if shuffle_shards < 1:
             raise UserError(f"data.shuffle_shards: {shuffle_shards} shards cannot be mixed; give 1 or more")
+        if not 0 < noise_clips <= 1:
+            raise UserError(f"data.noise_clips: {noise_clips} clips for a crop; give more than 0, and at most 1")
+        self.noise_clips = noise_clips
         self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed
         self.grid = WavLMConfig()
         self._parts: dict[str, Part] = {}
@@ -98,7 +105,9 @@ class PretrainingData(ResumableData):
             UserError: one is missing or they do not belong together, or nothing is long enough.
         """
         self.corpora = [[Corpus.open(folder) for folder in folders_of(source.path)] for source in self.sources]
-        self.noise = Corpus.open(self.noise_path).split(self.noise_split) if self.noise_path else None
+        noise = Corpus.open(self.noise_path) if self.noise_path else None
+        self.noise = noise.split(self.noise_split) if noise else None
+        self.noise_layout = [noise.sha256, self.noise_split, self.noise_clips] if noise else None
         for name in filter(None, (self.train_split, self.valid_split)):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
 
@@ -154,7 +163,15 @@ class PretrainingData(ResumableData):
         )
         noise = self.noise if train else None
         crops = Crops(
-            part.split, part.labels, part.numbers, self.max_seconds, self.grid, noise, self.seed, random=train
+            part.split,
+            part.labels,
+            part.numbers,
+            self.max_seconds,
+            self.grid,
+            noise,
+            self.noise_clips,
+            self.seed,
+            random=train,
         )
         if train:
             self.resume(plan)
@@ -185,6 +202,10 @@ class PretrainingData(ResumableData):
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }
         # Only what matters: a checkpoint of a small corpus goes on whatever the window, and so do those from before it.
+        if self.train_split != "train":
+            layout["train_split"] = self.train_split
+        if self.noise_layout:
+            layout["noise"] = self.noise_layout
         if self.weights:
             layout["weights"] = self.weights
         if self.weights or len(self._parts[self.train_split].split.shards) > self.shuffle_shards:

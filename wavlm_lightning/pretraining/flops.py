@@ -48,9 +48,9 @@ class StepFlops:
         """Forward and backward pass of a training step, in expectation over LayerDrop.
 
         Each product has two in the backward pass, one for the gradient of either factor: everything behind the
-        convolutions, even where those are frozen, because the layer norm before the projection is trained. What a
-        kernel computes again in its backward pass (fused attention, checkpointing) is not counted: utilisation is
-        about the model, not about the implementation.
+        convolutions, even where those are frozen, because the layer norm before the projection is trained. What the
+        backward pass computes again (attention, the first convolution, checkpointed layers) is not counted:
+        utilisation is about the model, not about the implementation.
         """
         layers = (1.0 - self.layer_drop) * (self.linears + self.attention)
         return (
@@ -76,7 +76,9 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
     Returns:
         Operations by part, objectives apart (`objective_flops`).
     """
-    front_end, first, inputs, steps = 0.0, 0.0, 1, samples
+    front_end, first, inputs = 0.0, 0.0, 1
+    whole = config.frames(samples)
+    steps = (whole - 1) * config.hop + config.receptive_field if whole else 0  # samples that no frame sees cost nothing
     for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
         steps = max((steps - kernel) // stride + 1, 0)
         convolution = linear_flops(batch * steps, inputs * kernel, channels)

@@ -2,7 +2,8 @@
 
 The formulas follow this package's encoder tensor by tensor. On a CPU they are tested against what a real forward pass
 keeps. For CUDA they are tested against torch's own shape rules for CUDA's autocast and fused attention kernels, but
-were not measured on a GPU; what kernels allocate for a moment, and what the allocator wastes, is not in them.
+were not measured on a GPU; what kernels allocate for a moment, and what the allocator wastes, is not in them. Layers
+that torch.compile fuses are counted like others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Literal
 import torch
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES
+from wavlm_lightning.encoder.chunks import CACHE_FRIENDLY, ROOMY
 from wavlm_lightning.errors import UserError
 
 USABLE = 0.85
@@ -25,36 +28,39 @@ COMPUTE_BYTES = {"32-true": 4, "bf16-mixed": 2, "16-mixed": 2}
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step at its peak, where the forward pass ends.
+    """Bytes of a training step at its peak: where the backward pass begins, or where it ends if that takes more.
 
     Attributes:
-        parameters: weights in fp32.
+        parameters: weights in fp32; of sharded ones a process's share, also below.
         gradients: theirs.
         optimiser: both averages of AdamW.
-        buckets: copies of the gradients that DistributedDataParallel sums over processes.
-        casts: weights made for the backward pass: half-precision copies, and joined or normalised ones.
+        exchanged: what processes exchange: copies of the gradients that DistributedDataParallel sums, or the weights
+            that FSDP2 gathers for the moment.
+        casts: weights made for the backward pass: half-precision copies, and normalised ones.
         front_end: activations of the convolutions.
         projection: activations from the convolutions to the first layer.
-        layers: activations of the transformer whose size is linear in the frames.
-        attention: tensors of frames by frames.
+        layers: activations of the transformer; of checkpointed layers only the inputs.
+        recomputed: what the backward pass makes once more, and forgets again. Where it begins, some utterances'
+            tensors of frames by frames, and of a checkpointed layer all activations. If its end takes more, what
+            the first convolution adds there to the peak.
         objectives: activations of the heads.
     """
 
     parameters: float
     gradients: float
     optimiser: float
-    buckets: float
+    exchanged: float
     casts: float
     front_end: float
     projection: float
     layers: float
-    attention: float
+    recomputed: float
     objectives: float = 0.0
 
     @property
     def kept(self) -> float:
         """What the forward pass of the encoder keeps for the backward pass."""
-        return self.casts + self.front_end + self.projection + self.layers + self.attention
+        return self.casts + self.front_end + self.projection + self.layers
 
     @property
     def total(self) -> float:
@@ -80,6 +86,8 @@ def step_memory(
     *,
     device: Literal["cpu", "cuda"] = "cuda",
     processes: int = 1,
+    sharded: bool = False,
+    checkpointed: bool = False,
     head_parameters: int = 0,
     head_bytes: float = 0.0,
 ) -> StepMemory:
@@ -90,9 +98,10 @@ def step_memory(
         batch: crops of a micro-step in this process; a fraction stands for room that shorter crops fill.
         samples: length of each at 16 kHz.
         precision: `trainer.precision`.
-        device: on which kernels run. CPUs keep the attention weights; CUDA's fused kernels compute them again, but
-            keep the position bias they add.
+        device: on which kernels run. None keeps anything of frames by frames.
         processes: of data-parallel training.
+        sharded: by FSDP2 (`trainer.strategy: fsdp2`) and not by DDP.
+        checkpointed: whether the layers run once more in the backward pass (`model.activation_checkpointing`).
         head_parameters: parameters of the objectives.
         head_bytes: activations that the objectives keep.
 
@@ -106,47 +115,68 @@ def step_memory(
     compute = COMPUTE_BYTES[precision]
     # CUDA's autocast runs norms in fp32, so what goes in and out of them is kept in fp32; the CPU's does not.
     norm = 4 if device == "cuda" else compute
+    sharded = sharded and processes > 1
     weights = 4 * (parameter_count(config) + head_parameters)
+    share = weights / processes if sharded else weights
     frames = config.frames(samples)
+    layer = _layer(config, batch, frames, compute, norm, device)
+    # After a layer norm the residual stream has the norm's precision, before the first one that of the products.
+    kept = batch * frames * config.dim * (compute if config.pre_norm else norm) if checkpointed else layer
+    # What is gone when the backward pass has come to the convolutions, and what it makes there.
+    behind = _projection(config, batch, frames, compute, norm, device) + config.layers * kept + head_bytes
+    first = _first_convolution(config, batch, samples, compute, device) if config.feature_grad_mult > 0 else 0
+    again = _attention(config, batch, frames, compute, device)
+    if checkpointed:  # half of it, the feed-forward block, is gone when attention's turn comes
+        again = max(layer, again + layer / 2)
     return StepMemory(
-        parameters=weights,
-        gradients=weights,
-        optimiser=2 * weights,
-        buckets=weights if processes > 1 else 0,
-        casts=_casts(config, compute),
-        front_end=_front_end(config, batch, samples, compute, norm) if config.feature_grad_mult > 0 else 0,
+        parameters=share,
+        gradients=share,
+        optimiser=2 * share,
+        exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,
+        casts=_casts(config, compute, sharded or checkpointed),
+        front_end=_front_end(config, batch, samples, compute) if config.feature_grad_mult > 0 else 0,
         projection=_projection(config, batch, frames, compute, norm, device),
-        layers=config.layers * _layer(config, batch, frames, compute, norm, device),
-        attention=_attention(config, batch, frames, compute, device),
+        layers=config.layers * kept,
+        recomputed=max(again, first - behind),
         objectives=head_bytes,
     )
 
 
-def _casts(config: WavLMConfig, compute: int) -> int:
-    positional = config.dim * config.dim // config.pos_conv_groups * config.pos_conv_kernel
-    if compute == 4:  # the normalised weight of the convolution, and queries, keys and values joined
-        return 4 * (positional + config.layers * 3 * config.dim**2)
-    inputs, front_end = 1, 0
-    for channels, kernel in zip(config.conv_channels, config.conv_kernels, strict=True):
-        front_end, inputs = front_end + inputs * channels * kernel, channels
-    if config.feature_grad_mult == 0:
-        front_end = 0
+def _gathered(config: WavLMConfig, weights: int, compute: int) -> int:
+    """What is whole on a process: all outside the layers; one layer at work with its gradients, and one that follows."""
     layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim
-    return compute * (front_end + inputs * config.dim + positional + config.layers * layer)
+    return weights - 4 * config.layers * layer + (2 * compute + 4) * layer
 
 
-def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int, norm: int) -> float:
-    kept, steps = batch * samples * compute, samples
+def _casts(config: WavLMConfig, compute: int, without_layers: bool) -> int:
+    positional = config.dim * config.dim // config.pos_conv_groups * config.pos_conv_kernel
+    if compute == 4:  # the normalised weight of the positional convolution
+        return 4 * positional
+    # Those of the convolutions are made anew where they run again, as in checkpointed layers; sharded ones travel in half.
+    layers = 0 if without_layers else config.layers * (4 * config.dim**2 + 2 * config.dim * config.ffn_dim)
+    return compute * (config.conv_channels[-1] * config.dim + positional + layers)
+
+
+def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) -> float:
+    kept, steps = batch * samples * 4, samples
     last = len(config.conv_channels) - 1
     sizes = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
     for index, (channels, kernel, stride) in enumerate(sizes):
         steps = (steps - kernel) // stride + 1
-        normed = config.conv_norm == "layer" or index == 0
-        width = 2 * norm if normed else compute  # inputs of the norm and of GELU
-        width += compute if index < last else 0  # input of the next convolution
-        statistics = 8 if config.conv_norm == "layer" else 0
-        kept += batch * steps * (channels * width + statistics)
+        if index == 0 < last:
+            continue  # computed again, as are norms and GELU of all layers but the last
+        width = channels * compute  # what the convolution gave
+        if index == last and config.conv_norm == "layer":
+            width += channels * compute + 8  # input of GELU; statistics of the norm
+        kept += batch * steps * width
     return kept
+
+
+def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute: int, device: str) -> float:
+    """Its output, those of norm and GELU, and their gradients; how many are alive at once was counted on fake tensors."""
+    steps = (samples - config.conv_kernels[0]) // config.conv_strides[0] + 1
+    output = min(batch * steps * config.conv_channels[0], CACHE_FRIENDLY if device == "cpu" else ROOMY)
+    return (3.5 if config.conv_norm == "layer" else 2.5) * output * compute
 
 
 def _projection(config: WavLMConfig, batch: float, frames: int, compute: int, norm: int, device: str) -> float:
@@ -160,34 +190,29 @@ def _projection(config: WavLMConfig, batch: float, frames: int, compute: int, no
 
 def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: int, device: str) -> float:
     width = 2 * norm  # inputs of both layer norms
-    width += 2 * compute  # of the joined projection and of the feed-forward block
+    width += 2 * compute  # of the three projections together and of the feed-forward block
     width += 3 * compute  # queries, keys, values
     width += compute  # what attention gives, input of the last projection
     width += 2 * _mask(config.dropout, compute, device)
-    if config.position_bias == "gated" and norm != compute:
-        width += compute  # the gate casts its input for itself
     hidden = 2 * compute + _mask(config.activation_dropout, compute, device)  # before and after GELU
     rows = batch * frames
-    statistics = 16 + config.heads * (4 if device == "cuda" else 0)  # of two norms; of the softmax
+    fused = config.position_bias == "none" and (device == "cuda" or config.attention_dropout == 0)
+    statistics = 16 + config.heads * (4 if fused else 0)  # of two norms; of the softmax, where it is not computed again
     gate = config.heads * 6 * compute if config.position_bias == "gated" else 0
     return rows * (config.dim * width + config.ffn_dim * hidden + statistics + gate)
 
 
 def _attention(config: WavLMConfig, batch: float, frames: int, compute: int, device: str) -> float:
-    square = config.heads * frames**2 * compute
-    table = square if config.position_bias == "gated" else 0  # before gating, for all layers
-    if device == "cpu":
-        if config.position_bias == "none":
-            # The fused kernel has no dropout; in its place torch computes in fp32.
-            square = square // compute * 4 if config.attention_dropout > 0 else 0
-        weights = 3 if config.attention_dropout > 0 else 1  # softmax; factors of dropout and what they leave
-        return table + config.layers * batch * square * weights
-    if config.position_bias == "none":
+    """Frames by frames, for as many utterances at a time as `DEVICE_BYTES` allow.
+
+    The bias and its gradient, and with a gate one gradient more.
+    """
+    if device == "cpu" or config.position_bias == "none":  # blocks of the size of a cache; a kernel without bias
         return 0
-    # The kernel wants rows of the bias that begin at multiples of 8 numbers, and makes a copy where they do not.
-    if config.position_bias == "ungated":  # the table itself, for all rows of the batch; its rows interleave the heads
-        return config.layers * config.heads * frames * (frames // 8 * 8 + 8) * compute
-    return table + config.layers * batch * config.heads * frames * (-(-frames // 8) * 8) * compute
+    # The kernel wants rows of the bias that begin at multiples of 8 numbers.
+    one = config.heads * frames * (-(-frames // 8) * 8) * compute
+    copies = 3 if config.position_bias == "gated" else 2
+    return copies * min(batch * one, max(one, DEVICE_BYTES))
 
 
 def _mask(probability: float, compute: int, device: str) -> int:

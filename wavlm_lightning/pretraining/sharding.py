@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from datetime import timedelta
@@ -21,6 +22,8 @@ from wavlm_lightning.errors import UserError
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer
 
+OLD = ".old"
+"""Ends the name of the checkpoint before, while it makes room for a new one."""
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """What Lightning's launcher puts into the environment."""
 
@@ -112,19 +115,27 @@ class FSDP2(ModelParallelStrategy):
             register_fsdp_forward_method(module, step)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write beside the old checkpoint, and replace it when all is written: a killed run keeps one that is whole."""
+        """Write beside the old checkpoint, and replace it when all is written: a killed run keeps one that is whole.
+
+        Raises:
+            UserError: a disk does not take it.
+        """
         path = Path(self.broadcast(filepath))
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        fresh, old = (path.with_name(path.name + ending) for ending in (".new", ".old"))
+        fresh, old = (path.with_name(path.name + ending) for ending in (".new", OLD))
         if self.global_rank == 0:
             _remove(fresh)
         self.barrier()
         try:
             super().save_checkpoint(checkpoint, fresh, storage_options)
-        except CheckpointException as error:
-            raise RuntimeError(f"{path}: not written, the one before is whole ({_reason(error)})") from error
+        except CheckpointException as error:  # all processes are told
+            raise UserError(not_written(path, _reason(error))) from error
+        except (OSError, RuntimeError) as error:  # the first one alone, which writes what is no tensor
+            if (reason := no_room(error)) is None:
+                raise
+            raise UserError(not_written(path, reason)) from error
         if self.global_rank == 0:  # the index is written last, when the files of all processes are there
             _remove(old)
             if path.exists():
@@ -161,6 +172,33 @@ class FSDP2(ModelParallelStrategy):
 def whole(tensor: Tensor) -> Tensor:
     """The value of a tensor that may be spread over processes; all of them must ask."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def finish_renaming(path: Path) -> None:
+    """Give a sharded checkpoint its name back, if a run was killed when the one before had just made room for it.
+
+    Args:
+        path: where the checkpoint ought to be.
+    """
+    old = path.with_name(path.name + OLD)
+    if old.exists() and not path.exists():
+        with contextlib.suppress(FileNotFoundError):  # another process has done it
+            old.rename(path)
+
+
+def no_room(error: BaseException) -> str | None:
+    """Why the disk did not take a file, if that is what an error says."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if "inline_container" in str(error):  # torch's writer, which hides what it met
+        before = error.__context__
+        return before.strerror if isinstance(before, OSError) and before.strerror else "the disk took no more"
+    return None
+
+
+def not_written(path: Path, reason: str) -> str:
+    """What to tell the user then."""
+    return f"{path}: not written ({reason}), the one before is whole; make room on that disk and go on with --ckpt_path last"
 
 
 def _reason(error: CheckpointException) -> str:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
@@ -68,6 +68,8 @@ class Task(HeadCheckpoint):
         self.upstream = upstream
         self.learning_rate, self.seed, self.protocol = learning_rate, seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
+        self.means = nn.ModuleDict()
+        self.add_means("loss")
         self.labels: Any = None
         self.trained: dict[str, Any] = {}
         self.details: dict[str, Any] = {}
@@ -167,9 +169,13 @@ class Task(HeadCheckpoint):
 
     # Steps.
 
+    def upstream_layers(self, inputs: Any) -> Layers:
+        """Waveforms or cached layers to layers."""
+        return inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Waveforms or cached layers to (logits, valid frames `(batch,)`)."""
-        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        layers = self.upstream_layers(inputs)
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
@@ -187,9 +193,27 @@ class Task(HeadCheckpoint):
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         """Loss and metric of a batch."""
         outputs, lengths = self(batch.inputs)
-        loss = self.loss(outputs, lengths, batch.targets)
-        self.log(f"{stage}/loss", loss, batch_size=len(batch.keys), sync_dist=True)
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
+
+    def add_means(self, name: str) -> None:
+        """Prepare a figure for `log_mean`, in `__init__`: Lightning looks for metrics only once."""
+        self.means.update({f"{stage}/{name}": MeanMetric() for stage in ("valid", "test")})
+
+    def log_mean(self, stage: Literal["valid", "test"], name: str, value: Tensor, weight: int | Tensor) -> None:
+        """Log the mean of a figure over the batches of all ranks.
+
+        Lightning's own mean over ranks rounds the mean weight down: with 5 utterances here and 4 there it is 12 % off.
+
+        Args:
+            stage: `valid` or `test`.
+            name: of the figure, one of `add_means`.
+            value: of a batch, a scalar.
+            weight: what the batch counts, its utterances or frames.
+        """
+        mean = self.means[f"{stage}/{name}"]
+        mean.update(value, weight)
+        self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Score a batch."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.resumable import ResumableData
@@ -17,6 +20,7 @@ from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.places import cache_directory
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.partly_cached import PartlyCached
 from wavlm_lightning.tasks.utterances import LabelledUtterances
 from wavlm_lightning.upstreams.cache import FeatureCache
 
@@ -41,7 +45,7 @@ class TaskData(ResumableData):
         balance: name of a metadata field: utterances are drawn with replacement so that its values are equally
             frequent in training (SUPERB's KS).
         cache: folder for the frozen upstream's features, or `auto` for the user's cache folder; null runs the upstream
-            at every step.
+            at every step. Utterances that are cropped are not cached, their crops run through it each time.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order and crops.
@@ -98,7 +102,7 @@ class TaskData(ResumableData):
         """Open the splits of a stage and, with a cache, run the upstream over what is new.
 
         Raises:
-            UserError: a split is missing, or the task, the cropping or the budget rule the cache out.
+            UserError: a split is missing, or the task, the budget or the disk rules the cache out.
         """
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
@@ -128,22 +132,46 @@ class TaskData(ResumableData):
         assert directory is not None
         if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
             raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
-        seconds = self._crop()
+        precision, context = str(trainer.precision), trainer.precision_plugin.forward_context
+        self.cache = FeatureCache(
+            directory, task.upstream, task.cache_level, self.cache_gib, self.factor, precision, context
+        )
         for name, split in self.opened.items():
-            cropped = name == "train" or (name == "valid" and self._resamples())
-            longer = 0 if seconds is None or not cropped else int((split.samples > seconds * SAMPLE_RATE).sum())
-            if longer:
-                raise UserError(
-                    f"cache: {longer} utterances of {split.name} are longer than {seconds:g} s (data.max_seconds or "
-                    "max_frames) and would be cropped anew each time; set data.cache: null, or crop nothing"
-                )
-        self.cache = FeatureCache(directory, task.upstream, task.cache_level, self.cache_gib, self.factor)
-        for split in self.opened.values():
-            self.cache.check_budget(split.samples)
+            longest = self._longest(name)
+            need, missing = self.cache.check_budget(split.shards, longest)
+            self._announce(split, longest, need, missing)
             for shard in split.shards[trainer.global_rank :: trainer.world_size]:
-                device = trainer.strategy.root_device
-                self.cache.fill(shard.path.stem, shard.sha256, shard.keys, shard.samples, shard.waveform, device)
+                self.cache.fill(shard, trainer.strategy.root_device, longest)
         trainer.strategy.barrier("feature cache")
+
+    def _longest(self, name: str) -> int | None:
+        """Samples of the longest utterance of `train`, `valid` or `test` that is not cropped; None if none ever is."""
+        seconds = self._crop()
+        cropped = name == "train" or (name == "valid" and self._resamples())
+        return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
+
+    def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
+        """Say what the cache takes before it is made, and what it cannot hold."""
+        assert self.cache is not None
+        if missing:
+            rank_zero_info(
+                f"cache: {split.name}: {need:.2g} GiB of features ({self.cache.level} level), of which {missing:.2g} GiB "
+                f"are computed now, in {self.cache.directory}"
+            )
+        longer = 0 if longest is None else int((split.samples > longest).sum())
+        if longer:
+            rank_zero_info(
+                f"cache: {split.name}: {longer} of {len(split)} utterances are longer than data.max_seconds or max_frames "
+                "and cropped anew each time, so the upstream runs over these at every step"
+            )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Run the upstream over what a cache could not hold, on the device."""
+        if not (isinstance(batch, TaskBatch) and isinstance(batch.inputs, PartlyCached)):
+            return batch
+        assert self.trainer is not None
+        with self.trainer.precision_plugin.forward_context():
+            return replace(batch, inputs=batch.inputs.complete(self._task().upstream))
 
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, task, trainer = self.opened[name], self._task(), self.trainer

@@ -53,6 +53,10 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
     return best.values, orders[best.indices]
 
 
+STRETCH = 4096
+"""Frames that the LSTM hears at a time, from where it stood: of an hour its inner tensors would take gigabytes."""
+
+
 class SpeakerDiarization(Task):
     """LSTM(dim, 512), Linear(512, 2) at every frame, permutation-invariant training; diarization error rate.
 
@@ -96,6 +100,7 @@ class SpeakerDiarization(Task):
         protocol: Protocol = "superb",
     ) -> None:
         super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        self.add_means("accuracy")
         self.hidden, self.speakers = hidden, speakers
         self.stride = SAMPLE_RATE / upstream.frame_rate
         self._references: tuple[Split, dict[str, Any]] | None = None
@@ -143,7 +148,11 @@ class SpeakerDiarization(Task):
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, speakers)`."""
-        return self.classifier(self.recurrent(features)[0])
+        state, logits = None, []
+        for stretch in features.split(STRETCH, 1):
+            hidden, state = self.recurrent(stretch, state)
+            logits.append(self.classifier(hidden))
+        return torch.cat(logits, 1)
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Cross-entropy of the best order of speakers, mean over frames and speakers of the batch."""
@@ -165,8 +174,8 @@ class SpeakerDiarization(Task):
         """Loss, right frames and errors of a batch."""
         outputs, lengths = self(batch.inputs)
         count = len(batch.keys)
-        self.log(f"{stage}/loss", self.loss(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
-        self.log(f"{stage}/accuracy", self.accuracy(outputs, lengths, batch.targets), batch_size=count, sync_dist=True)
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), count)
+        self.log_mean(stage, "accuracy", self.accuracy(outputs, lengths, batch.targets), count)
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> DiarizationErrorRate:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from wavlm_lightning.tasks.compiled_dtw import CompiledQueries
 from wavlm_lightning.tasks.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 DEVIATION_FLOOR = 1e-9
@@ -55,6 +56,8 @@ class FeatureMoments:
 class TermSearch:
     """The queries of one split against any document; what s3prl's `downstream/quesst14_dtw` does in one run.
 
+    On the CPU compiled loops search on all cores (`compiled_dtw`), elsewhere torch does (`subsequence_dtw`).
+
     Args:
         queries: hidden states of each, `(frames, layers, dim)`.
         terms: which term each asks for, int64 `(queries,)`.
@@ -65,9 +68,13 @@ class TermSearch:
     def __init__(self, queries: Sequence[Tensor], terms: Tensor, moments: FeatureMoments, distance: Distance) -> None:
         self.mean, self.deviation = (value.to(queries[0].device) for value in moments.statistics())
         normalised = [(query - self.mean) / self.deviation for query in queries]
-        self.queries: PackedSequence = pack_queries(normalised, distance)
+        self.costs: Callable[[Tensor, Tensor], Tensor]
+        if queries[0].device.type == "cpu":
+            self.costs = CompiledQueries(normalised, distance).costs
+        else:
+            self.costs = partial(subsequence_costs, pack_queries(normalised, distance), distance=distance)
         self.short = torch.tensor([len(query) < SHORTEST for query in queries], device=queries[0].device)
-        self.terms, self.distance = terms, distance
+        self.terms = terms
 
     def scores(self, documents: Tensor, lengths: Tensor) -> Tensor:
         """How well the queries match, the higher the better, 0 at most.
@@ -80,8 +87,7 @@ class TermSearch:
             `(documents, layers, queries)`.
         """
         documents = (documents - self.mean[:, None, None]) / self.deviation[:, None, None]
-        costs = subsequence_costs(self.queries, documents, lengths, self.distance)
-        return -costs.masked_fill(self.short[:, None], 0).permute(2, 0, 1)
+        return -self.costs(documents, lengths).masked_fill(self.short[:, None], 0).permute(2, 0, 1)
 
     def truth(self, terms: Tensor, lengths: Tensor) -> Tensor:
         """Which documents hold which query.

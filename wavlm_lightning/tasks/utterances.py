@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.corpus import Split
+from wavlm_lightning.encoder import Layers
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.partly_cached import PartlyCached
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
@@ -21,7 +24,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
         task: reads their targets.
         max_seconds: crop longer ones at a random place; None for whole utterances.
         seed: of the crops.
-        cache: features instead of audio.
+        cache: features instead of audio, but for what is cropped.
         factor: on the samples of every waveform.
     """
 
@@ -43,15 +46,31 @@ class LabelledUtterances(Dataset[TaskBatch]):
         """Read a batch."""
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
-        if self.cache is not None:
-            targets = Targets.pad([self._target(number) for number, _ in items])
-            rows = [
-                self.cache.read(self.cache.path(shard.path.stem, shard.sha256), shard.keys[place])
-                for shard, place in places
-            ]
-            return TaskBatch(keys, self.cache.layers(rows), targets)
+        cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
+        if cached:
+            return TaskBatch(keys, *self._from_cache(items, cached))
         waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
         return TaskBatch(keys, Waveforms.pad(waveforms), Targets.pad(cropped))
+
+    def _longer(self, number: int) -> bool:
+        """Whether an utterance is cropped, so that what a cache holds of it is of no use."""
+        return self.max_samples is not None and bool(self.split.samples[number] > self.max_samples)
+
+    def _from_cache(
+        self, items: list[tuple[int, int]], cached_rows: list[int]
+    ) -> tuple[Layers | PartlyCached, Targets]:
+        """Inputs and targets of a batch of which these rows are cached."""
+        assert self.cache is not None
+        layers = self.cache.layers([self.cache.read(*self.split.locate(items[row][0])) for row in cached_rows])
+        targets = {row: self._target(items[row][0]) for row in cached_rows}
+        crop_rows = [row for row in range(len(items)) if row not in targets]
+        inputs: Layers | PartlyCached = layers
+        if crop_rows:
+            crops, cropped = zip(*(self._utterance(*items[row]) for row in crop_rows), strict=True)
+            targets.update(zip(crop_rows, cropped, strict=True))
+            rows = torch.tensor(cached_rows), torch.tensor(crop_rows)
+            inputs = PartlyCached(layers, Waveforms.pad(crops), *rows, self.cache.level)
+        return inputs, Targets.pad([targets[row] for row in range(len(items))])
 
     def _target(self, number: int) -> Tensor:
         if number not in self._targets:

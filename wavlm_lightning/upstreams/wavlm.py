@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig, linears
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.sharded_files import read_sharded
 from wavlm_lightning.errors import UserError
@@ -125,6 +125,10 @@ class WavLMUpstream(Upstream):
         self.label = label or str(source)
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.freeze()
+        if frozen:
+            # Packed only if asked for: which of two libraries multiplies must not hang on a clock, or two runs of a head
+            # would differ in the last bits.
+            self.encoder.prepare_for_inference(packed={"plain": False, "onednn": True}.get(linears.in_use()))
 
     def settings(self) -> str:
         """The encoder's configuration."""

@@ -89,14 +89,17 @@ def plain(corpus: Corpus, crop: float | None = None, seek: bool = False) -> Iter
     return (len(waveform) / SAMPLE_RATE for waveform in stream)
 
 
-def ours(corpus: Corpus, crop: float, labels: bool = True, noise: Corpus | None = None) -> Iterator[float]:
-    """Training batches: bucketed, shuffled, cropped, with labels and, if given, a noise clip for every crop."""
+def ours(
+    corpus: Corpus, crop: float, labels: bool = True, noise: Corpus | None = None, noise_clips: float = 0.125
+) -> Iterator[float]:
+    """Training batches: bucketed, shuffled, cropped, with labels and, if given, noise clips."""
     data = PretrainingData(
         str(corpus.directory),
         labels="mfcc" if labels else None,
         valid_split=None,
         max_seconds=crop,
         noise_corpus=str(noise.directory) if noise else None,
+        noise_clips=noise_clips,
     )
     data.setup("fit")
     loader = data.train_dataloader()
@@ -149,6 +152,7 @@ def main() -> None:
             "webdataset + soundfile": lambda: plain(flac),
             "ours": lambda: ours(flac, CROP),
             "ours, with noise clips": lambda: ours(flac, CROP, noise=long),
+            "ours, with a noise clip for every crop": lambda: ours(flac, CROP, noise=long, noise_clips=1.0),
             "ours, without labels": lambda: ours(flac, CROP, labels=False),
         },
         "LibriSpeech-like WAV (12-16 s, whole)": {

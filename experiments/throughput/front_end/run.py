@@ -1,0 +1,82 @@
+"""The front-end in chunks of several sizes, against its layers one after the other over the whole batch.
+
+    python experiments/throughput/front_end/run.py --seconds 6 --batch 2
+
+Alternated in one process. Seconds are those of the processor, not of the clock: other jobs disturb them less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wavlm_lightning.encoder import WavLMConfig, chunks
+from wavlm_lightning.encoder.frontend import FrontEnd
+
+SIZES = (22, 23, 24, 25, 26, 40)
+"""Powers of two: bytes of the first layer's output in a chunk; the last means no chunks."""
+
+
+def plain(module: FrontEnd, waveforms: Tensor) -> Tensor:
+    """Convolution, norm, GELU, layer by layer."""
+    x = waveforms[:, None]
+    for layer in module.conv_layers:
+        x = layer.conv(x)
+        if isinstance(layer.layer_norm, torch.nn.LayerNorm):
+            x = layer.layer_norm(x.mT).mT
+        elif layer.layer_norm is not None:
+            x = layer.layer_norm(x)
+        x = F.gelu(x)
+    return x.mT
+
+
+def chunked(module: FrontEnd, size: int, waveforms: Tensor) -> Tensor:
+    """The front-end as it is, with chunks of that many bytes."""
+    chunks.CACHE_FRIENDLY = 1 << size
+    return module(waveforms)
+
+
+def seconds(run: Callable[[Tensor], Tensor], waveforms: Tensor, training: bool) -> float:
+    """Processor time of a pass, forward or both ways."""
+    begin = time.process_time()
+    features = run(waveforms)
+    if training:
+        features.float().square().sum().backward()
+    return time.process_time() - begin
+
+
+def main() -> None:
+    """Print a table of ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    module = FrontEnd(WavLMConfig.preset(arguments.preset))
+    waveforms = torch.randn(arguments.batch, round(arguments.seconds * 16_000))
+    runs = {"plain": partial(plain, module), **{f"2^{size}": partial(chunked, module, size) for size in SIZES}}
+    print("| | " + " | ".join(runs) + " |\n|---" + "|---" * len(runs) + "|")
+    for training in (False, True):
+        for half in (False, True):
+            taken: dict[str, list[float]] = {name: [] for name in runs}
+            with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                for _ in range(arguments.rounds):
+                    for name, run in runs.items():
+                        module.zero_grad()
+                        taken[name].append(seconds(run, waveforms, training))
+            ratios = [median(p / t for p, t in zip(taken["plain"], taken[name], strict=True)) for name in runs]
+            title = f"{'training' if training else 'inference'}, {'bf16' if half else 'fp32'}"
+            print(f"| {title} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

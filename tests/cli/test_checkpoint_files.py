@@ -1,0 +1,124 @@
+"""Checkpoints where the disk is full, or the kill came between two renamings."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from quiet import quiet_trainer
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.cli.checkpoint_files import WholeFiles
+from wavlm_lightning.cli.recipe_stages import RoadStage
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.pretraining.sharding import FSDP2
+
+
+@contextmanager
+def little_room(size: int = 20_000) -> Iterator[None]:
+    """No file may grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("numbers", [6_000, 600_000])  # the last bytes do not fit, or not even the first tensor
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, numbers):
+    path, files = tmp_path / "checkpoints" / "last.ckpt", WholeFiles()
+    files.save_checkpoint({"weight": torch.ones(3)}, path)
+    with (
+        little_room(),
+        pytest.raises(UserError, match=r"last.ckpt: not written \(File too large\), the one before is whole"),
+    ):
+        files.save_checkpoint({"weight": torch.zeros(numbers)}, path)
+    assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
+    assert torch.equal(torch.load(path, weights_only=True)["weight"], torch.ones(3))
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="of the author"):
+        WholeFiles().save_checkpoint({"weight": Broken()}, tmp_path / "last.ckpt")
+
+
+class Broken:
+    """Cannot be written."""
+
+    def __reduce__(self):
+        raise RuntimeError("of the author")
+
+
+def fit(tiny: Path, folder: Path, *options: str) -> list[str]:
+    words = [
+        "fit",
+        "-c",
+        "configs/pretrain/tiny.yaml",
+        "--data.corpus",
+        str(tiny / "pretrain"),
+        "--trainer.devices",
+        "1",
+    ]
+    words += [
+        "--trainer.default_root_dir",
+        str(folder),
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.precision",
+        "32-true",
+    ]
+    words += ["--data.batch_seconds", "4", "--trainer.limit_val_batches", "0", "--model.encoder_overrides.layers", "1"]
+    return [*words, *options]
+
+
+@pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
+def test_a_run_says_that_the_disk_is_full_and_goes_on(tiny, tmp_path, capsys, strategy):
+    options = fit(tiny, tmp_path / "run", "--trainer.strategy", strategy, "--checkpoint_every", "1")
+    assert main([*options, "--trainer.max_steps", "1"]) == 0
+    capsys.readouterr()
+    with little_room():
+        assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        said.startswith("wavlm fit: ") and "last.ckpt: not written (" in said and "go on with --ckpt_path last" in said
+    )
+    assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+
+
+def test_what_is_not_a_tensor_finds_no_room(tmp_path, monkeypatch):
+    """The last file of a sharded checkpoint, which the first process writes alone."""
+    monkeypatch.setattr("lightning.pytorch.strategies.model_parallel._distributed_checkpoint_save", lambda *_: None)
+    strategy = FSDP2()
+    monkeypatch.setattr(FSDP2, "barrier", lambda *_: None)
+    monkeypatch.setattr(FSDP2, "broadcast", lambda _, value: value)
+    with little_room(), pytest.raises(UserError, match=r"last\.ckpt: not written"):
+        strategy.save_checkpoint({"state_dict": {}, "loops": torch.zeros(600_000)}, tmp_path / "last.ckpt")
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_killed_between_two_renamings(tiny, tmp_path, capsys):
+    """A sharded checkpoint makes room for the next one under another name; nothing is begun anew because of that."""
+    folder = tmp_path / "run"
+    options = fit(tiny, folder, "--trainer.strategy", "fsdp2")
+    assert main([*options, "--trainer.max_steps", "1"]) == 0
+    newest = folder / "checkpoints" / "last.ckpt"
+    newest.rename(newest.with_name("last.ckpt.old"))
+    assert RoadStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
+    assert main([*options, "--trainer.max_steps", "2"]) == 2
+    assert "already holds a run; go on with --ckpt_path last" in capsys.readouterr().err
+    newest.rename(newest.with_name("last.ckpt.old"))
+    assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+    assert [each.name for each in newest.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_a_plugin_of_the_users_own_writes_instead(tmp_path):
+    from wavlm_lightning.cli.training import with_whole_files
+
+    own = WholeFiles()
+    assert with_whole_files(own) == [own] and with_whole_files([own]) == [own]
+    assert isinstance(quiet_trainer(plugins=with_whole_files(None)).strategy.checkpoint_io, WholeFiles)

@@ -1,0 +1,159 @@
+"""`wavlm fit` with lists of learning rates and seeds: every head's folder is that of a run of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.cli.head_lists import HeadLists, take_lists
+from wavlm_lightning.errors import UserError
+
+LISTS = ["--model.learning_rate", "[1e-2, 1e-3]", "--model.seed", "[1, 2]"]
+LABELS = [f"learning-rate-{rate}-seed-{seed}" for rate in (0.01, 0.001) for seed in (1, 2)]
+COMPARED = {
+    "learning-rate-0.01-seed-1": ["--model.learning_rate", "1e-2", "--model.seed", "1"],
+    "learning-rate-0.001-seed-2": ["--model.learning_rate", "1e-3", "--model.seed", "2"],
+}
+
+
+def options(tiny, task: str, *more: str, updates: int = 6) -> list[str]:
+    """Accumulation, clipping, validation and checkpoints within a few updates of a small head."""
+    every = 2 * 2  # batches between two validations; an update takes two
+    return [
+        *("-c", f"configs/superb/mini/{task}.yaml", "--data.corpus", str(tiny / task)),
+        *("--data.batch_size", "4", "--model.upstream", "wavlm_lightning.upstreams.Fbank"),
+        *(
+            "--trainer.accelerator",
+            "cpu",
+            "--trainer.max_steps",
+            str(updates),
+            "--trainer.val_check_interval",
+            str(every),
+        ),
+        *("--trainer.accumulate_grad_batches", "2", "--trainer.gradient_clip_val", "0.5"),
+        *("--trainer.log_every_n_steps", "1", "--trainer.enable_progress_bar", "false", "--checkpoint_every", "1"),
+        *more,
+    ]
+
+
+def same(one, other) -> bool:
+    """Whether two trees of tensors and values are equal, the floating-point numbers to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def curves(folder) -> list[dict[str, str]]:
+    with (folder / "curves" / "version_0" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_run(one, other):
+    left, right = (torch.load(run / "checkpoints" / "best.ckpt", weights_only=True) for run in (one, other))
+    assert left.keys() == right.keys()
+    for key in left.keys() - {"callbacks"}:
+        assert same(left[key], right[key]), key
+    assert curves(one) == curves(other)
+    cards = [json.loads((run / "card.json").read_text()) for run in (one, other)]
+    for card in cards:
+        del card["command"], card["created"], card["runtime_seconds"]
+    assert cards[0] == cards[1]
+    configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in (one, other)]
+    for config in configs:
+        del config["trainer"]["default_root_dir"]
+    assert configs[0] == configs[1]
+
+
+@pytest.mark.parametrize("task", ["ks", "sf"])  # a head on pooled features, and one with SpecAugment and dropout
+def test_each_head_is_as_if_alone(tiny, tmp_path, task):
+    common, root = (
+        options(tiny, task, "--data.cache", str(tmp_path / "cache") if task == "ks" else "null"),
+        tmp_path / "run",
+    )
+    many = [*common, *LISTS, "--trainer.default_root_dir", str(root)]
+    assert main(["fit", *many]) == 0
+    assert main(["test", *many, "--ckpt_path", "best"]) == 0
+    assert main(["validate", *many, "--ckpt_path", "best"]) == 0
+    assert {path.name for path in root.iterdir()} == {*LABELS, "config.yaml", "checkpoints"}
+    assert [path.name for path in (root / "checkpoints").iterdir()] == ["last.ckpt"]
+    said = yaml.safe_load((root / "config.yaml").read_text())["model"]["init_args"]
+    assert (said["learning_rate"], said["seed"]) == ([0.01, 0.001], [1, 2])
+    for label, chosen in COMPARED.items():
+        alone = [*common, *chosen, "--trainer.default_root_dir", str(tmp_path / label)]
+        assert main(["fit", *alone]) == 0
+        assert main(["test", *alone, "--ckpt_path", "best"]) == 0
+        assert_same_run(root / label, tmp_path / label)
+    # A head's folder is a run: any command takes it.
+    before = json.loads((root / label / "card.json").read_text())
+    assert main(["test", "-c", str(root / label / "config.yaml"), "--ckpt_path", "best"]) == 0
+    after = json.loads((root / label / "card.json").read_text())
+    assert after["metrics"] == before["metrics"] and after["created"] >= before["created"]
+
+
+def test_lists_in_a_file_and_an_interrupted_run(tiny, tmp_path, capsys):
+    """Stopped after three updates and gone on with, all heads end as in one go; with other lists that is refused."""
+    file = tmp_path / "lists.yaml"
+    shipped = yaml.safe_load((configs_folder() / "superb" / "mini" / "sf.yaml").read_text())
+    shipped["model"]["init_args"]["learning_rate"] = [1e-2, 1e-3]
+    file.write_text(yaml.safe_dump(shipped))
+    ends = []
+    for name, legs in {"once": [6], "twice": [3, 6]}.items():
+        place = ["--trainer.default_root_dir", str(tmp_path / name)]
+        for number, updates in enumerate(legs):
+            arguments = options(tiny, "sf", "--data.cache", "null", *place, updates=updates)
+            arguments[1] = str(file)
+            assert main(["fit", *arguments, *(["--ckpt_path", "last"] if number else [])]) == 0
+        end = torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
+        best = [
+            torch.load(tmp_path / name / f"learning-rate-{rate}" / "checkpoints" / "best.ckpt", weights_only=True)
+            for rate in (0.01, 0.001)
+        ]
+        ends.append([end["state_dict"], end["optimizer_states"], *(b["state_dict"] for b in best)])
+        ends[-1] += [{**b["task"], "steps": None} for b in best]
+    for one, other in zip(*ends, strict=True):
+        assert same(one, other)
+    capsys.readouterr()
+    assert main(["fit", *arguments, "--model.learning_rate", "[1e-2, 1e-4]", "--ckpt_path", "last"]) == 2
+    assert "holds the heads learning-rate-0.01, learning-rate-0.001, not" in capsys.readouterr().err
+    for more, said in (
+        (["fit", *arguments], "already holds a run"),
+        (["predict", *arguments, "--ckpt_path", "best"], "takes one head"),
+        (
+            ["fit", *arguments, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=valid/f1"],
+            "EarlyStopping",
+        ),
+    ):
+        assert main(more) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_last_word_counts(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("model: {class_path: X, init_args: {learning_rate: [1e-5, 2e-5], seed: 3, rate: [1, 2]}}")
+    left, lists = take_lists(["fit", "-c", str(file), "--model.init_args.seed=[4, 5]", "--trainer.x", "[1, 2]"])
+    assert lists.values == {"learning_rate": [1e-5, 2e-5], "seed": [4, 5]}
+    assert json.loads(left[2])["model"]["init_args"] == {"learning_rate": 1e-5, "seed": 3, "rate": [1, 2]}
+    assert left[3:] == ["--model.init_args.seed=4", "--trainer.x", "[1, 2]"]
+    assert not take_lists(["fit", "-c", str(file), "--model.learning_rate", "1e-3"])[1]
+    assert take_lists(["fit", "--model.seed", "[1]", "-c", str(file)])[1].values == {"learning_rate": [1e-5, 2e-5]}
+    plain = ["fit", "-c", str(tmp_path / "none.yaml"), "--model.learning_rate", "1e-3", "--model", "X"]
+    assert take_lists(plain) == (plain, HeadLists())
+    for wrong in ("[]", "[1e-3, 0.001]", "[a, b]"):
+        with pytest.raises(UserError, match=r"model\.learning_rate"):
+            take_lists(["fit", "--model.learning_rate", wrong])
+
+
+def test_only_heads_have_lists(tiny, tmp_path, capsys):
+    pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
+    assert main(["fit", *pretraining, "--model.learning_rate", "[1e-3, 1e-4]"]) == 2
+    assert "is no task" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""Windows of a long recording against the recording heard whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.tasks import (
+    IntentClassification,
+    KeywordSpotting,
+    PhonemeRecognition,
+    SpeakerDiarization,
+    SpeakerVerification,
+    SpeechRecognition,
+)
+from wavlm_lightning.tasks.long_recordings import long_outputs, windows
+from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+
+LABELS: dict[type, Any] = {
+    KeywordSpotting: ["yes", "no", "up"],
+    IntentClassification: {"action": ["on", "off"], "object": ["lamp", "heat"]},
+    PhonemeRecognition: ["<pad>", "<eos>", "<unk>", "AA", "B"],
+    SpeechRecognition: ["<pad>", "<eos>", "<unk>", "|", "A", "B"],
+    SpeakerDiarization: ["speaker1", "speaker2"],
+    SpeakerVerification: ["anna", "bert"],
+}
+SMALL: dict[type, dict[str, Any]] = {
+    SpeakerDiarization: {"hidden": 16},
+    SpeechRecognition: {"hidden": 16},
+    SpeakerVerification: {"hidden": 16, "widths": (16,) * 5, "embedding": 16},
+}
+
+
+def make(kind: type, upstream: Any) -> Any:
+    task = kind(upstream=upstream, **SMALL.get(kind, {}))
+    task.build(LABELS[kind])
+    return task.eval()
+
+
+def noise(seconds: float) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(round(seconds * 16_000), generator=generator)
+
+
+def whole(task: Any, waveform: Tensor) -> tuple[Tensor, Tensor]:
+    return task(Waveforms(waveform[None], torch.tensor([len(waveform)])))
+
+
+@pytest.mark.parametrize("samples", [16_000, 16_001, 100_000, 123_457, 959_999])
+@pytest.mark.parametrize("hop", [160, 320])
+@pytest.mark.parametrize("seconds", [1.0, 2.5, 20.0])
+def test_windows_answer_for_every_frame_once(samples: int, hop: int, seconds: float):
+    covered = 0
+    found = list(windows(samples, hop, seconds))
+    for number, (stretch, before, frames) in enumerate(found):
+        assert stretch.start % hop == 0 and stretch.start // hop + before == covered
+        assert stretch.stop - stretch.start <= round((seconds + 0.1) * 16_000) or len(found) == 1
+        assert (frames is None) == (number == len(found) - 1)
+        if frames is not None:
+            covered += frames
+            # What it answers for is followed by context, or by the end of the recording.
+            assert stretch.stop >= min((covered + 1) * hop, samples)
+    assert found[-1].samples.stop == samples
+
+
+@pytest.mark.parametrize("kind", [KeywordSpotting, IntentClassification, PhonemeRecognition, SpeakerDiarization])
+@pytest.mark.parametrize("seconds", [1.0, 2.3])
+def test_with_a_local_upstream_windows_are_exact(kind: type, seconds: float):
+    """Filter banks see 25 ms and normalise nothing here, so what is heard in windows is what is heard whole."""
+    task, waveform = make(kind, Fbank(cmvn=False)), noise(7.77)
+    with torch.inference_mode():
+        expected, lengths = whole(task, waveform)
+        outputs, frames = long_outputs(task, waveform, seconds)
+    assert outputs.shape == expected.shape
+    assert (outputs - expected).abs().max() < 1e-4 * max(1.0, expected.abs().max().item())
+    if outputs.ndim == 3:
+        assert torch.equal(frames, lengths)
+    assert task.readable(outputs, frames) == task.readable(expected, lengths)
+
+
+def test_a_recurrent_transcriber_hears_the_context():
+    """Its LSTMs start anew in each window: near the borders it is right because it has heard what comes before."""
+    task, waveform = make(SpeechRecognition, Fbank(cmvn=False)), noise(8)
+    with torch.inference_mode():
+        expected, lengths = whole(task, waveform)
+        outputs, frames = long_outputs(task, waveform, 4.0)
+    assert torch.equal(frames, lengths) and outputs.shape == expected.shape
+    assert (outputs - expected).abs().max() < 1e-3
+
+
+def test_an_embedding_is_the_mean_of_the_windows():
+    task, waveform = make(SpeakerVerification, Fbank(cmvn=False)), noise(6)
+    with torch.inference_mode():
+        outputs, _ = long_outputs(task, torch.cat([waveform, waveform]), 3.0)
+        expected, _ = whole(task, waveform)
+    assert outputs.shape == expected.shape
+    assert torch.nn.functional.cosine_similarity(outputs, expected).item() > 0.99
+
+
+def test_the_encoder_hears_windows():
+    """Attention and normalisation are over a window; the number of frames is that of the whole recording."""
+    task, waveform = make(PhonemeRecognition, WavLMUpstream("tiny")), noise(9.99)
+    with torch.inference_mode():
+        expected, lengths = whole(task, waveform)
+        outputs, frames = long_outputs(task, waveform, 4.0)
+        one_window, _ = long_outputs(task, waveform, 60.0)
+    assert outputs.shape == expected.shape and torch.equal(frames, lengths)
+    assert torch.equal(one_window, expected)
+    assert not torch.allclose(outputs, expected, atol=1e-6)
+    correlation = torch.corrcoef(torch.stack([outputs.flatten(), expected.flatten()]))[0, 1]
+    assert correlation > 0.9

@@ -1,0 +1,52 @@
+"""How much memory a step adds at its peak."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from wavlm_lightning.errors import UserError
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+GIB = 2**30
+
+
+def peak_added(step: Callable[[], object], device: str) -> float:
+    """Run a step and see by how much the memory in use rose at most.
+
+    On a GPU it is what PyTorch allocated there. On the CPU it is the resident memory of this process as Linux counts
+    it: right only in a process that has done nothing large before, whose freed memory would serve the step unseen.
+
+    Args:
+        step: what to run.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        GiB, at least that of one page.
+
+    Raises:
+        UserError: this system has no such count.
+    """
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / GIB
+    try:
+        CLEAR.write_text("5")  # the peak counts from here
+        before = _resident("VmRSS")
+        step()
+        return max(_resident("VmHWM") - before, mmap.PAGESIZE) / GIB
+    except OSError as error:
+        raise UserError(f"peak memory on the CPU is read from {STATUS}, which only Linux has ({error})") from error
+
+
+def _resident(name: str) -> int:
+    """A line of the process' status, in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])

@@ -1,0 +1,82 @@
+"""Timing that can be compared on a machine which others use, too: variants take turns, and only ratios are trusted."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+@dataclass
+class Rounds:
+    """Seconds of each variant in each round.
+
+    Attributes:
+        seconds: by variant, one entry a round; round k of all variants ran at about the same time.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def median(self, variant: str) -> float:
+        """Seconds of the median round."""
+        return statistics.median(self.seconds[variant])
+
+    def fastest(self, variant: str) -> float:
+        """Seconds of the fastest round: what disturbs a run only ever adds time."""
+        return min(self.seconds[variant])
+
+    def ratio(self, variant: str, reference: str) -> float:
+        """How many times faster than `reference`: the median over the rounds of the ratio within a round."""
+        pairs = zip(self.seconds[reference], self.seconds[variant], strict=False)
+        return statistics.median(theirs / ours for theirs, ours in pairs)
+
+    def fastest_ratio(self, variant: str, reference: str) -> float:
+        """How many times faster than `reference`: fastest round against fastest round."""
+        return self.fastest(reference) / self.fastest(variant)
+
+    def best(self, variants: list[str]) -> str:
+        """The one with the least median time."""
+        return min(variants, key=self.median)
+
+
+def time_side_by_side(
+    variants: dict[str, Callable[[], object]],
+    rounds: int,
+    clock: str = "wall",
+    tick: Callable[[], object] = lambda: None,
+) -> Rounds:
+    """Run variants in turns, each round in another order, after one round that is not counted.
+
+    Args:
+        variants: by name, what to time.
+        rounds: how often; half a dozen on a quiet machine, more on a busy one.
+        clock: `wall`, or `processor` for the processor time of this process: with one thread it does not mind who else
+            uses the machine.
+        tick: called after each run, for a progress bar.
+
+    Returns:
+        The times. Interrupted (Ctrl-C), it raises `KeyboardInterrupt` as usual.
+    """
+    now, order, timed = CLOCKS[clock], list(variants), Rounds({name: [] for name in variants})
+    for number in range(-1, rounds):
+        turn = number % len(order)
+        for name in order[turn:] + order[:turn]:
+            wait_for_gpu()
+            start = now()
+            variants[name]()
+            wait_for_gpu()
+            if number >= 0:
+                timed.seconds[name].append(now() - start)
+            tick()
+    return timed
+
+
+def wait_for_gpu() -> None:
+    """Let the GPU finish what it was given, so that a clock tells the truth; nothing without one."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,0 +1,122 @@
+"""The label file of one shard: where it lies, what its header says, and whether it belongs to its shard."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.safetensors_header import header_end, parse_header
+from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.errors import UserError
+
+BEGINNING = 4096
+"""Bytes that hold header and starts of a shard of half an hour; of more, the rest is read, too."""
+
+
+def labels_directory(corpus: Corpus, name: str) -> Path:
+    """Where the labels of a name lie: `CORPUS/labels/NAME`."""
+    return corpus.directory / "labels" / name
+
+
+def label_file(directory: Path, shard: ShardIndex) -> Path:
+    """Where the labels of a shard lie."""
+    return directory / f"{shard.path.stem}.safetensors"
+
+
+@dataclass(frozen=True)
+class LabelHead:
+    """What a label file says before its labels.
+
+    Attributes:
+        metadata: `codebook_sha256`, `shard_sha256`, `rate`, `size`.
+        starts: number of the first label of each utterance, and the total, int64 `(utterances + 1,)`.
+        labels: how many the file holds.
+    """
+
+    metadata: dict[str, str]
+    starts: np.ndarray
+    labels: int
+
+    @classmethod
+    def read(cls, path: Path) -> LabelHead:
+        """Read it: one `pread` as a rule, since an epoch of 94,000 hours begins with 188,000 of these.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged.
+        """
+        file = os.open(path, os.O_RDONLY)
+        try:
+            # Without this, each file would pull the labels that follow from disk.
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+            content = os.pread(file, BEGINNING, 0)
+            if len(content) < header_end(content):
+                content = os.pread(file, header_end(content), 0)
+            header = parse_header(content)
+            try:
+                first, end = header.place("starts")
+                labels = int(header.tensors["labels"]["shape"][0])
+                metadata = {name: header.metadata[name] for name in ("codebook_sha256", "shard_sha256", "rate")}
+                whole = header.bytes
+            except (KeyError, TypeError, IndexError) as error:
+                raise ValueError(f"its header lacks {error}") from error
+            if (size := os.fstat(file).st_size) != whole:
+                raise ValueError(f"{size:,} of {whole:,} bytes")
+            starts = content[first:end] if end <= len(content) else os.pread(file, end - first, first)
+        finally:
+            os.close(file)
+        return cls(metadata, np.frombuffer(starts, dtype="<i8"), labels)
+
+
+def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
+    """See that the labels in a file are those of a shard.
+
+    Args:
+        path: the file.
+        shard: the shard.
+        samples: length of each of its utterances, `(utterances,)`.
+        head: the content of `labels.json`.
+        again: what to run if they are not, for the message.
+
+    Raises:
+        FileNotFoundError: there is no such file, but the corpus is remote, so it can be had again.
+        UserError: it is missing, damaged, or holds other labels.
+    """
+    try:
+        found = LabelHead.read(path)
+    except FileNotFoundError as error:
+        if shard.remote:
+            raise
+        raise UserError(f"{path}: this shard has no labels; {again}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
+    starts = found.starts
+    if found.metadata["shard_sha256"] != shard.sha256:
+        raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
+    if found.metadata["codebook_sha256"] != head["codebook_sha256"]:
+        raise UserError(f"{path}: made by another codebook than labels.json says; remove the folder and {again}")
+    if float(found.metadata["rate"]) != head["rate"]:
+        raise UserError(
+            f"{path}: its rate is {found.metadata['rate']} labels/s, labels.json says {head['rate']}; {again}"
+        )
+    if len(starts) != shard.utterances + 1:
+        raise UserError(
+            f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"
+        )
+    if starts[-1] > found.labels:
+        raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
+    # A window of 25 ms and the grid's rounding may cost some labels at the end, never more than 0.1 s.
+    short = np.abs(np.diff(starts) - samples * (head["rate"] / SAMPLE_RATE)) > 0.1 * head["rate"]
+    if short.any():
+        place = int(short.argmax())
+        raise UserError(
+            f"{path}: utterance {shard.keys[place]!r} has {starts[place + 1] - starts[place]} labels for "
+            f"{samples[place] / SAMPLE_RATE:.2f} s at {head['rate']:g} labels/s; {again}"
+        )

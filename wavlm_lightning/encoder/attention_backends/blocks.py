@@ -1,0 +1,144 @@
+"""Pieces of the frames-by-frames tensors of attention, small enough to be made, used and forgotten one by one.
+
+Keys and values are taken in reverse order: the position bias of query i is then a window of the table that begins at
+entry i, a view without any copy (see `RelativePositionTable`). The order of the keys changes nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CACHE_BYTES = 4 * 2**20
+"""Size of a block on a CPU: its few tensors stay in the last cache."""
+
+DEVICE_BYTES = 256 * 2**20
+"""Size of a block elsewhere: large enough to keep a GPU busy."""
+
+FEWEST_QUERIES = 64
+"""Products with fewer rows are slow, so longer rows make larger blocks, up to `LARGEST_BYTES`."""
+
+LARGEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries of some heads of some utterances, with all keys that any of these utterances has.
+
+    Attributes:
+        rows: utterances.
+        heads: heads.
+        queries: frames as queries.
+        keys: number of keys, from frame 0.
+        short: for each utterance, how many of these keys are its padding.
+    """
+
+    rows: slice
+    heads: slice
+    queries: slice
+    keys: int
+    short: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of its logits: `(rows, heads, queries, keys)`."""
+        parts = (self.rows, self.heads, self.queries)
+        rows, heads, queries = (part.stop - part.start for part in parts)
+        return rows, heads, queries, self.keys
+
+    def of(self, x: Tensor) -> Tensor:
+        """Queries of the block, `(rows * heads, queries, head dim)`, of `(batch, heads, frames, head dim)`."""
+        return x[self.rows, self.heads, self.queries].flatten(0, 1)
+
+    def reversed_keys(self, x: Tensor) -> Tensor:
+        """Keys or values of the block, last one first, `(rows * heads, keys, head dim)`."""
+        return x[self.rows, self.heads, : self.keys].flip(2).flatten(0, 1)
+
+    def add_reversed(self, total: Tensor, part: Tensor) -> None:
+        """Add gradients of what `reversed_keys` gave to those of the whole, `(batch, heads, frames, head dim)`."""
+        rows, heads, _, keys = self.shape
+        total[self.rows, self.heads, :keys] += part.view(rows, heads, keys, -1).flip(2)
+
+    def windows(self, table: Tensor) -> Tensor:
+        """Position bias before gating, a view `(heads, queries, keys)` of the table `(heads, 2 * frames - 1)`."""
+        frames = (table.shape[1] + 1) // 2
+        return table[self.heads, frames - self.keys : frames + self.keys - 1].unfold(1, self.keys, 1)[:, self.queries]
+
+    def bias(self, table: Tensor | None, gate: Tensor | None, out: Tensor) -> Tensor:
+        """Write what is added to the logits: the gated position bias, and minus infinity for padding.
+
+        Args:
+            table: `(heads, 2 * frames - 1)`, or None.
+            gate: `(batch, heads, frames)`, or None for gates of 1.
+            out: `(rows, heads, queries, keys)`.
+
+        Returns:
+            `out`.
+        """
+        if table is None:
+            out.zero_()
+        elif gate is None:
+            out.copy_(self.windows(table))
+        else:
+            torch.mul(gate[self.rows, self.heads, self.queries, None], self.windows(table), out=out)
+        for row, short in enumerate(self.short):
+            if short:
+                out[row, :, :, :short] = -torch.inf
+        return out
+
+
+def valid_lengths(x: Tensor, padding: Tensor | None) -> list[int]:
+    """Valid frames of each utterance; waits for the device if there is padding.
+
+    Args:
+        x: `(batch, heads, frames, head dim)`.
+        padding: bool `(batch, frames)`, true where a frame is padding, which lies at the end; or None.
+    """
+    return [x.shape[2]] * len(x) if padding is None else (~padding).sum(1).tolist()
+
+
+def split(x: Tensor, lengths: list[int]) -> list[Block]:
+    """Cut attention into blocks: whole utterances where several fit, else heads of one, else queries of one head.
+
+    Frames that are padding in all utterances of a block are in none: neither as keys nor as queries.
+
+    Args:
+        x: queries, `(batch, heads, frames, head dim)`: its device and precision decide on the size of a block.
+        lengths: valid frames of each utterance.
+    """
+    heads, size = x.shape[1], x.element_size()
+    budget = (CACHE_BYTES if x.device.type == "cpu" else DEVICE_BYTES) // size
+    blocks, row = [], 0
+    while row < len(lengths):
+        stop, keys = row + 1, lengths[row]
+        while stop < len(lengths) and (stop + 1 - row) * heads * max(keys, lengths[stop]) ** 2 <= budget:
+            keys = max(keys, lengths[stop])
+            stop += 1
+        if keys:
+            together = min(heads, max(1, budget // keys**2))
+            queries = max(budget // (together * keys), min(FEWEST_QUERIES, LARGEST_BYTES // size // keys), 1)
+            blocks += [
+                Block(
+                    slice(row, stop),
+                    slice(head, min(head + together, heads)),
+                    slice(query, min(query + queries, keys)),
+                    keys,
+                    tuple(keys - length for length in lengths[row:stop]),
+                )
+                for head in range(0, heads, together)
+                for query in range(0, keys, queries)
+            ]
+        row = stop
+    return blocks
+
+
+def scratch(blocks: list[Block], like: Tensor) -> Tensor:
+    """Memory for one frames-by-frames tensor of any of the blocks; views of it are made by `take`."""
+    return like.new_empty(max((torch.Size(block.shape).numel() for block in blocks), default=0))
+
+
+def take(memory: Tensor, block: Block) -> Tensor:
+    """A tensor `(rows, heads, queries, keys)` in the memory that `scratch` gave."""
+    return memory[: torch.Size(block.shape).numel()].view(block.shape)

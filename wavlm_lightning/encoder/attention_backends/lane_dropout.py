@@ -1,0 +1,67 @@
+"""Dropout that is drawn twice alike, and fast on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wavlm_lightning.encoder.attention_backends.blocks import Block, scratch, take
+
+LANES = 2**16
+
+
+@dataclass(frozen=True)
+class LaneDropout:
+    """Which attention weights are dropped, as a seed instead of a tensor.
+
+    torch draws one random number a weight on a CPU, which takes longer than all products of attention together. Here
+    each 64-bit draw decides on four weights with 16 bits each. The probability is a multiple of 1 / 65,536, and the
+    weights that stay are scaled by exactly that.
+
+    Attributes:
+        seed: from torch's generator of the CPU, so that it follows the seed of the run and what checkpointing restores.
+        dropped: of 65,536 values of 16 bits, how many drop a weight.
+    """
+
+    seed: int
+    dropped: int
+
+    @classmethod
+    def draw(cls, probability: float) -> LaneDropout | None:
+        """Decide on the weights of one attention; None if nothing is to be dropped."""
+        dropped = min(round(probability * LANES), LANES - 1)
+        return cls(int(torch.randint(2**62, ())), dropped) if dropped else None
+
+    @property
+    def scale(self) -> float:
+        """Factor on the weights that stay, 1 / (1 − p)."""
+        return LANES / (LANES - self.dropped)
+
+    def start(self, blocks: list[Block], like: Tensor) -> Factors:
+        """Begin to draw for the blocks, which must come in the same order each time."""
+        return Factors(self, blocks, like)
+
+
+class Factors:
+    """1 for each weight that stays and 0 for each that is dropped.
+
+    Args:
+        dropout: which ones.
+        blocks: all blocks that will be asked for.
+        like: for precision and device.
+    """
+
+    def __init__(self, dropout: LaneDropout, blocks: list[Block], like: Tensor):
+        self.generator = torch.Generator(like.device).manual_seed(dropout.seed)
+        self.memory = scratch(blocks, like)
+        self.draws = torch.empty(-(-self.memory.numel() // 4), dtype=torch.int64, device=like.device)
+        self.least = dropout.dropped - LANES // 2
+
+    def next(self, block: Block) -> Tensor:
+        """`(rows, heads, queries, keys)`, valid until the next call."""
+        factors = take(self.memory, block)
+        draws = self.draws[: -(-factors.numel() // 4)].random_(-(2**63), None, generator=self.generator)
+        lanes = draws.view(torch.int16)[: factors.numel()].view(factors.shape)
+        return torch.ge(lanes, self.least, out=factors)

@@ -1,0 +1,198 @@
+"""Attention that keeps no frames-by-frames tensor: the backward pass makes bias and weights once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES, Block, scratch, split, take, valid_lengths
+from wavlm_lightning.encoder.attention_backends.lane_dropout import LaneDropout
+from wavlm_lightning.encoder.attention_backends.sdpa import attend_whole
+
+softmax_out = torch.ops.aten._softmax.out
+softmax_backward_out = torch.ops.aten._softmax_backward_data.out
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    table: Tensor | None,
+    gate: Tensor | None,
+    padding: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """See `attention_backends.attend`.
+
+    On a CPU, whose fused kernel gives no gradient to a bias, block by block with plain products; elsewhere torch's
+    fused kernel runs once more in the backward pass.
+    """
+    if query.device.type == "cpu":
+        return attend_in_blocks(query, key, value, table, gate, padding, dropout)
+    return attend_again(query, key, value, table, gate, padding, dropout)
+
+
+def attend_again(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    table: Tensor | None,
+    gate: Tensor | None,
+    padding: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """By the fused kernel, for as many utterances at a time as `DEVICE_BYTES` of mask allow."""
+    batch, heads, frames, _ = query.shape
+    # The compiler knows the frames as a symbol; cutting the batch by it would compile anew for each length.
+    compiling = torch.compiler.is_compiling()
+    rows = batch if compiling else max(1, DEVICE_BYTES // (heads * frames**2 * query.element_size()))
+    parts = [
+        checkpoint(
+            attend_whole,
+            *(x[start : start + rows] for x in (query, key, value)),
+            table,
+            None if gate is None else gate[start : start + rows],
+            None if padding is None else padding[start : start + rows],
+            dropout,
+            use_reentrant=False,
+            preserve_rng_state=dropout > 0,
+        )
+        for start in range(0, batch, rows)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@torch.compiler.disable
+def attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    table: Tensor | None,
+    gate: Tensor | None,
+    padding: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """By plain products; the frames of an utterance that are padding get zeros or are attended from like others."""
+    lengths = valid_lengths(query, padding)
+    with torch.autocast(query.device.type, enabled=False):  # it would take the softmax to fp32 and back
+        return BlockAttention.apply(query, key, value, table, gate, lengths, LaneDropout.draw(dropout))
+
+
+class BlockAttention(torch.autograd.Function):
+    """Scaled dot-product attention with a gated position bias, one block at a time in both passes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        table: Tensor | None,
+        gate: Tensor | None,
+        lengths: list[int],
+        dropout: LaneDropout | None,
+    ) -> Tensor:
+        """`(batch, heads, frames, head dim)`; see `attend` for the arguments."""
+        ctx.save_for_backward(query, key, value, table, gate)
+        ctx.lengths, ctx.dropout = lengths, dropout
+        batch, heads, frames, size = query.shape
+        attended = query.new_zeros(batch, frames, heads, size).transpose(1, 2)
+        blocks = split(query, lengths)
+        memory = scratch(blocks, query)
+        factors = dropout.start(blocks, query) if dropout else None
+        for block in blocks:
+            weights = _weights(block, query, block.reversed_keys(key), table, gate, memory)
+            if factors:
+                weights.mul_(factors.next(block))
+            part = torch.bmm(weights.flatten(0, 1), block.reversed_keys(value))
+            if dropout:
+                part *= dropout.scale
+            attended[block.rows, block.heads, block.queries] = part.view(*block.shape[:3], size)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of query, key, value, table and gate."""
+        query, key, value, table, gate = ctx.saved_tensors
+        dropout: LaneDropout | None = ctx.dropout
+        scale = query.shape[-1] ** -0.5
+        # In the layout of the projections that they came from.
+        to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
+        to_table = None if table is None else torch.zeros(table.shape, device=table.device)
+        to_gate = None if gate is None else torch.zeros_like(gate)
+        blocks = split(query, ctx.lengths)
+        memory, second = scratch(blocks, query), scratch(blocks, query)
+        factors = dropout.start(blocks, query) if dropout else None
+        diagonals = Diagonals(blocks, query) if table is not None else None
+        with torch.autocast(query.device.type, enabled=False):
+            for block in blocks:
+                keys, incoming = block.reversed_keys(key), block.of(gradient)
+                weights = _weights(block, query, keys, table, gate, memory)
+                to_weights = take(second, block)
+                torch.bmm(incoming, block.reversed_keys(value).mT, out=to_weights.flatten(0, 1))
+                used = weights
+                if dropout and factors:
+                    kept = factors.next(block).mul_(dropout.scale)
+                    to_weights.mul_(kept)
+                    used = kept.mul_(weights)
+                block.add_reversed(to_value, torch.bmm(used.flatten(0, 1).mT, incoming))
+                softmax_backward_out(to_weights, weights, -1, weights.dtype, grad_input=to_weights)
+                to_logits = to_weights.flatten(0, 1)
+                part = torch.bmm(to_logits, keys).mul_(scale)
+                to_query[block.rows, block.heads, block.queries] = part.view(*block.shape[:3], -1)
+                block.add_reversed(to_key, torch.bmm(to_logits.mT, block.of(query)).mul_(scale))
+                if to_table is not None and diagonals:
+                    diagonals.add(block, to_weights, gate, to_table)
+                if to_gate is not None:
+                    terms = torch.mul(to_weights, block.windows(table), out=weights)
+                    to_gate[block.rows, block.heads, block.queries] = terms.sum(-1)
+        to_table = None if to_table is None else to_table.to(table.dtype)
+        return to_query, to_key, to_value, to_table, to_gate, None, None
+
+
+class Diagonals:
+    """Sums of the logits' gradient over all queries and keys of one offset.
+
+    Rows are laid into a wider buffer of zeros, each one step further to the right than the row before, so that one
+    offset is one column.
+
+    Args:
+        blocks: what the buffer must hold.
+        like: for its precision and device.
+    """
+
+    def __init__(self, blocks: list[Block], like: Tensor):
+        sizes = [rows * heads * queries * (queries + keys) for rows, heads, queries, keys in (b.shape for b in blocks)]
+        self.memory = like.new_empty(max(sizes, default=0))
+        self.shape: tuple[int, ...] = ()
+
+    def add(self, block: Block, to_logits: Tensor, gate: Tensor | None, total: Tensor) -> None:
+        """Add the gradient of a block's logits, `(rows, heads, queries, keys)`, to the table's `total`."""
+        rows, heads, queries, keys = block.shape
+        width = queries + keys - 1
+        wide = self.memory[: rows * heads * queries * (width + 1)].view(rows * heads, -1)
+        if block.shape != self.shape:  # otherwise the zeros between the rows are still there
+            wide.zero_()
+            self.shape = block.shape
+        wide.view(rows, heads, queries, width + 1)[..., :keys] = to_logits
+        skewed = wide[:, : queries * width].view(rows * heads, queries, width)
+        if gate is None:
+            sums = skewed.sum(1, dtype=total.dtype)
+        else:
+            sums = torch.bmm(block.of(gate[..., None]).mT, skewed)
+        first = (total.shape[1] + 1) // 2 - keys + block.queries.start
+        total[block.heads, first : first + width] += sums.view(rows, heads, width).sum(0)
+
+
+def _weights(
+    block: Block, query: Tensor, keys: Tensor, table: Tensor | None, gate: Tensor | None, memory: Tensor
+) -> Tensor:
+    """Attention weights of a block before dropout, `(rows, heads, queries, keys)`, in `memory`."""
+    logits = block.bias(table, gate, take(memory, block))
+    logits.flatten(0, 1).baddbmm_(block.of(query), keys.mT, alpha=query.shape[-1] ** -0.5)
+    return softmax_out(logits, -1, False, out=logits)

@@ -1,0 +1,121 @@
+"""The first convolution and the group norm behind it as one convolution, whose weights differ from row to row.
+
+The norm has one group a channel, so it needs the mean and the variance of what a filter w gives over time. Both follow
+from the mean m and the covariance C of the windows that the convolution sees: w·m and wᵀ C w. They are known before
+the convolution, so its output is written once, already normalised, and piece by piece if it is long. Exact: what is
+left out is a pass over the largest tensor of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wavlm_lightning.encoder.layers import padding_mask
+
+BLOCK = 1 << 18
+"""Windows of a row whose products are summed at once: what bounds the memory of the statistics (40 MiB a row)."""
+
+
+@dataclass(frozen=True)
+class FoldedConvolution:
+    """A convolution of one input channel that normalises its output, for the rows of one batch.
+
+    Attributes:
+        centre: subtracted from the samples first, `(batch, 1)`: an offset that the norm removes anyway, but that would
+            cost digits on the way.
+        weight: `(batch, channels, kernel)`.
+        bias: `(batch, channels, 1)`.
+        stride: in samples.
+    """
+
+    centre: Tensor
+    weight: Tensor
+    bias: Tensor
+    stride: int
+
+    @classmethod
+    def fold(
+        cls, convolution: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor, lengths: Tensor | None
+    ) -> FoldedConvolution:
+        """Take the statistics of a batch and fold the norm into the weights, which stay in the graph of gradients.
+
+        Args:
+            convolution: with one input channel.
+            norm: with one group a channel.
+            waveforms: `(batch, samples)`.
+            lengths: valid samples of each row, int64 `(batch,)`, beyond which the statistics do not look; None if
+                they look at everything.
+        """
+        kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+        centre, mean, covariance = window_statistics(waveforms, kernel, stride, lengths)
+        filters = convolution.weight[:, 0].double()
+        variance = torch.einsum("ck,bkl,cl->bc", filters, covariance, filters).clamp(min=0)
+        scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
+        bias = norm.bias.double() - scale * (mean @ filters.T)
+        if convolution.bias is not None:
+            # The norm removes it. Its gradient is zero, but there must be one: processes wait for each other's.
+            bias = bias + 0.0 * convolution.bias
+        dtype = convolution.weight.dtype
+        weight = scale[:, :, None] * filters
+        return cls(centre, weight.to(dtype), bias[:, :, None].to(dtype), stride)
+
+    def rows(self, rows: slice) -> FoldedConvolution:
+        """The same for some of the rows."""
+        return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
+
+    def __call__(self, waveforms: Tensor) -> Tensor:
+        """Convolve and normalise.
+
+        Args:
+            waveforms: the rows, or the same stretch of each of them, `(batch, samples)`.
+
+        Returns:
+            `(batch, channels, steps)`.
+        """
+        centred = (waveforms - self.centre).to(self.weight.dtype)
+        windows = centred.unfold(1, self.weight.shape[2], self.stride)
+        return torch.baddbmm(self.bias, self.weight, windows.mT)
+
+
+def window_statistics(
+    waveforms: Tensor, kernel: int, stride: int, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and covariance of the windows that a convolution sees.
+
+    Args:
+        waveforms: `(batch, samples)`.
+        kernel: samples of a window.
+        stride: samples between two windows.
+        lengths: valid samples of each row, int64 `(batch,)`: only windows within them count; None if all do.
+
+    Returns:
+        A value near the middle of each row's samples, fp32 `(batch, 1)`; of windows from whose samples it was
+        subtracted the mean, fp64 `(batch, kernel)`, and the covariance, fp64 `(batch, kernel, kernel)`.
+    """
+    batch, samples = waveforms.shape
+    steps = (samples - kernel) // stride + 1
+    if lengths is None:
+        centre = waveforms.float().mean(1, keepdim=True)
+        valid = waveforms.new_full((batch, 1), steps, dtype=torch.float64)
+        valid_steps = None
+    else:
+        known = waveforms.float().masked_fill(padding_mask(lengths, samples), 0.0)
+        centre = known.sum(1, keepdim=True) / lengths[:, None]
+        valid_steps = (lengths - kernel) // stride + 1
+        valid = valid_steps[:, None].double()
+    total = waveforms.new_zeros(batch, kernel, dtype=torch.float64)
+    products = waveforms.new_zeros(batch, kernel, kernel, dtype=torch.float64)
+    for first in range(0, steps, BLOCK):
+        last = min(first + BLOCK, steps)
+        stretch = waveforms[:, first * stride : (last - 1) * stride + kernel]
+        windows = (stretch.double() - centre).unfold(1, kernel, stride)
+        if valid_steps is not None:
+            windows = windows.masked_fill(padding_mask(valid_steps - first, last - first)[:, :, None], 0.0)
+        total = total + windows.sum(1)
+        products = products + windows.mT @ windows
+    mean = total / valid
+    covariance = products / valid[:, :, None] - mean[:, :, None] * mean[:, None, :]
+    return centre, mean, covariance

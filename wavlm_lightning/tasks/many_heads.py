@@ -1,0 +1,246 @@
+"""Several heads of one task on one frozen upstream: one forward a batch serves all, and each is trained as if alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_schedulers_automatic_opt
+from torch import Tensor
+
+from wavlm_lightning.data.batch import TaskBatch
+from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.head_trainer import TrainerOfHead, check_trainer
+from wavlm_lightning.tasks.many_optimizers import HeadOptimizers, HeadScheduler
+
+FORWARDED = (
+    *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end"),
+    *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
+    *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
+)
+"""Hooks that each head gets in turn."""
+
+
+@Task.register  # data modules and callbacks ask a task for its name, labels and upstream, which all heads have in common
+class ManyHeads(pl.LightningModule):
+    """Heads that differ in learning rate or seed and learn from the same batches.
+
+    A head gets what it would get alone: its own draws of dropout and masks (`Task.on_train_batch_start`), its own
+    gradient, clipped by its own norm, its own optimiser and scheduler, its own metrics. So an update that is not finite
+    is left out of one head and changes no other. Its metrics are logged as `LABEL/NAME`.
+
+    Args:
+        heads: by label; of one class, on one and the same frozen upstream object.
+
+    Raises:
+        UserError: the heads cannot share an upstream's forward.
+
+    Example:
+        >>> upstream = WavLMUpstream("tiny")
+        >>> rates = (1e-2, 1e-3)
+        >>> heads = ManyHeads({f"rate-{rate}": PhonemeRecognition(upstream, rate) for rate in rates})
+        >>> trainer.fit(heads, TaskData("runs/demo/corpus/pr", batch_size=16))
+    """
+
+    def __init__(self, heads: Mapping[str, Task]) -> None:
+        super().__init__()
+        self.head_labels = tuple(heads)
+        self.heads = torch.nn.ModuleList(heads.values())
+        first = self.first
+        if type(first).forward is not Task.forward:
+            raise UserError(
+                f"{first.name}: has no head that could share the upstream's forward; give one learning rate and one seed"
+            )
+        if not first.upstream.frozen:
+            raise UserError(
+                "model.upstream.frozen: false trains the upstream, which several heads cannot share; give one learning "
+                "rate and one seed"
+            )
+        if any(type(head) is not type(first) or head.upstream is not first.upstream for head in heads.values()):
+            raise ValueError("the heads are not of one class, or not on one upstream object")
+        self.strict_loading = False
+        self.optimizers_of: list[torch.optim.Optimizer] = []
+        self.schedulers: list[HeadScheduler] = []
+        self._alone: int | None = None
+        for label, head in heads.items():
+            head.log = partial(self._log_of, label)
+
+    @property
+    def first(self) -> Task:
+        """The head that answers for what all have in common."""
+        return self.heads[0]
+
+    def __getattr__(self, name: str) -> Any:
+        """What a module does not have itself, such as `labels`, `protocol` or `read_target`, is that of the first head."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "heads" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.first, name)
+
+    def each(self) -> Iterator[tuple[str, Task]]:
+        """Labels and heads."""
+        return zip(self.head_labels, self.heads, strict=True)
+
+    def _log_of(self, label: str, name: str, value: Any, **options: Any) -> None:
+        self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})
+
+    # Construction.
+
+    def setup(self, stage: str) -> None:
+        """Show each head the trainer; see `check_trainer`."""
+        check_trainer(self.trainer)
+        for label, head in self.each():
+            head._trainer = TrainerOfHead(self.trainer, label)
+            head.setup(stage)
+
+    def configure_model(self) -> None:
+        """Build every head for the corpus at hand."""
+        for _, head in self.each():
+            head.configure_model()
+
+    def configure_optimizers(self) -> Any:
+        """Those of every head, joined; see `HeadOptimizers`."""
+        found = [_configure_optimizers(head.configure_optimizers()) for _, head in self.each()]
+        self.optimizers_of = [optimizer for (optimizer,), _, _ in found]
+        joined, configs = HeadOptimizers(self.optimizers_of), []
+        self.schedulers = []
+        for (label, head), (_, schedulers, monitor) in zip(self.each(), found, strict=True):
+            for config in _configure_schedulers_automatic_opt(schedulers, monitor):
+                self.schedulers.append(HeadScheduler(config.scheduler, head, joined))
+                watched = config.monitor and f"{label}/{config.monitor}"
+                configs.append({**vars(config), "scheduler": self.schedulers[-1], "monitor": watched})
+        return [joined], configs
+
+    # Steps.
+
+    def _shared(self, batch: TaskBatch) -> TaskBatch:
+        """The batch as hidden states, which every head takes as it takes cached ones."""
+        return replace(batch, inputs=self.first.upstream_layers(batch.inputs))
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """Forward and backward of one head after the other, so that only one head's graph exists at a time.
+
+        Returns:
+            The mean loss, for the progress bar; `backward` has been done.
+        """
+        shared, every, losses = self._shared(batch), self.trainer.accumulate_grad_batches, []
+        for (_, head), optimizer in zip(self.each(), self.optimizers_of, strict=True):
+            head.on_train_batch_start(batch, batch_idx)
+            loss = head.training_step(shared, batch_idx)
+            if batch_idx % every == 0:
+                head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
+            with torch.autocast(self.device.type, enabled=False):  # Lightning's backward is outside, this one inside
+                head.backward(loss / every)
+            losses.append(loss.detach())
+        mean = torch.stack(losses).mean()
+        self.log("train/loss", mean, prog_bar=True, logger=False, batch_size=len(batch.keys))
+        return mean
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: Lightning calls it after `training_step`, where the gradients are already there."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Nothing: done in `training_step`."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Each head looks at its gradient."""
+        for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
+            head.on_before_optimizer_step(own)
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Each head clips by its own norm."""
+        for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
+            head.configure_gradient_clipping(own, gradient_clip_val, gradient_clip_algorithm)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """A step of one head's scheduler."""
+        scheduler.head.lr_scheduler_step(scheduler.scheduler, metric)
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Score a batch with every head."""
+        shared = self._shared(batch)
+        for _, head in self.each():
+            head.validation_step(shared, batch_idx)
+
+    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Score a batch with every head."""
+        shared = self._shared(batch)
+        for _, head in self.each():
+            head.test_step(shared, batch_idx)
+
+    # Checkpoints.
+
+    @contextlib.contextmanager
+    def alone(self, label: str) -> Iterator[None]:
+        """What is saved inside is the checkpoint of one head, as its own run would have written it."""
+        self._alone = self.head_labels.index(label)
+        try:
+            yield
+        finally:
+            self._alone = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put in what each head keeps, without the upstream; or, within `alone`, what one head keeps, and no more."""
+        if (place := self._alone) is not None:
+            head: Task = self.heads[place]
+            checkpoint["state_dict"] = head.state_dict()
+            checkpoint["callbacks"] = {}
+            if "optimizer_states" in checkpoint:
+                checkpoint["optimizer_states"] = [self.optimizers_of[place].state_dict()]
+                checkpoint["lr_schedulers"] = [s.state_dict() for s in self.schedulers if s.head is head]
+            head.on_save_checkpoint(checkpoint)
+            return
+        checkpoint["heads"] = {}
+        checkpoint["state_dict"] = {}
+        for place, (label, head) in enumerate(self.each()):
+            kept = {"state_dict": head.state_dict(), "global_step": checkpoint["global_step"]}
+            head.on_save_checkpoint(kept)
+            state = kept.pop("state_dict")
+            checkpoint["state_dict"].update({f"heads.{place}.{name}": value for name, value in state.items()})
+            checkpoint["heads"][label] = kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the heads.
+
+        Raises:
+            UserError: the checkpoint is not of these very heads.
+        """
+        kept = checkpoint.get("heads", {})
+        if tuple(kept) != self.head_labels:
+            raise UserError(
+                f"this checkpoint holds the heads {', '.join(kept) or '(one)'}, not {', '.join(self.head_labels)}; give "
+                "the learning rates and seeds that it was begun with"
+            )
+        for label, head in self.each():
+            head.on_load_checkpoint(kept[label])
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load every head; see `HeadCheckpoint.load_state_dict`."""
+        for place, (_, head) in enumerate(self.each()):
+            own = f"heads.{place}."
+            state = {name.removeprefix(own): value for name, value in state_dict.items() if name.startswith(own)}
+            result = head.load_state_dict(state, strict, assign)
+        return result
+
+
+def _forwarded(hook: str) -> Callable[[ManyHeads], None]:
+    def call(self: ManyHeads) -> None:
+        for _, head in self.each():
+            getattr(head, hook)()
+
+    call.__name__ = hook
+    return call
+
+
+for _hook in FORWARDED:
+    setattr(ManyHeads, _hook, _forwarded(_hook))

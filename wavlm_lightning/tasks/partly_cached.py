@@ -1,0 +1,47 @@
+"""Batches of which some utterances come from a cache and the others, cropped anew each time, from the upstream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wavlm_lightning.data.batch import Transferable, Waveforms
+from wavlm_lightning.encoder import Layers
+from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.cache import Level, pooled
+
+
+@dataclass(frozen=True)
+class PartlyCached(Transferable):
+    """Inputs of a batch.
+
+    Attributes:
+        cached: of some rows, what the cache holds.
+        crops: of the others, the audio.
+        cached_rows: int64 `(cached,)`.
+        crop_rows: int64 `(crops,)`.
+        level: of the cache.
+    """
+
+    cached: Layers
+    crops: Waveforms
+    cached_rows: Tensor
+    crop_rows: Tensor
+    level: Level
+
+    def complete(self, upstream: Upstream) -> Layers:
+        """Run the upstream over the crops; its rows do not depend on each other, so this is as if all had run."""
+        layers = upstream(self.crops.audio, self.crops.lengths)
+        fresh, frames = layers.hidden, layers.lengths
+        if self.level == "utterance":
+            fresh, frames = pooled(layers)[:, :, None], torch.ones_like(frames)
+        kept = self.cached.hidden
+        rows = kept.shape[1] + fresh.shape[1]
+        hidden = kept.new_zeros(kept.shape[0], rows, max(kept.shape[2], fresh.shape[2]), kept.shape[3])
+        hidden[:, self.cached_rows, : kept.shape[2]] = kept
+        hidden[:, self.crop_rows, : fresh.shape[2]] = fresh.to(hidden.dtype)
+        lengths = torch.empty(rows, dtype=torch.int64, device=hidden.device)
+        lengths[self.cached_rows], lengths[self.crop_rows] = self.cached.lengths, frames
+        return Layers(hidden, lengths, self.cached.frame_rate)
