@@ -19,6 +19,7 @@ from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.many_heads import ManyHeads
 
 if TYPE_CHECKING:
     from wavlm_lightning.cli.wandb_logger import Wandb
@@ -82,20 +83,21 @@ class WandbMedia(pl.Callback):
         if isinstance(batch, PretrainingBatch) and not self.heard:
             rows = [row.float().cpu().numpy() for row in batch.audio[: self.samples]]
             shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
-        elif isinstance(batch, TaskBatch) and isinstance(pl_module, Task):
+        elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
             keys = batch.keys[: self.samples]
             found = _utterances(trainer, keys)
             if not self.heard:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
-            shown["samples/predictions"] = self._table(trainer, pl_module, batch, [found[key][1] for key in keys])
+            shown["samples/predictions"] = self._table(trainer, task, batch, [found[key][1] for key in keys])
         self.heard = True
         self._log(trainer, shown)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the layer weights of all validations."""
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, Task):
+        task = _head(pl_module)
+        if trainer.sanity_checking or not trainer.is_global_zero or task is None:
             return
-        if weights := pl_module.weighted_sum.weights():
+        if weights := task.weighted_sum.weights():
             import wandb
 
             self.weights[trainer.global_step] = weights
@@ -134,6 +136,7 @@ class WandbMedia(pl.Callback):
         if isinstance(inputs, Layers):
             inputs = replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
         else:
+            assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
             inputs = Waveforms(inputs.audio[:count], inputs.lengths[:count])
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             said = task.readable(*task(inputs))
@@ -146,6 +149,13 @@ class WandbMedia(pl.Callback):
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
         if shown:
             self.logger.experiment.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def _head(module: pl.LightningModule) -> Task | None:
+    """The task that is trained, of several heads the first; None in pre-training."""
+    if isinstance(module, ManyHeads):
+        return module.first
+    return module if isinstance(module, Task) else None
 
 
 def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
