@@ -1,0 +1,110 @@
+"""Every command and every Python block of the README and of `docs` runs, in the order of the pages, on a small corpus."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+from documented_commands import ROOT, blocks, make_recordings, run_page
+
+from wavlm_lightning.cli import main
+
+DOCS = ROOT / "docs"
+# The order of reading, but for the page that makes what the others begin with.
+ORDER = [
+    *("own_data", "first_steps", "superb", "add_a_head", "sweeps", "reports"),
+    *("clusters", "healthy_run", "speed", "faq", "api", "index"),
+]
+PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ORDER)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
+    make_recordings(tiny / "pretrain", tmp_path / "RECORDINGS")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ran = [name for page in PAGES for name in run_page(page, tmp_path)]
+    verbs = {
+        "prepare",
+        "data",
+        "codebook",
+        "recipe",
+        "plan",
+        "bench",
+        "fit",
+        "test",
+        "predict",
+        "export",
+        "sweep",
+        "report",
+    }
+    assert verbs | {"superb", "new", "doctor", "python"} <= set(ran)
+    for path in (
+        "runs/mine-ks/card.json",
+        "runs/mine-lid/checkpoints/last.ckpt",
+        "runs/rates/trial-001/card.json",
+        "runs/report/report.html",
+        "exports/ks/config.json",
+    ):
+        assert (tmp_path / path).is_file(), path
+
+
+def test_no_page_is_forgotten():
+    """Neither by this test nor by the navigation of the site."""
+    assert {page.stem for page in DOCS.glob("*.md")} == set(ORDER)
+    # Its own tags (`!!python/name:`) do not occur in ours.
+    listed = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    assert {name for entry in listed for name in entry.values()} == {f"{name}.md" for name in ORDER}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_nothing_that_is_not_there(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (page.parent / link).exists(), link
+    for path in re.findall(r"`(configs/[\w/.-]+|experiments/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
+    assert "@@" not in text
+
+
+def test_the_official_commands_are_understood(tmp_path, monkeypatch, capsys):
+    """Without the corpora they must stop for want of the corpora, not of an option."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "configs" / "superb" / "README.md").read_text()
+    commands = re.findall(r"`(wavlm prepare [^`]+)`", text) + re.findall(r"^(wavlm superb .*)$", text, flags=re.M)
+    assert len(commands) == 11
+    for command in commands:
+        capsys.readouterr()
+        (tmp_path / "runs" / "mine" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "mine" / "checkpoints" / "last.ckpt").touch()
+        assert main(shlex.split(command)[1:]) == 2, command
+        assert re.search(r"no such folder|no corpora there", capsys.readouterr().err), command
+
+
+def test_a_command_that_nobody_runs_is_found(tmp_path):
+    (tmp_path / "page.md").write_text("<!-- needs: a GPU -->\n```sh\nnvcc x.cu\n```\n\n```sh\nnvcc y.cu\n```\n")
+    assert [block.needs for block in blocks(tmp_path / "page.md")] == ["a GPU", None]
+    with pytest.raises(AssertionError, match=r"nvcc y\.cu"):
+        run_page(tmp_path / "page.md", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    api = (tmp_path / "site" / "api" / "index.html").read_text()
+    assert "prepare_for_inference" in api
+    for page in (tmp_path / "site").rglob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"?(https?://[^\s\">]+)", page.read_text())
+        assert not [url for url in loaded if "wavlm" not in url], page
