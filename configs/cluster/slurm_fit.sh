@@ -32,13 +32,14 @@ fi
 # again under its number in any case, and begins from whatever checkpoint there is.
 requeue() {
     echo "time is nearly over: job $SLURM_JOB_ID is queued again"
-    kill -TERM "$fit" || true
+    fit=$(jobs -p) # the signal may come before the line below that sets it, or before srun
+    [ -z "$fit" ] || kill -TERM "$fit" || true
     for _ in {1..60}; do
-        kill -0 "$fit" 2> /dev/null || break
+        [ -n "$fit" ] && kill -0 "$fit" 2> /dev/null || break
         sleep 1
     done
     scontrol requeue "$SLURM_JOB_ID"
-    wait "$fit"
+    wait
 }
 trap requeue USR1
 
