@@ -19,9 +19,17 @@ DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "M
 
 @pytest.fixture(autouse=True)
 def alone() -> Iterator[None]:
-    """A test that trains under a distributed strategy in this process must not make the next one part of its group."""
+    """What a command leaves behind in this process must not reach the next test.
+
+    That is the group of a distributed strategy, and the folders beside YAML files, which it makes importable.
+    """
     before = {name: os.environ.get(name) for name in DISTRIBUTED}
+    path = [*sys.path]
     yield
+    added, sys.path[:] = set(sys.path) - set(path), path
+    for name, module in [*sys.modules.items()]:
+        if str(Path(getattr(module, "__file__", None) or "").parent) in added:
+            del sys.modules[name]
     for name, value in before.items():
         if value is None:
             os.environ.pop(name, None)

@@ -27,9 +27,6 @@ PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ORDER)]
 def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
     make_recordings(tiny / "pretrain", tmp_path / "RECORDINGS")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.startswith("my_")]:  # what other tests have made and imported
-        monkeypatch.delitem(sys.modules, name)
     ran = [name for page in PAGES for name in run_page(page, tmp_path)]
     verbs = {
         "prepare",
