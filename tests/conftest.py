@@ -21,7 +21,8 @@ DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "M
 def alone() -> Iterator[None]:
     """What a command leaves behind in this process must not reach the next test.
 
-    That is the group of a distributed strategy, and the folders beside YAML files, which it makes importable.
+    That is the group of a distributed strategy, the folders beside YAML files, which it makes importable, and the W&B run
+    of Lightning's own logger, which does not end and into which the next one would write.
     """
     before = {name: os.environ.get(name) for name in DISTRIBUTED}
     path = [*sys.path]
@@ -35,6 +36,11 @@ def alone() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    if "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish()
     if "torch" in sys.modules:
         from torch import distributed
 
