@@ -66,17 +66,20 @@ class FoldedConvolution:
         """The same for some of the rows."""
         return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
 
-    def __call__(self, waveforms: Tensor) -> Tensor:
+    def __call__(self, waveforms: Tensor, *, time_major: bool = False) -> Tensor:
         """Convolve and normalise.
 
         Args:
             waveforms: the rows, or the same stretch of each of them, `(batch, samples)`.
+            time_major: the order of the result.
 
         Returns:
-            `(batch, channels, steps)`.
+            `(batch, channels, steps)`, or `(batch, steps, channels)`.
         """
         centred = (waveforms - self.centre).to(self.weight.dtype)
         windows = centred.unfold(1, self.weight.shape[2], self.stride)
+        if time_major:
+            return torch.baddbmm(self.bias.mT, windows, self.weight.mT)
         return torch.baddbmm(self.bias, self.weight, windows.mT)
 
 

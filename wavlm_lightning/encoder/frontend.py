@@ -10,11 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wavlm_lightning.encoder import strided_products
 from wavlm_lightning.encoder.attention import compute_dtype
 from wavlm_lightning.encoder.chunks import chunks
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.folded_norm import FoldedConvolution
+from wavlm_lightning.encoder.kept import kept
 from wavlm_lightning.encoder.layers import padding_mask
+from wavlm_lightning.encoder.recomputed_convolution import convolve_made
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float = 1e-5) -> Tensor:
@@ -77,21 +80,25 @@ class ConvLayer(nn.Module):
         elif index == 0:
             self.layer_norm = nn.GroupNorm(channels, channels)  # folded into the convolution, see `FoldedConvolution`
 
-    def activate(self, x: Tensor) -> Tensor:
+    def norm_parameters(self) -> tuple[Tensor, ...]:
+        """Weight and bias of the norm, unless there is none or it is folded into the convolution."""
+        return (self.layer_norm.weight, self.layer_norm.bias) if isinstance(self.layer_norm, nn.LayerNorm) else ()
+
+    def activate(self, x: Tensor, *norm: Tensor) -> Tensor:
         """What follows the convolution, but for a norm that is folded into it.
 
         Args:
-            x: `(batch, channels, time)`.
+            x: `(batch, steps, channels)`, in any order of memory.
+            norm: what `norm_parameters` gives.
 
         Returns:
             The same shape, and the same precision: autocast would make tensors fp32 here that the next convolution
             turns back.
         """
         if isinstance(self.layer_norm, nn.LayerNorm):
-            norm = self.layer_norm
             with torch.autocast(x.device.type, enabled=False):  # sums are fp32 inside, whatever goes in
-                weight, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
-                x = F.layer_norm(x.transpose(1, 2), norm.normalized_shape, weight, bias, norm.eps).transpose(1, 2)
+                weight, bias = (parameter.to(x.dtype) for parameter in norm)
+                x = F.layer_norm(x, self.layer_norm.normalized_shape, weight, bias, self.layer_norm.eps)
         return F.gelu(x)
 
 
@@ -131,18 +138,23 @@ class FrontEnd(nn.Module):
         if isinstance(first.layer_norm, nn.GroupNorm):
             folded = FoldedConvolution.fold(first.conv, first.layer_norm, waveforms, lengths)
         trained = torch.is_grad_enabled() and any(x.requires_grad for x in (waveforms, *self.parameters()))
+        matrices = self._matrices(waveforms)
         rows: dict[int, list[Tensor]] = {}
         batch, samples = waveforms.shape
         for chunk in chunks(self.config, batch, samples, compute_dtype(waveforms), waveforms.device.type):
             part = folded.rows(chunk.rows) if folded is not None else None
-            features = self._convolve(waveforms[chunk.rows, chunk.samples], part, trained)
+            stretch = waveforms[chunk.rows, chunk.samples]
+            if matrices is None:
+                features = self._convolve(stretch, part, trained)
+            else:
+                features = self._multiply(stretch, part, trained, matrices)
             rows.setdefault(chunk.rows.start, []).append(features)
         return torch.cat(
             [torch.cat(stretches, 1) if len(stretches) > 1 else stretches[0] for stretches in rows.values()]
         )
 
     def _convolve(self, waveforms: Tensor, folded: FoldedConvolution | None, trained: bool) -> Tensor:
-        """`(rows, samples)` to `(rows, frames, channels)`."""
+        """`(rows, samples)` to `(rows, frames, channels)` by torch's convolutions."""
 
         def step(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
             # Checkpointing stops as soon as it has what the backward pass needs: the convolution is not repeated.
@@ -153,16 +165,52 @@ class FrontEnd(nn.Module):
         x = step(self._begin, waveforms, folded)
         for index in range(2, len(self.conv_layers)):
             x = step(self._proceed, x, index)
-        return self.conv_layers[-1].activate(x).transpose(1, 2)
+        last = self.conv_layers[-1]
+        return last.activate(x, *last.norm_parameters())
 
     def _begin(self, waveforms: Tensor, folded: FoldedConvolution | None) -> Tensor:
         """The convolutions of the first two layers and all between them."""
-        x = self.conv_layers[0].conv(waveforms[:, None]) if folded is None else folded(waveforms)
+        x = (self.conv_layers[0].conv(waveforms[:, None]) if folded is None else folded(waveforms)).mT
         return self._proceed(x, 1) if len(self.conv_layers) > 1 else x
 
     def _proceed(self, x: Tensor, index: int) -> Tensor:
         """From what one convolution gave to what the next one gives."""
-        return self.conv_layers[index].conv(self.conv_layers[index - 1].activate(x))
+        before = self.conv_layers[index - 1]
+        return self.conv_layers[index].conv(before.activate(x, *before.norm_parameters()).mT).mT
+
+    def _matrices(self, waveforms: Tensor) -> list[tuple[Tensor, ...]] | None:
+        """What the layers but the first multiply with; None if they had better be torch's convolutions."""
+        convolutions = [layer.conv for layer in self.conv_layers[1:]]
+        if not convolutions or not strided_products.usable(convolutions, waveforms):
+            return None
+        return [kept("taps", (conv.weight,)) or strided_products.taps(conv.weight) for conv in convolutions]
+
+    def _multiply(
+        self, waveforms: Tensor, folded: FoldedConvolution | None, trained: bool, matrices: list[tuple[Tensor, ...]]
+    ) -> Tensor:
+        """`(rows, samples)` to `(rows, frames, channels)` by `strided_products`."""
+        first = self.conv_layers[0]
+        if folded is not None:
+            inputs: tuple[Tensor, ...] = (waveforms, folded.centre, folded.weight, folded.bias)
+        else:
+            inputs = (waveforms, *first.conv.parameters(), *first.norm_parameters())
+        make: Callable[..., Tensor] = self._first_activations
+        for layer, own in zip(self.conv_layers[1:], matrices, strict=True):
+            x = convolve_made(make, inputs, own) if trained else strided_products.convolve(make(*inputs), own)
+            if layer.conv.bias is not None:
+                x = x + layer.conv.bias
+            make, inputs = layer.activate, (x, *layer.norm_parameters())
+        return make(*inputs)
+
+    def _first_activations(self, waveforms: Tensor, *parameters: Tensor) -> Tensor:
+        """`(rows, samples)` to what the second convolution sees, `(rows, steps, channels)`."""
+        layer = self.conv_layers[0]
+        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        if isinstance(layer.layer_norm, nn.GroupNorm):
+            centre, weight, bias = parameters
+            return layer.activate(FoldedConvolution(centre, weight, bias, stride)(waveforms, time_major=True))
+        filters, *biases = parameters[:-2]
+        return layer.activate(F.linear(waveforms.unfold(1, kernel, stride), filters[:, 0], *biases), *parameters[-2:])
 
 
 class FeatureProjection(nn.Module):

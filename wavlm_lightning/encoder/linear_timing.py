@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavlm_lightning.encoder.onednn import onednn_packed, onednn_product
+
 CLEARLY = 1.05
 """The gain from which on oneDNN is taken: the timing repeats itself to 3 %."""
 ROUNDS = 4
@@ -33,22 +35,6 @@ class Gains:
     packed: float
     input_gradient: float
     weight_gradient: float
-
-
-def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """x Wᵀ + b through oneDNN, without gradients.
-
-    Args:
-        x: fp32 `(..., inputs)`.
-        weight: fp32 `(outputs, inputs)`, as it lies, transposed or packed.
-        bias: `(outputs,)`, or None.
-        gelu: apply the exact GELU before the result leaves the caches.
-
-    Returns:
-        `(..., outputs)`.
-    """
-    after, variant = ("gelu", "none") if gelu else ("none", "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], variant)
 
 
 def onednn_gains() -> Gains:
@@ -78,7 +64,7 @@ def _ratios() -> Gains:
     x, weight = torch.ones(rows, inputs), torch.ones(outputs, inputs)
     bias, gradient = torch.ones(outputs), torch.ones(rows, outputs)
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        packed = onednn_packed(weight)
         return Gains(
             forward=_ratio(lambda: F.linear(x, weight, bias), lambda: onednn_product(x, weight, bias)),
             packed=_ratio(lambda: F.linear(x, weight, bias), lambda: onednn_product(x, packed, bias)),

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from wavlm_lightning.encoder.kept import keep, kept
-from wavlm_lightning.encoder.linear_timing import CLEARLY, Gains, onednn_gains, onednn_product
+from wavlm_lightning.encoder.linear_timing import CLEARLY, Gains, onednn_gains
+from wavlm_lightning.encoder.onednn import onednn_packed, onednn_product
 
 KINDS = ("plain", "auto", "onednn")
 SMALLEST = 2**24
@@ -123,7 +124,7 @@ def pack(weight: Tensor) -> bool:
         return False
     try:
         with torch.no_grad():
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+            packed = onednn_packed(weight)
     except (AttributeError, RuntimeError):
         return False
     keep("packed", (weight,), packed)

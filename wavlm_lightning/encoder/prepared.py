@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder import linears
+from wavlm_lightning.encoder import linears, spectral_convolution, strided_products
 from wavlm_lightning.encoder.kept import forget, keep, kept
 from wavlm_lightning.encoder.linear_timing import CLEARLY, onednn_gains
+from wavlm_lightning.encoder.onednn import onednn_packed
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.wavlm import WavLM
 
 
 def prepare(encoder: WavLM, packed: bool | None = None) -> None:
-    """Resolve the weight norm, and pack the weights for oneDNN.
+    """Resolve the weight norm and its spectrum, lay out the front-end's weights, and pack all weights for oneDNN.
 
     Args:
         encoder: in eval mode.
@@ -37,7 +38,15 @@ def prepare(encoder: WavLM, packed: bool | None = None) -> None:
         packed = onednn_gains().packed >= CLEARLY
     with torch.no_grad():
         conv = encoder.encoder.pos_conv_embed.conv
-        keep("weight norm", norm_parameters(conv), conv.weight)
+        weight = conv.weight
+        keep("weight norm", norm_parameters(conv), weight)
+        if weight.device.type == "cpu" and spectral_convolution.wide(weight):
+            keep("spectrum", norm_parameters(conv), spectral_convolution.spectrum(weight))
+        convolutions = [layer.conv for layer in encoder.feature_extractor.conv_layers[1:]]
+        if strided_products.usable(convolutions, torch.empty(0)):
+            for conv in convolutions:
+                matrices = strided_products.taps(conv.weight)
+                keep("taps", (conv.weight,), tuple(map(onednn_packed, matrices)) if packed else matrices)
     weights = [encoder.feature_projection.projection.weight]
     for layer in encoder.encoder.layers:
         attention, feed_forward = layer.attention, layer.feed_forward
@@ -58,6 +67,12 @@ def positional_weight(conv: nn.Conv1d) -> Tensor:
     """The weight of a convolution with weight norm, without computing it again where `prepare` kept it."""
     found = kept("weight norm", norm_parameters(conv))
     return conv.weight if found is None else found
+
+
+def positional_spectrum(conv: nn.Conv1d) -> Tensor | None:
+    """Its spectrum, if `prepare` kept it; see `spectral_convolution`."""
+    found: Tensor | None = kept("spectrum", norm_parameters(conv))
+    return found
 
 
 def release(encoder: WavLM) -> None:

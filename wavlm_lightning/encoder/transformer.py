@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from wavlm_lightning.encoder import spectral_convolution
 from wavlm_lightning.encoder.attention import Attention, compute_dtype, linear
 from wavlm_lightning.encoder.attention_backends import BACKENDS, choose
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.dropped_layer import DroppedLayer
 from wavlm_lightning.encoder.linears import gelu_product, product
-from wavlm_lightning.encoder.prepared import positional_weight
+from wavlm_lightning.encoder.prepared import positional_spectrum, positional_weight
 
 
 class PositionalConvolution(nn.Module):
@@ -51,6 +52,9 @@ class PositionalConvolution(nn.Module):
         """
         conv = self.conv
         weight = positional_weight(conv)
+        if spectral_convolution.usable(x, weight):
+            embedding = spectral_convolution.convolve(x, weight, positional_spectrum(conv))
+            return F.gelu((embedding + conv.bias).to(compute_dtype(x)))
         embedding = F.conv1d(x.transpose(1, 2), weight, conv.bias, padding=conv.padding[0], groups=conv.groups)
         embedding = embedding[:, :, : x.shape[1]]  # an even kernel makes one frame too many
         return F.gelu(embedding).transpose(1, 2)

@@ -1,0 +1,44 @@
+"""Matrix products by oneDNN, which PyTorch ships, through private operators of PyTorch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def has_onednn() -> bool:
+    """Whether this build of torch has the operator that `onednn_product` calls."""
+    operators: Any = torch.ops.mkldnn
+    return torch.backends.mkldnn.is_available() and hasattr(operators, "_linear_pointwise")
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
+    """x Wᵀ + b through oneDNN, without gradients.
+
+    Args:
+        x: fp32 `(..., inputs)`.
+        weight: fp32 `(outputs, inputs)`, as it lies, transposed or packed.
+        bias: `(outputs,)`, or None.
+        gelu: apply the exact GELU before the result leaves the caches.
+
+    Returns:
+        `(..., outputs)`.
+    """
+    after, variant = ("gelu", "none") if gelu else ("none", "")
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], variant)
+
+
+def onednn_packed(weight: Tensor) -> Tensor:
+    """A copy of a weight in oneDNN's own layout, for `onednn_product` alone.
+
+    Args:
+        weight: fp32 `(outputs, inputs)` on the CPU.
+
+    Raises:
+        RuntimeError: oneDNN cannot take it.
+        AttributeError: this build of torch has no such operator.
+    """
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+    return packed

@@ -1,0 +1,191 @@
+"""A wide grouped convolution over frames, by its spectrum, on a CPU: the positional embedding's 128 taps.
+
+Frames are taken in overlapping blocks of twice the kernel (overlap-save: Oppenheim & Schafer, Discrete-Time Signal
+Processing, section 8.7.3). The Fourier transforms are products with a matrix of cosines and sines, which at this length
+are no slower than fast ones and leave the channels side by side; between them, each frequency has a product of
+channels of its own. Real and imaginary parts lie one after the other, so nothing is complex.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+FEWEST_FRAMES = 256
+"""Frames of a batch from which on it is faster, although the spectrum of the weights is computed anew."""
+
+LEAST_WORK = 4096
+"""Multiply-adds of one number of the plain result (taps times channels of a group; Base has 6,144) from which on it is."""
+
+
+BLOCKS = 64
+"""Blocks whose spectra are in memory at once where no gradient is wanted: 50 MB in Base."""
+
+
+def wide(weight: Tensor) -> bool:
+    """Whether a convolution is worth it at all.
+
+    Args:
+        weight: `(channels, channels / groups, taps)`.
+    """
+    return weight[0].numel() >= LEAST_WORK
+
+
+def usable(x: Tensor, weight: Tensor) -> bool:
+    """Whether this convolution can, and should, be computed here.
+
+    Args:
+        x: `(batch, frames, channels)`.
+        weight: `(channels, channels / groups, taps)`.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not wide(weight):
+        return False
+    known = type(x) is Tensor and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in (x, weight))
+    return known and x.shape[0] * x.shape[1] >= FEWEST_FRAMES
+
+
+def spectrum(weight: Tensor) -> Tensor:
+    """The weights of each frequency, without gradients.
+
+    Args:
+        weight: `(channels, channels / groups, taps)`.
+
+    Returns:
+        fp32 `(2, frequencies * groups, outputs, inputs)`: real and imaginary parts, outputs and inputs of a group.
+    """
+    _, inputs, taps = weight.shape
+    with torch.autocast(weight.device.type, enabled=False):
+        transformed = _fourier(taps)[0][:, :taps] @ weight.float().reshape(-1, taps).T
+    return transformed.view(2, -1, inputs, inputs)
+
+
+def convolve(x: Tensor, weight: Tensor, transformed: Tensor | None = None) -> Tensor:
+    """What `conv1d` gives with `taps // 2` frames of zeros on both sides, as many groups as there are, and no bias.
+
+    Args:
+        x: `(batch, frames, channels)`.
+        weight: `(channels, channels / groups, taps)`.
+        transformed: what `spectrum` gives, if it is there already.
+
+    Returns:
+        fp32 `(batch, frames, channels)`: the first as many as go in.
+    """
+    x, weight = x.float(), weight.float()
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return _Convolution.apply(x, weight)
+    transformed = spectrum(weight) if transformed is None else transformed
+    taps, frames = weight.shape[2], x.shape[1]
+    padded, blocks = _padded(x, taps)
+    width = max(BLOCKS // len(x), 1)
+    parts = []
+    with torch.autocast("cpu", enabled=False):
+        for first in range(0, blocks, width):
+            seen = padded[:, first * (taps + 1) : (min(first + width, blocks) - 1) * (taps + 1) + 2 * taps]
+            parts.append(_correlate(seen, transformed, weight.shape)[0])
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, 1))[:, :frames]
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        transformed = spectrum(weight)
+        padded, _ = _padded(x, weight.shape[2])
+        with torch.autocast("cpu", enabled=False):
+            y, parts = _correlate(padded, transformed, weight.shape)
+        ctx.save_for_backward(parts, transformed)
+        ctx.shape = weight.shape
+        return y[:, : x.shape[1]]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        parts, transformed = ctx.saved_tensors
+        channels, _, taps = ctx.shape
+        batch, frames, valid = len(gradient), gradient.shape[1], taps + 1
+        blocks = parts.shape[1] // (2 * batch)
+        forth, back = _fourier(taps)
+        to_x, to_weight = None, None
+        with torch.autocast("cpu", enabled=False):
+            padded = gradient.new_zeros(batch, blocks * valid, channels)
+            padded[:, :frames] = gradient
+            to_y = _by_frequency(torch.matmul(back.T, padded.view(-1, valid, channels)), ctx.shape)
+            if ctx.needs_input_grad[0]:
+                to_parts = torch.bmm(to_y, transformed[0])
+                to_parts += _turned(torch.bmm(to_y, transformed[1]), back=True)
+                to_seen = torch.matmul(forth.T, _by_block(to_parts, ctx.shape)).view(batch, blocks, 2 * taps, channels)
+                whole = gradient.new_zeros(batch, (blocks - 1) * valid + 2 * taps, channels)
+                for block in range(blocks):
+                    whole[:, block * valid : block * valid + 2 * taps] += to_seen[:, block]
+                to_x = whole[:, taps // 2 : taps // 2 + frames]
+            if ctx.needs_input_grad[1]:
+                factors = torch.stack([torch.bmm(to_y.mT, parts), torch.bmm(to_y.mT, _turned(parts))])
+                to_weight = (factors.view(len(forth), -1).T @ forth[:, :taps]).view(ctx.shape)
+        return to_x, to_weight
+
+
+@cache
+def _fourier(taps: int) -> tuple[Tensor, Tensor]:
+    """The transform of `2 * taps` real numbers, and of its inverse the rows that wrap around no end of a block.
+
+    Returns:
+        `(2 * (taps + 1), 2 * taps)` and `(taps + 1, 2 * (taps + 1))`, fp32.
+    """
+    size = 2 * taps
+    angles = torch.outer(torch.arange(taps + 1), torch.arange(size)).remainder(size).double() * (2 * math.pi / size)
+    waves = torch.cat([angles.cos(), -angles.sin()])
+    share = torch.full((taps + 1, 1), 2.0 / size, dtype=torch.float64)
+    share[0] = share[-1] = 1.0 / size  # the others stand for their conjugates as well
+    return waves.float(), (waves * share.repeat(2, 1)).T[: taps + 1].contiguous().float()
+
+
+def _padded(x: Tensor, taps: int) -> tuple[Tensor, int]:
+    """Frames as blocks see them, zeros around them, `(batch, padded frames, channels)`, and how many blocks a row has."""
+    batch, frames, channels = x.shape
+    blocks = -(-frames // (taps + 1))
+    padded = x.new_zeros(batch, (blocks - 1) * (taps + 1) + 2 * taps, channels)
+    padded[:, taps // 2 : taps // 2 + frames] = x
+    return padded, blocks
+
+
+def _correlate(padded: Tensor, transformed: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """All blocks at once.
+
+    Args:
+        padded: `(batch, (blocks - 1) * (taps + 1) + 2 * taps, channels)`.
+        transformed: what `spectrum` gives.
+        shape: of the weights.
+
+    Returns:
+        `(batch, blocks * (taps + 1), channels)`, and the transform of the blocks as `_by_frequency` gives it.
+    """
+    taps = shape[2]
+    forth, back = _fourier(taps)
+    seen = padded.unfold(1, 2 * taps, taps + 1).mT  # (batch, blocks, 2 * taps, channels)
+    parts = _by_frequency(torch.matmul(forth, seen), shape)
+    y = torch.bmm(parts, transformed[0].mT).baddbmm_(_turned(parts), transformed[1].mT)
+    return torch.matmul(back, _by_block(y, shape)).view(len(padded), -1, shape[0]), parts
+
+
+def _by_frequency(parts: Tensor, shape: torch.Size) -> Tensor:
+    """`(..., 2 * frequencies, channels)` to `(frequencies * groups, 2 * blocks, channels of a group)`."""
+    channels, inputs, taps = shape
+    parts = parts.reshape(-1, 2, taps + 1, channels // inputs, inputs)
+    return parts.permute(2, 3, 1, 0, 4).reshape((taps + 1) * (channels // inputs), -1, inputs)
+
+
+def _by_block(parts: Tensor, shape: torch.Size) -> Tensor:
+    """`(frequencies * groups, 2 * blocks, channels of a group)` to `(blocks, 2 * frequencies, channels)`."""
+    channels, inputs, taps = shape
+    parts = parts.view(taps + 1, channels // inputs, 2, -1, inputs)
+    return parts.permute(3, 2, 0, 1, 4).reshape(-1, 2 * (taps + 1), channels)
+
+
+def _turned(parts: Tensor, *, back: bool = False) -> Tensor:
+    """Times -i, or i: `(_, 2 * blocks, _)`, the real parts before the imaginary ones."""
+    real, imaginary = parts.chunk(2, 1)
+    return torch.cat([-imaginary, real] if back else [imaginary, -real], 1)
