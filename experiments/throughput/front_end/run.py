@@ -1,4 +1,5 @@
-"""The front-end in chunks of several sizes, against its layers one after the other over the whole batch.
+"""Convolutions on a CPU: the front-end in chunks of several sizes and by products, and the positional convolution by its
+spectrum, against torch's convolutions one after the other over the whole batch.
 
     python experiments/throughput/front_end/run.py --seconds 6 --batch 2
 
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavlm_lightning.encoder import WavLMConfig, chunks
+from wavlm_lightning.encoder import WavLMConfig, chunks, spectral_convolution, strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
+from wavlm_lightning.encoder.transformer import PositionalConvolution
 
 SIZES = (22, 23, 24, 25, 26, 40)
 """Powers of two: bytes of the first layer's output in a chunk; the last means no chunks."""
@@ -37,10 +39,17 @@ def plain(module: FrontEnd, waveforms: Tensor) -> Tensor:
     return x.mT
 
 
-def chunked(module: FrontEnd, size: int, waveforms: Tensor) -> Tensor:
-    """The front-end as it is, with chunks of that many bytes."""
+def chunked(module: FrontEnd, size: int, products: bool, waveforms: Tensor) -> Tensor:
+    """The front-end as it is, with chunks of that many bytes; by torch's convolutions unless told otherwise."""
     chunks.CACHE_FRIENDLY = 1 << size
+    strided_products.NARROWEST = 512 if products else 1 << 30
     return module(waveforms)
+
+
+def positional(module: PositionalConvolution, spectral: bool, x: Tensor) -> Tensor:
+    """The positional convolution, by its spectrum or as torch does it."""
+    spectral_convolution.LEAST_WORK = 0 if spectral else 1 << 30
+    return module(x)
 
 
 def seconds(run: Callable[[Tensor], Tensor], waveforms: Tensor, training: bool) -> float:
@@ -61,18 +70,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    module = FrontEnd(WavLMConfig.preset(arguments.preset))
+    config = WavLMConfig.preset(arguments.preset)
+    module = FrontEnd(config)
     waveforms = torch.randn(arguments.batch, round(arguments.seconds * 16_000))
-    runs = {"plain": partial(plain, module), **{f"2^{size}": partial(chunked, module, size) for size in SIZES}}
+    runs = {f"2^{size}": partial(chunked, module, size, False) for size in SIZES}
+    runs["2^23, products"] = partial(chunked, module, 23, True)
+    table({"plain": partial(plain, module), **runs}, module, waveforms, arguments.rounds)
+    print("\nThe positional convolution:\n")
+    embedding = PositionalConvolution(config)
+    x = torch.randn(arguments.batch, config.frames(waveforms.shape[1]), config.dim, requires_grad=True)
+    ways = {"plain": partial(positional, embedding, False), "spectrum": partial(positional, embedding, True)}
+    table(ways, embedding, x, arguments.rounds)
+
+
+def table(runs: dict[str, Callable[[Tensor], Tensor]], module: torch.nn.Module, x: Tensor, rounds: int) -> None:
+    """Print how many times faster than `plain` each is: the median over the rounds, after one that is not counted."""
     print("| | " + " | ".join(runs) + " |\n|---" + "|---" * len(runs) + "|")
     for training in (False, True):
         for half in (False, True):
             taken: dict[str, list[float]] = {name: [] for name in runs}
             with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=half):
-                for _ in range(arguments.rounds):
+                for number in range(rounds + 1):
                     for name, run in runs.items():
                         module.zero_grad()
-                        taken[name].append(seconds(run, waveforms, training))
+                        x.grad = None
+                        spent = seconds(run, x, training)
+                        if number:
+                            taken[name].append(spent)
             ratios = [median(p / t for p, t in zip(taken["plain"], taken[name], strict=True)) for name in runs]
             title = f"{'training' if training else 'inference'}, {'bf16' if half else 'fp32'}"
             print(f"| {title} | " + " | ".join(f"{ratio:.2f}" for ratio in ratios) + " |", flush=True)
