@@ -12,7 +12,7 @@ import torch
 from quiet import quiet_trainer
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.checkpoint_files import WholeFiles
+from wavlm_lightning.cli.checkpoint_files import WholeFiles, with_whole_files
 from wavlm_lightning.cli.recipe_stages import RoadStage
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.sharding import FSDP2
@@ -117,8 +117,6 @@ def test_killed_between_two_renamings(tiny, tmp_path, capsys):
 
 
 def test_a_plugin_of_the_users_own_writes_instead(tmp_path):
-    from wavlm_lightning.cli.training import with_whole_files
-
     own = WholeFiles()
     assert with_whole_files(own) == [own] and with_whole_files([own]) == [own]
     assert isinstance(quiet_trainer(plugins=with_whole_files(None)).strategy.checkpoint_io, WholeFiles)

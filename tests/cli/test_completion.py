@@ -39,6 +39,7 @@ def script(tmp_path_factory):
         (["fit", "--trainer.max_"], {"--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time"}),
         (["fit", "--model", "Keyw"], {"KeywordSpotting"}),
         (["test", "--ckpt"], {"--ckpt_path"}),
+        (["fit", "--al"], {"--also"}),
         (["data", "ch"], {"check"}),
         (["prepare", "librispeech", "--o"], {"--out", "--on-error"}),
         (["new", "ta"], {"task"}),

@@ -92,8 +92,8 @@ def test_what_cannot_be_shared_is_refused(tiny):
     upstream = Fbank()
     many = ManyHeads({"a": PhonemeRecognition(upstream, 0.1), "b": PhonemeRecognition(upstream, 0.2)})
     for trainer, said in (
-        (SimpleNamespace(world_size=2, scaler=None), r"trainer\.devices: 1"),
-        (SimpleNamespace(world_size=1, scaler=object()), "16-mixed"),
+        (SimpleNamespace(num_devices=1, num_nodes=2, scaler=None), r"trainer\.devices: 1"),
+        (SimpleNamespace(num_devices=1, num_nodes=1, scaler=object()), "16-mixed"),
     ):
         many.trainer = trainer
         with pytest.raises(UserError, match=said):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.sharding import no_room, not_written
@@ -43,3 +43,9 @@ class WholeFiles(TorchCheckpointIO):
             if (reason := no_room(error)) is None:
                 raise
             raise UserError(not_written(path, reason)) from error
+
+
+def with_whole_files(asked: Any) -> list[Any]:
+    """The plugins that were asked for, and ours that writes checkpoints unless one of them does."""
+    named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
+    return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]

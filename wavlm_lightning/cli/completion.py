@@ -84,7 +84,7 @@ def training_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", type=Path)
     for name in OPTIONS:
         if name not in ("help", "trainer", "model", "data", "verbose", "return_predictions"):
-            parser.add_argument(f"--{name}", type=Path if name == "config" else str)
+            parser.add_argument(f"--{name}", type=Path if name in ("config", "also") else str)
     holders: dict[str, list[type]] = {
         "model": [known for known in known_classes() if issubclass(known, pl.LightningModule)],
         "model.upstream": [known for known in known_classes() if issubclass(known, Upstream)],

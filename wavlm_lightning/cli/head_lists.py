@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ LISTED: dict[str, Callable[[Any], float | int]] = {"learning_rate": float, "seed
 
 @dataclass(frozen=True)
 class HeadLists:
-    """What the heads of one run differ in.
+    """What the heads of one task differ in.
 
     Attributes:
-        values: by argument, its values; empty for a run of one head.
+        values: by argument, its values; empty for one head.
     """
 
     values: dict[str, list[Any]] = field(default_factory=dict)
@@ -29,37 +28,32 @@ class HeadLists:
     def __bool__(self) -> bool:
         return bool(self.values)
 
-    def heads(self) -> dict[str, dict[str, Any]]:
-        """The product: arguments by label, which also names the head's folder; empty for a run of one head."""
-        if not self.values:
-            return {}
+    def combined(self) -> list[dict[str, Any]]:
+        """The product: arguments of each head; none for one head."""
         names = list(self.values)
-        combined = [dict(zip(names, some, strict=True)) for some in itertools.product(*self.values.values())]
-        return {self._label(arguments): arguments for arguments in combined}
+        return [dict(zip(names, some, strict=True)) for some in itertools.product(*self.values.values())]
 
-    def _label(self, arguments: dict[str, Any]) -> str:
-        parts = [f"{name.replace('_', '-')}-{value!r}" for name, value in arguments.items()]
-        return "-".join(parts)
-
-    def of_head(self, content: dict[str, Any], label: str, root: Path) -> dict[str, Any]:
-        """The configuration of one head's run.
+    def label(self, arguments: dict[str, Any], task: str = "") -> str:
+        """What a head is called, and its folder.
 
         Args:
-            content: a configuration without lists.
-            label: of the head.
-            root: run folder of all heads.
+            arguments: one of `combined`.
+            task: what the label begins with, where there are several tasks.
         """
-        content = copy.deepcopy(content)
-        content["model"]["init_args"].update(self.heads()[label])
-        content["trainer"]["default_root_dir"] = str(root / label)
-        return content
+        parts = [f"{name.replace('_', '-')}-{value!r}" for name, value in arguments.items()]
+        return "-".join([task, *parts] if task else parts)
 
-    def of_all(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The configuration of the whole run, with the lists; without any, as it is."""
-        content = copy.deepcopy(content)
-        if self.values:
-            content["model"]["init_args"].update(self.values)
-        return content
+    def labels(self) -> list[str]:
+        """Of all heads of the only task; none for one head."""
+        return [self.label(arguments) for arguments in self.combined()] if self.values else []
+
+    def put_back(self, model: dict[str, Any]) -> dict[str, Any]:
+        """A model's block with the lists in it again.
+
+        Args:
+            model: without them.
+        """
+        return {**model, "init_args": {**model["init_args"], **self.values}}
 
 
 def take_lists(argv: Sequence[str]) -> tuple[list[str], HeadLists]:
@@ -92,7 +86,7 @@ def take_lists(argv: Sequence[str]) -> tuple[list[str], HeadLists]:
 
 def _in_option(name: str, value: str, found: dict[str, list[Any]]) -> str:
     found.pop(name, None)
-    content = _yaml(value)
+    content = read_yaml(value)
     if not isinstance(content, list):
         return value
     found[name] = _values(name, content)
@@ -102,10 +96,27 @@ def _in_option(name: str, value: str, found: dict[str, list[Any]]) -> str:
 def _in_file(value: str, found: dict[str, list[Any]]) -> str:
     """A configuration's path; if it holds lists, its content without them, which the parser takes for a path as well."""
     path = Path(value)
-    content = _yaml(path.read_text()) if path.is_file() else None
+    content = read_yaml(path.read_text()) if path.is_file() else None
     model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        return value
+    return json.dumps(content) if isinstance(model, dict) and _in_model(model, found) else value
+
+
+def lists_in(model: dict[str, Any]) -> HeadLists:
+    """Take the lists out of a model's block, which keeps their first values.
+
+    Args:
+        model: changed.
+
+    Raises:
+        UserError: as for `take_lists`.
+    """
+    found: dict[str, list[Any]] = {}
+    _in_model(model, found)
+    return HeadLists({name: found[name] for name in LISTED if name in found})
+
+
+def _in_model(model: dict[str, Any], found: dict[str, list[Any]]) -> bool:
+    """Whether there were lists."""
     changed = False
     for arguments in (model.get("init_args"), model):
         for name in LISTED:
@@ -115,7 +126,7 @@ def _in_file(value: str, found: dict[str, list[Any]]) -> str:
             if isinstance(arguments[name], list):
                 found[name] = _values(name, arguments[name])
                 arguments[name], changed = found[name][0], True
-    return json.dumps(content) if changed else value
+    return changed
 
 
 def _values(name: str, content: list[Any]) -> list[Any]:
@@ -128,7 +139,7 @@ def _values(name: str, content: list[Any]) -> list[Any]:
     return values
 
 
-def _yaml(text: str) -> Any:
+def read_yaml(text: str) -> Any:
     """YAML as LightningCLI reads it (1e-3 is a number); None if it is none."""
     import yaml
     from jsonargparse import get_loader

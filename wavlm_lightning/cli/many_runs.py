@@ -7,42 +7,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from wavlm_lightning.cli.callbacks import BEST
-from wavlm_lightning.cli.head_lists import HeadLists
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.many_heads import ManyHeads
-
-
-def many_heads(model: Any, spec: Namespace, lists: HeadLists) -> ManyHeads:
-    """One task for every combination of the listed values, all on the upstream of the one that is there.
-
-    Args:
-        model: the task with the first values.
-        spec: its class path and arguments, as parsed.
-        lists: what the heads differ in.
-
-    Raises:
-        UserError: it is no task, or its class takes no such argument.
-    """
-    if not isinstance(model, Task):
-        raise UserError(
-            f"model.{' and model.'.join(lists.values)}: a list trains several heads, but {type(model).__name__} "
-            "is no task; give one value"
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningModule, "model")
-    heads: dict[str, Task] = {}
-    for label, arguments in lists.heads().items():
-        changed = spec.clone()
-        for name, value in {**arguments, "upstream": model.upstream}.items():
-            changed.init_args[name] = value  # an object that is there already is taken as it is
-        heads[label] = parser.instantiate_classes(Namespace(model=changed)).model
-    return ManyHeads(heads)
 
 
 class BestOfHead(ModelCheckpoint):

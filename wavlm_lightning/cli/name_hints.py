@@ -21,6 +21,7 @@ OPTIONS = (
     "trainer",
     "model",
     "data",
+    "also",
     "checkpoint_every",
     "recipe",
     "ckpt_path",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wavlm_lightning.cli.training import WavLMCLI, command_line, quiet, readable_errors
+from wavlm_lightning.cli.lightning_noise import quiet
+from wavlm_lightning.cli.readable_errors import readable_errors
+from wavlm_lightning.cli.training import WavLMCLI, command_line
 
 
 def open_run(*options: str) -> WavLMCLI:

@@ -95,7 +95,8 @@ def _mended(complaint: Complaint, known_classes: Sequence[type]) -> str:
     if attribute := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", first):
         return f"no {attribute[2]} in {attribute[1]}{name_hints.of_attribute(*attribute.groups())}"
     if base := re.search(r"does not correspond to a subclass of (\w+)", first):
-        return f"{complaint.given} is no {base[1]}"
+        named = re.search(r"'class_path': '([^']+)'", complaint.given or "")
+        return f"{named[1] if named else complaint.given} is no {base[1]}"
     if first.startswith("Problems parsing config"):
         place = re.findall(r"line (\d+), column", "\n".join(complaint.lines))
         return f"the YAML of -c is not readable{f' at line {place[-1]}' if place else ''}; correct it there"

@@ -20,11 +20,14 @@ CLASS_GROUPS = ("wavlm_lightning.tasks", "wavlm_lightning.upstreams", "wavlm_lig
 CORPORA = "wavlm_lightning.corpora"
 """Entry-point group of corpus recipes, under any name."""
 
+CONFIGS = ("-c", "--config", "--also")
+"""Options whose values are YAML files."""
+
 
 def config_paths(argv: Sequence[str]) -> list[Path]:
-    """The files after `-c` and `--config` that are there."""
-    given = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
-    given += [word.partition("=")[2] for word in argv if word.startswith(("-c=", "--config="))]
+    """The files after `-c`, `--config` and `--also` that are there."""
+    given = [after for word, after in pairwise(argv) if word in CONFIGS]
+    given += [word.partition("=")[2] for word in argv if word.partition("=")[0] in CONFIGS]
     return [path for path in map(Path, given) if path.is_file()]
 
 

@@ -174,7 +174,7 @@ def plan_cell(
         every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
         options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
     tried = list(rates or []) if trained else []
-    heads = list(HeadLists({"learning_rate": tried}).heads()) if tried else []
+    heads = HeadLists({"learning_rate": tried}).labels() if tried else []
     if tried:
         options += ["--model.learning_rate", repr(tried)]
     if not content["data"]["class_path"].endswith("FoldData"):

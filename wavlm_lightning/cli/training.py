@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import shlex
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,19 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins import CheckpointIO
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
+from wavlm_lightning.cli.also import HELP, OPTION, added_up, read_also
 from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
-from wavlm_lightning.cli.checkpoint_files import WholeFiles
+from wavlm_lightning.cli.checkpoint_files import with_whole_files
 from wavlm_lightning.cli.configs import resolve_config
 from wavlm_lightning.cli.dropped_arguments import dropping_logger
 from wavlm_lightning.cli.head_lists import HeadLists, take_lists
-from wavlm_lightning.cli.many_runs import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best, many_heads
+from wavlm_lightning.cli.head_specs import HeadConfigs, many_heads
+from wavlm_lightning.cli.lightning_noise import quiet
+from wavlm_lightning.cli.many_runs import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
 from wavlm_lightning.cli.plugins import make_importable
 from wavlm_lightning.cli.readable_errors import readable_errors
 from wavlm_lightning.cli.result_card import WriteResultCard
@@ -35,6 +34,7 @@ from wavlm_lightning.cli.wandb_logger import settle_loggers
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.pretraining.sharding import FSDP2, finish_renaming
+from wavlm_lightning.tasks.head_trainer import check_trainer
 from wavlm_lightning.tasks.many_heads import ManyHeads
 
 
@@ -46,9 +46,8 @@ class SaveConfig(SaveConfigCallback):
         if stage != "fit":
             return
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
-        root, lists = Path(trainer.default_root_dir), WavLMCLI.lists
-        contents = {root: lists.of_all(content)}
-        contents |= {root / label: lists.of_head(content, label, root) for label in lists.heads()}
+        root = Path(trainer.default_root_dir)
+        contents = WavLMCLI.configs.by_folder(content, root)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(contents[root])
@@ -62,19 +61,23 @@ class WavLMCLI(LightningCLI):
 
     There lie `config.yaml`, `curves/version_N/metrics.csv` (one a start), `checkpoints/best.ckpt` and `last.ckpt`, and
     `card.json`. `--ckpt_path last` (or `best`) finds them. A trainer that names its own logger or ModelCheckpoint
-    keeps those. With lists of learning rates or seeds, each head has such a folder in it; see `many_runs`.
+    keeps those. With lists of learning rates or seeds, or with further tasks (`--also`), each head has such a folder in
+    it; see `many_runs`.
 
     Attributes:
         command: what the user typed; result cards keep it.
-        lists: what several heads differ in.
+        lists: what several heads of the first task differ in.
+        configs: of several heads.
     """
 
     command = ""
     lists = HeadLists()
+    configs = HeadConfigs()
     model: Any
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `checkpoint_every` and `recipe`."""
+        """Add `also`, `checkpoint_every` and `recipe`."""
+        parser.add_argument(OPTION, type=list[str | dict[str, Any]] | None, default=None, help=HELP)
         parser.add_argument(
             "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
         )
@@ -93,11 +96,17 @@ class WavLMCLI(LightningCLI):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may
-        if self.lists:
-            self.model = many_heads(self.model, self._get(self.config, "model"), self.lists)
+        also = read_also(self._get(self.config, "also"))
+        if self.lists or also:
+            self.model, WavLMCLI.configs = many_heads(self.model, self._get(self.config, "model"), self.lists, also)
+            data = self._get(self.config, "data").as_dict()
+            for one in also:
+                one.check_data(data)
+                if fitting:
+                    one.say_unused(data, self._get(self.config, "trainer").as_dict())
         config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
         config["plugins"] = with_whole_files(config.get("plugins"))
-        labels = tuple(self.lists.heads())
+        labels = tuple(WavLMCLI.configs.models)
         config["logger"] = curve_loggers(config.get("logger"), root, fitting, labels)
         callbacks = list(config.get("callbacks") or [])
         fresh = fitting and self._get(self.config_init, "ckpt_path") is None
@@ -122,7 +131,10 @@ class WavLMCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(self.model, ManyHeads):
+            check_trainer(trainer)  # before it starts processes
+        return trainer
 
     def before_fit(self) -> None:
         """Refuse to write over a run, and find `last`."""
@@ -153,10 +165,8 @@ class WavLMCLI(LightningCLI):
 
     def before_predict(self) -> None:
         """Find `best`; one head predicts at a time."""
-        if self.lists:
-            raise UserError(
-                f"`wavlm predict` takes one head: give one value of model.{' and model.'.join(self.lists.values)}"
-            )
+        if isinstance(self.model, ManyHeads):
+            raise UserError(f"`wavlm predict` takes one head: give one learning rate and seed, and no {OPTION}")
         self._resolve_checkpoint()
 
     def _resolve_checkpoint(self) -> None:
@@ -193,12 +203,6 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
     return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
 
 
-def with_whole_files(asked: Any) -> list[Any]:
-    """The plugins that were asked for, and ours that writes checkpoints unless one of them does."""
-    named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
-    return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]
-
-
 def main(argv: list[str]) -> int:
     """Run a LightningCLI subcommand.
 
@@ -223,7 +227,8 @@ def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
     """
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)
-    arguments, WavLMCLI.lists = take_lists(arguments)
+    arguments, WavLMCLI.lists = take_lists(added_up(arguments))
+    WavLMCLI.configs = HeadConfigs()
     settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
     return WavLMCLI(
         pl.LightningModule,
@@ -239,39 +244,3 @@ def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
         args=arguments,
         run=run,
     )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Filter what Lightning says at every start and nobody can act on."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not any(part in text for part in ("litlogger", "💡", "litmodels", "GPU available", "TPU available"))
-
-    loggers = [
-        logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities")
-    ]
-    for logger in loggers:
-        logger.addFilter(keep)
-    with warnings.catch_warnings():
-        for message in (
-            ".*was deprecated in v4.*",
-            ".*Couldn't infer the batch indices.*",
-            ".*callbacks used to create the checkpoint need to be provided.*",
-            ".*args parameter is intended to run from within Python.*",
-            ".*does not have many workers.*",
-            ".*module.* in eval mode at the start of training.*",
-            ".*Found .* module.*in eval mode.*",
-            ".*Checkpoint directory .* exists and is not empty.*",
-            ".*smaller than the logging interval.*",
-            ".*dataloader is not resumable.*",
-            ".*ended before the epoch ended.*",
-            ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeFilter(keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -91,11 +91,21 @@ class TaskBatch(Transferable):
         keys: the utterances.
         inputs: their audio, or what the frozen upstream made of it (a cache).
         targets: their labels.
+        others: where several tasks train on the batch, the labels of all but the first, by the task's name.
     """
 
     keys: tuple[str, ...]
     inputs: Transferable | Layers
     targets: Targets
+    others: dict[str, Targets] = field(default_factory=dict)
+
+    def of(self, task: str) -> TaskBatch:
+        """The batch as a task knows it alone.
+
+        Args:
+            task: its name.
+        """
+        return replace(self, targets=self.others.get(task, self.targets), others={})
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from wavlm_lightning.errors import UserError
 from wavlm_lightning.places import cache_directory
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.partly_cached import PartlyCached
+from wavlm_lightning.tasks.shared_batches import check_alike, common_level, tasks_of
 from wavlm_lightning.tasks.utterances import LabelledUtterances
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
 class TaskData(ResumableData):
-    """A corpus with train, valid and test splits, for any task.
+    """A corpus with train, valid and test splits, for any task, or for several at a time (`ManyHeads`).
 
     A split may be several of the corpus' splits, joined by `+`.
 
@@ -91,23 +92,34 @@ class TaskData(ResumableData):
         """The opened corpus."""
         return Corpus.open(self.path)
 
-    def _task(self) -> Task:
+    def _tasks(self) -> list[Task]:
         assert self.trainer is not None, "TaskData reads the task from its trainer"
-        task = self.trainer.lightning_module
-        if not isinstance(task, Task):
-            raise UserError(f"TaskData serves tasks, not {type(task).__name__}; for pre-training use PretrainingData")
-        return task
+        return tasks_of(self.trainer.lightning_module)
+
+    def _task(self) -> Task:
+        """The one that is asked for what all have in common: the upstream, and `decided_by`."""
+        return self._tasks()[0]
 
     def setup(self, stage: str) -> None:
         """Open the splits of a stage and, with a cache, run the upstream over what is new.
 
         Raises:
-            UserError: a split is missing, or the task, the budget or the disk rules the cache out.
+            UserError: a split is missing, several tasks cannot share batches, or a task, the budget or the disk rules
+                the cache out.
         """
+        check_alike(self._tasks(), self.decided_by)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
         if self.cache_directory is not None:
             self._fill_cache()
+
+    def decided_by(self, task: Task) -> dict[str, Any]:
+        """What a task has a say in, by what it is called: tasks that differ here cannot share batches.
+
+        A subclass that asks tasks for more adds it.
+        """
+        split = task.selection_split(self.splits["valid"], self.splits["test"])
+        return {"the split to validate on": split, "resampling in validation": self._resamples(task)}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
         """The splits that a stage uses: some of `train`, `valid` and `test`."""
@@ -123,19 +135,16 @@ class TaskData(ResumableData):
         """Longest stretch of training, in seconds."""
         return self.max_seconds if self.max_frames is None else self.max_frames / self._task().upstream.frame_rate
 
-    def _resamples(self) -> bool:
+    def _resamples(self, task: Task) -> bool:
         """Whether validation draws with replacement, as s3prl does for KS."""
-        return self._task().protocol == "superb" and self.balance is not None
+        return task.protocol == "superb" and self.balance is not None
 
     def _fill_cache(self) -> None:
-        task, trainer, directory = self._task(), self.trainer, self.cache_directory
+        trainer, directory, upstream = self.trainer, self.cache_directory, self._task().upstream
         assert directory is not None
-        if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
-            raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
+        level = common_level(self._tasks())
         precision, context = str(trainer.precision), trainer.precision_plugin.forward_context
-        self.cache = FeatureCache(
-            directory, task.upstream, task.cache_level, self.cache_gib, self.factor, precision, context
-        )
+        self.cache = FeatureCache(directory, upstream, level, self.cache_gib, self.factor, precision, context)
         for name, split in self.opened.items():
             longest = self._longest(name)
             need, missing = self.cache.check_budget(split.shards, longest)
@@ -147,7 +156,7 @@ class TaskData(ResumableData):
     def _longest(self, name: str) -> int | None:
         """Samples of the longest utterance of `train`, `valid` or `test` that is not cropped; None if none ever is."""
         seconds = self._crop()
-        cropped = name == "train" or (name == "valid" and self._resamples())
+        cropped = name == "train" or (name == "valid" and self._resamples(self._task()))
         return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
 
     def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
@@ -174,13 +183,13 @@ class TaskData(ResumableData):
             return replace(batch, inputs=batch.inputs.complete(self._task().upstream))
 
     def _loader(self, name: str, train: bool) -> DataLoader:
-        split, task, trainer = self.opened[name], self._task(), self.trainer
+        split, trainer = self.opened[name], self.trainer
         limits: dict[str, Any] = {"batch_size": self.batch_size, "batch_seconds": self.batch_seconds}
         if not train:
             longest = float(split.samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
         # What is drawn with replacement in validation is cropped as in training.
-        resampled = name == "valid" and self._resamples()
+        resampled = name == "valid" and self._resamples(self._task())
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
         max_seconds = self._crop() if train or resampled else None
@@ -196,7 +205,7 @@ class TaskData(ResumableData):
         )
         if train:
             self.resume(plan)
-        utterances = LabelledUtterances(split, task, max_seconds, self.seed, self.cache, self.factor)
+        utterances = LabelledUtterances(split, self._tasks(), max_seconds, self.seed, self.cache, self.factor)
         pin = torch.cuda.is_available()
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
 

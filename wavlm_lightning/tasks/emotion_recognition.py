@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.errors import UserError
+from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.data import TaskData
 
@@ -65,6 +68,10 @@ class FoldData(TaskData):
         )
         self.fold = fold
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
+
+    def decided_by(self, task: Task) -> dict[str, Any]:
+        """The protocol makes the folds."""
+        return {**super().decided_by(task), "the protocol of the folds": task.protocol}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
         """The fold under test, and the others divided into training and validation.

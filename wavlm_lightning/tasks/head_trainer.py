@@ -37,10 +37,10 @@ def check_trainer(trainer: pl.Trainer) -> None:
     Raises:
         UserError: several processes, or a loss scale that all heads would share.
     """
-    if trainer.world_size > 1:
+    if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError(
-            "several heads from one pass learn in one process; set trainer.devices: 1 (and num_nodes: 1), or give one "
-            "learning rate and one seed"
+            "several heads from one pass learn in one process; set trainer.devices: 1 (and num_nodes: 1), or train "
+            "one head at a time"
         )
     if trainer.scaler is not None:
         raise UserError(

@@ -1,9 +1,9 @@
-"""Several heads of one task on one frozen upstream: one forward a batch serves all, and each is trained as if alone."""
+"""Several heads on one frozen upstream: one forward a batch serves all, and each is trained as if alone."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,27 +16,26 @@ from torch import Tensor
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.head_hooks import FORWARDED, check_hooks, forwarded
 from wavlm_lightning.tasks.head_trainer import TrainerOfHead, check_trainer
 from wavlm_lightning.tasks.many_optimizers import HeadOptimizers, HeadScheduler
-
-FORWARDED = (
-    *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end"),
-    *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
-    *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
-)
-"""Hooks that each head gets in turn."""
+from wavlm_lightning.upstreams import Upstream
 
 
-@Task.register  # data modules and callbacks ask a task for its name, labels and upstream, which all heads have in common
+@Task.register  # whoever asks whether it is a task that is trained may know its name and upstream
 class ManyHeads(pl.LightningModule):
-    """Heads that differ in learning rate or seed and learn from the same batches.
+    """Heads of one task that differ in learning rate or seed, or of several tasks, that learn from the same batches.
 
     A head gets what it would get alone: its own draws of dropout and masks (`Task.on_train_batch_start`), its own
     gradient, clipped by its own norm, its own optimiser and scheduler, its own metrics. So an update that is not finite
     is left out of one head and changes no other. Its metrics are logged as `LABEL/NAME`.
 
     Args:
-        heads: by label; of one class, on one and the same frozen upstream object.
+        heads: by label; on one and the same frozen upstream object. Those whose task has one name are of one
+            class and protocol.
+
+    Attributes:
+        tasks: of the heads of each task the first, by name.
 
     Raises:
         UserError: the heads cannot share an upstream's forward.
@@ -52,18 +51,19 @@ class ManyHeads(pl.LightningModule):
         super().__init__()
         self.head_labels = tuple(heads)
         self.heads = torch.nn.ModuleList(heads.values())
-        first = self.first
-        if type(first).forward is not Task.forward:
+        self.tasks: dict[str, Task] = {}
+        for head in heads.values():
+            task = self.tasks.setdefault(head.name, head)
+            if type(head) is not type(task) or head.protocol != task.protocol or head.upstream is not self.upstream:
+                raise ValueError(
+                    f"the heads for {head.name} are not of one class and protocol, or not on one upstream object"
+                )
+            check_hooks(head, vars(ManyHeads))
+        if not self.upstream.frozen:
             raise UserError(
-                f"{first.name}: has no head that could share the upstream's forward; give one learning rate and one seed"
+                "model.upstream.frozen: false trains the upstream, which several heads cannot share; train one head at a "
+                "time"
             )
-        if not first.upstream.frozen:
-            raise UserError(
-                "model.upstream.frozen: false trains the upstream, which several heads cannot share; give one learning "
-                "rate and one seed"
-            )
-        if any(type(head) is not type(first) or head.upstream is not first.upstream for head in heads.values()):
-            raise ValueError("the heads are not of one class, or not on one upstream object")
         self.strict_loading = False
         self.optimizers_of: list[torch.optim.Optimizer] = []
         self.schedulers: list[HeadScheduler] = []
@@ -73,17 +73,18 @@ class ManyHeads(pl.LightningModule):
 
     @property
     def first(self) -> Task:
-        """The head that answers for what all have in common."""
+        """The head that is shown where one stands for all."""
         return self.heads[0]
 
-    def __getattr__(self, name: str) -> Any:
-        """What a module does not have itself, such as `labels`, `protocol` or `read_target`, is that of the first head."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name.startswith("_") or "heads" not in self.__dict__.get("_modules", {}):
-                raise
-            return getattr(self.first, name)
+    @property
+    def name(self) -> str:
+        """Of all tasks, such as `PR+ASR`."""
+        return "+".join(self.tasks)
+
+    @property
+    def upstream(self) -> Upstream:
+        """That of all heads."""
+        return self.first.upstream
 
     def each(self) -> Iterator[tuple[str, Task]]:
         """Labels and heads."""
@@ -133,8 +134,8 @@ class ManyHeads(pl.LightningModule):
         """
         shared, every, losses = self._shared(batch), self.trainer.accumulate_grad_batches, []
         for (_, head), optimizer in zip(self.each(), self.optimizers_of, strict=True):
-            head.on_train_batch_start(batch, batch_idx)
-            loss = head.training_step(shared, batch_idx)
+            head.on_train_batch_start(batch.of(head.name), batch_idx)
+            loss = head.training_step(shared.of(head.name), batch_idx)
             if batch_idx % every == 0:
                 head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
             with torch.autocast(self.device.type, enabled=False):  # Lightning's backward is outside, this one inside
@@ -170,13 +171,13 @@ class ManyHeads(pl.LightningModule):
         """Score a batch with every head."""
         shared = self._shared(batch)
         for _, head in self.each():
-            head.validation_step(shared, batch_idx)
+            head.validation_step(shared.of(head.name), batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Score a batch with every head."""
         shared = self._shared(batch)
         for _, head in self.each():
-            head.test_step(shared, batch_idx)
+            head.test_step(shared.of(head.name), batch_idx)
 
     # Checkpoints.
 
@@ -219,7 +220,7 @@ class ManyHeads(pl.LightningModule):
         if tuple(kept) != self.head_labels:
             raise UserError(
                 f"this checkpoint holds the heads {', '.join(kept) or '(one)'}, not {', '.join(self.head_labels)}; give "
-                "the learning rates and seeds that it was begun with"
+                "the tasks, learning rates and seeds that it was begun with"
             )
         for label, head in self.each():
             head.on_load_checkpoint(kept[label])
@@ -233,14 +234,5 @@ class ManyHeads(pl.LightningModule):
         return result
 
 
-def _forwarded(hook: str) -> Callable[[ManyHeads], None]:
-    def call(self: ManyHeads) -> None:
-        for _, head in self.each():
-            getattr(head, hook)()
-
-    call.__name__ = hook
-    return call
-
-
 for _hook in FORWARDED:
-    setattr(ManyHeads, _hook, _forwarded(_hook))
+    setattr(ManyHeads, _hook, forwarded(_hook))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +23,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
 
     Args:
         split: where the utterances are.
-        task: reads their targets.
+        tasks: each reads its targets; the first one's are the batch's `targets`, those of the rest its `others`.
         max_seconds: crop longer ones at a random place; None for whole utterances.
         seed: of the crops.
         cache: features instead of audio, but for what is cropped.
@@ -31,16 +33,17 @@ class LabelledUtterances(Dataset[TaskBatch]):
     def __init__(
         self,
         split: Split,
-        task: Task,
+        tasks: Sequence[Task],
         max_seconds: float | None,
         seed: int,
         cache: FeatureCache | None,
         factor: float = 1.0,
     ) -> None:
         self.split, self.seed, self.cache, self.factor = split, seed, cache, factor
-        self.read_target, self.crop_target = task.read_target, task.crop_target
+        self.names = [task.name for task in tasks]
+        self.read_target, self.crop_target = [t.read_target for t in tasks], [t.crop_target for t in tasks]
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-        self._targets: dict[int, Tensor] = {}
+        self._targets: dict[int, tuple[Tensor, ...]] = {}
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
         """Read a batch."""
@@ -48,9 +51,17 @@ class LabelledUtterances(Dataset[TaskBatch]):
         keys = tuple(shard.keys[place] for shard, place in places)
         cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
         if cached:
-            return TaskBatch(keys, *self._from_cache(items, cached))
+            inputs, targets = self._from_cache(items, cached)
+            return self._batch(keys, inputs, targets)
         waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
-        return TaskBatch(keys, Waveforms.pad(waveforms), Targets.pad(cropped))
+        return self._batch(keys, Waveforms.pad(waveforms), cropped)
+
+    def _batch(
+        self, keys: tuple[str, ...], inputs: Waveforms | Layers | PartlyCached, targets: Sequence[tuple[Tensor, ...]]
+    ) -> TaskBatch:
+        """A batch from the targets of each utterance, one a task."""
+        first, *others = (Targets.pad(of_task) for of_task in zip(*targets, strict=True))
+        return TaskBatch(keys, inputs, first, dict(zip(self.names[1:], others, strict=True)))
 
     def _longer(self, number: int) -> bool:
         """Whether an utterance is cropped, so that what a cache holds of it is of no use."""
@@ -58,7 +69,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
 
     def _from_cache(
         self, items: list[tuple[int, int]], cached_rows: list[int]
-    ) -> tuple[Layers | PartlyCached, Targets]:
+    ) -> tuple[Layers | PartlyCached, list[tuple[Tensor, ...]]]:
         """Inputs and targets of a batch of which these rows are cached."""
         assert self.cache is not None
         layers = self.cache.layers([self.cache.read(*self.split.locate(items[row][0])) for row in cached_rows])
@@ -70,20 +81,23 @@ class LabelledUtterances(Dataset[TaskBatch]):
             targets.update(zip(crop_rows, cropped, strict=True))
             rows = torch.tensor(cached_rows), torch.tensor(crop_rows)
             inputs = PartlyCached(layers, Waveforms.pad(crops), *rows, self.cache.level)
-        return inputs, Targets.pad([targets[row] for row in range(len(items))])
+        return inputs, [targets[row] for row in range(len(items))]
 
-    def _target(self, number: int) -> Tensor:
+    def _target(self, number: int) -> tuple[Tensor, ...]:
+        """What each task reads."""
         if number not in self._targets:
             shard, place = self.split.locate(number)
-            self._targets[number] = self.read_target(shard.meta(place))
+            meta = shard.meta(place)
+            self._targets[number] = tuple(read(meta) for read in self.read_target)
         return self._targets[number]
 
-    def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, Tensor]:
+    def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         shard, place = self.split.locate(number)
-        samples, target = shard.samples[place], self._target(number)
+        samples, targets = shard.samples[place], self._target(number)
         if self.max_samples is None or samples <= self.max_samples:
-            return shard.waveform(place) * np.float32(self.factor), target
+            return shard.waveform(place) * np.float32(self.factor), targets
         rng = np.random.default_rng([self.seed, seed, number])
         start = int(rng.integers(samples - self.max_samples + 1))
         waveform = shard.waveform(place, start, self.max_samples) * np.float32(self.factor)
-        return waveform, self.crop_target(target, start, self.max_samples)
+        crops = zip(self.crop_target, targets, strict=True)
+        return waveform, tuple(crop(target, start, self.max_samples) for crop, target in crops)
