@@ -91,7 +91,7 @@ def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.Monke
     """Values and every gradient as by torch's convolutions, padded rows among them."""
     torch.manual_seed(0)
     encoder = WavLM(replace(WIDE, conv_norm=conv_norm, conv_bias=conv_norm == "layer")).eval()
-    waveforms, lengths = noise(2, 50_000), torch.tensor([50_000, 36_123])
+    waveforms, lengths = noise(2, 80_000), torch.tensor([80_000, 66_123])
     results = []
     for _ in range(2):
         encoder.zero_grad()
@@ -108,7 +108,7 @@ def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.Monke
 
 
 def test_prepared_it_is_the_same(wide: WavLM):
-    waveforms = noise(1, 96_000)
+    waveforms = noise(1, 136_000)
     with torch.no_grad():
         expected = wide(waveforms).hidden
         assert torch.equal(wide.prepare_for_inference(packed=False)(waveforms).hidden, expected)

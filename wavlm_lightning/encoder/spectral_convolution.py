@@ -1,9 +1,9 @@
 """A wide grouped convolution over frames, by its spectrum, on a CPU: the positional embedding's 128 taps.
 
 Frames are taken in overlapping blocks of twice the kernel (overlap-save: Oppenheim & Schafer, Discrete-Time Signal
-Processing, section 8.7.3). The Fourier transforms are products with a matrix of cosines and sines, which at this length
-are no slower than fast ones and leave the channels side by side; between them, each frequency has a product of
-channels of its own. Real and imaginary parts lie one after the other, so nothing is complex.
+Processing, section 8.7.3). The Fourier transforms are products with a matrix of cosines and sines, which leave the
+channels side by side; between them, each frequency has a product of channels of its own. Real and imaginary parts lie one
+after the other, so nothing is complex.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-FEWEST_FRAMES = 256
-"""Frames of a batch from which on it is faster, although the spectrum of the weights is computed anew."""
+FEWEST_FRAMES = 400
+"""Frames of a batch from which on it is no slower even if the spectrum of the weights is computed anew. Whether that is there
+already must not decide: a prepared encoder gives the same bits."""
 
 LEAST_WORK = 4096
 """Multiply-adds of one number of the plain result (taps times channels of a group; Base has 6,144) from which on it is."""
-
 
 BLOCKS = 64
 """Blocks whose spectra are in memory at once where no gradient is wanted: 50 MB in Base."""
