@@ -154,7 +154,7 @@ def test_bf16_errs_as_bf16_does(kind: str):
 
 
 def test_the_order_of_memory_changes_no_bit():
-    """torch's GELU is another kernel where memory has gaps; recorded runs of small encoders rest on the one without."""
+    """torch's GELU is another kernel for transposed memory; recorded runs of small encoders rest on that for memory in order."""
     layer, x = front_end("base").conv_layers[1], torch.randn(2, 24, 501, generator=torch.Generator().manual_seed(0))
     assert torch.equal(layer.activate(x.mT).mT, F.gelu(x))
     assert torch.equal(layer.activate(x.mT.contiguous()), F.gelu(x.mT.contiguous()))

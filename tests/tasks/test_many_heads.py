@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from quiet import quiet_trainer
+from head_helpers import CountedFbank, brief_trainer
 
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, QueryByExample, TaskData
@@ -38,25 +38,8 @@ class Scheduled(KeywordSpotting):
         ]
 
 
-class CountedFbank(Fbank):
-    """Counts its forwards."""
-
-    calls = 0
-
-    def forward(self, waveforms, lengths):
-        self.calls += 1
-        return super().forward(waveforms, lengths)
-
-
 def fit(model, tiny, updates: int = 4):
-    trainer = quiet_trainer(
-        max_steps=updates,
-        gradient_clip_val=0.3,
-        accumulate_grad_batches=2,
-        check_val_every_n_epoch=None,
-        val_check_interval=4,
-        limit_val_batches=2,
-    )
+    trainer = brief_trainer(updates)
     trainer.fit(model, TaskData(str(tiny / "ks"), batch_size=4))
     return trainer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from head_helpers import CountedFbank, brief_trainer
 from quiet import quiet_trainer
 
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
@@ -24,16 +25,6 @@ from wavlm_lightning.tasks import (
 )
 from wavlm_lightning.tasks.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Fbank
-
-
-class CountedFbank(Fbank):
-    """Counts its forwards."""
-
-    calls = 0
-
-    def forward(self, waveforms, lengths):
-        self.calls += 1
-        return super().forward(waveforms, lengths)
 
 
 class Pitch(UtteranceClassification):
@@ -104,14 +95,7 @@ CASES = {
 def fit(model, corpus, folder, data, updates: int = 4):
     if "cache" in data:
         data = {**data, "cache": str(folder)}
-    trainer = quiet_trainer(
-        max_steps=updates,
-        gradient_clip_val=0.3,
-        accumulate_grad_batches=2,
-        check_val_every_n_epoch=None,
-        val_check_interval=4,
-        limit_val_batches=2,
-    )
+    trainer = brief_trainer(updates)
     module = TaskData(str(corpus), batch_size=3, **data)
     trainer.fit(model, module)
     metrics = dict(trainer.callback_metrics)

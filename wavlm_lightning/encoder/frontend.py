@@ -99,7 +99,7 @@ class ConvLayer(nn.Module):
             with torch.autocast(x.device.type, enabled=False):  # sums are fp32 inside, whatever goes in
                 weight, bias = (parameter.to(x.dtype) for parameter in norm)
                 x = F.layer_norm(x, self.layer_norm.normalized_shape, weight, bias, self.layer_norm.eps)
-        # On a CPU GELU is another, faster kernel where memory has no gaps.
+        # On a CPU GELU is another kernel where memory is in order, in bf16 twice as fast.
         return F.gelu(x) if x.is_contiguous() else F.gelu(x.mT).mT
 
 
