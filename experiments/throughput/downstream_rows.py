@@ -21,7 +21,7 @@ from wavlm_lightning.cli.side_by_side import Rounds
 from wavlm_lightning.cli.training import quiet
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.encoder import linears
+from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.tasks import KeywordSpotting, TaskData
 from wavlm_lightning.upstreams import WavLMUpstream
 

@@ -16,9 +16,10 @@ from experiments.throughput.encoders import COMPILED, OURS, PLAIN, build, names,
 from experiments.throughput.results import Place, Result
 from wavlm_lightning.cli.peak_memory import peak_added
 from wavlm_lightning.cli.side_by_side import time_side_by_side
-from wavlm_lightning.encoder import WavLMConfig, linears
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.encoder.linear_timing import onednn_gains
+from wavlm_lightning.encoder.cpu.linear_timing import onednn_gains
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining.flops import encoder_flops
 

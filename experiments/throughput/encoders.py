@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder import WavLM, WavLMConfig, linears
-from wavlm_lightning.encoder.from_unilm import FIELDS, rename
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.cpu import linears
+from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, rename
 from wavlm_lightning.errors import UserError
 
 OURS, PLAIN, COMPILED = "ours", "ours, as loaded", "ours, compiled"
@@ -40,7 +41,7 @@ class Contender:
         name: what the table calls it.
         module: for its parameters and its mode.
         states: waveforms `(batch, samples)` to all hidden states, the last one last.
-        linears: how fp32 products on the CPU are computed (`wavlm_lightning.encoder.linears`); for ours alone.
+        linears: how fp32 products on the CPU are computed (`wavlm_lightning.encoder.cpu.linears`); for ours alone.
     """
 
     name: str

@@ -19,7 +19,8 @@ from experiments.throughput.results import Place, Result
 from experiments.throughput.speech import CLUSTERS, read_book
 from experiments.throughput.whole_steps import InTurns, time_steps
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.encoder import WavLMConfig, linears
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining import PretrainingData, UtteranceMixing, WavLMPretraining
 from wavlm_lightning.pretraining.flops import encoder_flops

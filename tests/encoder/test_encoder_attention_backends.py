@@ -11,7 +11,7 @@ from attention_helpers import KINDS, NAMES, check, gradients, inputs, padding_of
 from encoder_helpers import make, noise
 
 from wavlm_lightning.encoder.attention_backends import BACKENDS, attend, blocks, choose, recomputed
-from wavlm_lightning.encoder.attention_backends.lane_dropout import LaneDropout
+from wavlm_lightning.encoder.attention_backends.replayed_dropout import LaneDropout
 
 SHAPES = [(1, 12, 33, 64), (3, 4, 17, 8), (2, 3, 1, 16)]  # Base's heads and their size; rows; one frame
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, WavLM, WavLMConfig
-from wavlm_lightning.encoder.from_unilm import parse_convolutions
+from wavlm_lightning.encoder.checkpoints.unilm import parse_convolutions
 
 KINDS = list(CONFIGS)
 

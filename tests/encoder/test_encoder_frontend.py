@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder import chunks, folded_norm, padding_mask, strided_products
+from wavlm_lightning.encoder import padding_mask
+from wavlm_lightning.encoder.cpu import chunks
+from wavlm_lightning.encoder.cpu import folded_norm
+from wavlm_lightning.encoder.cpu import strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
 
 

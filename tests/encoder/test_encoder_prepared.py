@@ -10,9 +10,9 @@ from encoder_helpers import CONFIGS, distance, make, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_lightning.encoder import linears
-from wavlm_lightning.encoder.kept import kept
-from wavlm_lightning.encoder.prepared import norm_parameters
+from wavlm_lightning.encoder.cpu import linears
+from wavlm_lightning.encoder.cpu.weight_cache import kept
+from wavlm_lightning.encoder.cpu.inference_prep import norm_parameters
 
 
 @pytest.fixture(autouse=True)

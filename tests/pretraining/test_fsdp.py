@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_pretraining_runs import SMALL, data, fit, module
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.sharded_files import read_sharded
+from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.pretraining.sharding import FSDP2, LAUNCHED, whole

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wavlm_lightning.encoder import WavLM, WavLMConfig, chunks
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.cpu import chunks
 from wavlm_lightning.encoder.attention_backends import BACKENDS, recomputed
 from wavlm_lightning.pretraining.memory import step_memory
 

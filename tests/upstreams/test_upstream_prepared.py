@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wavlm_lightning.encoder import linears
-from wavlm_lightning.encoder.kept import kept
+from wavlm_lightning.encoder.cpu import linears
+from wavlm_lightning.encoder.cpu.weight_cache import kept
 from wavlm_lightning.upstreams import WavLMUpstream
 
 

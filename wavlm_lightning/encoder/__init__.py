@@ -2,7 +2,7 @@
 
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.layers import Layers, padding_mask
-from wavlm_lightning.encoder.tensor_files import CheckpointError
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.encoder.wavlm import WavLM
 
 __all__ = ["CheckpointError", "Layers", "WavLM", "WavLMConfig", "padding_mask"]

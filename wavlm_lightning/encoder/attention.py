@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.attention_backends import attend
 from wavlm_lightning.encoder.config import WavLMConfig
-from wavlm_lightning.encoder.linears import product
+from wavlm_lightning.encoder.cpu.linears import product
 from wavlm_lightning.encoder.position_bias import RelativePositionTable
 
 

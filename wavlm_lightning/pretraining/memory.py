@@ -15,7 +15,7 @@ import torch
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES
-from wavlm_lightning.encoder.chunks import CACHE_FRIENDLY, ROOMY
+from wavlm_lightning.encoder.cpu.chunks import CACHE_FRIENDLY, ROOMY
 from wavlm_lightning.errors import UserError
 
 USABLE = 0.85

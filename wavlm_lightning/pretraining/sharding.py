@@ -15,8 +15,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from wavlm_lightning.encoder.sharded_files import read_index
-from wavlm_lightning.encoder.tensor_files import CheckpointError
+from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.errors import UserError
 
 if TYPE_CHECKING:

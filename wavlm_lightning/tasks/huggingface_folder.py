@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.huggingface import OWN_KEY, POSITION_BIAS, read_weights
-from wavlm_lightning.encoder.tensor_files import read_json
+from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, POSITION_BIAS, read_weights
+from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.errors import UserError
 
 CLASSIFICATION, VERIFICATION = "ForSequenceClassification", "ForXVector"

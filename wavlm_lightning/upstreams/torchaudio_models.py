@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.checkpoints import match_state
-from wavlm_lightning.encoder.huggingface import rename
-from wavlm_lightning.encoder.tensor_files import read_tensors
+from wavlm_lightning.encoder.checkpoints.formats import match_state
+from wavlm_lightning.encoder.checkpoints.huggingface import rename
+from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.errors import UserError
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 

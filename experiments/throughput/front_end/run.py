@@ -18,7 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavlm_lightning.encoder import WavLMConfig, chunks, spectral_convolution, strided_products
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.cpu import chunks
+from wavlm_lightning.encoder.cpu import spectral_convolution
+from wavlm_lightning.encoder.cpu import strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
 from wavlm_lightning.encoder.transformer import PositionalConvolution
 

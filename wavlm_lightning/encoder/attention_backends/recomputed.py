@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES, Block, scratch, split, take, valid_lengths
-from wavlm_lightning.encoder.attention_backends.lane_dropout import LaneDropout
+from wavlm_lightning.encoder.attention_backends.replayed_dropout import LaneDropout
 from wavlm_lightning.encoder.attention_backends.sdpa import attend_whole
 
 softmax_out = torch.ops.aten._softmax.out

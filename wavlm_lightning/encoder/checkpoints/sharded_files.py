@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavlm_lightning.encoder.tensor_files import CheckpointError, read_pickle
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_pickle
 
 SHARD_INDEX, EXTRAS = ".metadata", "meta.pt"
 """Which tensor lies where, a pickle; and what is no tensor, as Lightning names it."""

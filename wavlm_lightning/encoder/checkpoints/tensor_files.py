@@ -20,7 +20,7 @@ class CheckpointError(ValueError):
     Example:
         >>> raise CheckpointError("model.safetensors not found in exports/run7")
         Traceback (most recent call last):
-        wavlm_lightning.encoder.tensor_files.CheckpointError: model.safetensors not found in exports/run7
+        wavlm_lightning.encoder.checkpoints.tensor_files.CheckpointError: model.safetensors not found in exports/run7
     """
 
 

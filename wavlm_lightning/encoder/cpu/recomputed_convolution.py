@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wavlm_lightning.encoder.strided_products import convolve, gradients
+from wavlm_lightning.encoder.cpu.strided_products import convolve, gradients
 
 
 def convolve_made(make: Callable[..., Tensor], inputs: tuple[Tensor, ...], matrices: tuple[Tensor, ...]) -> Tensor:

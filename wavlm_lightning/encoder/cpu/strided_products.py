@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.onednn import has_onednn, onednn_product
+from wavlm_lightning.encoder.cpu.onednn import has_onednn, onednn_product
 
 KINDS = {(3, 2), (2, 2)}
 """Kernel and stride of what can be computed here."""

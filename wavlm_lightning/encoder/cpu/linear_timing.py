@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavlm_lightning.encoder.onednn import onednn_packed, onednn_product
+from wavlm_lightning.encoder.cpu.onednn import onednn_packed, onednn_product
 
 CLEARLY = 1.05
 """The gain from which on oneDNN is taken: the timing repeats itself to 3 %."""

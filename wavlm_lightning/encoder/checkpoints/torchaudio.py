@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.encoder.config import WavLMConfig
-from wavlm_lightning.encoder.huggingface import rename as rename_weight_norm
-from wavlm_lightning.encoder.tensor_files import CheckpointError
+from wavlm_lightning.encoder.checkpoints.huggingface import rename as rename_weight_norm
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 
 PUBLISHED = WavLMConfig()
 

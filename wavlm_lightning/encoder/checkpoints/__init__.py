@@ -1,0 +1,1 @@
+"""Reading and writing encoder weights: Hugging Face folders, unilm and torchaudio files, shards of FSDP2."""
