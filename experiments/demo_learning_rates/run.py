@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wavlm_lightning.cli.demo_heads import UPSTREAMS, Head
 from wavlm_lightning.cli.head_runs import HeadRun, run_heads
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import ResultCard
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 from wavlm_lightning.cli.head_runs import HeadRun, run_heads
-from wavlm_lightning.cli.stage_command import wavlm
+from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.data.mini.espeak import EspeakProcess
 from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.speech import SpeechRequest
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import read_curves
 from wavlm_lightning.reports.figures import arrange, curve_panels

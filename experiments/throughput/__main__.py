@@ -12,8 +12,8 @@ from typing import Any
 from experiments.throughput.catalogue import ROWS, Row
 from experiments.throughput.results import Place, ResultFile, read_results
 from experiments.throughput.table import render
-from wavlm_lightning.errors import UserError
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import progress_bar
 
 GROUPS = {"goals": lambda row: row.must is not None and row.device != "cuda", "gpu": lambda row: row.device == "cuda"}
 

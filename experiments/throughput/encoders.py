@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, rename
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 OURS, PLAIN, COMPILED = "ours", "ours, as loaded", "ours, compiled"
 TRANSFORMERS, TORCHAUDIO, ORIGINAL = "transformers", "torchaudio", "original"

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from experiments.throughput.results import Place, Result
-from wavlm_lightning.cli.side_by_side import time_side_by_side
+from wavlm_lightning.system.timing import time_side_by_side
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import MetricValue, ResultCard

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from wavlm_lightning.cli.side_by_side import CLOCKS, Rounds, wait_for_gpu
+from wavlm_lightning.system.timing import CLOCKS, Rounds, wait_for_gpu
 from wavlm_lightning.cli.training import quiet
 
 

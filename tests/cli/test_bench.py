@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.side_by_side import Rounds, time_side_by_side
+from wavlm_lightning.system.timing import Rounds, time_side_by_side
 
 
 def test_bench_says_what_it_measured(tmp_path, capsys):

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from wavlm_lightning.cli import doctor, doctor_installation, doctor_machine, hardware
+from wavlm_lightning.cli import doctor, doctor_installation, doctor_machine
+from wavlm_lightning.system import hardware
 
 
 @pytest.fixture

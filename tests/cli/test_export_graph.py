@@ -12,7 +12,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.cli.export_graph import write_head_graph
 from wavlm_lightning.cli.trained_heads import TrainedHead
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification
 from wavlm_lightning.tasks.huggingface_export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream

@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from wavlm_lightning.cli import hardware
+from wavlm_lightning.system import hardware
 
 
 @pytest.mark.parametrize(

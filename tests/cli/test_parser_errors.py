@@ -89,7 +89,7 @@ def test_a_mistyped_yaml_is_one_line(content, said, tmp_path, capsys):
 
 def test_the_options_that_are_suggested_are_those_there_are():
     from wavlm_lightning.cli.completion import training_parser
-    from wavlm_lightning.cli.name_hints import OPTIONS
+    from wavlm_lightning.system.name_hints import OPTIONS
 
     offered = {string.lstrip("-") for action in training_parser()._actions for string in action.option_strings}
     assert set(OPTIONS) - {"trainer", "verbose", "return_predictions"} <= offered

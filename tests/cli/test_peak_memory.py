@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from wavlm_lightning.cli.peak_memory import CLEAR
+from wavlm_lightning.system.peak_memory import CLEAR
 
 PROGRAM = """
 import numpy
-from wavlm_lightning.cli.peak_memory import peak_added
+from wavlm_lightning.system.peak_memory import peak_added
 
 def step():
     big = numpy.ones(64 * 2**20, dtype=numpy.uint8)

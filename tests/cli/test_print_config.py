@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.training import WavLMCLI, command_line
 
 CONFIGS = sorted(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 
 FOLDER = configs_folder() / "pretrain"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

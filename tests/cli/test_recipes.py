@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.recipes import chain
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 
 FIRST = "recipe: {hours: 960, gpus: 32, gpu: v100, codebook: {clusters: 100}}\ntrainer: {max_steps: 5}\n"

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.superb_official import is_official
 from wavlm_lightning.cli.superb_runs import (
     COST,
@@ -19,7 +19,7 @@ from wavlm_lightning.cli.superb_runs import (
     official_rates,
     parse_upstreams,
 )
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
 

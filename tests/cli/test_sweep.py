@@ -20,7 +20,7 @@ from wavlm_lightning.cli.sweep_file import read_sweep
 from wavlm_lightning.cli.sweep_pruning import ReportToSweep, TrialRun
 from wavlm_lightning.cli.sweep_study import SweepStudy
 from wavlm_lightning.cli.sweep_table import ranked
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 GRID = {
     "program": "wavlm",

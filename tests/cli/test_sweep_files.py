@@ -9,7 +9,7 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.sweep_file import read_sweep
 from wavlm_lightning.cli.sweep_pruning import TrialRun
 from wavlm_lightning.cli.sweep_study import SweepStudy

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 
 CONFIGS = sorted(
     str(path.relative_to(configs_folder()))

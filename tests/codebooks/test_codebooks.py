@@ -14,7 +14,7 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFe
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.hours import HoursBar
 from wavlm_lightning.codebooks.kmeans import extract_part
 from wavlm_lightning.codebooks.parts import Part
-from wavlm_lightning.codebooks.processes import default_jobs, in_order
+from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 SHARDS = 7
 

@@ -10,7 +10,7 @@ from unreliable import HASTY, fetched, same, shards
 
 from wavlm_lightning.data import cache_space
 from wavlm_lightning.data.remote import materialise, mirror
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 PROGRAM = """
 import json, resource, sys

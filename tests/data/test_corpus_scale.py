@@ -14,7 +14,7 @@ from wavlm_lightning.data import shard_index
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.data.subset import join_splits
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import soundfile
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.folder import FolderRecipe
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SpeechRequest, Synthesiser
 from wavlm_lightning.data.mini.takes import padded, placed, trimmed
 from wavlm_lightning.data.mini.voices import ACCENTS
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 RATE = 16_000
 espeak_needed = pytest.mark.skipif(importlib.util.find_spec("espeakng_loader") is None, reason="extra [corpus] missing")

@@ -8,7 +8,7 @@ import pytest
 from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.mixture import Mixture, Source, folders_of, sources_of
 from wavlm_lightning.data.passes import utterances_of
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 SIZES = (900, 250, 60)
 RNG = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from wavlm_lightning.data.recordings import (
     require_folder,
 )
 from wavlm_lightning.data.writing import write_corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def noise(path: Path, seconds: float = 0.5, rate: int = 16_000, level: float = 0.3) -> Path:

@@ -7,7 +7,7 @@ from unreliable import HASTY, fetched, same, shards
 from wavlm_lightning.data import cache_space
 from wavlm_lightning.data.remote import is_remote, materialise, mirror
 from wavlm_lightning.data.transport import NotThere
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def test_mirror_brings_what_is_small(server, origin, cache):

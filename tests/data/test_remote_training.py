@@ -17,7 +17,7 @@ from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.remote import mirror
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex
 from wavlm_lightning.data.shards import Utterance
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import PretrainingData
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance, write_shard
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def utterances(count: int = 12) -> list[Utterance]:

@@ -8,7 +8,7 @@ import pytest
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import Subset, open_splits
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def test_joined_splits_and_subsets_agree_with_their_parts(tiny):

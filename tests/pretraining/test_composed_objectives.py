@@ -10,7 +10,7 @@ from test_pretraining_runs import SMALL, codebooks, data, fit, module
 
 from wavlm_lightning.codebooks import LayerFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import ContrastivePrediction, FeaturePenalty, MaskedPrediction, PretrainingData
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction, Prediction
 from wavlm_lightning.pretraining.objectives.contrastive import (
     contrastive_logits,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.memory import USABLE, parameter_count, step_memory
 
 GROUP = WavLMConfig.preset(

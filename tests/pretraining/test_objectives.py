@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
 from wavlm_lightning.pretraining.objectives import Prediction
 from wavlm_lightning.pretraining.schedule import learning_rate_factor

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives import quantiser as module
 from wavlm_lightning.pretraining.objectives.quantiser import (
     GumbelQuantiser,

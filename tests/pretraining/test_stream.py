@@ -17,7 +17,7 @@ from test_pretraining_runs import data, fit, module
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.mixture import Source
 from wavlm_lightning.data.shards import Utterance
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import PretrainingData
 
 

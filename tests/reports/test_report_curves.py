@@ -1,6 +1,6 @@
 import pytest
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.curves import read_curves
 
 

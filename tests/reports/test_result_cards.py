@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import FORMAT, ResultCard, find_cards
 
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, partial_score, published_entries, rank, score
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.run_report import write_run_report

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import METRICS, TASKS, published_entries
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.folds import best_rate, combine_folds

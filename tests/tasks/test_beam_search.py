@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.beam_search import BeamSearch, LanguageModel
 from wavlm_lightning.tasks.bigrams import count_bigrams
 

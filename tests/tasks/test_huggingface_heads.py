@@ -12,7 +12,7 @@ import transformers
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.tasks import (
     EmotionRecognition,

@@ -9,7 +9,7 @@ from head_helpers import CountedFbank, brief_trainer
 from quiet import quiet_trainer
 
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import (
     EmotionRecognition,
     FoldData,

@@ -16,7 +16,7 @@ from torch import nn
 from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationSetting
 from wavlm_lightning.tasks import TaskData

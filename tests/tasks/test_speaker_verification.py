@@ -16,7 +16,7 @@ from torch import nn
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.speaker_verification import SpeakerVerification

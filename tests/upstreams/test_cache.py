@@ -16,7 +16,7 @@ from quiet import quiet_trainer
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
 from wavlm_lightning.tasks.utterances import LabelledUtterances
 from wavlm_lightning.upstreams import Fbank, Upstream, WavLMUpstream, cache_pieces

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import ChosenLayers, WavLMUpstream
 
 

@@ -19,7 +19,7 @@ import torchaudio
 from torchaudio.models.wav2vec2.utils.import_fairseq import _convert_state_dict
 from upstream_helpers import LENGTHS, assert_promise, shake, utterances
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import FairseqUpstream, TorchaudioModel
 from wavlm_lightning.upstreams.fairseq_files import Inert, plain, read, words
 from wavlm_lightning.upstreams.specs import build

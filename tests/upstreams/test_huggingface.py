@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upstream_helpers import FAMILIES, LENGTHS, assert_close, assert_promise, family, save, utterances
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import HuggingFaceUpstream, WavLMUpstream
 from wavlm_lightning.upstreams.specs import build
 

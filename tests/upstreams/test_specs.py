@@ -11,7 +11,7 @@ import torch
 from upstream_helpers import family, save
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import FORMS, SPECTRAL, build, resolve
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, PRESETS

@@ -13,7 +13,7 @@ import torchaudio
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from upstream_helpers import LENGTHS, assert_close, assert_promise, family, save, shake, utterances
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import HuggingFaceUpstream, TorchaudioModel, TorchaudioUpstream
 from wavlm_lightning.upstreams.torchaudio_models import bundles
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Fbank, Mfcc, WavLMUpstream, WeightedSum
 
 UPSTREAMS = {

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     # A head of one's own lives in the working directory: its dotted path must import from the console command too.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     try:
         module = importlib.import_module(VERBS[verb][0] if verb in VERBS else "wavlm_lightning.cli.completion")

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, P
 from torch import Tensor
 from tqdm import tqdm
 
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 
 NEWEST, BEST = "last", "best"
 

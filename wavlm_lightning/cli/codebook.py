@@ -81,7 +81,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from wavlm_lightning.codebooks.kmeans import extract_part, forget
     from wavlm_lightning.codebooks.parts import Part
     from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     if (arguments.encoder is None) != (arguments.layer is None):
         raise UserError("--encoder and --layer go together; give both or neither (MFCC)")

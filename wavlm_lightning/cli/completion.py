@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 SHELLS = ("bash", "zsh", "tcsh")
 USES = 'bash: eval "$(wavlm --completion bash)" in ~/.bashrc; zsh: wavlm --completion zsh > DIR_IN_FPATH/_wavlm'
@@ -77,7 +77,7 @@ def training_parser() -> argparse.ArgumentParser:
 
     import wavlm_lightning.pretraining
     import wavlm_lightning.tasks  # noqa: F401 - what is imported is known
-    from wavlm_lightning.cli.name_hints import OPTIONS, known_classes, parameters
+    from wavlm_lightning.system.name_hints import OPTIONS, known_classes, parameters
     from wavlm_lightning.upstreams import Upstream
 
     parser = argparse.ArgumentParser()

@@ -33,8 +33,8 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
         UserError: the question makes no sense (see the message), or something is damaged, missing or in the wrong place.
     """
     from wavlm_lightning.data.remote import is_remote
-    from wavlm_lightning.errors import UserError
-    from wavlm_lightning.progress import progress_bar
+    from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.progress import progress_bar
 
     remote = is_remote(corpus.directory)
     if remote and quick:
@@ -70,7 +70,7 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
 def _examined(work: list[ShardJob], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
         return map(examine, work)
-    from wavlm_lightning.codebooks.processes import in_order
+    from wavlm_lightning.system.ordered_pool import in_order
 
     return in_order(_examiner, work, jobs)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 MISSING = "missing"
 

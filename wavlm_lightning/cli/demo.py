@@ -9,8 +9,8 @@ from typing import Any
 
 from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.cli.head_runs import run_heads
-from wavlm_lightning.cli.ledger import Ledger, Stage
-from wavlm_lightning.cli.stage_command import wavlm
+from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.system.command import wavlm
 
 LABELS = "mfcc100"
 CLUSTERS = {"tiny": 30, "mini": 100, "pretrain": 100}
@@ -97,7 +97,7 @@ class Demo:
 
     def fit_heads(self) -> None:
         """Three tasks on three frozen upstreams."""
-        from wavlm_lightning.progress import progress_bar
+        from wavlm_lightning.system.progress import progress_bar
 
         heads = [head.run() for head in all_heads(self.out, self.head_steps)]
         with progress_bar(total=len(heads), desc="heads", unit="head") as bar:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from wavlm_lightning.cli.hardware import cpu_bf16_instructions, processor_name
+from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_name
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus

@@ -12,7 +12,7 @@ from wavlm_lightning.cli.head_sources import open_head
 from wavlm_lightning.cli.model_card import HUB_LICENCES, MARK, Section, is_ours
 from wavlm_lightning.cli.trained_heads import TrainedHead
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.tasks.huggingface_encoder import HeadEncoder

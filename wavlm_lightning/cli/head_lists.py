@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 LISTED: dict[str, Callable[[Any], float | int]] = {"learning_rate": float, "seed": int}
 """Arguments of a task that may be lists, and what a value is."""

@@ -14,9 +14,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from wavlm_lightning.cli.also import AlsoTask
 from wavlm_lightning.cli.head_lists import HeadLists
-from wavlm_lightning.cli.name_hints import known_classes
+from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.cli.parser_errors import one_sentence
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.many_heads import ManyHeads
 

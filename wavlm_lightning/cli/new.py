@@ -8,7 +8,7 @@ import keyword
 import re
 from pathlib import Path
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS: dict[str, str] = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wavlm_lightning.cli import name_hints
+from wavlm_lightning.system import name_hints
 
 NOISE = re.compile(
     r"^$|NoneType|Subtypes:|Errors:|Does not validate against|Given value type|Expected a path but .* not accessible"

@@ -10,7 +10,7 @@ from typing import Any
 from wavlm_lightning.cli.recipes import RecipeStage
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import PRESETS
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
 
 

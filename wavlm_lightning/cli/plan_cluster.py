@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.plan_assumptions import section
 from wavlm_lightning.cli.plan_costs import StagePlan
 from wavlm_lightning.cli.recipe_stages import Road, pasteable
 from wavlm_lightning.cli.recipes import RecipeStage
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 SYSTEMS = ("slurm", "torchrun")
 GPUS_A_NODE = 8

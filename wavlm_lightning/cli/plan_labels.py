@@ -9,7 +9,7 @@ from wavlm_lightning.cli.plan_assumptions import Assumptions, encoder_shape, fin
 from wavlm_lightning.cli.recipes import RecipeStage
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.flops import encoder_flops
 
 MFCC_RATE = 6_800.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavlm_lightning.cli.plugins import find_recipe, is_dotted, load, registered_corpora
+from wavlm_lightning.system.plugins import find_recipe, is_dotted, load, registered_corpora
 from wavlm_lightning.data.corpora import RECIPES
 
 if TYPE_CHECKING:  # help must come at once

@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavlm_lightning.cli.lost_process import lost_process
-from wavlm_lightning.cli.name_hints import known_classes
+from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.cli.parser_errors import one_sentence
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavlm_lightning.cli.ledger import Ledger, Stage
-from wavlm_lightning.cli.stage_command import wavlm
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
     from wavlm_lightning.cli.recipe_stages import Road, RoadStage

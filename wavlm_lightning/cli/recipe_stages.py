@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wavlm_lightning.cli.configs import configs_folder, resolve_config
+from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 from wavlm_lightning.cli.recipes import RecipeStage
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.sharding import OLD
 
 ENCODER = "encoder"

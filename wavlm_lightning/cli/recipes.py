@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.cli.configs import configs_folder, resolve_config
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 
 

@@ -12,7 +12,7 @@ import lightning.pytorch as pl
 import torch
 
 import wavlm_lightning
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.many_heads import ManyHeads

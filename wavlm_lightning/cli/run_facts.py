@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

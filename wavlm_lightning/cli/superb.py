@@ -76,7 +76,7 @@ def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], da
     """Run everything, and write the tables of whatever was finished even if something failed."""
     from wavlm_lightning.cli.superb_runs import check_corpora, corpus_name
     from wavlm_lightning.cli.superb_scores import check_cells, run_cells, settle, write_tables
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     if arguments.data == "mini":
         from wavlm_lightning.data.mini import prepare_mini
@@ -116,7 +116,7 @@ def is_mini(data: Path) -> bool:
         UserError: it holds no corpora.
     """
     from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     found = sorted(data.glob("*/corpus.json"))
     if not found:

@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.head_lists import HeadLists
 from wavlm_lightning.cli.head_runs import HeadRun
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.specs import resolve
 
 COST: dict[str, float] = {

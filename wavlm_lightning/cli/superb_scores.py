@@ -8,7 +8,7 @@ from pathlib import Path
 from wavlm_lightning.cli.head_runs import HeadRun, run_heads
 from wavlm_lightning.cli.superb_official import is_official
 from wavlm_lightning.cli.superb_runs import COST, Cell
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.folds import best_rate, combine_folds
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     arguments, extra = parser.parse_args(argv[:cut]), argv[cut + 1 :]
 
     from wavlm_lightning.cli.sweep_file import read_sweep
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     sweep = read_sweep(arguments.file)
     if arguments.hosted:
@@ -67,7 +67,7 @@ def run(sweep: SweepFile, arguments: argparse.Namespace, count: int, extra: list
     from wavlm_lightning.cli.sweep_study import SweepStudy
     from wavlm_lightning.cli.sweep_table import command, ranked, ranking, write_trials
     from wavlm_lightning.cli.sweep_trials import locked, run_trials
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def number_of_trials(sweep: SweepFile, asked: int | None) -> int:
     Raises:
         UserError: nobody says.
     """
-    from wavlm_lightning.errors import UserError
+    from wavlm_lightning.system.errors import UserError
 
     if sweep.method == "grid":
         return min(len(sweep.grid()), asked or sweep.run_cap or len(sweep.grid()))

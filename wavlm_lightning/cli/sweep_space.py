@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

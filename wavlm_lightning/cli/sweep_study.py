@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wavlm_lightning.cli.sweep_file import SweepFile
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

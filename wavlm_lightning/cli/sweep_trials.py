@@ -15,8 +15,8 @@ from pathlib import Path
 
 from wavlm_lightning.cli.sweep_pruning import VARIABLE, TrialRun
 from wavlm_lightning.cli.sweep_study import ENDED, SweepStudy, Trial
-from wavlm_lightning.cli.worker_pool import output_to, worker_pool
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.worker_pool import output_to, worker_pool
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import CARD_NAME
 
 TOO_MANY = 3

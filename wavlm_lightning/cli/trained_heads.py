@@ -19,7 +19,7 @@ from wavlm_lightning.cli.callbacks import BEST
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.long_recordings import long_outputs
 

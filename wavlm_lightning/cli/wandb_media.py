@@ -17,7 +17,7 @@ from torch import Tensor
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.many_heads import ManyHeads
 

@@ -13,7 +13,7 @@ import torch
 
 from wavlm_lightning.audio import SAMPLE_RATE, mfcc, with_deltas
 from wavlm_lightning.encoder import WavLM
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 class FeatureSource(ABC):

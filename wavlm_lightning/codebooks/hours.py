@@ -7,7 +7,7 @@ import time
 from tqdm import tqdm
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 
 
 class HoursBar:

@@ -14,7 +14,7 @@ from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.parts import Part
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def extract_part(

@@ -13,7 +13,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.safetensors_header import header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 BEGINNING = 4096
 """Bytes that hold header and starts of a shard of half an hour; of more, the rest is read, too."""

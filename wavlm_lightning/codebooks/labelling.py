@@ -16,13 +16,13 @@ from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.hours import HoursBar
 from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.codebooks.parts import Part
-from wavlm_lightning.codebooks.processes import default_jobs, in_order
+from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote import is_remote
 from wavlm_lightning.data.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
-from wavlm_lightning.data.whole_files import write_whole
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.errors import UserError
 
 Place = tuple[str, int]
 """A split, and the number of a shard in it."""

@@ -19,7 +19,7 @@ from wavlm_lightning.data.remote import is_remote, materialise
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.data.transport import NotThere
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 class LabelRows(Sequence[np.ndarray]):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 Item = TypeVar("Item")
 

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.passes import Passes, utterances_of
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def plan_batches(

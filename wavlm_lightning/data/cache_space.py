@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 BOUND = "WAVLM_CACHE_GIB"
 GIB = 1 << 30

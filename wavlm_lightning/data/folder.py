@@ -11,7 +11,7 @@ from typing import Any, Literal
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.recordings import CorpusPlan, Inventories, Meta, Recording, clean_key, hold_out
 from wavlm_lightning.data.writing import write_corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}

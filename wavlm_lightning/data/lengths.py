@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.data.whole_files import write_whole
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavlm_lightning.data.passes import WINDOW, Passes
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass

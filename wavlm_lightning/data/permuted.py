@@ -9,8 +9,8 @@ import numpy as np
 
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter, Split
 from wavlm_lightning.data.shards import Utterance
-from wavlm_lightning.errors import UserError
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import progress_bar
 
 
 def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning import places
+from wavlm_lightning.system import paths as places
 from wavlm_lightning.data.cache_space import BOUND, bound, growing, locked, part_of
 from wavlm_lightning.data.safetensors_header import parse_header
 from wavlm_lightning.data.transport import NotThere, Patience, address, download, shown
-from wavlm_lightning.data.whole_files import FULL, told_if_full, write_whole
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.files import FULL, told_if_full, write_whole
+from wavlm_lightning.system.errors import UserError
 
 NOTE = "remote.json"
 WHOLE = (".tar", ".npy")

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from wavlm_lightning.data.batching import BatchPlan
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 class ResumableData(pl.LightningDataModule):

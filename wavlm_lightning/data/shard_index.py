@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wavlm_lightning.audio import BadAudio, decode_flac
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 T = TypeVar("T")
 TAIL = 80

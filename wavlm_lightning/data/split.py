@@ -12,7 +12,7 @@ import numpy as np
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.lengths import Lengths
 from wavlm_lightning.data.shard_index import ShardIndex
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

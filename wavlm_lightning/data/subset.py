@@ -12,7 +12,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.data.split import Split
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 def open_splits(corpus: Corpus, names: str) -> Split:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 CHUNK = 1 << 17
 PROGRESS = 1 << 20

@@ -22,7 +22,7 @@ from wavlm_lightning.data.resumable import ResumableData
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.data.subset import join_splits
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.crops import Crops
 
 

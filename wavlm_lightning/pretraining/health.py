@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics import EffectiveRank
 from wavlm_lightning.pretraining.health_speed import Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction

@@ -16,7 +16,7 @@ import torch
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES
 from wavlm_lightning.encoder.cpu.chunks import CACHE_FRIENDLY, ROOMY
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 USABLE = 0.85
 """Share of a GPU's memory that a step may fill: a rule of thumb. The rest is for CUDA's context, workspaces, temporary

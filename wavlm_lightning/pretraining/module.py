@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.head_file import take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.masking import SpanMasking

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.schedule import learning_rate_factor
 from wavlm_lightning.pretraining.sharding import whole
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"

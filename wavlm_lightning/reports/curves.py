@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

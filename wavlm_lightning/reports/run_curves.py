@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.reports.curves import Curves, Series, read_curves
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, points
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.figures import Draw, curve_panels, layer_panels

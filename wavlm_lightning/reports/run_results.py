@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.folds import best_rate, combine_folds

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 WORD_END = "|"
 

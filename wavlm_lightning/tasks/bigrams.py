@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.beam_search import WORD_END, LanguageModel
 from wavlm_lightning.tasks.spoken_text import spoken_text
 

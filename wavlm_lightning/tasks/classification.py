@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Protocol, Task
 from wavlm_lightning.upstreams import Upstream
 

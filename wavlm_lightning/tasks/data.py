@@ -17,8 +17,8 @@ from wavlm_lightning.data.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.resumable import ResumableData
 from wavlm_lightning.data.subset import Subset, open_splits
-from wavlm_lightning.errors import UserError
-from wavlm_lightning.places import cache_directory
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.paths import cache_directory
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.partly_cached import PartlyCached
 from wavlm_lightning.tasks.shared_batches import check_alike, common_level, tasks_of

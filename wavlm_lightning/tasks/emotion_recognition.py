@@ -9,7 +9,7 @@ import torch
 
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.data.subset import Subset, open_splits
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.data import TaskData

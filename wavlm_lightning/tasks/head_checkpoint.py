@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 
 PROCESSING = ("gain_db", "trim")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 
 FORWARDED = (

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import huggingface_heads as heads
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.huggingface_encoder import HeadEncoder

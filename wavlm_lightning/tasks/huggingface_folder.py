@@ -12,7 +12,7 @@ from torch import Tensor
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, POSITION_BIAS, read_weights
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 CLASSIFICATION, VERIFICATION = "ForSequenceClassification", "ForXVector"
 FRAMES, CTC = "ForAudioFrameClassification", "ForCTC"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.ctc import BLANK

@@ -11,7 +11,7 @@ from torchmetrics.classification import BinaryAccuracy
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.classification import UtteranceClassification
 
 

@@ -14,7 +14,7 @@ from lightning.pytorch.core.optimizer import _configure_optimizers, _configure_s
 from torch import Tensor
 
 from wavlm_lightning.data.batch import TaskBatch
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.head_hooks import FORWARDED, check_hooks, forwarded
 from wavlm_lightning.tasks.head_trainer import TrainerOfHead, check_trainer

@@ -11,7 +11,7 @@ from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Protocol
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.upstreams import Upstream

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
 from wavlm_lightning.tasks.base import Direction, Protocol
 from wavlm_lightning.tasks.ctc import CtcTask

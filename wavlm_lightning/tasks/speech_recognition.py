@@ -14,7 +14,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Protocol
 from wavlm_lightning.tasks.beam_search import WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.cache_files import alone, intact, write
 from wavlm_lightning.upstreams.cache_pieces import AudioShard, Pieces

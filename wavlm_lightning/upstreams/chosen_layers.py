@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 

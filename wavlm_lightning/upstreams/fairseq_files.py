@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 LEGACY_PICKLES = 4
 """Before torch 1.6 a file was a row of pickles: magic number, version, system, and then the content."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fairseq import FIRST_BLOCK, is_wavlm
 from wavlm_lightning.upstreams.fairseq_files import words

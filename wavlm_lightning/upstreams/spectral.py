@@ -7,7 +7,7 @@ from torch import Tensor
 
 from wavlm_lightning.audio import fbank, mfcc, with_deltas
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 SHORTEST = 400

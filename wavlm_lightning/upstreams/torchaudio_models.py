@@ -16,7 +16,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.formats import match_state
 from wavlm_lightning.encoder.checkpoints.huggingface import rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers, padding_mask
 from wavlm_lightning.encoder.frontend import normalize_waveforms
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 

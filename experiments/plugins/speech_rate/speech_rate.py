@@ -8,7 +8,7 @@ from torchmetrics.regression import ConcordanceCorrCoef
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.upstreams import Upstream
 

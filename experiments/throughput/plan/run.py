@@ -25,7 +25,7 @@ from wavlm_lightning.data.batching import plan_batches
 from wavlm_lightning.data.corpus import FORMAT
 from wavlm_lightning.data.lengths import write_lengths
 from wavlm_lightning.data.passes import WINDOW
-from wavlm_lightning.progress import progress_bar
+from wavlm_lightning.system.progress import progress_bar
 
 RATE = 50.0
 BYTES_PER_SAMPLE = 1.0

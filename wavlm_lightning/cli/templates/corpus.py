@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, clean_key, hold_out
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 class MyCorpus:

@@ -20,7 +20,7 @@ from wavlm_lightning.data.recordings import (
     existing,
     require_file,
 )
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "Common Voice in one language; DIR is the unpacked release, or the folder of the language in it"
 

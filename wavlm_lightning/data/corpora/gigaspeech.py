@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, require_file
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "GigaSpeech, one of its training subsets with DEV and TEST; DIR holds GigaSpeech.json and audio/"
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import require_file
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
 CONSONANTS = ["B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N"]

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "Libri2Mix, 16 kHz max mix_both (SUPERB SD); DIR is Libri2Mix or the folder it lies in"
 

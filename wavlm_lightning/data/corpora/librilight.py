@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, hold_out, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "Libri-Light, unlabelled, in pieces of some seconds (pre-training)"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wavlm_lightning.data.corpora import lexicon, librispeech
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "Libri-Light's 10 min, 1 h or 10 h of labelled LibriSpeech (few-shot ASR)"
 

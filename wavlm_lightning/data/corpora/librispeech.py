@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wavlm_lightning.data.corpora import lexicon
 from wavlm_lightning.data.recordings import CorpusPlan, Inventories, Recording, check_counts, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "LibriSpeech: texts, and phones with a lexicon (PR, ASR, pre-training)"
 LICENCE = "CC BY 4.0"

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, clean_key, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "any folder of noises, cut into pieces, for utterance mixing; silent pieces need --on-error skip"
 

@@ -19,7 +19,7 @@ from wavlm_lightning.data.recordings import (
     require_file,
     require_folder,
 )
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder it lies in"
 

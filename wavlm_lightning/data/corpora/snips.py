@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder it lies in"
 

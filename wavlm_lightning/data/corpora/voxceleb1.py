@@ -26,7 +26,7 @@ from wavlm_lightning.data.recordings import (
     require_file,
     require_folder,
 )
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "VoxCeleb1, speakers to identify or to verify (SID, SV)"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 HELP = "VoxPopuli in one language, unlabelled or transcribed; DIR is the --root of the official tools"
 

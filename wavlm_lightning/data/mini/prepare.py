@@ -12,7 +12,7 @@ from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
 from wavlm_lightning.data.mini.performing import Company, company
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 # Raise it when the same size and seed would give other samples or labels.
 FORMAT = 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

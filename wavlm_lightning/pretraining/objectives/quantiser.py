@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

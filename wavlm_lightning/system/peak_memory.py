@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 GIB = 2**30

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

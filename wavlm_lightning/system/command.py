@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from wavlm_lightning.errors import UserError
+from wavlm_lightning.system.errors import UserError
 
 # glibc gives freed large tensors back to the system at once; keeping them spares a page fault a page and step.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}

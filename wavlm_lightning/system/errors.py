@@ -9,5 +9,5 @@ class UserError(Exception):
     Example:
         >>> raise UserError("corpus.json not found in data/x; make the corpus with `wavlm prepare folder DIR --out data/x`")
         Traceback (most recent call last):
-        wavlm_lightning.errors.UserError: corpus.json not found in data/x; ...
+        wavlm_lightning.system.errors.UserError: corpus.json not found in data/x; ...
     """

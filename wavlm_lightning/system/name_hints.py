@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from wavlm_lightning.cli.configs import configs_folder
+from wavlm_lightning.system.shipped_configs import configs_folder
 
 OPTIONS = (
     "help",
