@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from wavlm_lightning.tasks.spec_augment import SpecAugment, time_warp
+from wavlm_lightning.augment.spec_augment import SpecAugment, time_warp
 
 
 def interpolated(row: torch.Tensor, center: int, moved: int) -> torch.Tensor:

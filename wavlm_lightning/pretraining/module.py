@@ -15,8 +15,8 @@ from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.head_file import take_head
 from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.masking import SpanMasking
-from wavlm_lightning.pretraining.mixing import UtteranceMixing
+from wavlm_lightning.augment.span_masking import SpanMasking
+from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
 from wavlm_lightning.pretraining.sharding import FSDP2
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates

@@ -19,7 +19,7 @@ from wavlm_lightning.tasks.base import Direction, Protocol
 from wavlm_lightning.tasks.beam_search import WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.recurrent import RecurrentHead
-from wavlm_lightning.tasks.spec_augment import SpecAugment
+from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.tasks.spoken_text import spoken_text
 from wavlm_lightning.upstreams import Upstream
 

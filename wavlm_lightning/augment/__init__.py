@@ -1,0 +1,1 @@
+"""Augmentation of waveforms and features: utterance mixing, span masking, SpecAugment."""
