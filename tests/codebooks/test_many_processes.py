@@ -17,9 +17,9 @@ import torch
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.codebooks.extraction import Draw
-from wavlm_lightning.codebooks.hours import HoursBar
+from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.kmeans import extract_part
-from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.job_shards import Part
 from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
@@ -224,7 +224,7 @@ def test_jobs_by_cores_ranks_and_audio(monkeypatch):
 
 def test_the_bar_counts_hours_an_hour_without_what_was_there(capsys, monkeypatch):
     clock = iter([0.0, *[2.0] * 20])
-    monkeypatch.setattr("wavlm_lightning.codebooks.hours.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("wavlm_lightning.codebooks.audio_progress.time.monotonic", lambda: next(clock))
     with HoursBar(4 * 3600 * 16_000, 2 * 3600 * 16_000, "labels") as bar:
         bar.add(3600 * 16_000)
         assert bar.speed == 1800.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.job_shards import Part
 from wavlm_lightning.system.errors import UserError
 
 ARRAY = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "5"}

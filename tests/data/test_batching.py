@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_lightning.data.batching import BatchPlan, plan_batches
+from wavlm_lightning.data.loading.batching import BatchPlan, plan_batches
 from wavlm_lightning.system.errors import UserError
 
 lengths = st.lists(st.integers(400, 16_000 * 20), min_size=1, max_size=300).map(np.array)

@@ -8,14 +8,14 @@ import time
 import pytest
 from unreliable import HASTY, fetched, same, shards
 
-from wavlm_lightning.data import cache_space
-from wavlm_lightning.data.remote import materialise, mirror
+from wavlm_lightning.data.remote import cache_space
+from wavlm_lightning.data.remote.mirror import materialise, mirror
 from wavlm_lightning.system.errors import UserError
 
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
-from wavlm_lightning.data.remote import materialise
+from wavlm_lightning.data.remote.mirror import materialise
 
 folder, rows, largest = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 if largest:

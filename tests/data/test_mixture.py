@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wavlm_lightning.data.batching import BatchPlan
-from wavlm_lightning.data.mixture import Mixture, Source, folders_of, sources_of
-from wavlm_lightning.data.passes import utterances_of
+from wavlm_lightning.data.loading.batching import BatchPlan
+from wavlm_lightning.data.loading.mixture import Mixture, Source, folders_of, sources_of
+from wavlm_lightning.data.loading.shard_order import utterances_of
 from wavlm_lightning.system.errors import UserError
 
 SIZES = (900, 250, 60)

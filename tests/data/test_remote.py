@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from unreliable import HASTY, fetched, same, shards
 
-from wavlm_lightning.data import cache_space
-from wavlm_lightning.data.remote import is_remote, materialise, mirror
-from wavlm_lightning.data.transport import NotThere
+from wavlm_lightning.data.remote import cache_space
+from wavlm_lightning.data.remote.mirror import is_remote, materialise, mirror
+from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.system.errors import UserError
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_lightning.data.batching import BatchPlan, plan_batches, stretch
-from wavlm_lightning.data.passes import Passes, starts_among
+from wavlm_lightning.data.loading.batching import BatchPlan, plan_batches, stretch
+from wavlm_lightning.data.loading.shard_order import Passes, starts_among
 
 SAMPLES = np.random.default_rng(0).integers(16_000, 300_000, 600)
 STARTS = np.sort(np.r_[0, np.random.default_rng(1).choice(np.arange(1, 600), 39, replace=False), 600])

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from wavlm_lightning.data.transport import Patience
+from wavlm_lightning.data.remote.transport import Patience
 
 HASTY = Patience(attempts=4, first_seconds=0.01, longest_seconds=0.05, timeout_seconds=0.4)
 

@@ -14,7 +14,7 @@ from ranks import ended, start
 from test_pretraining_runs import data, expected_gradient
 from two_ranks import STRATEGIES, curve, everything
 
-from wavlm_lightning.data.batching import BatchPlan
+from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.upstreams.wavlm import load_encoder
 
 pytestmark = pytest.mark.slow

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
 
     corpus = Corpus.open(arguments.corpus)
     if arguments.verb == "permute":
-        from wavlm_lightning.data.permuted import permute_labels
+        from wavlm_lightning.data.shuffled_labels import permute_labels
 
         print(f"made {permute_labels(corpus, arguments.out, arguments.seed).directory}")
         return 0

@@ -32,7 +32,7 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
     Raises:
         UserError: the question makes no sense (see the message), or something is damaged, missing or in the wrong place.
     """
-    from wavlm_lightning.data.remote import is_remote
+    from wavlm_lightning.data.remote.mirror import is_remote
     from wavlm_lightning.system.errors import UserError
     from wavlm_lightning.system.progress import progress_bar
 

@@ -78,7 +78,7 @@ def examine(job: ShardJob) -> Verdict:
 
 def _fetch(job: ShardJob, *paths: Path) -> None:
     if job.remote:
-        from wavlm_lightning.data.remote import materialise
+        from wavlm_lightning.data.remote.mirror import materialise
 
         for path in paths:
             materialise(path, job.summary)
@@ -139,7 +139,7 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
 def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
     from wavlm_lightning.codebooks import LabelSet
     from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.data.transport import NotThere
+    from wavlm_lightning.data.remote.transport import NotThere
 
     path = job.directory / "labels" / name / f"{Path(verdict.name).stem}.safetensors"
     try:

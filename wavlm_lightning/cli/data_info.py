@@ -29,7 +29,7 @@ def info(corpus: Corpus, speakers: bool = False, labels: Sequence[str] = ()) -> 
     """
     from wavlm_lightning.audio import SAMPLE_RATE
     from wavlm_lightning.codebooks.labels import label_head, label_sets
-    from wavlm_lightning.data.remote import is_remote
+    from wavlm_lightning.data.remote.mirror import is_remote
 
     remote = is_remote(corpus.directory)
     print(f"{corpus.name} ({corpus.directory}), licence: {corpus.body['licence']}")

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.hours import HoursBar
-from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.audio_progress import HoursBar
+from wavlm_lightning.codebooks.job_shards import Part
 from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.files import write_whole

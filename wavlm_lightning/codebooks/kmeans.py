@@ -12,7 +12,7 @@ from wavlm_lightning.codebooks.budget import default_budget_gib
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.parts import Part
+from wavlm_lightning.codebooks.job_shards import Part
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.safetensors_header import header_end, parse_header
+from wavlm_lightning.data.remote.safetensors_header import header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 

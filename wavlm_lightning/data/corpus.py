@@ -145,7 +145,7 @@ class Corpus:
         Raises:
             UserError: the folder is no finished corpus of this format.
         """
-        from wavlm_lightning.data.remote import is_url, mirror
+        from wavlm_lightning.data.remote.mirror import is_url, mirror
 
         if is_url(directory):
             directory = mirror(str(directory))
@@ -208,7 +208,7 @@ class Corpus:
         if name not in self.body["splits"]:
             raise UserError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")
         if name not in self._opened:
-            from wavlm_lightning.data.remote import is_remote
+            from wavlm_lightning.data.remote.mirror import is_remote
 
             part, remote = self.body["splits"][name], is_remote(self.directory)
             paths = (self.directory / shard["name"] for shard in part["shards"])

@@ -39,7 +39,7 @@ class Lengths:
             UserError: the file is missing or not the one that was written.
         """
         if self.remote:
-            from wavlm_lightning.data.remote import materialise
+            from wavlm_lightning.data.remote.mirror import materialise
 
             materialise(self.path, {"bytes": self.size, "sha256": self.sha256})
         if not self.path.is_file():

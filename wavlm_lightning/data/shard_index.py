@@ -1,7 +1,7 @@
 """Reading one shard at random: what `corpus.json` says of it, its index, and a `pread` for any utterance.
 
 The index makes an epoch a pure function of lengths, seed and epoch, which resumes exactly with any number of workers
-(`wavlm_lightning.data.batching`). Nothing is read before it is needed, and what is kept of it is bounded, so a corpus
+(`wavlm_lightning.data.loading.batching`). Nothing is read before it is needed, and what is kept of it is bounded, so a corpus
 may have hundreds of thousands of shards.
 """
 
@@ -178,7 +178,7 @@ class ShardIndex:
             UserError: it cannot be had.
         """
         if self.remote:
-            from wavlm_lightning.data.remote import materialise
+            from wavlm_lightning.data.remote.mirror import materialise
 
             materialise(path, {"utterances": self.utterances, "bytes": self.size, "sha256": self.sha256})
         return path

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import TaskBatch
-from wavlm_lightning.data.batching import BatchPlan
+from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
-from wavlm_lightning.data.resumable import ResumableData
+from wavlm_lightning.data.loading.resume import ResumableData
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory

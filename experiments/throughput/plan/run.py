@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.batching import plan_batches
+from wavlm_lightning.data.loading.batching import plan_batches
 from wavlm_lightning.data.corpus import FORMAT
 from wavlm_lightning.data.lengths import write_lengths
-from wavlm_lightning.data.passes import WINDOW
+from wavlm_lightning.data.loading.shard_order import WINDOW
 from wavlm_lightning.system.progress import progress_bar
 
 RATE = 50.0
@@ -82,7 +82,7 @@ def gigabytes() -> float:
 
 def measure(out: Path, world_size: int) -> None:
     """Open and plan; print what each stage took."""
-    from wavlm_lightning.data.batching import BatchPlan
+    from wavlm_lightning.data.loading.batching import BatchPlan
     from wavlm_lightning.pretraining import PretrainingData
 
     print(f"| imports | | | {gigabytes():.2f} |")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavlm_lightning.data.mini.takes import Act, Take
+from wavlm_lightning.data.mini.scripted_utterance import Act, Take
 
 Trial = tuple[int, str, str]
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
-from wavlm_lightning.data.mini.performing import Company, company
+from wavlm_lightning.data.mini.rendering import Company, company
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.system.errors import UserError
 

@@ -7,7 +7,7 @@ from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.takes import Take
+from wavlm_lightning.data.mini.scripted_utterance import Take
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
 _TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavlm_lightning.data.passes import WINDOW, Passes
+from wavlm_lightning.data.loading.shard_order import WINDOW, Passes
 from wavlm_lightning.system.errors import UserError
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.passes import Passes, utterances_of
+from wavlm_lightning.data.loading.shard_order import Passes, utterances_of
 from wavlm_lightning.system.errors import UserError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from wavlm_lightning.data.batching import BatchPlan
+from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.system.errors import UserError
 
 
