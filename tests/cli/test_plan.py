@@ -109,7 +109,7 @@ def test_hours_are_those_of_the_corpus_one_has(folder):
     assert (first.hours, second.hours) == (960, 1_000)  # the first was written for another corpus
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "{class_path: wavlm_lightning.pretraining.sharding.FSDP2}"])
+@pytest.mark.parametrize("strategy", ["fsdp2", "{class_path: wavlm_lightning.training.fsdp.FSDP2}"])
 def test_memory_is_that_of_the_strategy(folder, strategy):
     whole = planned(folder / "second.yaml")[1].training.memory
     (folder / "shared.yaml").write_text(SECOND.replace("trainer: {", f"trainer: {{strategy: {strategy}, "))

@@ -16,7 +16,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import WavLMPretraining
-from wavlm_lightning.pretraining.sharding import FSDP2, LAUNCHED, whole
+from wavlm_lightning.training.fsdp import FSDP2, LAUNCHED, whole
 from wavlm_lightning.upstreams.wavlm import load_encoder
 
 SHAPE = {**SMALL, "layers": 2, "layer_drop": 0.3, "dropout": 0.1}

@@ -10,7 +10,7 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
 from wavlm_lightning.pretraining.objectives import Prediction
-from wavlm_lightning.pretraining.schedule import learning_rate_factor
+from wavlm_lightning.training.schedules import learning_rate_factor
 from wavlm_lightning.pretraining.scores import PredictionScores, perplexity
 
 

@@ -15,7 +15,7 @@ from test_pretraining_runs import SMALL, data, keeping, module
 from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
-from wavlm_lightning.pretraining.sharding import whole
+from wavlm_lightning.training.fsdp import whole
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES
 
 STRATEGIES = {"ddp": signal.SIGTERM, "fsdp2": signal.SIGINT}

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.pretraining.sharding import no_room, not_written
+from wavlm_lightning.training.fsdp import no_room, not_written
 
 
 class WholeFiles(TorchCheckpointIO):

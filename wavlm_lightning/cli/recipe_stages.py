@@ -10,7 +10,7 @@ from pathlib import Path
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 from wavlm_lightning.cli.recipes import RecipeStage
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.pretraining.sharding import OLD
+from wavlm_lightning.training.fsdp import OLD
 
 ENCODER = "encoder"
 """Where in the output folder the finished encoder goes."""

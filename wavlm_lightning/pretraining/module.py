@@ -18,7 +18,7 @@ from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
-from wavlm_lightning.pretraining.sharding import FSDP2
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 

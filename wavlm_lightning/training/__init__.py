@@ -1,0 +1,1 @@
+"""What pre-training and tasks share: learning-rate schedules and FSDP2."""
