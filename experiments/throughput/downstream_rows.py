@@ -87,7 +87,7 @@ def time_rates(row: str, settings: dict[str, Any], place: Place, tick: Callable[
         tick: called after each training.
     """
     from experiments.throughput.many_heads.run import heads, seconds
-    from wavlm_lightning.tasks.many_heads import ManyHeads
+    from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
     arguments = argparse.Namespace(
         corpus=str(mini(place.work, "pr").directory),

@@ -14,7 +14,7 @@ from wavlm_lightning.cli.trained_heads import TrainedHead
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification
-from wavlm_lightning.tasks.huggingface_export import write_head_folder
+from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 # Two convolutions and one layer: the time of an export goes by the number of operations.

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.bigrams import count_bigrams
+from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
+from wavlm_lightning.tasks.components.bigrams import count_bigrams
 
 LABELS = ["<s>", "|", "A", "B"]
 

@@ -15,8 +15,8 @@ from shaped import Shaped
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.tasks import KeywordSpotting, SpeakerIdentification
-from wavlm_lightning.tasks.emotion_recognition import EmotionRecognition
-from wavlm_lightning.tasks.intent_classification import IntentClassification
+from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
+from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 
 ONE_OF_FIVE = [
     [-0.093508, 0.012061, 0.110302, 0.150007, 0.111027],

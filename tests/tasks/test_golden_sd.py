@@ -14,7 +14,7 @@ import torch
 from shaped import Shaped
 
 from wavlm_lightning.data.batch import Targets
-from wavlm_lightning.tasks.speaker_diarization import SpeakerDiarization, best_permutation, match_frames
+from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization, best_permutation, match_frames
 
 LENGTHS = [23, 14, 6]
 LOGITS = {

@@ -16,7 +16,7 @@ from shaped import Shaped
 from torch import nn
 
 from wavlm_lightning.data.batch import Targets
-from wavlm_lightning.tasks.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 
 EMBEDDINGS = [
     [0.157079, 0.0, 0.431892, 0.0, 0.0, 0.496711],

@@ -17,7 +17,7 @@ from wavlm_lightning.tasks import (
     SpeakerVerification,
     SpeechRecognition,
 )
-from wavlm_lightning.tasks.long_recordings import long_outputs, windows
+from wavlm_lightning.workflows.predict.windows import long_outputs, windows
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 LABELS: dict[type, Any] = {

@@ -11,7 +11,7 @@ from head_helpers import CountedFbank, brief_trainer
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, QueryByExample, TaskData
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Fbank, Upstream
 
 

@@ -23,7 +23,7 @@ from wavlm_lightning.tasks import (
     TaskData,
     UtteranceClassification,
 )
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Fbank
 
 

@@ -16,8 +16,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.term_detection import maximum_term_weighted_value, z_normalise
 from wavlm_lightning.tasks import TaskData
-from wavlm_lightning.tasks.query_by_example import QueryByExample
-from wavlm_lightning.tasks.term_search import FeatureMoments, TermSearch
+from wavlm_lightning.tasks.content.query_by_example import QueryByExample
+from wavlm_lightning.tasks.search.term_search import FeatureMoments, TermSearch
 from wavlm_lightning.upstreams import Fbank, Mfcc, Upstream, WavLMUpstream
 
 SPLITS = ("documents", "queries-valid", "queries-test")

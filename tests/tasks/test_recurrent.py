@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from wavlm_lightning.tasks.recurrent import run_packed, run_reversed
+from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
 
 
 def test_rows_turned_around_give_what_packed_rows_give():

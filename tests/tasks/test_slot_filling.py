@@ -13,7 +13,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
-from wavlm_lightning.tasks.slot_filling import SlotFilling
+from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.upstreams import Fbank
 
 

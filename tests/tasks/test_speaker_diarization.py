@@ -20,7 +20,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationSetting
 from wavlm_lightning.tasks import TaskData
-from wavlm_lightning.tasks.speaker_diarization import SpeakerDiarization
+from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.upstreams import Fbank
 
 
@@ -200,5 +200,5 @@ def test_long_recordings_are_heard_in_stretches_without_a_seam(monkeypatch):
     features = torch.randn(2, 50, 12)
     lengths = torch.tensor([50, 31])
     whole = task.outputs(features, lengths)
-    monkeypatch.setattr("wavlm_lightning.tasks.speaker_diarization.STRETCH", 7)
+    monkeypatch.setattr("wavlm_lightning.tasks.speaker.speaker_diarization.STRETCH", 7)
     assert torch.allclose(task.outputs(features, lengths), whole, atol=1e-6)

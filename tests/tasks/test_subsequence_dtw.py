@@ -8,9 +8,10 @@ import torch
 from dtw import dtw
 from scipy.spatial.distance import cdist
 
-from wavlm_lightning.tasks import compiled_dtw, subsequence_dtw
-from wavlm_lightning.tasks.compiled_dtw import CompiledQueries
-from wavlm_lightning.tasks.subsequence_dtw import frame_distances, pack_queries, subsequence_costs
+from wavlm_lightning.tasks.search import compiled_dtw
+from wavlm_lightning.tasks.search import subsequence_dtw
+from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries
+from wavlm_lightning.tasks.search.subsequence_dtw import frame_distances, pack_queries, subsequence_costs
 
 DISTANCES = ("cosine_exp", "cosine", "euclidean", "cityblock")
 
@@ -98,7 +99,7 @@ def test_threads_and_features_of_real_size_change_nothing(distance, two_threads)
 
 def test_machine_code_is_kept_only_where_one_may_write(monkeypatch):
     """numba refuses to compile with its cache on if it finds no folder that takes it."""
-    from wavlm_lightning.tasks import dtw_kernels
+    from wavlm_lightning.tasks.search import dtw_kernels
 
     asked, honest = [], dtw_kernels.numba.njit
 

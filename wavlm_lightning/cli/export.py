@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from wavlm_lightning.cli.head_sources import holds_head
-    from wavlm_lightning.tasks.huggingface_folder import is_head_folder
+    from wavlm_lightning.tasks.huggingface.folder import is_head_folder
 
     command = shlex.join(["wavlm", "export", *argv])
     # The encoder of a folder from transformers is read without the head, which may have changed its last norm.

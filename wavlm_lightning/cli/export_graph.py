@@ -19,8 +19,8 @@ from wavlm_lightning.cli.trained_heads import TrainedHead
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.speaker_verification import SpeakerVerification
-from wavlm_lightning.tasks.xvector import LOST_FRAMES
+from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
 from wavlm_lightning.upstreams import WavLMUpstream
 
 FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}

@@ -15,8 +15,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
-from wavlm_lightning.tasks.huggingface_encoder import HeadEncoder
-from wavlm_lightning.tasks.huggingface_export import write_head_folder
+from wavlm_lightning.tasks.huggingface.encoder import HeadEncoder
+from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import WavLMUpstream
 
 PIPELINES = {"ForSequenceClassification": "audio-classification", "ForCTC": "automatic-speech-recognition"}

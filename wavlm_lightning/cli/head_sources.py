@@ -11,8 +11,8 @@ from wavlm_lightning.cli.trained_heads import TrainedHead, load_head
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface import huggingface_head
-from wavlm_lightning.tasks.huggingface_folder import HEADS, is_head_folder
+from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
+from wavlm_lightning.tasks.huggingface.folder import HEADS, is_head_folder
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 

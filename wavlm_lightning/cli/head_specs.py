@@ -18,7 +18,7 @@ from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 @dataclass(frozen=True)

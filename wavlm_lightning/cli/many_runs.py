@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger
 from wavlm_lightning.cli.callbacks import BEST
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class BestOfHead(ModelCheckpoint):

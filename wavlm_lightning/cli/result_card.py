@@ -15,7 +15,7 @@ import wavlm_lightning
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class WriteResultCard(pl.Callback):

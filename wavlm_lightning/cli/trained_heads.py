@@ -21,7 +21,7 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.long_recordings import long_outputs
+from wavlm_lightning.workflows.predict.windows import long_outputs
 
 
 @dataclass(frozen=True)

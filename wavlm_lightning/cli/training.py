@@ -34,8 +34,8 @@ from wavlm_lightning.cli.wandb_logger import settle_loggers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
-from wavlm_lightning.tasks.head_trainer import check_trainer
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.head_trainer import check_trainer
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class SaveConfig(SaveConfigCallback):

@@ -19,7 +19,7 @@ from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 if TYPE_CHECKING:
     from wavlm_lightning.cli.wandb_logger import Wandb

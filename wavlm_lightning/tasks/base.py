@@ -14,7 +14,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.head_checkpoint import HeadCheckpoint
+from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 

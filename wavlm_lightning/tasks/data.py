@@ -21,7 +21,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.partly_cached import PartlyCached
-from wavlm_lightning.tasks.shared_batches import check_alike, common_level, tasks_of
+from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level, tasks_of
 from wavlm_lightning.tasks.utterances import LabelledUtterances
 from wavlm_lightning.upstreams.cache import FeatureCache
 

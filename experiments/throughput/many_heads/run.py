@@ -12,7 +12,7 @@ import torch
 
 from wavlm_lightning.cli.training import quiet
 from wavlm_lightning.tasks import PhonemeRecognition, SlotFilling, Task, TaskData
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Upstream, WavLMUpstream
 
 RATES = [10.0**-k for k in range(1, 8)]

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from wavlm_lightning.tasks.compiled_dtw import CompiledQueries
-from wavlm_lightning.tasks.subsequence_dtw import Distance, pack_queries, subsequence_costs
+from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries
+from wavlm_lightning.tasks.search.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -77,7 +77,7 @@ def compare(
 
     Args:
         cores: for every way: threads of ours, processes of the peers' (s3prl gives each pair to a process of a pool).
-        distance: see `wavlm_lightning.tasks.subsequence_dtw`.
+        distance: see `wavlm_lightning.tasks.search.subsequence_dtw`.
         rounds: in each of which every way takes its turn.
         query_frames: of each of 40 queries.
         document_frames: of each of 8 documents, in 2 layers.

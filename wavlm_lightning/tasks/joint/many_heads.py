@@ -16,9 +16,9 @@ from torch import Tensor
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.head_hooks import FORWARDED, check_hooks, forwarded
-from wavlm_lightning.tasks.head_trainer import TrainerOfHead, check_trainer
-from wavlm_lightning.tasks.many_optimizers import HeadOptimizers, HeadScheduler
+from wavlm_lightning.tasks.joint.head_hooks import FORWARDED, check_hooks, forwarded
+from wavlm_lightning.tasks.joint.head_trainer import TrainerOfHead, check_trainer
+from wavlm_lightning.tasks.joint.many_optimizers import HeadOptimizers, HeadScheduler
 from wavlm_lightning.upstreams import Upstream
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.beam_search import WORD_END, LanguageModel
-from wavlm_lightning.tasks.spoken_text import spoken_text
+from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
+from wavlm_lightning.tasks.components.spoken_text import spoken_text
 
 _BEGIN, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
 

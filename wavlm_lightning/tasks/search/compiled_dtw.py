@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from wavlm_lightning.tasks.subsequence_dtw import Distance, directions
+from wavlm_lightning.tasks.search.subsequence_dtw import Distance, directions
 
 ROWS, COLUMNS = 1024, 512
 """Query and document frames of a matrix product, about: enough for its full speed, few enough for the caches."""
@@ -46,7 +46,7 @@ class CompiledQueries:
 
     Args:
         queries: each `(frames, layers, dim)`, on the CPU.
-        distance: see `wavlm_lightning.tasks.subsequence_dtw`.
+        distance: see `wavlm_lightning.tasks.search.subsequence_dtw`.
 
     Example:
         >>> queries = CompiledQueries([torch.randn(30, 13, 768), torch.randn(45, 13, 768)], "cosine_exp")
@@ -55,7 +55,7 @@ class CompiledQueries:
     """
 
     def __init__(self, queries: Sequence[Tensor], distance: Distance) -> None:
-        from wavlm_lightning.tasks import dtw_kernels
+        from wavlm_lightning.tasks.search import dtw_kernels
 
         self.kernels = dtw_kernels
         self.distance: Distance = distance
@@ -70,7 +70,7 @@ class CompiledQueries:
         return np.einsum("...d,...d->...", frames, frames)
 
     def costs(self, documents: Tensor, lengths: Tensor) -> Tensor:
-        """As `wavlm_lightning.tasks.subsequence_dtw.subsequence_costs`.
+        """As `wavlm_lightning.tasks.search.subsequence_dtw.subsequence_costs`.
 
         A document's frames are brought to length 1 once, for all queries. One matrix product holds about a thousand
         query frames and 512 document frames, so the memory it takes beside the features depends on the longest

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.many_heads import ManyHeads
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams.cache import Level
 
 

@@ -17,9 +17,9 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
 from wavlm_lightning.tasks.base import Direction, Protocol
 from wavlm_lightning.tasks.ctc import CtcTask
-from wavlm_lightning.tasks.recurrent import RecurrentHead
+from wavlm_lightning.tasks.components.recurrent import RecurrentHead
 from wavlm_lightning.augment.spec_augment import SpecAugment
-from wavlm_lightning.tasks.spoken_text import spoken_text
+from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.upstreams import Upstream
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")

@@ -18,8 +18,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.base import Protocol, Task
-from wavlm_lightning.tasks.subsequence_dtw import Distance
-from wavlm_lightning.tasks.term_search import FeatureMoments, Findings, TermSearch
+from wavlm_lightning.tasks.search.subsequence_dtw import Distance
+from wavlm_lightning.tasks.search.term_search import FeatureMoments, Findings, TermSearch
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from wavlm_lightning.tasks.compiled_dtw import CompiledQueries
-from wavlm_lightning.tasks.subsequence_dtw import Distance, pack_queries, subsequence_costs
+from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries
+from wavlm_lightning.tasks.search.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 DEVIATION_FLOOR = 1e-9
 SHORTEST = 5
@@ -62,7 +62,7 @@ class TermSearch:
         queries: hidden states of each, `(frames, layers, dim)`.
         terms: which term each asks for, int64 `(queries,)`.
         moments: of the frames of these queries and of all documents, by which features are normalised.
-        distance: see `wavlm_lightning.tasks.subsequence_dtw`.
+        distance: see `wavlm_lightning.tasks.search.subsequence_dtw`.
     """
 
     def __init__(self, queries: Sequence[Tensor], terms: Tensor, moments: FeatureMoments, distance: Distance) -> None:

@@ -1,0 +1,1 @@
+"""Networks and decoders that heads share."""

@@ -1,0 +1,1 @@
+"""What is said: phoneme recognition, speech recognition, keyword spotting, query by example."""

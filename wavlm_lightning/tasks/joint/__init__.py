@@ -1,0 +1,1 @@
+"""Several heads trained on one pass of the upstream."""

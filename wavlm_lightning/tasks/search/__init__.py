@@ -1,0 +1,1 @@
+"""Query-by-example search: dynamic time warping of a query against documents."""

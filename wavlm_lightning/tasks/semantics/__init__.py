@@ -1,0 +1,1 @@
+"""What is meant: intent classification, slot filling."""

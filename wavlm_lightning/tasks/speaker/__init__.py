@@ -1,0 +1,1 @@
+"""Who speaks: speaker identification, speaker verification, speaker diarization."""

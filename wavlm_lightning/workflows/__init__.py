@@ -1,0 +1,1 @@
+"""The machine behind each verb of the command line, callable from Python."""

@@ -1,0 +1,1 @@
+"""`wavlm predict`: a trained head on recordings."""
