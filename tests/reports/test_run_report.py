@@ -15,7 +15,7 @@ import pytest
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, partial_score, published_entries, rank, score
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.run_report import write_run_report
+from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.superb_table import METRIC_OF
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

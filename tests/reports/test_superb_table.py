@@ -11,7 +11,7 @@ import pytest
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import METRICS, TASKS, published_entries
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.folds import best_rate, combine_folds
+from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, superb_csv, superb_table
 
 LOWER = {"PR", "ASR", "SF_CER", "SV", "SD"}

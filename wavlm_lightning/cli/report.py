@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.reports.run_report import write_run_report
+    from wavlm_lightning.reports.runs.report import write_run_report
 
     compare = tuple(arguments.compare) if arguments.compare else None
     page, problems = write_run_report(arguments.runs, arguments.output, reservation, compare, arguments.group_seeds)

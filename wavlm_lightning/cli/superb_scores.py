@@ -10,7 +10,7 @@ from wavlm_lightning.cli.superb_official import is_official
 from wavlm_lightning.cli.superb_runs import COST, Cell
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
-from wavlm_lightning.reports.folds import best_rate, combine_folds
+from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"

@@ -13,7 +13,7 @@ from wavlm_lightning.metrics.superb import (
     score,
 )
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.run_results import Collection, Column, Result, board_metrics
+from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_values
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
 

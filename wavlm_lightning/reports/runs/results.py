@@ -9,8 +9,8 @@ from pathlib import Path
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.folds import best_rate, combine_folds
-from wavlm_lightning.reports.run_rows import row_names, weights_of
+from wavlm_lightning.reports.aggregate import best_rate, combine_folds
+from wavlm_lightning.reports.runs.rows import row_names, weights_of
 from wavlm_lightning.reports.superb_table import METRIC_OF
 
 

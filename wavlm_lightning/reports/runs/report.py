@@ -9,12 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.reports import run_text as text
+from wavlm_lightning.reports.runs import text
 from wavlm_lightning.reports.cards import ResultCard, find_cards
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
-from wavlm_lightning.reports.pictures import picture
-from wavlm_lightning.reports.run_curves import PretrainingRun, find_pretraining
-from wavlm_lightning.reports.run_figures import (
+from wavlm_lightning.reports.render import picture
+from wavlm_lightning.reports.runs.curves import PretrainingRun, find_pretraining
+from wavlm_lightning.reports.runs.figures import (
     MOST_RADARS,
     bar_panels,
     head_panels,
@@ -23,9 +23,9 @@ from wavlm_lightning.reports.run_figures import (
     rate_panels,
     weight_panels,
 )
-from wavlm_lightning.reports.run_layers import layers_table
-from wavlm_lightning.reports.run_results import Collection, collect
-from wavlm_lightning.reports.run_tables import (
+from wavlm_lightning.reports.runs.layers import layers_table
+from wavlm_lightning.reports.runs.results import Collection, collect
+from wavlm_lightning.reports.runs.tables import (
     Official,
     board_cards,
     board_table,

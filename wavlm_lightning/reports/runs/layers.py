@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from wavlm_lightning.reports.run_results import Result
+from wavlm_lightning.reports.runs.results import Result
 from wavlm_lightning.reports.tables import Cell, Table
 
 SPEAKER, CONTENT = ("SID", "SV", "SD"), ("PR", "ASR", "KS", "IC", "SF")

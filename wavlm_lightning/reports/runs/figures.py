@@ -11,12 +11,12 @@ from wavlm_lightning.metrics.superb import TASKS, points
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.figures import Draw, curve_panels, layer_panels
 from wavlm_lightning.reports.plots import draw_results
-from wavlm_lightning.reports.run_curves import PretrainingRun, run_curves, runs_of, top_rank
-from wavlm_lightning.reports.run_layers import CONTENT, SPEAKER, layer_weights
-from wavlm_lightning.reports.run_plots import draw_lines, draw_radar, draw_rates, short_names
-from wavlm_lightning.reports.run_results import Collection, Result
-from wavlm_lightning.reports.run_rows import seed_stems
-from wavlm_lightning.reports.run_tables import board_cards
+from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
+from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER, layer_weights
+from wavlm_lightning.reports.runs.plots import draw_lines, draw_radar, draw_rates, short_names
+from wavlm_lightning.reports.runs.results import Collection, Result
+from wavlm_lightning.reports.runs.rows import seed_stems
+from wavlm_lightning.reports.runs.tables import board_cards
 from wavlm_lightning.reports.superb_table import board_values
 from wavlm_lightning.reports.tables import metric_title
 

@@ -8,9 +8,9 @@ from typing import Any
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.demo_text import duration
-from wavlm_lightning.reports.run_curves import PretrainingRun, health, top_rank
-from wavlm_lightning.reports.run_results import Collection
-from wavlm_lightning.reports.run_tables import board_cards, winners
+from wavlm_lightning.reports.runs.curves import PretrainingRun, health, top_rank
+from wavlm_lightning.reports.runs.results import Collection
+from wavlm_lightning.reports.runs.tables import board_cards, winners
 from wavlm_lightning.reports.tables import MISSING, Cell, Table, metric_title
 
 BARS = "The main metric of every task; a dotted line is what guessing scores, a whisker the deviation over seeds."
