@@ -10,7 +10,7 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates, best
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, best
 from wavlm_lightning.tasks import KeywordSpotting, SpeechRecognition, TaskData
 from wavlm_lightning.upstreams import Fbank
 

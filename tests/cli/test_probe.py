@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 from quiet import quiet_trainer
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.probe import Probe, Snapshot
+from wavlm_lightning.callbacks.probe import Probe, Snapshot
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
@@ -138,7 +138,7 @@ def test_mistakes_are_found_before_the_run_begins(tiny, tmp_path):
 def test_from_a_configuration(tiny, tmp_path):
     """As a callback in YAML, in a run of `wavlm fit`."""
     probe = {"corpora": corpora(tiny), "every": 2, "steps": 2}
-    callbacks = [{"class_path": "wavlm_lightning.cli.probe.Probe", "init_args": probe}]
+    callbacks = [{"class_path": "wavlm_lightning.callbacks.probe.Probe", "init_args": probe}]
     (tmp_path / "probe.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", "-c", str(tmp_path / "probe.yaml")]
     arguments += ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(tmp_path / "run")]

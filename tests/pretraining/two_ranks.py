@@ -12,7 +12,7 @@ import torch
 from quiet import quiet_trainer
 from test_pretraining_runs import SMALL, data, keeping, module
 
-from wavlm_lightning.cli.callbacks import Newest, StopBetweenUpdates
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
 from wavlm_lightning.training.fsdp import whole

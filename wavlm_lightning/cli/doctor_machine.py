@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wavlm_lightning.cli.doctor_finding import REPAIR_PAIR, Finding, Status, first_line, installed_version
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
-from wavlm_lightning.cli.wandb_login import logged_in
+from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.system.paths import cache_directory
 
 GIB = 2**30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from wavlm_lightning.cli.callbacks import BEST
+from wavlm_lightning.callbacks.checkpoints import BEST
 from wavlm_lightning.cli.trained_heads import TrainedHead, load_head
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json

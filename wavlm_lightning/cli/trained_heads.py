@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, check_waveform, gain, load_mono, trim_silence
-from wavlm_lightning.cli.callbacks import BEST
+from wavlm_lightning.callbacks.checkpoints import BEST
 from wavlm_lightning.cli.parser_errors import one_sentence
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES

@@ -18,19 +18,19 @@ import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.cli.also import HELP, OPTION, added_up, read_also
-from wavlm_lightning.cli.callbacks import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
-from wavlm_lightning.cli.checkpoint_files import with_whole_files
+from wavlm_lightning.callbacks.checkpoints import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
+from wavlm_lightning.callbacks.checkpoint_files import with_whole_files
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.cli.dropped_arguments import dropping_logger
 from wavlm_lightning.cli.head_lists import HeadLists, take_lists
 from wavlm_lightning.cli.head_specs import HeadConfigs, many_heads
 from wavlm_lightning.cli.lightning_noise import quiet
-from wavlm_lightning.cli.many_runs import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
+from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.cli.readable_errors import readable_errors
-from wavlm_lightning.cli.result_card import WriteResultCard
+from wavlm_lightning.callbacks.result_card import WriteResultCard
 from wavlm_lightning.cli.sweep_pruning import ReportToSweep
-from wavlm_lightning.cli.wandb_logger import settle_loggers
+from wavlm_lightning.callbacks.wandb_logger import settle_loggers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.training.fsdp import FSDP2, finish_renaming

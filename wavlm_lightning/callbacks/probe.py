@@ -79,7 +79,7 @@ class Probe(pl.Callback):
 
             trainer:
               callbacks:
-                - class_path: wavlm_lightning.cli.probe.Probe
+                - class_path: wavlm_lightning.callbacks.probe.Probe
                   init_args:
                     corpora: {pr: data/librispeech, sid: data/voxceleb1_sid}
     """

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from wavlm_lightning.cli.callbacks import BEST
+from wavlm_lightning.callbacks.checkpoints import BEST
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads

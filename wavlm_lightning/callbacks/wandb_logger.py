@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from wavlm_lightning.cli.wandb_login import logged_in
-from wavlm_lightning.cli.wandb_media import WandbMedia
+from wavlm_lightning.callbacks.wandb_login import logged_in
+from wavlm_lightning.callbacks.wandb_media import WandbMedia
 
 KEPT = "wandb.json"
 """Holds the id of the W&B run, in the run folder."""

@@ -22,7 +22,7 @@ from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 if TYPE_CHECKING:
-    from wavlm_lightning.cli.wandb_logger import Wandb
+    from wavlm_lightning.callbacks.wandb_logger import Wandb
 
 
 class WandbMedia(pl.Callback):

@@ -1,0 +1,1 @@
+"""Lightning callbacks and loggers: checkpoints, progress bar, probe, result card, Weights & Biases."""
