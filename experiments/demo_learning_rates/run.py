@@ -11,8 +11,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from wavlm_lightning.cli.demo_heads import UPSTREAMS, Head
-from wavlm_lightning.cli.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.demo.heads import UPSTREAMS, Head
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import ResultCard
 

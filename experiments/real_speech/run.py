@@ -16,7 +16,7 @@ import json
 import time
 from pathlib import Path
 
-from wavlm_lightning.cli.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.data.mini.espeak import EspeakProcess
 from wavlm_lightning.data.mini.phones import SILENCE
@@ -142,7 +142,7 @@ def heads(out: Path, demo: Path) -> dict[tuple[str, str], HeadRun]:
 
 
 def rate(task: str, label: str) -> list[str]:
-    from wavlm_lightning.cli.demo_heads import LEARNING_RATES
+    from wavlm_lightning.workflows.demo.heads import LEARNING_RATES
 
     label = "pre-trained" if "speech" in label else label
     chosen = LEARNING_RATES.get((task, label))

@@ -18,7 +18,7 @@ from experiments.throughput.results import Place, Result
 from experiments.throughput.speech import mini
 from experiments.throughput.whole_steps import InTurns, time_steps
 from wavlm_lightning.system.timing import Rounds
-from wavlm_lightning.cli.training import quiet
+from wavlm_lightning.workflows.fit.command_line import quiet
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder.cpu import linears

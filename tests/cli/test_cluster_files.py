@@ -14,8 +14,8 @@ import pytest
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.plan_cluster import fill, time_limit
-from wavlm_lightning.cli.recipes import chain
+from wavlm_lightning.workflows.plan.cluster import fill, time_limit
+from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.system.errors import UserError
 
 FOLDER = configs_folder() / "cluster"
@@ -181,7 +181,7 @@ def test_options_without_cluster(capsys):
 def test_a_file_that_lost_a_line_is_not_filled_in(tmp_path, monkeypatch):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "slurm_fit.sh").write_text("#SBATCH --nodes=1\n")
-    monkeypatch.setattr("wavlm_lightning.cli.plan_cluster.configs_folder", lambda: tmp_path)
+    monkeypatch.setattr("wavlm_lightning.workflows.plan.cluster.configs_folder", lambda: tmp_path)
     assert fill("slurm_fit.sh", {"nodes": 3}, {}) == "#SBATCH --nodes=3\n"
     with pytest.raises(UserError, match="one line that begins with RUN="):
         fill("slurm_fit.sh", {}, {"RUN": "runs/x"})

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from wavlm_lightning.cli import data_check, main
-from wavlm_lightning.cli.data_info import histogram
+from wavlm_lightning.cli import main
+from wavlm_lightning.workflows.corpus import check as data_check
+from wavlm_lightning.workflows.corpus.info import histogram
 from wavlm_lightning.data.corpus import CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 
@@ -199,7 +200,7 @@ def test_info_shows_hours_speakers_lengths_and_labels(tiny, corpus, capsys, monk
     assert "seconds    utterances" in out
     assert main(["data", "info", str(corpus)]) == 0
     assert "train: 12 utterances, 0.003 h, 4 speakers, 4 shards; length 0.75 to 0.75 s" in capsys.readouterr().out
-    monkeypatch.setattr("wavlm_lightning.cli.data_info.FEW", 5)
+    monkeypatch.setattr("wavlm_lightning.workflows.corpus.info.FEW", 5)
     assert main(["data", "info", str(corpus)]) == 0
     out = capsys.readouterr().out
     assert "0.003 h, 4 shards" in out and "valid: 3 utterances, 0.001 h, 3 speakers" in out

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.export_graph import write_head_graph
-from wavlm_lightning.cli.trained_heads import TrainedHead
+from wavlm_lightning.workflows.export.graph import write_head_graph
+from wavlm_lightning.workflows.predict.trained_head import TrainedHead
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification

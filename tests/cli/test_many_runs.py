@@ -11,7 +11,7 @@ from same_runs import assert_same_run, options, same
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.head_lists import HeadLists, take_lists
+from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
 from wavlm_lightning.system.errors import UserError
 
 LISTS = ["--model.learning_rate", "[1e-2, 1e-3]", "--model.seed", "[1, 2]"]

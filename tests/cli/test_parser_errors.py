@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 NESTED = """Parser key "model":
   Does not validate against any of the Union subtypes

@@ -7,7 +7,7 @@ import yaml
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.training import WavLMCLI, command_line
+from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line
 
 CONFIGS = sorted(
     str(path.relative_to(configs_folder()))

@@ -19,8 +19,8 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main, recipe_command
-from wavlm_lightning.cli.recipe_stages import Road, option_groups
-from wavlm_lightning.cli.recipes import chain
+from wavlm_lightning.workflows.recipe.stages import Road, option_groups
+from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError

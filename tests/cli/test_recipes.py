@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.recipes import chain
+from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 
@@ -48,7 +48,7 @@ def test_names_are_looked_up_in_configs_pretrain(monkeypatch, folder, tmp_path_f
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (folder / "configs" / "pretrain").mkdir(parents=True)
     (folder / "configs" / "pretrain" / "published.yaml").write_text(FIRST)
-    monkeypatch.setattr("wavlm_lightning.cli.recipes.configs_folder", lambda: folder / "configs")
+    monkeypatch.setattr("wavlm_lightning.workflows.recipe.chain.configs_folder", lambda: folder / "configs")
     (elsewhere / "mine.yaml").write_text(SECOND.replace("first.yaml", "published"))
     assert [stage.name for stage in chain(str(elsewhere / "mine.yaml"))] == ["published", "mine"]
     with pytest.raises(UserError, match=r"no pre-training configuration 'publish'; take one of published"):

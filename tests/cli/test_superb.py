@@ -10,8 +10,8 @@ import pytest
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.superb_official import is_official
-from wavlm_lightning.cli.superb_runs import (
+from wavlm_lightning.workflows.superb.official import is_official
+from wavlm_lightning.workflows.superb.cells import (
     COST,
     UpstreamSpec,
     check_tasks,

@@ -10,10 +10,10 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.cli.sweep_file import read_sweep
-from wavlm_lightning.cli.sweep_pruning import TrialRun
-from wavlm_lightning.cli.sweep_study import SweepStudy
-from wavlm_lightning.cli.sweep_trials import run_trial
+from wavlm_lightning.workflows.sweep.file import read_sweep
+from wavlm_lightning.workflows.sweep.pruning import TrialRun
+from wavlm_lightning.workflows.sweep.study import SweepStudy
+from wavlm_lightning.workflows.sweep.trials import run_trial
 
 SWEEPS = sorted(str(path.relative_to(configs_folder())) for path in (configs_folder() / "sweeps").rglob("*.yaml"))
 TINY = {"layers_and_heads": "ks", "asr": "pr"}

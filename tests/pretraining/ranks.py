@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["wavlm_lightning.cli.training"])
+FORKS.set_forkserver_preload(["wavlm_lightning.workflows.fit.command_line"])
 
 
 def start(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> list[BaseProcess]:

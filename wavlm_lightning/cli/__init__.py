@@ -26,9 +26,9 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),
     "bench": ("wavlm_lightning.cli.bench", "how fast this machine encodes and trains"),
-    "fit": ("wavlm_lightning.cli.training", "train: an encoder or a head (LightningCLI; -c FILE)"),
-    "validate": ("wavlm_lightning.cli.training", "score a checkpoint on the validation split"),
-    "test": ("wavlm_lightning.cli.training", "score a checkpoint on the test split and write its result card"),
+    "fit": ("wavlm_lightning.workflows.fit.command_line", "train: an encoder or a head (LightningCLI; -c FILE)"),
+    "validate": ("wavlm_lightning.workflows.fit.command_line", "score a checkpoint on the validation split"),
+    "test": ("wavlm_lightning.workflows.fit.command_line", "score a checkpoint on the test split and write its result card"),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
     "export": (
         "wavlm_lightning.cli.export",

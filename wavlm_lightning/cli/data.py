@@ -42,10 +42,10 @@ def main(argv: list[str]) -> int:
         print(f"made {permute_labels(corpus, arguments.out, arguments.seed).directory}")
         return 0
     if arguments.verb == "info":
-        from wavlm_lightning.cli.data_info import info as show
+        from wavlm_lightning.workflows.corpus.info import info as show
 
         return show(corpus, arguments.speakers, arguments.labels)
-    from wavlm_lightning.cli.data_check import check as examine
+    from wavlm_lightning.workflows.corpus.check import check as examine
 
     return examine(corpus, arguments.jobs, arguments.quick, arguments.labels)
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.cli.demo_heads import TASKS, UPSTREAMS, all_heads
-from wavlm_lightning.cli.head_runs import run_heads
+from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
+from wavlm_lightning.workflows.fit.head_runs import run_heads
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.system.command import wavlm
 
@@ -82,7 +82,7 @@ class Demo:
 
     def pretrain(self) -> None:
         """Masked prediction with utterance mixing, from where it stopped."""
-        from wavlm_lightning.cli.demo_summary import precision
+        from wavlm_lightning.workflows.demo.summary import precision
 
         folder = self.out / "pretrain"
         arguments: list[Any] = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", self.corpus / "pretrain"]
@@ -106,7 +106,7 @@ class Demo:
 
     def report(self) -> Path:
         """The page, from what the stages left."""
-        from wavlm_lightning.cli.demo_summary import demo_summary, next_commands
+        from wavlm_lightning.workflows.demo.summary import demo_summary, next_commands
         from wavlm_lightning.reports.cards import ResultCard
         from wavlm_lightning.reports.demo_report import write_demo_report
 

@@ -4,8 +4,8 @@ import argparse
 import json
 from dataclasses import asdict
 
-from wavlm_lightning.cli.doctor_finding import Check, Finding, first_line
-from wavlm_lightning.cli.doctor_installation import (
+from wavlm_lightning.workflows.doctor_finding import Check, Finding, first_line
+from wavlm_lightning.workflows.doctor_installation import (
     check_audio,
     check_corpus_extra,
     check_lightning,
@@ -13,7 +13,7 @@ from wavlm_lightning.cli.doctor_installation import (
     check_python,
     check_torch,
 )
-from wavlm_lightning.cli.doctor_machine import (
+from wavlm_lightning.workflows.doctor_machine import (
     check_cache,
     check_cores,
     check_device,

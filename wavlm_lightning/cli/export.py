@@ -33,14 +33,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--encoder", action="store_true", help="of a head, only the encoder below it")
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.cli.head_sources import holds_head
+    from wavlm_lightning.workflows.predict.head_sources import holds_head
     from wavlm_lightning.tasks.huggingface.folder import is_head_folder
 
     command = shlex.join(["wavlm", "export", *argv])
     # The encoder of a folder from transformers is read without the head, which may have changed its last norm.
     without_head = arguments.encoder and is_head_folder(arguments.checkpoint)
     if holds_head(arguments.checkpoint) and not without_head:
-        from wavlm_lightning.cli.export_head import export_from_head
+        from wavlm_lightning.workflows.export.head import export_from_head
 
         export_from_head(arguments.checkpoint, arguments.directory, arguments.format, arguments.encoder, command)
     else:
@@ -65,12 +65,12 @@ def export_encoder(given: Path, directory: Path, form: str, command: str) -> Non
     source = newest_checkpoint(given)
     encoder = load_encoder(source)
     if form in ("onnx", "torch"):
-        from wavlm_lightning.cli.export_graph import FILES, write_encoder
+        from wavlm_lightning.workflows.export.graph import FILES, write_encoder
 
         difference = write_encoder(encoder.eval(), directory, form)
         print(f"{directory / FILES[form]}: off by at most {difference:.1e} from the encoder")
         return
-    from wavlm_lightning.cli.model_card import is_ours, model_card
+    from wavlm_lightning.workflows.export.model_card import is_ours, model_card
     from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, write_head
 
     encoder.save_pretrained(directory)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wavlm_lightning.cli.plan_assumptions import Assumptions
-    from wavlm_lightning.cli.plan_costs import StagePlan
+    from wavlm_lightning.workflows.plan.assumptions import Assumptions
+    from wavlm_lightning.workflows.plan.costs import StagePlan
 
 
 def main(argv: list[str]) -> int:
@@ -35,15 +35,15 @@ def main(argv: list[str]) -> int:
     if arguments.cluster is None and (arguments.nodes or arguments.out or arguments.print):
         parser.error("--nodes, --out and --print go with --cluster; give it, too")
 
-    from wavlm_lightning.cli.plan_assumptions import Assumptions
-    from wavlm_lightning.cli.plan_costs import plan
-    from wavlm_lightning.cli.recipes import chain
+    from wavlm_lightning.workflows.plan.assumptions import Assumptions
+    from wavlm_lightning.workflows.plan.costs import plan
+    from wavlm_lightning.workflows.recipe.chain import chain
 
     assumptions = Assumptions(arguments.mfu, arguments.gpus, arguments.gpu, arguments.hours, arguments.memory)
     stages = chain(arguments.configuration)
     plans = plan(stages, assumptions)
     if arguments.cluster is not None:
-        from wavlm_lightning.cli.plan_cluster import cluster_files
+        from wavlm_lightning.workflows.plan.cluster import cluster_files
 
         _write(cluster_files(arguments.cluster, stages[-1], plans[-1], arguments.nodes), arguments.out)
         for remark in plans[-1].training.remarks:

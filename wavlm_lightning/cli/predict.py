@@ -16,7 +16,7 @@ from wavlm_lightning.system.errors import UserError
 def main(argv: list[str]) -> int:
     """Parse and run; with options only (`predict -c FILE`) it is LightningCLI's, which predicts a corpus' test split."""
     if any(word.startswith(("-c", "--config", "--ckpt_path", "--model", "--data", "--trainer")) for word in argv[1:]):
-        from wavlm_lightning.cli import training
+        from wavlm_lightning.workflows.fit import command_line as training
 
         return training.main(argv)
     parser = argparse.ArgumentParser(
@@ -47,8 +47,8 @@ def main(argv: list[str]) -> int:
     if arguments.window and not arguments.window >= 1:
         raise UserError(f"--window {arguments.window:g}: no such window; give at least 1 second, or 0 for none")
 
-    from wavlm_lightning.cli.head_sources import open_head
-    from wavlm_lightning.cli.trained_heads import audio_files, predict_files
+    from wavlm_lightning.workflows.predict.head_sources import open_head
+    from wavlm_lightning.workflows.predict.trained_head import audio_files, predict_files
 
     paths = [path for given in arguments.audio for path in audio_files(given)]
     head = open_head(arguments.run, arguments.device)

@@ -16,7 +16,7 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
-    from wavlm_lightning.cli.recipe_stages import Road, RoadStage
+    from wavlm_lightning.workflows.recipe.stages import Road, RoadStage
 
 LEDGER = "recipe.json"
 
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     own, options = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parser.parse_args(own)
 
-    from wavlm_lightning.cli.recipe_stages import ENCODER, Road, going_on_from, option_groups
-    from wavlm_lightning.cli.recipes import chain
+    from wavlm_lightning.workflows.recipe.stages import ENCODER, Road, going_on_from, option_groups
+    from wavlm_lightning.workflows.recipe.chain import chain
 
     configurations = chain(arguments.recipe)
     if arguments.checkpoint:
@@ -150,7 +150,7 @@ def _open_ledger(road: Road, adopt: bool = False) -> Ledger:
 
 def _settings(road: Road, corpora: list[str], noise: list[str]) -> dict[str, Any]:
     """What the weights depend on."""
-    from wavlm_lightning.cli.recipe_stages import lasting
+    from wavlm_lightning.workflows.recipe.stages import lasting
 
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

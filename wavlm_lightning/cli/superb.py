@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wavlm_lightning.cli.superb_runs import Cell
+    from wavlm_lightning.workflows.superb.cells import Cell
 
 EPILOG = """upstreams:
   runs/demo/pretrain           a pre-training run, a .ckpt, a Hugging Face folder, a unilm or fairseq .pt
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.cli.superb_runs import check_tasks, parse_upstreams, plan_cell
+    from wavlm_lightning.workflows.superb.cells import check_tasks, parse_upstreams, plan_cell
 
     upstreams, tasks = parse_upstreams(arguments.upstreams), check_tasks(arguments.tasks)
     out, data = arguments.output, Path(arguments.data)
@@ -74,8 +74,8 @@ def main(argv: list[str]) -> int:
 
 def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
     """Run everything, and write the tables of whatever was finished even if something failed."""
-    from wavlm_lightning.cli.superb_runs import check_corpora, corpus_name
-    from wavlm_lightning.cli.superb_scores import check_cells, run_cells, settle, write_tables
+    from wavlm_lightning.workflows.superb.cells import check_corpora, corpus_name
+    from wavlm_lightning.workflows.superb.scores import check_cells, run_cells, settle, write_tables
     from wavlm_lightning.system.errors import UserError
 
     if arguments.data == "mini":
@@ -126,7 +126,7 @@ def is_mini(data: Path) -> bool:
 
 def rates(search: list[float] | None, task: str) -> list[float] | None:
     """The learning rates to try: None for that of the configuration."""
-    from wavlm_lightning.cli.superb_runs import official_rates
+    from wavlm_lightning.workflows.superb.cells import official_rates
 
     if search is None or task == "qbe":
         return None

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wavlm_lightning.cli.sweep_file import SweepFile
-    from wavlm_lightning.cli.sweep_study import Trial
+    from wavlm_lightning.workflows.sweep.file import SweepFile
+    from wavlm_lightning.workflows.sweep.study import Trial
 
 EPILOG = """what follows `--` is added to every trial's command and wins over what the file says:
   wavlm sweep configs/sweeps/superb/ks.yaml --output runs/sweep --test -- --model.upstream.source runs/mine --data.corpus data/ks
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     arguments, extra = parser.parse_args(argv[:cut]), argv[cut + 1 :]
 
-    from wavlm_lightning.cli.sweep_file import read_sweep
+    from wavlm_lightning.workflows.sweep.file import read_sweep
     from wavlm_lightning.system.errors import UserError
 
     sweep = read_sweep(arguments.file)
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> int:
 def run(sweep: SweepFile, arguments: argparse.Namespace, count: int, extra: list[str]) -> int:
     """Run what is left, and show what came of it even if something failed."""
     from wavlm_lightning.cli.superb import default_jobs
-    from wavlm_lightning.cli.sweep_study import SweepStudy
-    from wavlm_lightning.cli.sweep_table import command, ranked, ranking, write_trials
-    from wavlm_lightning.cli.sweep_trials import locked, run_trials
+    from wavlm_lightning.workflows.sweep.study import SweepStudy
+    from wavlm_lightning.workflows.sweep.table import command, ranked, ranking, write_trials
+    from wavlm_lightning.workflows.sweep.trials import locked, run_trials
     from wavlm_lightning.system.errors import UserError
 
     folder: Path = arguments.output

@@ -10,7 +10,7 @@ import warnings
 import lightning.pytorch as pl
 import torch
 
-from wavlm_lightning.cli.training import quiet
+from wavlm_lightning.workflows.fit.command_line import quiet
 from wavlm_lightning.tasks import PhonemeRecognition, SlotFilling, Task, TaskData
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Upstream, WavLMUpstream

@@ -1,0 +1,1 @@
+"""`wavlm data`: what a corpus holds and whether it is whole."""

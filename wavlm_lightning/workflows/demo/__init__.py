@@ -1,0 +1,1 @@
+"""`wavlm demo`: corpus, codebook, pre-training, three tasks, report."""

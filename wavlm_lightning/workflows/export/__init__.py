@@ -1,0 +1,1 @@
+"""`wavlm export`: encoders and heads to Hugging Face folders, ONNX and torch.export."""

@@ -1,0 +1,258 @@
+"""`wavlm export --format onnx|torch`: an encoder, or an encoder with its head, as a graph that needs none of our code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import wavlm_lightning
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.workflows.predict.trained_head import TrainedHead
+from wavlm_lightning.encoder import Layers, WavLM
+from wavlm_lightning.encoder.exportable import ExportableEncoder
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
+from wavlm_lightning.upstreams import WavLMUpstream
+
+FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
+DESCRIPTION = "model.json"
+TOLERANCE = 1e-4
+"""Largest difference to what the encoder or the task says itself, as a share of its largest number, or absolute below 1."""
+
+
+class ExportableHead(nn.Module):
+    """Encoder, weighted sum and head in one graph.
+
+    Args:
+        head: whose upstream is of the WavLM family.
+
+    Example:
+        >>> scores, lengths = ExportableHead(open_head(Path("runs/demo/ks")))(waveforms, lengths)
+    """
+
+    def __init__(self, head: TrainedHead) -> None:
+        super().__init__()
+        upstream = head.task.upstream
+        assert isinstance(upstream, WavLMUpstream)
+        self.task, self.factor = head.task, 10 ** (head.gain_db / 20)
+        self.states = slice(-upstream.num_layers, None)  # a head of transformers may read the last layer alone
+        eps = getattr(upstream, "normalize_eps", None)
+        self.encoder = ExportableEncoder(upstream.encoder, _normalize_eps(upstream.encoder) if eps is None else eps)
+
+    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms `(batch, samples)` and lengths `(batch,)` to the task's outputs and valid frames `(batch,)`."""
+        hidden, frames = self.encoder(waveforms * self.factor, lengths)
+        layers = Layers(hidden[self.states], frames, self.task.upstream.frame_rate)
+        return self.task.outputs(self.task.weighted_sum(layers), frames), frames
+
+
+def write_encoder(encoder: WavLM, folder: Path, form: str) -> float:
+    """Write all hidden states of an encoder as a graph; see `write_graph`."""
+    facts = {
+        "outputs": {"hidden": "all hidden states, (layers + 1, batch, frames, dim)"},
+        "layers": encoder.config.layers,
+    }
+
+    def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
+        return encoder(waveforms, lengths).hidden
+
+    return write_graph(ExportableEncoder(encoder, _normalize_eps(encoder)), expected, folder, form, encoder, facts, 2)
+
+
+def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
+    """Write encoder and head as a graph; see `write_graph`.
+
+    Raises:
+        UserError: its upstream is not of the WavLM family, or nothing can be exported at all.
+    """
+    task = head.task
+    if not isinstance(task.upstream, WavLMUpstream):
+        raise UserError(
+            f"--format {form}: the upstream of this head is a {type(task.upstream).__name__}, and only encoders of the "
+            "WavLM family are exported as graphs"
+        )
+    if not any(True for name, _ in task.named_parameters() if not name.startswith("upstream.")):
+        raise UserError(f"--format {form}: {task.name} has no head; export its encoder with --encoder")
+    if any(isinstance(module, nn.RNNBase) for name, module in task.named_modules() if not name.startswith("upstream.")):
+        raise UserError(
+            f"--format {form}: the LSTMs of this {task.name} head would be fixed to one length by torch.export; export its "
+            "encoder with --encoder and run the head with `wavlm predict`"
+        )
+    # A graph has no case of its own for a single frame, and the x-vector network takes 14 away.
+    frames = 2 + LOST_FRAMES if isinstance(task, SpeakerVerification) else 2
+    facts = {"outputs": {"scores": "what the head says, see labels"}, "task": task.name, "labels": task.labels}
+    if head.gain_db:
+        facts["gain_db"] = f"{head.gain_db:g}, in the graph"
+    if head.trim:
+        facts["trim"] = "quiet stretches were removed before training: remove them before the graph, too"
+
+    def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
+        layers = task.upstream(waveforms * 10 ** (head.gain_db / 20), lengths)
+        return task.outputs(task.weighted_sum(layers), layers.lengths)
+
+    return write_graph(ExportableHead(head), expected, folder, form, task.upstream.encoder, facts, frames)
+
+
+def write_graph(
+    module: nn.Module,
+    expected: Callable[[Tensor, Tensor], Tensor],
+    folder: Path,
+    form: str,
+    encoder: WavLM,
+    facts: dict[str, Any],
+    frames: int,
+) -> float:
+    """Trace, write, and compare what was written with what was meant, on batches of several sizes and lengths.
+
+    Args:
+        module: maps waveforms `(batch, samples)` and lengths `(batch,)` to outputs and valid frames.
+        expected: the same outputs, computed as ever.
+        folder: made if missing; gets `model.onnx` or `model.pt2`, and `model.json`.
+        form: `onnx` or `torch`.
+        encoder: inside the module.
+        facts: for `model.json`.
+        frames: fewest frames of a batch's longest row that the graph takes.
+
+    Returns:
+        The largest difference, as a share of the largest number of its batch (absolute if that is below 1).
+
+    Raises:
+        UserError: a library is missing, or the graph does not agree; no file is left then.
+    """
+    if form == "onnx":
+        _need_onnx()
+    module = module.eval().requires_grad_(False)
+    config = encoder.config
+    shortest = config.receptive_field + (frames - 1) * config.hop
+    folder.mkdir(parents=True, exist_ok=True)
+    path, description = folder / FILES[form], folder / DESCRIPTION
+    for stale in (path, description):
+        stale.unlink(missing_ok=True)
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    example = _batch(3, shortest + 6000, config.receptive_field, 0)
+    try:
+        with _quiet(), torch.no_grad():
+            _trace(module, example, part, form, [*facts["outputs"], "frames"])
+            largest, tested = _compare(_runner(part, form), expected, shortest, config.receptive_field)
+        if not largest <= TOLERANCE:
+            raise UserError(
+                f"--format {form}: the graph is off by {largest:.1e} from the model, more than {TOLERANCE:g}, so it was not "
+                "kept; please report this with the versions of torch and onnxruntime"
+            )
+        part.rename(path)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # a head of one's own may do whatever Python can, and tracers fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
+        raise UserError(
+            f"--format {form}: torch cannot make a graph of the model for any batch and length ({reason})"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    content = {
+        "inputs": {
+            "waveforms": f"float32 (batch, samples), at least {shortest} samples: add zeros behind shorter rows",
+            "lengths": f"int64 (batch,), valid samples of each row, at least {config.receptive_field}",
+        },
+        "outputs": {**facts.pop("outputs"), "frames": "int64 (batch,), valid frames of each row"},
+        "sample_rate": SAMPLE_RATE,
+        "frame_rate": config.frame_rate,
+        **facts,
+        "checked": {"batches": tested, "largest_difference": largest},
+        "versions": {"wavlm_lightning": wavlm_lightning.__version__, "torch": torch.__version__},
+    }
+    description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return largest
+
+
+def _trace(module: nn.Module, example: tuple[Tensor, Tensor], path: Path, form: str, names: list[str]) -> None:
+    """Write the graph, for any number of rows and samples."""
+    free = torch.export.Dim.AUTO
+    program = torch.export.export(
+        module, example, dynamic_shapes={"waveforms": {0: free, 1: free}, "lengths": {0: free}}
+    )
+    if form == "torch":
+        torch.export.save(program, path)
+        return
+    onnx = torch.onnx.export(program, dynamo=True, verbose=False, output_names=names, optimize=True)
+    assert onnx is not None
+    onnx.save(path, external_data=False)
+
+
+def _compare(
+    run: Callable[[Tensor, Tensor], Tensor], expected: Callable[[Tensor, Tensor], Tensor], shortest: int, least: int
+) -> tuple[float, list[list[int]]]:
+    """The largest difference, and the sizes `[batch, samples]` that it was looked for in."""
+    sizes = [[1, shortest], [1, SAMPLE_RATE], [2, SAMPLE_RATE + 4321], [4, 2 * SAMPLE_RATE + 77]]
+    largest = 0.0
+    for seed, (rows, samples) in enumerate(sizes, start=1):
+        batch = _batch(rows, samples, least, seed)
+        wanted, given = expected(*batch), run(*batch)
+        if given.shape != wanted.shape:
+            raise UserError(
+                f"the graph gives {tuple(given.shape)} instead of {tuple(wanted.shape)}, so it was not kept"
+            )
+        difference = (given - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+        largest = max(largest, difference) if difference == difference else float("inf")  # NaN agrees with nothing
+    return largest, sizes
+
+
+def _batch(rows: int, samples: int, least: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise of random lengths; the first row is full."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(least, samples + 1, (rows,), generator=generator)
+    lengths[0] = samples
+    waveforms = 0.1 * torch.randn(rows, samples, generator=generator)
+    return waveforms.masked_fill(torch.arange(samples) >= lengths[:, None], 0.0), lengths
+
+
+def _runner(path: Path, form: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if form == "torch":
+        module = torch.export.load(path).module()
+        return lambda waveforms, lengths: module(waveforms, lengths)[0]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(waveforms: Tensor, lengths: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})[0])
+
+    return run
+
+
+def _normalize_eps(encoder: WavLM) -> float | None:
+    return 1e-5 if encoder.config.normalize_waveform else None
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--format onnx needs {error.name}: pip install 'wavlm_lightning[onnx]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch says of packages that nobody asked for, and of its own future."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

@@ -1,0 +1,198 @@
+"""The model card of an exported encoder: what its run folder knows, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wavlm_lightning.workflows.export.run_facts import RunFacts
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import WavLM
+
+MARK = "<!-- Written by `wavlm export`, which writes it anew unless this line is gone. -->"
+HUB_LICENCES = (
+    "cc0-1.0",
+    "cc-by-3.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nc-nd-4.0",
+)
+"""Names that the Hugging Face Hub knows; any other licence is `other` there, and spelled out in the text."""
+HEADER = """# {title}
+
+A speech encoder of {parameters:,} parameters ({layers} transformer layers of {dim} dimensions): 16 kHz audio in, a hidden state
+every {milliseconds} ms out.
+
+```python
+import torch
+from transformers import {model}
+
+encoder = {model}.from_pretrained("{title}").eval()
+with torch.no_grad():
+    hidden = encoder(waveform, output_hidden_states=True).hidden_states  # {states} x (batch, frames, {dim})
+```
+"""
+
+
+@dataclass
+class Section:
+    """A headline, and facts below it; facts that are not known are left out, and so is a section without any.
+
+    Attributes:
+        title: the headline.
+        facts: (name, value) pairs.
+    """
+
+    title: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, value: object) -> None:
+        """Add a fact, unless it is None or empty."""
+        if value not in (None, "", [], {}):
+            self.facts.append((name, str(value)))
+
+    def __str__(self) -> str:
+        rows = "\n".join(f"- {name}: {value}" for name, value in self.facts)
+        return f"## {self.title}\n\n{rows}\n" if rows else ""
+
+
+def is_ours(card: str) -> bool:
+    """Whether `wavlm export` wrote the card, and nobody has said that it should stay."""
+    return MARK in card
+
+
+def model_card(
+    directory: Path, encoder: WavLM, source: Path, checkpoint: Mapping[str, Any] | None, command: str
+) -> str:
+    """The card as Markdown with the Hub's front matter.
+
+    Args:
+        directory: the exported folder, with its `config.json`.
+        encoder: what was exported.
+        source: the file or folder that it was read from.
+        checkpoint: content of a `.ckpt` of a pre-training run; None for weights from elsewhere.
+        command: that wrote the folder.
+    """
+    run = None if checkpoint is None else RunFacts.read(source, checkpoint)
+    corpora = run.corpora if run else []
+    written = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    shape = encoder.config
+    header = HEADER.format(
+        title=directory.resolve().name,
+        parameters=encoder.parameter_count(),
+        layers=shape.layers,
+        dim=shape.dim,
+        model=written["architectures"][0],
+        milliseconds=f"{1000 / shape.frame_rate:g}",
+        states=shape.layers + 1,
+    )
+    if shape.pre_norm:
+        header += (
+            "\nThe encoder's output is `last_hidden_state`; transformers leaves its final layer norm out of the last of the\n"
+            "`hidden_states`, on which heads of ours are trained with it.\n"
+        )
+    sections = [_data(run), _training(run), _scores(run)] if run else []
+    sections.append(_made(source, run, command))
+    matter = yaml.safe_dump(_front_matter(written["model_type"], corpora), sort_keys=False, allow_unicode=True)
+    parts = [f"---\n{matter}---\n{MARK}", header, *filter(None, map(str, sections))]
+    return "\n".join(parts)
+
+
+def _front_matter(model_type: str, corpora: list[Corpus]) -> dict[str, Any]:
+    matter: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
+    matter["tags"] = ["speech", "self-supervised", model_type, "wavlm_lightning"]
+    languages = corpora[0].inventories.get("languages") if corpora else None
+    if languages:
+        matter["language"] = sorted(languages)
+    licences = {licence for corpus in corpora if (licence := _licence(corpus))}
+    if licences:
+        names = {name if (name := each.lower().replace(" ", "-")) in HUB_LICENCES else "other" for each in licences}
+        matter["license"] = names.pop() if len(names) == 1 else "other"
+    return matter
+
+
+def _licence(corpus: Corpus) -> str | None:
+    """Terms of use, if somebody stated them."""
+    licence = corpus.body.get("licence")
+    return None if licence in (None, "", "unknown") else licence
+
+
+def _data(run: RunFacts) -> Section:
+    section = Section("Training data")
+    if run.corpora:
+        corpus, *noise = run.corpora
+        part = corpus.body["splits"].get(run.split, {})
+        hours = f", split `{run.split}`: {part['hours']:.4g} hours, {part['utterances']} utterances" if part else ""
+        section.add("corpus", f"{corpus.name}{hours}")
+        section.add("licence of the recordings", _licence(corpus))
+        for each in noise:
+            section.add("noise mixed in", each.name)
+            section.add("licence of the noise", _licence(each))
+        if any(map(_licence, run.corpora)):
+            section.add("licence above", "that of the audio; whoever publishes the weights decides on theirs")
+    section.add("sha256 of the corpus", run.corpus_sha256 and f"`{run.corpus_sha256}`")
+    for name, codebook in run.codebooks.items():
+        rate = f" at {codebook['rate']:g} Hz" if "rate" in codebook else ""
+        section.add(f"labels `{name}`", f"{codebook['size']} clusters{rate}, codebook sha256 `{codebook['sha256']}`")
+    return section
+
+
+def _training(run: RunFacts) -> Section:
+    section = Section("Pre-training")
+    model, trainer = run.model, run.trainer
+    section.add("started from", model.get("encoder") and f"`{model['encoder']}`")
+    section.add("changed in the encoder", _arguments(model.get("encoder_overrides")))
+    planned = trainer.get("max_steps")
+    section.add("updates", f"{run.steps}" + (f" of {planned}" if planned and planned != run.steps else ""))
+    section.add("audio per update, at most", run.seconds_per_update and f"{run.seconds_per_update:g} s")
+    section.add("processes", run.processes)
+    section.add("precision", trainer.get("precision"))
+    for name in ("learning_rate", "warmup", "decay", "weight_decay"):
+        section.add(name.replace("_", " "), model.get(name))
+    section.add("gradient clipping", trainer.get("gradient_clip_val"))
+    for objective in model.get("objectives") or []:
+        name = objective["class_path"].rsplit(".", 1)[-1]
+        section.add("objective", f"{name}({_arguments(objective.get('init_args'))})")
+    section.add("masking", _arguments(model.get("masking")))
+    section.add("mixing", _arguments(model.get("mixing")))
+    return section
+
+
+def _arguments(values: Any) -> str:
+    """`name=value` pairs; of a class given by its path, those of its arguments."""
+    if not isinstance(values, Mapping):
+        return ""
+    values = values.get("init_args", values)
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+
+
+def _scores(run: RunFacts) -> Section:
+    section = Section("Validation")
+    for name, (step, value) in sorted(run.scores.items()):
+        section.add(name.removeprefix("valid/").replace("_", " "), f"{value:.4g} (logged at step {step})")
+    return section
+
+
+def _made(source: Path, run: RunFacts | None, command: str) -> Section:
+    import lightning
+    import torch
+
+    import wavlm_lightning
+
+    section = Section("Made with")
+    section.add("command", f"`{command}`")
+    if run is None and source.is_file():
+        with source.open("rb") as file:
+            section.add("source", f"`{source.name}`, sha256 `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
+    for module in (wavlm_lightning, torch, lightning):
+        section.add(f"{module.__name__} at export", module.__version__)
+    section.add("lightning at training", run and run.lightning)
+    return section

@@ -1,0 +1,1 @@
+"""`wavlm fit`, `validate` and `test`: LightningCLI with run folders."""

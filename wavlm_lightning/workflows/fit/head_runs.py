@@ -1,0 +1,143 @@
+"""Fitting and testing several heads, some at a time, each with its own log."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.system.worker_pool import output_to, worker_pool
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.reports.cards import CARD_NAME
+
+RECORD = "run.json"
+"""What a run folder was begun with: options, and the state of every file they name."""
+
+
+@dataclass(frozen=True)
+class HeadRun:
+    """One head, or several of one pass, from the configuration to the result cards.
+
+    Attributes:
+        folder: its run folder; `card.json` there means it is done.
+        options: what follows `wavlm fit` and `wavlm test`.
+        fits: False for a task with nothing to train.
+        heads: names of the heads' folders in it, whose cards count instead; none if it is one head.
+    """
+
+    folder: Path
+    options: Sequence[str]
+    fits: bool = True
+    heads: Sequence[str] = ()
+
+    @property
+    def results(self) -> list[Path]:
+        """The folders that get a card."""
+        return [self.folder / head for head in self.heads] or [self.folder]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has its cards."""
+        return all((folder / CARD_NAME).is_file() for folder in self.results)
+
+    def check(self) -> None:
+        """Make sure that what lies in the folder is this very run, or nothing.
+
+        Raises:
+            UserError: it is another: other options, or files that have changed since.
+        """
+        record = self.folder / RECORD
+        if record.is_file():
+            if json.loads(record.read_text()) != self._facts():
+                raise UserError(
+                    f"{self.folder} holds a run with other options, or of files that have changed since; choose another "
+                    "output folder, or remove that one"
+                )
+        elif self.is_done:
+            raise UserError(f"{self.folder} holds a result of something else; choose another output folder")
+
+    def begin(self) -> None:
+        """Write down what is being run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RECORD).write_text(json.dumps(self._facts(), indent=1))
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "options": list(self.options),
+            "files": {word: state for word in self.options if (state := _state(word))},
+        }
+
+
+def _state(word: str) -> list[object] | None:
+    """What would be different if the file or folder that an option names were another."""
+    path = Path(resolve_config(word))
+    for inside in (
+        "corpus.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/last.ckpt/meta.pt",
+        "model.safetensors",
+        "pytorch_model.bin",
+    ):
+        if (path / inside).is_file():
+            path = path / inside
+            break
+    if not path.is_file():
+        return None
+    if path.suffix in (".json", ".yaml"):
+        return [hashlib.sha256(path.read_bytes()).hexdigest()]
+    return [path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
+    """Fit and test heads in parallel; one that has a card is left alone, one that was interrupted goes on.
+
+    Args:
+        runs: what to run.
+        done: is called after each.
+        processes: how many at a time; they share the cores (two runs of one thread do more work than one of two), and
+            take the GPUs in turn.
+
+    Raises:
+        UserError: a folder holds another run, before any is begun; or heads failed, after all others have ended.
+    """
+    for run in runs:
+        run.check()
+    failures: list[str] = []
+    with worker_pool(processes) as pool:
+        futures = {pool.submit(_fit_and_test, run): run for run in runs}
+        for future in as_completed(futures):
+            try:
+                future.result()
+            except UserError as error:
+                failures.append(str(error))
+            done(futures[future])
+    if failures:
+        raise UserError(f"{len(failures)} of {len(runs)} runs failed, the others are done: {failures[0]}")
+
+
+def _fit_and_test(run: HeadRun) -> None:
+    if run.is_done:
+        return
+    run.begin()
+    from wavlm_lightning.workflows.fit import command_line as training
+
+    options = [*run.options, "--trainer.default_root_dir", str(run.folder)]
+    log = run.folder / "log.txt"
+    with output_to(log):
+        try:
+            if run.fits:
+                newest = run.folder / "checkpoints" / "last.ckpt"
+                if not newest.is_file():  # killed before it could write one: what else there is cannot be gone on with
+                    for folder in {run.folder, *run.results}:
+                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                training.main(["fit", *options, *(["--ckpt_path", "last"] if newest.is_file() else [])])
+            training.main(["test", *options, *(["--ckpt_path", "best"] if run.fits else [])])
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(f"{run.folder} failed ({error}); see {log}") from error

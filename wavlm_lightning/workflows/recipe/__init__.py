@@ -1,0 +1,1 @@
+"""`wavlm recipe`: all stages of a published pre-training."""

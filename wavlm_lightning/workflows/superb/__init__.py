@@ -1,0 +1,1 @@
+"""`wavlm superb`: any encoder on SUPERB's ten tasks, one table."""

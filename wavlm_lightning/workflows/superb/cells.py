@@ -1,0 +1,218 @@
+"""What `wavlm superb` has to run: every task on every upstream, fold and learning rate, cheapest first."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.workflows.fit.head_lists import HeadLists
+from wavlm_lightning.workflows.fit.head_runs import HeadRun
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.upstreams.specs import resolve
+
+COST: dict[str, float] = {
+    "ks": 1,
+    "ic": 1,
+    "sid": 1.5,
+    "er": 1,
+    "pr": 2,
+    "qbe": 1.5,
+    "sd": 4,
+    "sv": 2,
+    "sf": 7,
+    "asr": 8,
+}
+"""What a run of each task costs relative to KS, in the order they are run; only the estimate of the time left reads it."""
+
+POOLED = ("ks", "ic", "sid", "er")
+"""Tasks whose head averages over time: CMVN would make all utterances alike (s3prl issue 316)."""
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class UpstreamSpec:
+    """An upstream as the command line names it.
+
+    Attributes:
+        spec: as typed.
+        class_path: its class.
+        init_args: its arguments.
+    """
+
+    spec: str
+    class_path: str
+    init_args: dict[str, Any]
+
+    @classmethod
+    def parse(cls, spec: str) -> UpstreamSpec:
+        """Read what `wavlm_lightning.upstreams.specs` understands."""
+        return cls(spec, *resolve(spec))
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self.init_args.get("label") or {"fbank": "FBANK", "mfcc": "MFCC"}.get(self.spec, self.spec)
+
+    @property
+    def folder(self) -> str:
+        """A name for its folder, made of the label if there is one, else of what was typed."""
+        name = self.label if "=" in self.spec else self.spec
+        slug = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
+        return slug or hashlib.sha256(name.encode()).hexdigest()[:12]
+
+    def options(self, task: str) -> list[str]:
+        """What `wavlm fit` must be told to use it."""
+        arguments = dict(self.init_args)
+        if task in POOLED and self.spec.split("=")[-1].strip() in ("fbank", "mfcc"):
+            arguments["cmvn"] = False
+        options = ["--model.upstream", self.class_path]
+        for name, value in arguments.items():
+            options += [f"--model.upstream.{name}", _word(value)]
+        return options
+
+
+def parse_upstreams(specs: Sequence[str]) -> list[UpstreamSpec]:
+    """All upstreams of a command.
+
+    Raises:
+        UserError: one names nothing, or two would share a row or a folder.
+    """
+    upstreams = [UpstreamSpec.parse(spec) for spec in specs]
+    for one in upstreams:
+        for other in upstreams:
+            if one is not other and (one.label == other.label or one.folder == other.folder):
+                raise UserError(
+                    f"{one.spec!r} and {other.spec!r} would share a row or a folder; tell them apart by LABEL= in front"
+                )
+    return upstreams
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A task on an upstream: one figure of the table.
+
+    Attributes:
+        task: name of its YAML.
+        upstream: what features it reads.
+        folder: where its runs and its card go.
+        runs: the run, or that of each fold; one run trains the heads of all learning rates.
+        rates: those that are searched; none for that of the YAML.
+    """
+
+    task: str
+    upstream: UpstreamSpec
+    folder: Path
+    runs: list[HeadRun]
+    rates: list[float]
+
+    def results(self) -> dict[float | None, list[Path]]:
+        """By learning rate (None: that of the YAML), the folder that gets a card, or that of each fold."""
+        if not self.rates:
+            return {None: [run.folder for run in self.runs]}
+        return {rate: [run.results[place] for run in self.runs] for place, rate in enumerate(self.rates)}
+
+
+def config_name(task: str, mini: bool) -> str:
+    """The YAML of a task, as `-c` takes it."""
+    return f"configs/superb/{'mini/' if mini else ''}{task}.yaml"
+
+
+def configuration(task: str, mini: bool) -> dict[str, Any]:
+    """What that YAML says."""
+    return yaml.safe_load((configs_folder().parent / config_name(task, mini)).read_text())
+
+
+def corpus_name(task: str, mini: bool) -> str:
+    """The folder of a task's corpus in the folder of corpora."""
+    return Path(configuration(task, mini)["data"]["init_args"]["corpus"]).name
+
+
+def official_rates(task: str) -> list[float]:
+    """The learning rates that SUPERB's authors tried, from the task's sweep file."""
+    content = yaml.safe_load((configs_folder() / "sweeps" / "superb" / f"{task}.yaml").read_text())
+    return [float(rate) for rate in content["parameters"]["model.learning_rate"]["values"]]
+
+
+def plan_cell(
+    task: str,
+    upstream: UpstreamSpec,
+    data: Path,
+    out: Path,
+    *,
+    mini: bool,
+    rates: list[float] | None,
+    steps: int | None,
+) -> Cell:
+    """All runs of a task on an upstream.
+
+    Args:
+        task: name of its YAML.
+        upstream: what to score.
+        data: folder of corpora; the YAML says which of them.
+        out: folder of all upstreams.
+        mini: take the YAML for the mini corpus.
+        rates: learning rates to try; the YAML's if None.
+        steps: updates; the YAML's if None.
+    """
+    content, corpus, folder = configuration(task, mini), data / corpus_name(task, mini), out / upstream.folder / task
+    options = ["-c", config_name(task, mini), "--data.corpus", str(corpus)]
+    if content["data"]["init_args"].get("cache"):
+        options += ["--data.cache", str(out / "cache")]
+    options += upstream.options(task)
+    trained = "learning_rate" in content["model"]["init_args"]
+    if steps is not None and trained:
+        # Validation is counted in batches, of which an update may take several.
+        every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
+        options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
+    tried = list(rates or []) if trained else []
+    heads = HeadLists({"learning_rate": tried}).labels() if tried else []
+    if tried:
+        options += ["--model.learning_rate", repr(tried)]
+    if not content["data"]["class_path"].endswith("FoldData"):
+        return Cell(task, upstream, folder, [HeadRun(folder, options, trained, heads)], tried)
+    runs = [
+        HeadRun(folder / f"fold{fold}", [*options, "--data.fold", str(fold)], trained, heads)
+        for fold in range(1, FOLDS + 1)
+    ]
+    return Cell(task, upstream, folder, runs, tried)
+
+
+def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
+    """Make sure that every task has its corpus.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for task in tasks:
+        name = corpus_name(task, mini)
+        if not (data / name / "corpus.json").is_file():
+            raise UserError(
+                f"{data / name}: the corpus for {task.upper()} is missing; make it with `wavlm prepare` (configs/superb/"
+                "README.md says how), or leave the task out with --tasks"
+            )
+        Corpus.open(data / name)
+
+
+def check_tasks(tasks: list[str] | None) -> list[str]:
+    """The tasks asked for, cheapest first; all by default.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    for task in tasks or []:
+        if task.lower() not in COST:
+            raise UserError(f"--tasks: {task!r} is none of SUPERB's tasks ({', '.join(COST)})")
+    return [task for task in COST if tasks is None or task in {t.lower() for t in tasks}]
+
+
+def _word(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
