@@ -11,10 +11,10 @@ import argparse
 import csv
 from pathlib import Path
 
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.workflows.demo.heads import UPSTREAMS, Head
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
-from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.reports.cards import ResultCard
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 GRID = {"pr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), "ks": RATES, "sid": RATES}

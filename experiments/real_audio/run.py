@@ -18,13 +18,13 @@ from pathlib import Path
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from wavlm_lightning.audio import load_mono
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
-from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
 from wavlm_lightning.data.corpus import CorpusWriter
 from wavlm_lightning.data.mini.keywords import UNKNOWN, WORDS
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import Cell, Table
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
 
 SHORTEST_TERM = 5
 """Letters: shorter words are found everywhere."""

@@ -16,16 +16,16 @@ import json
 import time
 from pathlib import Path
 
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
-from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.data.mini.espeak import EspeakProcess
 from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.speech import SpeechRequest
-from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import read_curves
 from wavlm_lightning.reports.figures import arrange, curve_panels
 from wavlm_lightning.reports.theme import save_png
+from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 
 LABELS = "mfcc100"
 

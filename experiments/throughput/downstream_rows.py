@@ -17,13 +17,13 @@ from experiments.throughput.encoders import TRANSFORMERS, build
 from experiments.throughput.results import Place, Result
 from experiments.throughput.speech import mini
 from experiments.throughput.whole_steps import InTurns, time_steps
-from wavlm_lightning.system.timing import Rounds
-from wavlm_lightning.workflows.fit.command_line import quiet
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder.cpu import linears
+from wavlm_lightning.system.timing import Rounds
 from wavlm_lightning.tasks import KeywordSpotting, TaskData
 from wavlm_lightning.upstreams import WavLMUpstream
+from wavlm_lightning.workflows.fit.command_line import quiet
 
 DATASETS = ["ks", "ic", "sid", "er"]
 """Tasks whose heads read no more than means over time."""

@@ -14,14 +14,14 @@ import torch
 
 from experiments.throughput.encoders import COMPILED, OURS, PLAIN, build, names, parity
 from experiments.throughput.results import Place, Result
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.config import SAMPLE_RATE
+from wavlm_lightning.encoder.cpu import linears
+from wavlm_lightning.encoder.cpu.linear_timing import onednn_gains
+from wavlm_lightning.pretraining.flops import encoder_flops
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.peak_memory import peak_added
 from wavlm_lightning.system.timing import time_side_by_side
-from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.encoder.cpu.linear_timing import onednn_gains
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.pretraining.flops import encoder_flops
 
 TOLERANCE = 1e-4
 """A peer whose last hidden state differs by more from ours computes something else, and is not worth timing."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, rename
+from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 
 OURS, PLAIN, COMPILED = "ours", "ours, as loaded", "ours, compiled"

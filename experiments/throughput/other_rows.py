@@ -9,11 +9,11 @@ import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from experiments.throughput.results import Place, Result
-from wavlm_lightning.system.timing import time_side_by_side
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import MetricValue, ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, superb_table
+from wavlm_lightning.system.timing import time_side_by_side
 
 
 def time_search(row: str, settings: dict[str, Any], place: Place, tick: Callable[[], object]) -> Result:

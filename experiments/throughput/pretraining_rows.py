@@ -21,9 +21,9 @@ from experiments.throughput.whole_steps import InTurns, time_steps
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import PretrainingData, UtteranceMixing, WavLMPretraining
 from wavlm_lightning.pretraining.flops import encoder_flops
+from wavlm_lightning.system.errors import UserError
 
 PEER = "torchaudio's recipe"
 

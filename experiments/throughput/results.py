@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import processor_name
 from wavlm_lightning.system.timing import Rounds
-from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

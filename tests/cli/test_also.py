@@ -10,10 +10,10 @@ import yaml
 from same_runs import assert_same_run, options, same
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.workflows.fit.further_tasks import AlsoTask, added_up
-from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.fit.head_lists import HeadLists
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.workflows.fit.further_tasks import AlsoTask, added_up
+from wavlm_lightning.workflows.fit.head_lists import HeadLists
 
 ASR = "configs/superb/mini/asr.yaml"
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.cli import main
 from wavlm_lightning.callbacks.checkpoint_files import WholeFiles, with_whole_files
-from wavlm_lightning.workflows.recipe.stages import RoadStage
+from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.workflows.recipe.stages import RoadStage
 
 
 @contextmanager

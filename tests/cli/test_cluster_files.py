@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.cluster import fill, time_limit
 from wavlm_lightning.workflows.recipe.chain import chain
-from wavlm_lightning.system.errors import UserError
 
 FOLDER = configs_folder() / "cluster"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.sh"))

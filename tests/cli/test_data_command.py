@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.workflows.corpus import check as data_check
-from wavlm_lightning.workflows.corpus.info import histogram
 from wavlm_lightning.data.corpus import CorpusWriter
 from wavlm_lightning.data.shards import Utterance
+from wavlm_lightning.workflows.corpus import check as data_check
+from wavlm_lightning.workflows.corpus.info import histogram
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from wavlm_lightning.cli import doctor
-from wavlm_lightning.workflows import doctor_installation
-from wavlm_lightning.workflows import doctor_machine
 from wavlm_lightning.system import hardware
+from wavlm_lightning.workflows import doctor_installation, doctor_machine
 
 
 @pytest.fixture

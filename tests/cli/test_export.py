@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import wavlm_lightning
 from wavlm_lightning.cli import main
-from wavlm_lightning.workflows.export.model_card import MARK
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.workflows.export.model_card import MARK
 
 
 @pytest.fixture(scope="module")

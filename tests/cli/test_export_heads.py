@@ -13,10 +13,10 @@ import yaml
 
 from wavlm_lightning.audio import gain, load_mono
 from wavlm_lightning.cli import main
-from wavlm_lightning.workflows.predict.head_sources import holds_head, open_head
-from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.workflows.predict.head_sources import holds_head, open_head
+from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import yaml
 from same_runs import assert_same_run, options, same
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
-from wavlm_lightning.system.errors import UserError
 
 LISTS = ["--model.learning_rate", "[1e-2, 1e-3]", "--model.seed", "[1, 2]"]
 LABELS = [f"learning-rate-{rate}-seed-{seed}" for rate in (0.01, 0.001) for seed in (1, 2)]

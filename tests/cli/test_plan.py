@@ -8,14 +8,14 @@ import json
 import pytest
 import torch
 
-from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.cli.plan import _figure, as_text, main, totals
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import Assumptions
 from wavlm_lightning.workflows.plan.costs import plan
 from wavlm_lightning.workflows.plan.heads import head_cost
 from wavlm_lightning.workflows.recipe.chain import chain
-from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.system.errors import UserError
 
 FIRST = """
 recipe: {hours: 960, gpus: 8, gpu: a100, codebook: {clusters: 100}}

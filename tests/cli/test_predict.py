@@ -12,9 +12,9 @@ import soundfile
 from wavlm_lightning.audio import gain, load_mono, trim_silence
 from wavlm_lightning.cli import main
 from wavlm_lightning.cli.predict import recording_names
-from wavlm_lightning.workflows.predict.trained_head import load_head
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.rttm import parse_rttm
+from wavlm_lightning.workflows.predict.trained_head import load_head
 
 HEADS = ("pr", "asr", "ks", "ic", "sid", "er", "sf", "sv", "sd")
 CORPUS = {"asr": "pr"}

@@ -18,10 +18,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from quiet import quiet_trainer
 
-from wavlm_lightning.cli import main
 from wavlm_lightning.callbacks.probe import Probe, Snapshot
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.cli import main
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
 from wavlm_lightning.upstreams import Fbank
 

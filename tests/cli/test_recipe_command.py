@@ -19,12 +19,12 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main, recipe_command
-from wavlm_lightning.workflows.recipe.stages import Road, option_groups
-from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder
+from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.stages import Road, option_groups
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.recipe.chain import chain
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 
 FIRST = "recipe: {hours: 960, gpus: 32, gpu: v100, codebook: {clusters: 100}}\ntrainer: {max_steps: 5}\n"
 SECOND = "recipe: {hours: 960.5, codebook: {clusters: 500, encoder: first.yaml, layer: 6, share: 0.1}}\n"

@@ -9,8 +9,10 @@ import shutil
 import pytest
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.metrics.superb import TASKS
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.superb.official import is_official
 from wavlm_lightning.workflows.superb.cells import (
     COST,
     UpstreamSpec,
@@ -19,9 +21,7 @@ from wavlm_lightning.workflows.superb.cells import (
     official_rates,
     parse_upstreams,
 )
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.metrics.superb import TASKS
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.workflows.superb.official import is_official
 
 
 def stamps(folder):

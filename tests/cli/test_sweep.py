@@ -16,11 +16,11 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.sweep.file import read_sweep
 from wavlm_lightning.workflows.sweep.pruning import ReportToSweep, TrialRun
 from wavlm_lightning.workflows.sweep.study import SweepStudy
 from wavlm_lightning.workflows.sweep.table import ranked
-from wavlm_lightning.system.errors import UserError
 
 GRID = {
     "program": "wavlm",

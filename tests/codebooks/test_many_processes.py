@@ -16,15 +16,15 @@ import torch
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans, label_corpus
-from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.audio_progress import HoursBar
-from wavlm_lightning.codebooks.kmeans import extract_part
+from wavlm_lightning.codebooks.extraction import Draw
 from wavlm_lightning.codebooks.job_shards import Part
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.codebooks.kmeans import extract_part
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 
 SHARDS = 7
 

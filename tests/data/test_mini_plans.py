@@ -9,8 +9,8 @@ from wavlm_lightning.data.mini import DATASETS, grammar
 from wavlm_lightning.data.mini.keywords import UNKNOWN, UNKNOWN_WORDS
 from wavlm_lightning.data.mini.plans import SIZES, Plan
 from wavlm_lightning.data.mini.prepare import _PLANS
-from wavlm_lightning.data.mini.speech import spoken_words
 from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.speech import spoken_words
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
 

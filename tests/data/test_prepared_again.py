@@ -13,9 +13,9 @@ import soundfile
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.recordings import CorpusPlan, Recording
 from wavlm_lightning.data.shards import Utterance, write_shard
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.data.writing import _alone, write_corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
 
 
 @pytest.fixture

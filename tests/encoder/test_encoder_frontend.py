@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.encoder.cpu import chunks
-from wavlm_lightning.encoder.cpu import folded_norm
-from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu import chunks, folded_norm, strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
 
 

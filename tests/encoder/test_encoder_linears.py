@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from wavlm_lightning.encoder.cpu import linear_timing, linears
 from wavlm_lightning.encoder.cpu import weight_cache as kept
-from wavlm_lightning.encoder.cpu import linear_timing
-from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.encoder.cpu.weight_cache import forget
 
 pytestmark = pytest.mark.skipif(

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.encoder.cpu.weight_cache import kept
 from wavlm_lightning.encoder.cpu.inference_prep import norm_parameters
+from wavlm_lightning.encoder.cpu.weight_cache import kept
 
 
 @pytest.fixture(autouse=True)

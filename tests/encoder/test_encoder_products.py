@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.encoder.cpu import spectral_convolution
-from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu import spectral_convolution, strided_products
 from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
 
 WIDE = WavLMConfig.preset("base", layers=1, layer_drop=0.0)

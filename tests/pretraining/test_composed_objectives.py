@@ -10,8 +10,8 @@ from test_pretraining_runs import SMALL, codebooks, data, fit, module
 
 from wavlm_lightning.codebooks import LayerFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import ContrastivePrediction, FeaturePenalty, MaskedPrediction, PretrainingData
+from wavlm_lightning.system.errors import UserError
 
 
 def test_several_label_sets_at_once(tiny, tmp_path):

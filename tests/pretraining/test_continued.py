@@ -14,8 +14,8 @@ from ranks import ended, start
 from test_pretraining_runs import codebooks, data, fit, module
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import MaskedPrediction
+from wavlm_lightning.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

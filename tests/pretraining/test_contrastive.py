@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction, Prediction
 from wavlm_lightning.pretraining.objectives.contrastive import (
     contrastive_logits,
@@ -17,6 +16,7 @@ from wavlm_lightning.pretraining.objectives.contrastive import (
     told_apart,
 )
 from wavlm_lightning.pretraining.objectives.quantiser import GumbelTemperature, diversity_loss
+from wavlm_lightning.system.errors import UserError
 
 CONFIG = WavLMConfig.tiny()
 DIM, CHANNELS, LAYERS = CONFIG.dim, CONFIG.conv_channels[-1], CONFIG.layers

@@ -11,8 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_backward_flop
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig, frontend
-from wavlm_lightning.encoder.cpu import spectral_convolution
-from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu import spectral_convolution, strided_products
 from wavlm_lightning.pretraining.flops import (
     GPUS,
     encoder_flops,

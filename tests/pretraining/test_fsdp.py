@@ -14,8 +14,8 @@ from test_pretraining_runs import SMALL, data, fit, module
 
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import WavLMPretraining
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2, LAUNCHED, whole
 from wavlm_lightning.upstreams.wavlm import load_encoder
 

@@ -19,12 +19,12 @@ from quiet import quiet_trainer
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import WavLMPretraining, health_speed
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.health_speed import Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction
+from wavlm_lightning.system.errors import UserError
 
 
 class Unwatched(WavLMPretraining):

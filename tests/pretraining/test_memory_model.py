@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.memory import USABLE, parameter_count, step_memory
+from wavlm_lightning.system.errors import UserError
 
 GROUP = WavLMConfig.preset(
     "base", layers=2, layer_drop=0.0, dim=192, ffn_dim=768, heads=4, conv_channels=(64,) * 7, attention_dropout=0.0

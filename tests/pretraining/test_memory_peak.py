@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.encoder.cpu import chunks
 from wavlm_lightning.encoder.attention_backends import BACKENDS, recomputed
+from wavlm_lightning.encoder.cpu import chunks
 from wavlm_lightning.pretraining.memory import step_memory
 
 PLAIN = {"layers": 4, "layer_drop": 0.0, "dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0}

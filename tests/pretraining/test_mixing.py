@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import UtteranceMixing
+from wavlm_lightning.system.errors import UserError
 
 
 def batch(rows: int = 6, samples: int = 4000, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import (
     FeaturePenalty,
     LogMelRegression,
@@ -20,6 +19,7 @@ from wavlm_lightning.pretraining import (
     UtteranceMixing,
     WavLMPretraining,
 )
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder
 
 SMALL = {"layers": 1, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives import quantiser as module
 from wavlm_lightning.pretraining.objectives.quantiser import (
     GumbelQuantiser,
@@ -13,6 +12,7 @@ from wavlm_lightning.pretraining.objectives.quantiser import (
     diversity_loss,
     gumbel_noise,
 )
+from wavlm_lightning.system.errors import UserError
 
 
 def seeded(seed: int = 0) -> torch.Generator:

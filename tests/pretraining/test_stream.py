@@ -17,8 +17,8 @@ from test_pretraining_runs import data, fit, module
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.loading.mixture import Source
 from wavlm_lightning.data.shards import Utterance
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import PretrainingData
+from wavlm_lightning.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from test_pretraining_runs import SMALL, data, keeping, module
 from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
-from wavlm_lightning.training.fsdp import whole
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES
+from wavlm_lightning.training.fsdp import whole
 
 STRATEGIES = {"ddp": signal.SIGTERM, "fsdp2": signal.SIGINT}
 """And the signal that stops a run of each."""

@@ -1,7 +1,7 @@
 import pytest
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.curves import read_curves
+from wavlm_lightning.system.errors import UserError
 
 
 def write(path, text):

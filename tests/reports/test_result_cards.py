@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import FORMAT, ResultCard, find_cards
+from wavlm_lightning.system.errors import UserError
 
 
 def test_a_card_comes_back_as_it_was_written(card, tmp_path):

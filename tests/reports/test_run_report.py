@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, partial_score, published_entries, rank, score
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.superb_table import METRIC_OF
+from wavlm_lightning.system.errors import UserError
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

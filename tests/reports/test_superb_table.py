@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import METRICS, TASKS, published_entries
-from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, superb_csv, superb_table
+from wavlm_lightning.system.errors import UserError
 
 LOWER = {"PR", "ASR", "SF_CER", "SV", "SD"}
 

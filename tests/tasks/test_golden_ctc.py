@@ -17,8 +17,8 @@ from shaped import Shaped
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
-from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
+from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 
 LENGTHS = [23, 14, 6]
 PLACES = [(0, 0), (0, 22), (1, 13), (2, 5)]

@@ -12,8 +12,8 @@ import transformers
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import (
     EmotionRecognition,
     IntentClassification,
@@ -23,8 +23,8 @@ from wavlm_lightning.tasks import (
     SpeakerVerification,
     SpeechRecognition,
 )
-from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
+from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 transformers.logging.set_verbosity_error()
@@ -226,7 +226,13 @@ def test_folders_that_are_no_heads(tmp_path):
 
 
 def scored(tmp_path, source, corpus, *options: str) -> ResultCard:
-    arguments = ["test", "--model", "wavlm_lightning.tasks.huggingface.tasks.huggingface_head", "--model.source", str(source)]
+    arguments = [
+        "test",
+        "--model",
+        "wavlm_lightning.tasks.huggingface.tasks.huggingface_head",
+        "--model.source",
+        str(source),
+    ]
     arguments += [
         "--data",
         "TaskData",

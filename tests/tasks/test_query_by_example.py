@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 from shaped import Shaped
 
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.term_detection import maximum_term_weighted_value, z_normalise
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.search.term_search import FeatureMoments, TermSearch

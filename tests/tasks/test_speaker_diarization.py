@@ -16,9 +16,9 @@ from torch import nn
 from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationSetting
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.upstreams import Fbank

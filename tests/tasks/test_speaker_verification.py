@@ -16,11 +16,11 @@ from torch import nn
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.verification import equal_error_rate
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
-from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, statistics_pooling
+from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import Fbank
 
 SMALL = {"hidden": 24, "widths": (24, 24, 24, 24, 40), "embedding": 24}

@@ -17,8 +17,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.components.bigrams import count_bigrams
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
-from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.upstreams import Fbank
 
 

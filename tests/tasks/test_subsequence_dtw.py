@@ -8,8 +8,7 @@ import torch
 from dtw import dtw
 from scipy.spatial.distance import cdist
 
-from wavlm_lightning.tasks.search import compiled_dtw
-from wavlm_lightning.tasks.search import subsequence_dtw
+from wavlm_lightning.tasks.search import compiled_dtw, subsequence_dtw
 from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries
 from wavlm_lightning.tasks.search.subsequence_dtw import frame_distances, pack_queries, subsequence_costs
 

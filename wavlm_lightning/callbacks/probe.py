@@ -19,8 +19,8 @@ from torchmetrics import Metric
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers, WavLM
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining import WavLMPretraining
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import PhonemeRecognition, SpeakerIdentification, TaskData
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams import Upstream

@@ -12,8 +12,8 @@ import lightning.pytorch as pl
 import torch
 
 import wavlm_lightning
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 

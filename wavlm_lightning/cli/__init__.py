@@ -28,7 +28,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("wavlm_lightning.cli.bench", "how fast this machine encodes and trains"),
     "fit": ("wavlm_lightning.workflows.fit.command_line", "train: an encoder or a head (LightningCLI; -c FILE)"),
     "validate": ("wavlm_lightning.workflows.fit.command_line", "score a checkpoint on the validation split"),
-    "test": ("wavlm_lightning.workflows.fit.command_line", "score a checkpoint on the test split and write its result card"),
+    "test": (
+        "wavlm_lightning.workflows.fit.command_line",
+        "score a checkpoint on the test split and write its result card",
+    ),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
     "export": (
         "wavlm_lightning.cli.export",

@@ -67,12 +67,12 @@ def measure(source: str, batch: int, seconds: float, precision: str, device: str
     """
     import torch
 
-    from wavlm_lightning.system.timing import time_side_by_side
     from wavlm_lightning.encoder import WavLM
-    from wavlm_lightning.encoder.cpu import linears
     from wavlm_lightning.encoder.config import SAMPLE_RATE
-    from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.encoder.cpu import linears
     from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
+    from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.timing import time_side_by_side
     from wavlm_lightning.upstreams.wavlm import load_encoder
 
     encoder = load_encoder(source).to(device).eval()

@@ -78,8 +78,8 @@ def _whole(text: str) -> int:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from wavlm_lightning.codebooks import FeatureSource, LayerFeatures, MfccFeatures, fit_kmeans
-    from wavlm_lightning.codebooks.kmeans import extract_part, forget
     from wavlm_lightning.codebooks.job_shards import Part
+    from wavlm_lightning.codebooks.kmeans import extract_part, forget
     from wavlm_lightning.data.corpus import Corpus
     from wavlm_lightning.system.errors import UserError
 

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.workflows.fit.head_runs import run_heads
-from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.system.command import wavlm
 
 LABELS = "mfcc100"
 CLUSTERS = {"tiny": 30, "mini": 100, "pretrain": 100}
@@ -106,9 +106,9 @@ class Demo:
 
     def report(self) -> Path:
         """The page, from what the stages left."""
-        from wavlm_lightning.workflows.demo.summary import demo_summary, next_commands
         from wavlm_lightning.reports.cards import ResultCard
         from wavlm_lightning.reports.demo_report import write_demo_report
+        from wavlm_lightning.workflows.demo.summary import demo_summary, next_commands
 
         cards = [ResultCard.read(head.folder) for head in all_heads(self.out)]
         curves = sorted((self.out / "pretrain" / "curves").glob("version_*/metrics.csv"), key=_version)

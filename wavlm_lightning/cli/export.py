@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--encoder", action="store_true", help="of a head, only the encoder below it")
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.workflows.predict.head_sources import holds_head
     from wavlm_lightning.tasks.huggingface.folder import is_head_folder
+    from wavlm_lightning.workflows.predict.head_sources import holds_head
 
     command = shlex.join(["wavlm", "export", *argv])
     # The encoder of a folder from transformers is read without the head, which may have changed its last norm.
@@ -70,8 +70,8 @@ def export_encoder(given: Path, directory: Path, form: str, command: str) -> Non
         difference = write_encoder(encoder.eval(), directory, form)
         print(f"{directory / FILES[form]}: off by at most {difference:.1e} from the encoder")
         return
-    from wavlm_lightning.workflows.export.model_card import is_ours, model_card
     from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, write_head
+    from wavlm_lightning.workflows.export.model_card import is_ours, model_card
 
     encoder.save_pretrained(directory)
     for name in (WEIGHTS, DESCRIPTION):  # of what was exported here before

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavlm_lightning.system.plugins import find_recipe, is_dotted, load, registered_corpora
 from wavlm_lightning.data.corpora import RECIPES
+from wavlm_lightning.system.plugins import find_recipe, is_dotted, load, registered_corpora
 
 if TYPE_CHECKING:  # help must come at once
     from wavlm_lightning.data.corpus import Corpus

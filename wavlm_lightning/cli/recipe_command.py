@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.ledger import Ledger, Stage
 
 if TYPE_CHECKING:
     from wavlm_lightning.workflows.recipe.stages import Road, RoadStage
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     own, options = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     arguments = parser.parse_args(own)
 
-    from wavlm_lightning.workflows.recipe.stages import ENCODER, Road, going_on_from, option_groups
     from wavlm_lightning.workflows.recipe.chain import chain
+    from wavlm_lightning.workflows.recipe.stages import ENCODER, Road, going_on_from, option_groups
 
     configurations = chain(arguments.recipe)
     if arguments.checkpoint:

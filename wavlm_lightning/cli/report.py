@@ -47,8 +47,8 @@ def main(argv: list[str]) -> int:
 
 def reservation(card: ResultCard) -> str | None:
     """Why a card must not be compared with the published ones, None if it may be; without its corpus nobody can tell."""
-    from wavlm_lightning.workflows.superb.official import CORPORA, is_official
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.workflows.superb.official import CORPORA, is_official
 
     if card.task not in CORPORA:
         return f"{card.task} is none of SUPERB's ten tasks"

@@ -74,9 +74,9 @@ def main(argv: list[str]) -> int:
 
 def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
     """Run everything, and write the tables of whatever was finished even if something failed."""
+    from wavlm_lightning.system.errors import UserError
     from wavlm_lightning.workflows.superb.cells import check_corpora, corpus_name
     from wavlm_lightning.workflows.superb.scores import check_cells, run_cells, settle, write_tables
-    from wavlm_lightning.system.errors import UserError
 
     if arguments.data == "mini":
         from wavlm_lightning.data.mini import prepare_mini

@@ -44,8 +44,8 @@ def main(argv: list[str]) -> int:
     cut = argv.index("--") if "--" in argv else len(argv)
     arguments, extra = parser.parse_args(argv[:cut]), argv[cut + 1 :]
 
-    from wavlm_lightning.workflows.sweep.file import read_sweep
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.workflows.sweep.file import read_sweep
 
     sweep = read_sweep(arguments.file)
     if arguments.hosted:
@@ -64,10 +64,10 @@ def main(argv: list[str]) -> int:
 def run(sweep: SweepFile, arguments: argparse.Namespace, count: int, extra: list[str]) -> int:
     """Run what is left, and show what came of it even if something failed."""
     from wavlm_lightning.cli.superb import default_jobs
+    from wavlm_lightning.system.errors import UserError
     from wavlm_lightning.workflows.sweep.study import SweepStudy
     from wavlm_lightning.workflows.sweep.table import command, ranked, ranking, write_trials
     from wavlm_lightning.workflows.sweep.trials import locked, run_trials
-    from wavlm_lightning.system.errors import UserError
 
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
 
 FORMAT = "wavlm_lightning/codebook/1"
 

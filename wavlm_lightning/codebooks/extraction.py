@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
-from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.audio_progress import HoursBar
+from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.job_shards import Part
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 from wavlm_lightning.data.corpus import Corpus, Split
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 
 GROUP_SECONDS = 120.0
 """Audio a process reads at a time: 18 MB of features of Base, which wait in memory and are kept on disk as one file."""

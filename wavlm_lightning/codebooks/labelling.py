@@ -11,18 +11,18 @@ import numpy as np
 from safetensors.numpy import save
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.audio_progress import HoursBar
-from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.codebooks.job_shards import Part
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.ordered_pool import default_jobs, in_order
 
 Place = tuple[str, int]
 """A split, and the number of a shard in it."""

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from wavlm_lightning.codebooks.label_files import check_labels, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
+from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
-from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.system.errors import UserError
 
 

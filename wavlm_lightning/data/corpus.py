@@ -25,8 +25,8 @@ from wavlm_lightning.data.lengths import Lengths, write_lengths
 from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.split import Split
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
 
 
 @dataclass(frozen=True)

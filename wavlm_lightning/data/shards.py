@@ -17,8 +17,8 @@ import numpy as np
 
 from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
 from wavlm_lightning.data.shard_index import Members, ShardIndex
-from wavlm_lightning.system.files import growing_whole, write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import growing_whole, write_whole
 
 __all__ = ["ShardIndex", "Utterance", "write_shard"]
 

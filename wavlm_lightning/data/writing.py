@@ -18,8 +18,8 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
-from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_whole
 from wavlm_lightning.system.progress import progress_bar
 
 Job = tuple[Path, list[Recording], str]

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from wavlm_lightning.encoder.cpu import strided_products
 from wavlm_lightning.encoder.attention import compute_dtype
-from wavlm_lightning.encoder.cpu.chunks import chunks
 from wavlm_lightning.encoder.config import WavLMConfig
+from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu.chunks import chunks
 from wavlm_lightning.encoder.cpu.folded_norm import FoldedConvolution
+from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
 from wavlm_lightning.encoder.cpu.weight_cache import kept
 from wavlm_lightning.encoder.layers import padding_mask
-from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
 
 
 def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float = 1e-5) -> Tensor:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils.checkpoint import checkpoint
 
-from wavlm_lightning.encoder.cpu import spectral_convolution
 from wavlm_lightning.encoder.attention import Attention, compute_dtype, linear
 from wavlm_lightning.encoder.attention_backends import BACKENDS, choose
 from wavlm_lightning.encoder.config import WavLMConfig
-from wavlm_lightning.encoder.dropped_layer import DroppedLayer
-from wavlm_lightning.encoder.cpu.linears import gelu_product, product
+from wavlm_lightning.encoder.cpu import spectral_convolution
 from wavlm_lightning.encoder.cpu.inference_prep import positional_spectrum, positional_weight
+from wavlm_lightning.encoder.cpu.linears import gelu_product, product
+from wavlm_lightning.encoder.dropped_layer import DroppedLayer
 
 
 class PositionalConvolution(nn.Module):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.formats import match_state, read_checkpoint
-from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
-from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normalize_waveforms, scale_gradient
 from wavlm_lightning.encoder.checkpoints.huggingface import write_checkpoint
-from wavlm_lightning.encoder.layers import Layers, padding_mask
+from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 from wavlm_lightning.encoder.cpu.inference_prep import prepare, release
+from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normalize_waveforms, scale_gradient
+from wavlm_lightning.encoder.layers import Layers, padding_mask
 from wavlm_lightning.encoder.transformer import Transformer
 
 

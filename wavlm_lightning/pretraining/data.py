@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks import LabelSet
-from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.loading.mixture import Mixture, Source, folders_of, sources_of
-from wavlm_lightning.data.loading.shard_order import WINDOW, Passes, starts_among
 from wavlm_lightning.data.loading.resume import ResumableData
+from wavlm_lightning.data.loading.shard_order import WINDOW, Passes, starts_among
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.data.subset import join_splits
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.crops import Crops
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

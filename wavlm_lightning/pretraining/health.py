@@ -11,10 +11,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics import EffectiveRank
 from wavlm_lightning.pretraining.health_speed import Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction
+from wavlm_lightning.system.errors import UserError
 
 if TYPE_CHECKING:
     from wavlm_lightning.pretraining.module import WavLMPretraining

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wavlm_lightning.augment.mixing import UtteranceMixing
+from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.head_file import take_head
 from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.augment.span_masking import SpanMasking
-from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
-from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
 TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)

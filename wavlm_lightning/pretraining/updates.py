@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.schedules import learning_rate_factor
 from wavlm_lightning.training.fsdp import whole
+from wavlm_lightning.training.schedules import learning_rate_factor
 
 NOMINAL_FRAMES = 1000.0
 """Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range;

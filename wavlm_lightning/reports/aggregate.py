@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.system.errors import UserError
 
 
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:

@@ -10,8 +10,8 @@ from wavlm_lightning.reports.curves import Curves, read_curves
 from wavlm_lightning.reports.demo_text import DemoSummary
 from wavlm_lightning.reports.figures import PANEL, curve_panels, layer_panels, result_panels
 from wavlm_lightning.reports.page import Block, Commands, Drawing, Facts, Heading, Notes, Page, Paragraph
-from wavlm_lightning.reports.render import picture
 from wavlm_lightning.reports.plots import layer_rows
+from wavlm_lightning.reports.render import picture
 from wavlm_lightning.reports.tables import Table, results_table, two_columns
 from wavlm_lightning.reports.verdict import latest, verdict_sentence
 

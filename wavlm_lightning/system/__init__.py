@@ -1,1 +1,1 @@
-"""The operating system: files and locks, processes, paths, hardware, timing, errors, progress bars, names of modules and files."""
+"""The operating system: files, locks, processes, paths, hardware, timing, errors, progress bars, names."""

@@ -1,20 +1,20 @@
 """Downstream tasks: one file, one task, one LightningModule."""
 
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
+from wavlm_lightning.tasks.content.query_by_example import QueryByExample
+from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
-from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
-from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
-from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
-from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 
 __all__ = [
     "CtcTask",

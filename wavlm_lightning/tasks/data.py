@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import TaskBatch
-from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.loading.resume import ResumableData
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.partly_cached import PartlyCached
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level, tasks_of
+from wavlm_lightning.tasks.partly_cached import PartlyCached
 from wavlm_lightning.tasks.utterances import LabelledUtterances
 from wavlm_lightning.upstreams.cache import FeatureCache
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
+from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
-from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
+from wavlm_lightning.encoder.config import PRESETS
+from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from wavlm_lightning.workflows.doctor_finding import REPAIR_PAIR, Finding, Status, first_line, installed_version
-from wavlm_lightning.system.hardware import cpu_bf16_instructions
 from wavlm_lightning.callbacks.wandb_login import logged_in
+from wavlm_lightning.system.hardware import cpu_bf16_instructions
 from wavlm_lightning.system.paths import cache_directory
+from wavlm_lightning.workflows.doctor_finding import REPAIR_PAIR, Finding, Status, first_line, installed_version
 
 GIB = 2**30
 

@@ -19,9 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.encoder.cpu import chunks
-from wavlm_lightning.encoder.cpu import spectral_convolution
-from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu import chunks, spectral_convolution, strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
 from wavlm_lightning.encoder.transformer import PositionalConvolution
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.loading.batching import plan_batches
 from wavlm_lightning.data.corpus import FORMAT
 from wavlm_lightning.data.lengths import write_lengths
+from wavlm_lightning.data.loading.batching import plan_batches
 from wavlm_lightning.data.loading.shard_order import WINDOW
 from wavlm_lightning.system.progress import progress_bar
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
-from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 _LOCATIONS = ("none", "kitchen", "bedroom", "garden")

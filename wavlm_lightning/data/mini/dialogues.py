@@ -10,9 +10,9 @@ from wavlm_lightning.data.mini.effects import Conditions, record, set_level
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, sentences
+from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, spoken_words
-from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take, rows, speak
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 _OVERLAP = (0.11, 0.24)

@@ -10,8 +10,8 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import inventory, sentences
-from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.scripted_utterance import Prosody, Take
+from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
 # SUPERB's order of IEMOCAP's four classes.

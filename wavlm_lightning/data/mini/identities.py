@@ -6,8 +6,8 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size, Trial
 from wavlm_lightning.data.mini.readings import inventory, sentences
-from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.scripted_utterance import Jitter, Take
+from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 # Synthetic speakers are far more consistent than people; with these figures FBANK reaches about 68 % of 60 speakers.

@@ -9,9 +9,9 @@ from wavlm_lightning.data.mini.effects import Conditions, noise
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt
+from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE
-from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take
 from wavlm_lightning.data.mini.voices import speakers
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
-from wavlm_lightning.data.mini.rendering import Company, company
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
+from wavlm_lightning.data.mini.rendering import Company, company
 from wavlm_lightning.system.errors import UserError
 
 # Raise it when the same size and seed would give other samples or labels.

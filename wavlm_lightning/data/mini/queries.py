@@ -6,8 +6,8 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
-from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
 _TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")

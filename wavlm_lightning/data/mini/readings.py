@@ -3,8 +3,8 @@
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.phones import PHONES
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 

@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from wavlm_lightning.data.corpus import Utterance
-from wavlm_lightning.data.mini.formant_synth import Buzz
 from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError
-from wavlm_lightning.data.mini.speech import Synthesiser
+from wavlm_lightning.data.mini.formant_synth import Buzz
 from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take
+from wavlm_lightning.data.mini.speech import Synthesiser
 
 _AHEAD = 8
 

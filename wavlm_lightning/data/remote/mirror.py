@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning.system import paths as places
 from wavlm_lightning.data.remote.cache_space import BOUND, bound, growing, locked, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
-from wavlm_lightning.system.files import FULL, told_if_full, write_whole
+from wavlm_lightning.system import paths as places
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import FULL, told_if_full, write_whole
 
 NOTE = "remote.json"
 WHOLE = (".tar", ".npy")

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wavlm_lightning.encoder.checkpoints import huggingface
 from wavlm_lightning.encoder.checkpoints import torchaudio as from_torchaudio
 from wavlm_lightning.encoder.checkpoints import unilm as from_unilm
-from wavlm_lightning.encoder.checkpoints import huggingface
-from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, is_state_dict, read_pickle, read_tensors
+from wavlm_lightning.encoder.config import WavLMConfig
 
 __all__ = ["CheckpointError", "match_state", "read_checkpoint"]
 

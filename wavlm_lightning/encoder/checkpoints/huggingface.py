@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_json, read_tensors
+from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 
 FIELDS = {
     "conv_channels": "conv_dim",

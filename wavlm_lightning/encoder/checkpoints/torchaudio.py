@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.checkpoints.huggingface import rename as rename_weight_norm
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
+from wavlm_lightning.encoder.config import WavLMConfig
 
 PUBLISHED = WavLMConfig()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
+from wavlm_lightning.encoder.config import WavLMConfig
 
 FIELDS = {
     "dim": ("encoder_embed_dim", 768),

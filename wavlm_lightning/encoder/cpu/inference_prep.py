@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.encoder.cpu import spectral_convolution
-from wavlm_lightning.encoder.cpu import strided_products
-from wavlm_lightning.encoder.cpu.weight_cache import forget, keep, kept
+from wavlm_lightning.encoder.cpu import linears, spectral_convolution, strided_products
 from wavlm_lightning.encoder.cpu.linear_timing import CLEARLY, onednn_gains
 from wavlm_lightning.encoder.cpu.onednn import onednn_packed
+from wavlm_lightning.encoder.cpu.weight_cache import forget, keep, kept
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.wavlm import WavLM

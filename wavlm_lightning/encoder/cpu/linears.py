@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from wavlm_lightning.encoder.cpu.weight_cache import keep, kept
 from wavlm_lightning.encoder.cpu.linear_timing import CLEARLY, Gains, onednn_gains
 from wavlm_lightning.encoder.cpu.onednn import onednn_packed, onednn_product
+from wavlm_lightning.encoder.cpu.weight_cache import keep, kept
 
 KINDS = ("plain", "auto", "onednn")
 SMALLEST = 2**24

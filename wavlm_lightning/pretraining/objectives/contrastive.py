@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives.base import LayerObjective, Prediction
 from wavlm_lightning.pretraining.objectives.quantiser import (
     GumbelQuantiser,
@@ -18,6 +17,7 @@ from wavlm_lightning.pretraining.objectives.quantiser import (
     code_perplexity,
     diversity_loss,
 )
+from wavlm_lightning.system.errors import UserError
 
 
 class ContrastivePrediction(LayerObjective):

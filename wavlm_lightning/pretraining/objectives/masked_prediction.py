@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.objectives.base import LayerObjective, Prediction
 from wavlm_lightning.pretraining.scores import PredictionScores
+from wavlm_lightning.system.errors import UserError
 
 
 class MaskedPrediction(LayerObjective):

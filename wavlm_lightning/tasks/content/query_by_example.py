@@ -14,8 +14,8 @@ from torchmetrics import Metric
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.base import Protocol, Task
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance

@@ -11,16 +11,16 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
+from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Protocol
 from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
-from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.upstreams import Upstream
 
 # fairseq's order; its beginning of sentence serves as the blank. The letters are by frequency in LibriSpeech.

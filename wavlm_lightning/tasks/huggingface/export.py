@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, write_checkpoint
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
-from wavlm_lightning.tasks.ctc import CtcTask
-from wavlm_lightning.tasks.huggingface.tasks import TIME_DELAY, verification_name
-from wavlm_lightning.tasks.huggingface.folder import CLASSIFICATION, CTC, ENCODERS, FRAMES, SAME_NAMES, VERIFICATION
-from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
+from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
+from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.huggingface import heads
+from wavlm_lightning.tasks.huggingface.folder import CLASSIFICATION, CTC, ENCODERS, FRAMES, SAME_NAMES, VERIFICATION
+from wavlm_lightning.tasks.huggingface.tasks import TIME_DELAY, verification_name
+from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
-from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.upstreams import WavLMUpstream
 
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}

@@ -13,17 +13,17 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
+from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import BLANK
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
-from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
-from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
-from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
-from wavlm_lightning.tasks.components.spoken_text import spoken_text
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
 
 WORD_ENDS = ("|", " ")
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")

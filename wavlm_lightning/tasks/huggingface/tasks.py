@@ -9,11 +9,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.components.xvector import CONTEXTS
+from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.huggingface.encoder import HeadEncoder
 from wavlm_lightning.tasks.huggingface.folder import CLASSIFICATION, CTC, FRAMES, SAME_NAMES, VERIFICATION, HeadFolder
-from wavlm_lightning.tasks.components.xvector import CONTEXTS
 
 TASKS: dict[str, dict[str, type[Task]]] = {
     CLASSIFICATION: {

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Protocol
-from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
-from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.upstreams import Upstream
 
 SPECIAL = ("<pad>", "<eos>", "<unk>")

@@ -13,9 +13,9 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.diarization import frames_to_segments
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Protocol, Task
 from wavlm_lightning.upstreams import Upstream
 

@@ -14,8 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.verification import equal_error_rate
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Protocol, Task
 from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
 from wavlm_lightning.upstreams import Upstream

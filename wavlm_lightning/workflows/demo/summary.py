@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_name
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.demo_text import DemoSummary
+from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_name
 
 
 def demo_summary(out: Path, labels: str, seconds: dict[str, float]) -> DemoSummary:

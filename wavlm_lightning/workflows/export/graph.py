@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import wavlm_lightning
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
+from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
+from wavlm_lightning.workflows.predict.trained_head import TrainedHead
 
 FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 DESCRIPTION = "model.json"

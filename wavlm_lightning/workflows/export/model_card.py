@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.workflows.export.run_facts import RunFacts
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.workflows.export.run_facts import RunFacts
 
 MARK = "<!-- Written by `wavlm export`, which writes it anew unless this line is gone. -->"
 HUB_LICENCES = (

@@ -17,25 +17,33 @@ from lightning.pytorch.loggers import CSVLogger
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.workflows.fit.further_tasks import HELP, OPTION, added_up, read_also
-from wavlm_lightning.callbacks.checkpoints import BEST, NEWEST, Newest, StepProgress, StopBetweenUpdates, WritePredictions, best
 from wavlm_lightning.callbacks.checkpoint_files import with_whole_files
+from wavlm_lightning.callbacks.checkpoints import (
+    BEST,
+    NEWEST,
+    Newest,
+    StepProgress,
+    StopBetweenUpdates,
+    WritePredictions,
+    best,
+)
+from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
+from wavlm_lightning.callbacks.result_card import WriteResultCard
+from wavlm_lightning.callbacks.wandb_logger import settle_loggers
+from wavlm_lightning.pretraining.recipe import Recipe
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.tasks.joint.head_trainer import check_trainer
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
 from wavlm_lightning.workflows.fit.dropped_arguments import dropping_logger
+from wavlm_lightning.workflows.fit.further_tasks import HELP, OPTION, added_up, read_also
 from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
 from wavlm_lightning.workflows.fit.head_specs import HeadConfigs, many_heads
 from wavlm_lightning.workflows.fit.quiet import quiet
-from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
-from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.workflows.fit.readable_errors import readable_errors
-from wavlm_lightning.callbacks.result_card import WriteResultCard
 from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
-from wavlm_lightning.callbacks.wandb_logger import settle_loggers
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.pretraining.recipe import Recipe
-from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
-from wavlm_lightning.tasks.joint.head_trainer import check_trainer
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class SaveConfig(SaveConfigCallback):

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import of_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.workflows.fit.head_lists import HeadLists, lists_in, read_yaml
-from wavlm_lightning.system.name_hints import of_config
-from wavlm_lightning.system.errors import UserError
 
 OPTION = "--also"
 HELP = (

@@ -11,10 +11,10 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavlm_lightning.reports.cards import CARD_NAME
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.reports.cards import CARD_NAME
 
 RECORD = "run.json"
 """What a run folder was begun with: options, and the state of every file they name."""

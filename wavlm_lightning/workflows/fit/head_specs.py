@@ -12,13 +12,13 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from wavlm_lightning.workflows.fit.further_tasks import AlsoTask
-from wavlm_lightning.workflows.fit.head_lists import HeadLists
-from wavlm_lightning.system.name_hints import known_classes
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.workflows.fit.further_tasks import AlsoTask
+from wavlm_lightning.workflows.fit.head_lists import HeadLists
+from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 
 @dataclass(frozen=True)

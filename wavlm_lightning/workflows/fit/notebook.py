@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line
 from wavlm_lightning.workflows.fit.quiet import quiet
 from wavlm_lightning.workflows.fit.readable_errors import readable_errors
-from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line
 
 
 def open_run(*options: str) -> WavLMCLI:

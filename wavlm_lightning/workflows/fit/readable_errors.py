@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from wavlm_lightning.workflows.fit.lost_process import lost_process
-from wavlm_lightning.system.name_hints import known_classes
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import known_classes
+from wavlm_lightning.workflows.fit.lost_process import lost_process
+from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 
 @contextlib.contextmanager

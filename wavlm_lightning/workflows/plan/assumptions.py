@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import PRESETS
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.recipe.chain import RecipeStage
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import section
 from wavlm_lightning.workflows.plan.costs import StagePlan
-from wavlm_lightning.workflows.recipe.stages import Road, pasteable
 from wavlm_lightning.workflows.recipe.chain import RecipeStage
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.recipe.stages import Road, pasteable
 
 SYSTEMS = ("slurm", "torchrun")
 GPUS_A_NODE = 8

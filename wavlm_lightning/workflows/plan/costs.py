@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, section
 from wavlm_lightning.workflows.plan.labels import Labelling, labelling_cost
 from wavlm_lightning.workflows.plan.training import PreTraining, training_cost
 from wavlm_lightning.workflows.recipe.chain import RecipeStage
-from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.pretraining.memory import parameter_count
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, find_hardware
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.flops import encoder_flops
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, find_hardware
+from wavlm_lightning.workflows.recipe.chain import RecipeStage
 
 MFCC_RATE = 6_800.0
 """Seconds of audio a second whose MFCC one CPU core computes (torchaudio, measured)."""

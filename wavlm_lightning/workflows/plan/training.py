@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from wavlm_lightning.workflows.plan.assumptions import Assumptions, find_hardware, number, section
-from wavlm_lightning.workflows.plan.heads import head_cost
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
+from wavlm_lightning.workflows.plan.assumptions import Assumptions, find_hardware, number, section
+from wavlm_lightning.workflows.plan.heads import head_cost
+from wavlm_lightning.workflows.recipe.chain import RecipeStage
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from wavlm_lightning.callbacks.checkpoints import BEST
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead, load_head
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
 from wavlm_lightning.tasks.huggingface.folder import HEADS, is_head_folder
+from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
+from wavlm_lightning.workflows.predict.trained_head import TrainedHead, load_head
 
 
 def holds_head(path: Path) -> bool:

@@ -16,11 +16,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, check_waveform, gain, load_mono, trim_silence
 from wavlm_lightning.callbacks.checkpoints import BEST
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 from wavlm_lightning.workflows.predict.windows import long_outputs
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 from wavlm_lightning.training.fsdp import OLD
+from wavlm_lightning.workflows.recipe.chain import RecipeStage
 
 ENCODER = "encoder"
 """Where in the output folder the finished encoder goes."""

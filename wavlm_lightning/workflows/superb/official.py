@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wavlm_lightning.workflows.superb.cells import configuration
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.workflows.superb.cells import configuration
 
 CORPORA: dict[str, tuple[str, dict[str, int]]] = {
     "PR": ("librispeech", {"train": 28_539, "valid": 2_703, "test": 2_620}),

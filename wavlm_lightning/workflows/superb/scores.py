@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
-from wavlm_lightning.workflows.superb.official import is_official
-from wavlm_lightning.workflows.superb.cells import COST, Cell
-from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
+from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.superb.cells import COST, Cell
+from wavlm_lightning.workflows.superb.official import is_official
 
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.workflows.sweep.space import Parameter, read_parameter
-from wavlm_lightning.system.errors import UserError
 
 METHODS = ("grid", "random", "bayes")
 KEYS = {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.sweep.file import SweepFile
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner

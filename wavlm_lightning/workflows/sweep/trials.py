@@ -13,11 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
 from pathlib import Path
 
+from wavlm_lightning.reports.cards import CARD_NAME
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.worker_pool import output_to, worker_pool
 from wavlm_lightning.workflows.sweep.pruning import VARIABLE, TrialRun
 from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial
-from wavlm_lightning.system.worker_pool import output_to, worker_pool
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.reports.cards import CARD_NAME
 
 TOO_MANY = 3
 """So many failures and no success: what is wrong is not the values."""
