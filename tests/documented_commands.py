@@ -29,7 +29,7 @@ SHORT: dict[str, list[str]] = {
 FEWER = {"--clusters": "8"}
 PLAIN = ("mkdir", "tar")
 """Programs that a page may use besides."""
-ELSEWHERE = {"demo": "tests/cli/test_demo.py"}
+ELSEWHERE = {"demo": "tests/workflows/test_demo.py"}
 """Verbs that are too long for a page, and what tests them."""
 BLOCK = re.compile(r"(?:^<!-- (needs:|run by) ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```", flags=re.M | re.S)
 HERE_DOCUMENT = re.compile(r"cat > (\S+) <<'END'\n(.*?)^END\n", flags=re.M | re.S)
