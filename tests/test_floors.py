@@ -11,42 +11,89 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wavlm_lightning"
-ALLOWED = {
-    "encoder": set(),
-    "metrics": set(),
-    "audio": set(),
-    "data": {"audio", "encoder", "errors", "places", "progress"},
-    "upstreams": {"audio", "encoder", "errors", "progress"},
-    "codebooks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "progress"},
-    "pretraining": {"audio", "encoder", "metrics", "data", "upstreams", "codebooks", "errors", "progress"},
-    "tasks": {"audio", "encoder", "metrics", "data", "upstreams", "errors", "places", "progress"},
-    "reports": {"metrics", "errors"},
+FLOORS: list[set[str]] = [
+    {"encoder", "system"},
+    {"audio", "metrics", "augment"},
+    {"data", "upstreams", "reports", "training"},
+    {"codebooks", "tasks"},
+    {"pretraining"},
+    {"callbacks"},
+    {"workflows"},
+    {"cli"},
+]
+"""A package imports only from floors below its own (see CONTRIBUTING.md)."""
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Our packages that a file imports, at its top or inside a function."""
+def imported(path: Path) -> set[str]:
+    """Modules of ours that a file imports: at its top, inside functions, and under TYPE_CHECKING."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "wavlm_lightning":
-                names = [f"wavlm_lightning.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("wavlm_lightning.")}
-    return found
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return {name for name in found if name in MODULES}
 
 
-@pytest.mark.parametrize("floor", ALLOWED)
-def test_nothing_imports_upwards(floor):
-    for path in (PACKAGE / floor).rglob("*.py"):
-        wrong = imports(path) - ALLOWED[floor] - {floor}
-        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+GRAPH = {name: imported(path) - {name} for name, path in MODULES.items()}
+
+
+def package(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("name", sorted(set().union(*FLOORS)))
+def test_nothing_imports_upwards(name):
+    height = next(number for number, floor in enumerate(FLOORS) if name in floor)
+    below = set().union(*FLOORS[:height])
+    wrong = {
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        if package(module) == name
+        for other in others
+        if package(other) not in below | {name, ""}
+    }
+    assert not wrong
 
 
 def test_every_package_has_its_floor():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert packages == set(ALLOWED) | {"cli"}
+    assert packages == set().union(*FLOORS)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other (strongly connected components of more than one)."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        pending = [*graph[start]]
+        while pending:
+            name = pending.pop()
+            if name not in seen:
+                seen.add(name)
+                pending += graph.get(name, ())
+        reach[start] = seen
+    groups = {tuple(sorted({a, *(b for b in reach[a] if a in reach[b])})) for a in graph if a in reach[a]}
+    return sorted(map(list, groups))
+
+
+def test_the_search_for_circles_finds_one():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_two_files_import_each_other():
+    assert circles(GRAPH) == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=str)
+def test_a_folder_holds_at_most_twenty_files(folder):
+    assert len([*folder.glob("*.py")]) <= (22 if folder.name == "mini" else 20)
 
 
 def tracked() -> list[Path]:
