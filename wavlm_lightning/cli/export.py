@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--encoder", action="store_true", help="of a head, only the encoder below it")
     arguments = parser.parse_args(argv)
 
-    from wavlm_lightning.tasks.huggingface.folder import is_head_folder
+    from wavlm_lightning.tasks.huggingface.reading import is_head_folder
     from wavlm_lightning.workflows.predict.head_sources import holds_head
 
     command = shlex.join(["wavlm", "export", *argv])

@@ -12,8 +12,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface.encoder import HeadEncoder
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
+from wavlm_lightning.tasks.huggingface.heads import HeadEncoder
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.export.model_card import HUB_LICENCES, MARK, Section, is_ours
 from wavlm_lightning.workflows.predict.head_sources import open_head

@@ -10,8 +10,7 @@ from wavlm_lightning.callbacks.checkpoints import BEST
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface.folder import HEADS, is_head_folder
-from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
+from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.predict.trained_head import TrainedHead, load_head
 
