@@ -71,9 +71,9 @@ def frames_to_segments(
     if scores.ndim != 2:
         raise ValueError(f"frames_to_segments needs scores (frames, speakers), got shape {scores.shape}")
     if median_filter < 1 or median_filter % 2 == 0:
-        raise ValueError(f"median_filter must be an odd number of frames, got {median_filter}")
+        raise ValueError(f"the median filter must span an odd number of frames, got {median_filter}")
     if not frame_rate > 0:
-        raise ValueError(f"frame_rate must be positive, got {frame_rate}")
+        raise ValueError(f"the frame rate must be positive, got {frame_rate}")
     speech = scores > threshold
     if median_filter > 1:
         # The median of zeros and ones is a majority vote, and a difference of running sums counts the votes.
@@ -111,7 +111,7 @@ def diarization_errors(
         DiarizationErrors(missed=1.0, false_alarm=1.0, confusion=0.0, total=4.0)
     """
     if not collar >= 0:
-        raise ValueError(f"collar must not be negative, got {collar}")
+        raise ValueError(f"the collar must not be negative, got {collar}")
     spoken, claimed = _merged(reference), _merged(hypothesis)
     zones = {
         speaker: [(time - collar, time + collar) for turn in turns for time in turn]
