@@ -1,4 +1,4 @@
-"""Downstream tasks: LightningModules that put a head on an upstream, one file a task.
+"""Downstream tasks: LightningModules that put a head on an upstream, one file per task.
 
 Reading order:
 

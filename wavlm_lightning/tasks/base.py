@@ -157,6 +157,7 @@ class Task(HeadCheckpoint):
                 )
             return
         self.labels = labels
+        # A random stream of its own: initial weights depend on the seed alone, not on earlier draws.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.build_head(self.upstream.dim)
@@ -242,7 +243,7 @@ class Task(HeadCheckpoint):
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant rate, as in all SUPERB tasks of s3prl but SV."""
+        """Adam at a constant rate, as in s3prl's configurations of these tasks."""
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

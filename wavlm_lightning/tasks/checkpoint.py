@@ -36,10 +36,11 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
         metric, mode = self.monitor
-        value = self.trainer.callback_metrics.get(metric)
+        value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
             "name": self.name,
             "labels": self.labels,
+            # A trained upstream is part of the state dict, so its initial weights need not match on loading.
             "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
             "learning_rate": self.learning_rate,
             "seed": self.seed,

@@ -79,6 +79,7 @@ class UtteranceClassification(Task):
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, classes)`."""
+        # Mask after the projection, whose bias makes padded frames non-zero.
         projected = self.projector(features)
         valid = (~padding_mask(lengths, features.shape[1]))[:, :, None]
         return self.classifier((projected * valid).sum(1) / lengths[:, None])

@@ -31,6 +31,7 @@ class CtcTask(Task):
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss per label, mean over utterances; an utterance with fewer frames than its labels need counts zero."""
+        # In fp32, also under bf16 autocast.
         log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
         return nn.functional.ctc_loss(
             log_probabilities, targets.values, lengths, targets.lengths, blank=BLANK, zero_infinity=True

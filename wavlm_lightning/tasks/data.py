@@ -148,6 +148,7 @@ class TaskData(ResumableData):
             longest = self._longest(name)
             need, missing = self.cache.check_budget(split.shards, longest)
             self._announce(split, longest, need, missing)
+            # Each rank computes its share of the shards, and all read the whole cache after the barrier.
             for shard in split.shards[trainer.global_rank :: trainer.world_size]:
                 self.cache.fill(shard, trainer.strategy.root_device, longest)
         trainer.strategy.barrier("feature cache")
@@ -184,6 +185,7 @@ class TaskData(ResumableData):
         split, trainer = self.opened[name], self.trainer
         limits: dict[str, Any] = {"batch_size": self.batch_size, "batch_seconds": self.batch_seconds}
         if not train:
+            # Whole utterances, so a batch must hold at least the longest one.
             longest = float(split.samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
         # s3prl crops what it resamples in validation as it does in training.

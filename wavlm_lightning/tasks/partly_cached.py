@@ -36,6 +36,7 @@ class PartlyCached(Transferable):
         layers = upstream(self.crops.audio, self.crops.lengths)
         fresh, frames = layers.hidden, layers.lengths
         if self.level == "utterance":
+            # A cached mean is a sequence of one frame.
             fresh, frames = pooled(layers)[:, :, None], torch.ones_like(frames)
         kept = self.cached.hidden
         rows = kept.shape[1] + fresh.shape[1]

@@ -1,4 +1,4 @@
-"""The corpus recipes of `wavlm prepare`, which turn official archives into a `Corpus`: one module a corpus.
+"""The corpus recipes of `wavlm prepare`, which turn official archives into a `Corpus`: one module per corpus.
 
 A recipe module has `HELP` (one line), `add_arguments(parser)` for its own options, and `plan(root, arguments)`, which lists
 recordings and labels without decoding a sample. It imports nothing heavy at its top, so that `wavlm prepare --help` is

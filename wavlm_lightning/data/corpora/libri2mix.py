@@ -96,7 +96,10 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
 
 
 def _meta(mixture: str, turns: Turns, labels: Path) -> dict[str, list]:
-    """Turns and speakers of a mixture; `1578-6379-0038_6415-111615-0009` mixes utterances of readers 1578 and 6415."""
+    """Turns and speakers of a mixture.
+
+    `1578-6379-0038_6415-111615-0009` mixes utterance 6379-0038 of reader 1578 and 111615-0009 of reader 6415.
+    """
     sources = [utterance.split("-", 1)[1] for utterance in mixture.split("_") if "-" in utterance]
     if mixture in turns:
         found = turns[mixture]

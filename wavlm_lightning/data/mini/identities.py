@@ -10,7 +10,7 @@ from wavlm_lightning.data.mini.scripted_utterance import Jitter, ScriptedUtteran
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
-# Synthetic speakers are far more consistent than people. With these values FBANK identifies 68 % of 60 speakers.
+# Synthetic speakers are far more consistent than people. With these values FBANK identifies about 68 % of 60 speakers.
 _VARIED = Jitter(pitch=10.0, rate=0.15, tract=0.03)
 _SPOILT = Conditions(room=0.7, noise=0.8, snr=(5.0, 25.0))
 

@@ -57,7 +57,7 @@ class BeamSearch:
     def __init__(self, language_model: LanguageModel, labels: list[str]) -> None:
         self.language_model, self.labels = language_model, labels
         try:
-            # Without kenlm torchaudio imports well, and fails only when it reads the model.
+            # torchaudio's decoder imports without kenlm and fails only when it reads the model, so check kenlm first.
             import flashlight.lib.text.decoder.kenlm  # noqa: F401
             import torchaudio.models.decoder  # noqa: F401
         except ImportError as error:

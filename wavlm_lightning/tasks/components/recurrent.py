@@ -85,6 +85,7 @@ def run_reversed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tenso
 
 
 def _one_direction(recurrent: nn.LSTM, features: Tensor, direction: str) -> Tensor:
+    # `torch.lstm` is what nn.LSTM calls; the module itself cannot run one of its two directions.
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [getattr(recurrent, name + direction) for name in names]
     state = features.new_zeros(1, len(features), recurrent.hidden_size)

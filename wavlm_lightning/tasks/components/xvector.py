@@ -32,7 +32,7 @@ def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:
     count = lengths[:, None].to(frames.dtype)
     mean = (frames * valid).sum(1) / count
     variance = ((frames - mean[:, None]) * valid).square().sum(1) / (count - 1).clamp(min=1)
-    varies = variance > 0
+    varies = variance > 0  # `where` before the square root: its gradient at 0 is infinite, and inf * 0 is NaN
     deviation = torch.where(varies, variance, 1).sqrt() * varies
     return torch.cat([mean, deviation], dim=1)
 
@@ -84,6 +84,7 @@ class XVector(nn.Module):
         hidden = features.gather(1, places[:, :, None].expand(-1, -1, features.shape[2])).transpose(1, 2)
         for layer in self.time_delay:
             hidden = layer(hidden).relu()
+        # Statistics in fp32, also under bf16 autocast.
         pooled = statistics_pooling(hidden.transpose(1, 2).float(), lengths.clamp(min=shortest) - LOST_FRAMES)
         return self.affine(pooled).relu()
 
@@ -114,6 +115,7 @@ class AdditiveMarginSoftmax(nn.Module):
             vectors: `(batch, dim)`.
             classes: int64 `(batch,)`.
         """
+        # Cosines in fp32: the scale of 30 would multiply the rounding of bf16.
         directions = nn.functional.normalize(self.weight.float(), dim=0)
         cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions
         margins = self.margin * nn.functional.one_hot(classes, cosines.shape[1])

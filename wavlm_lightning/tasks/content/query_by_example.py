@@ -135,7 +135,7 @@ class QueryByExample(Task):
                 found = FeatureMoments.of(frames)
                 moments[name] = moments[name] + found if name in moments else found
                 if name != self.splits[0]:
-                    queries[name].append(frames.transpose(0, 1).clone())
+                    queries[name].append(frames.transpose(0, 1).clone())  # a view would keep the whole batch alive
                     terms[name].append(batch.targets.values[row, 0])
         documents, *asked = self.splits
         self.searches = [
@@ -220,6 +220,7 @@ class QueryByExample(Task):
         grid = self.trainer.datamodule.corpus.inventories.get("trial_grid", {}).get(split)
         absent = {"absent_queries": 0, "absent_documents": 0}
         if grid and self.protocol == "superb":
+            # Trials of the other languages, which the official scorer counts without their scores.
             absent["absent_queries"] = max(0, grid["queries"] - there)
             absent["absent_documents"] = max(0, grid["documents"] - truth.shape[1])
         return [maximum_term_weighted_value(z_normalise(layer), truth, **absent) for layer in scores]

@@ -76,6 +76,7 @@ class SpeechRecognition(CtcTask):
         self.hidden, self.layers, self.dropout = hidden, layers, dropout
         self.alphabet, self.language_model = alphabet, language_model
         if language_model is not None:
+            # An instance attribute shadows the class's: only this head has the further metric.
             self.others = {**type(self).others, "wer_lm": "lower"}  # type: ignore[misc]
 
     def read_labels(self, corpus: Corpus) -> list[str]:

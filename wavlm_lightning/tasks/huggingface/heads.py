@@ -218,6 +218,7 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
         text = spoken_text(meta.get("text") or "")
         if not text:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")
+        # Published models differ in the case of their letters.
         if not any(len(label) == 1 and label.isupper() for label in self.labels):
             text = text.lower()
         return self.numbers(list(text.replace(" ", next(sign for sign in WORD_ENDS if sign in self.labels))))

@@ -67,6 +67,7 @@ class FoldData(TaskData):
             seed=seed,
         )
         self.fold = fold
+        # Placeholders until `open_stage` reads the names of the folds.
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
 
     def batch_requirements(self, task: Task) -> dict[str, Any]:

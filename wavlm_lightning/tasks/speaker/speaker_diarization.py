@@ -139,6 +139,7 @@ class SpeakerDiarization(Task):
     def build_head(self, dim: int) -> None:
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)
         self.classifier = nn.Linear(self.hidden, self.speakers)
+        # A buffer, so that the checkpoint stores the setting chosen on valid.
         self.register_buffer("setting", torch.tensor(USUAL))
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:

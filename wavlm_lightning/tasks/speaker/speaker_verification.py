@@ -216,6 +216,7 @@ class SpeakerVerification(Task):
         trials = self._trials(stage)
         rows, numbers = metric.compute()
         numbers = numbers.reshape(-1).cpu()  # torchmetrics returns a single number as a scalar
+        # The row of each utterance's embedding, -1 if it was not evaluated.
         row_of = torch.full((len(trials.places),), -1)
         row_of[numbers] = torch.arange(len(numbers))
         heard = (row_of[trials.pairs] >= 0).all(1)
