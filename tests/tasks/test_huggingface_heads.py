@@ -219,7 +219,7 @@ def test_folders_that_are_no_heads(tmp_path):
         ("ctc", {}, "no vocab.json"),
         ("wide", {}, r"tdnn_kernel is \[5, 3, 5, 1, 1\]"),
         ("classes", {"task": "SV"}, "which cannot do SV; it can do KS, SID, ER, IC"),
-        ("classes", {"task": "IC"}, "which of its labels are of which slot"),
+        ("classes", {"task": "IC"}, "does not name the slot of each label"),
     ):
         with pytest.raises(UserError, match=said):
             huggingface_head(str(tmp_path / name), **arguments)

@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_is_said(tiny, monkeypatch):
     with pytest.raises(UserError, match="name 'nobody', which is not in the split"):
         quiet_trainer().test(head, source, verbose=False)
     monkeypatch.setattr(Corpus, "trials", lambda self, split: [row for row in trials if row[0] == 1])
-    with pytest.raises(UserError, match="not of both kinds"):
+    with pytest.raises(UserError, match="must include pairs of one speaker and pairs of two"):
         quiet_trainer().test(head, source, verbose=False)
 
 
