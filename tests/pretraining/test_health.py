@@ -180,7 +180,7 @@ def test_resume_goes_on_counting(tiny, tmp_path):
 
 def test_updates_left_out_end_the_run(tiny):
     model = module(Spoilt)
-    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were left out .* lower model\.learning_rate"):
+    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were skipped .* lower model\.learning_rate"):
         fit(model, data(tiny), 20, callbacks=[Health(stop_after_skipped=4)])
     assert all(value.isfinite().all() for value in model.state_dict().values())
 

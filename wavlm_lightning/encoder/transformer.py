@@ -209,7 +209,7 @@ class Transformer(nn.Module):
         return [states[number] for number in keep]
 
     def table(self, frames: int, dtype: torch.dtype) -> Tensor | None:
-        """The position bias before gating, `(heads, 2 * frames - 1)`, or None where there is none.
+        """The position bias before gating, `(heads, 2 * frames - 1)`, or None for models without bias.
 
         Computed here and not in layer 0, which holds its parameter: LayerDrop of layer 0 must not remove it from the others.
         """

@@ -100,8 +100,8 @@ class WavLM(nn.Module):
             frame_lengths: valid frames of each row, int64 `(batch,)`.
             mask: bool `(batch, frames)`, true where the frame is replaced by the mask embedding.
             keep: which hidden states to return, in this order, from 0 (input of the first layer) to `layers`; None
-                for all. Keep what is used: all layers of Large at 16 x 16 s take 0.65 GB in bf16. Layers above the
-                highest one are not run.
+                for all. All layers of Large at 16 x 16 s take 0.65 GB in bf16; a loss on the last layer needs only that
+                one. Layers above the highest one are not run.
             dropped: for each layer, whether LayerDrop skips it in this pass, in training and in eval mode. None draws
                 them from torch's global generator, in training mode only. Ranks that train together must skip the same.
 

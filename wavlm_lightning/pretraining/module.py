@@ -165,7 +165,7 @@ class WavLMPretraining(NormalisedUpdates):
         step: int = 0,
         dropped: Sequence[bool] | None = None,
     ) -> Prediction:
-        """Draw a mask and encode the unmasked frames of a batch.
+        """Draw a mask and encode a batch whose masked frames are replaced by the mask embedding.
 
         Args:
             batch: the clean crops and their labels.

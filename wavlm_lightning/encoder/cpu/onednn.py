@@ -1,6 +1,7 @@
 """Matrix products by oneDNN through private operators of PyTorch (`torch.ops.mkldnn`, as in torch 2.11).
 
-The only file that calls them. `linears` and `strided_products` ask first whether they exist and use plain PyTorch otherwise.
+The only file that calls them. Where they are missing, `linears` and `strided_products` use plain PyTorch, unless oneDNN was
+demanded by `linears.use("onednn")` or `prepare_for_inference(packed=True)`.
 """
 
 from __future__ import annotations

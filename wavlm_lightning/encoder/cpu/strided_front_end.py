@@ -1,6 +1,6 @@
 """The front-end with its convolutions of stride 2 as matrix products (`strided_products`), for training and inference.
 
-In training, the backward pass makes the input of each convolution once more instead of keeping it.
+In training, the backward pass computes the input of each convolution again instead of keeping it.
 """
 
 from __future__ import annotations
