@@ -35,7 +35,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, numbers):
     files.save_checkpoint({"weight": torch.ones(3)}, path)
     with (
         little_room(),
-        pytest.raises(UserError, match=r"last.ckpt: not written \(File too large\), the one before is whole"),
+        pytest.raises(UserError, match=r"last.ckpt: not written \(File too large\), the previous one is complete"),
     ):
         files.save_checkpoint({"weight": torch.zeros(numbers)}, path)
     assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
@@ -85,7 +85,7 @@ def test_a_run_says_that_the_disk_is_full_and_goes_on(tiny, tmp_path, capsys, st
         assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        said.startswith("wavlm fit: ") and "last.ckpt: not written (" in said and "go on with --ckpt_path last" in said
+        said.startswith("wavlm fit: ") and "last.ckpt: not written (" in said and "resume with --ckpt_path last" in said
     )
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
 

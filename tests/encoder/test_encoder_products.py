@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.cpu import spectral_convolution, strided_products
-from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
+from wavlm_lightning.encoder.cpu.strided_front_end import convolve_made
 
 WIDE = WavLMConfig.preset("base", layers=1, layer_drop=0.0)
 """Wide enough for both ways, as all published sizes are."""

@@ -19,10 +19,9 @@ from quiet import quiet_trainer
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.pretraining import WavLMPretraining, health_speed
+from wavlm_lightning.pretraining import WavLMPretraining, health
 from wavlm_lightning.pretraining.flops import encoder_flops
-from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.health_speed import Speed, padding_share
+from wavlm_lightning.pretraining.health import Health, Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction
 from wavlm_lightning.system.errors import UserError
 
@@ -181,20 +180,20 @@ def test_resume_goes_on_counting(tiny, tmp_path):
 
 def test_updates_left_out_end_the_run(tiny):
     model = module(Spoilt)
-    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were left out .* lower model\.learning_rate"):
+    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were skipped .* lower model\.learning_rate"):
         fit(model, data(tiny), 20, callbacks=[Health(stop_after_skipped=4)])
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_speed_counts_what_was_trained_and_not_validation(monkeypatch):
     clock = iter([10.0, 11.0, 14.0, 20.0, 24.0])  # first batch, validation from and to, reading twice
-    monkeypatch.setattr(health_speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(health.time, "perf_counter", lambda: next(clock))
     config, strategy = WavLMConfig.preset("tiny"), SingleDeviceStrategy("cpu")
     speed = Speed(config)
     assert speed.read(strategy) == {}
     speed.count(4, 16000)  # starts the clock
     speed.pause()
-    speed.go_on()
+    speed.resume()
     speed.count(4, 16000)
     speed.count(2, 48000)
     flops = encoder_flops(config, 4, 16000).training + encoder_flops(config, 2, 48000).training

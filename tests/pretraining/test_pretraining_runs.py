@@ -206,7 +206,7 @@ def test_noise_corpus_is_mixed_in(tiny):
         batch = next(iter(source.train_dataloader()))
         assert batch.noise.shape == (math.ceil(share * len(batch.audio)), batch.audio.shape[1])
         assert (batch.noise_lengths == 16_000).all()
-    with pytest.raises(UserError, match=r"data\.noise_clips: 0 clips"):
+    with pytest.raises(UserError, match=r"data\.noise_clips must be above 0"):
         data(tiny, noise_clips=0)
 
 

@@ -15,6 +15,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
@@ -247,10 +248,8 @@ class Task(HeadCheckpoint):
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        # Skip an update whose gradient is not finite, as s3prl does: it would make every weight NaN.
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if gradients and not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        # As s3prl does: an update whose gradient is not finite would make every weight NaN.
+        _, finite = drop_gradient_unless_finite(self.parameters())
+        if not finite:
             self.skipped_updates += 1
             self.log("train/skipped_updates", float(self.skipped_updates))
-            for parameter in self.parameters():
-                parameter.grad = None

@@ -110,7 +110,7 @@ def top_rank(curves: Curves) -> Series | None:
 def _run(name: str, folder: Path, curves: Curves) -> PretrainingRun:
     config = _config(folder)
     trainer, data = config.get("trainer") or {}, (config.get("data") or {}).get("init_args") or {}
-    # CUDA always logs its memory, see `pretraining.health_speed`.
+    # CUDA always logs its memory, see `pretraining.health.Speed`.
     on_gpu = health(curves, "peak_memory_gib") is not None
     devices, nodes, times = (trainer.get(key, 1) for key in ("devices", "num_nodes", "accumulate_grad_batches"))
     if devices == "auto" and not on_gpu:
