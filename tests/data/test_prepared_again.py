@@ -90,7 +90,7 @@ def test_a_shard_without_utterances_leaves_no_file(tmp_path):
 def test_labels_and_kept_features_of_an_interrupted_machine(plan, tmp_path):
     """A machine that lost power leaves files of the right name without their content."""
     from wavlm_lightning.codebooks import Codebook, LabelSet, MfccFeatures, label_corpus
-    from wavlm_lightning.codebooks.extraction import Draw
+    from wavlm_lightning.codebooks.extraction import UtteranceSample
 
     corpus = write_corpus(plan, tmp_path / "c", workers=1)
     source = MfccFeatures()
@@ -111,7 +111,7 @@ def test_labels_and_kept_features_of_an_interrupted_machine(plan, tmp_path):
     with pytest.raises(UserError, match="this shard has no labels"):
         _ = rows[1]
 
-    draw = Draw.make(corpus, source, "train", 1.0, 1.0, 0)
+    draw = UtteranceSample.make(corpus, source, "train", 1.0, 1.0, 0)
     features = draw.features(keep=tmp_path / "keep")
     for kept in (tmp_path / "keep").rglob("*.safetensors"):
         kept.write_bytes(kept.read_bytes()[:30])

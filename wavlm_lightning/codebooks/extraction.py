@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part, jobs_for_audio
+from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
@@ -28,7 +28,7 @@ GROUP_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Draw:
+class UtteranceSample:
     """The utterances that k-means sees.
 
     Attributes:
@@ -50,8 +50,8 @@ class Draw:
     @classmethod
     def make(
         cls, corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float, seed: int
-    ) -> Draw:
-        """Draw at random until the share is reached or the features fill the memory.
+    ) -> UtteranceSample:
+        """UtteranceSample at random until the share is reached or the features fill the memory.
 
         Args:
             corpus: where the audio comes from.
@@ -99,7 +99,7 @@ class Draw:
                 features[starts[place] : starts[place + 1]] = rows[end - self.frames[place] : end]
         return features
 
-    def extract(self, part: Part, keep: Path, jobs: int | None = 1) -> int:
+    def extract(self, part: JobShard, keep: Path, jobs: int | None = 1) -> int:
         """Only keep the features of a part of the groups, for a later `features`.
 
         Returns:
@@ -133,7 +133,7 @@ class Draw:
 
 
 class Extractor:
-    """Reads groups of utterances; what a process of `Draw.features` runs.
+    """Reads groups of utterances; what a process of `UtteranceSample.features` runs.
 
     Args:
         split: whose utterances.

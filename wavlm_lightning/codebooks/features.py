@@ -13,6 +13,7 @@ import torch
 
 from wavlm_lightning.audio import SAMPLE_RATE, mfcc, with_deltas
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 
 
@@ -121,7 +122,7 @@ class LayerFeatures(FeatureSource):
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision of codebook features must be fp32 or bf16, not {precision!r}")
         self.path, self.layer, self.precision = Path(encoder), layer, precision
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(device)
         self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
         self.chunk = int(chunk_seconds * SAMPLE_RATE)
         self.rate = self.encoder.config.frame_rate
@@ -142,7 +143,7 @@ class LayerFeatures(FeatureSource):
         parts = [torch.zeros(0, self.encoder.config.dim)]
         for piece in torch.from_numpy(waveform).split(self.chunk):
             if len(piece) >= self.encoder.config.receptive_field:
-                with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     features, lengths = self.encoder.features(piece[None].to(self.device))
                     projected, _ = self.encoder.project(features)
                     # Layers above the one that is asked for are not run.

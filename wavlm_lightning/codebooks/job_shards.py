@@ -19,7 +19,7 @@ HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
 
 
 @dataclass(frozen=True)
-class Part:
+class JobShard:
     """One of several pieces.
 
     Attributes:
@@ -27,7 +27,7 @@ class Part:
         of: how many there are.
 
     Example:
-        >>> Part.parse("2/3").deal("abcdefg")
+        >>> JobShard.parse("2/3").deal("abcdefg")
         ['b', 'e']
     """
 
@@ -35,7 +35,7 @@ class Part:
     of: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> JobShard:
         """Read `I/N` (from 1/N to N/N), or `auto`.
 
         Raises:
@@ -49,7 +49,7 @@ class Part:
         return cls(int(first) - 1, int(last))
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Part:
+    def from_environment(cls, environment: Mapping[str, str]) -> JobShard:
         """The piece of this process among the tasks of a SLURM job array, the ranks of each task, or both.
 
         Ranks are those of torchrun (RANK, WORLD_SIZE), else those of srun (SLURM_PROCID, SLURM_NTASKS).

@@ -10,9 +10,9 @@ import numpy as np
 
 from wavlm_lightning.codebooks.budget import default_budget_gib
 from wavlm_lightning.codebooks.codebook import Codebook
-from wavlm_lightning.codebooks.extraction import Draw
+from wavlm_lightning.codebooks.extraction import UtteranceSample
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 
@@ -20,7 +20,7 @@ from wavlm_lightning.system.errors import UserError
 def extract_part(
     corpus: Corpus,
     source: FeatureSource,
-    part: Part,
+    part: JobShard,
     keep: Path,
     split: str = "train",
     share: float = 1.0,
@@ -120,13 +120,15 @@ def fit_kmeans(
     return Codebook(model.cluster_centers_.astype(np.float32), source.rate, source.describe(), fitted)
 
 
-def forget(keep: Path) -> None:
+def remove_features(keep: Path) -> None:
     """Remove kept features, once the codebook is written."""
     shutil.rmtree(keep, ignore_errors=True)
 
 
-def _draw(corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int) -> Draw:
+def _draw(
+    corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int
+) -> UtteranceSample:
     if not 0 < share <= 1:
         raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
     memory_gib = default_budget_gib() if memory_gib is None else memory_gib
-    return Draw.make(corpus, source, split, share, memory_gib, seed)
+    return UtteranceSample.make(corpus, source, split, share, memory_gib, seed)

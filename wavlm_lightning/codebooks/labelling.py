@@ -14,7 +14,7 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part, jobs_for_audio
+from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
@@ -34,7 +34,7 @@ def label_corpus(
     name: str,
     splits: list[str] | None = None,
     jobs: int | None = 1,
-    part: Part = Part(),  # noqa: B008 - it is frozen
+    part: JobShard = JobShard(),  # noqa: B008 - it is frozen
 ) -> int:
     """Label every shard of a part; shards that already carry labels of this codebook are left alone.
 

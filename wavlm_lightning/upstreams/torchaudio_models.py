@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from wavlm_lightning.encoder.checkpoints.formats import match_state
 from wavlm_lightning.encoder.checkpoints.huggingface import rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
@@ -131,9 +131,8 @@ def find_bundle(name: str) -> Any:
     """
     known = bundles()
     if name not in known:
-        near = difflib.get_close_matches(name.upper(), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
-        raise UserError(f"torchaudio:{name}: torchaudio.pipelines has no model {name!r}; {hint}")
+        hint = nearest(name.upper(), list(known)) or f"; it has {', '.join(sorted(known))}"
+        raise UserError(f"torchaudio:{name}: torchaudio.pipelines has no model {name!r}{hint}")
     return known[name]
 
 
