@@ -1,4 +1,4 @@
-"""Pieces of a large job: which of them this process is, from `--part` or from its surroundings."""
+"""Job sharding: which part of a job this process handles, from `--part I/N` or from SLURM or torchrun variables."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
 
 @dataclass(frozen=True)
 class JobShard:
-    """One of several pieces.
+    """One of several parts of a job.
 
     Attributes:
-        number: which, from 0.
-        of: how many there are.
+        number: of the part, from 0.
+        of: number of parts.
 
     Example:
         >>> JobShard.parse("2/3").deal("abcdefg")
@@ -39,23 +39,25 @@ class JobShard:
         """Read `I/N` (from 1/N to N/N), or `auto`.
 
         Raises:
-            UserError: it is neither, or `auto` finds nothing to go by.
+            UserError: the text is neither, or `auto` finds no variables.
         """
         if text == "auto":
             return cls.from_environment(os.environ)
         first, _, last = text.partition("/")
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise UserError(f"--part {text}: write I/N from 1/N to N/N (3/16, say), or auto in a job array or torchrun")
+            raise UserError(
+                f"--part {text}: write I/N from 1/N to N/N, such as 3/16, or auto in a job array or torchrun"
+            )
         return cls(int(first) - 1, int(last))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> JobShard:
-        """The piece of this process among the tasks of a SLURM job array, the ranks of each task, or both.
+        """The part of this process among the tasks of a SLURM job array, the ranks of each task, or both.
 
         Ranks are those of torchrun (RANK, WORLD_SIZE), else those of srun (SLURM_PROCID, SLURM_NTASKS).
 
         Raises:
-            UserError: it is in none of these, or the tasks of the array are not numbered one after the other.
+            UserError: there is neither an array nor ranks, or the tasks of the array are numbered with gaps.
         """
 
         def whole(name: str) -> int | None:
@@ -75,7 +77,7 @@ class JobShard:
         return cls((task - first) * (ranks or 1) + (rank or 0), tasks * (ranks or 1))
 
     def deal(self, items: Sequence[Item]) -> list[Item]:
-        """Every `of`-th item, as cards are dealt: neighbours are of like size, so pieces are too."""
+        """Every `of`-th item, starting with `number`: neighbours have similar sizes, so parts have, too."""
         return list(items[self.number :: self.of])
 
 

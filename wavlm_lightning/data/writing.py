@@ -1,4 +1,4 @@
-"""From a plan to the shards of a corpus: several processes, resumable, and clear about what cannot be read."""
+"""Write a corpus from its plan: decode, check and pack recordings into shards, in several processes, resumable."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ Done = tuple[ShardIndex | None, dict[str, Any]]
 def write_corpus(
     plan: CorpusPlan, out: Path, workers: int | None = None, on_error: Literal["stop", "skip"] = "stop"
 ) -> Corpus:
-    """Read, check and write what a plan lists; shards that an interrupted run has finished are kept.
+    """Read, check and write the recordings of a plan; shards that an interrupted run finished are kept.
 
     Args:
-        plan: what to write.
+        plan: from a recipe.
         out: the corpus folder.
-        workers: processes; one a core by default.
+        workers: processes; one per core by default.
         on_error: `stop` at a file that cannot be used, or `skip` it and list it in `source.skipped`. Trials with a
             skipped utterance are left out and counted in `source.trials_dropped`.
 
     Raises:
-        UserError: nothing to write, another process writes there, the disk is full, or (with `on_error="stop"`) a bad file.
+        UserError: there is nothing to write, another process writes this corpus, the disk is full, a process was killed, or
+            (with `on_error="stop"`) a file cannot be used.
 
     Example:
         >>> recordings = [Recording(Path("a.wav"), "a", {"speaker": "s1"})]
@@ -103,13 +104,13 @@ def _shard_maker(device: str | None) -> Callable[[Job], Done]:
 
 
 def _make_shard(job: Job) -> Done:
-    """Read, check and write the recordings of one shard, unless an earlier run has."""
+    """Read, check and write the recordings of one shard, unless an earlier run did."""
     path, recordings, on_error = job
     stamp = _stamp(recordings)
     note = path.with_suffix(".prepared.json")
     if (earlier := _earlier(path, note, stamp)) is not None:
         return earlier
-    note.unlink(missing_ok=True)  # it speaks of what is about to be replaced
+    note.unlink(missing_ok=True)  # it describes the shard that is about to be replaced
     skipped: list[dict[str, str]] = []
     too_short: list[str] = []
 
@@ -119,7 +120,7 @@ def _make_shard(job: Job) -> Done:
                 waveform = recording.waveform()
             except (BadAudio, OSError) as error:
                 if on_error == "stop":
-                    raise UserError(f"{error}; mend or remove it, or use --on-error skip") from error
+                    raise UserError(f"{error}; repair or remove it, or use --on-error skip") from error
                 skipped.append({"file": str(recording.path), "key": recording.key, "why": str(error)})
                 continue
             if recording.longer_than and len(waveform) <= recording.longer_than * SAMPLE_RATE:
@@ -135,7 +136,7 @@ def _make_shard(job: Job) -> Done:
 
 
 def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
-    """What an earlier run made of the same recordings, if it is still there, and whole as far as sizes tell."""
+    """The result of an earlier run on the same recordings, if its shard is still there with the right size."""
     try:
         kept = json.loads(note.read_text())
         if kept["stamp"] != stamp:
@@ -149,7 +150,7 @@ def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
 
 
 def _stamp(recordings: list[Recording]) -> str:
-    """Changes when a file, its metadata or the way it is read does."""
+    """A hash that changes if a file, its metadata or the way of reading it changes."""
     facts = []
     for recording in recordings:
         state = recording.path.stat() if recording.path.exists() else None
