@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    from wavlm_lightning.workflows.codebook import ExtractedPart, fit_codebook
+    from wavlm_lightning.workflows.codebook import fit_codebook
 
     done = fit_codebook(
         arguments.corpus,
@@ -104,11 +104,9 @@ def _fit(arguments: argparse.Namespace) -> int:
         jobs=arguments.jobs,
         part=arguments.part,
     )
-    if isinstance(done, ExtractedPart):
-        print(
-            f"{done.folder}: {done.groups} groups of utterances are there; after all parts, the same command without "
-            "--part fits"
-        )
+    if isinstance(done, int):
+        keep = arguments.out / "features"
+        print(f"{keep}: {done} groups of utterances are there; after all parts, the same command without --part fits")
         return 0
     fitted = done.fitted
     print(

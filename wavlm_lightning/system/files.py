@@ -42,12 +42,18 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
     """
     temporary = temporary or path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with user_error_if_full(path):
-            yield temporary
-            if durable:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-            temporary.replace(path)
+        yield temporary
+        if durable:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); free some space and run the same command again, it continues "
+            "where it stopped"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,24 +75,6 @@ def write_text(path: Path, content: str) -> None:
         UserError: the disk is full.
     """
     write_bytes(path, content.encode())
-
-
-@contextlib.contextmanager
-def user_error_if_full(path: Path) -> Iterator[None]:
-    """Turn the system's "disk full" into an error that names the file.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space and run the same command again, it continues "
-            "where it stopped"
-        ) from error
 
 
 def replace_folder(fresh: Path, path: Path) -> None:

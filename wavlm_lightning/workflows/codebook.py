@@ -5,9 +5,8 @@ The Python side of `wavlm codebook fit`, `apply` and `score`; the parts are in `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, MfccFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.codebooks.job_shards import JobShard
@@ -18,19 +17,6 @@ from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
 
 
-@dataclass(frozen=True)
-class ExtractedPart:
-    """What `fit_codebook` did when it was given a part.
-
-    Attributes:
-        folder: where the features are kept.
-        groups: groups of utterances of this part whose features are there.
-    """
-
-    folder: Path
-    groups: int
-
-
 def fit_codebook(
     corpus: Path | str,
     out: Path,
@@ -38,76 +24,58 @@ def fit_codebook(
     *,
     encoder: str | None = None,
     layer: int | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: str = "fp32",
     level_normalised: bool = False,
-    split: str = "train",
-    share: float = 1.0,
-    memory_gib: float | None = None,
     restarts: int = 20,
-    seed: int = 0,
-    jobs: int | None = None,
     part: str | None = None,
-) -> Codebook | ExtractedPart:
+    **sample: Any,
+) -> Codebook | int:
     """Cluster the frames of a corpus with k-means and save the codebook.
 
     Args:
         corpus: folder or URL of the corpus.
         out: folder of the codebook.
         clusters: number of labels (HuBERT: 100 for MFCC, 500 for layers).
-        encoder: checkpoint of an encoder; None clusters MFCC.
-        layer: which layer of the encoder.
-        precision: of the encoder.
-        level_normalised: scale utterances to one level before MFCC.
-        split: which split of the corpus.
-        share: of its utterances that k-means sees, above 0 and up to 1.
-        memory_gib: for the features; a quarter of the machine's memory by default.
+        encoder: checkpoint of an encoder, see `LayerFeatures`; None clusters MFCC.
+        layer: of the encoder.
+        precision: of the encoder, `fp32` or `bf16`.
+        level_normalised: see `MfccFeatures`.
         restarts: initialisations of k-means.
-        seed: for drawing utterances and for k-means.
-        jobs: processes; None chooses.
         part: `I/N` or `auto`: only extract the features of a part, for a later call without it.
+        sample: `split`, `share`, `memory_gib`, `seed` and `jobs` of `fit_kmeans`.
 
     Returns:
-        The codebook, or with `part` what was extracted.
+        The codebook; with `part` the number of groups of utterances whose features are in `out / "features"`.
 
     Raises:
         UserError: arguments do not fit together, or the corpus or encoder cannot be used.
-
-    Example:
-        >>> fit_codebook("data/mine", Path("runs/codebook"), clusters=100).size
-        100
     """
     if (encoder is None) != (layer is None):
         raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
-    if part and memory_gib is None:
-        raise UserError(
-            "--part needs --memory GIB, the same value for all parts: it decides which utterances are drawn"
-        )
+    if part and sample.get("memory_gib") is None:
+        raise UserError("--part needs --memory GIB, the same for all parts: it decides which utterances are drawn")
     if precision != "fp32" and not encoder:
         raise UserError("--precision is for layers of an --encoder; leave it out for MFCC")
-    source: FeatureSource
+    source: FeatureSource = MfccFeatures(level_normalised)
     if encoder is not None and layer is not None:
         source = LayerFeatures(encoder, layer, precision=precision)
-    else:
-        source = MfccFeatures(level_normalised)
     opened, keep = Corpus.open(corpus), out / "features"
     if part:
-        shard = JobShard.parse(part)
-        return ExtractedPart(keep, extract_part(opened, source, shard, keep, split, share, memory_gib, seed, jobs))
-    codebook = fit_kmeans(opened, source, clusters, split, share, memory_gib, seed, restarts, jobs, keep)
+        return extract_part(opened, source, JobShard.parse(part), keep, **sample)
+    codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
     codebook.save(out)
     remove_features(keep)
     return codebook
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What `apply_codebook` did.
+class Labelled(NamedTuple):
+    """The result of `apply_codebook`.
 
     Attributes:
         folder: of the labels.
-        shards: how many were labelled now; the others carried labels of this codebook before.
+        shards: number of shards labelled now; the others had labels of this codebook before.
         part: which shards were considered.
-        quality: of each split with phone alignments; empty if only a part was labelled.
+        quality: by split, for splits with phone alignments; empty if only a part was labelled.
     """
 
     folder: Path
@@ -140,19 +108,12 @@ def apply_codebook(
     opened, shard = Corpus.open(corpus), JobShard.parse(part)
     shards = label_corpus(opened, Codebook.load(codebook), name, splits, jobs, shard)
     quality = {}
-    if shard.of == 1:  # otherwise the other parts may not be there yet
-        for split in splits or opened.splits:
-            if (found := label_quality(opened, name, split)) is not None:
-                quality[split] = found
+    if shard.of == 1:  # otherwise the labels of other parts may be missing
+        found = {split: label_quality(opened, name, split) for split in splits or opened.splits}
+        quality = {split: each for split, each in found.items() if each is not None}
     return Labelled(opened.directory / "labels" / name, shards, shard, quality)
 
 
 def score_codebook(corpus: Path | str, name: str, split: str = "train") -> ClusterQuality | None:
-    """Purity and PNMI of labels against the phone alignments of a split; None if it has no alignments.
-
-    Args:
-        corpus: folder or URL of the corpus.
-        name: of the label set.
-        split: which split.
-    """
+    """Purity and PNMI of a label set against the phone alignments of a split; None if it has no alignments."""
     return label_quality(Corpus.open(corpus), name, split)
