@@ -13,7 +13,8 @@ from unreliable import HASTY, fetched, shards
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, MfccFeatures, label_corpus, labels
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
-from wavlm_lightning.data.remote import cache_space, mirror, transport
+from wavlm_lightning.data.remote import cache_space, transport
+from wavlm_lightning.data.remote.mirror import mirror
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.pretraining import PretrainingData
