@@ -257,7 +257,7 @@ def test_malicious_pickles_do_not_run(how: str, zipped: bool, foreign: Any, tmp_
         ("relu", "its activation is relu"),
         ("unresolved", "do not say whether waveforms are normalised"),
         ("code", "not a list of convolutions"),
-        ("heads", "describe no possible encoder"),
+        ("heads", "do not describe a valid encoder"),
         ("depth", r"lacks encoder\.transformer\.layers\.2\."),
         ("data2vec", r"unexpected encoder\.transformer\.pos_conv\.1\.0"),
     ],

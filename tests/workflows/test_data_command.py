@@ -234,4 +234,4 @@ def test_check_and_info_of_a_remote_corpus(corpus, tmp_path, monkeypatch, capsys
     (mirrored,) = (tmp_path / "cache").rglob("train-000001.tar")
     flip(mirrored)
     assert main(["data", "check", "memory://checked/c"]) == 2
-    assert "damaged shards: train-000001.tar; remove them: they are fetched again" in capsys.readouterr().err
+    assert "damaged shards: train-000001.tar; remove them: they are downloaded again" in capsys.readouterr().err

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,11 @@ from torch.distributed.checkpoint import CheckpointException
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import remove, replace_folder
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer
 
-OLD = ".old"
-"""Suffix of the previous checkpoint while a new one takes its name."""
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """Environment variables that Lightning's launcher sets."""
 
@@ -127,9 +124,9 @@ class FSDP2(ModelParallelStrategy):
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        fresh, old = (path.with_name(path.name + ending) for ending in (".new", OLD))
+        fresh = path.with_name(f"{path.name}.new")
         if self.global_rank == 0:
-            _remove(fresh)
+            remove(fresh)
         self.barrier()
         try:
             super().save_checkpoint(checkpoint, fresh, storage_options)
@@ -139,12 +136,8 @@ class FSDP2(ModelParallelStrategy):
             if (reason := no_room(error)) is None:
                 raise
             raise UserError(not_written(path, reason)) from error
-        if self.global_rank == 0:  # torch writes the index last, when the files of all processes are there
-            _remove(old)
-            if path.exists():
-                path.rename(old)
-            fresh.rename(path)
-            _remove(old)
+        if self.global_rank == 0:  # the index is written last, when the files of all processes are there
+            replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a sharded checkpoint, or one file. Resume only trusted checkpoints: torch unpickles optimiser settings.
@@ -177,18 +170,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def finish_renaming(path: Path) -> None:
-    """Restore the name of the previous sharded checkpoint if the run was killed between the two renames of a save.
-
-    Args:
-        path: name of the checkpoint.
-    """
-    old = path.with_name(path.name + OLD)
-    if old.exists() and not path.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process has done it
-            old.rename(path)
-
-
 def no_room(error: BaseException) -> str | None:
     """The reason why a file could not be written, if that is what an error is about; otherwise None."""
     if isinstance(error, OSError):
@@ -208,13 +189,6 @@ def _reason(error: CheckpointException) -> str:
     """The error of the first process that failed, in one line."""
     cause, _ = next(iter(error.failures.values()))
     return f"{type(cause).__name__} {cause}".splitlines()[0].strip()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if "fsdp2" not in StrategyRegistry:
