@@ -11,7 +11,7 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.callbacks.checkpoint_files import WholeFiles, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import WholeFiles, with_whole_files
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2

@@ -191,7 +191,7 @@ def test_heads_that_would_not_be_as_if_alone_are_refused():
     for task, said in (
         (Louder, "Louder: overrides upstream_layers"),
         (Noisy, "Noisy: overrides on_after_batch_transfer"),
-        (ByHand, "ByHand: optimises by hand"),
+        (ByHand, "ByHand: uses manual optimization"),
     ):
         with pytest.raises(UserError, match=said):
             ManyHeads({"pr": PhonemeRecognition(upstream), "other": task(upstream)})
