@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 _FILES = {"Probe": "probe", "Wandb": "wandb"}
-__all__ = ["Probe", "Wandb"]  # noqa: F822 - by __getattr__, so that `wavlm doctor` gets `wandb_login` without Lightning
+__all__ = ["Probe", "Wandb"]
 
 
 def __getattr__(name: str) -> Any:

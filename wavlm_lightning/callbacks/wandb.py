@@ -157,7 +157,9 @@ class WandbMedia(pl.Callback):
         weights: update -> share of each layer, over the whole run.
     """
 
-    def __init__(self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool) -> None:
+    def __init__(
+        self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool
+    ) -> None:
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():

@@ -49,7 +49,9 @@ def check_hooks(head: Task, handled: Iterable[str]) -> None:
     known = {*FORWARDED, *handled, "on_train_batch_start"}
     for name in [*SHARED, *sorted(listed - known)]:
         if "predict" not in name and getattr(type(head), name) is not getattr(Task, name):
-            raise UserError(f"{head.name}: overrides {name}, which is not called for one of several heads; run it alone")
+            raise UserError(
+                f"{head.name}: overrides {name}, which is not called for one of several heads; run it alone"
+            )
     if not head.automatic_optimization:
         raise UserError(f"{head.name}: uses manual optimization, which several heads do not support; run it alone")
 
@@ -83,10 +85,10 @@ def check_trainer(trainer: pl.Trainer) -> None:
     """
     if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError(
-            "several heads train in one process; set trainer.devices: 1 (and num_nodes: 1), or train "
-            "one head at a time"
+            "several heads train in one process; set trainer.devices: 1 (and num_nodes: 1), or train one head at a time"
         )
     if trainer.scaler is not None:
         raise UserError(
-            "trainer.precision 16-mixed has one loss scale for all heads, so that one head would change the others; use bf16-mixed or 32"
+            "trainer.precision 16-mixed has one loss scale for all heads, so that one head would change the others; "
+            "use bf16-mixed or 32"
         )

@@ -134,7 +134,9 @@ class ManyHeads(pl.LightningModule):
             loss = head.training_step(shared.of(head.name), batch_idx)
             if batch_idx % every == 0:
                 head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
-            with torch.autocast(self.device.type, enabled=False):  # Lightning runs backward outside autocast, but this call is inside
+            with torch.autocast(
+                self.device.type, enabled=False
+            ):  # Lightning runs backward outside autocast, but this call is inside
                 head.backward(loss / every)
             losses.append(loss.detach())
         mean = torch.stack(losses).mean()

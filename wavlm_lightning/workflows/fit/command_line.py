@@ -24,12 +24,13 @@ from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import finish_replacing
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
-from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.workflows.fit.joint_heads import (
     HELP,
     OPTION,
@@ -183,7 +184,7 @@ class WavLMCLI(LightningCLI):
     def before_fit(self) -> None:
         """Resolve `--ckpt_path last`, and refuse to overwrite a run."""
         for name in (LAST, BEST):
-            finish_renaming(checkpoint(self.folder, name))
+            finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
         if self._get(self.config, "ckpt_path") is not None or self.trainer.fast_dev_run:
             return
