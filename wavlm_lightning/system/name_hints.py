@@ -1,6 +1,6 @@
 """ "Did you mean ...?": the nearest known name of an option, class, module or configuration file.
 
-`nearest` is the package's only comparison of names. Importing this module is cheap: the command's first error needs it.
+`closest` is the package's only comparison of names. Importing this module is cheap: the command's first error needs it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wavlm_lightning.system.plugins import import_by_path
@@ -36,20 +36,20 @@ OPTIONS = (
 """Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The most similar known name, or None if no name is similar."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message, `; did you mean 'NAME'?`; empty if no known name is similar.
-
-    Args:
-        name: what the user typed.
-        known: the names to compare with; of a mapping the keys are compared and the value is shown.
 
     Example:
         >>> nearest("max_step", ["max_steps", "max_time"])
         "; did you mean 'max_steps'?"
     """
-    shown = known if isinstance(known, Mapping) else {each: each for each in known}
-    near = difflib.get_close_matches(name, list(shown), n=1)
-    return f"; did you mean {shown[near[0]]!r}?" if near else ""
+    near = closest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def of_option(path: str, owner: str | None) -> str:
@@ -93,8 +93,8 @@ def of_attribute(module: str, name: str) -> str:
 def of_config(path: str) -> str:
     """Hint for a missing YAML file, among the files of its folder and the shipped configurations."""
     given = Path(path)
-    if hint := nearest(given.name, {file.name: str(file) for file in given.parent.glob("*.yaml")}):
-        return hint
+    if near := closest(given.name, [file.name for file in given.parent.glob("*.yaml")]):
+        return f"; did you mean {str(given.parent / near)!r}?"
     folder = configs_folder()
     ours = [file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.yaml")]
     asked = "/".join(given.parts[given.parts.index("configs") :]) if "configs" in given.parts else given.name

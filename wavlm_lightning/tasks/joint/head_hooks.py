@@ -38,7 +38,7 @@ def check_hooks(head: Task, handled: Iterable[str]) -> None:
 
     Args:
         head: a task of any class.
-        handled: names of the methods that `ManyHeads` defines itself, beside `FORWARDED`.
+        handled: names of the hooks that `ManyHeads` implements, beside `FORWARDED`.
 
     Raises:
         UserError: the head overrides `forward`, or a hook that `ManyHeads` does not call for each head.

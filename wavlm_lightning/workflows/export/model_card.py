@@ -68,11 +68,7 @@ class Section:
 
 
 def write_card(directory: Path, text: str) -> list[str]:
-    """Write `README.md`, unless the user has written another one or removed our mark from it.
-
-    Returns:
-        A sentence if the file was kept.
-    """
+    """Write `README.md`; return a sentence instead if there is one that the user has written or taken our mark out of."""
     card = directory / "README.md"
     if card.is_file() and MARK not in card.read_text(encoding="utf-8"):
         return [f"{card}: kept, since it was not written by `wavlm export`"]

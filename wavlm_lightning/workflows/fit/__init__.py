@@ -46,28 +46,14 @@ def validate(*options: str) -> WavLMCLI:
 
 
 def test(*options: str) -> WavLMCLI:
-    """Score a checkpoint on the test split and write its result card, as `wavlm test` does; see `fit`.
-
-    Example:
-        >>> run = test("-c", "configs/superb/mini/ks.yaml", "--ckpt_path", "best")
-        >>> ResultCard.read(run.folder)
-    """
+    """Score a checkpoint on the test split and write `card.json` to the run folder, as `wavlm test` does; see `fit`."""
     from wavlm_lightning.workflows.fit.command_line import run_subcommand
 
     return run_subcommand(["test", *options])
 
 
 def open_run(*options: str) -> WavLMCLI:
-    """Build the model, data and trainer of a `wavlm fit` command without running it, for a notebook.
-
-    Args:
-        options: of the command line, one word each.
-
-    Returns:
-        An object with `.model`, `.datamodule` and `.trainer`; the run folder is that of the command.
-
-    Raises:
-        UserError: options that do not parse, in one sentence.
+    """Build the model, data and trainer of a `wavlm fit` command without running it, for a notebook; see `fit`.
 
     Example:
         >>> run = open_run("-c", "configs/superb/mini/ks.yaml", "--trainer.max_steps", "100")

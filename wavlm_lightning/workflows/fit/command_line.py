@@ -236,14 +236,7 @@ class WavLMCLI(LightningCLI):
 
 
 def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...] = ()) -> Any:
-    """The loggers of a run: those that the trainer's `logger` names and, while fitting, the curves as CSV.
-
-    Args:
-        asked: value of `trainer.logger`; False switches all loggers off.
-        root: run folder.
-        fitting: whether the run trains.
-        labels: of several heads, each of which gets its own curves.
-    """
+    """Add the curves as CSV (of several heads, by label) to the value of `trainer.logger`; False switches all off."""
     if asked is False or not fitting:
         return False if asked in (None, True) else asked
     named = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
@@ -272,14 +265,7 @@ def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -
 
 
 def command_line(argv: Sequence[str], run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
-    """Parse options and build model, data and trainer; see `WavLMCLI`.
-
-    Args:
-        argv: with `run`, a subcommand and its options; otherwise options only.
-        run: run the subcommand.
-        command: for result cards.
-        callbacks: further callbacks of a fit.
-    """
+    """Parse options and build model, data and trainer; see `WavLMCLI` for the arguments."""
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)
     options, lists = take_lists(added_up(arguments))

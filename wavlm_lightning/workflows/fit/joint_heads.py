@@ -62,12 +62,7 @@ class HeadLists:
         return [dict(zip(names, some, strict=True)) for some in itertools.product(*self.values.values())]
 
     def label(self, arguments: dict[str, Any], task: str = "") -> str:
-        """A head's label, which is also its folder.
-
-        Args:
-            arguments: one of `combined`.
-            task: first part of the label where there are several tasks.
-        """
+        """A head's label and folder, from one of `combined` and, where there are several tasks, the task's name."""
         parts = [f"{name.replace('_', '-')}-{value!r}" for name, value in arguments.items()]
         return "-".join([task, *parts] if task else parts)
 
@@ -109,14 +104,7 @@ def take_lists(argv: Sequence[str]) -> tuple[list[str], HeadLists]:
 
 
 def lists_in(model: dict[str, Any]) -> HeadLists:
-    """Replace the lists in a model's section by their first values, in place.
-
-    Args:
-        model: the section; changed.
-
-    Raises:
-        UserError: as for `take_lists`.
-    """
+    """Replace the lists in a model's section by their first values, in place; see `take_lists`."""
     found: dict[str, list[Any]] = {}
     _take_from_model(model, found)
     return _in_order(found)
@@ -221,14 +209,7 @@ class AlsoTask:
         return cls(source, {"class_path": model["class_path"], "init_args": arguments}, lists, others)
 
     def check_data(self, data: dict[str, Any]) -> None:
-        """Refuse a file that was written for another data class.
-
-        Args:
-            data: class and arguments of the first task's data.
-
-        Raises:
-            UserError: the file names another class.
-        """
+        """Raise a `UserError` if the file names another data class than the first task's `data` section."""
         blocks = self.others.get("data", {}), data
         named, used = (str(block.get("class_path", "")).rpartition(".")[2] for block in blocks)
         if named and named != used:
@@ -238,12 +219,7 @@ class AlsoTask:
             )
 
     def note_unused(self, data: dict[str, Any], trainer: dict[str, Any]) -> None:
-        """Print one line on standard error for each value of the file that the first task's value replaces.
-
-        Args:
-            data: class and arguments of the first task's data.
-            trainer: the first task's trainer section.
-        """
+        """Print one line on standard error for each value of the file that the first task's sections replace."""
         said = self.others.get("data", {}).get("init_args"), self.others.get("trainer")
         for key, theirs, ours in zip(("data", "trainer"), said, (data.get("init_args", {}), trainer), strict=True):
             for name, value in (theirs or {}).items():
@@ -257,11 +233,7 @@ def read_also(given: Sequence[str | dict[str, Any]] | None) -> list[AlsoTask]:
 
 
 def added_up(argv: Sequence[str]) -> list[str]:
-    """Rename `--also` to `--also+`, by which jsonargparse appends: `--also` may then be given several times.
-
-    Args:
-        argv: a subcommand and its options.
-    """
+    """Rename `--also` to `--also+`, by which jsonargparse appends: `--also` may then be given several times."""
     return [f"{OPTION}+{word.removeprefix(OPTION)}" if word.partition("=")[0] == OPTION else word for word in argv]
 
 
@@ -298,7 +270,7 @@ class HeadConfigs:
     also: list[dict[str, Any]] = field(default_factory=list)
 
     def by_folder(self, content: dict[str, Any], root: Path) -> dict[Path, dict[str, Any]]:
-        """The configuration of the run, and of each head as if it had been trained alone.
+        """Run folder -> configuration: of the run, and of each head as if it had been trained alone.
 
         Args:
             content: the parsed configuration, without lists.
