@@ -1,6 +1,6 @@
 """ "Did you mean ...?": the nearest known name of an option, class, module or configuration file.
 
-`closest` is the package's only comparison of names. Importing this module is cheap: the command's first error needs it.
+`nearest` is the package's only comparison of names. Importing this module is cheap: the command's first error needs it.
 """
 
 from __future__ import annotations
@@ -36,11 +36,6 @@ OPTIONS = (
 """Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes."""
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The most similar known name, or None if no name is similar."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message, `; did you mean 'NAME'?`; empty if no known name is similar.
 
@@ -48,8 +43,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("max_step", ["max_steps", "max_time"])
         "; did you mean 'max_steps'?"
     """
-    near = closest(name, known)
-    return f"; did you mean {near!r}?" if near else ""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def of_option(path: str, owner: str | None) -> str:
@@ -93,8 +88,8 @@ def of_attribute(module: str, name: str) -> str:
 def of_config(path: str) -> str:
     """Hint for a missing YAML file, among the files of its folder and the shipped configurations."""
     given = Path(path)
-    if near := closest(given.name, [file.name for file in given.parent.glob("*.yaml")]):
-        return f"; did you mean {str(given.parent / near)!r}?"
+    if hint := nearest(given.name, [file.name for file in given.parent.glob("*.yaml")]):
+        return hint
     folder = configs_folder()
     ours = [file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.yaml")]
     asked = "/".join(given.parts[given.parts.index("configs") :]) if "configs" in given.parts else given.name
