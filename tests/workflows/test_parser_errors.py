@@ -48,7 +48,7 @@ def test_a_message_that_is_already_plain_stays():
         ([*KS, "--model", "wavlm_lightning.tasks.KeywordSpoting"], "did you mean 'KeywordSpotting'?"),
         ([*KS, "--model", "wavlm_lightning.taks.KeywordSpotting"], "did you mean 'tasks'?"),
         ([*KS, "--model", "my_haed.MyHead"], "no module my_haed beside the YAML"),
-        ([*KS, "--model", "json.JSONDecoder"], "model: json.JSONDecoder is no LightningModule"),
+        ([*KS, "--model", "json.JSONDecoder"], "model: json.JSONDecoder is not a subclass of LightningModule"),
         ([*KS, "--model.upstream", "Fbnk"], "model (KeywordSpotting), upstream: no class Fbnk; did you mean 'Fbank'?"),
         ([*KS, "--model.protocol", "superbb"], "one of 'superb', 'fixed', not superbb; did you mean 'superb'?"),
         ([*KS, "--model.learning_rate", "fast"], "learning_rate: expected float, not fast"),

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import sys
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wavlm_lightning.system.plugins import import_by_path
@@ -39,17 +39,12 @@ OPTIONS = (
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message, `; did you mean 'NAME'?`; empty if no known name is similar.
 
-    Args:
-        name: what the user typed.
-        known: the names to compare with; of a mapping the keys are compared and the value is shown.
-
     Example:
         >>> nearest("max_step", ["max_steps", "max_time"])
         "; did you mean 'max_steps'?"
     """
-    shown = known if isinstance(known, Mapping) else {each: each for each in known}
-    near = difflib.get_close_matches(name, list(shown), n=1)
-    return f"; did you mean {shown[near[0]]!r}?" if near else ""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def of_option(path: str, owner: str | None) -> str:
@@ -93,7 +88,7 @@ def of_attribute(module: str, name: str) -> str:
 def of_config(path: str) -> str:
     """Hint for a missing YAML file, among the files of its folder and the shipped configurations."""
     given = Path(path)
-    if hint := nearest(given.name, {file.name: str(file) for file in given.parent.glob("*.yaml")}):
+    if hint := nearest(given.name, [file.name for file in given.parent.glob("*.yaml")]):
         return hint
     folder = configs_folder()
     ours = [file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.yaml")]

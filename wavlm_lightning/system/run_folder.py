@@ -16,12 +16,7 @@ CURVES = "curves"
 
 
 def checkpoint(run: Path, name: str) -> Path:
-    """Path of a checkpoint: a file, or the folder of a sharded one. It may not exist.
-
-    Args:
-        run: the run folder.
-        name: `LAST` or `BEST`.
-    """
+    """Path of the checkpoint `LAST` or `BEST`: a file, or the folder of a sharded one. It may not exist."""
     return run / "checkpoints" / f"{name}.ckpt"
 
 
@@ -36,11 +31,7 @@ def _version(path: Path) -> tuple[int, str]:
 
 
 def read_run_config(run: Path) -> dict[str, Any]:
-    """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping.
-
-    Args:
-        run: the run folder.
-    """
+    """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping."""
     try:
         content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -49,11 +40,6 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
 
 def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """The constructor arguments in a section of a configuration; empty if there are none.
-
-    Args:
-        config: from `read_run_config`.
-        section: such as `model` or `data`.
-    """
+    """The constructor arguments in a section (`model`, `data`) of a configuration; empty if there are none."""
     block = config.get(section)
     return (block.get("init_args") or {}) if isinstance(block, Mapping) else {}

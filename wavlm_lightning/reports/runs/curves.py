@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.reports.curves import Curves, Series, read_curves
+from wavlm_lightning.system.errors import UserError
 
 CURVES = "metrics.csv"
 # What only pre-training logs; a head that was never tested has curves without a card, too.

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, points
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.figures import Draw, curve_panels, layer_panels
@@ -19,6 +18,7 @@ from wavlm_lightning.reports.runs.rows import seed_stems
 from wavlm_lightning.reports.runs.tables import board_cards
 from wavlm_lightning.reports.superb_table import board_values
 from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.system.errors import UserError
 
 MOST_RADARS = 12
 Lines = list[tuple[str, Series]]

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.reports.runs import text
 from wavlm_lightning.reports.cards import ResultCard, find_cards
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
 from wavlm_lightning.reports.render import picture
+from wavlm_lightning.reports.runs import text
 from wavlm_lightning.reports.runs.curves import PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.figures import (
     MOST_RADARS,
@@ -36,6 +35,7 @@ from wavlm_lightning.reports.runs.tables import (
     reservations,
 )
 from wavlm_lightning.reports.tables import Table, metric_title
+from wavlm_lightning.system.errors import UserError
 
 RADAR_SIZE = (4.0, 3.2)
 CSV_COLUMNS = (

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS
-from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.runs.rows import row_names, weights_of
 from wavlm_lightning.reports.superb_table import METRIC_OF
+from wavlm_lightning.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,7 @@ def write_template(kind: str, name: str, folder: Path) -> list[Path]:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that `import` cannot use.
-
-    Raises:
-        UserError: with a name that can be used.
-    """
+    """Raise a `UserError`, with a name that can be used, if `import` cannot use this one."""
     if re.fullmatch(r"[a-z][a-z0-9_]*", name) and not keyword.iskeyword(name):
         return
     better = re.sub(r"\W+|(?<=[a-z0-9])(?=[A-Z])", "_", name.removesuffix(".py")).strip("_").lower()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,6 @@ from wavlm_lightning.workflows.sweep.study import GIVEN_UP, JOURNAL, open_study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
-
-VARIABLE = "WAVLM_SWEEP_TRIAL"
-"""Tells `wavlm fit` of which sweep it is a trial."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +59,6 @@ class ReportToSweep(pl.Callback):
     def __init__(self, run: TrialRun) -> None:
         self.run, self.validations = run, 0
         self.sweep = read_sweep(run.sweep)
-
-    @classmethod
-    def of_environment(cls) -> list[ReportToSweep]:
-        """One, if this process runs a trial."""
-        told = os.environ.get(VARIABLE)
-        return [cls(TrialRun(**json.loads(told)))] if told else []
 
     def state_dict(self) -> dict[str, Any]:
         """How many validations there were."""

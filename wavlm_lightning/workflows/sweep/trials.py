@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict
 from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
-from wavlm_lightning.workflows.sweep.pruning import VARIABLE, TrialRun
+from wavlm_lightning.workflows.sweep.pruning import ReportToSweep, TrialRun
 from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial
 
 TOO_MANY = 3
@@ -88,23 +86,24 @@ def run_trial(run: TrialRun) -> None:
     Raises:
         UserError: the trial failed; its log says why.
     """
-    from wavlm_lightning.workflows.fit import command_line as training
+    from wavlm_lightning.workflows.fit import fit, test
 
     folder = Path(run.folder)
     folder.mkdir(parents=True, exist_ok=True)
     options = [*run.options, "--trainer.default_root_dir", run.folder]
     log = folder / "log.txt"
     # Our logger takes the names; W&B's own would take the folder of the process.
-    settings = {VARIABLE: json.dumps(asdict(run)), "WANDB_RUN_GROUP": folder.parent.name, "WANDB_NAME": folder.name}
+    settings = {"WANDB_RUN_GROUP": folder.parent.name, "WANDB_NAME": folder.name}
     with locked(folder / "lock", f"{folder} is still being run by another process; wait for it"), output_to(log):
         try:
             newest = folder / "checkpoints" / "last.ckpt"
             if not newest.exists():  # killed before it could write one: what else there is cannot be gone on with
                 shutil.rmtree(newest.parent, ignore_errors=True)
             with environment(settings):
-                training.main(["fit", *options, *(["--ckpt_path", "last"] if newest.exists() else [])])
+                resume = ["--ckpt_path", "last"] if newest.exists() else []
+                fit(*options, *resume, callbacks=[ReportToSweep(run)])
             if run.scores and not run.given_up and not (folder / CARD_NAME).is_file():
-                training.main(["test", *options, "--ckpt_path", "best"])
+                test(*options, "--ckpt_path", "best")
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{folder} failed ({error}); see {log}") from error
