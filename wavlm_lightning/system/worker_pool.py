@@ -47,6 +47,16 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
+def default_jobs() -> int:
+    """How many runs to train at a time: one per GPU, or one per core on a machine without GPUs.
+
+    Two runs of one thread each do more work on two cores than one run of two threads.
+    """
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Send this process' output to a file; by descriptor, because Lightning's loggers hold on to the old streams."""
