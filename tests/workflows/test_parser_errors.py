@@ -38,7 +38,7 @@ def test_a_message_that_is_already_plain_stays():
     [
         ([], "data, model missing; name a YAML with -c FILE"),
         (["-c", "configs/superb/mini/kss.yaml"], "kss.yaml: no such file; did you mean 'configs/superb/mini/ks.yaml'?"),
-        (["-c", "own.yml"], "own.yml: no such file; did you mean 'own.yaml', which is there?"),
+        (["-c", "own.yml"], "own.yml: no such file; did you mean 'own.yaml'?"),
         ([*KS, "--modle", "KeywordSpotting"], "did you mean 'model'?"),
         ([*KS, "--chekpoint_every", "3"], "did you mean 'checkpoint_every'?"),
         ([*KS, "--print_confg"], "did you mean 'print_config'?"),

@@ -32,11 +32,12 @@ from wavlm_lightning.callbacks.result_card import WriteResultCard
 from wavlm_lightning.callbacks.wandb_logger import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import finish_replacing
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks.joint.head_trainer import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
-from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.workflows.fit.dropped_arguments import dropping_logger
 from wavlm_lightning.workflows.fit.further_tasks import HELP, OPTION, added_up, read_also
 from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
@@ -148,7 +149,7 @@ class WavLMCLI(LightningCLI):
         """Refuse to write over a run, and find `last`."""
         folder = Path(self.trainer.default_root_dir) / "checkpoints"
         for name in (NEWEST, BEST):
-            finish_renaming(folder / f"{name}.ckpt")
+            finish_replacing(folder / f"{name}.ckpt")
         self._resolve_checkpoint()
         asked = self._get(self.config, "ckpt_path")
         found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").exists()]
