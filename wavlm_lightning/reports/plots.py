@@ -18,15 +18,14 @@ LONGEST_NAME = 24
 """Letters of an upstream's name that fit a legend or an axis."""
 
 
-def draw_loss(axes: "Axes", curves: Curves) -> bool:
-    """Draw training and validation loss in nats over steps; return False if neither was logged."""
+def draw_loss(axes: "Axes", curves: Curves) -> None:
+    """Draw training and validation loss in nats over steps."""
     drawn = _line(axes, curves.get("train/loss"), TRAIN, "train", thin=True)
     drawn |= _line(axes, curves.get("valid/loss"), VALID, "held out")
     _finish_curves(axes, "Loss", "nats", curves, drawn)
-    return drawn
 
 
-def draw_accuracy(axes: "Axes", curves: Curves) -> bool:
+def draw_accuracy(axes: "Axes", curves: Curves) -> None:
     """Draw masked and unmasked accuracy in percent; a dashed line shows what the commonest label alone scores."""
     drawn = _line(axes, _percent(curves.get("train/masked_accuracy")), TRAIN, "masked, train", thin=True)
     drawn |= _line(axes, _percent(curves.get("valid/unmasked_accuracy")), SERIES[3], "unmasked, held out")
@@ -34,17 +33,15 @@ def draw_accuracy(axes: "Axes", curves: Curves) -> bool:
     if drawn:
         _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
     _finish_curves(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
-    return drawn
 
 
-def draw_perplexity(axes: "Axes", curves: Curves) -> bool:
+def draw_perplexity(axes: "Axes", curves: Curves) -> None:
     """Draw how many labels the predictions use (perplexity of their mean), and the perplexity of the targets."""
     drawn = _line(axes, curves.get("train/perplexity"), TRAIN, "train", thin=True)
     drawn |= _line(axes, curves.get("valid/perplexity"), VALID, "held out")
     if drawn:
         _level(axes, curves.get("valid/target_perplexity"), "targets")
     _finish_curves(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
-    return drawn
 
 
 def draw_results(
@@ -52,7 +49,7 @@ def draw_results(
     cards: Sequence[ResultCard],
     upstreams: Sequence[str],
     deviations: Mapping[str, float] | None = None,
-) -> bool:
+) -> None:
     """Draw one task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
 
     Args:
@@ -60,9 +57,6 @@ def draw_results(
         cards: the cards of one task, at most one per upstream.
         upstreams: labels from top to bottom; an upstream without a card keeps an empty line.
         deviations: label -> deviation over seeds, drawn as a whisker and written after the figure.
-
-    Returns:
-        Whether there was anything to draw.
     """
     by_label = {card.upstream["label"]: card for card in cards}
     best = _best(cards)
@@ -98,7 +92,7 @@ def draw_results(
     axes.grid(visible=False, axis="y")
     axes.spines["bottom"].set_visible(False)
     if not cards:
-        return False
+        return
     main = cards[0].main
     axes.set_title(cards[0].task)
     unit = f" {main['unit']}" if main["unit"] else ""
@@ -107,12 +101,11 @@ def draw_results(
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         axes.text(chance + top * 0.01, len(upstreams) - 0.24, "chance", color=MUTED, fontsize=8)
-    return True
 
 
 def draw_layers(
     axes: "Axes", rows: Mapping[str, Sequence[float]], title: str = "", darkest: float | None = None
-) -> bool:
+) -> None:
     """Draw layer weights in percent as a heat map: one row per task, one column per layer, 0 the transformer's input.
 
     Args:
@@ -120,15 +113,12 @@ def draw_layers(
         rows: name -> softmaxed weights; shorter rows end early.
         title: the upstream's name.
         darkest: the weight (0..1) of the darkest colour; by default the largest of these rows.
-
-    Returns:
-        Whether there was anything to draw.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
     rows = {name: weights for name, weights in rows.items() if weights}
     if not rows:
-        return False
+        return
     layers = max(map(len, rows.values()))
     grid = [
         [100 * weight for weight in weights] + [float("nan")] * (layers - len(weights)) for weights in rows.values()
@@ -153,7 +143,6 @@ def draw_layers(
         spine.set_visible(False)
     axes.set_title(title)
     axes.set_xlabel("layer (weights in %)")
-    return True
 
 
 def draw_lines(

@@ -101,7 +101,7 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
             place = 1 + sum(entry.score is not None and entry.score > own for entry in shown)
             lines.append(
                 f"{upstream}: SUPERB Score {own}, Rank {rank(values):.2f} against the 24 published entries; by Score it "
-                f"would stand at place {place} of {len(shown) + 1}."
+                f"would be at place {place} of {len(shown) + 1}."
             )
             continue
         tasks = [task for task in TASKS if task in cards]

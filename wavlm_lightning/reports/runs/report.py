@@ -114,7 +114,7 @@ def write_run_report(
     if lines := [*text.card_notes(collection), *notes]:
         blocks += [Heading("Notes"), Notes(lines)]
     if collection.problems:
-        blocks += [Heading("Left out, and worth knowing"), Notes(collection.problems)]
+        blocks += [Heading("Left out or ambiguous"), Notes(collection.problems)]
     total = sum(sum(seconds.values()) for seconds in stages.values())
     page = Page("Report", "wavlm_lightning: results of the runs", text.lead(collection, pretraining))
     page.blocks = [Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]

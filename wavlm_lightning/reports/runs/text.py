@@ -40,7 +40,7 @@ RATES = (
 )
 LAYERS = (
     "Every head reads a learned mixture of the encoder's layers; each row is one task and sums to 100 %. Layer 0 is what "
-    "enters the transformer, the last is its output. Speaker tasks stand at the top, content tasks at the bottom."
+    "enters the transformer, the last is its output. Speaker tasks are at the top, content tasks at the bottom."
 )
 LAYERS_CLAIM = (
     "The weight analysis of the WavLM paper says: bottom layers for speakers, top layers for content. Judged by the mean "
@@ -174,7 +174,7 @@ def card_notes(collection: Collection) -> list[str]:
         )
     if cards:
         seeds = ", ".join(map(str, sorted({card.seed for card in cards})))
-        lines.append(f"Seeds of the heads: {seeds}. Their learning rates stand beside the cards above.")
+        lines.append(f"Seeds of the heads: {seeds}. Their learning rates are given with the cards above.")
     if splits := sorted({card.selection["split"] for card in cards if card.selection}):
         lines.append(f"The checkpoint that is tested was chosen on: {', '.join(splits)}.")
     return lines
