@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wavlm_lightning.workflows.demo.summary import precision
+from wavlm_lightning.workflows.demo.stages import precision
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {

@@ -83,7 +83,7 @@ def test_every_task_has_both_configurations_and_a_place_in_the_order():
     for mini in (True, False):
         assert all((configs_folder().parent / config_name(task, mini)).is_file() for task in COST)
     assert check_tasks(["ASR", "ks"]) == ["ks", "asr"]
-    with pytest.raises(UserError, match="'st' is none of SUPERB's tasks"):
+    with pytest.raises(UserError, match="'st' is not one of SUPERB's tasks"):
         check_tasks(["st"])
     assert official_rates("sid") == [10.0**-k for k in range(1, 8)]
 
@@ -99,7 +99,7 @@ def test_mistakes_are_one_sentence(tiny, tmp_path, capsys):
     for arguments, wanted in (
         (["fbnak", "--data", str(tiny)], "fbank"),
         (["fbank", "--data", str(tmp_path)], "no corpora there"),
-        (["fbank", "--data", str(tiny), "--tasks", "xx"], "'xx' is none of SUPERB's tasks"),
+        (["fbank", "--data", str(tiny), "--tasks", "xx"], "'xx' is not one of SUPERB's tasks"),
     ):
         assert main(["superb", *arguments, *common]) == 2
         error = capsys.readouterr().err.strip()
@@ -174,6 +174,6 @@ def test_only_the_official_run_may_be_compared(tiny, tmp_path):
     assert verdict(whole) is None
     for source in ({"recipe": "mini"}, {**whole, "permuted": 0}, {**whole, "valid_apart": True}):
         assert "own corpus" in verdict(source)
-    assert "not whole" in verdict(whole, trials=100)
+    assert "incomplete" in verdict(whole, trials=100)
     assert "protocol: fixed" in verdict(whole, protocol="fixed")
     assert "20 updates instead of 200000" in verdict(whole, steps=20)

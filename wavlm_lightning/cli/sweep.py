@@ -63,8 +63,8 @@ def main(argv: list[str]) -> int:
 
 def run(sweep: SweepFile, arguments: argparse.Namespace, count: int, extra: list[str]) -> int:
     """Run what is left, and show what came of it even if something failed."""
-    from wavlm_lightning.cli.superb import default_jobs
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.worker_pool import default_jobs
     from wavlm_lightning.workflows.sweep.study import SweepStudy
     from wavlm_lightning.workflows.sweep.table import command, ranked, ranking, write_trials
     from wavlm_lightning.workflows.sweep.trials import locked, run_trials

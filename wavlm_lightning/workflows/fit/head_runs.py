@@ -1,4 +1,4 @@
-"""Fit and test many heads in parallel processes, each in its run folder with a log of its own."""
+"""Train and test several heads in parallel processes, each with its own run folder and log."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
 
 RECORD = "run.json"
-"""File in a run folder with the options it was begun with and the state of every file they name."""
+"""File in a run folder: the options of the run, and the state of every file that they name."""
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """One head, or several heads of one run, from the configuration to the result cards.
+    """One head, or several heads that share a pass, from the configuration to the result cards.
 
     Attributes:
-        folder: run folder; the run is done when `card.json` is there.
+        folder: its run folder; a `card.json` there means that the run is done.
         options: options of `wavlm fit` and `wavlm test`.
-        fits: False for a task without training.
-        heads: names of the heads' folders inside the run folder, which hold the cards instead; empty for one head.
+        fits: False for a task with nothing to train.
+        heads: folders of the heads inside `folder` if there are several; each gets a card.
     """
 
     folder: Path
@@ -44,29 +45,28 @@ class HeadRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether all result cards are there."""
         return all((folder / CARD_NAME).is_file() for folder in self.results)
 
     def check(self) -> None:
-        """Make sure that the folder is empty or holds this run.
+        """Check that the folder is empty or holds this run.
 
         Raises:
-            UserError: it holds a run with other options, or of files that have changed since.
+            UserError: it holds a run with other options, or one whose files have changed since.
         """
         record = self.folder / RECORD
         if record.is_file():
             if json.loads(record.read_text()) != self._facts():
                 raise UserError(
-                    f"{self.folder} holds a run with other options, or of files that have changed since; choose another "
+                    f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
                 )
         elif self.is_done:
-            raise UserError(f"{self.folder} holds a result of something else; choose another output folder")
+            raise UserError(f"{self.folder} holds a result that another command made; choose another output folder")
 
     def begin(self) -> None:
-        """Write `run.json`, which `check` reads."""
+        """Make the folder and record the options in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECORD).write_text(json.dumps(self._facts(), indent=1))
+        write_text(self.folder / RECORD, json.dumps(self._facts(), indent=1))
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -76,7 +76,7 @@ class HeadRun:
 
 
 def _state(word: str) -> list[object] | None:
-    """Size and time, or hash, of the file or folder that an option names; None if the option does not name one."""
+    """A fingerprint of the file or folder that an option names; None if the word names no file."""
     path = Path(resolve_config(word))
     for inside in (
         "corpus.json",
@@ -96,16 +96,16 @@ def _state(word: str) -> list[object] | None:
 
 
 def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
-    """Fit and test heads in parallel. A run with its cards is skipped; an interrupted run is resumed.
+    """Train and test heads in parallel; runs with a card are skipped, interrupted ones continue.
 
     Args:
         runs: the runs.
-        done: is called after each run.
-        processes: number at a time; they share the cores (two runs of one thread do more work than one of two), and
-            take the GPUs in turn.
+        done: called after each run.
+        processes: runs at a time; they share the cores (two runs of one thread do more work than one of two), and take
+            the GPUs in turn.
 
     Raises:
-        UserError: a folder holds another run (before the first is begun), or runs failed (after all others have ended).
+        UserError: a folder holds another run (before any run is started), or runs failed (after all others have ended).
     """
     for run in runs:
         run.check()
@@ -134,7 +134,8 @@ def _fit_and_test(run: HeadRun) -> None:
         try:
             if run.fits:
                 newest = checkpoint(run.folder, LAST)
-                if not newest.is_file():  # killed before the first last.ckpt: other checkpoints cannot be resumed
+                if not newest.is_file():
+                    # Killed before the first last.ckpt: the other checkpoints cannot be resumed, so delete them.
                     for folder in {run.folder, *run.results}:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
                 fit(*options, *(["--ckpt_path", LAST] if newest.is_file() else []))
