@@ -27,9 +27,9 @@ METRIC_MEANINGS = {
     "WER": "WER, word error rate: wrong, missing and surplus words in percent of those spoken; lower is better.",
     "EER": "EER, equal error rate: false alarms and misses at the threshold where both are equally frequent; lower is better.",
     "DER": "DER, diarization error rate: time of missed, false or confused speech in percent of speech; lower is better.",
-    "MTWV": "MTWV, maximum term-weighted value: 1 if all queries are found without false alarm (here times 100); higher is better.",
+    "MTWV": "MTWV, maximum term-weighted value: 1 (here 100) if all queries are found without false alarms; higher is better.",
 }
-BARS = "The main metric of every task, the best in bold; a dotted line is the score of guessing, a whisker the deviation over seeds."
+BARS = "The main metric of each task, the best in bold; dotted line: score of guessing; whisker: deviation over seeds."
 RADAR = "One radar per upstream, its own outline in colour and the others' in grey; further out is better. "
 RADAR_POINTS = "Centre: FBANK's figure, 0 SUPERB points; rim: 1000 points, the best published in 2021."
 RADAR_PERCENT = "Rim: 100 % right (accuracy, F1, or 100 minus an error rate); centre: nothing right."
