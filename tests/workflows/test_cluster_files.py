@@ -163,8 +163,8 @@ def test_every_configuration_gets_scripts_that_bash_can_read(path, system, capsy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["wavlm_base", "--cluster", "slurm", "--nodes", "3"], "--nodes 3: 8 GPUs do not divide by them"),
-        (["tiny", "--cluster", "slurm"], "is planned for a CPU; say which GPUs"),
+        (["wavlm_base", "--cluster", "slurm", "--nodes", "3"], "--nodes 3: 8 GPUs cannot be divided among them"),
+        (["tiny", "--cluster", "slurm"], "is planned for a CPU; name the GPUs"),
     ],
 )
 def test_mistakes(capsys, options, message):

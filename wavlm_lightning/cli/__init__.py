@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("wavlm_lightning.cli.data", "what is in a corpus, and is it whole: `data info`, `data check`"),
     "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
     "recipe": (
-        "wavlm_lightning.cli.recipe_command",
+        "wavlm_lightning.cli.recipe",
         "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     ),
     "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),

@@ -47,6 +47,13 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
+def default_jobs() -> int:
+    """One process per GPU; without GPUs one per core, since two runs of one thread do more work than one of two."""
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Send this process' output to a file; by descriptor, because Lightning's loggers hold on to the old streams."""

@@ -43,7 +43,6 @@ from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
 from wavlm_lightning.workflows.fit.head_specs import HeadConfigs, many_heads
 from wavlm_lightning.workflows.fit.quiet import quiet
 from wavlm_lightning.workflows.fit.readable_errors import readable_errors
-from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
 
 
 class SaveConfig(SaveConfigCallback):
@@ -123,7 +122,7 @@ class WavLMCLI(LightningCLI):
             check_callbacks(callbacks)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
-            callbacks += [StopBetweenUpdates(), *ReportToSweep.of_environment()]
+            callbacks.append(StopBetweenUpdates())
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             if isinstance(self.model, ManyHeads):
                 callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
@@ -211,27 +210,29 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
     return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], callbacks: Sequence[pl.Callback] = ()) -> int:
     """Run a LightningCLI subcommand.
 
     Args:
         argv: the subcommand and its options.
+        callbacks: further callbacks, which `config.yaml` does not record.
 
     Raises:
         UserError: options that do not parse, in one sentence.
     """
     WavLMCLI.command = shlex.join(["wavlm", *argv])
     with quiet(), readable_errors():
-        command_line(argv, run=True)
+        command_line(argv, run=True, callbacks=callbacks)
     return 0
 
 
-def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
+def command_line(argv: Sequence[str], run: bool, callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
     """Parse options, and build model, data and trainer.
 
     Args:
         argv: with `run`, a subcommand and its options; else options alone.
         run: the subcommand.
+        callbacks: further callbacks of the trainer, which `config.yaml` does not record.
     """
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)
@@ -248,7 +249,7 @@ def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
         save_config_callback=SaveConfig,
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs=settings | dict.fromkeys(("fit", "validate", "test", "predict"), settings),
-        trainer_defaults={"log_every_n_steps": 10},
+        trainer_defaults={"log_every_n_steps": 10, "callbacks": list(callbacks)},
         args=arguments,
         run=run,
     )
