@@ -95,7 +95,7 @@ def test_a_job_whose_time_is_nearly_over_is_queued_again(stand_ins):
     while not stand_ins.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
-    assert "job 4711 is queued again" in process.communicate(timeout=60)[0]
+    assert "job 4711 is requeued" in process.communicate(timeout=60)[0]
     assert stand_ins.read_text().split() == ["srun", "checkpoint", "scontrol", "requeue", "4711"]
 
 
