@@ -23,7 +23,7 @@ from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.timing import Rounds
 from wavlm_lightning.tasks import KeywordSpotting, TaskData
 from wavlm_lightning.upstreams import WavLMUpstream
-from wavlm_lightning.workflows.fit.command_line import quiet
+from wavlm_lightning.workflows.fit.messages import quiet
 
 DATASETS = ["ks", "ic", "sid", "er"]
 """Tasks whose heads read no more than means over time."""

@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from wavlm_lightning.system.timing import CLOCKS, Rounds, wait_for_gpu
-from wavlm_lightning.workflows.fit.command_line import quiet
+from wavlm_lightning.workflows.fit.messages import quiet
 
 
 class InTurns(pl.Callback):

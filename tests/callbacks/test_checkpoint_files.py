@@ -11,7 +11,7 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.callbacks.checkpoint_files import WholeFiles, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import WholeFiles, with_whole_files
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
@@ -110,7 +110,7 @@ def test_killed_between_two_renamings(tiny, tmp_path, capsys):
     newest.rename(newest.with_name("last.ckpt.old"))
     assert RecipeStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
     assert main([*options, "--trainer.max_steps", "2"]) == 2
-    assert "already holds a run; go on with --ckpt_path last" in capsys.readouterr().err
+    assert "already holds a run; resume it with --ckpt_path last" in capsys.readouterr().err
     newest.rename(newest.with_name("last.ckpt.old"))
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     assert [each.name for each in newest.parent.iterdir()] == ["last.ckpt"]

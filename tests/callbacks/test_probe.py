@@ -131,14 +131,14 @@ def test_mistakes_are_found_before_the_run_begins(tiny, tmp_path):
     with pytest.raises(UserError, match="no split 'train'"):
         fit(tiny, tmp_path, Probe({"sid": str(tiny / "er")}, every=2))
     trainer = quiet_trainer(max_steps=1, callbacks=[Probe(corpora(tiny))])
-    with pytest.raises(UserError, match="watches pre-training, not KeywordSpotting"):
+    with pytest.raises(UserError, match="works in pre-training, not with KeywordSpotting"):
         trainer.fit(KeywordSpotting(Fbank()), TaskData(str(tiny / "ks")))
 
 
 def test_from_a_configuration(tiny, tmp_path):
     """As a callback in YAML, in a run of `wavlm fit`."""
     probe = {"corpora": corpora(tiny), "every": 2, "steps": 2}
-    callbacks = [{"class_path": "wavlm_lightning.callbacks.probe.Probe", "init_args": probe}]
+    callbacks = [{"class_path": "wavlm_lightning.callbacks.Probe", "init_args": probe}]
     (tmp_path / "probe.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", "-c", str(tmp_path / "probe.yaml")]
     arguments += ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(tmp_path / "run")]

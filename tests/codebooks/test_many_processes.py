@@ -18,13 +18,13 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.extraction import Draw
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import Part, jobs_for_audio
 from wavlm_lightning.codebooks.kmeans import extract_part
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.worker_pool import in_order
 
 SHARDS = 7
 
@@ -211,15 +211,15 @@ def test_results_come_in_order():
 
 def test_jobs_by_cores_ranks_and_audio(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
-    assert default_jobs("mfcc", 0.9) == 1
-    assert default_jobs("mfcc", 20.0) == 4
-    assert default_jobs("mfcc", 1000.0) == 16
+    assert jobs_for_audio("mfcc", 0.9) == 1
+    assert jobs_for_audio("mfcc", 20.0) == 4
+    assert jobs_for_audio("mfcc", 1000.0) == 16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert default_jobs("layer", 1000.0) == 8
-    assert default_jobs("mfcc", 1000.0) == 16
+    assert jobs_for_audio("layer", 1000.0) == 8
+    assert jobs_for_audio("mfcc", 1000.0) == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert default_jobs("layer", 1000.0) == 1
+    assert jobs_for_audio("layer", 1000.0) == 1
 
 
 def test_the_bar_counts_hours_an_hour_without_what_was_there(capsys, monkeypatch):

@@ -80,7 +80,7 @@ def test_a_later_run_continues_what_has_arrived(server, origin):
     folder = mirror(server.url + "c/", HASTY)
     row = shards(origin)[1]
     server.moods[row["name"]] = ["drop", 500, 500, 500, 500, 500]
-    with pytest.raises(UserError, match="goes on where it stopped"):
+    with pytest.raises(UserError, match="continues where it stopped"):
         materialise(folder / row["name"], row, HASTY)
     server.moods.clear()
     materialise(folder / row["name"], row, HASTY)

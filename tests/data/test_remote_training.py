@@ -69,7 +69,7 @@ def test_a_server_that_goes_away_during_an_epoch_ends_the_run_with_its_name(serv
     source.setup("fit")
     for row in shards(origin):
         server.always[row["name"]] = 500
-    with pytest.raises(UserError, match=r"train-00000\d\.tar: gave up after 4 attempts.*goes on where it stopped"):
+    with pytest.raises(UserError, match=r"train-00000\d\.tar: gave up after 4 attempts.*continues where it stopped"):
         list(source.train_dataloader())
 
 

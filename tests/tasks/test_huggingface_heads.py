@@ -326,4 +326,4 @@ def test_a_head_from_there_is_trained_further_and_predicts_from_its_run(tiny, tm
     assert torch.equal(best["classifier.weight"], after.classifier.weight)
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "encoder"), "--encoder"]) == 2
-    assert f"begun from {tmp_path / 'source'}; export the encoder from there" in capsys.readouterr().err
+    assert f"started from {tmp_path / 'source'}; export the encoder from there" in capsys.readouterr().err

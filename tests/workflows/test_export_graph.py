@@ -15,7 +15,7 @@ from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVe
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead
+from wavlm_lightning.workflows.predict.head import TrainedHead
 
 # Two convolutions and one layer: the time of an export goes by the number of operations.
 SHAPE = {"conv_channels": [16] * 2, "conv_kernels": [10, 66], "conv_strides": [5, 64], "dim": 32, "ffn_dim": 48}

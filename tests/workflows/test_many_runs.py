@@ -12,7 +12,7 @@ from same_runs import assert_same_run, options, same
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
+from wavlm_lightning.workflows.fit.joint_heads import HeadLists, take_lists
 
 LISTS = ["--model.learning_rate", "[1e-2, 1e-3]", "--model.seed", "[1, 2]"]
 LABELS = [f"learning-rate-{rate}-seed-{seed}" for rate in (0.01, 0.001) for seed in (1, 2)]
@@ -104,4 +104,4 @@ def test_the_last_word_counts(tmp_path):
 def test_only_heads_have_lists(tiny, tmp_path, capsys):
     pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
     assert main(["fit", *pretraining, "--model.learning_rate", "[1e-3, 1e-4]"]) == 2
-    assert "is no task" in capsys.readouterr().err
+    assert "is not a task" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsy
     arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
     assert main([*arguments, "--trainer.max_steps", "3"]) == 0
     assert main([*arguments, "--trainer.max_steps", "6"]) == 2
-    assert "already holds a run; go on with --ckpt_path last" in capsys.readouterr().err
+    assert "already holds a run; resume it with --ckpt_path last" in capsys.readouterr().err
     assert main([*arguments, "--trainer.max_steps", "6", "--ckpt_path", "last"]) == 0
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
     assert len(list((folder / "curves").iterdir())) == 2
@@ -177,7 +177,7 @@ def test_killed_before_its_first_checkpoint_a_run_says_what_there_is(tiny, tmp_p
     assert main([*arguments, "--trainer.max_steps", "3"]) == 0
     (folder / "checkpoints" / "last.ckpt").unlink()
     assert main([*arguments, "--trainer.max_steps", "4"]) == 2
-    assert "go on with --ckpt_path best" in capsys.readouterr().err
+    assert "resume it with --ckpt_path best" in capsys.readouterr().err
     assert main([*arguments, "--trainer.max_steps", "4", "--ckpt_path", "best"]) == 0
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
 

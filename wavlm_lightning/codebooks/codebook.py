@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -67,7 +67,7 @@ class Codebook:
         """Write `centroids.safetensors` and, last, `codebook.json`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
+        write_bytes(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
         body = {
             "format": FORMAT,
             "kind": "kmeans",
@@ -77,7 +77,7 @@ class Codebook:
             "fitted": self.fitted,
             "sha256": self.sha256,
         }
-        write_whole(directory / "codebook.json", json.dumps(body, indent=1).encode())
+        write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode())
 
     @classmethod
     def load(cls, directory: Path | str) -> Codebook:

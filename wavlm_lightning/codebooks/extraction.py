@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import Part, jobs_for_audio
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.worker_pool import in_order
 
 GROUP_SECONDS = 120.0
 """Audio a process reads at a time: 18 MB of features of Base, which wait in memory and are kept on disk as one file."""
@@ -122,7 +122,7 @@ class Draw:
             for number, group in zip(numbers, groups, strict=True)
         ]
         kind = self.source.describe()["kind"]
-        jobs = min(default_jobs(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
+        jobs = min(jobs_for_audio(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
         opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe(), wanted)
         here = Extractor(self.split, self.source, wanted)
         with HoursBar(sum(samples), 0, "features") as bar:
@@ -169,7 +169,7 @@ class Extractor:
                 )
         features = np.concatenate(rows)
         if kept is not None:
-            write_whole(kept, save({"features": features}))
+            write_bytes(kept, save({"features": features}))
         return features if self.wanted else features[:0]
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from wavlm_lightning.system.errors import UserError
 
 Item = TypeVar("Item")
+
+HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
+"""Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,17 @@ class Part:
     def deal(self, items: Sequence[Item]) -> list[Item]:
         """Every `of`-th item, as cards are dealt: neighbours are of like size, so pieces are too."""
         return list(items[self.number :: self.of])
+
+
+def jobs_for_audio(kind: str, hours: float) -> int:
+    """How many processes pay off: at most one per GPU for layers of an encoder, else one per core.
+
+    Args:
+        kind: of features, `mfcc` or `layer`.
+        hours: of audio.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if kind == "layer" and torch.cuda.is_available():
+        usable = torch.cuda.device_count()
+    usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's ranks on this machine share it
+    return max(1, min(usable, math.ceil(hours / HOURS_PER_PROCESS.get(kind, 1.0))))

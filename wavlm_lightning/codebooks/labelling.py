@@ -14,15 +14,15 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import Part, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.worker_pool import in_order
 
 Place = tuple[str, int]
 """A split, and the number of a shard in it."""
@@ -75,7 +75,7 @@ def label_corpus(
     ]
     left = sum(samples[place] for place in pending)
     if jobs is None:
-        jobs = default_jobs(codebook.features["kind"], left / SAMPLE_RATE / 3600)
+        jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
     total = sum(samples.values())
     with HoursBar(total, total - left, "labels") as bar:
         labeller = partial(Labeller, corpus.directory, directory, codebook)
@@ -123,7 +123,7 @@ class Labeller:
             "rate": str(self.codebook.rate),
             "size": str(self.codebook.size),
         }
-        write_whole(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
+        write_bytes(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
         return place
 
 
@@ -136,7 +136,7 @@ def _write_head(path: Path, codebook: Codebook) -> None:
     body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if not path.is_file():
         # Parts that begin at once write the same; a part of another codebook is found out by the hash in its files.
-        write_whole(path, json.dumps(body).encode())
+        write_bytes(path, json.dumps(body).encode())
     elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
         raise UserError(f"{path.parent}: holds labels of another codebook; choose another --name or remove the folder")
 

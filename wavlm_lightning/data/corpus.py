@@ -26,7 +26,7 @@ from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
@@ -117,7 +117,7 @@ class CorpusWriter:
             written = corpus.split(name)
             written.check_keys()
             part["lengths"] = write_lengths(self.directory / f"{name}.lengths.npy", written.samples)
-        write_whole(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
+        write_bytes(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
         return Corpus(self.directory, body)
 
 

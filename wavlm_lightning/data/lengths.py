@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
     data = buffer.getvalue()
-    write_whole(path, data)
+    write_bytes(path, data)
     return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -18,7 +18,7 @@ import numpy as np
 from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
 from wavlm_lightning.data.shard_index import Members, ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import growing_whole, write_whole
+from wavlm_lightning.system.files import atomic_write, write_bytes
 
 __all__ = ["ShardIndex", "Utterance", "write_shard"]
 
@@ -60,7 +60,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     keys, samples = [], []
     # Fixed time, owner and mode: shards must be byte-reproducible, their hash is their name.
     fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
-    with growing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
             for utterance in utterances:
                 _check_key(utterance.key, path)
@@ -86,7 +86,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     info = [members[f"{key}.json"] for key in keys]
     index = ShardIndex(path, len(keys), size, digest)
     body = Members(keys, samples, audio, info, digest)._asdict()  # the hash last: `check` reads only the end
-    write_whole(index.index_path, json.dumps(body).encode())
+    write_bytes(index.index_path, json.dumps(body).encode())
     return index
 
 

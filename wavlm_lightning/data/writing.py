@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +15,9 @@ from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import locked, write_text
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.worker_pool import in_order
 
 Job = tuple[Path, list[Recording], str]
 Done = tuple[ShardIndex | None, dict[str, Any]]
@@ -47,13 +44,21 @@ def write_corpus(
         ['train']
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        return _write(plan, out, workers, on_error)
+    busy = f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
+    with locked(out / ".lock", busy, optional=True):
+        _remove_temporary_files(out)  # of a process that was killed
+        try:
+            return _write(plan, out, workers, on_error)
+        finally:
+            _remove_temporary_files(out)  # of processes that an error has ended
+
+
+def _remove_temporary_files(out: Path) -> None:
+    for path in out.glob("*.tmp"):
+        path.unlink()
 
 
 def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> Corpus:
-    for left in out.glob("*.tmp"):  # by a process that was killed
-        left.unlink()
     source: dict[str, Any] = {**plan.source, "skipped": []}
     writer = CorpusWriter(out, plan.name, plan.licence, source)
     places = [
@@ -62,11 +67,14 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
         for number, begin in enumerate(range(0, len(recordings), plan.shard_files))
     ]
     jobs: list[Job] = [(out / f"{split}-{number:06d}.tar", chunk, on_error) for split, number, chunk in places]
+    # Resampling may use all cores when there is one process, as it always has.
+    made = in_order(_shard_maker, jobs, workers or os.cpu_count() or 1, one_thread_each=False, option="--workers")
     written: dict[str, list[Meta]] = {}
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}
-    with progress_bar(total=sum(map(len, plan.splits.values())), unit=" files", desc=str(out)) as bar:
-        for (split, _, chunk), (index, left_out) in zip(places, _run(jobs, workers), strict=True):
+    files = sum(map(len, plan.splits.values()))
+    with contextlib.closing(made), progress_bar(total=files, unit=" files", desc=str(out)) as bar:
+        for (split, _, chunk), (index, left_out) in zip(places, made, strict=True):
             if index is not None:
                 writer.add_shard(split, index)
             source["skipped"] += left_out["skipped"]
@@ -90,37 +98,8 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})
 
 
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep others from writing the same corpus meanwhile."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
-            ) from error
-        except OSError:  # a file system without locks, or none for folders
-            pass
-        yield
-    finally:
-        os.close(folder)
-
-
-def _run(jobs: list[Job], workers: int | None) -> Iterator[Done]:
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        yield from map(_make_shard, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_make_shard, jobs)
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"one of {workers} processes was killed, for want of memory perhaps; run the same command again, it goes "
-                "on where it stopped, with fewer --workers if that may be so"
-            ) from error
+def _shard_maker(device: str | None) -> Callable[[Job], Done]:
+    return _make_shard
 
 
 def _make_shard(job: Job) -> Done:
@@ -151,7 +130,7 @@ def _make_shard(job: Job) -> Done:
     index = write_shard(path, utterances())
     left_out = {"skipped": skipped, "too_short": too_short}
     facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
-    write_whole(note, json.dumps(facts).encode())
+    write_text(note, json.dumps(facts))
     return index, left_out
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_text
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ class Ledger:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path, json.dumps(self.body, indent=1).encode())
+        write_text(self.path, json.dumps(self.body, indent=1))

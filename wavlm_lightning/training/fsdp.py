@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,11 @@ from torch.distributed.checkpoint import CheckpointException
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import remove, replace_folder
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer
 
-OLD = ".old"
-"""Ends the name of the checkpoint before, while it makes room for a new one."""
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """What Lightning's launcher puts into the environment."""
 
@@ -124,9 +121,9 @@ class FSDP2(ModelParallelStrategy):
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        fresh, old = (path.with_name(path.name + ending) for ending in (".new", OLD))
+        fresh = path.with_name(f"{path.name}.new")
         if self.global_rank == 0:
-            _remove(fresh)
+            remove(fresh)
         self.barrier()
         try:
             super().save_checkpoint(checkpoint, fresh, storage_options)
@@ -137,11 +134,7 @@ class FSDP2(ModelParallelStrategy):
                 raise
             raise UserError(not_written(path, reason)) from error
         if self.global_rank == 0:  # the index is written last, when the files of all processes are there
-            _remove(old)
-            if path.exists():
-                path.rename(old)
-            fresh.rename(path)
-            _remove(old)
+            replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a sharded checkpoint, or one file. Resume only what you have written: torch unpickles optimiser settings.
@@ -174,18 +167,6 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def finish_renaming(path: Path) -> None:
-    """Give a sharded checkpoint its name back, if a run was killed when the one before had just made room for it.
-
-    Args:
-        path: where the checkpoint ought to be.
-    """
-    old = path.with_name(path.name + OLD)
-    if old.exists() and not path.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process has done it
-            old.rename(path)
-
-
 def no_room(error: BaseException) -> str | None:
     """Why the disk did not take a file, if that is what an error says."""
     if isinstance(error, OSError):
@@ -205,13 +186,6 @@ def _reason(error: CheckpointException) -> str:
     """What went wrong in the first process in which something did, in a line."""
     cause, _ = next(iter(error.failures.values()))
     return f"{type(cause).__name__} {cause}".splitlines()[0].strip()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if "fsdp2" not in StrategyRegistry:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning.data.remote.cache_space import BOUND, bound, growing, locked, part_of
+from wavlm_lightning.data.remote.cache_space import BOUND, bound, finish, growing, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
 from wavlm_lightning.system import paths as places
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import FULL, told_if_full, write_whole
+from wavlm_lightning.system.files import FULL, atomic_write, locked, write_bytes
 
 NOTE = "remote.json"
 WHOLE = (".tar", ".npy")
@@ -69,17 +69,15 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
     folder = root / f"{name}-{hashlib.sha256(content + shown(url).encode()).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     with locked(folder / ".lock"):
-        note = folder / f"{NOTE}.tmp"
         # A signed URL is a secret, and may be another one each time.
-        with told_if_full(note):
-            note.touch(mode=0o600)
-            note.write_text(json.dumps({"url": url}))
-        note.rename(folder / NOTE)
+        with atomic_write(folder / NOTE) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps({"url": url}))
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
                 with contextlib.suppress(NotThere):  # most splits have none
                     materialise(folder / f"trials-{split}.csv", patience=patience)
-            write_whole(folder / "corpus.json", content)
+            write_bytes(folder / "corpus.json", content)
     return folder
 
 
@@ -114,8 +112,7 @@ def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Pat
             if file is None:
                 return
             _fill(url, file, path, size, summary or {}, patience)
-            with locked(root / ".lock"):
-                part_of(path, size).rename(path)
+            finish(root, path, size)
     except OSError as error:
         if error.errno not in FULL:
             raise

@@ -102,7 +102,7 @@ def download(url: str, file: BinaryIO, size: int | None = None, patience: Patien
             if failures >= patience.attempts:
                 raise UserError(
                     f"{shown(url)}: gave up after {failures} attempts in a row ({error}); see to the server or the "
-                    "line and start again: it goes on where it stopped"
+                    "line and start again: it continues where it stopped"
                 ) from error
             time.sleep(max(patience.pause(max(failures, 1)), min(error.wait_seconds, patience.longest_seconds)))
 

@@ -70,7 +70,7 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
 def _examined(work: list[ShardJob], jobs: int) -> Iterator[Verdict]:
     if jobs <= 1:
         return map(examine, work)
-    from wavlm_lightning.system.ordered_pool import in_order
+    from wavlm_lightning.system.worker_pool import in_order
 
     return in_order(_examiner, work, jobs)
 

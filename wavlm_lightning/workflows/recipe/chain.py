@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.workflows.fit.readable_errors import readable_errors
+from wavlm_lightning.workflows.fit.messages import readable_errors
 
 
 @dataclass(frozen=True)

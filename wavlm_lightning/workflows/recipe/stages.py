@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import OLD
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.training.fsdp import OLD
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
 ENCODER = "encoder"

@@ -15,8 +15,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.upstreams.specs import resolve
-from wavlm_lightning.workflows.fit.head_lists import HeadLists
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
+from wavlm_lightning.workflows.fit.joint_heads import HeadLists
 
 COST: dict[str, float] = {
     "ks": 1,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from unittest import mock
 
-from filelock import FileLock, Timeout
-
-from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import locked
+from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
@@ -67,7 +65,7 @@ def run_sweep(
     best = ranked(found, sweep)
     if best:
         print(f"\n{ranking(found, sweep)}\n")
-        print(f"The best is {output / best[0].folder_name / 'checkpoints' / 'best.ckpt'}; to run it alone:")
+        print(f"The best is {checkpoint(output / best[0].folder_name, BEST)}; to run it alone:")
         print(f"  {command(best[0], sweep, extra, output / 'best')}")
         print(hosted(sweep, extra))
     if failures:
@@ -120,7 +118,8 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     Raises:
         UserError: the trial failed; its log shows the reason.
     """
-    from wavlm_lightning.workflows.fit import command_line as training
+    from wavlm_lightning.workflows.fit import fit
+    from wavlm_lightning.workflows.fit import test as score
     from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
 
     folder = sweep_folder / trial.folder_name
@@ -131,15 +130,15 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     names = {"WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
     with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
         try:
-            newest = folder / "checkpoints" / "last.ckpt"
+            newest = checkpoint(folder, LAST)
             if not newest.exists():  # killed before the first last.ckpt: the other checkpoints cannot be resumed
                 shutil.rmtree(newest.parent, ignore_errors=True)
-            resume = ["--ckpt_path", "last"] if newest.exists() else []
+            resume = ["--ckpt_path", LAST] if newest.exists() else []
             with mock.patch.dict(os.environ, names):
-                training.main(["fit", *options, *resume], [ReportToSweep(sweep_folder, sweep, trial.number)])
+                fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
             pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-            if test and not pruned and not (folder / CARD_NAME).is_file():
-                training.main(["test", *options, "--ckpt_path", "best"])
+            if test and not pruned and not (folder / CARD).is_file():
+                score(*options, "--ckpt_path", BEST)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{folder} failed ({error}); see {log}") from error
@@ -162,17 +161,3 @@ def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
     if extra:
         lines.append(f"  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock file against other processes.
-
-    Raises:
-        UserError: another process holds it; the error says `message`.
-    """
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(message) from error

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from wavlm_lightning.system.files import growing_whole
+from wavlm_lightning.system.files import atomic_write
 from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, Trial
 
@@ -32,7 +32,7 @@ def write_trials(folder: Path, trials: Sequence[Trial], sweep: SweepFile, extra:
         extra: further options of every trial.
     """
     names = [parameter.name for parameter in sweep.parameters]
-    with growing_whole(folder / TABLE) as temporary, temporary.open("w", newline="") as file:
+    with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["trial", "state", sweep.metric, "best_validation", "validations", *names, "command"])
         for trial in trials:

@@ -1,4 +1,4 @@
-"""MyUpstream: a log spectrogram; change it into your encoder."""
+"""MyUpstream: a log spectrogram; replace it by your encoder."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from wavlm_lightning.upstreams import Upstream
 
 
 class MyUpstream(Upstream):
-    """Log magnitudes of windows of 25 ms every 20 ms, and their differences in time as a second layer.
+    """Log magnitudes of 25 ms windows every 20 ms; their differences over time are the second layer.
 
     Args:
-        bins: of the spectrum.
-        label: what tables call it.
+        bins: number of frequencies.
+        label: its name in tables.
     """
 
     num_layers, frame_rate = 2, 50.0
@@ -24,11 +24,11 @@ class MyUpstream(Upstream):
         self.register_buffer("window", torch.hann_window(400), persistent=False)
         self.freeze()  # after all parameters are made: no gradient, always in eval mode
 
-    def settings(self) -> str:  # what changes the features and is not in the weights: names the feature cache
+    def settings(self) -> str:  # arguments that change the features; part of the name of the feature cache
         return f"bins={self.bins}"
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:  # (batch, samples) -> (layers, batch, frames, dim)
-        # Zeros before the first sample and behind the last: what a row gives does not depend on the padding of others.
+        # Pad both ends with zeros, so that the features of a row do not depend on how far the batch is padded.
         padded = torch.nn.functional.pad(waveforms, (200, 200))
         spectrum = torch.stft(padded, 400, hop_length=320, window=self.window, center=False, return_complex=True)
         frames = (spectrum.abs()[:, : self.bins] + 1e-3).log().transpose(1, 2)

@@ -1,48 +1,165 @@
-"""What a W&B run shows beside numbers: sounds, spectrograms, predictions, layer weights over time, artefacts."""
+"""Weights & Biases: a logger that needs no login, and a callback for audio, predictions, layer weights and artefacts.
+
+Without a login the run is written offline. One run folder is one W&B run, and a resumed run keeps its id.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
-if TYPE_CHECKING:
-    from wavlm_lightning.callbacks.wandb_logger import Wandb
+KEPT = "wandb.json"
+"""File in the run folder with the id of the W&B run."""
+
+
+class Wandb(WandbLogger):
+    """Logs metrics, the configuration, audio samples with spectrograms and predictions, layer weights and artefacts.
+
+    Its files are in `wandb/` of the run folder; `wandb sync` uploads an offline run. A resumed run keeps its id. `wandb` is
+    imported when the run starts.
+
+    Args:
+        project: W&B project; WANDB_PROJECT or `wavlm` by default.
+        name: name of the run; WANDB_NAME or the name of its folder by default.
+        group: group of runs; WANDB_RUN_GROUP or the name of the folder above by default.
+        tags: tags, to which the task's name is added.
+        notes: remark on the run.
+        entity: user or team.
+        offline: write locally only; null takes WANDB_MODE, or is offline unless this machine is logged in.
+        codebook: folder of the codebook of a pre-training's labels; its files become an artefact.
+        upload_checkpoint: upload the best checkpoint; false logs only its path and hash.
+        samples: number of utterances logged as audio, spectrogram and predictions.
+
+    Example:
+        >>> # wavlm fit -c configs/superb/mini/ks.yaml --trainer.logger Wandb
+    """
+
+    _experiment: Any
+
+    def __init__(
+        self,
+        project: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        entity: str | None = None,
+        offline: bool | None = None,
+        codebook: str | None = None,
+        upload_checkpoint: bool = False,
+        samples: int = 4,
+    ) -> None:
+        super().__init__(name=name, project=project or os.environ.get("WANDB_PROJECT", "wavlm"))
+        self.offline, self.codebook, self.upload_checkpoint, self.samples = (
+            offline,
+            codebook,
+            upload_checkpoint,
+            samples,
+        )
+        asked = {"group": group, "tags": tags, "notes": notes, "entity": entity}
+        self._wandb_init.update({key: value for key, value in asked.items() if value is not None})
+
+    def settle(self, root: Path, fresh: bool) -> Callback:
+        """Set run folder, names, id and mode, before the run starts.
+
+        Args:
+            root: the run folder.
+            fresh: begin a new W&B run even if the folder has the id of one.
+
+        Returns:
+            The callback that logs samples and artefacts.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        given = self._wandb_init
+        named = root.resolve()
+        given["name"] = given["name"] or os.environ.get("WANDB_NAME") or named.name
+        given.setdefault("group", os.environ.get("WANDB_RUN_GROUP") or named.parent.name)
+        given["dir"], given["id"] = str(root), run_id(root, fresh)
+        given.pop("anonymous", None)  # Lightning passes this option, which wandb now refuses
+        if self.offline is not None:
+            given["mode"] = "offline" if self.offline else "online"
+        elif "WANDB_MODE" not in os.environ and not logged_in():
+            given["mode"] = "offline"
+        self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
+        return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        run: Any = self._experiment
+        if run is not None:  # ended here, or the next fit of this process would log to the same W&B run
+            run.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+
+def settle_loggers(loggers: Any, root: Path, fresh: bool) -> list[Callback]:
+    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks."""
+    named = loggers if isinstance(loggers, list) else [loggers]
+    return [logger.settle(root, fresh) for logger in named if isinstance(logger, Wandb)]
+
+
+def run_id(root: Path, fresh: bool) -> str:
+    """The id of a run folder's W&B run: WANDB_RUN_ID (set by a W&B agent), the id in the folder, or a new one.
+
+    Args:
+        root: the run folder.
+        fresh: ignore the id in the folder.
+    """
+    path = root / KEPT
+    if asked := os.environ.get("WANDB_RUN_ID"):
+        found = asked
+    elif path.is_file() and not fresh:
+        found = json.loads(path.read_text())["id"]
+    else:
+        found = secrets.token_hex(4)
+    if rank_zero_only.rank == 0:
+        path.write_text(json.dumps({"id": found}))
+    return found
 
 
 class WandbMedia(pl.Callback):
-    """Logs to W&B what needs eyes or ears, at each validation; artefacts when the run has ended well.
+    """Logs audio, spectrograms, predictions and layer weights at each validation, and artefacts after a completed run.
 
     Args:
-        logger: where to.
-        root: the run folder.
-        samples: utterances of the first validation batch that are shown.
-        codebook: folder of the codebook; None sends its hash alone.
-        upload_checkpoint: send the file and not only its hash.
+        logger: the logger whose W&B run is used.
+        root: run folder.
+        samples: number of utterances of the first validation batch.
+        codebook: folder of the codebook; None logs only its hash.
+        upload_checkpoint: upload the file, not only its path and hash.
 
     Raises:
-        UserError: the codebook folder holds none.
+        UserError: there is no codebook in that folder.
 
     Attributes:
-        weights: update -> share of each layer, since the run began.
+        weights: update -> share of each layer, over the whole run.
     """
 
-    def __init__(self, logger: Wandb, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool) -> None:
+    def __init__(
+        self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool
+    ) -> None:
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
@@ -50,50 +167,44 @@ class WandbMedia(pl.Callback):
                 f"{codebook}: no codebook here; trainer.logger.codebook is a folder of `wavlm codebook fit`"
             )
         self.weights: dict[int, list[float]] = {}
-        self.heard = False
+        self.audio_logged = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Layer weights so far."""
         return {"weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Draw on."""
         self.weights = dict(state_dict["weights"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tag the run, and let its summary keep the best of what selects the checkpoint.
-
-        A hosted sweep ranks by the summary, as `wavlm sweep` does by the best validation.
-        """
         if not trainer.is_global_zero:
             return
         run = self.logger.experiment
         name = pl_module.name if isinstance(pl_module, Task) else type(pl_module).__name__
         run.tags = tuple(dict.fromkeys([*(run.tags or ()), name]))
+        # A hosted sweep ranks by the summary: keep the best value of the metric that selects the checkpoint.
         if stage == "fit" and (monitor := getattr(pl_module, "monitor", None)):
             run.define_metric(monitor[0], summary=monitor[1], step_metric="trainer/global_step")
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Show utterances of the first batch: their sound once, what the head says of them each time."""
+        """Log utterances of the first batch: audio once, predictions each time."""
         if batch_idx or not self.samples or trainer.sanity_checking or not trainer.is_global_zero:
             return
         shown: dict[str, Any] = {}
-        if isinstance(batch, PretrainingBatch) and not self.heard:
+        if isinstance(batch, PretrainingBatch) and not self.audio_logged:
             rows = [row.float().cpu().numpy() for row in batch.audio[: self.samples]]
             shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
         elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
             keys = batch.keys[: self.samples]
             found = _utterances(trainer, keys)
-            if not self.heard:
+            if not self.audio_logged:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
             shown["samples/predictions"] = self._table(trainer, task, batch, [found[key][1] for key in keys])
-        self.heard = True
+        self.audio_logged = True
         self._log(trainer, shown)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the layer weights of all validations."""
         task = _head(pl_module)
         if trainer.sanity_checking or not trainer.is_global_zero or task is None:
             return
@@ -104,7 +215,7 @@ class WandbMedia(pl.Callback):
             self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Log codebooks and the checkpoint; this hook is not reached by a run that was interrupted."""
+        """Log codebooks and the checkpoint; Lightning does not call this hook for an interrupted run."""
         if stage != "fit" or not trainer.is_global_zero:
             return
         import wandb
@@ -117,7 +228,7 @@ class WandbMedia(pl.Callback):
             if self.codebook is not None and _made_by(self.codebook, book):
                 artifact.add_dir(str(self.codebook), policy="immutable")
             run.log_artifact(artifact)
-        found = [self.root / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")]
+        found = [checkpoint(self.root, name) for name in (BEST, LAST)]
         if path := next((path for path in found if path.is_file()), None):
             artifact = wandb.Artifact(
                 f"{_plain(self.root.resolve().name)}-checkpoint", "model", metadata={"path": str(path)}
@@ -129,7 +240,7 @@ class WandbMedia(pl.Callback):
             run.log_artifact(artifact)
 
     def _table(self, trainer: pl.Trainer, task: Task, batch: TaskBatch, labelled: Sequence[str]) -> Any:
-        """What the head says, beside what the corpus says."""
+        """Predictions beside labels."""
         import wandb
 
         count, inputs = len(labelled), batch.inputs
@@ -152,14 +263,14 @@ class WandbMedia(pl.Callback):
 
 
 def _head(module: pl.LightningModule) -> Task | None:
-    """The task that is trained, of several heads the first; None in pre-training."""
+    """The task, or the first of several heads; None in pre-training."""
     if isinstance(module, ManyHeads):
         return module.first
     return module if isinstance(module, Task) else None
 
 
 def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
-    """Waveform `(samples,)` and metadata as JSON, by key; a batch from a feature cache brings no audio."""
+    """Key -> waveform `(samples,)` and metadata as JSON, from the split: a batch from a feature cache has no audio."""
     split = trainer.datamodule.opened["valid"]
     found: dict[str, tuple[np.ndarray, str]] = {}
     for number in range(len(split)):
@@ -183,7 +294,7 @@ def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str]) -> dict[st
 
 
 def spectrogram(waveform: Tensor) -> np.ndarray:
-    """The spectrogram as a picture: 25 ms windows every 10 ms, 80 dB from the loudest to black.
+    """Log spectrogram as a picture: 25 ms windows every 10 ms, 80 dB from the maximum to black.
 
     Args:
         waveform: `(samples,)`.
@@ -232,5 +343,5 @@ def _made_by(folder: Path, labels: dict[str, Any]) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name that W&B takes for an artefact."""
+    """A name without the characters that W&B refuses in names of artefacts."""
     return re.sub(r"[^\w.-]+", "-", name)

@@ -1,4 +1,4 @@
-"""MyTask: which keyword is said; change labels, target, head, loss and metric into yours."""
+"""MyTask: keyword classification; change the labels, target, head, loss and metric to yours."""
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +10,22 @@ from wavlm_lightning.upstreams import Upstream
 
 
 class MyTask(Task):
-    """One class an utterance, from the mean and the deviation of its frames.
+    """One class per utterance, from the mean and standard deviation of its frames.
 
     Args:
-        upstream: where features come from.
+        upstream: the encoder that gives the features.
         hidden: width of the head.
         settings: see `Task`: learning_rate, normalize, seed, protocol.
     """
 
     name, metric, better = "MY_TASK", "accuracy", "higher"
-    cache_level = "frame"  # the frozen upstream runs once over the corpus; None if your head changes the waveform
+    cache_level = "frame"  # run the frozen upstream once over the corpus; None if your head changes the waveform
 
     def __init__(self, upstream: Upstream, hidden: int = 128, **settings) -> None:
         super().__init__(upstream, **settings)
         self.hidden = hidden
 
-    def read_labels(self, corpus):  # what `wavlm data info CORPUS` lists; kept in the checkpoint
+    def read_labels(self, corpus):  # listed by `wavlm data info CORPUS`; stored in the checkpoint
         return list(corpus.inventory("keywords"))
 
     def read_target(self, meta):  # the metadata of one utterance -> a tensor
@@ -51,5 +51,5 @@ class MyTask(Task):
     def update_metric(self, metric, outputs, lengths, batch) -> None:
         metric.update(outputs, batch.targets.values)
 
-    def readable(self, outputs, lengths) -> list[dict]:  # what `wavlm predict` prints of each recording
+    def readable(self, outputs, lengths) -> list[dict]:  # printed by `wavlm predict` for each recording
         return [{"keyword": self.labels[number]} for number in outputs.argmax(1).tolist()]

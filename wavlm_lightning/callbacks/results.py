@@ -1,4 +1,4 @@
-"""Writes the result card of a task after its test."""
+"""What `wavlm test` and `wavlm predict -c` leave in the run folder: result card and predictions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
 
 import wavlm_lightning
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
@@ -19,11 +21,11 @@ from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class WriteResultCard(pl.Callback):
-    """`card.json` in the run folder at the end of `wavlm test`, or in that of each of several heads.
+    """Writes `card.json` to the run folder at the end of `wavlm test`, or to the folder of each of several heads.
 
     Args:
         folder: the run folder.
-        command: what the user typed.
+        command: the command as the user typed it.
     """
 
     def __init__(self, folder: Path, command: str) -> None:
@@ -31,11 +33,10 @@ class WriteResultCard(pl.Callback):
         self.started = 0.0
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the time."""
         self.started = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the card, on rank 0, if the model is a task and was not just a trial of one batch; of several heads all.
+        """Write the cards, on rank 0.
 
         Raises:
             UserError: some of several heads have no finite figures; the others have their cards.
@@ -100,3 +101,28 @@ class WriteResultCard(pl.Callback):
                 "python": platform.python_version(),
             },
         )
+
+
+class WritePredictions(BasePredictionWriter):
+    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("batch_and_epoch")
+        self.folder = folder
+        self.rows: dict[str, Tensor] = {}
+
+    def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
+        # Kept are `(classes,)`, or `(frames, classes)` without the padding.
+        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
+            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
+
+    def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        save_file(self.rows, self.folder / f"predictions{rank}.safetensors")

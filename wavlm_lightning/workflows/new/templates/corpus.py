@@ -1,4 +1,4 @@
-"""MyCorpus: DIR/SPEAKER/NAME.wav; change it into how your recordings lie.
+"""MyCorpus: recordings in DIR/SPEAKER/NAME.wav; change it to match your folders.
 
 wavlm prepare my_corpus.MyCorpus DIR --out data/my_corpus
 wavlm data info data/my_corpus
@@ -12,13 +12,13 @@ from wavlm_lightning.system.errors import UserError
 
 
 class MyCorpus:
-    """A recipe: which recordings there are, what is known of each, in which split it is; nothing is decoded here."""
+    """A corpus recipe: lists the recordings with their metadata and splits; it decodes no audio."""
 
-    HELP = "a folder for each speaker, with WAV or FLAC files in it"
+    HELP = "one folder for each speaker, with WAV or FLAC files"
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """Options of your own; --out, --workers, --on-error and --allow-partial are there."""
+        """Options of your own, beside --out, --workers, --on-error and --allow-partial."""
         parser.add_argument("--valid", type=float, default=0.1, help="share of the speakers (default 0.1)")
         parser.add_argument("--test", type=float, default=0.1, help="share of the speakers (default 0.1)")
 
@@ -33,7 +33,7 @@ class MyCorpus:
         splits: dict[str, list[Recording]] = {"train": [], "valid": [], "test": []}
         for path in files:
             speaker = path.parent.name
-            # What the metadata hold, tasks can read: `text`, `language`, `phones`, or a field of your own.
+            # Tasks read these metadata: add `text`, `language`, `phones`, or a field of your own.
             recording = Recording(path, clean_key(f"{speaker}-{path.stem}"), {"speaker": speaker})
             splits[split_of[speaker]].append(recording)
         return CorpusPlan("my_corpus", "unknown", splits, inventories={"speakers": sorted(speakers)})

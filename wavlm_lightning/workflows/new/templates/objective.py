@@ -1,4 +1,4 @@
-"""MyObjective: how loud the hidden frames are; change it into what your encoder shall learn."""
+"""MyObjective: the loudness of masked frames; change it to what your encoder should learn."""
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,14 @@ class MyObjective(Objective):
         super().__init__()
         self.weight = weight
 
-    def layers(self, count: int) -> tuple[int, ...]:  # the hidden states that `prediction.hidden` shall hold
+    def layers(self, count: int) -> tuple[int, ...]:  # the hidden states needed in `prediction.hidden`
         return (count,)
 
-    def build(self, encoder, label_sizes) -> None:  # label_sizes: by label set, classes of its codebook
+    def build(self, encoder, label_sizes) -> None:  # label_sizes: label set -> number of classes
         self.hop, self.last = encoder.hop, encoder.layers
         self.predict, self.losses = nn.Linear(encoder.dim, 1), MeanMetric()
 
-    def forward(self, prediction: Prediction) -> Tensor:  # a mean per masked frame
+    def forward(self, prediction: Prediction) -> Tensor:  # the mean over masked frames
         hidden, mask = prediction.hidden[self.last], prediction.mask
         windows = prediction.audio.unfold(1, self.hop, self.hop)[:, : hidden.shape[1]]
         loudness = (windows.square().mean(2) + 1e-6).log()
