@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,6 +74,7 @@ def main(argv: list[str]) -> int:
 def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
     """Run everything, and write the tables of whatever was finished even if something failed."""
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.worker_pool import default_jobs
     from wavlm_lightning.workflows.superb.cells import check_corpora, corpus_name
     from wavlm_lightning.workflows.superb.scores import check_cells, run_cells, settle, write_tables
 
@@ -131,10 +131,3 @@ def rates(search: list[float] | None, task: str) -> list[float] | None:
     if search is None or task == "qbe":
         return None
     return search or official_rates(task)
-
-
-def default_jobs() -> int:
-    """One run a GPU; on a CPU one a core, since two runs of one thread do more work than one of two."""
-    import torch
-
-    return torch.cuda.device_count() or os.cpu_count() or 1

@@ -53,8 +53,7 @@ def run_sweep(
     Example:
         >>> best, *others = run_sweep(read_sweep("configs/sweeps/pretrain.yaml"), Path("runs/sweep"), trials=8)
     """
-    if "--trainer.default_root_dir" in {word.split("=")[0] for word in extra}:
-        raise UserError("--trainer.default_root_dir: every trial has its own in the folder of the sweep; give --output")
+    _check_options(extra)
     count = sweep.trial_count(trials)
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / "lock", f"another `wavlm sweep` is running in {output}; wait for it, or stop it"):
@@ -146,12 +145,18 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
 
 def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = None) -> list[str]:
     """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands."""
+    _check_options(extra)
     count = sweep.trial_count(trials)
     grid = sweep.grid()[:count] if sweep.method == "grid" else [{}]
     commands = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
     if sweep.method == "grid":
         return commands
     return [f"{count} trials with drawn values ({sweep.method}); each command begins with:", *commands]
+
+
+def _check_options(extra: Sequence[str]) -> None:
+    if "--trainer.default_root_dir" in {word.split("=")[0] for word in extra}:
+        raise UserError("--trainer.default_root_dir: every trial has its own in the folder of the sweep; give --output")
 
 
 def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
