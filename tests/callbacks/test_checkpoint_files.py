@@ -15,7 +15,7 @@ from wavlm_lightning.callbacks.checkpoints import WholeFiles, with_whole_files
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.workflows.recipe.stages import RoadStage
+from wavlm_lightning.workflows.recipe.stages import RecipeStage
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def test_killed_between_two_renamings(tiny, tmp_path, capsys):
     assert main([*options, "--trainer.max_steps", "1"]) == 0
     newest = folder / "checkpoints" / "last.ckpt"
     newest.rename(newest.with_name("last.ckpt.old"))
-    assert RoadStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
+    assert RecipeStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
     assert main([*options, "--trainer.max_steps", "2"]) == 2
     assert "already holds a run; resume it with --ckpt_path last" in capsys.readouterr().err
     newest.rename(newest.with_name("last.ckpt.old"))

@@ -11,9 +11,8 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.sweep.file import read_sweep
-from wavlm_lightning.workflows.sweep.pruning import TrialRun
+from wavlm_lightning.workflows.sweep.runs import run_trial
 from wavlm_lightning.workflows.sweep.study import SweepStudy
-from wavlm_lightning.workflows.sweep.trials import run_trial
 
 SWEEPS = sorted(str(path.relative_to(configs_folder())) for path in (configs_folder() / "sweeps").rglob("*.yaml"))
 TINY = {"layers_and_heads": "ks", "asr": "pr"}
@@ -86,7 +85,7 @@ def test_one_trial_of_every_sweep_runs(name, tiny, tmp_path):
         options += ["--model.upstream.upstream.source", "tiny"] if chosen else ["--model.upstream", "Fbank"]
         options += ["--data.cache", str(tmp_path / "cache")] if chosen else []
         options += ["--model.hidden=16"] if kind in ("asr", "sf") else []  # at full size a minute each
-    run_trial(TrialRun(str(tmp_path / trial.folder_name), trial.number, str(sweep.path), tuple(options), scores=False))
+    run_trial(tmp_path, sweep, trial, options, test=False)
     ended = study.end(trial)
     assert ended.state == "done" and list(ended.reported) == [1] and ended.value is not None
     assert (tmp_path / trial.folder_name / "checkpoints" / "best.ckpt").is_file()

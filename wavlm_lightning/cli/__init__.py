@@ -24,7 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {  # verb -> module, help
     "data": ("wavlm_lightning.cli.data", "contents and integrity of a corpus: `data info`, `data check`"),
     "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
     "recipe": (
-        "wavlm_lightning.cli.recipe_command",
+        "wavlm_lightning.cli.recipe",
         "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     ),
     "plan": ("wavlm_lightning.cli.plan", "cost of a pre-training: memory, updates, GPU-hours of every stage"),

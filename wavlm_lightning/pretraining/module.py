@@ -16,7 +16,7 @@ from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.pretraining.head_file import take_head
 from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
+from wavlm_lightning.pretraining.objectives import Objective, Prediction, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
@@ -78,7 +78,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)
-        self.objectives = nn.ModuleList(objectives or [MaskedPrediction(), FeaturePenalty()])
+        self.objectives = nn.ModuleList(objectives or published())
         self.masking, self.mixing, self.seed = masking, mixing, seed
         self.codebooks: dict[str, dict[str, Any]] | None = None
 
