@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["wavlm_lightning.workflows.fit.command_line"])
+FORKS.set_forkserver_preload(["wavlm_lightning.workflows.fit.command_line", "wavlm_lightning.codebooks"])
 
 
 def start(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> list[BaseProcess]:
@@ -38,6 +38,12 @@ def ended(processes: Sequence[BaseProcess], seconds: float) -> list[int | None]:
             process.kill()
             process.join()
     return [None if process in hung else process.exitcode for process in processes]
+
+
+def together(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> None:
+    """Let each of `ranks` processes do `work`, which must end well."""
+    statuses = ended(start(ranks, log, work, *arguments), 200)
+    assert statuses == [0] * ranks, log.read_text()[-3000:]
 
 
 def _rank(
