@@ -69,6 +69,18 @@ def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(context._concrete_contexts, "spawn", FORKS)  # what `get_context("spawn")` looks up
 
 
+@pytest.fixture
+def quick_commands(monkeypatch: pytest.MonkeyPatch, quick_processes: None) -> None:
+    """The same for the stages of `wavlm demo` and `wavlm recipe`, which are commands; what they print is lost."""
+    from types import SimpleNamespace
+
+    from ranks import Command
+
+    from wavlm_lightning.system import command
+
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Command))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with all tiny corpora; `pretrain` carries labels `mfcc100` of 20 clusters.

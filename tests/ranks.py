@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,28 @@ def together(ranks: int, log: Path, work: Callable[..., int | None], *arguments:
     """Let each of `ranks` processes do `work`, which must end well."""
     statuses = ended(start(ranks, log, work, *arguments), 200)
     assert statuses == [0] * ranks, log.read_text()[-3000:]
+
+
+class Command:
+    """Stands for the `subprocess.Popen` of a `wavlm` command, which it runs in a forked process."""
+
+    def __init__(self, words: Sequence[str], env: Mapping[str, str], process_group: int) -> None:
+        assert words[:3] == [sys.executable, "-m", "wavlm_lightning"]
+        self.process = FORKS.Process(target=_command, args=(words[3:], dict(env), process_group))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+def _command(words: list[str], environment: dict[str, str], process_group: int) -> None:
+    from wavlm_lightning.cli import main
+
+    os.setpgid(0, process_group)
+    os.environ.update(environment)
+    sys.exit(main(words))
 
 
 def _rank(
