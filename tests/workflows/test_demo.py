@@ -11,7 +11,6 @@ from wavlm_lightning.cli import demo as demo_module
 from wavlm_lightning.cli import main
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
 @pytest.mark.timeout(600)
 def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd):
