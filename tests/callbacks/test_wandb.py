@@ -155,6 +155,7 @@ def test_pictures_show_what_is_there():
     assert steady.shape == moved.shape and (steady != moved).any()
 
 
+@pytest.mark.slow
 def test_wandb_is_not_imported_unless_chosen():
     code = "import sys, wavlm_lightning.workflows.fit.command_line; sys.exit('wandb' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -26,6 +26,7 @@ from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.worker_pool import in_order
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
 SHARDS = 7
 
 

@@ -1,11 +1,8 @@
-"""Health changes nothing, tells the truth, and stops what has collapsed; run as a script, it is one of two processes."""
+"""Health changes nothing, tells the truth, and stops what has collapsed."""
 
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from quiet import quiet_trainer
+from ranks import together
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
@@ -215,10 +213,7 @@ def test_padding_is_zeros_at_the_end_of_a_row():
 @pytest.mark.slow
 def test_two_processes_find_the_same(tiny, tmp_path):
     """Ranks are those of both first batches together, and both processes stop."""
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path.cwd())])}
-    command = [sys.executable, __file__, str(tiny), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=where)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(2, tmp_path / "log", one_of_two_processes, tiny, tmp_path)
     kept = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     both = torch.cat([part["top"] for part in kept])
     for part in kept:
@@ -253,7 +248,3 @@ def one_of_two_processes(tiny: Path, out: Path) -> None:
         error = str(caught)
     speed = float(trainer.callback_metrics["health/audio_seconds_per_second"])
     torch.save({**keep.found, "speed": speed, "error": error}, out / f"rank{trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    one_of_two_processes(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -162,6 +162,7 @@ def test_a_training_speaker_who_is_no_class_is_refused(tiny, monkeypatch):
         fit(SpeakerVerification(Fbank(cmvn=False), **SMALL), tiny / "sv", 1)
 
 
+@pytest.mark.slow
 def test_wrong_speakers_drop_to_chance(tiny, tmp_path, monkeypatch):
     """A head that has learnt the test's speakers tells them apart; one that has learnt a permutation does not."""
     corpus = Corpus.open(tiny / "sv")

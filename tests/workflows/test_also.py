@@ -26,7 +26,7 @@ def written(path, content) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_task_is_as_if_alone(tiny, tmp_path, capsys, cached):
     common = options(tiny, "pr", "--data.cache", str(tmp_path / "cache") if cached else "null")
     root = tmp_path / "run"
@@ -56,6 +56,7 @@ def test_each_task_is_as_if_alone(tiny, tmp_path, capsys, cached):
         assert after["command"] != before["command"]
 
 
+@pytest.mark.slow
 def test_the_root_configuration_lists_and_an_interrupted_run(tiny, tmp_path, capsys):
     """The `config.yaml` of the whole run needs no other file, and goes on where an interrupted one stopped."""
     asr = shipped("asr")

@@ -138,6 +138,7 @@ def test_quick_sees_sizes_only(corpus, capsys):
     assert "damaged shards: train-000003.tar;" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_find_the_same(corpus, capsys, monkeypatch):
     monkeypatch.setattr(data_check, "LITTLE", 0)
     flip(corpus / "train-000002.tar")

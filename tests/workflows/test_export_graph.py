@@ -39,6 +39,7 @@ def batch(rows: int, samples: int, seed: int, least: int) -> tuple[torch.Tensor,
     return 0.1 * torch.randn(rows, samples, generator=generator), lengths
 
 
+@pytest.mark.slow
 def test_onnx_of_encoder_and_head(tmp_path, capsys):
     """From a folder of transformers, as a user would; the recordings are played with the gain of training."""
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -84,6 +85,7 @@ def test_torch_export_of_an_encoder_is_kept_if_it_agrees(tmp_path, monkeypatch, 
     assert "the graph is off by" in capsys.readouterr().err and not list((tmp_path / "torch").iterdir())
 
 
+@pytest.mark.slow
 def test_torch_export_of_an_x_vector(tmp_path):
     """Its network needs 16 frames in a batch, and takes shorter rows beside a longer one."""
     head = trained(SpeakerVerification, list("pq"), hidden=16, widths=(16, 16, 16, 16, 24), embedding=12)

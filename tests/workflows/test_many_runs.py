@@ -22,7 +22,8 @@ COMPARED = {
 }
 
 
-@pytest.mark.parametrize("task", ["ks", "sf"])  # a head on pooled features, and one with SpecAugment and dropout
+# A head on pooled features, and one with SpecAugment and dropout.
+@pytest.mark.parametrize("task", ["ks", pytest.param("sf", marks=pytest.mark.slow)])
 def test_each_head_is_as_if_alone(tiny, tmp_path, task):
     common, root = (
         options(tiny, task, "--data.cache", str(tmp_path / "cache") if task == "ks" else "null"),
@@ -48,6 +49,7 @@ def test_each_head_is_as_if_alone(tiny, tmp_path, task):
     assert after["metrics"] == before["metrics"] and after["created"] >= before["created"]
 
 
+@pytest.mark.slow
 def test_lists_in_a_file_and_an_interrupted_run(tiny, tmp_path, capsys):
     """Stopped after three updates and gone on with, all heads end as in one go; with other lists that is refused."""
     file = tmp_path / "lists.yaml"

@@ -23,6 +23,8 @@ from wavlm_lightning.workflows.superb.cells import (
 )
 from wavlm_lightning.workflows.superb.official import is_official
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
+
 
 def stamps(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("card.json")}
@@ -51,7 +53,6 @@ def test_tasks_of_every_kind_then_again_in_no_time(tiny, tmp_path, capsys):
     assert after == before
 
 
-@pytest.mark.slow
 def test_the_rate_is_searched(tiny, tmp_path, capsys):
     arguments = ["superb", "fbank", "--data", str(tiny), "--output", str(tmp_path), "--steps", "4", "--tasks", "ks"]
     assert main([*arguments, "--search", "1e-3", "1e-6", "--jobs", "1"]) == 0
@@ -114,7 +115,6 @@ def test_rows_and_folders_are_one_upstreams(tiny, tmp_path, capsys):
     assert len({spec.folder for spec in parse_upstreams(["fbank", "fbank_no_cmvn", "モデル=tiny", "tiny"])}) == 4
 
 
-@pytest.mark.slow
 def test_results_of_something_else_are_not_taken_over(tiny, tmp_path, capsys):
     arguments = ["superb", "fbank", "--data", str(tiny), "--output", str(tmp_path), "--tasks", "ks", "--jobs", "1"]
     assert main([*arguments, "--steps", "2"]) == 0
@@ -129,7 +129,6 @@ def test_results_of_something_else_are_not_taken_over(tiny, tmp_path, capsys):
     assert main([*arguments, "--steps", "2"]) == 0
 
 
-@pytest.mark.slow
 def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     """A data set whose labels are broken fails; the other task is in the table, and the status says so."""
     data = tmp_path / "data"

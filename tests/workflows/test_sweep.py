@@ -184,7 +184,7 @@ def test_dry_run_and_hosted(tmp_path, capsys):
     assert f"wandb sweep {path}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_processes")
 def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     options = ["--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks"), "--data.cache", str(tmp_path / "cache")]
     options += ["--trainer.accelerator", "cpu", "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]

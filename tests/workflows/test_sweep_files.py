@@ -6,7 +6,6 @@ import importlib
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
@@ -21,6 +20,8 @@ TINY = {"layers_and_heads": "ks", "asr": "pr"}
 
 def agents_words(content, values):
     """The command as the functions of W&B's own agent expand it."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # 3.7 s
+
     expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
     expanded |= {"program": [content["program"]], "env": ["/usr/bin/env"], "interpreter": ["python"]}
     words = []

@@ -7,13 +7,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["wavlm_lightning.workflows.fit.command_line"])
+FORKS.set_forkserver_preload(["wavlm_lightning.workflows.fit.command_line", "wavlm_lightning.codebooks"])
 
 
 def start(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> list[BaseProcess]:
@@ -38,6 +38,34 @@ def ended(processes: Sequence[BaseProcess], seconds: float) -> list[int | None]:
             process.kill()
             process.join()
     return [None if process in hung else process.exitcode for process in processes]
+
+
+def together(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> None:
+    """Let each of `ranks` processes do `work`, which must end well."""
+    statuses = ended(start(ranks, log, work, *arguments), 200)
+    assert statuses == [0] * ranks, log.read_text()[-3000:]
+
+
+class Command:
+    """Stands for the `subprocess.Popen` of a `wavlm` command, which it runs in a forked process."""
+
+    def __init__(self, words: Sequence[str], env: Mapping[str, str], process_group: int) -> None:
+        assert words[:3] == [sys.executable, "-m", "wavlm_lightning"]
+        self.process = FORKS.Process(target=_command, args=(words[3:], dict(env), process_group))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+def _command(words: list[str], environment: dict[str, str], process_group: int) -> None:
+    from wavlm_lightning.cli import main
+
+    os.setpgid(0, process_group)
+    os.environ.update(environment)
+    sys.exit(main(words))
 
 
 def _rank(
