@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from documented_commands import ROOT, blocks, make_recordings, run_page
+from test_floors import FLOORS
 
 from wavlm_lightning.cli import main
 
@@ -86,6 +87,18 @@ def test_a_page_names_nothing_that_is_not_there(page):
     for path in re.findall(r"`(configs/[\w/.-]+|experiments/[\w/.-]+)`", text):
         assert (ROOT / path).exists(), path
     assert "@@" not in text
+
+
+def test_contributing_shows_the_floors():
+    """The table of CONTRIBUTING.md is `FLOORS` of test_floors.py."""
+    rows = re.findall(r"^\| (\d*) \| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.M)
+    shown: list[set[str]] = []
+    for floor, package in rows:
+        if floor:
+            assert int(floor) == len(shown) + 1
+            shown.append(set())
+        shown[-1].add(package)
+    assert shown == FLOORS
 
 
 def test_the_official_commands_are_understood(tmp_path, monkeypatch, capsys):
