@@ -101,6 +101,13 @@ def test_contributing_shows_the_floors():
     assert shown == FLOORS
 
 
+def test_experiments_import_no_command_line():
+    """They use libraries and `workflows`; `cli` only parses and prints."""
+    files = [path for path in (ROOT / "experiments").rglob("*") if path.suffix in {".py", ".ipynb"}]
+    assert files
+    assert [str(path) for path in files if re.search(r"wavlm_lightning\.cli|import cli\b", path.read_text())] == []
+
+
 def test_the_official_commands_are_understood(tmp_path, monkeypatch, capsys):
     """Without the corpora they must stop because of the missing corpora, not because of an option."""
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ Usage: PYTHONPATH=CHECKOUT_OF_7963883 python make_runs.py EMPTY_FOLDER
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -77,7 +78,7 @@ PRETRAIN = {
 }
 
 
-def head(task: str, folder: str) -> dict[str, object]:
+def head_config(task: str, folder: str) -> dict[str, object]:
     """The configuration of a head on the encoder of `pretrain`."""
     return {
         "model": {
@@ -174,9 +175,9 @@ def make() -> dict[str, object]:
     wavlm("codebook", "apply", "codebook", "corpora/words", "--name", "mfcc100")
     for name, content in {
         "pretrain": PRETRAIN,
-        "ks": head("KeywordSpotting", "ks"),
-        "sid": head("SpeakerIdentification", "sid"),
-        "pr": head("PhonemeRecognition", "pr"),
+        "ks": head_config("KeywordSpotting", "ks"),
+        "sid": head_config("SpeakerIdentification", "sid"),
+        "pr": head_config("PhonemeRecognition", "pr"),
     }.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
 
@@ -192,6 +193,14 @@ def make() -> dict[str, object]:
     wavlm("fit", "-c", "ks.yaml", "--trainer.default_root_dir", "tested")
     wavlm("test", "-c", "ks.yaml", "--trainer.default_root_dir", "tested", "--ckpt_path", "best")
     wavlm("export", "tested", "exported-head")
+    with tarfile.open("corpora/words/test-000000.tar") as shard:
+        names = [name for name in shard.getnames() if name.endswith(".flac")]
+        shard.extractall("recordings", members=[shard.getmember(name) for name in names], filter="data")
+    for head in ("tested", "exported-head"):
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            assert main(["predict", head, "recordings", "--json", "--device", "cpu"]) == 0
+        expected[f"predictions of {head}"] = [json.loads(line) for line in said.getvalue().splitlines()]
     cut = ["--trainer.accelerator", "cpu"]
     Path("sweep.yaml").write_text(
         yaml.safe_dump(
