@@ -40,6 +40,10 @@ def state_of(folder: str) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
+def table(path: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(Path(path).read_text().splitlines()))
+
+
 def cards(folder: str) -> dict[str, dict]:
     return {str(path): json.loads(path.read_text()) for path in Path(folder).rglob("card.json")}
 
@@ -119,7 +123,7 @@ def test_several_heads_of_one_pass_go_on_and_are_tested(old):
 
 def test_a_report_shows_them(old):
     wavlm("report", "tested", "pretrain", "superb", "sweep", "-o", "report")
-    rows = list(csv.DictReader(Path("report/report.csv").open()))
+    rows = table("report/report.csv")
     assert {"KS"} == {row["task"] for row in rows}
     assert "<svg" in Path("report/report.html").read_text()
 
@@ -140,7 +144,7 @@ def test_a_sweep_goes_on(old):
     before = state_of(str(Path(first).parent))
     wavlm("sweep", "sweep.yaml", "--output", "sweep", "--test", "--trials", 2, "--jobs", 1, "--", *CPU)
     assert state_of(str(Path(first).parent)) == before
-    assert len(cards("sweep")) == len(list(csv.DictReader(Path("sweep/trials.csv").open()))) == 2
+    assert len(cards("sweep")) == len(table("sweep/trials.csv")) == 2
 
 
 def test_a_recipe_knows_what_is_done(old, capsys):

@@ -3,7 +3,8 @@
     python experiments/throughput/long_recording/run.py --out /tmp/long --minutes 2 60
 
 The weights change neither, so the encoder is random and the heads, of SUPERB's sizes, are trained for one step on the tiny
-corpus. Each recording gets a process of its own, whose peak of resident memory the kernel counts. The sound is noise with the rhythm of syllables, 16 kHz mono FLAC.
+corpus. Each recording gets a process of its own, whose peak of resident memory the kernel counts. The sound is noise with
+the rhythm of syllables, 16 kHz mono FLAC.
 """
 
 from __future__ import annotations
