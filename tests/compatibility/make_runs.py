@@ -230,7 +230,7 @@ def keep(path: Path) -> bool:
     if top.startswith("whole-") or top == "audio" or path.suffix == ".lock":
         return False
     if top == "demo":  # its encoder and corpora have the usual sizes
-        return path.suffix in {".json", ".yaml", ".csv", ".txt"}
+        return path.suffix in {".json", ".yaml", ".csv", ".txt"} and path.parts[:3] != ("demo", "corpus", "pretrain")
     if top == "superb" or path.parts[:2] == ("corpora", "ks"):
         return path.suffix not in {".ckpt", ".safetensors", ".tar"}
     return top != "recipe" or path.name != "best.ckpt"
