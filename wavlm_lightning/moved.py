@@ -190,13 +190,16 @@ class MovedModule(ModuleType):
 
 
 class MovedModuleFinder:
-    """Finder and loader of the modules in `MOVED` (see `importlib.abc.MetaPathFinder` and `Loader`)."""
+    """Finder and loader of the modules in `MOVED`, with the methods of `importlib.abc.MetaPathFinder` and `Loader`."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The specification of an old module, None for any other."""
         package, _, module = name.partition(".")
-        return ModuleSpec(name, MovedModuleFinder) if package == PACKAGE and module in MOVED else None
+        if package != PACKAGE or module not in MOVED:
+            return None
+        # A loader by its methods alone: `importlib.abc` would be one more import of every start.
+        return ModuleSpec(name, MovedModuleFinder)  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
