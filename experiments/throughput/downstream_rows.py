@@ -111,7 +111,7 @@ def time_rates(row: str, settings: dict[str, Any], place: Place, tick: Callable[
 
 
 def _batches(corpus: Corpus, size: int) -> Iterator[list[np.ndarray]]:
-    """Waveforms without end, in the order of the corpus."""
+    """Endless batches of waveforms, in the order of the corpus."""
     utterances = itertools.cycle([waveform for _, waveform, _ in corpus.split("train").utterances()])
     while True:
         yield [next(utterances) for _ in range(size)]

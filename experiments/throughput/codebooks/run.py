@@ -57,7 +57,7 @@ def codebook(source: FeatureSource, clusters: int) -> Codebook:
 
 
 class Timed(Labeller):
-    """Says how much processor time a shard took."""
+    """A labeller that also returns the processor time of each shard."""
 
     def __call__(self, place):
         began = time.process_time()
