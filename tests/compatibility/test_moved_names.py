@@ -142,7 +142,7 @@ def test_class_paths_of_older_configurations_are_understood(tiny, tmp_path):
     from wavlm_lightning.augment.spec_augment import SpecAugment
     from wavlm_lightning.callbacks.probe import Probe
     from wavlm_lightning.tasks import KeywordSpotting
-    from wavlm_lightning.workflows.fit.notebook import open_run
+    from wavlm_lightning.workflows.fit import open_run
 
     config = tmp_path / "old.yaml"
     config.write_text(

@@ -31,8 +31,8 @@ PUBLISHED: dict[str, list[str]] = {"sd": ["--model.hidden", "512"], "asr": ["--m
 CHILD = """
 import json, sys
 from pathlib import Path
-from wavlm_lightning.workflows.predict.head_sources import open_head
-from wavlm_lightning.workflows.predict.trained_head import predict_files
+from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.recordings import predict_files
 head = open_head(Path(sys.argv[1]), "cpu")
 for row in predict_files(head, [Path(sys.argv[2])], batch_seconds=60.0, window=float(sys.argv[3])):
     json.dumps(row)
