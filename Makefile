@@ -1,9 +1,11 @@
-# Two commands on a fresh machine with Python 3.11+: `make demo` runs the whole road, `make test` the tests.
+# Two commands on a fresh machine with Python 3.11+: `make demo` runs everything from audio to a report, `make test` the
+# tests of five minutes; `make test-slow` runs those that take longer, `make test-all` both.
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: install demo test test-fast lint format docs clean
+.PHONY: install demo test test-slow test-all lint format docs clean
 
 install: .venv/.installed
 
@@ -18,11 +20,15 @@ install: .venv/.installed
 demo: install
 	$(BIN)/wavlm demo
 
+# Workers take tests from each other, so that none is left with a long file at the end.
 test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(PYTEST) -m "not slow"
 
-test-fast: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+test-slow: install
+	$(PYTEST) -m slow
+
+test-all: install
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff format --check .

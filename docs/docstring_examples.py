@@ -9,9 +9,8 @@ import griffe
 
 
 class DocstringExamples(griffe.Extension):
-    """Renames the section before it is parsed."""
+    """Renames the section before Griffe parses it."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Of modules, classes, functions and attributes."""
         if obj.docstring is not None:
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", obj.docstring.value, flags=re.M)

@@ -1,6 +1,6 @@
-"""MkDocs hook: what pages link to outside `docs` (READMEs of experiments and configurations) comes along.
+"""MkDocs hook that adds files outside `docs` to which pages link (READMEs of experiments and configurations) to the site.
 
-Links are written so that they lead somewhere in a checkout as well: `../experiments/demo/README.md`.
+Links also work in a checkout: `../experiments/demo/README.md`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add every file outside that a page names, and what those name in turn."""
+    """Add every file outside `docs` that a page links to, and those that these link to."""
     root = Path(config.config_file_path).parent
     pages = [Path(file.abs_src_path) for file in files if file.is_documentation_page() and file.abs_src_path]
     while pages:
@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links out of `docs` lead to where those files are on the site."""
+    """Rewrite links out of `docs` to the places of those files on the site."""
     if page.file.generated_by is not None:
         return markdown
     return LINK.sub(lambda link: link[1] + link[2].removeprefix("../"), markdown)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads beyond that only wait for each other
@@ -15,6 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads b
 
 
 DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def pytest_collection_finish() -> None:
+    # What is imported stays; without this the garbage collector would go through all of it (0.9 s) again and again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +36,7 @@ def alone() -> Iterator[None]:
     path = [*sys.path]
     yield
     added, sys.path[:] = set(sys.path) - set(path), path
-    for name, module in [*sys.modules.items()]:
+    for name, module in [*sys.modules.items()] if added else []:  # 0.05 s with all that is imported
         if str(Path(getattr(module, "__file__", None) or "").parent) in added:
             del sys.modules[name]
     for name, value in before.items():
@@ -48,17 +56,55 @@ def alone() -> Iterator[None]:
             distributed.destroy_process_group()
 
 
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools fork their processes from one that has imported torch, where a spawned one imports it again (4 s each).
+
+    Arguments are pickled in both cases. The real method is used by `tiny` and by the slow tests of commands.
+    """
+    from multiprocessing import context
+
+    from ranks import FORKS
+
+    monkeypatch.setitem(context._concrete_contexts, "spawn", FORKS)  # what `get_context("spawn")` looks up
+
+
+@pytest.fixture
+def quick_commands(monkeypatch: pytest.MonkeyPatch, quick_processes: None) -> None:
+    """The same for the stages of `wavlm demo` and `wavlm recipe`, which are commands; what they print is lost."""
+    from types import SimpleNamespace
+
+    from ranks import Command
+
+    from wavlm_lightning.system import command
+
+    monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Command))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with all tiny corpora; `pretrain` carries labels `mfcc100` of 20 clusters."""
+    """Folder with all tiny corpora; `pretrain` carries labels `mfcc100` of 20 clusters.
+
+    All workers of pytest-xdist read the same folder, which the first of them makes. So no test may write into it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a worker's own folder lies in that of the whole session
+        root = root.parent
+    folder, made = root / "tiny", root / "tiny.made"
+    with FileLock(root / "tiny.lock"):
+        if not made.exists():
+            make_tiny(folder)
+            made.touch()
+    return folder
+
+
+def make_tiny(folder: Path) -> None:
     from wavlm_lightning.codebooks import MfccFeatures, fit_kmeans, label_corpus
     from wavlm_lightning.data.corpus import Corpus
     from wavlm_lightning.data.mini import DATASETS, prepare_mini
 
-    folder = tmp_path_factory.mktemp("tiny")
     prepare_mini(folder, "tiny", list(DATASETS), seed=0, workers=2, progress=False)
     corpus = Corpus.open(folder / "pretrain")
     codebook = fit_kmeans(corpus, MfccFeatures(level_normalised=True), 20, restarts=2)
     codebook.save(folder / "codebook")
     label_corpus(corpus, codebook, "mfcc100")
-    return folder

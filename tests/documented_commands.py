@@ -17,7 +17,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[1]
-# What makes a command short; everything else is as printed. What comes twice counts as it comes last.
+# Options that make a command short; everything else is as printed. The last of two equal options counts.
 TRAINING = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
 SHORT: dict[str, list[str]] = {
     "fit": TRAINING,
@@ -28,9 +28,9 @@ SHORT: dict[str, list[str]] = {
 }
 FEWER = {"--clusters": "8"}
 PLAIN = ("mkdir", "tar")
-"""Programs that a page may use besides."""
+"""Other programs that a page may use."""
 ELSEWHERE = {"demo": "tests/workflows/test_demo.py"}
-"""Verbs that are too long for a page, and what tests them."""
+"""Verbs that take too long for a page, and the file that tests them."""
 BLOCK = re.compile(r"(?:^<!-- (needs:|run by) ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```", flags=re.M | re.S)
 HERE_DOCUMENT = re.compile(r"cat > (\S+) <<'END'\n(.*?)^END\n", flags=re.M | re.S)
 
@@ -40,10 +40,10 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: behind the fence; a shell's if there is none.
+        language: the word after the fence; empty for a shell.
         content: the lines between the fences.
-        needs: what it cannot be run without here.
-        run_by: the test that runs it instead.
+        needs: what is missing here to run it, such as a GPU.
+        run_by: the test file that runs it instead.
     """
 
     language: str
@@ -61,10 +61,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def run_page(page: Path, folder: Path) -> list[str]:
-    """Run what can be run here.
+    """Run the blocks of a page that can run here.
 
     Args:
-        page: of documentation.
+        page: a Markdown file.
         folder: the working directory.
 
     Returns:
@@ -88,7 +88,7 @@ def run_page(page: Path, folder: Path) -> list[str]:
 
 
 def run_line(line: str, page: Path) -> list[str]:
-    """Run a command; the names of what was run."""
+    """Run a command, and return its verb."""
     words = shlex.split(line, comments=True)
     settings: dict[str, str] = {}
     while words and re.match(r"[A-Z_]+=", words[0]):
@@ -124,8 +124,8 @@ def make_recordings(corpus: Path, folder: Path) -> None:
     """The pages' RECORDINGS: wav files and a manifest.
 
     Args:
-        corpus: whose utterances.
-        folder: made.
+        corpus: where the utterances come from.
+        folder: where to write; it must not exist.
     """
     folder.mkdir()
     rows: list[dict[str, str]] = []

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Pre-training on a SLURM cluster: one task a GPU; pre-empted or out of time, the job is queued again and goes on.
+# Pre-training on a SLURM cluster, one task per GPU. A job that is pre-empted or out of time is requeued and resumes.
 #   wavlm plan wavlm_base --cluster slurm --nodes 2 --out runs/jobs     # this file, filled in
 #   sbatch runs/jobs/slurm_fit.sh
 #SBATCH --job-name=wavlm_base
@@ -9,8 +9,8 @@
 #SBATCH --cpus-per-task=7
 #SBATCH --time=1-10:00:00
 #SBATCH --requeue
-# 90 s before the time is over, to this script alone (B:): a SIGUSR1 in the tasks would make Lightning write a checkpoint
-# in the middle of an update, from which no run resumes exactly.
+# 90 s before the time limit, to this script only (B:): SIGUSR1 in the tasks would make Lightning write a checkpoint in the
+# middle of an update, from which a run cannot resume exactly.
 #SBATCH --signal=B:SIGUSR1@90
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
@@ -23,16 +23,16 @@ ACCUMULATE=4
 BATCH_SECONDS=87.5
 
 resume=()
-# A sharded checkpoint is called last.ckpt.old for a moment, in which the job may have been killed; `wavlm fit` mends that.
+# If the job was killed while it replaced a sharded checkpoint, only last.ckpt.old exists; `wavlm fit` renames it back.
 if [ -e "$RUN/checkpoints/last.ckpt" ] || [ -e "$RUN/checkpoints/last.ckpt.old" ]; then
     resume=(--ckpt_path last)
 fi
 
-# srun hands SIGTERM on: all tasks finish the same update and write last.ckpt. They have a minute, then the job is queued
-# again under its number in any case, and begins from whatever checkpoint there is.
+# srun forwards SIGTERM: all tasks finish the same update and write last.ckpt. After a minute at most the job is requeued
+# under its number, and resumes from the newest checkpoint.
 requeue() {
-    echo "time is nearly over: job $SLURM_JOB_ID is queued again"
-    fit=$(jobs -p) # the signal may come before the line below that sets it, or before srun
+    echo "time is nearly over: job $SLURM_JOB_ID is requeued"
+    fit=$(jobs -p) # the signal may arrive before `fit=$!` below, or before srun
     [ -z "$fit" ] || kill -TERM "$fit" || true
     for _ in {1..60}; do
         [ -n "$fit" ] && kill -0 "$fit" 2> /dev/null || break
@@ -43,7 +43,7 @@ requeue() {
 }
 trap requeue USR1
 
-# In the background, since bash hears no signal while a command in front runs.
+# In the background, because bash handles no signal while it waits for a foreground command.
 srun --cpus-per-task "$SLURM_CPUS_PER_TASK" wavlm fit -c "$CONFIG" \
     --trainer.default_root_dir "$RUN" \
     --trainer.num_nodes "$SLURM_JOB_NUM_NODES" \

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Labels of a corpus by a SLURM job array: every task labels every N-th shard, with one GPU each where an encoder runs.
+# Labels a corpus with a SLURM job array: each of N tasks labels every N-th shard, with one GPU if an encoder runs.
 #   wavlm plan wavlm_base --cluster slurm --out runs/jobs     # this file, filled in
 #   sbatch runs/jobs/slurm_labels.sh
-# Any task may be stopped, queued again or run twice: a shard has all of its labels or none. Submit it again with another
-# --array to use more or fewer tasks for what is left.
+# Any task may be stopped, requeued or run twice: a shard has all of its labels or none. To use more or fewer tasks for the
+# remaining shards, submit the file again with another --array.
 #SBATCH --job-name=wavlm_base-labels
 #SBATCH --array=1-8
 #SBATCH --ntasks=1
@@ -14,7 +14,7 @@
 #SBATCH --output=%x-%A_%a.log
 set -euo pipefail
 
-# First, as one job on one machine: wavlm codebook fit CORPUS FIT_OPTIONS --out CODEBOOK
+# Run this first, as one job on one machine: wavlm codebook fit CORPUS FIT_OPTIONS --out CODEBOOK
 FIT_OPTIONS="--clusters 500 --encoder runs/hubert_base_it1 --layer 6 --share 0.1 --restarts 20"
 CODEBOOK=runs/codebooks/hubert_base_it1-l6-k500
 LABELS=hubert_base_it1-l6-k500

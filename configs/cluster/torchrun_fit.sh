@@ -13,12 +13,12 @@ ACCUMULATE=4
 BATCH_SECONDS=87.5
 
 resume=()
-# A sharded checkpoint is called last.ckpt.old for a moment, in which the job may have been killed; `wavlm fit` mends that.
+# If the job was killed while it replaced a sharded checkpoint, only last.ckpt.old exists; `wavlm fit` renames it back.
 if [ -e "$RUN/checkpoints/last.ckpt" ] || [ -e "$RUN/checkpoints/last.ckpt.old" ]; then
     resume=(--ckpt_path last)
 fi
 
-# devices must be given: `auto` is 1 on a CPU, and then contradicts the number of processes.
+# --trainer.devices is required: `auto` means 1 on a CPU, which would contradict the number of processes.
 torchrun --nnodes "$NODES" --nproc-per-node "$DEVICES" \
     --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost}:29500" \
     -m wavlm_lightning fit -c "$CONFIG" \

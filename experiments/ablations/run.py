@@ -3,7 +3,7 @@
     python experiments/ablations/run.py --out runs/ablations
 
 Six encoders a seed from the same codebook, equal updates, then five heads on each; at the end a second iteration, on
-clusters of a layer of the first full WavLM. Everything that is done is kept, an interrupted call goes on. Writes `runs.csv`
+clusters of a layer of the first full WavLM. Finished work is kept, and an interrupted call resumes. Writes `runs.csv`
 (every figure) and `result.md` (mean and spread) to the output folder.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wavlm_lightning.workflows.demo.summary import precision
+from wavlm_lightning.workflows.demo.stages import precision
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {
@@ -82,7 +82,7 @@ class Ablation:
         self.pretrain_and_score([(ITERATION, seed) for seed in range(self.seeds)], self.out / "heads" / ITERATION)
 
     def pretrain_and_score(self, runs: list[tuple[str, int]], heads: Path) -> None:
-        """Encoders two at a time, then five heads on each; the cache of features goes when they are done."""
+        """Pre-train encoders two at a time, train five heads on each, then delete the feature cache."""
         bar = tqdm(total=len(runs), desc="pre-training", unit="run")
         with ThreadPoolExecutor(PROCESSES) as pool, bar:
             for _ in pool.map(lambda run: self.pretrain(*run), runs):
@@ -93,11 +93,11 @@ class Ablation:
         self.write()
 
     def folder(self, variant: str, seed: int) -> Path:
-        """Of a pre-training run."""
+        """The folder of a pre-training run."""
         return self.out / "pretrain" / f"{variant}-{seed}"
 
     def pretrain(self, variant: str, seed: int) -> None:
-        """One encoder, from where it stopped."""
+        """Pre-train one encoder, or resume it."""
         folder = self.folder(variant, seed)
         if (folder / "done").is_file():
             return
@@ -113,7 +113,7 @@ class Ablation:
         (folder / "done").touch()
 
     def figures(self) -> list[dict[str, object]]:
-        """Every figure there is: variant, seed, task, percent."""
+        """All figures so far: variant, seed, task, percent."""
         rows: list[dict[str, object]] = []
         for seed in range(self.seeds):
             for variant in NAMES:
@@ -130,7 +130,7 @@ class Ablation:
         return rows
 
     def masked_accuracy(self, variant: str, seed: int) -> float | None:
-        """Of the last validation."""
+        """Masked accuracy of the last validation, as a fraction."""
         values = []
         curves = sorted(self.folder(variant, seed).glob("curves/version_*/metrics.csv"))
         for row in csv.DictReader(curves[-1].open()) if curves else []:
@@ -139,7 +139,7 @@ class Ablation:
         return values[-1] if values else None
 
     def write(self) -> None:
-        """The two files."""
+        """Write `runs.csv` and `result.md`."""
         rows = self.figures()
         with (self.out / "runs.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["variant", "seed", "task", "percent"])
@@ -159,7 +159,7 @@ class Ablation:
 
 
 def main() -> None:
-    """Parse and run."""
+    """Parse the options and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--steps", type=int, default=1000)

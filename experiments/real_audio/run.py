@@ -24,7 +24,8 @@ from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import Cell, Table
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
-from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
+from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.recordings import predict_files
 
 SHORTEST_TERM = 5
 """Letters: shorter words are found everywhere."""
@@ -115,9 +116,9 @@ def main() -> None:
     run_heads(runs, lambda run: print(f"done: {run.folder}", flush=True))
     for folder in folders:
         label = ResultCard.read(folder / "asr").upstream["label"]
-        said = [row["text"] for row in predict_files(load_head(folder / "asr"), paths(speech, spoken), 60)]
+        said = [row["text"] for row in predict_files(open_head(folder / "asr"), paths(speech, spoken), 60)]
         wanted = [words(row["text"]).upper() for row in spoken]
-        heard = [row["keyword"] for row in predict_files(load_head(folder / "ks"), paths(speech, single), 60)]
+        heard = [row["keyword"] for row in predict_files(open_head(folder / "ks"), paths(speech, single), 60)]
         truth = [t if (t := words(row["text"])) in WORDS else UNKNOWN for row in single]
         right = sum(a == b for a, b in zip(heard, truth, strict=True))
         sid, qbe = (ResultCard.read(out / folder.name / task) for task in ("sid", "qbe"))

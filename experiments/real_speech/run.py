@@ -21,7 +21,8 @@ from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.speech import SpeechRequest
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import read_curves
-from wavlm_lightning.reports.figures import arrange, curve_panels
+from wavlm_lightning.reports.figures import arrange
+from wavlm_lightning.reports.runs.figures import curve_panels
 from wavlm_lightning.reports.theme import save_png
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.progress import progress_bar

@@ -19,7 +19,7 @@ GROUPS = {"goals": lambda row: row.must is not None and row.device != "cuda", "g
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and run; 130 after Ctrl-C, with what was measured kept."""
+    """Exit status: 130 after Ctrl-C, and the results so far are kept."""
     arguments = _parser().parse_args(argv)
     try:
         if arguments.table:
@@ -87,10 +87,10 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 
 def select(patterns: list[str], gpu: bool) -> list[tuple[str, Row]]:
-    """The rows that were asked for, in the order of the catalogue.
+    """The requested rows, in the order of the catalogue.
 
     Raises:
-        UserError: nothing is called so, or it needs a GPU and there is none.
+        UserError: no row has that name, or it needs a GPU and this machine has none.
     """
     found = []
     for pattern in patterns:
@@ -105,7 +105,7 @@ def select(patterns: list[str], gpu: bool) -> list[tuple[str, Row]]:
         found += names
     chosen = [(name, row) for name, row in ROWS.items() if name in found]
     if not gpu and all(row.device == "cuda" for _, row in chosen):
-        raise UserError("these rows need a CUDA GPU, and there is none here")
+        raise UserError("these rows need a CUDA GPU, which this machine does not have")
     return [(name, row) for name, row in chosen if gpu or row.device != "cuda"]
 
 

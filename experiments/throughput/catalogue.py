@@ -21,7 +21,7 @@ class Row:
         title: what the table says.
         measure: see `encoder_rows.time_encoder` for its arguments.
         settings: what the command line may change.
-        must: what it has to reach; for seconds at least so many times faster than the best peer, for GiB at most this
+        must: the required ratio; for seconds at least this many times faster than the best peer, for GiB at most this
             share of the best peer's. None: it is only reported.
         aim: what it should reach.
         device: where it runs.

@@ -23,7 +23,7 @@ from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.timing import Rounds
 from wavlm_lightning.tasks import KeywordSpotting, TaskData
 from wavlm_lightning.upstreams import WavLMUpstream
-from wavlm_lightning.workflows.fit.command_line import quiet
+from wavlm_lightning.workflows.fit.messages import quiet
 
 DATASETS = ["ks", "ic", "sid", "er"]
 """Tasks whose heads read no more than means over time."""
@@ -111,7 +111,7 @@ def time_rates(row: str, settings: dict[str, Any], place: Place, tick: Callable[
 
 
 def _batches(corpus: Corpus, size: int) -> Iterator[list[np.ndarray]]:
-    """Waveforms without end, in the order of the corpus."""
+    """Endless batches of waveforms, in the order of the corpus."""
     utterances = itertools.cycle([waveform for _, waveform, _ in corpus.split("train").utterances()])
     while True:
         yield [next(utterances) for _ in range(size)]

@@ -67,12 +67,12 @@ class Contender:
 
 
 def precision(waveforms: Tensor, bf16: bool) -> Any:
-    """Autocast to bf16, or nothing."""
+    """A context: autocast to bf16, or none."""
     return torch.autocast(waveforms.device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def names(original: Path | None, device: str) -> list[str]:
-    """Who takes part."""
+    """Names of the encoders that are compared."""
     found = [OURS, PLAIN] if device == "cpu" else [OURS, COMPILED]
     found += [TRANSFORMERS, TORCHAUDIO] + ([ORIGINAL] if original else [])
     return found
@@ -86,7 +86,7 @@ def build(
     Args:
         name: one of `names`.
         size: a preset of `WavLMConfig`.
-        device: where it shall run.
+        device: where it runs.
         training: in training mode, without dropout unless `overrides` sets it; else prepared for inference.
         original: folder with unilm's `WavLM.py` and `modules.py`.
         overrides: fields of `WavLMConfig` to change.
@@ -174,7 +174,7 @@ def _original(encoder: WavLM, folder: Path | None) -> Contender:
     model = module.WavLM(module.WavLMConfig(settings))
     weights = encoder.state_dict()
     model.load_state_dict({name: weights[rename(name)] for name in model.state_dict()})
-    # Released for inference: it adds to what the positional convolution has kept for its backward pass.
+    # Released for inference: its in-place addition changes an input that the positional convolution saved for backward.
     model.encoder.pos_conv.register_forward_pre_hook(
         lambda _, inputs: (inputs[0].clone(),) if torch.is_grad_enabled() else None
     )
@@ -191,7 +191,7 @@ def _original(encoder: WavLM, folder: Path | None) -> Contender:
 
 
 def _quietly(load: Callable[..., Any], *arguments: Any) -> Any:
-    """Without the bar that transformers draws for a load of a second."""
+    """Call `load` without the progress bar of transformers."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
     return load(*arguments)

@@ -57,7 +57,7 @@ def time_labels(row: str, settings: dict[str, Any], place: Place, tick: Callable
 
 
 def time_table(row: str, settings: dict[str, Any], place: Place, tick: Callable[[], object]) -> Result:
-    """SUPERB's table and verdict for many upstreams; nobody else makes one.
+    """SUPERB's table and verdict for many upstreams; no peer makes one.
 
     Args:
         row: name of the row.

@@ -78,7 +78,7 @@ class Result:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What a figure has to be read with."""
+    """The machine and versions that a figure belongs to."""
     facts = {
         "processor": processor_name(),
         "cores": os.cpu_count(),
@@ -121,7 +121,7 @@ def read_results(path: Path) -> list[Result]:
     """What an earlier run wrote.
 
     Raises:
-        UserError: it is no file of this benchmark.
+        UserError: it is not a file of this benchmark.
     """
     try:
         return [Result(**entry) for entry in json.loads(path.read_text())]

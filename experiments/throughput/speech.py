@@ -22,7 +22,7 @@ def read_book(work: Path, seconds: float, count: int) -> tuple[Corpus, Path]:
 
     Args:
         work: where both are made, unless they are there.
-        seconds: length of the crops that shall be trained on.
+        seconds: length of the training crops.
         count: utterances.
     """
     folder = work / f"book-{seconds:g}s-{count}"

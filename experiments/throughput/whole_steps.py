@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from wavlm_lightning.system.timing import CLOCKS, Rounds, wait_for_gpu
-from wavlm_lightning.workflows.fit.command_line import quiet
+from wavlm_lightning.workflows.fit.messages import quiet
 
 
 class InTurns(pl.Callback):
@@ -33,7 +33,6 @@ class InTurns(pl.Callback):
         self.started: float | None = None
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        """A step of ours is over."""
         now = CLOCKS[self.clock]
         wait_for_gpu()
         if self.started is None:  # the first step of either warms up
@@ -76,7 +75,7 @@ def time_steps(
 
 
 def seconds_of(run: Callable[[], object], clock: str) -> float:
-    """How long one run takes."""
+    """Seconds of one call."""
     wait_for_gpu()
     start = CLOCKS[clock]()
     run()

@@ -11,11 +11,11 @@ import pytest
 import torch
 from quiet import quiet_trainer
 
-from wavlm_lightning.callbacks.checkpoint_files import WholeFiles, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import WholeFiles, with_whole_files
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.workflows.recipe.stages import RoadStage
+from wavlm_lightning.workflows.recipe.stages import RecipeStage
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, numbers):
     files.save_checkpoint({"weight": torch.ones(3)}, path)
     with (
         little_room(),
-        pytest.raises(UserError, match=r"last.ckpt: not written \(File too large\), the one before is whole"),
+        pytest.raises(UserError, match=r"last.ckpt: not written \(File too large\), the previous one is complete"),
     ):
         files.save_checkpoint({"weight": torch.zeros(numbers)}, path)
     assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
@@ -85,7 +85,7 @@ def test_a_run_says_that_the_disk_is_full_and_goes_on(tiny, tmp_path, capsys, st
         assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        said.startswith("wavlm fit: ") and "last.ckpt: not written (" in said and "go on with --ckpt_path last" in said
+        said.startswith("wavlm fit: ") and "last.ckpt: not written (" in said and "resume with --ckpt_path last" in said
     )
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
 
@@ -108,9 +108,9 @@ def test_killed_between_two_renamings(tiny, tmp_path, capsys):
     assert main([*options, "--trainer.max_steps", "1"]) == 0
     newest = folder / "checkpoints" / "last.ckpt"
     newest.rename(newest.with_name("last.ckpt.old"))
-    assert RoadStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
+    assert RecipeStage("fit/tiny", "", ("fit",), run_folder=folder).words() == ["fit", "--ckpt_path", "last"]
     assert main([*options, "--trainer.max_steps", "2"]) == 2
-    assert "already holds a run; go on with --ckpt_path last" in capsys.readouterr().err
+    assert "already holds a run; resume it with --ckpt_path last" in capsys.readouterr().err
     newest.rename(newest.with_name("last.ckpt.old"))
     assert main([*options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
     assert [each.name for each in newest.parent.iterdir()] == ["last.ckpt"]

@@ -1,13 +1,10 @@
-"""The probe scores the encoder as it is, at fixed updates, and the run does not notice; a script: one of two processes."""
+"""The probe scores the encoder as it is, at fixed updates, and the run does not notice."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from quiet import quiet_trainer
+from ranks import together
 
 from wavlm_lightning.callbacks.probe import Probe, Snapshot
 from wavlm_lightning.cli import main
@@ -131,14 +129,14 @@ def test_mistakes_are_found_before_the_run_begins(tiny, tmp_path):
     with pytest.raises(UserError, match="no split 'train'"):
         fit(tiny, tmp_path, Probe({"sid": str(tiny / "er")}, every=2))
     trainer = quiet_trainer(max_steps=1, callbacks=[Probe(corpora(tiny))])
-    with pytest.raises(UserError, match="watches pre-training, not KeywordSpotting"):
+    with pytest.raises(UserError, match="works in pre-training, not with KeywordSpotting"):
         trainer.fit(KeywordSpotting(Fbank()), TaskData(str(tiny / "ks")))
 
 
 def test_from_a_configuration(tiny, tmp_path):
     """As a callback in YAML, in a run of `wavlm fit`."""
     probe = {"corpora": corpora(tiny), "every": 2, "steps": 2}
-    callbacks = [{"class_path": "wavlm_lightning.callbacks.probe.Probe", "init_args": probe}]
+    callbacks = [{"class_path": "wavlm_lightning.callbacks.Probe", "init_args": probe}]
     (tmp_path / "probe.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", "-c", str(tmp_path / "probe.yaml")]
     arguments += ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(tmp_path / "run")]
@@ -152,17 +150,13 @@ def test_from_a_configuration(tiny, tmp_path):
 @pytest.mark.slow
 def test_other_processes_wait(tiny, tmp_path):
     """The first of two processes probes, its metrics do not wait for the other, and both go on together."""
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path.cwd())])}
-    command = [sys.executable, __file__, str(tiny), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=where)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(2, tmp_path / "log", one_of_two_processes, tiny, tmp_path)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     assert set(figures(rows, "probe/pr_per")) == set(figures(rows, "probe/sid_accuracy")) == {1, 2}
     assert {path.name for path in tmp_path.glob("rank*")} == {"rank0", "rank1"}
 
 
-if __name__ == "__main__":
-    tiny_folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    probe = Probe(corpora(tiny_folder), every=1, steps=2)
-    trained = fit(tiny_folder, out, probe, steps=2, devices=2, strategy="ddp", limit_val_batches=0)[0]
+def one_of_two_processes(tiny: Path, out: Path) -> None:
+    probe = Probe(corpora(tiny), every=1, steps=2)
+    trained = fit(tiny, out, probe, steps=2, devices=2, strategy="ddp", limit_val_batches=0)[0]
     (out / f"rank{trained.global_rank}").touch()

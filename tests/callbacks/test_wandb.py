@@ -13,8 +13,7 @@ import pytest
 import torch
 from wandb_records import records
 
-from wavlm_lightning.callbacks.wandb_logger import KEPT, logged_in, run_id
-from wavlm_lightning.callbacks.wandb_media import heat_map, spectrogram
+from wavlm_lightning.callbacks.wandb import KEPT, heat_map, logged_in, run_id, spectrogram
 from wavlm_lightning.cli import main
 
 KEYS = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_RUN_ID", "NETRC")
@@ -156,6 +155,7 @@ def test_pictures_show_what_is_there():
     assert steady.shape == moved.shape and (steady != moved).any()
 
 
+@pytest.mark.slow
 def test_wandb_is_not_imported_unless_chosen():
     code = "import sys, wavlm_lightning.workflows.fit.command_line; sys.exit('wandb' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -39,7 +39,7 @@ def test_the_encoder_imports_neither_lightning_nor_wandb():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize(("verb", "hint"), [("prepair", "did you mean `wavlm prepare`?"), ("xyz", "`wavlm --help`")])
+@pytest.mark.parametrize(("verb", "hint"), [("prepair", "did you mean 'prepare'?"), ("xyz", "`wavlm --help`")])
 def test_unknown_verb(capsys, verb, hint):
     assert main([verb]) == 2
     assert hint in capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
 
     monkeypatch.setattr(verb, "main", interrupt)
     assert main(["data", "info", "x"]) == 130
-    assert "goes on where it stopped" in capsys.readouterr().err
+    assert "continues where it stopped" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

@@ -17,15 +17,16 @@ import torch
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.codebooks.audio_progress import HoursBar
-from wavlm_lightning.codebooks.extraction import Draw
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.extraction import UtteranceSample
+from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.kmeans import extract_part
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.worker_pool import in_order
 
+pytestmark = pytest.mark.usefixtures("quick_processes")
 SHARDS = 7
 
 
@@ -76,10 +77,10 @@ def test_any_number_of_jobs_and_parts_gives_the_same_labels(corpus, codebook):
     assert len(whole) == SHARDS + 1
     assert label_corpus(corpus, codebook, f"{kind}-2", jobs=2) == SHARDS
     assert files(corpus, f"{kind}-2") == whole
-    done = [label_corpus(corpus, codebook, f"{kind}-p", part=Part(number, 3)) for number in (2, 0, 1)]
+    done = [label_corpus(corpus, codebook, f"{kind}-p", part=JobShard(number, 3)) for number in (2, 0, 1)]
     assert sorted(done) == [2, 2, 3]
     assert files(corpus, f"{kind}-p") == whole
-    assert label_corpus(corpus, codebook, f"{kind}-p", jobs=2, part=Part(0, 2)) == 0
+    assert label_corpus(corpus, codebook, f"{kind}-p", jobs=2, part=JobShard(0, 2)) == 0
     assert len(LabelSet.open(corpus, f"{kind}-p", "train").rows) == 21
 
 
@@ -90,21 +91,21 @@ def test_any_number_of_jobs_and_parts_gives_the_same_codebook(corpus, codebook, 
     share = {"share": 0.8, "memory_gib": 1.0, "seed": 4}
     alone = fit_kmeans(corpus, source, 12, restarts=1, **share)
     assert fit_kmeans(corpus, source, 12, restarts=1, jobs=2, **share).sha256 == alone.sha256
-    groups = [extract_part(corpus, source, Part(number, 2), tmp_path, **share) for number in (1, 0)]
+    groups = [extract_part(corpus, source, JobShard(number, 2), tmp_path, **share) for number in (1, 0)]
     assert sum(groups) == len(list(tmp_path.glob("*/*.safetensors"))) >= 4
 
     def refuse(*_):
         raise AssertionError("read again")
 
-    expected = Draw.make(corpus, source, "train", 0.8, 1.0, 4).features()
+    expected = UtteranceSample.make(corpus, source, "train", 0.8, 1.0, 4).features()
     monkeypatch.setattr(type(source), "__call__", refuse)
-    assert np.array_equal(Draw.make(corpus, source, "train", 0.8, 1.0, 4).features(keep=tmp_path), expected)
+    assert np.array_equal(UtteranceSample.make(corpus, source, "train", 0.8, 1.0, 4).features(keep=tmp_path), expected)
     assert fit_kmeans(corpus, source, 12, restarts=1, keep=tmp_path, **share).sha256 == alone.sha256
 
 
 def test_features_are_in_the_order_of_the_draw(corpus):
     source = MfccFeatures()
-    draw = Draw.make(corpus, source, "train", 1.0, 1.0, 0)
+    draw = UtteranceSample.make(corpus, source, "train", 1.0, 1.0, 0)
     assert not np.array_equal(draw.numbers, np.sort(draw.numbers))
     utterances = list(corpus.split("train").utterances())
     expected = np.concatenate([source(utterances[number][1]) for number in draw.numbers])
@@ -151,9 +152,9 @@ def test_a_piece_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, encod
     finished = list(folder.glob("train-*.safetensors"))
     assert 1 <= len(finished) < 6
     before = {path: path.stat().st_mtime_ns for path in finished}
-    assert label_corpus(corpus, codebook, "k", part=Part(0, 2)) == 6 - len(finished)
+    assert label_corpus(corpus, codebook, "k", part=JobShard(0, 2)) == 6 - len(finished)
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-    assert label_corpus(corpus, codebook, "k", part=Part(1, 2)) == 6
+    assert label_corpus(corpus, codebook, "k", part=JobShard(1, 2)) == 6
     assert label_corpus(corpus, codebook, "again") == 12
     again = files(corpus, "again")
     assert {name: body for name, body in files(corpus, "k").items() if not name.endswith(".tmp")} == again
@@ -211,15 +212,15 @@ def test_results_come_in_order():
 
 def test_jobs_by_cores_ranks_and_audio(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
-    assert default_jobs("mfcc", 0.9) == 1
-    assert default_jobs("mfcc", 20.0) == 4
-    assert default_jobs("mfcc", 1000.0) == 16
+    assert jobs_for_audio("mfcc", 0.9) == 1
+    assert jobs_for_audio("mfcc", 20.0) == 4
+    assert jobs_for_audio("mfcc", 1000.0) == 16
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert default_jobs("layer", 1000.0) == 8
-    assert default_jobs("mfcc", 1000.0) == 16
+    assert jobs_for_audio("layer", 1000.0) == 8
+    assert jobs_for_audio("mfcc", 1000.0) == 16
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert default_jobs("layer", 1000.0) == 1
+    assert jobs_for_audio("layer", 1000.0) == 1
 
 
 def test_the_bar_counts_hours_an_hour_without_what_was_there(capsys, monkeypatch):

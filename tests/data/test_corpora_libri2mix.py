@@ -73,7 +73,7 @@ def test_counts_and_labels_are_checked(mixtures, tmp_path, capsys):
     assert f"no turns for the mixture {mixture('dev')}" in capsys.readouterr().err
     (mixtures / "kaldi" / "dev" / "rttm").write_text("0.1 0.2\n")
     assert prepare(mixtures, tmp_path / "c", mixtures / "kaldi", "--allow-partial") == 2
-    assert "is no SPEAKER line" in capsys.readouterr().err
+    assert "is not a SPEAKER line" in capsys.readouterr().err
     assert prepare(mixtures, tmp_path / "c", mixtures, "--allow-partial") == 2
     assert "neither train/rttm nor train_clean_100.rttm is here" in capsys.readouterr().err
     assert prepare(tmp_path / "kaldi", tmp_path / "c", mixtures / "kaldi") == 2

@@ -109,9 +109,9 @@ def test_parts_and_other_lists(voxceleb, tmp_path, capsys):
     ("line", "message"),
     [
         ("1 id10001/v/1.wav id10270/v/2.wav", "line 2: id10001 is a training speaker"),
-        ("2 id10270/v/1.wav id10270/v/2.wav", "line 2: no trial"),
-        ("1 id10270/v/1.wav", "line 2: no trial"),
-        ("1 id10270 id10271", "line 2: no trial"),
+        ("2 id10270/v/1.wav id10270/v/2.wav", "line 2: not a trial"),
+        ("1 id10270/v/1.wav", "line 2: not a trial"),
+        ("1 id10270 id10271", "line 2: not a trial"),
     ],
 )
 def test_wrong_trials(voxceleb, tmp_path, capsys, line, message):

@@ -50,6 +50,7 @@ def test_manifest_with_speakers(recordings, tmp_path):
     assert all(abs(n - 16_000) <= 1 for n in corpus.split("train").samples)
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_two_workers_make_the_same_corpus(recordings, tmp_path, monkeypatch):
     monkeypatch.setattr("wavlm_lightning.data.folder.SHARD_FILES", 16)
     one = FolderRecipe(recordings, tmp_path / "one", name="x").prepare(workers=1)

@@ -9,7 +9,7 @@ from wavlm_lightning.data.mini import DATASETS, grammar
 from wavlm_lightning.data.mini.keywords import UNKNOWN, UNKNOWN_WORDS
 from wavlm_lightning.data.mini.plans import SIZES, Plan
 from wavlm_lightning.data.mini.prepare import _PLANS
-from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.speech import spoken_words
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
@@ -19,8 +19,8 @@ def plans() -> dict[str, Plan]:
     return {name: _PLANS[name](SIZES["mini"], 0) for name in DATASETS}
 
 
-def takes(plan: Plan, split: str) -> list[Take]:
-    return [take for take in plan.splits[split] if isinstance(take, Take)]
+def takes(plan: Plan, split: str) -> list[ScriptedUtterance]:
+    return [take for take in plan.splits[split] if isinstance(take, ScriptedUtterance)]
 
 
 def test_the_registry_is_the_published_list() -> None:

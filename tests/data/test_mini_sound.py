@@ -12,7 +12,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.mini import grammar, prepare_mini, rooms
 from wavlm_lightning.data.mini.effects import Conditions, frequency_response, noise, record, set_level
 from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError, resample
-from wavlm_lightning.data.mini.formant_synth import Buzz
+from wavlm_lightning.data.mini.formant_synth import FormantSynthesiser
 from wavlm_lightning.data.mini.phones import PHONES, fold
 from wavlm_lightning.data.mini.scripted_utterance import padded, placed, trimmed
 from wavlm_lightning.data.mini.seeding import generator
@@ -32,7 +32,7 @@ def request(**changes: object) -> SpeechRequest:
 
 @pytest.fixture(scope="module", params=["buzz", pytest.param("espeak", marks=espeak_needed)])
 def voice(request: pytest.FixtureRequest):
-    synthesiser: Synthesiser = Buzz() if request.param == "buzz" else EspeakProcess()
+    synthesiser: Synthesiser = FormantSynthesiser() if request.param == "buzz" else EspeakProcess()
     yield synthesiser
     synthesiser.close()
 

@@ -82,9 +82,9 @@ def test_what_a_user_may_name():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "names no corpus"),
+        ([], "is empty"),
         ([Source("a", 1.0), "b"], "b has no weight"),
-        ([Source("a", 1.0), Source("b", 0.0)], r"weight 0\.0 of b is no share"),
+        ([Source("a", 1.0), Source("b", 0.0)], r"weight 0\.0 of b must be positive"),
         ([Source("a", 1.0), Source("b", float("nan"))], "weight nan of b"),
     ],
 )

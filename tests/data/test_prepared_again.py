@@ -13,9 +13,9 @@ import soundfile
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.recordings import CorpusPlan, Recording
 from wavlm_lightning.data.shards import Utterance, write_shard
-from wavlm_lightning.data.writing import _alone, write_corpus
+from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import locked, write_bytes
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(plan, tmp_path, name, dam
 
 def test_two_at_once_do_not_write_the_same_corpus(plan, tmp_path):
     (tmp_path / "c").mkdir()
-    with _alone(tmp_path / "c"), pytest.raises(UserError, match="another process is preparing this corpus"):
+    with locked(tmp_path / "c" / ".lock"), pytest.raises(UserError, match="another process is preparing this corpus"):
         write_corpus(plan, tmp_path / "c", workers=1)
     (tmp_path / "c" / "train-000000.tar.0123.tmp").write_text("left by a process that was killed")
     write_corpus(plan, tmp_path / "c", workers=1)
@@ -74,11 +74,11 @@ def full():
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, full):
     rng = np.random.default_rng(0)
     path = tmp_path / "train-000000.tar"
-    with pytest.raises(UserError, match=r"train-000000\.tar: cannot be written .*goes on where it stopped"):
+    with pytest.raises(UserError, match=r"train-000000\.tar: cannot be written .*continues where it stopped"):
         write_shard(path, [Utterance("a", rng.uniform(-0.5, 0.5, 16_000).astype("f4"), {})])
     (tmp_path / "corpus.json").write_text("{}")
     with pytest.raises(UserError, match=r"corpus\.json: cannot be written"):
-        write_whole(tmp_path / "corpus.json", bytes(5000))
+        write_bytes(tmp_path / "corpus.json", bytes(5000))
     assert [each.name for each in tmp_path.iterdir()] == ["corpus.json"]
     assert json.loads((tmp_path / "corpus.json").read_text()) == {}
 
@@ -90,7 +90,7 @@ def test_a_shard_without_utterances_leaves_no_file(tmp_path):
 def test_labels_and_kept_features_of_an_interrupted_machine(plan, tmp_path):
     """A machine that lost power leaves files of the right name without their content."""
     from wavlm_lightning.codebooks import Codebook, LabelSet, MfccFeatures, label_corpus
-    from wavlm_lightning.codebooks.extraction import Draw
+    from wavlm_lightning.codebooks.extraction import UtteranceSample
 
     corpus = write_corpus(plan, tmp_path / "c", workers=1)
     source = MfccFeatures()
@@ -111,7 +111,7 @@ def test_labels_and_kept_features_of_an_interrupted_machine(plan, tmp_path):
     with pytest.raises(UserError, match="this shard has no labels"):
         _ = rows[1]
 
-    draw = Draw.make(corpus, source, "train", 1.0, 1.0, 0)
+    draw = UtteranceSample.make(corpus, source, "train", 1.0, 1.0, 0)
     features = draw.features(keep=tmp_path / "keep")
     for kept in (tmp_path / "keep").rglob("*.safetensors"):
         kept.write_bytes(kept.read_bytes()[:30])

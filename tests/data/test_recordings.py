@@ -120,6 +120,7 @@ def metas_of(written):
     return {split: [meta["speaker"] for meta in metas] for split, metas in written.items()}
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_and_a_second_run_change_nothing(tmp_path, monkeypatch):
     plan = plan_of(tmp_path, shard_files=1)
     pickle.loads(pickle.dumps(plan))

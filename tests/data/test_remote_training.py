@@ -13,7 +13,8 @@ from unreliable import HASTY, fetched, shards
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, MfccFeatures, label_corpus, labels
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
-from wavlm_lightning.data.remote import cache_space, mirror, transport
+from wavlm_lightning.data.remote import cache_space, transport
+from wavlm_lightning.data.remote.mirror import mirror
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.pretraining import PretrainingData
@@ -69,7 +70,7 @@ def test_a_server_that_goes_away_during_an_epoch_ends_the_run_with_its_name(serv
     source.setup("fit")
     for row in shards(origin):
         server.always[row["name"]] = 500
-    with pytest.raises(UserError, match=r"train-00000\d\.tar: gave up after 4 attempts.*goes on where it stopped"):
+    with pytest.raises(UserError, match=r"train-00000\d\.tar: gave up after 4 attempts.*continues where it stopped"):
         list(source.train_dataloader())
 
 

@@ -89,14 +89,14 @@ def test_swapped_shards_are_noticed(corpus):
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "a b"])
 def test_unusable_keys(tmp_path, key):
-    with pytest.raises(UserError, match="no usable key"):
+    with pytest.raises(UserError, match="not a valid key"):
         write_shard(tmp_path / "a.tar", [Utterance(key, np.full(100, 0.1, "f4"), {})])
 
 
 def test_keys_are_unique_in_a_split(tmp_path):
     writer = CorpusWriter(tmp_path, "test", "CC0", {})
     writer.write_split("train", [*utterances(2), *utterances(1)])
-    with pytest.raises(UserError, match="'u00' stands twice"):
+    with pytest.raises(UserError, match="'u00' occurs twice"):
         writer.finish({})
     assert not (tmp_path / "corpus.json").exists()
 

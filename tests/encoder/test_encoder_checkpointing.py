@@ -85,7 +85,8 @@ def test_recomputing_runs_each_layer_twice_in_training_and_once_in_evaluation():
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_layers_compute_the_same(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Two lengths go through the same code, and a dropped layer past it, recomputed, too; fused operators round differently.
 

@@ -195,7 +195,7 @@ def test_convolutions_are_parsed_not_run():
     layers = parse_convolutions("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2", path)
     assert tuple(zip(*layers, strict=True)) == ((512,) * 7, WavLMConfig().conv_kernels, WavLMConfig().conv_strides)
     for text in ("__import__('os').system('true')", "[(1,2)]", "[(1,2,3)] * 10**9", "[", "[]", "3", "[[1,2,3]]"):
-        with pytest.raises(CheckpointError, match="no list of convolutions"):
+        with pytest.raises(CheckpointError, match="not a list of convolutions"):
             parse_convolutions(text, path)
 
 

@@ -104,7 +104,7 @@ def test_impossible_combinations_are_named(changes: dict[str, object], named: li
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"no preset huge.*tiny, base"):
+    with pytest.raises(ValueError, match=r"unknown preset huge.*tiny, base"):
         WavLMConfig.preset("huge")
     with pytest.raises(ValueError, match="no field depth"):
         WavLMConfig.preset("base", depth=3)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.cpu import spectral_convolution, strided_products
-from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
+from wavlm_lightning.encoder.cpu.strided_front_end import convolve_made
 
 WIDE = WavLMConfig.preset("base", layers=1, layer_drop=0.0)
 """Wide enough for both ways, as all published sizes are."""
@@ -87,7 +87,7 @@ def test_spectral_convolution_is_the_convolution(taps: int, frames: int, batch: 
         assert (found - expected).abs().max() < 5e-6 * expected.abs().max() + 1e-6
 
 
-@pytest.mark.parametrize("conv_norm", ["group", "layer"])
+@pytest.mark.parametrize("conv_norm", ["group", pytest.param("layer", marks=pytest.mark.slow)])
 def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.MonkeyPatch):
     """Values and every gradient as by torch's convolutions, padded rows among them."""
     torch.manual_seed(0)

@@ -114,9 +114,9 @@ def test_metrics_add_up():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="one hypothesis a reference"):
+    with pytest.raises(ValueError, match="one hypothesis for each reference"):
         slot_type_f1(["A"], [])
-    with pytest.raises(ValueError, match="one hypothesis a reference"):
+    with pytest.raises(ValueError, match="one hypothesis for each reference"):
         SlotValueCER().update(["A"], ["B", "C"])
     with pytest.raises(ValueError, match="at least one utterance"):
         slot_type_f1([], [])

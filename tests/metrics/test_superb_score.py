@@ -57,7 +57,7 @@ def test_points():
         assert points(metric, low) == 0
         assert points(metric, high) == pytest.approx(1000)
         assert points(metric, 2 * high - low) == pytest.approx(2000)  # unbounded
-    with pytest.raises(ValueError, match="no SUPERB metric is called 'SF'"):
+    with pytest.raises(ValueError, match="unknown SUPERB metric 'SF'"):
         points("SF", 3.0)
     with pytest.raises(ValueError, match="finite"):
         points("SV", float("nan"))
@@ -124,7 +124,7 @@ def test_leaderboard():
     assert leaderboard(["QbE"], [*published_entries(), own])[0][0] is own
     with pytest.raises(ValueError, match="mine has no PR"):
         leaderboard(["PR"], [own])
-    with pytest.raises(ValueError, match="no SUPERB task is called SE"):
+    with pytest.raises(ValueError, match="unknown SUPERB task SE"):
         leaderboard(["SE"])
     with pytest.raises(ValueError, match="at least one task"):
         leaderboard([])

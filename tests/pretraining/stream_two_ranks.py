@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 from quiet import quiet_trainer
@@ -25,9 +24,8 @@ class Counting(WavLMPretraining):
         self.steps += 1
 
 
-if __name__ == "__main__":
-    corpus, out = Path(sys.argv[1]), Path(sys.argv[2])
-    rank, read = int(os.environ.get("LOCAL_RANK", "0")), Crops.__getitem__
+def an_epoch(corpus: Path, out: Path) -> None:
+    rank, read = int(os.environ["LOCAL_RANK"]), Crops.__getitem__
 
     def noted(crops, items):
         """Read a batch, and append its keys to the file of this worker."""

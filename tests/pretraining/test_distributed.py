@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ranks import ended, start
+from ranks import together
 from test_pretraining_runs import data, expected_gradient
 from two_ranks import STRATEGIES, curve, everything
 
@@ -20,20 +17,11 @@ from wavlm_lightning.upstreams.wavlm import load_encoder
 pytestmark = pytest.mark.slow
 
 
-def run(name: str, tiny: Path, out: Path, *arguments: str) -> None:
-    script = Path(__file__).with_name(name)
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(script), str(tiny), str(out), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=where)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.fixture(scope="module")
 def out(tiny, tmp_path_factory) -> Path:
     """What two processes have found; see two_ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    statuses = ended(start(2, folder / "log", everything, tiny, folder), 200)
-    assert statuses == [0, 0], (folder / "log").read_text()[-3000:]
+    together(2, folder / "log", everything, tiny, folder)
     return folder
 
 

@@ -19,8 +19,8 @@ from wavlm_lightning.pretraining.flops import (
     linear_flops,
     masked_share,
     model_flops_utilisation,
-    objective_flops,
 )
+from wavlm_lightning.pretraining.objectives import MaskedPrediction
 
 SMALL = WavLMConfig.preset("tiny", layers=2)
 # Base's and Large's proportions where it costs: all convolutions, the wide positional convolution, T x T products.
@@ -128,11 +128,11 @@ def test_batch_is_linear_and_nothing_comes_of_too_little_audio():
 
 
 def test_objective_is_counted_as_torch_does():
-    hidden, project = torch.randn(37, 48), torch.nn.Linear(48, 16, bias=False)
-    codewords = torch.randn(104, 16)
+    objective, hidden = MaskedPrediction(final_dim=16), torch.randn(37, SMALL.dim)
+    objective.build(SMALL, {"labels": 100})
     with FlopCounterMode(display=False) as counter:
-        project(hidden) @ codewords.T
-    assert counter.get_total_flops() == objective_flops(37, 48, 16, 104)
+        objective.logits(hidden)
+    assert counter.get_total_flops() == objective.cost(SMALL, 100, frames=60, masked=37, compute_bytes=4).flops
 
 
 def test_masked_share_of_wavlm_and_wav2vec2():

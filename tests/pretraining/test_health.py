@@ -1,11 +1,8 @@
-"""Health changes nothing, tells the truth, and stops what has collapsed; run as a script, it is one of two processes."""
+"""Health changes nothing, tells the truth, and stops what has collapsed."""
 
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,13 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from quiet import quiet_trainer
+from ranks import together
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.pretraining import WavLMPretraining, health_speed
+from wavlm_lightning.pretraining import WavLMPretraining, health
 from wavlm_lightning.pretraining.flops import encoder_flops
-from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.health_speed import Speed, padding_share
+from wavlm_lightning.pretraining.health import Health, Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction
 from wavlm_lightning.system.errors import UserError
 
@@ -181,20 +178,20 @@ def test_resume_goes_on_counting(tiny, tmp_path):
 
 def test_updates_left_out_end_the_run(tiny):
     model = module(Spoilt)
-    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were left out .* lower model\.learning_rate"):
+    with pytest.raises(UserError, match=r"step 6: 4 updates in a row were skipped .* lower model\.learning_rate"):
         fit(model, data(tiny), 20, callbacks=[Health(stop_after_skipped=4)])
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_speed_counts_what_was_trained_and_not_validation(monkeypatch):
     clock = iter([10.0, 11.0, 14.0, 20.0, 24.0])  # first batch, validation from and to, reading twice
-    monkeypatch.setattr(health_speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(health.time, "perf_counter", lambda: next(clock))
     config, strategy = WavLMConfig.preset("tiny"), SingleDeviceStrategy("cpu")
     speed = Speed(config)
     assert speed.read(strategy) == {}
     speed.count(4, 16000)  # starts the clock
     speed.pause()
-    speed.go_on()
+    speed.resume()
     speed.count(4, 16000)
     speed.count(2, 48000)
     flops = encoder_flops(config, 4, 16000).training + encoder_flops(config, 2, 48000).training
@@ -216,10 +213,7 @@ def test_padding_is_zeros_at_the_end_of_a_row():
 @pytest.mark.slow
 def test_two_processes_find_the_same(tiny, tmp_path):
     """Ranks are those of both first batches together, and both processes stop."""
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path.cwd())])}
-    command = [sys.executable, __file__, str(tiny), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=where)
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(2, tmp_path / "log", one_of_two_processes, tiny, tmp_path)
     kept = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     both = torch.cat([part["top"] for part in kept])
     for part in kept:
@@ -254,7 +248,3 @@ def one_of_two_processes(tiny: Path, out: Path) -> None:
         error = str(caught)
     speed = float(trainer.callback_metrics["health/audio_seconds_per_second"])
     torch.save({**keep.found, "speed": speed, "error": error}, out / f"rank{trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    one_of_two_processes(Path(sys.argv[1]), Path(sys.argv[2]))

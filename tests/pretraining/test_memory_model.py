@@ -189,6 +189,6 @@ def test_total_and_what_fits():
 
 def test_precisions_without_a_formula_are_refused():
     with pytest.raises(
-        UserError, match=r"trainer\.precision 64-true: memory is known for 32-true, bf16-mixed, 16-mixed"
+        UserError, match=r"trainer\.precision 64-true: memory is known only for 32-true, bf16-mixed, 16-mixed"
     ):
         step_memory(WavLMConfig.tiny(), 1, 16_000, "64-true")

@@ -88,7 +88,7 @@ def test_supervising_the_top_alone_is_the_plain_loss_bit_for_bit():
     ("objective", "message"),
     [
         (lambda: built(MaskedPrediction(layer=5)), "layer 5, but the encoder has 4"),
-        (lambda: MaskedPrediction(layer=0), "counts from 1"),
+        (lambda: MaskedPrediction(layer=0), "layers are counted from 1"),
         (lambda: built(MaskedPrediction(labels="third")), "wants labels 'third', but data.labels names first, second"),
         (lambda: MaskedPrediction().build(WavLMConfig.tiny(), {}), "data.labels names none"),
     ],

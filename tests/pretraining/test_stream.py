@@ -11,7 +11,8 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_distributed import run
+from ranks import together
+from stream_two_ranks import an_epoch
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
@@ -48,7 +49,7 @@ def test_two_ranks_two_workers_uneven_shards(uneven, tmp_path):
     split = Corpus.open(uneven / "pretrain").split("train")
     sizes = [shard.utterances for shard in split.shards]
     assert len(sizes) > 3 and len(set(sizes)) > 2
-    run("stream_two_ranks.py", uneven, tmp_path)
+    together(2, tmp_path / "log", an_epoch, uneven, tmp_path)
     files = [sorted(tmp_path.glob(f"keys-{rank}-*.jsonl")) for rank in range(2)]
     assert [len(each) for each in files] == [2, 2]  # workers
     read = [[json.loads(line) for file in each for line in file.read_text().splitlines()] for each in files]

@@ -5,7 +5,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from test_pretraining_runs import SMALL, Place, data, fit, module
 
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
-from wavlm_lightning.pretraining.updates import parameter_groups
+from wavlm_lightning.training.optimizers import parameter_groups
 
 
 class Poisoned(WavLMPretraining):

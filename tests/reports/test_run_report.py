@@ -14,6 +14,7 @@ import pytest
 
 from wavlm_lightning.metrics.superb import TASKS, partial_score, published_entries, rank, score
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.runs.curves import PretrainingFacts
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.system.errors import UserError
@@ -225,6 +226,50 @@ def test_two_upstreams_are_compared_on_request(report, runs, tmp_path):
         write_run_report([runs], tmp_path, not_official, compare=("FBANK", "nobody"))
 
 
+@pytest.mark.parametrize(
+    ("sid", "sentence"),
+    [
+        (10.0, "pre-trained beats FBANK on 3 of 3 metrics and random weights on 3 of 3 metrics."),
+        (
+            54.2,
+            "pre-trained beats FBANK on 2 of 3 metrics (level on SID accuracy) and random weights on 3 of 3 metrics.",
+        ),
+        (None, "pre-trained beats FBANK on 2 of 2 metrics and random weights on 3 of 3 metrics."),
+    ],
+)
+def test_the_leader_is_compared_with_each_of_the_others(cards, card, tmp_path, sid, sentence):
+    some = [one for one in cards if (one.task, one.upstream["label"]) != ("SID", "FBANK")]
+    some += [] if sid is None else [card("SID", "FBANK", sid)]
+    for number, one in enumerate(sorted(some, key=lambda one: one.upstream["label"])):
+        one.write(tmp_path / "runs" / str(number))
+    page, _ = write_run_report([tmp_path / "runs"], tmp_path / "report", not_official)
+    assert sentence in words(page)
+
+
+def test_pictures_of_an_earlier_report_are_deleted(card, tmp_path):
+    (tmp_path / "curves.png").write_bytes(b"left by an earlier report")
+    card().write(tmp_path / "runs")
+    write_run_report([tmp_path / "runs"], tmp_path, not_official)
+    assert not (tmp_path / "curves.png").exists() and "](curves.png)" not in (tmp_path / "report.md").read_text()
+
+
+def test_several_pretraining_runs_have_a_row_each(metrics_csv, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        shutil.copy(metrics_csv, tmp_path / "runs" / name)
+    (tmp_path / "runs" / "one" / "config.yaml").write_text("trainer: {precision: 16-mixed}\n")
+    facts = {"one": PretrainingFacts(corpus="LibriSpeech", minutes=57_600, parameters=94_000_000)}
+    page, _ = write_run_report(
+        [tmp_path / "runs"],
+        tmp_path / "report",
+        not_official,
+        describe=lambda run: facts.get(run.name, PretrainingFacts()),
+    )
+    table = rows(page, "Setup")
+    assert table["one"] == ["LibriSpeech, 57,600 min", "–", "94,000,000 parameters", "–", "16-mixed"]
+    assert table["two"] == ["–"] * 5
+
+
 def test_what_is_left_out_is_said_once_each(card, tmp_path):
     runs = tmp_path / "runs"
     card("KS").write(runs / "a")
@@ -240,7 +285,7 @@ def test_what_is_left_out_is_said_once_each(card, tmp_path):
     for part in (
         "cannot be read as a result card",
         "is a copy of",
-        "in several ways",
+        "with several settings",
         "was run again",
         "no result card",
     ):

@@ -1,13 +1,25 @@
-from wavlm_lightning.reports.tables import Cell, Table, metric_title, results_table, two_columns
+from pathlib import Path
+
+import pytest
+
+from wavlm_lightning.reports.runs.results import collect
+from wavlm_lightning.reports.runs.tables import measured_table
+from wavlm_lightning.reports.tables import Cell, Table, duration, metric_title, two_columns
+
+
+def table(cards):
+    """The table of results of some cards, in Markdown."""
+    files = {Path(f"runs/{number}/card.json"): card for number, card in enumerate(cards)}
+    return measured_table(collect(files, [], str)).to_markdown().replace("\u00a0", " ")
 
 
 def test_the_best_of_each_column_is_strong_whichever_way_is_better(cards):
-    lines = results_table(cards).to_markdown().splitlines()
-    assert lines[0].replace("\u00a0", " ") == "| upstream | PR PER % ↓ | KS accuracy % ↑ | SID accuracy % ↑ |"
+    lines = table(cards).splitlines()
+    assert lines[0] == "| upstream | PR PER % ↓ | KS accuracy % ↑ | SID accuracy % ↑ |"
     assert lines[2:5] == [
-        "| pre-trained | **43.7** | **59.7** | 54.2 |",
-        "| random weights | 86.1 | 27.9 | 19.9 |",
-        "| FBANK | 61.5 | 38.0 | **67.8** |",
+        "| pre-trained | **43.70** | **59.70** | 54.20 |",
+        "| random weights | 86.10 | 27.90 | 19.90 |",
+        "| FBANK | 61.50 | 38.00 | **67.80** |",
     ]
     assert lines[5] == "| test utterances | 480 | 480 | 480 |"
 
@@ -15,17 +27,16 @@ def test_the_best_of_each_column_is_strong_whichever_way_is_better(cards):
 def test_chance_and_differing_test_sets_are_shown(card):
     chance = {"accuracy": {"value": 50.0, "unit": "%", "better": "higher", "chance": 8.3}}
     corpus = {"name": "mini", "path": "", "split": "test", "utterances": 12, "seconds": 1.0}
-    table = results_table([card(metrics=chance), card("KS", "FBANK", 40.0, corpus=corpus)]).to_markdown()
-    assert "| chance | 8.3 |" in table
-    assert "| test utterances | 480 / 12 |" in table
+    found = table([card(metrics=chance), card("KS", "FBANK", 40.0, corpus=corpus)])
+    assert "| chance | 8.30 |" in found
+    assert "| test utterances | 480 / 12 |" in found
 
 
 def test_missing_cards_ties_and_lone_results(card):
-    table = results_table([card(value=50.0), card("KS", "FBANK", 50.01)], ["pre-trained", "FBANK"], ["KS", "SID"])
-    assert "| pre-trained | **50.0** | – |" in table.to_markdown()
-    assert "| FBANK | **50.0** | – |" in table.to_markdown()
-    assert "**" not in results_table([card()]).to_markdown()
-    assert results_table([]).to_markdown().startswith("| upstream |")
+    found = table([card(value=50.0), card("KS", "FBANK", 50.001), card("SID", "other", 1.0)])
+    assert "| pre-trained | **50.00** | – |" in found
+    assert "| FBANK | **50.00** | – |" in found
+    assert "**" not in table([card()])
 
 
 def test_text_is_escaped():
@@ -43,3 +54,11 @@ def test_metric_titles():
     assert [metric_title(name) for name in ("per", "test/wer", "accuracy", "slot_f1")] == [
         "PER", "WER", "accuracy", "slot f1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.44, "0.4 s"), (42, "42 s"), (59.7, "1 min 00 s"), (303, "5 min 03 s"), (86_820, "24 h 07 min")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words

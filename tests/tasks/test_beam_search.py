@@ -116,7 +116,7 @@ def test_missing_files_and_foreign_letters_are_refused(tmp_path):
         BeamSearch(LanguageModel(model.lexicon, str(tmp_path / "nowhere.arpa")), LABELS)
     broken = tmp_path / "broken.arpa"
     broken.write_text("\\data\\\nngram 1=5\n")
-    with pytest.raises(UserError, match=r"broken\.arpa: no language model"):
+    with pytest.raises(UserError, match=r"broken\.arpa: KenLM cannot read this language model"):
         BeamSearch(LanguageModel(model.lexicon, str(broken)), [*LABELS, "C"])(torch.zeros(1, 2, 5), torch.tensor([2]))
 
 

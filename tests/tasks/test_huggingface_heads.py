@@ -24,7 +24,7 @@ from wavlm_lightning.tasks import (
     SpeechRecognition,
 )
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
-from wavlm_lightning.tasks.huggingface.tasks import huggingface_head
+from wavlm_lightning.tasks.huggingface.reading import huggingface_head
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 transformers.logging.set_verbosity_error()
@@ -215,11 +215,11 @@ def test_folders_that_are_no_heads(tmp_path):
     folder_of(tmp_path / "classes", "WavLMForSequenceClassification")
     for name, arguments, said in (
         ("nothing", {}, "no config.json"),
-        ("encoder", {}, "names WavLMModel, which is no head"),
+        ("encoder", {}, "names WavLMModel, which is not a supported head"),
         ("ctc", {}, "no vocab.json"),
         ("wide", {}, r"tdnn_kernel is \[5, 3, 5, 1, 1\]"),
-        ("classes", {"task": "SV"}, "which is no SV; it can be KS, SID, ER, IC"),
-        ("classes", {"task": "IC"}, "which of its labels are of which slot"),
+        ("classes", {"task": "SV"}, "which cannot do SV; it can do KS, SID, ER, IC"),
+        ("classes", {"task": "IC"}, "does not name the slot of each label"),
     ):
         with pytest.raises(UserError, match=said):
             huggingface_head(str(tmp_path / name), **arguments)
@@ -229,7 +229,7 @@ def scored(tmp_path, source, corpus, *options: str) -> ResultCard:
     arguments = [
         "test",
         "--model",
-        "wavlm_lightning.tasks.huggingface.tasks.huggingface_head",
+        "wavlm_lightning.tasks.huggingface.huggingface_head",
         "--model.source",
         str(source),
     ]
@@ -263,7 +263,7 @@ def test_a_classifier_is_scored_on_a_corpus_with_its_labels_in_any_order(tiny, t
         right += names[int(row.argmax())] == meta["keyword"]
     assert card.task == "KS" and card.value == pytest.approx(100 * right / len(split), abs=1e-3)
     capsys.readouterr()
-    arguments = ["test", "--model", "wavlm_lightning.tasks.huggingface.tasks.huggingface_head", "--model.task", "ER"]
+    arguments = ["test", "--model", "wavlm_lightning.tasks.huggingface.huggingface_head", "--model.task", "ER"]
     arguments += ["--model.source", str(tmp_path / "source"), "--data", "TaskData", "--data.corpus", str(tiny / "er")]
     arguments += ["--trainer.default_root_dir", str(tmp_path / "er"), "--data.test_split"]
     assert main([*arguments, Corpus.open(tiny / "er").splits[0]]) == 2
@@ -312,7 +312,7 @@ def test_a_head_from_there_is_trained_further_and_predicts_from_its_run(tiny, tm
     config = transformers.WavLMConfig(**shape, use_weighted_layer_sum=True, id2label=dict(enumerate(words)))
     transformers.WavLMForSequenceClassification(config).save_pretrained(tmp_path / "source")
     assert json.loads(path.read_text())["id2label"] != values["id2label"]
-    arguments = ["fit", "--model", "wavlm_lightning.tasks.huggingface.tasks.huggingface_head", "--model.task", "KS"]
+    arguments = ["fit", "--model", "wavlm_lightning.tasks.huggingface.huggingface_head", "--model.task", "KS"]
     arguments += ["--model.source", str(tmp_path / "source"), "--data", "TaskData", "--data.corpus", str(tiny / "ks")]
     arguments += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.max_steps", "2"]
     arguments += ["--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
@@ -326,4 +326,4 @@ def test_a_head_from_there_is_trained_further_and_predicts_from_its_run(tiny, tm
     assert torch.equal(best["classifier.weight"], after.classifier.weight)
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "encoder"), "--encoder"]) == 2
-    assert f"begun from {tmp_path / 'source'}; export the encoder from there" in capsys.readouterr().err
+    assert f"started from {tmp_path / 'source'}; export the encoder from there" in capsys.readouterr().err

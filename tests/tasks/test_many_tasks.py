@@ -145,7 +145,7 @@ def test_tasks_that_ask_for_other_batches_are_refused(tiny, tmp_path):
     trials = {"sv": SpeakerVerification(upstream), "pr": PhonemeRecognition(upstream)}
     refused(tiny, "sv", trials, "SV and PR cannot share batches: the split to validate on is 'test' .* 'valid'")
     balanced = {"ks": KeywordSpotting(upstream), "pitch": Pitch(upstream, protocol="fixed")}
-    refused(tiny, "ks", balanced, "resampling in validation is True .* False for the other", balance="keyword")
+    refused(tiny, "ks", balanced, "resampling in validation is True .* False for the second", balance="keyword")
     folds = ManyHeads({"er": EmotionRecognition(upstream), "pitch": Pitch(upstream, protocol="fixed")})
     with pytest.raises(UserError, match="the protocol of the folds is 'superb'"):
         quiet_trainer(max_steps=1).fit(folds, FoldData(str(tiny / "er")))
@@ -191,7 +191,7 @@ def test_heads_that_would_not_be_as_if_alone_are_refused():
     for task, said in (
         (Louder, "Louder: overrides upstream_layers"),
         (Noisy, "Noisy: overrides on_after_batch_transfer"),
-        (ByHand, "ByHand: optimises by hand"),
+        (ByHand, "ByHand: uses manual optimization"),
     ):
         with pytest.raises(UserError, match=said):
             ManyHeads({"pr": PhonemeRecognition(upstream), "other": task(upstream)})

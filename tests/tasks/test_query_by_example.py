@@ -169,9 +169,9 @@ def test_what_it_is_not_for_is_said(tiny, monkeypatch):
     task, source = QueryByExample(Fbank()), TaskData(str(tiny / "qbe"), test_split=TOGETHER, eval_batch_seconds=1.0)
     with pytest.raises(UserError, match="nothing to train"):
         quiet_trainer(max_steps=1).fit(task, source)
-    with pytest.raises(UserError, match="nothing to say of a single recording"):
+    with pytest.raises(UserError, match="no prediction for a single recording"):
         quiet_trainer().predict(task, source)
-    with pytest.raises(UserError, match="nothing to say of a single recording"):
+    with pytest.raises(UserError, match="no prediction for a single recording"):
         task.readable(torch.zeros(1), torch.zeros(1))
     with pytest.raises(UserError, match=r"set data\.test_split: documents\+queries-valid\+queries-test"):
         quiet_trainer().test(task, TaskData(str(tiny / "qbe"), test_split="documents"), verbose=False)

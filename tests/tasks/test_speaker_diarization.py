@@ -163,6 +163,7 @@ def test_training_to_test(tiny, tmp_path, protocol):
     assert fresh.details["missed"] == pytest.approx(by_hand.missed / by_hand.total, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_wrong_turns_drop_to_chance(tiny, tmp_path, monkeypatch):
     """A head fits turns it has seen; fitted to the turns of other recordings it is no better than a constant answer."""
     corpus = Corpus.open(tiny / "sd")

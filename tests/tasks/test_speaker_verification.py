@@ -152,7 +152,7 @@ def test_what_cannot_be_scored_is_said(tiny, monkeypatch):
     with pytest.raises(UserError, match="name 'nobody', which is not in the split"):
         quiet_trainer().test(head, source, verbose=False)
     monkeypatch.setattr(Corpus, "trials", lambda self, split: [row for row in trials if row[0] == 1])
-    with pytest.raises(UserError, match="not of both kinds"):
+    with pytest.raises(UserError, match="must include pairs of one speaker and pairs of two"):
         quiet_trainer().test(head, source, verbose=False)
 
 
@@ -162,6 +162,7 @@ def test_a_training_speaker_who_is_no_class_is_refused(tiny, monkeypatch):
         fit(SpeakerVerification(Fbank(cmvn=False), **SMALL), tiny / "sv", 1)
 
 
+@pytest.mark.slow
 def test_wrong_speakers_drop_to_chance(tiny, tmp_path, monkeypatch):
     """A head that has learnt the test's speakers tells them apart; one that has learnt a permutation does not."""
     corpus = Corpus.open(tiny / "sv")

@@ -90,6 +90,7 @@ TASKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "name", "rate", "steps"), TASKS)
 def test_permuted_labels_drop_to_chance(tiny, tmp_path, monkeypatch, task, name, rate, steps):
     """With true labels the head fits what it has seen; with permuted ones, what it learnt is of no use on the others."""

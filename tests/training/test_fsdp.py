@@ -99,9 +99,9 @@ def test_a_checkpoint_that_is_not_whole_or_not_ours(tiny, tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     (folder / ".metadata").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(CheckpointError, match=r"no index of a sharded checkpoint \(posix.mkdir\)"):
+    with pytest.raises(CheckpointError, match=r"not the index of a sharded checkpoint \(posix.mkdir\)"):
         read_sharded(folder)
-    with pytest.raises(UserError, match=r"resume: .* no index"):
+    with pytest.raises(UserError, match=r"resume: .* not the index"):
         fit(module(), data(tiny), 2, folder, strategy="fsdp2")
     (folder / ".metadata").unlink()
     with pytest.raises(UserError, match=r"\.metadata is missing"):

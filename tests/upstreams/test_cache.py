@@ -19,7 +19,8 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
 from wavlm_lightning.tasks.utterances import LabelledUtterances
-from wavlm_lightning.upstreams import Fbank, Upstream, WavLMUpstream, cache_pieces
+from wavlm_lightning.upstreams import Fbank, Upstream, WavLMUpstream
+from wavlm_lightning.upstreams import cache as feature_cache
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
@@ -144,7 +145,7 @@ class Echo(Upstream):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Files of a second of audio."""
-    monkeypatch.setattr(cache_pieces, "PIECE_SECONDS", 1.0)
+    monkeypatch.setattr(feature_cache, "PIECE_SECONDS", 1.0)
 
 
 @pytest.mark.parametrize("level", ["utterance", "frame"])
@@ -197,7 +198,7 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, small_pieces, harm):
     )
     shard.read.clear()
     again = FeatureCache(tmp_path, Echo(), "frame")
-    with pytest.warns(UserWarning, match=rf"{paths[2].name}: not as it was written"):
+    with pytest.warns(UserWarning, match=rf"{paths[2].name}: damaged"):
         again.fill(shard)
     assert sorted(shard.read) == [4, 5]
     assert all(np.abs(again.read(shard, place)[0].flatten() - shard.waveform(place)).max() < 1e-3 for place in range(8))

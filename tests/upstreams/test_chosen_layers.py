@@ -22,5 +22,5 @@ def test_they_are_those_of_the_upstream():
 
 @pytest.mark.parametrize("layers", [[], [5], [-6], [1, 1], [0, -5]])
 def test_what_is_not_there_is_named(layers):
-    with pytest.raises(UserError, match=r"name some of the 5 layers of tiny, each once"):
+    with pytest.raises(UserError, match=r"give some of the 5 layers of tiny, each once"):
         ChosenLayers(WavLMUpstream("tiny"), layers)

@@ -180,7 +180,7 @@ def test_too_short_is_said(group_norm: HuggingFaceUpstream):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("missing", r"neither a folder here nor to be had from the Hugging Face hub"),
+        ("missing", r"neither a folder here nor available from the Hugging Face hub"),
         ("no folder", r"no such folder"),
         ("weights", r"not loadable by the transformers library"),
         ("empty", r"not loadable by the transformers library"),
@@ -188,7 +188,7 @@ def test_too_short_is_said(group_norm: HuggingFaceUpstream):
         ("depth", r"they lack encoder\.layers\.2\."),
         ("width", r"not loadable by the transformers library"),
         ("kind", r"model_type bert; give one of wav2vec2"),
-        ("rate", r"wants audio at 8000 Hz"),
+        ("rate", r"needs audio at 8000 Hz"),
         ("field", r"no field 'widht'"),
         ("dropped", r"layerdrop is always off"),
     ],

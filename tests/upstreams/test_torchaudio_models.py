@@ -157,7 +157,7 @@ def test_bundles_are_torchaudios():
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("bundle", r"torchaudio:HUBERT_BAES: .* did you mean HUBERT_BASE\?"),
+        ("bundle", r"torchaudio:HUBERT_BAES: .* did you mean 'HUBERT_BASE'\?"),
         (
             "offline",
             r"torchaudio:HUBERT_BASE: its weights could neither be read from the torch hub cache nor downloaded",

@@ -96,7 +96,7 @@ def test_cut_and_foreign_checkpoints_are_said(tmp_path):
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "foreign.ckpt").read_bytes()[:300])
     with pytest.raises(UserError, match=r"cut\.ckpt: not readable as a checkpoint"):
         WavLMUpstream(str(tmp_path / "cut.ckpt"))
-    with pytest.raises(UserError, match=r"foreign\.ckpt: holds no encoder"):
+    with pytest.raises(UserError, match=r"foreign\.ckpt: does not contain an encoder"):
         WavLMUpstream(str(tmp_path / "foreign.ckpt"))
 
 

@@ -12,8 +12,7 @@ from same_runs import assert_same_run, options, same
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.fit.further_tasks import AlsoTask, added_up
-from wavlm_lightning.workflows.fit.head_lists import HeadLists
+from wavlm_lightning.workflows.fit.joint_heads import AlsoTask, HeadLists, added_up
 
 ASR = "configs/superb/mini/asr.yaml"
 
@@ -27,7 +26,7 @@ def written(path, content) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_task_is_as_if_alone(tiny, tmp_path, capsys, cached):
     common = options(tiny, "pr", "--data.cache", str(tmp_path / "cache") if cached else "null")
     root = tmp_path / "run"
@@ -57,6 +56,7 @@ def test_each_task_is_as_if_alone(tiny, tmp_path, capsys, cached):
         assert after["command"] != before["command"]
 
 
+@pytest.mark.slow
 def test_the_root_configuration_lists_and_an_interrupted_run(tiny, tmp_path, capsys):
     """The `config.yaml` of the whole run needs no other file, and goes on where an interrupted one stopped."""
     asr = shipped("asr")
@@ -92,7 +92,7 @@ def test_the_root_configuration_lists_and_an_interrupted_run(tiny, tmp_path, cap
     for more, said in (
         (
             ["fit", *plain, "--also", ASR, "--ckpt_path", "last"],
-            "tasks, learning rates and seeds that it was begun with",
+            "tasks, learning rates and seeds of the run that wrote it",
         ),
         (["fit", *plain, "--also", file, "--model.seed", "[1, 2]"], "already holds a run"),
         (["predict", *plain, "--also", ASR, "--ckpt_path", "best"], "takes one head"),
@@ -133,15 +133,15 @@ def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
     trained = ["--model.upstream=WavLMUpstream", "--model.upstream.source=tiny", "--model.upstream.frozen=false"]
     cases = (
         (["configs/superb/mini/ars.yaml"], "configs/superb/mini/ars.yaml: no such file; did you mean"),
-        ([broken], "no YAML that could be read"),
+        ([broken], "not readable as YAML"),
         ([str(tmp_path / "bytes.yaml")], "not readable"),
-        ([file("empty.yaml", "")], "no YAML that could be read"),
-        ([file("data.yaml", {"data": asr["data"]})], "says nothing of a `model`"),
+        ([file("empty.yaml", "")], "not readable as YAML"),
+        ([file("data.yaml", {"data": asr["data"]})], "has no `model`"),
         ([file("odd.yaml", {"model": {"init_args": {}}})], "has no class_path"),
         ([wrong], "Option 'hiden' is not accepted; did you mean 'hidden'?"),
         (
             [file("encoder.yaml", encoder)],
-            "encoder.yaml: model: wavlm_lightning.pretraining.WavLMPretraining is no Task",
+            "encoder.yaml: model: wavlm_lightning.pretraining.WavLMPretraining is not a subclass of Task",
         ),
         ([file("unknown.yaml", {"model": "SpeachRecognition"})], "did you mean 'SpeechRecognition'?"),
         (["configs/superb/mini/pr.yaml"], "the first task trains PR, too; lists of learning rates and seeds"),
@@ -164,7 +164,7 @@ def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
         assert line.startswith("wavlm fit: ") and said in line, (line, said)
     pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain"), "--also", ASR]
     assert main(["fit", *pretraining]) == 2
-    assert f"--also {ASR}: that asks for several heads, but WavLMPretraining is no task" in capsys.readouterr().err
+    assert f"--also {ASR}: that asks for several heads, but WavLMPretraining is not a task" in capsys.readouterr().err
     assert main(["fit", *options(tiny, "pr"), "--allso", ASR]) == 2
     assert "did you mean 'also'?" in capsys.readouterr().err
 

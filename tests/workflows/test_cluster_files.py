@@ -95,7 +95,7 @@ def test_a_job_whose_time_is_nearly_over_is_queued_again(stand_ins):
     while not stand_ins.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
-    assert "job 4711 is queued again" in process.communicate(timeout=60)[0]
+    assert "job 4711 is requeued" in process.communicate(timeout=60)[0]
     assert stand_ins.read_text().split() == ["srun", "checkpoint", "scontrol", "requeue", "4711"]
 
 
@@ -163,8 +163,8 @@ def test_every_configuration_gets_scripts_that_bash_can_read(path, system, capsy
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["wavlm_base", "--cluster", "slurm", "--nodes", "3"], "--nodes 3: 8 GPUs do not divide by them"),
-        (["tiny", "--cluster", "slurm"], "is planned for a CPU; say which GPUs"),
+        (["wavlm_base", "--cluster", "slurm", "--nodes", "3"], "--nodes 3: 8 GPUs cannot be divided among them"),
+        (["tiny", "--cluster", "slurm"], "is planned for a CPU; name the GPUs"),
     ],
 )
 def test_mistakes(capsys, options, message):

@@ -138,6 +138,7 @@ def test_quick_sees_sizes_only(corpus, capsys):
     assert "damaged shards: train-000003.tar;" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("quick_processes")
 def test_processes_find_the_same(corpus, capsys, monkeypatch):
     monkeypatch.setattr(data_check, "LITTLE", 0)
     flip(corpus / "train-000002.tar")
@@ -234,4 +235,4 @@ def test_check_and_info_of_a_remote_corpus(corpus, tmp_path, monkeypatch, capsys
     (mirrored,) = (tmp_path / "cache").rglob("train-000001.tar")
     flip(mirrored)
     assert main(["data", "check", "memory://checked/c"]) == 2
-    assert "damaged shards: train-000001.tar; remove them: they are fetched again" in capsys.readouterr().err
+    assert "damaged shards: train-000001.tar; remove them: they are downloaded again" in capsys.readouterr().err

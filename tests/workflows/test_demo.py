@@ -7,18 +7,18 @@ import re
 
 import pytest
 
-from wavlm_lightning.cli import demo as demo_module
 from wavlm_lightning.cli import main
+from wavlm_lightning.workflows.demo import stages
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_commands")
 @pytest.mark.timeout(600)
 def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd):
     """An interruption in the middle, then to the end, then again in seconds."""
     out = tmp_path / "demo"
     arguments = ["demo", "--size", "tiny", "--steps", "8", "--head-steps", "8", "--out", str(out)]
     with monkeypatch.context() as patch:
-        patch.setattr(demo_module, "run_heads", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(stages, "run_heads", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(arguments) == 130
     assert json.loads((out / "stages.json").read_text())["done"] == ["corpus", "codebook", "pre-training"]
     assert main(arguments) == 0
@@ -28,6 +28,13 @@ def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd)
     assert len(cards) == 9
     page = (out / "report.html").read_text()
     assert "http" not in re.sub(r"http-equiv|http://www\.w3\.org", "", page)
+    for fact in (
+        "PNMI 0.",
+        "8 speakers",
+        "2,087,736 parameters",
+        "-mixed" if stages.precision() != "32-true" else "32-true",
+    ):
+        assert fact in page
     for name in ("report.md", "curves.png", "results.png", "layers.png"):
         assert (out / name).stat().st_size > 500
     stamps = {p: p.stat().st_mtime_ns for p in out.rglob("*.ckpt")}

@@ -8,7 +8,7 @@ import pytest
 
 from wavlm_lightning.cli import doctor
 from wavlm_lightning.system import hardware
-from wavlm_lightning.workflows import doctor_installation, doctor_machine
+from wavlm_lightning.workflows import doctor as checks
 
 
 @pytest.fixture
@@ -38,13 +38,12 @@ def modules(monkeypatch):
             raise faked[name]
         return faked[name] if name in faked else importlib.import_module(name)
 
-    monkeypatch.setattr(doctor_installation, "import_module", import_module)
-    monkeypatch.setattr(doctor_machine, "import_module", import_module)
+    monkeypatch.setattr(checks, "import_module", import_module)
     return faked
 
 
 def only(check):
-    findings = doctor.examine((check,))
+    findings = checks.examine((check,))
     assert len(findings) == 1, findings
     return findings[0]
 
@@ -65,24 +64,24 @@ def test_json_has_the_same_findings(capsys):
 
 def test_only_a_failure_changes_the_exit_status(monkeypatch, capsys):
     def warns():
-        yield doctor.Finding("a", "warn", "look")
+        yield checks.Finding("a", "warn", "look")
 
     def fails():
-        yield doctor.Finding("b", "FAIL", "mend")
+        yield checks.Finding("b", "FAIL", "repair")
 
-    monkeypatch.setattr(doctor, "CHECKS", (warns,))
+    monkeypatch.setattr(checks, "CHECKS", (warns,))
     assert doctor.main([]) == 0
-    monkeypatch.setattr(doctor, "CHECKS", (warns, fails))
+    monkeypatch.setattr(checks, "CHECKS", (warns, fails))
     assert doctor.main([]) == 1
     assert "1 failed, 1 to look at" in capsys.readouterr().out
 
 
 def test_a_check_that_breaks_stops_no_other():
     def check_first():
-        yield doctor.Finding("begun", "ok", "")
+        yield checks.Finding("begun", "ok", "")
         raise ZeroDivisionError("the sky fell\nsecond line")
 
-    findings = doctor.examine((check_first, doctor_machine.check_disk))
+    findings = checks.examine((check_first, checks.check_disk))
     assert findings[0].check == "first" and findings[0].message == "could not be checked: the sky fell"
     assert findings[1].check == "disk"
 
@@ -92,8 +91,8 @@ def test_with_nothing_importable_every_check_still_answers(monkeypatch, versions
         versions[name] = None
     for name in ("torch", "torchaudio", "soundfile", "espeakng_loader"):
         modules[name] = ImportError(f"No module named {name!r}")
-    monkeypatch.setattr(doctor_installation.platform, "python_version", lambda: "3.9.1")
-    findings = {finding.check: finding for finding in doctor.examine()}
+    monkeypatch.setattr(checks.platform, "python_version", lambda: "3.9.1")
+    findings = {finding.check: finding for finding in checks.examine()}
     assert findings["python"].status == findings["torch"].status == findings["audio files"].status == "FAIL"
     assert findings["lightning"].status == "FAIL"
     assert {"memory", "disk", "cache"} <= set(findings)
@@ -112,7 +111,7 @@ def test_with_nothing_importable_every_check_still_answers(monkeypatch, versions
 )
 def test_a_pair_that_does_not_load_is_explained(modules, module, error):
     modules[module] = error
-    finding = only(doctor_installation.check_torch)
+    finding = only(checks.check_torch)
     assert (finding.check, finding.status) == (module, "FAIL")
     for words in ("constraints.txt", "make install", str(error)[:40], type(error).__name__):
         assert words in finding.message
@@ -120,19 +119,19 @@ def test_a_pair_that_does_not_load_is_explained(modules, module, error):
 
 def test_two_releases_are_no_pair_even_if_they_load(versions):
     versions["torchaudio"] = "2.10.0"
-    finding = only(doctor_installation.check_torch)
+    finding = only(checks.check_torch)
     assert finding.status == "FAIL" and "2.10.0" in finding.message
 
 
 def test_packages_are_held_against_the_metadata(versions, monkeypatch):
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch==2.11.*", "nothere>=1", "dev-only; extra == 'dev'"])
     versions |= {"wavlm_lightning": "0.1.0", "torch": "2.15.0", "nothere": None}
-    findings = {finding.check: finding for finding in doctor.examine((doctor_installation.check_packages,))}
+    findings = {finding.check: finding for finding in checks.examine((checks.check_packages,))}
     assert set(findings) == {"torch", "nothere"}
     assert "is 2.15.0, ==2.11.* is needed" in findings["torch"].message
     assert "is missing" in findings["nothere"].message
     versions |= {"torch": "2.11.0+cu130", "nothere": "1.2"}
-    assert only(doctor_installation.check_packages).status == "ok"
+    assert only(checks.check_packages).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -149,18 +148,18 @@ def test_unsafe_lightning_is_refused_without_importing_it(versions, version, sta
 
     monkeypatch.setattr(builtins, "__import__", guarded)
     versions |= {"lightning": version, "pytorch-lightning": None}
-    finding = only(doctor_installation.check_lightning)
+    finding = only(checks.check_lightning)
     assert finding.status == status and words in finding.message
 
 
 def test_the_corpus_extra(modules, tmp_path):
     modules["espeakng_loader"] = ImportError("no")
-    finding = only(doctor_installation.check_corpus_extra)
+    finding = only(checks.check_corpus_extra)
     assert finding.status == "warn" and "[corpus]" in finding.message and "GPL" in finding.message
     modules["espeakng_loader"] = SimpleNamespace(get_library_path=lambda: str(tmp_path / "gone.so"))
-    assert "gone.so is not" in only(doctor_installation.check_corpus_extra).message
+    assert "gone.so is missing" in only(checks.check_corpus_extra).message
     (tmp_path / "gone.so").touch()
-    assert only(doctor_installation.check_corpus_extra).status == "ok"
+    assert only(checks.check_corpus_extra).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_the_corpus_extra(modules, tmp_path):
 )
 def test_audio_formats(modules, soundfile, status, words):
     modules["soundfile"] = soundfile
-    finding = only(doctor_installation.check_audio)
+    finding = only(checks.check_audio)
     assert finding.status == status and words in finding.message
 
 
@@ -199,14 +198,14 @@ def fake_torch(available=False, built="13.0", bf16=True):
 )
 def test_devices(modules, monkeypatch, torch, driver, hidden, status, words):
     modules["torch"] = torch
-    monkeypatch.setattr(doctor_machine.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
     monkeypatch.setattr(hardware, "_cpuinfo", lambda: "flags\t\t: avx512_bf16 sse\n")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    if not driver and doctor_machine.Path("/proc/driver/nvidia/version").exists():
+    if not driver and checks.Path("/proc/driver/nvidia/version").exists():
         pytest.skip("this machine has an NVIDIA driver")
-    gpu, cpu = doctor.examine((doctor_machine.check_device,))
+    gpu, cpu = checks.examine((checks.check_device,))
     assert (gpu.check, gpu.status) == ("gpu", status) and words in gpu.message
     assert cpu.message == "yes (avx512_bf16)"
 
@@ -214,11 +213,11 @@ def test_devices(modules, monkeypatch, torch, driver, hidden, status, words):
 def test_an_unwritable_cache_names_the_variable(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("WAVLM_CACHE", str(tmp_path / "file"))
-    finding = only(doctor_machine.check_cache)
+    finding = only(checks.check_cache)
     assert finding.status == "FAIL" and "set WAVLM_CACHE" in finding.message
     monkeypatch.delenv("WAVLM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    finding = only(doctor_machine.check_cache)
+    finding = only(checks.check_cache)
     assert finding.status == "ok" and str(tmp_path / "new" / "wavlm_lightning") in finding.message
     assert not (tmp_path / "new").exists()
 
@@ -228,16 +227,16 @@ def test_wandb_without_any_network(monkeypatch, versions, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert "offline" in only(doctor_machine.check_wandb).message
+    assert "offline" in only(checks.check_wandb).message
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
-    assert "logged in" in only(doctor_machine.check_wandb).message
+    assert "logged in" in only(checks.check_wandb).message
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert only(doctor_machine.check_wandb).message == "WANDB_MODE=offline"
+    assert only(checks.check_wandb).message == "WANDB_MODE=offline"
 
 
 def test_more_threads_than_cores_and_a_full_disk(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4096")
-    finding = only(doctor_machine.check_cores)
+    finding = only(checks.check_cores)
     assert finding.status == "warn" and "OMP_NUM_THREADS=" in finding.message
-    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
-    assert only(doctor_machine.check_disk).status == "FAIL"
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    assert only(checks.check_disk).status == "FAIL"

@@ -15,7 +15,7 @@ from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVe
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead
+from wavlm_lightning.workflows.predict.head import TrainedHead
 
 # Two convolutions and one layer: the time of an export goes by the number of operations.
 SHAPE = {"conv_channels": [16] * 2, "conv_kernels": [10, 66], "conv_strides": [5, 64], "dim": 32, "ffn_dim": 48}
@@ -39,6 +39,7 @@ def batch(rows: int, samples: int, seed: int, least: int) -> tuple[torch.Tensor,
     return 0.1 * torch.randn(rows, samples, generator=generator), lengths
 
 
+@pytest.mark.slow
 def test_onnx_of_encoder_and_head(tmp_path, capsys):
     """From a folder of transformers, as a user would; the recordings are played with the gain of training."""
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -84,6 +85,7 @@ def test_torch_export_of_an_encoder_is_kept_if_it_agrees(tmp_path, monkeypatch, 
     assert "the graph is off by" in capsys.readouterr().err and not list((tmp_path / "torch").iterdir())
 
 
+@pytest.mark.slow
 def test_torch_export_of_an_x_vector(tmp_path):
     """Its network needs 16 frames in a batch, and takes shorter rows beside a longer one."""
     head = trained(SpeakerVerification, list("pq"), hidden=16, widths=(16, 16, 16, 16, 24), embedding=12)

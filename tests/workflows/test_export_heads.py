@@ -15,8 +15,8 @@ from wavlm_lightning.audio import gain, load_mono
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.workflows.predict.head_sources import holds_head, open_head
-from wavlm_lightning.workflows.predict.trained_head import load_head, predict_files
+from wavlm_lightning.workflows.predict.head import holds_head, open_head
+from wavlm_lightning.workflows.predict.recordings import predict_files
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_trained_head_is_used_by_its_card(runs, recording, tiny, tmp_path, cap
     waveform = gain(load_mono(recording), -3.0)
     names: dict = {"waveform": waveform}
     exec(code, names)
-    row = next(predict_files(load_head(runs / "ks", "cpu"), [recording], 60.0))
+    row = next(predict_files(open_head(runs / "ks", "cpu"), [recording], 60.0))
     assert names["label"] == row["keyword"]
     with torch.no_grad():
         wanted = names["output"].logits.softmax(1).max().item()

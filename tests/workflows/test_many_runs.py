@@ -12,7 +12,7 @@ from same_runs import assert_same_run, options, same
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
+from wavlm_lightning.workflows.fit.joint_heads import HeadLists, take_lists
 
 LISTS = ["--model.learning_rate", "[1e-2, 1e-3]", "--model.seed", "[1, 2]"]
 LABELS = [f"learning-rate-{rate}-seed-{seed}" for rate in (0.01, 0.001) for seed in (1, 2)]
@@ -22,7 +22,8 @@ COMPARED = {
 }
 
 
-@pytest.mark.parametrize("task", ["ks", "sf"])  # a head on pooled features, and one with SpecAugment and dropout
+# A head on pooled features, and one with SpecAugment and dropout.
+@pytest.mark.parametrize("task", ["ks", pytest.param("sf", marks=pytest.mark.slow)])
 def test_each_head_is_as_if_alone(tiny, tmp_path, task):
     common, root = (
         options(tiny, task, "--data.cache", str(tmp_path / "cache") if task == "ks" else "null"),
@@ -48,6 +49,7 @@ def test_each_head_is_as_if_alone(tiny, tmp_path, task):
     assert after["metrics"] == before["metrics"] and after["created"] >= before["created"]
 
 
+@pytest.mark.slow
 def test_lists_in_a_file_and_an_interrupted_run(tiny, tmp_path, capsys):
     """Stopped after three updates and gone on with, all heads end as in one go; with other lists that is refused."""
     file = tmp_path / "lists.yaml"
@@ -104,4 +106,4 @@ def test_the_last_word_counts(tmp_path):
 def test_only_heads_have_lists(tiny, tmp_path, capsys):
     pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
     assert main(["fit", *pretraining, "--model.learning_rate", "[1e-3, 1e-4]"]) == 2
-    assert "is no task" in capsys.readouterr().err
+    assert "is not a task" in capsys.readouterr().err

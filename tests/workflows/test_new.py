@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.new import KINDS, renamed
+from wavlm_lightning.workflows.new import KINDS, renamed
 
 
 @pytest.fixture

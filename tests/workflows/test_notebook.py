@@ -1,10 +1,15 @@
-"""The notebook runs from its first cell to its last, and is kept without outputs."""
+"""Runs opened from Python: two of them share no state; the notebook runs as a whole and is stored without outputs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import yaml
+from same_runs import options
+
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.workflows.fit import open_run
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "experiments" / "notebooks" / "first_steps.ipynb"
 
@@ -28,3 +33,17 @@ def test_every_cell_runs(notebook, tmp_path):
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-2]["outputs"])
     run = tmp_path / "runs" / "first_steps"
     assert (run / "checkpoints" / "best.ckpt").is_file() and (run / "config.yaml").is_file()
+
+
+def test_two_open_runs_share_no_state(tiny, tmp_path):
+    rates = ["--model.learning_rate", "[1e-2, 1e-3]"]
+    several = open_run(*options(tiny, "ks", "--trainer.default_root_dir", str(tmp_path / "several")), *rates)
+    one = open_run(*options(tiny, "ks", "--trainer.default_root_dir", str(tmp_path / "one")))
+    assert isinstance(several.model, ManyHeads) and not isinstance(one.model, ManyHeads)
+    for run in (several, one):  # the later run must not decide what the earlier one writes
+        run.trainer.fit(run.model, run.datamodule)
+    written = {name: yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("several", "one")}
+    assert written["several"]["model"]["init_args"]["learning_rate"] == [0.01, 0.001]
+    assert isinstance(written["one"]["model"]["init_args"]["learning_rate"], float)
+    folders = [{path.parent.name for path in (tmp_path / name).glob("*/config.yaml")} for name in ("several", "one")]
+    assert folders == [{"learning-rate-0.01", "learning-rate-0.001"}, set()]

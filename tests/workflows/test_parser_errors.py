@@ -38,7 +38,7 @@ def test_a_message_that_is_already_plain_stays():
     [
         ([], "data, model missing; name a YAML with -c FILE"),
         (["-c", "configs/superb/mini/kss.yaml"], "kss.yaml: no such file; did you mean 'configs/superb/mini/ks.yaml'?"),
-        (["-c", "own.yml"], "own.yml: no such file; did you mean 'own.yaml', which is there?"),
+        (["-c", "own.yml"], "own.yml: no such file; did you mean 'own.yaml'?"),
         ([*KS, "--modle", "KeywordSpotting"], "did you mean 'model'?"),
         ([*KS, "--chekpoint_every", "3"], "did you mean 'checkpoint_every'?"),
         ([*KS, "--print_confg"], "did you mean 'print_config'?"),
@@ -48,7 +48,7 @@ def test_a_message_that_is_already_plain_stays():
         ([*KS, "--model", "wavlm_lightning.tasks.KeywordSpoting"], "did you mean 'KeywordSpotting'?"),
         ([*KS, "--model", "wavlm_lightning.taks.KeywordSpotting"], "did you mean 'tasks'?"),
         ([*KS, "--model", "my_haed.MyHead"], "no module my_haed beside the YAML"),
-        ([*KS, "--model", "json.JSONDecoder"], "model: json.JSONDecoder is no LightningModule"),
+        ([*KS, "--model", "json.JSONDecoder"], "model: json.JSONDecoder is not a subclass of LightningModule"),
         ([*KS, "--model.upstream", "Fbnk"], "model (KeywordSpotting), upstream: no class Fbnk; did you mean 'Fbank'?"),
         ([*KS, "--model.protocol", "superbb"], "one of 'superb', 'fixed', not superbb; did you mean 'superb'?"),
         ([*KS, "--model.learning_rate", "fast"], "learning_rate: expected float, not fast"),

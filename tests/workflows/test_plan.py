@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
 import torch
 
-from wavlm_lightning.cli.plan import _figure, as_text, main, totals
+from wavlm_lightning.cli.plan import main
 from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.pretraining import objectives
+from wavlm_lightning.pretraining.flops import masked_share
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import Assumptions
-from wavlm_lightning.workflows.plan.costs import plan
-from wavlm_lightning.workflows.plan.heads import head_cost
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.plan.costs import plan, totals
+from wavlm_lightning.workflows.plan.text import _figure, as_text
 
 FIRST = """
 recipe: {hours: 960, gpus: 8, gpu: a100, codebook: {clusters: 100}}
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 def planned(path, **assumptions):
-    return plan(chain(str(path)), Assumptions(**assumptions))
+    return plan(str(path), Assumptions(**assumptions))
 
 
 def test_an_update_of_wavlm_large_v2_takes_39_seconds_of_an_a100(folder):
@@ -155,6 +155,30 @@ def test_unknown_objectives_and_absent_checkpoints_are_said(folder):
     assert run.parameters == 94_381_936
 
 
+def test_an_objective_of_ones_own_is_asked_for_its_cost(folder, monkeypatch):
+    (folder / "mine_with_cost.py").write_text(
+        "from wavlm_lightning.pretraining.objectives import FeaturePenalty, ObjectiveCost\n\n\n"
+        "class Rhythm(FeaturePenalty):\n"
+        "    def cost(self, encoder, labels, frames, masked, compute_bytes):\n"
+        "        return ObjectiveCost(parameters=labels * encoder.dim)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "mine.yaml").write_text(
+        FIRST.replace("hubert_base", "hubert_base, objectives: [{class_path: mine_with_cost.Rhythm}]")
+    )
+    run = planned(folder / "mine.yaml")[0].training
+    assert run.parameters == 94_371_712 + 100 * 768 and not run.remarks
+
+
+def test_arguments_that_an_objective_refuses(folder):
+    (folder / "wrong.yaml").write_text(
+        FIRST.replace("hubert_base", "hubert_base, objectives: [{class_path: LogMelRegression, init_args: {bin: 4}}]")
+    )
+    with pytest.raises(UserError, match=r"wrong\.yaml: model\.objectives: LogMelRegression: .*'bin'") as raised:
+        planned(folder / "wrong.yaml")
+    assert "\n" not in str(raised.value)
+
+
 def test_checkpoints_that_are_here_give_their_shape(folder):
     from wavlm_lightning.encoder import WavLM
 
@@ -178,7 +202,7 @@ def test_checkpoints_that_are_here_give_their_shape(folder):
         ("batch_seconds: 87.5", "batch_seconds: much", r"data\.batch_seconds must be a number above 0, not 'much'"),
         ("hubert_base", "hubert_base, encoder_overrides: {heads: 5}", r"model\.encoder hubert_base: dim \(768\)"),
         ("bf16-mixed", "bf16-true", r"trainer\.precision bf16-true"),
-        ("gpu: a100", "gpu: z80", r"recipe\.gpu z80: its peak is not known here; take one of v100"),
+        ("gpu: a100", "gpu: z80", r"recipe\.gpu z80: the peak of this GPU is unknown here; take one of v100"),
         (
             "clusters: 100",
             "clusters: 100, checkpoint: not/here, layer: 13",
@@ -194,7 +218,7 @@ def test_mistakes_in_configurations(folder, old, new, message):
 
 
 def test_unknown_gpu_on_the_command_line(folder):
-    with pytest.raises(UserError, match=r"--gpu z80: its peak is not known here"):
+    with pytest.raises(UserError, match=r"--gpu z80: the peak of this GPU is unknown here"):
         main([str(folder / "first.yaml"), "--gpu", "z80"])
 
 
@@ -221,13 +245,6 @@ def test_text_and_json_say_the_same(folder, capsys):
     assert len(text.splitlines()) < 40
 
 
-def built(class_path, arguments, config, labels):
-    """The objective itself, for comparison."""
-    objective = getattr(importlib.import_module("wavlm_lightning.pretraining.objectives"), class_path)(**arguments)
-    objective.build(config, {"labels": labels})
-    return sum(parameter.numel() for parameter in objective.parameters())
-
-
 @pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize(
     ("class_path", "arguments"),
@@ -243,25 +260,22 @@ def built(class_path, arguments, config, labels):
 )
 def test_parameters_of_objectives_are_those_of_the_objects(class_path, arguments, pre_norm):
     config = WavLMConfig.preset("tiny", pre_norm=pre_norm)
-    entry = {"class_path": f"wavlm_lightning.pretraining.{class_path}", "init_args": arguments}
-    cost = head_cost({"objectives": [entry]}, config, 37, frames=100.0, compute_bytes=2)
-    assert cost.parameters == built(class_path, arguments, config, 37)
-    assert cost.unknown == ()
+    objective = getattr(objectives, class_path)(**arguments)
+    cost = objective.cost(config, labels=37, frames=100.0, masked=60.0, compute_bytes=2)
+    objective.build(config, {"labels": 37})
+    assert cost.parameters == sum(parameter.numel() for parameter in objective.parameters())
 
 
 def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wavlm_lightning.pretraining.objectives import ContrastivePrediction, MaskedPrediction
-    from wavlm_lightning.pretraining.objectives.base import Prediction
-
     config, shape = WavLMConfig.preset("tiny"), (2, 400)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5656
-    for objective in (MaskedPrediction(), ContrastivePrediction(dropout_features=0.0)):
+    for objective in (objectives.MaskedPrediction(), objectives.ContrastivePrediction(dropout_features=0.0)):
         torch.manual_seed(0)
         objective.build(config, {"labels": 100})
         hidden, features = torch.randn(*shape, config.dim), torch.randn(*shape, config.conv_channels[-1])
-        prediction = Prediction(
+        prediction = objectives.Prediction(
             hidden={config.layers: hidden.requires_grad_()},
             features=features,
             normalised=features.clone().requires_grad_(),
@@ -287,8 +301,8 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = objective(prediction)
         assert loss.requires_grad
-        entry = {"class_path": type(objective).__name__, "init_args": {}}
-        cost = head_cost({"objectives": [entry]}, config, 100, mask.numel(), 4)
+        masked = masked_share(0.8, 10) * mask.numel()
+        cost = objective.cost(config, labels=100, frames=mask.numel(), masked=masked, compute_bytes=4)
         assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
         assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from wavlm_lightning.cli.new import KINDS, write
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.workflows.new import KINDS, write_template
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "experiments" / "plugins"
 CPU = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.val_check_interval", "1"]
@@ -67,7 +67,7 @@ def make_site(folder: Path) -> None:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: registered\nVersion: 0.1\n")
     (information / "entry_points.txt").write_text(ENTRY_POINTS)
     (folder / "registered_heads.py").write_text(REGISTERED)
-    write("corpus", "own_corpus", folder)
+    write_template("corpus", "own_corpus", folder)
 
 
 def make_recordings(tiny: Path, folder: Path) -> None:
@@ -98,7 +98,7 @@ def ran(tiny, tmp_path_factory):
     recordings = work / "recordings"
     make_recordings(tiny, recordings)
     for kind in KINDS:
-        write(kind, f"own_made_{kind}", files)
+        write_template(kind, f"own_made_{kind}", files)
     for path in EXAMPLES.glob("*/*"):
         if path.suffix in (".py", ".yaml"):
             shutil.copy(path, files)

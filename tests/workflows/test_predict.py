@@ -11,10 +11,10 @@ import soundfile
 
 from wavlm_lightning.audio import gain, load_mono, trim_silence
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.predict import recording_names
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.rttm import parse_rttm
-from wavlm_lightning.workflows.predict.trained_head import load_head
+from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.recordings import recording_names
 
 HEADS = ("pr", "asr", "ks", "ic", "sid", "er", "sf", "sv", "sd")
 CORPUS = {"asr": "pr"}
@@ -120,7 +120,7 @@ def test_mistakes_are_one_sentence(runs, recordings, tmp_path, capsys):
         (["--json", str(runs / "ks"), str(tmp_path / "short.wav")], "short.wav: "),
         (["--device", "abacus", str(runs / "ks"), str(recordings)], "--device abacus: not usable"),
         ([str(runs / "ks"), str(tmp_path / "nothing")], "no recordings"),
-        (["--window", "0.5", str(runs / "ks"), str(recordings)], "--window 0.5: no such window"),
+        (["--window", "0.5", str(runs / "ks"), str(recordings)], "--window 0.5: too short"),
     ):
         capsys.readouterr()
         assert main(["predict", *arguments]) == 2
@@ -146,4 +146,4 @@ def test_audio_is_treated_as_in_training(tiny, tmp_path, recordings):
     assert main(arguments) == 0
     path = recordings / "0.flac"
     expected = trim_silence(gain(load_mono(path), -4.0))
-    assert np.array_equal(load_head(tmp_path / "run").read(path), expected)
+    assert np.array_equal(open_head(tmp_path / "run").read(path), expected)

@@ -18,13 +18,14 @@ import pytest
 import torch
 import yaml
 
-from wavlm_lightning.cli import main, recipe_command
+from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder
+from wavlm_lightning.workflows.recipe import run as recipe_run
 from wavlm_lightning.workflows.recipe.chain import chain
-from wavlm_lightning.workflows.recipe.stages import Road, option_groups
+from wavlm_lightning.workflows.recipe.stages import RecipeRun, option_groups
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 
@@ -78,7 +79,7 @@ def ran(monkeypatch) -> list[str]:
         if main(list(words)) != 0:
             raise UserError("the command failed")
 
-    monkeypatch.setattr(recipe_command, "wavlm", run)
+    monkeypatch.setattr(recipe_run, "wavlm", run)
     return commands
 
 
@@ -121,7 +122,7 @@ def test_two_iterations_from_corpus_to_encoder(recipe, corpus, ran, capsys):
 
 def test_an_interrupted_recipe_goes_on(recipe, corpus, ran, capsys, monkeypatch):
     whole = printed(capsys, recipe, corpus)
-    run, ledger = recipe_command.wavlm, corpus.parent / "out" / "recipe.json"
+    run, ledger = recipe_run.wavlm, corpus.parent / "out" / "recipe.json"
 
     def interrupt_the_fit(*words: str) -> None:
         run(*words)
@@ -129,7 +130,7 @@ def test_an_interrupted_recipe_goes_on(recipe, corpus, ran, capsys, monkeypatch)
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe_command, "wavlm", interrupt_the_fit)
+        patch.setattr(recipe_run, "wavlm", interrupt_the_fit)
         assert call(recipe, corpus) == 130
     body = json.loads(ledger.read_text())
     assert body["done"] == ["codebook/mfcc-k8", "labels/mfcc-k8"] and set(body["seconds"]) == {
@@ -182,7 +183,7 @@ def test_a_folder_or_labels_of_something_else_are_left_alone(recipe, corpus, ran
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     assert call(recipe, corpus) == 2
-    assert "not empty, and no recipe.json" in capsys.readouterr().err
+    assert "is not empty and holds no recipe.json" in capsys.readouterr().err
     (out / "notes.txt").unlink()
     (corpus / "labels" / "first-l1-k12").mkdir(parents=True)
     assert call(recipe, corpus) == 2
@@ -239,7 +240,7 @@ def test_going_on_from_another_encoder_changes_labels_and_weights_together(tmp_p
     assert sum("other.pt" in command for command in commands) == 2  # k-means, and the fit
     assert not any("wavlm-base-plus" in command for command in commands)
     assert call("continue", corpus, "--dry-run", "--", "--model.encoder", "other.pt") == 2
-    assert "labels would come from another encoder; give --checkpoint" in capsys.readouterr().err
+    assert "the labels would come from another encoder; give --checkpoint" in capsys.readouterr().err
     assert call("tiny", corpus, "--dry-run", "--checkpoint", "other.pt") == 2
     assert "tiny begins with fresh weights" in capsys.readouterr().err
 
@@ -284,7 +285,7 @@ def test_published_recipes_are_printed(tmp_path, capsys, name):
         (["--corpus-of", "third=x"], "--corpus-of third: this recipe trains first, second"),
         (["--corpus-of", "third"], "--corpus-of third: write CONFIGURATION=DIR"),
         (["--", "--data.labels=x"], "--data.labels: the recipe sets this option"),
-        (["--", "8"], "'8' after -- is no option"),
+        (["--", "8"], "'8' after -- is not an option"),
     ],
 )
 def test_mistakes_are_one_sentence(recipe, corpus, capsys, options, message):
@@ -297,7 +298,7 @@ def test_mistakes_are_one_sentence(recipe, corpus, capsys, options, message):
 def test_several_label_sets_are_not_for_a_recipe(tmp_path):
     path = configuration(tmp_path, "many", {"clusters": 8}, labels=["a", "b"])
     with pytest.raises(UserError, match=r"data\.labels names 2 label sets"):
-        Road(chain(str(path)), Path("corpus"), Path("out"))
+        RecipeRun(chain(str(path)), Path("corpus"), Path("out"))
 
 
 def test_options_keep_their_values():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from wavlm_lightning.cli import main
-from wavlm_lightning.cli.report import reservation
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.curves import Curves
+from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
+from wavlm_lightning.workflows.report import describe_pretraining, reservation
 
 
 def ks_card(corpus, label="FBANK", value=61.0, task="KS"):
@@ -48,4 +52,23 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
 
 def test_what_cannot_be_checked_is_not_comparable(tmp_path):
     assert "no longer there" in reservation(ks_card(tmp_path / "gone"))
-    assert "none of SUPERB's" in reservation(ks_card(tmp_path, task="Language"))
+    assert "not one of SUPERB's" in reservation(ks_card(tmp_path, task="Language"))
+
+
+def test_a_pretraining_run_is_described_by_its_corpus(tiny, tmp_path):
+    def run(**data):
+        return PretrainingRun("run", tmp_path, {"data": {"init_args": data}}, Curves(), 1, False)
+
+    facts = describe_pretraining(run(corpus=str(tiny / "pretrain")))
+    assert facts.corpus.startswith("mini/pretrain, ") and facts.speakers == 8 and 0 < facts.minutes < 5
+    assert (facts.clusters, facts.parameters) == (None, None)
+    nothing = PretrainingFacts()
+    for corpus in (str(tmp_path / "gone"), "s3://bucket/corpus", [{"corpus": "a"}], None):
+        assert describe_pretraining(run(corpus=corpus)) == nothing
+    assert describe_pretraining(run(corpus=str(tiny / "pretrain"), labels="gone")) == nothing
+    (tmp_path / "checkpoints").mkdir()
+    weights = {"encoder.a": torch.zeros(2, 3), "objectives.0.b": torch.zeros(4), "mixing": torch.zeros(9)}
+    torch.save({"state_dict": weights}, tmp_path / "checkpoints" / "last.ckpt")
+    assert describe_pretraining(run()).parameters == 10
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"cut short")
+    assert describe_pretraining(run()) == nothing

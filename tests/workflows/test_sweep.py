@@ -18,7 +18,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.sweep.file import read_sweep
-from wavlm_lightning.workflows.sweep.pruning import ReportToSweep, TrialRun
+from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
 from wavlm_lightning.workflows.sweep.study import SweepStudy
 from wavlm_lightning.workflows.sweep.table import ranked
 
@@ -49,11 +49,10 @@ def study_of(folder: Path, seed: int = 0, **changes) -> SweepStudy:
 
 def report(study: SweepStudy, trial, values) -> bool:
     """Report as a run's callback does; whether it was given up."""
-    run = TrialRun(str(study.folder / trial.folder_name), trial.number, str(study.sweep.path), (), scores=False)
-    callback = ReportToSweep(run)
+    callback = ReportToSweep(study.folder, study.sweep, trial.number)
     for value in values:
         callback.validations += 1
-        if callback._report(value):
+        if callback.report(value):
             return True
     return False
 
@@ -153,8 +152,8 @@ def test_a_failed_trial_is_tried_again_with_its_values_and_an_interrupted_one_go
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "bayesian"}, "method 'bayesian' is none of grid, random, bayes; did you mean 'bayes'?"),
-        ({"metric": {"name": "valid/loss"}}, "metric must say by what to rank"),
+        ({"method": "bayesian"}, "method must be one of grid, random, bayes, not 'bayesian'; did you mean 'bayes'?"),
+        ({"metric": {"name": "valid/loss"}}, "metric must name what ranks the trials"),
         ({"parametres": {}}, "unknown key 'parametres'; did you mean 'parameters'?"),
         ({"parameters": {"a": {"min": 1, "max": 1}}}, "parameters: a: min must be below max"),
         ({"parameters": {"a": {"min": "1e-5", "max": 1}}}, "YAML reads 1.0e-5 as a number, but not 1e-5"),
@@ -166,7 +165,7 @@ def test_a_failed_trial_is_tried_again_with_its_values_and_an_interrupted_one_go
             {"command": ["python", "train.py"]},
             "only `wavlm fit` can be swept here, and its command is `python train.py`",
         ),
-        (DRAWN_PARTS, "method random goes on for ever; say how many with --trials or run_cap"),
+        (DRAWN_PARTS, "method random has no end; give the number of trials with --trials or run_cap"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, changes, message):
@@ -185,7 +184,7 @@ def test_dry_run_and_hosted(tmp_path, capsys):
     assert f"wandb sweep {path}" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("quick_processes")
 def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     options = ["--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks"), "--data.cache", str(tmp_path / "cache")]
     options += ["--trainer.accelerator", "cpu", "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]

@@ -6,14 +6,12 @@ import importlib
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.sweep.file import read_sweep
-from wavlm_lightning.workflows.sweep.pruning import TrialRun
+from wavlm_lightning.workflows.sweep.runs import run_trial
 from wavlm_lightning.workflows.sweep.study import SweepStudy
-from wavlm_lightning.workflows.sweep.trials import run_trial
 
 SWEEPS = sorted(str(path.relative_to(configs_folder())) for path in (configs_folder() / "sweeps").rglob("*.yaml"))
 TINY = {"layers_and_heads": "ks", "asr": "pr"}
@@ -22,6 +20,8 @@ TINY = {"layers_and_heads": "ks", "asr": "pr"}
 
 def agents_words(content, values):
     """The command as the functions of W&B's own agent expand it."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # 3.7 s
+
     expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})
     expanded |= {"program": [content["program"]], "env": ["/usr/bin/env"], "interpreter": ["python"]}
     words = []
@@ -86,7 +86,7 @@ def test_one_trial_of_every_sweep_runs(name, tiny, tmp_path):
         options += ["--model.upstream.upstream.source", "tiny"] if chosen else ["--model.upstream", "Fbank"]
         options += ["--data.cache", str(tmp_path / "cache")] if chosen else []
         options += ["--model.hidden=16"] if kind in ("asr", "sf") else []  # at full size a minute each
-    run_trial(TrialRun(str(tmp_path / trial.folder_name), trial.number, str(sweep.path), tuple(options), scores=False))
+    run_trial(tmp_path, sweep, trial, options, test=False)
     ended = study.end(trial)
     assert ended.state == "done" and list(ended.reported) == [1] and ended.value is not None
     assert (tmp_path / trial.folder_name / "checkpoints" / "best.ckpt").is_file()

@@ -1,4 +1,8 @@
-"""Reading, checking and writing audio, SoX's effects, and the classic spectral features; stands on the ground floor."""
+"""Audio files, SoX's effects and classic spectral features.
+
+`reading` (files to checked 16 kHz mono waveforms, FLAC), `effects` (gain and silence removal as SoX does them), `spectral`
+(filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
+"""
 
 from wavlm_lightning.audio.effects import gain, trim_silence
 from wavlm_lightning.audio.reading import (

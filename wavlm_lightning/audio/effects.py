@@ -1,4 +1,4 @@
-"""The two SoX effects of SUPERB's protocol, so that no corpus depends on a SoX installation."""
+"""SoX's `gain` and `silence` effects, which SUPERB's protocol uses, without a SoX installation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WINDOW_SECONDS = 0.02
 
 
 def gain(waveform: np.ndarray, db: float) -> np.ndarray:
-    """Make louder or softer, as `sox IN OUT gain DB` does; what leaves [-1, 1] is clipped.
+    """Change the level by some decibels, as `sox IN OUT gain DB` does; samples outside [-1, 1] are clipped.
 
     Args:
         waveform: `(samples,)` in [-1, 1].
@@ -32,33 +32,33 @@ def trim_silence(
 ) -> np.ndarray:
     """Remove all quiet stretches, as `sox IN OUT silence 1 0.1 0.1% -1 0.1 0.1%` does (SUPERB's SV).
 
-    A sample is loud if the root mean square of the 20 ms that end with it exceeds the threshold. Nothing is kept until
-    `min_seconds` of loud samples have come without a break; from there on everything is, up to the first quiet stretch
-    of `min_seconds`. That stretch is dropped, the measure begins anew from nothing, and so on. So shorter pauses stay,
-    shorter sounds between long pauses go, a sound keeps up to 20 ms of the pause behind it, and the quietest beginning
-    of a sound may be lost.
+    A sample is loud if the root mean square of the 20 ms that end with it exceeds the threshold. Samples are dropped until
+    `min_seconds` of loud samples follow each other without a break; from there on all are kept, up to the first quiet
+    stretch of `min_seconds`. That stretch is dropped, the measurement restarts from zero energy, and so on. So shorter
+    pauses stay, shorter sounds between long pauses go, a sound keeps up to 20 ms of the pause after it, and a quiet onset
+    may be lost.
 
-    Behind another effect (as SUPERB has it: `gain -3`), the kept samples are those of SoX 14.4.2, to the sample:
-    compared on 1,000 random speech-like signals. As the first effect on a 16-bit file, SoX also rounds the measure
-    down to 16 bits and so keeps slightly less (0.06 % in the same comparison); this is not imitated.
+    After another effect (as in SUPERB: `gain -3`), the kept samples equal those of SoX 14.4.2 exactly: compared on 1,000
+    random speech-like signals. As the first effect on a 16-bit file, SoX also rounds the measurement down to 16 bits and
+    so keeps slightly less (0.06 % in the same comparison); this is not reproduced.
 
     Args:
         waveform: `(samples,)` in [-1, 1].
         sample_rate: in Hz.
         threshold: share of full scale; 0.001 is SoX's `0.1%`.
-        min_seconds: of loud samples that begin, and of quiet ones that end, a stretch to keep; at least 0.02.
+        min_seconds: duration of loud samples that begins a kept stretch, and of quiet ones that ends it; at least 0.02.
 
     Returns:
-        What is kept, `(samples,)`, possibly empty.
+        The kept samples, `(samples,)`, possibly none.
 
     Raises:
-        ValueError: `min_seconds` is less than the window that loudness is measured in.
+        ValueError: `min_seconds` is shorter than the 20 ms window.
     """
     window = int(sample_rate * WINDOW_SECONDS)
     least = round(min_seconds * sample_rate)
     if least < window:
         raise ValueError(f"min_seconds must be at least {WINDOW_SECONDS}, not {min_seconds}")
-    # Integers that may wrap around: differences of their running sum are exact, however long the recording is.
+    # Integers, whose running sum may wrap around: its differences stay exact, however long the recording is.
     squares = np.round(waveform.astype(np.float64) * 2**27).astype(np.int64) ** 2
     energy = np.concatenate([np.zeros(window, np.int64), np.cumsum(squares)])
     enough = (threshold * 2**27) ** 2 * window
@@ -72,7 +72,7 @@ def trim_silence(
     kept = []
     begin = 0
     while begin < len(waveform):
-        # Nothing before `begin` counts, so the first 20 ms have to gather their energy anew. It only grows there.
+        # Samples before `begin` do not count, so in the first 20 ms the energy grows from zero and can be bisected.
         gathered = energy[begin + window : begin + 2 * window] - energy[begin + window - 1]
         start = begin + int(np.searchsorted(gathered, enough, side="right"))
         run = int(np.searchsorted(stops, start, side="right"))

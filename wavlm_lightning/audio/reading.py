@@ -1,4 +1,4 @@
-"""Audio files in, 16 kHz mono float32 out; every way a file can be bad has a name."""
+"""Reading and writing audio: files to checked 16 kHz mono float32 waveforms, FLAC in memory, named errors for bad files."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import soundfile
 
 SAMPLE_RATE = 16_000
-"""Samples per second everywhere in the project."""
+"""Samples per second in the whole project."""
 
 SILENCE_PEAK = 1e-4
-"""A waveform whose peak stays below this (-80 dBFS) is called silent."""
+"""A waveform whose peak is below this (-80 dBFS) counts as silent."""
 
 END_TOLERANCE = 0.1
-"""Seconds by which a wanted stretch may end behind its file."""
+"""Seconds by which a requested stretch may end after its file."""
 
 
 class BadAudio(ValueError):
@@ -30,13 +30,13 @@ def load_mono(
     end: float | None = None,
     allow_silence: bool = False,
 ) -> np.ndarray:
-    """Read any file libsndfile knows (wav, flac, ogg, opus, mp3, ...), as checked mono audio at one rate.
+    """Read any file that libsndfile supports (wav, flac, ogg, opus, mp3, ...), as checked mono audio at one rate.
 
     Args:
         path: the audio file; channels are averaged.
-        sample_rate: wanted rate in Hz; other rates are resampled (windowed sinc, torchaudio).
-        start: where to begin, in seconds; only the wanted stretch is decoded.
-        end: where to end, in seconds; None for the end of the file.
+        sample_rate: rate of the result in Hz; other rates are resampled (windowed sinc, torchaudio).
+        start: start of the stretch to read, in seconds; only that stretch is decoded.
+        end: its end, in seconds; None for the end of the file.
         allow_silence: see `check_waveform`.
 
     Returns:
@@ -52,9 +52,9 @@ def load_mono(
         with soundfile.SoundFile(str(path)) as file:
             total, rate = file.frames, file.samplerate
             first, last = round(start * rate), total if end is None else round(end * rate)
-            # Segment tables are rounded, so a segment may end a little behind its file, but not more.
+            # Segment tables are rounded, so a segment may end slightly after its file.
             if first > total or last > total + END_TOLERANCE * rate:
-                raise BadAudio(f"{name}: the file ends at {total / rate:.2f} s, before the wanted stretch does")
+                raise BadAudio(f"{name}: the file ends at {total / rate:.2f} s, before the requested stretch")
             promised = min(last, total) - first
             if first:
                 file.seek(first)
@@ -62,7 +62,7 @@ def load_mono(
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise BadAudio(f"{path}: not readable as audio ({error})") from error
     if len(audio) < promised or _wav_is_cut(path):
-        raise BadAudio(f"{path}: truncated, only {first + len(audio)} samples are there")
+        raise BadAudio(f"{path}: truncated after {first + len(audio)} samples")
     waveform = audio.mean(axis=1)
     check_waveform(waveform, name, allow_silence)
     if rate != sample_rate:
@@ -71,12 +71,12 @@ def load_mono(
 
 
 def check_waveform(waveform: np.ndarray, name: str, allow_silence: bool = False) -> None:
-    """Refuse what would poison training.
+    """Refuse waveforms that would harm training.
 
     Args:
         waveform: `(samples,)`.
-        name: what to call it in the message.
-        allow_silence: accept a peak below -80 dBFS: corpora with a class of silence hold digital zeros too.
+        name: of the waveform in the message.
+        allow_silence: accept a peak below -80 dBFS; corpora with a silence class contain digital zeros.
 
     Raises:
         BadAudio: empty, not finite, or silent (peak below -80 dBFS).
@@ -101,22 +101,22 @@ def decode_flac(data: bytes, start: int = 0, samples: int = -1, out: np.ndarray 
 
     Args:
         data: the bytes of a FLAC (or any libsndfile) file, mono.
-        start: first sample wanted.
-        samples: how many; -1 for all that follow.
-        out: where to put them, float32, as long as what is wanted; a new array by default.
+        start: first sample to decode.
+        samples: number of samples; -1 for all that follow.
+        out: float32 array to decode into, as long as the stretch; a new array by default.
 
     Returns:
         float32 `(samples,)`.
 
     Raises:
-        BadAudio: there is less than `out` holds.
+        BadAudio: the file ends before `out` is full.
     """
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         if start:
             file.seek(start)
         found = file.read(samples, dtype="float32", out=out)
         if out is not None and len(found) < len(out):
-            raise BadAudio(f"{len(found)} samples where {len(out)} should be")
+            raise BadAudio(f"{len(found)} samples instead of {len(out)}")
         return found
 
 
@@ -128,7 +128,7 @@ def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 def _wav_is_cut(path: Path) -> bool:
-    """Whether a RIFF file promises more data than it holds; libsndfile shortens such files without a word."""
+    """Whether a RIFF file declares more data than it holds, which libsndfile does not report."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
@@ -140,6 +140,6 @@ def _wav_is_cut(path: Path) -> bool:
                 return False
             name, length = struct.unpack("<4sI", chunk)
             if name == b"data":
-                # Recorders that stream leave 0xFFFFFFFF (or 0) behind: an unknown length is no promise.
+                # Streaming recorders leave 0xFFFFFFFF (or 0) for an unknown length.
                 return length not in (0, 0xFFFFFFFF) and file.tell() + length > size
             file.seek(length + (length & 1), io.SEEK_CUR)

@@ -1,4 +1,4 @@
-"""Kaldi-compliant filter banks and cepstra, as SUPERB's baselines and HuBERT's first labels define them."""
+"""Kaldi-compatible filter banks and MFCCs (SUPERB's FBANK baseline, HuBERT's first labels), deltas and log-mel."""
 
 from __future__ import annotations
 

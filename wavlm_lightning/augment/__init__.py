@@ -1,1 +1,8 @@
-"""Augmentation of waveforms and features: utterance mixing, span masking, SpecAugment."""
+"""Augmentation of waveforms and features, used by pre-training and by tasks; imports `encoder` and `system` only.
+
+- `mixing`: utterance and noise mixing on waveforms (WavLM).
+- `span_masking`: which frames the encoder must predict (wav2vec 2.0, HuBERT).
+- `spec_augment`: time warping, time masks and feature masks on features (SUPERB's ASR and SF).
+
+Tests: `tests/augment`.
+"""

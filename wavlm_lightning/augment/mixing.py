@@ -1,4 +1,4 @@
-"""WavLM's denoising: a stretch of another utterance, or of noise, is added to some of the utterances."""
+"""Utterance mixing (WavLM): a segment of another utterance, or of noise, is added to some utterances of a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UtteranceMixing:
     """Utterance and noise mixing (WavLM, arXiv 2110.13900, section III-B, algorithm 1).
 
     Each row is a primary with probability `probability`. Its secondary is another row, or with probability
-    `noise_probability` a noise clip; a stretch of at most half the crop is taken from a random place of the secondary
+    `noise_probability` a noise clip. A segment of at most half the crop is taken from a random place of the secondary
     and added at a random place of the primary, scaled to a ratio of energies over the *full* waveforms. Labels stay
     those of the clean primary. Secondaries are read from the clean batch (the authors' code reads rows that may
     already be mixed; the paper's algorithm does not).
@@ -23,9 +23,9 @@ class UtteranceMixing:
     Args:
         probability: share of rows that are mixed.
         noise_probability: share of the mixed rows whose secondary is noise: 0 for WavLM Base, 0.1 for Base+ and Large.
-        speech_ratio: range of primary over secondary in dB for speech.
+        speech_ratio: range of the energy ratio of primary to secondary in dB, for speech.
         noise_ratio: the same for noise.
-        longest: the longest stretch as a share of the crop; at most one half keeps the primary identifiable.
+        longest: the longest segment as a share of the crop; at most one half keeps the primary identifiable.
         allow_self: whether a row may be its own secondary, as in the authors' code.
 
     Example:
@@ -42,9 +42,15 @@ class UtteranceMixing:
 
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 <= self.noise_probability <= 1):
-            raise UserError("mixing: probability and noise_probability lie between 0 and 1")
+            raise UserError(
+                f"mixing: probability and noise_probability must lie between 0 and 1, not {self.probability:g} and "
+                f"{self.noise_probability:g}"
+            )
         if not 0 < self.longest <= 0.5:
-            raise UserError("mixing: longest lies in (0, 0.5]; with more than half the primary is no longer the louder")
+            raise UserError(
+                f"mixing: longest must be above 0 and at most 0.5, not {self.longest:g}; with more than half of the crop the "
+                "secondary could dominate"
+            )
 
     def __call__(
         self,
@@ -57,9 +63,9 @@ class UtteranceMixing:
 
         Args:
             audio: clean crops of one length, float32 `(batch, samples)`.
-            noise: clips, float32 `(clips, samples)`, zeros behind their end; none or no rows: speech only.
+            noise: noise clips, float32 `(clips, samples)`, zeros after their end; None or no rows: speech only.
             noise_lengths: samples of each clip, int64 `(clips,)`.
-            generator: where randomness comes from, on the device of `audio`.
+            generator: random generator on the device of `audio`; None for the global one.
 
         Returns:
             float32 `(batch, samples)`, a new tensor.
@@ -70,6 +76,7 @@ class UtteranceMixing:
         def uniform(low: float = 0.0, high: float = 1.0) -> Tensor:
             return low + (high - low) * torch.rand(batch, device=device, generator=generator)
 
+        # All numbers are drawn for all rows, used or not: no branch on data, so no wait for the GPU.
         primary = uniform() < self.probability
         pick, is_noise = uniform(), uniform() < self.noise_probability
         speech_db, noise_db = uniform(*self.speech_ratio), uniform(*self.noise_ratio)
@@ -89,7 +96,7 @@ class UtteranceMixing:
             ratio = torch.where(is_noise, noise_db, speech_db)
         else:
             ratio = speech_db
-        # l is uniform on {0, ..., longest * samples}, capped by the clip.
+        # The length is uniform on {0, ..., longest * samples}, capped by the length of the clip.
         length = (length_draw * (int(samples * self.longest) + 1)).long().minimum(secondary_length)
         begin = (primary_draw * (samples - length + 1)).long()
         secondary_begin = (secondary_draw * (secondary_length - length + 1)).long()

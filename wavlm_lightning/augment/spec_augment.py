@@ -1,4 +1,4 @@
-"""SpecAugment on features: stretches of time are warped, bands and stretches are set to zero, in training only."""
+"""SpecAugment on features: time warping, time masks and feature masks, in training only."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from wavlm_lightning.encoder import padding_mask
 
 
 class SpecAugment(nn.Module):
-    """Time warping, feature masks and time masks (Park et al. 2019, arXiv 1904.08779), as SUPERB has them for ASR and SF.
+    """Time warping, feature masks and time masks (Park et al. 2019, arXiv 1904.08779) with SUPERB's values for ASR and SF.
 
-    All draws of a batch come at once from the global generator of the features' device. Does nothing in evaluation.
+    All draws of a batch come at once from the global generator of the features' device. Does nothing in eval mode.
 
     Source: s3prl `downstream/specaug.py` with the values of `downstream/asr/config.yaml`. There, time masks are placed
     within the padded length of the batch, so that short utterances are masked less, and start early enough for the
     batch's widest mask to fit; with `own_length` each mask is placed within its own utterance.
 
     Args:
-        warp: how far, in frames, a point of an utterance may move; utterances of up to twice that stay as they are.
-        feature_masks: how many bands.
-        feature_width: a band is narrower than this many dimensions.
-        time_masks: how many stretches.
-        time_width: a stretch is shorter than this many frames.
+        warp: largest distance in frames that a point of an utterance moves; utterances of at most twice that stay unwarped.
+        feature_masks: number of feature masks.
+        feature_width: a feature mask is narrower than this number of dimensions.
+        time_masks: number of time masks.
+        time_width: a time mask is shorter than this number of frames.
         own_length: place time masks within the utterance, not within the padded batch.
 
     Example:
@@ -53,7 +53,7 @@ class SpecAugment(nn.Module):
             lengths: valid frames, int64 `(batch,)`, on the same device.
 
         Returns:
-            `(batch, frames, dim)`; zeros behind the end of a row in training.
+            `(batch, frames, dim)`; in training zeros after the end of a row.
         """
         if not self.training:
             return features
@@ -65,11 +65,7 @@ class SpecAugment(nn.Module):
         return warped.masked_fill(bands[:, None, :] | stretches[:, :, None], 0.0)
 
     def draw_warp(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the point that moves is, and where it moves to; both 0 for utterances that are too short.
-
-        Returns:
-            Frames, int64 `(batch,)` each.
-        """
+        """The frame that moves and the frame it moves to, int64 `(batch,)` each; both 0 for too short utterances."""
         places = lengths - 2 * self.warp
         draw = torch.rand(2, len(lengths), device=lengths.device)
         center = self.warp + (draw[0] * places).long()
@@ -78,14 +74,14 @@ class SpecAugment(nn.Module):
 
     @staticmethod
     def draw_masks(count: int, width_below: int, size: int, room: Tensor, own: bool) -> Tensor:
-        """The union of `count` masks a row.
+        """The union of `count` random masks in each row.
 
         Args:
-            count: masks a row.
-            width_below: widths are drawn from 0 to one less.
-            size: places of a row.
-            room: masks lie in the first so many places, int64 `(batch,)`.
-            own: keep every single mask, not the batch's widest, within the room.
+            count: masks per row.
+            width_below: widths are drawn from 0 to `width_below - 1`.
+            size: positions in a row.
+            room: number of leading positions in which masks lie, int64 `(batch,)`.
+            own: reserve room for each mask's own width instead of the batch's widest.
 
         Returns:
             bool `(batch, size)`, true where masked.
@@ -101,19 +97,19 @@ class SpecAugment(nn.Module):
 
 
 def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) -> Tensor:
-    """Stretch what comes before a point, and squeeze what comes after, by cubic interpolation along time.
+    """Move a point in time: the frames before it are stretched, those after it squeezed (or vice versa), by cubic interpolation.
 
-    Frames `0 .. center` become `0 .. moved`, the rest fills the rest; neither part looks into the other. A row whose
-    point does not move stays as it is.
+    Frames before `center` become the frames before `moved`, and the others the others; the two parts are interpolated
+    separately. A row whose point does not move stays unchanged.
 
     Args:
         features: `(batch, frames, dim)`.
         lengths: valid frames, int64 `(batch,)`.
         center: the point in each row, int64 `(batch,)`; below the length.
-        moved: where it goes, int64 `(batch,)`; below the length, and 0 only if `center` is.
+        moved: where it moves to, int64 `(batch,)`; below the length, and 0 only if `center` is.
 
     Returns:
-        `(batch, frames, dim)`, zeros behind the end of a row.
+        `(batch, frames, dim)`, zeros after the end of a row.
     """
     dim = features.shape[2]
     lengths, center, moved = lengths[:, None], center[:, None], moved[:, None]

@@ -1,1 +1,19 @@
-"""Lightning callbacks and loggers: checkpoints, progress bar, probe, result card, Weights & Biases."""
+"""Lightning callbacks and loggers that `wavlm` adds to a trainer, or that a YAML names.
+
+`wavlm_lightning.callbacks.Probe` and `wavlm_lightning.callbacks.Wandb` are the class paths for a YAML; both are imported
+when they are first asked for. In reading order: `checkpoints`, `progress`, `results` (result card, predictions), `probe`,
+`wandb`, `joint_heads` (several heads in one run). The package may import everything below `workflows`. Tests:
+`tests/callbacks`.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_FILES = {"Probe": "probe", "Wandb": "wandb"}
+__all__ = ["Probe", "Wandb"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What every run started by `wavlm` brings along: one bar over all steps, and checkpoints in fixed places."""
+"""Checkpoints of a run: `last.ckpt` and `best.ckpt`, written atomically, and a stop between two updates on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,80 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import BasePredictionWriter, ModelCheckpoint, ProgressBar
-from torch import Tensor
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 from tqdm import tqdm
 
-from wavlm_lightning.system.progress import progress_bar
-
-NEWEST, BEST = "last", "best"
-
-
-class StepProgress(ProgressBar):
-    """One bar over `max_steps` of a run, whatever its epochs; validation and test get short bars of their own.
-
-    Example:
-        >>> Trainer(max_steps=1000, callbacks=[StepProgress()])
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bar: tqdm | None = None
-        self.shown = True
-
-    def disable(self) -> None:
-        """Show nothing (Lightning calls this on all ranks but the first)."""
-        self.shown = False
-
-    def enable(self) -> None:
-        """Show."""
-        self.shown = True
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the bar where a resumed run goes on."""
-        total = trainer.max_steps if trainer.max_steps > 0 else None
-        name = getattr(pl_module, "name", None) or type(pl_module).__name__
-        self.bar = progress_bar(
-            total=total, initial=trainer.global_step, desc=name, unit="step", disable=not self.shown
-        )
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Move on by the updates made."""
-        assert self.bar is not None
-        if trainer.global_step > self.bar.n:
-            self.bar.set_postfix(self._figures(trainer, pl_module), refresh=False)
-            self.bar.update(trainer.global_step - self.bar.n)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the finished bar on the screen."""
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Free the line for the message."""
-        self._close()
-
-    def _close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def _figures(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        figures = self.get_metrics(trainer, pl_module)
-        return {name: value for name, value in figures.items() if name != "v_num"}
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import atomic_write
+from wavlm_lightning.system.run_folder import BEST, LAST
+from wavlm_lightning.training.fsdp import no_room, not_written
 
 
 class Newest(ModelCheckpoint):
-    """`last.ckpt`: every so many updates, when training is interrupted, and at its end.
+    """Writes `last.ckpt`: every N updates, when training is interrupted, and at its end.
 
     Args:
-        folder: where it goes.
+        folder: folder of the checkpoint.
         every: updates between two writings.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__(
             folder,
-            filename=NEWEST,
+            filename=LAST,
             every_n_train_steps=every,
             enable_version_counter=False,
             save_on_exception=True,
@@ -90,66 +39,54 @@ class Newest(ModelCheckpoint):
         )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write only what goes on exactly: not in the middle of an update, nor alone where processes write together."""
+        # Only a checkpoint that resumes exactly: not in the middle of an update, and not from one of several processes,
+        # which write a sharded checkpoint together.
         if isinstance(exception, Stopped) or (trainer.world_size == 1 and _between_updates(trainer, exception)):
             super().on_exception(trainer, pl_module, exception)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write again what was written just before the validation: which checkpoint is best may have changed since."""
+        # A checkpoint written just before this validation holds the old state of `best`; write it again.
         if not trainer.sanity_checking and self._last_global_step_saved == trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the end of the run too, or what comes after the last round number would be lost."""
+        # The updates since the last multiple of `every` would be lost without this.
         super().on_train_end(trainer, pl_module)
         if not trainer.interrupted and self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
-class WritePredictions(BasePredictionWriter):
-    """`predictions.safetensors` in the run folder: the logits of each utterance under its key (one file a rank).
+def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
+    """A callback that keeps the checkpoint of the best validation as `best.ckpt`.
 
     Args:
-        folder: the run folder.
+        folder: folder of the checkpoint.
+        monitor: the logged metric.
+        mode: `min` or `max`.
     """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__("batch_and_epoch")
-        self.folder = folder
-        self.rows: dict[str, Tensor] = {}
-
-    def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
-        """Keep `(classes,)`, or `(frames, classes)` without padding."""
-        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
-            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
-
-    def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Write the file."""
-        from safetensors.torch import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
-        save_file(self.rows, self.folder / f"predictions{rank}.safetensors")
+    return ModelCheckpoint(
+        folder, filename=BEST, monitor=monitor, mode=mode, enable_version_counter=False, save_on_train_epoch_end=False
+    )
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked the run to stop, and all processes have made the same last update."""
+    """The run was asked to stop, and all processes have made the same last update."""
 
 
 def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
-    """Whether an error has left the weights of a whole number of updates."""
-    if isinstance(exception, KeyboardInterrupt):  # "at once", perhaps while the optimiser was changing the weights
+    """Whether the weights are those of a whole number of updates."""
+    if isinstance(exception, KeyboardInterrupt):  # a second Ctrl-C, perhaps in the middle of an optimiser step
         return False
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return done % trainer.accumulate_grad_batches == 0 or done == trainer.num_training_batches
 
 
 class StopBetweenUpdates(pl.Callback):
-    """Ctrl-C or SIGTERM ends the run after the update that is being made, so that it resumes exactly; a second one at once.
+    """Ctrl-C or SIGTERM ends the run after the current update, so that it resumes exactly; a second signal ends it at once.
 
-    In the middle of an update some weights would be new and others old. Lightning's own answer to SIGTERM may come
-    between two epochs, from where it resumes in the wrong place. Of several processes one alone may hear the signal, or
-    hear it an update later: after each update they ask one another, and stop together.
+    In the middle of an update some weights would be new and others old. Lightning's own handling of SIGTERM may stop
+    between two epochs, from where a run resumes in the wrong place. Of several processes only one may receive the
+    signal, or one may receive it an update later; after each update they therefore agree on whether to stop.
     """
 
     def __init__(self) -> None:
@@ -158,10 +95,9 @@ class StopBetweenUpdates(pl.Callback):
         self.before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen; only the main thread can."""
         self.asked, self.updates = False, trainer.global_step
         if threading.current_thread() is not threading.main_thread():
-            return
+            return  # only the main thread can set signal handlers
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self.before[number] = signal.signal(number, self._note)
@@ -173,31 +109,53 @@ class StopBetweenUpdates(pl.Callback):
         tqdm.write("stopping after this update; once more stops at once", file=sys.stderr)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """End the run if any process was asked to and an update has just been made.
-
-        Raises:
-            Stopped: in all processes.
-        """
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
         if made and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            for number in self.before:  # nothing may cut the writing of the checkpoint short
+            for number in self.before:  # a further signal must not interrupt the writing of the checkpoint
                 signal.signal(number, signal.SIG_IGN)
             raise Stopped
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the signals as they were."""
         while self.before:
             signal.signal(*self.before.popitem())
 
 
-def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
-    """`best.ckpt`: the best validation so far.
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints atomically: a run that is killed while it writes, or whose disk is full, keeps the previous one.
+
+    Lightning's own plugin writes to the system's temporary folder first. If that is on another disk, the file is then
+    copied over the previous checkpoint, and a kill during the copy loses both; that folder may also be too small.
+
+    Example:
+        >>> Trainer(plugins=[WholeFiles()])
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A fixed temporary name: the file that a killed run leaves is overwritten by the next one.
+            fresh = path.with_name(f"{path.name}.new")
+            with atomic_write(path, fresh, durable=True) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError, UserError) as error:
+            # The sentence of `atomic_write` says to repeat the command; a run needs --ckpt_path last as well.
+            cause = error.__cause__ if isinstance(error, UserError) else error
+            if cause is None or (reason := no_room(cause)) is None:
+                raise
+            raise UserError(not_written(path, reason)) from error
+
+
+def with_whole_files(asked: Any) -> list[Any]:
+    """The trainer's plugins, and `WholeFiles` unless one of them writes checkpoints.
 
     Args:
-        folder: where it goes.
-        monitor: the logged metric.
-        mode: `min` or `max`.
+        asked: value of `trainer.plugins`.
     """
-    return ModelCheckpoint(
-        folder, filename=BEST, monitor=monitor, mode=mode, enable_version_counter=False, save_on_train_epoch_end=False
-    )
+    named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
+    return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]

@@ -1,4 +1,4 @@
-"""Runs of several heads: each leaves a run folder of its own, as if it had been fitted alone."""
+"""Runs of several heads: checkpoints and curves in a run folder of each head, as if it had been trained alone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from wavlm_lightning.callbacks.checkpoints import BEST
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class BestOfHead(ModelCheckpoint):
-    """`best.ckpt` of one of several heads.
+    """Keeps the `best.ckpt` of one of several heads.
 
     Args:
-        folder: the run folder of all.
-        label: of the head.
-        head: what to watch in validation.
+        folder: run folder of all heads.
+        label: label of the head.
+        head: the head, whose `monitor` is watched.
     """
 
     def __init__(self, folder: Path, label: str, head: Task) -> None:
@@ -44,32 +44,30 @@ class BestOfHead(ModelCheckpoint):
 
 
 class CurvesOfHeads(Logger):
-    """`curves/version_N/metrics.csv` in the run folder of each head.
+    """Writes `curves/version_N/metrics.csv` to the run folder of each head.
 
     Args:
-        root: the run folder of all.
-        labels: of the heads.
+        root: run folder of all heads.
+        labels: labels of the heads.
     """
 
     def __init__(self, root: Path, labels: tuple[str, ...]) -> None:
         super().__init__()
-        self.loggers = {label: CSVLogger(root / label, name="curves", flush_logs_every_n_steps=100) for label in labels}
+        self.loggers = {label: CSVLogger(root / label, name=CURVES, flush_logs_every_n_steps=100) for label in labels}
 
     @property
     def name(self) -> str:
-        """Of the folder of curves."""
-        return "curves"
+        return CURVES
 
     @property
     def version(self) -> int | str:
-        """Of the first head's curves."""
         return next(iter(self.loggers.values())).version
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` has them."""
+        pass  # `config.yaml` has them
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """To each head its own, and what is nobody's."""
+        """Write each head's own metrics, and the metrics without a label (learning rate, epoch), to its curves."""
         shared = {name: value for name, value in metrics.items() if name.partition("/")[0] not in self.loggers}
         for label, logger in self.loggers.items():
             own = {
@@ -79,34 +77,32 @@ class CurvesOfHeads(Logger):
                 logger.log_metrics({**own, **shared}, step)
 
     def save(self) -> None:
-        """Write what is pending."""
         for logger in self.loggers.values():
             logger.save()
 
     def finalize(self, status: str) -> None:
-        """Write the end."""
         for logger in self.loggers.values():
             logger.finalize(status)
 
 
 def check_callbacks(callbacks: list[Any]) -> None:
-    """Make sure that nothing watches a metric as if there were one head.
+    """Refuse callbacks that watch the metric of a single head.
 
     Raises:
-        UserError: something does.
+        UserError: one of the callbacks does.
     """
     for callback in callbacks:
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
             raise UserError(
-                f"trainer.callbacks: {type(callback).__name__} looks at one head; leave it away where there are several"
+                f"trainer.callbacks: {type(callback).__name__} watches one head; remove it, or train one head at a time"
             )
 
 
 def check_new(root: Path, labels: tuple[str, ...]) -> None:
-    """Make sure that no head's folder holds a run.
+    """Refuse to overwrite the run of a head.
 
     Raises:
-        UserError: one does.
+        UserError: the folder of a head holds a run.
     """
     for label in labels:
         if any((root / label / "checkpoints").glob("*.ckpt")):
@@ -116,13 +112,13 @@ def check_new(root: Path, labels: tuple[str, ...]) -> None:
 
 
 def load_best(module: ManyHeads, root: Path) -> None:
-    """Load every head's `best.ckpt`.
+    """Load the `best.ckpt` of every head.
 
     Raises:
         UserError: one is missing.
     """
     for label, head in module.each():
-        path = root / label / "checkpoints" / f"{BEST}.ckpt"
+        path = checkpoint(root / label, BEST)
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""What a pre-training run is worth, seen before it ends: small heads on its encoder, every so many updates."""
+"""Quality of the encoder during pre-training: short phoneme and speaker heads, fitted every N updates."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ BATCHES: dict[str, dict[str, Any]] = {"pr": {"batch_size": 16}, "sid": {"batch_s
 
 
 class Snapshot(Upstream):
-    """A frozen copy of an encoder, so that nothing done to it reaches the run: no mode, no device, no gradient.
+    """A frozen copy of an encoder, so that probing changes neither mode, device nor gradients of the run's own.
 
     Args:
-        encoder: what to copy.
+        encoder: the encoder to copy.
     """
 
     label = "the run's encoder"
@@ -50,28 +50,27 @@ class Snapshot(Upstream):
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.freeze()
 
-    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """All hidden states, `(layers + 1, batch, frames, dim)`."""
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:  # (layers + 1, batch, frames, dim)
         return self.encoder(waveforms, lengths)
 
 
 class Probe(pl.Callback):
     """Fits short SUPERB heads on the frozen encoder and logs `probe/pr_per` and `probe/sid_accuracy` (fractions).
 
-    The heads are `wavlm superb`'s, much shorter, on the validation split: compare a run with itself and with runs
-    probed alike, not with published figures. The first process probes while the others wait, within the time-out of
-    their process group (30 minutes, unless the strategy says otherwise): steps and corpora must be chosen for that.
+    The heads are those of `wavlm superb`, trained much shorter and scored on the validation split: compare a run with
+    itself and with runs probed alike, not with published figures. The first process probes while the others wait;
+    choose steps and corpora such that a probe ends within the time-out of the process group (30 minutes by default).
 
-    Probing happens at fixed updates, by a fixed seed, and leaves the run's random numbers alone: the run is the same with
-    and without it, and a resumed run probes at the same updates.
+    Probing happens at fixed updates, uses a fixed seed and restores the run's random state: the run is the same with and
+    without it, and a resumed run probes at the same updates.
 
     Args:
-        corpora: by task (`pr`, `sid`), a corpus folder with splits `train` and `valid`.
+        corpora: task (`pr`, `sid`) -> corpus folder with the splits `train` and `valid`.
         every: updates between two probes.
-        steps: updates of each head.
-        seed: of the heads and of the order of their batches.
-        learning_rates: by task; those of the mini corpus' heads unless given.
-        valid_batches: of a minute of audio, at most, that a head is scored on; the same ones every time.
+        steps: updates of each head's training.
+        seed: seed of the heads and of the order of their batches.
+        learning_rates: task -> learning rate; those of the mini corpus' heads by default.
+        valid_batches: largest number of validation batches (a minute of audio each); the same ones every time.
         num_workers: processes that read audio; 0 reads in the main process.
 
     Example:
@@ -79,7 +78,7 @@ class Probe(pl.Callback):
 
             trainer:
               callbacks:
-                - class_path: wavlm_lightning.callbacks.probe.Probe
+                - class_path: wavlm_lightning.callbacks.Probe
                   init_args:
                     corpora: {pr: data/librispeech, sid: data/voxceleb1_sid}
     """
@@ -97,9 +96,9 @@ class Probe(pl.Callback):
         for key, given in (("corpora", corpora), ("learning_rates", learning_rates or {})):
             unknown = sorted(set(given) - set(TASKS))
             if unknown:
-                raise UserError(f"Probe: {key} names {', '.join(unknown)}, but it fits {' and '.join(TASKS)} alone")
+                raise UserError(f"Probe: {key} names {', '.join(unknown)}, but it fits only {' and '.join(TASKS)}")
         if not corpora:
-            raise UserError("Probe: corpora is empty; name a corpus folder for pr or sid, or leave the probe out")
+            raise UserError("Probe: corpora is empty; name a corpus folder for pr or sid, or remove the probe")
         if min(every, steps, valid_batches) < 1:
             raise UserError("Probe: every, steps and valid_batches must be at least 1")
         self.corpora, self.every, self.steps, self.seed = dict(corpora), every, steps, seed
@@ -108,7 +107,7 @@ class Probe(pl.Callback):
         self.updates = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Make sure that the first probe will work.
+        """Check everything that the first probe needs, before hours of training.
 
         Raises:
             UserError: a corpus is missing or lacks labels or splits, or this run cannot be probed.
@@ -116,9 +115,13 @@ class Probe(pl.Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, WavLMPretraining):
-            raise UserError(f"Probe watches pre-training, not {type(pl_module).__name__}; take it out of the callbacks")
+            raise UserError(
+                f"Probe works in pre-training, not with {type(pl_module).__name__}; remove it from trainer.callbacks"
+            )
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise UserError("Probe needs the whole encoder on one device; take trainer.strategy ddp, or no Probe")
+            raise UserError(
+                "Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove Probe from trainer.callbacks"
+            )
         for name, folder in self.corpora.items():
             corpus = Corpus.open(Path(folder))
             corpus.inventory("phones" if name == "pr" else SpeakerIdentification.inventory)
@@ -126,29 +129,26 @@ class Probe(pl.Callback):
                 corpus.split(split)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember where a resumed run goes on."""
         self.updates = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Probe after every so many updates."""
         updated, self.updates = trainer.global_step > self.updates, trainer.global_step
         if not updated or trainer.global_step % self.every:
             return
         if trainer.is_global_zero:
             scores = self.scores(trainer, pl_module)
-            # Not by `pl_module.log`, which would write the same figures again at each logging step of the epoch.
+            # Not by `pl_module.log`, which would log the same figures again at each logging step of the epoch.
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    scores, step=trainer.global_step - 1
-                )  # as Lightning counts what belongs to this update
+                # Lightning logs the metrics of update N at step N - 1.
+                logger.log_metrics(scores, step=trainer.global_step - 1)
                 logger.save()
         trainer.strategy.barrier("probe")
 
     def scores(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        """Fit and score all heads on the encoder as it is now; figures by the name they are logged under.
+        """Fit and score all heads on the current encoder; returns metric name -> value.
 
         Args:
-            trainer: of the run.
+            trainer: the run's trainer.
             pl_module: the run's module.
         """
         scores = {}
@@ -158,8 +158,8 @@ class Probe(pl.Callback):
                 task = TASKS[name](Snapshot(pl_module.encoder), learning_rate=self.learning_rates[name], seed=self.seed)
                 task.build(task.read_labels(Corpus.open(Path(folder))))
                 for metric in task.modules():
-                    if isinstance(metric, Metric):  # or it would gather from processes that are waiting for this one
-                        metric.distributed_available_fn = _alone
+                    if isinstance(metric, Metric):  # a gather would wait for processes that wait for this one
+                        metric.distributed_available_fn = lambda: False
                 found = self._fit(task, TaskData(folder, **self._batches(name)), trainer)
                 scores[f"probe/{name}_{task.metric}"] = float(found[f"valid/{task.metric}"])
         return scores
@@ -168,9 +168,8 @@ class Probe(pl.Callback):
         return {**BATCHES[name], "num_workers": self.num_workers, "seed": self.seed}
 
     def _fit(self, task: Task, data: TaskData, run: pl.Trainer) -> Mapping[str, Tensor]:
-        """All metrics of a head after its last step."""
         trainer = pl.Trainer(
-            # Named, so that the processes of the run are not taken for those of the head.
+            # An explicit strategy: Lightning would otherwise detect the run's processes and wait for them.
             strategy=SingleDeviceStrategy(run.strategy.root_device, accelerator=run.accelerator),
             precision=run.precision,
             max_steps=self.steps,
@@ -189,14 +188,9 @@ class Probe(pl.Callback):
         return trainer.callback_metrics
 
 
-def _alone() -> bool:
-    """What a metric asks before it talks to other processes."""
-    return False
-
-
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep what Lightning says at every start of a head off the screen."""
+    """Hide the messages of Lightning at each start of a head."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Whether this machine is logged in at Weights & Biases; light, for `wavlm doctor` as well."""
+"""Whether this machine is logged in at Weights & Biases. A file of its own: `wavlm doctor` runs it without Lightning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key on this machine; nobody is asked, and nothing is sent."""
+    """Whether W&B has a key on this machine, from variables and netrc files; nothing is sent."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""

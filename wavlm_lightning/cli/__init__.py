@@ -1,37 +1,37 @@
-"""The `wavlm` command: a thin dispatcher, so that help is instant and a verb imports only what it needs."""
+"""The `wavlm` command: it finds the module of a verb and imports only that, so that help is instant.
+
+A module `cli/NAME.py` has `build_parser()` and `main(argv)`: it parses, calls one function of `workflows/NAME` and prints.
+`VERBS` lists all verbs. Tests: `tests/cli`, and `tests/workflows` for each verb.
+"""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
 from pathlib import Path
 
-VERBS: dict[str, tuple[str, str]] = {
+VERBS: dict[str, tuple[str, str]] = {  # verb -> module, help
     "superb": ("wavlm_lightning.cli.superb", "the benchmark: any encoder on any of ten tasks, one table"),
     "demo": (
         "wavlm_lightning.cli.demo",
-        "the whole road in minutes: corpus, codebook, pre-training, three tasks, report",
+        "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
     ),
     "prepare": (
         "wavlm_lightning.cli.prepare",
         "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     ),
-    "data": ("wavlm_lightning.cli.data", "what is in a corpus, and is it whole: `data info`, `data check`"),
+    "data": ("wavlm_lightning.cli.data", "contents and integrity of a corpus: `data info`, `data check`"),
     "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
     "recipe": (
-        "wavlm_lightning.cli.recipe_command",
+        "wavlm_lightning.cli.recipe",
         "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     ),
-    "plan": ("wavlm_lightning.cli.plan", "what a pre-training will cost: memory, updates, GPU-hours of every stage"),
-    "bench": ("wavlm_lightning.cli.bench", "how fast this machine encodes and trains"),
-    "fit": ("wavlm_lightning.workflows.fit.command_line", "train: an encoder or a head (LightningCLI; -c FILE)"),
-    "validate": ("wavlm_lightning.workflows.fit.command_line", "score a checkpoint on the validation split"),
-    "test": (
-        "wavlm_lightning.workflows.fit.command_line",
-        "score a checkpoint on the test split and write its result card",
-    ),
+    "plan": ("wavlm_lightning.cli.plan", "cost of a pre-training: memory, updates, GPU-hours of every stage"),
+    "bench": ("wavlm_lightning.cli.bench", "speed of inference and training on this machine"),
+    "fit": ("wavlm_lightning.cli.fit", "train: an encoder or a head (LightningCLI; -c FILE)"),
+    "validate": ("wavlm_lightning.cli.fit", "score a checkpoint on the validation split"),
+    "test": ("wavlm_lightning.cli.fit", "score a checkpoint on the test split and write its result card"),
     "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
     "export": (
         "wavlm_lightning.cli.export",
@@ -47,12 +47,12 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "new": (
         "wavlm_lightning.cli.new",
-        "a file of your own to begin with: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
+        "a file of your own to start from: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
     ),
     "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}
-"""LightningCLI wants to see its own subcommand."""
+"""Verbs that get their own name as the first argument: LightningCLI parses it as its subcommand."""
 
 
 def usage() -> str:
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 2 a mistake of the user's (said in one sentence), 130 interrupted.
+        Exit status: 0 if all went well, 2 after a `UserError` (printed as one sentence), 130 if interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -87,11 +87,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     verb = argv[0]
     if verb not in VERBS and verb != "--completion":
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean `wavlm {near[0]}`?" if near else "`wavlm --help` lists the verbs"
-        print(f"wavlm: no verb {verb!r}; {hint}", file=sys.stderr)
+        from wavlm_lightning.system.name_hints import nearest
+
+        print(f"wavlm: no verb {verb!r}{nearest(verb, VERBS) or '; `wavlm --help` lists the verbs'}", file=sys.stderr)
         return 2
-    # A head of one's own lives in the working directory: its dotted path must import from the console command too.
+    # The console command does not put the working directory on the path, where a user's own classes are.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     from wavlm_lightning.system.errors import UserError
@@ -102,9 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"wavlm {verb}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `wavlm plan ... | head`: whoever read has had enough
+    except BrokenPipeError:  # `wavlm plan ... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"wavlm {verb}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"wavlm {verb}: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130

@@ -1,23 +1,31 @@
-"""`wavlm codebook fit`, `apply` and `score`."""
+"""`wavlm codebook fit`, `apply` and `score`: k-means codebooks, frame labels, and their quality."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-JOBS = "processes (default: one a GPU for layers, else one a core, as far as the audio is worth it); any number gives the same"
+from wavlm_lightning.system.arguments import whole
+
+if TYPE_CHECKING:  # help must come at once
+    from wavlm_lightning.metrics import ClusterQuality
+
+JOBS = (
+    "processes (default: one per GPU for layers, else one per core, fewer for little audio); any number gives the same"
+)
 WHERE = "a corpus folder; `fit` and `score` take a URL, too"
 AUTO = "`auto` goes by the SLURM job array and the ranks of torchrun or srun"
 
 
-def main(argv: list[str]) -> int:
-    """Parse and run."""
-    parser = argparse.ArgumentParser(prog="wavlm codebook", description="Offline tokenisers: one label a frame.")
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `wavlm codebook`."""
+    parser = argparse.ArgumentParser(prog="wavlm codebook", description="Offline tokenisers: one label per frame.")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
     fit = verbs.add_parser("fit", help="k-means on MFCC or on a layer of an encoder")
     fit.add_argument("corpus", help=WHERE)
-    fit.add_argument("--out", type=Path, required=True, help="folder that gets the codebook")
+    fit.add_argument("--out", type=Path, required=True, help="folder of the codebook")
     fit.add_argument("--clusters", type=int, default=500, help="labels (100 for MFCC and 500 for layers in HuBERT)")
     fit.add_argument("--encoder", help="cluster a layer of this encoder instead of MFCC")
     fit.add_argument("--layer", type=int, help="which layer of it (HuBERT: 6 in the second iteration, 9 in the third)")
@@ -29,7 +37,7 @@ def main(argv: list[str]) -> int:
         "--share",
         type=float,
         default=1.0,
-        help="of the utterances that k-means sees, as far as memory goes (HuBERT: 1.0 for MFCC, 0.1 for layers)",
+        help="of the utterances that k-means sees, if memory allows (HuBERT: 1.0 for MFCC, 0.1 for layers)",
     )
     fit.add_argument(
         "--memory", type=float, metavar="GIB", help="for features, all processes together (default: a quarter of all)"
@@ -40,9 +48,9 @@ def main(argv: list[str]) -> int:
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
-        help="of the encoder; bf16 is quicker on GPUs, and `apply` does as `fit` did",
+        help="of the encoder; bf16 is faster on GPUs; `apply` uses the same as `fit`",
     )
-    fit.add_argument("--jobs", type=_whole, metavar="J", help=JOBS)
+    fit.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
     fit.add_argument(
         "--part",
         metavar="I/N",
@@ -53,66 +61,56 @@ def main(argv: list[str]) -> int:
     apply = verbs.add_parser("apply", help="label every shard of a corpus")
     apply.add_argument("codebook", type=Path)
     apply.add_argument("corpus", help=WHERE)
-    apply.add_argument("--name", required=True, help="what to call this set of labels")
+    apply.add_argument("--name", required=True, help="name of the label set")
     apply.add_argument("--splits", nargs="+", help="only these splits")
-    apply.add_argument("--jobs", type=_whole, metavar="J", help=JOBS)
+    apply.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
     apply.add_argument(
         "--part", metavar="I/N", default="1/1", help=f"only every N-th shard, from the I-th on, for job arrays; {AUTO}"
     )
 
     score = verbs.add_parser("score", help="purity and PNMI against the corpus' phone alignments")
     score.add_argument("corpus", help=WHERE)
-    score.add_argument("--name", required=True)
+    score.add_argument("--name", required=True, help="name of the label set")
     score.add_argument("--split", default="train")
+    return parser
 
-    arguments = parser.parse_args(argv)
+
+def main(argv: list[str]) -> int:
+    """Run `wavlm codebook`.
+
+    Args:
+        argv: the arguments after `wavlm codebook`.
+    """
+    arguments = build_parser().parse_args(argv)
     return {"fit": _fit, "apply": _apply, "score": _score}[arguments.verb](arguments)
 
 
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return value
-
-
 def _fit(arguments: argparse.Namespace) -> int:
-    from wavlm_lightning.codebooks import FeatureSource, LayerFeatures, MfccFeatures, fit_kmeans
-    from wavlm_lightning.codebooks.job_shards import Part
-    from wavlm_lightning.codebooks.kmeans import extract_part, forget
-    from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.workflows.codebook import fit_codebook
 
-    if (arguments.encoder is None) != (arguments.layer is None):
-        raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
-    if arguments.part and arguments.memory is None:
-        raise UserError("--part needs --memory GIB: by it all parts know which utterances there are; give all the same")
-    if arguments.precision != "fp32" and not arguments.encoder:
-        raise UserError("--precision is for layers of an --encoder; leave it out for MFCC")
-    source: FeatureSource
-    if arguments.encoder:
-        source = LayerFeatures(arguments.encoder, arguments.layer, precision=arguments.precision)
-    else:
-        source = MfccFeatures(arguments.level_normalised)
-    corpus, keep = Corpus.open(arguments.corpus), arguments.out / "features"
-    drawn = {
-        "split": arguments.split,
-        "share": arguments.share,
-        "memory_gib": arguments.memory,
-        "seed": arguments.seed,
-        "jobs": arguments.jobs,
-        "keep": keep,
-    }
-    if arguments.part:
-        groups = extract_part(corpus, source, Part.parse(arguments.part), **drawn)
-        print(f"{keep}: {groups} groups of utterances are there; after all parts, the same command without --part fits")
+    done = fit_codebook(
+        arguments.corpus,
+        arguments.out,
+        arguments.clusters,
+        encoder=arguments.encoder,
+        layer=arguments.layer,
+        precision=arguments.precision,
+        level_normalised=arguments.level_normalised,
+        split=arguments.split,
+        share=arguments.share,
+        memory_gib=arguments.memory,
+        restarts=arguments.restarts,
+        seed=arguments.seed,
+        jobs=arguments.jobs,
+        part=arguments.part,
+    )
+    if isinstance(done, int):
+        keep = arguments.out / "features"
+        print(f"{keep}: {done} groups of utterances are there; after all parts, the same command without --part fits")
         return 0
-    codebook = fit_kmeans(corpus, source, arguments.clusters, restarts=arguments.restarts, **drawn)
-    codebook.save(arguments.out)
-    forget(keep)
-    fitted = codebook.fitted
+    fitted = done.fitted
     print(
-        f"{arguments.out}: {codebook.size} clusters at {codebook.rate:g} Hz from {fitted['frames']} frames of "
+        f"{arguments.out}: {done.size} clusters at {done.rate:g} Hz from {fitted['frames']} frames of "
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
     if fitted["utterances"] < fitted["wanted_utterances"]:
@@ -121,39 +119,31 @@ def _fit(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from wavlm_lightning.codebooks import Codebook, label_corpus
-    from wavlm_lightning.codebooks.job_shards import Part
-    from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.workflows.codebook import apply_codebook
 
-    corpus, part = Corpus.open(arguments.corpus), Part.parse(arguments.part)
-    codebook = Codebook.load(arguments.codebook)
-    done = label_corpus(corpus, codebook, arguments.name, arguments.splits, arguments.jobs, part)
-    of = f" of part {part.number + 1}/{part.of}" if part.of > 1 else ""
-    print(f"{corpus.directory / 'labels' / arguments.name}: {done} shards{of} labelled now")
-    if part.of > 1:
-        return 0  # the quality is that of all labels: `wavlm codebook score`
-    for split in arguments.splits or corpus.splits:
-        _print_quality(corpus, arguments.name, split)
+    done = apply_codebook(
+        arguments.codebook, arguments.corpus, arguments.name, arguments.splits, arguments.jobs, arguments.part
+    )
+    of = f" of part {done.part.number + 1}/{done.part.of}" if done.part.of > 1 else ""
+    print(f"{done.folder}: {done.shards} shards{of} labelled now")
+    for split, quality in done.quality.items():
+        _print_quality(split, quality)
     return 0
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.workflows.codebook import score_codebook
 
-    if not _print_quality(Corpus.open(arguments.corpus), arguments.name, arguments.split):
-        print(
-            f"{arguments.corpus}: no phone alignments in split {arguments.split!r}, so there is nothing to compare with"
-        )
+    quality = score_codebook(arguments.corpus, arguments.name, arguments.split)
+    if quality is None:
+        print(f"{arguments.corpus}: split {arguments.split!r} has no phone alignments to compare with")
+    else:
+        _print_quality(arguments.split, quality)
     return 0
 
 
-def _print_quality(corpus, name: str, split: str) -> bool:
-    from wavlm_lightning.codebooks.quality import label_quality
-
-    quality = label_quality(corpus, name, split)
-    if quality is not None:
-        print(
-            f"{split}: phone purity {quality.phone_purity:.3f}, PNMI {quality.pnmi:.3f}, cluster purity "
-            f"{quality.cluster_purity:.3f}, commonest label {quality.unigram:.3f}, perplexity {quality.perplexity:.1f}"
-        )
-    return quality is not None
+def _print_quality(split: str, quality: ClusterQuality) -> None:
+    print(
+        f"{split}: phone purity {quality.phone_purity:.3f}, PNMI {quality.pnmi:.3f}, cluster purity "
+        f"{quality.cluster_purity:.3f}, commonest label {quality.unigram:.3f}, perplexity {quality.perplexity:.1f}"
+    )

@@ -1,6 +1,6 @@
-"""`wavlm --completion bash|zsh|tcsh`: a script that completes verbs, options, class names and files.
+"""`wavlm --completion bash|zsh|tcsh`: a script that completes verbs, options, class names and files, made by shtab.
 
-It is written once and asks nobody while one types: starting Python for a list of options would take seconds.
+The script holds all names: asking Python while the user types (argcomplete) would take seconds for each key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Print the script.
 
     Raises:
-        UserError: no such shell, or the library that writes the script is not installed.
+        UserError: the shell is not supported, or shtab is not installed.
     """
     if len(argv) != 1 or argv[0] not in SHELLS:
         raise UserError(f"--completion needs one of {', '.join(SHELLS)} ({USES})")
@@ -34,22 +34,21 @@ def main(argv: list[str]) -> int:
         if action.type is Path and not action.choices:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif isinstance(action.choices, dict) and not isinstance(action, argparse._SubParsersAction):
-            action.choices = list(action.choices)  # shtab takes a dict for verbs below this one
+            action.choices = list(action.choices)  # shtab takes a dict of choices for subcommands
     print(shtab.complete(parser, argv[0]))
     return 0
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """One parser of all verbs, to be read and not to parse with."""
+    """One parser of all verbs, for shtab to read; it is not used to parse."""
     from wavlm_lightning.cli import PASSES_VERB, VERBS
 
     parser = argparse.ArgumentParser(prog="wavlm")
     verbs = parser.add_subparsers(metavar="VERB")
     training = training_parser()
     for verb, (module, text) in VERBS.items():
-        # argparse has no public way to hang an existing parser below another.
-        verbs.choices[verb] = training if verb in PASSES_VERB - {"predict"} else _captured(module, verb)
-        verbs._choices_actions.append(verbs._ChoicesPseudoAction(verb, [], text))
+        own = training if verb in PASSES_VERB - {"predict"} else _parser_of(module, verb)
+        verbs.add_parser(verb, help=text, parents=[own], add_help=False)
     return parser
 
 
@@ -57,8 +56,8 @@ class _Parser(Exception):
     """Carries a parser out of its verb."""
 
 
-def _captured(module: str, verb: str) -> argparse.ArgumentParser:
-    """The parser that a verb makes for itself."""
+def _parser_of(module: str, verb: str) -> argparse.ArgumentParser:
+    """The parser that a verb builds: taken where `main` calls `parse_args`, since some depend on the arguments."""
 
     def stop(self: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _Parser(self)
@@ -72,11 +71,11 @@ def _captured(module: str, verb: str) -> argparse.ArgumentParser:
 
 
 def training_parser() -> argparse.ArgumentParser:
-    """The options of `wavlm fit` and its kin, with those of every class of ours."""
+    """A flat parser of the options of `wavlm fit`, with those of every class of ours: LightningCLI's has no flat list."""
     import lightning.pytorch as pl
 
     import wavlm_lightning.pretraining
-    import wavlm_lightning.tasks  # noqa: F401 - what is imported is known
+    import wavlm_lightning.tasks  # noqa: F401 - `known_classes` lists imported classes
     from wavlm_lightning.system.name_hints import OPTIONS, known_classes, parameters
     from wavlm_lightning.upstreams import Upstream
 
@@ -100,7 +99,7 @@ def training_parser() -> argparse.ArgumentParser:
 
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All of a parser and of those below it."""
+    """The actions of a parser and of its subparsers."""
     found = list(parser._actions)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

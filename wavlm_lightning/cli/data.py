@@ -1,13 +1,16 @@
-"""`wavlm data info CORPUS`, `wavlm data check CORPUS` and `wavlm data permute CORPUS --out DIR`."""
+"""`wavlm data info`, `wavlm data check` and `wavlm data permute`: what a corpus holds, and whether it is whole."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from wavlm_lightning.system.arguments import whole
+from wavlm_lightning.system.errors import UserError
 
-def main(argv: list[str]) -> int:
-    """Parse and run."""
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `wavlm data`."""
     parser = argparse.ArgumentParser(prog="wavlm data", description="What is in a corpus, and is it whole.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     where = "a corpus folder, or the URL of one (https://..., s3://...)"
@@ -24,34 +27,43 @@ def main(argv: list[str]) -> int:
         "check", help="read every shard, index and label file; say what is damaged and what to run"
     )
     check.add_argument("corpus", help=where)
-    check.add_argument("--jobs", type=_whole, help="processes; one a core by default")
+    check.add_argument("--jobs", type=whole, help="processes; one per core by default")
     check.add_argument("--labels", nargs="+", default=[], metavar="NAME", help=named)
     check.add_argument("--quick", action="store_true", help="compare sizes only, without reading shards")
     permute = verbs.add_parser("permute", help="a copy with the labels on the wrong utterances: a control for any task")
     permute.add_argument("corpus")
     permute.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
     permute.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args(argv)
+    return parser
 
-    from wavlm_lightning.data.corpus import Corpus
 
-    corpus = Corpus.open(arguments.corpus)
+def main(argv: list[str]) -> int:
+    """Run `wavlm data`.
+
+    Args:
+        argv: the arguments after `wavlm data`.
+
+    Raises:
+        UserError: `check` found a fault, or the corpus cannot be used.
+    """
+    arguments = build_parser().parse_args(argv)
+
     if arguments.verb == "permute":
+        from wavlm_lightning.data.corpus import Corpus
         from wavlm_lightning.data.shuffled_labels import permute_labels
 
-        print(f"made {permute_labels(corpus, arguments.out, arguments.seed).directory}")
-        return 0
-    if arguments.verb == "info":
-        from wavlm_lightning.workflows.corpus.info import info as show
+        print(f"made {permute_labels(Corpus.open(arguments.corpus), arguments.out, arguments.seed).directory}")
+    elif arguments.verb == "info":
+        from wavlm_lightning.workflows.corpus.info import info
 
-        return show(corpus, arguments.speakers, arguments.labels)
-    from wavlm_lightning.workflows.corpus.check import check as examine
+        print("\n".join(info(arguments.corpus, arguments.speakers, arguments.labels)))
+    else:
+        from wavlm_lightning.workflows.corpus.check import check
 
-    return examine(corpus, arguments.jobs, arguments.quick, arguments.labels)
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return value
+        found = check(arguments.corpus, arguments.jobs, arguments.quick, arguments.labels)
+        for line in found.faults:
+            print(line)
+        if found.error:
+            raise UserError(found.error)
+        print(found.summary)
+    return 0

@@ -1,22 +1,21 @@
-"""`wavlm prepare RECIPE`: corpora."""
+"""`wavlm prepare RECIPE`: make a corpus of WebDataset shards."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from wavlm_lightning.data.corpora import RECIPES
-from wavlm_lightning.system.plugins import find_recipe, is_dotted, load, registered_corpora
-
-if TYPE_CHECKING:  # help must come at once
-    from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.system.plugins import is_dotted, registered_corpora
+from wavlm_lightning.workflows.corpus.prepare import prepare, recipe_named, summary
 
 
 def main(argv: list[str]) -> int:
-    """Parse and run."""
+    """Run `wavlm prepare`.
+
+    Args:
+        argv: the arguments after `wavlm prepare`.
+    """
     arguments = build_parser(argv).parse_args(argv)
     if arguments.recipe == "mini":
         from wavlm_lightning.data.mini import prepare_mini
@@ -36,37 +35,21 @@ def main(argv: list[str]) -> int:
             name=arguments.name,
             licence=arguments.licence,
         ).prepare(arguments.workers)
-        summarise(corpus)
+        print("\n".join(summary(corpus)))
     else:
-        from wavlm_lightning.data.recordings import require_folder
-        from wavlm_lightning.data.writing import write_corpus
-
-        require_folder(arguments.folder, f"the files of {arguments.recipe} (`wavlm prepare {arguments.recipe} --help`)")
-        plan = _recipe(arguments.recipe).plan(arguments.folder, arguments)
-        plan = replace(plan, source={"recipe": arguments.recipe, **plan.source})
-        summarise(write_corpus(plan, arguments.out, arguments.workers, arguments.on_error))
+        corpus = prepare(
+            arguments.recipe, arguments.folder, arguments.out, arguments, arguments.workers, arguments.on_error
+        )
+        print("\n".join(summary(corpus)))
     print(f"made {arguments.out}")
     return 0
-
-
-def _recipe(name: str) -> Any:
-    """What has `HELP`, `add_arguments` and `plan`: one of ours, a registered one, or whatever a dotted path names.
-
-    Raises:
-        UserError: there is nothing of that name.
-    """
-    if name in RECIPES:
-        return importlib.import_module(RECIPES[name])
-    registered = registered_corpora()
-    return load(registered[name]) if name in registered else find_recipe(name)
 
 
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     """The parser of `wavlm prepare`.
 
     Args:
-        argv: if they begin with the name of a recipe, no other recipe is imported; it may be the dotted path of one that
-            is not ours.
+        argv: if it begins with the name or dotted path of a recipe, no other recipe is imported.
     """
     parser = argparse.ArgumentParser(
         prog="wavlm prepare",
@@ -84,7 +67,7 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
         "--datasets", nargs="+", metavar="NAME", help="only these (pretrain pr ks ic sid sv sd er qbe sf)"
     )
     mini.add_argument("--seed", type=int, default=0)
-    mini.add_argument("--workers", type=int, help="processes; one a core by default")
+    mini.add_argument("--workers", type=int, help="processes; one per core by default")
 
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
     _add_common(folder, "is searched with all folders below it")
@@ -103,9 +86,9 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     chosen = argv[0] if argv and (argv[0] in {*RECIPES, *registered, "mini", "folder"} or is_dotted(argv[0])) else None
     if chosen is None:
         for name, point in registered.items():
-            recipes.add_parser(name, help=f"registered: {point.value}")  # which the list does without importing
+            recipes.add_parser(name, help=f"registered: {point.value}")  # listed without importing it
     for name in RECIPES if chosen is None else {chosen} - {"mini", "folder"}:
-        recipe = _recipe(name)
+        recipe = recipe_named(name)
         corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
         corpus.formatter_class = argparse.RawDescriptionHelpFormatter
         _add_common(corpus, "holds the corpus as published, unpacked")
@@ -122,18 +105,4 @@ def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument(
         "--on-error", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be used"
     )
-    parser.add_argument("--workers", type=int, help="processes; one a core by default")
-
-
-def summarise(corpus: Corpus) -> None:
-    """Print what was written and what was left out."""
-    for split in corpus.splits:
-        part = corpus.body["splits"][split]
-        print(f"{split}: {part['utterances']} utterances, {part['hours']:.3f} h, {len(part['shards'])} shards")
-    source, file = corpus.body["source"], corpus.directory / "corpus.json"
-    if source["skipped"]:
-        print(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
-    for split, count in source.get("too_short", {}).items():
-        print(f"{split}: left out {count} utterances that are too short, as the protocol says")
-    for split, count in source.get("trials_dropped", {}).items():
-        print(f"{split}: left out {count} trials with a skipped file")
+    parser.add_argument("--workers", type=int, help="processes; one per core by default")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from wavlm_lightning.workflows.superb.cells import Cell
+from wavlm_lightning.system.arguments import whole
 
 EPILOG = """upstreams:
   runs/demo/pretrain           a pre-training run, a .ckpt, a Hugging Face folder, a unilm or fairseq .pt
@@ -18,16 +14,16 @@ EPILOG = """upstreams:
   hf:NAME_OR_FOLDER            wav2vec 2.0, HuBERT, WavLM, data2vec, ... through transformers
   torchaudio:HUBERT_BASE       a torchaudio pipeline
   package.module.Class         an Upstream of your own
-  LABEL=ANY_OF_THESE           what tables call it
+  LABEL=ANY_OF_THESE           its name in tables
 """
 
 
-def main(argv: list[str]) -> int:
-    """Parse and run."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of `wavlm superb`."""
     parser = argparse.ArgumentParser(
         prog="wavlm superb",
         description="Train and test SUPERB's heads on frozen encoders. Runs that have a card are not repeated; an "
-        "interrupted call goes on where it stopped.",
+        "interrupted call continues where it stopped.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,99 +38,29 @@ def main(argv: list[str]) -> int:
         nargs="*",
         type=float,
         metavar="RATE",
-        help="try these learning rates, the official grid if none is named, and keep the best on validation; all rates of "
-        "a task are trained in one pass",
+        help="try these learning rates, or the official grid if none is given, and keep the best on validation; all rates "
+        "of a task are trained in one pass",
     )
-    parser.add_argument("--steps", type=_positive, help="updates of every head, instead of the configurations'")
+    parser.add_argument("--steps", type=whole, help="updates of every head, instead of the configurations'")
     parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
-    parser.add_argument("--jobs", type=_positive, help="runs at a time; one a GPU, or one a core (default)")
+    parser.add_argument("--jobs", type=whole, help="runs at a time; by default one per GPU, or one per core")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
-    arguments = parser.parse_args(argv)
+    return parser
 
-    from wavlm_lightning.workflows.superb.cells import check_tasks, parse_upstreams, plan_cell
 
-    upstreams, tasks = parse_upstreams(arguments.upstreams), check_tasks(arguments.tasks)
-    out, data = arguments.output, Path(arguments.data)
-    if arguments.data == "mini":
-        data = out / "corpus"
-    mini = arguments.data == "mini" or is_mini(data)
-    cells = [
-        plan_cell(task, upstream, data, out, mini=mini, rates=rates(arguments.search, task), steps=arguments.steps)
-        for task in tasks
-        for upstream in upstreams
-    ]
+def main(argv: list[str]) -> int:
+    """Run `wavlm superb`."""
+    arguments = build_parser().parse_args(argv)
+
+    from wavlm_lightning.workflows.superb import run_superb, superb_commands
+
+    cells = (arguments.upstreams, arguments.data, arguments.output, arguments.tasks, arguments.search, arguments.steps)
     if arguments.dry_run:
-        for run in (run for cell in cells for run in cell.runs):
-            for verb in ("fit", "test") if run.fits else ("test",):
-                end = ["--ckpt_path", "best"] if run.fits and verb == "test" else []
-                print(shlex.join(["wavlm", verb, *run.options, "--trainer.default_root_dir", str(run.folder), *end]))
+        print("\n".join(superb_commands(*cells)))
         return 0
-    return score(arguments, cells, tasks, data, mini)
-
-
-def score(arguments: argparse.Namespace, cells: list[Cell], tasks: list[str], data: Path, mini: bool) -> int:
-    """Run everything, and write the tables of whatever was finished even if something failed."""
-    from wavlm_lightning.system.errors import UserError
-    from wavlm_lightning.workflows.superb.cells import check_corpora, corpus_name
-    from wavlm_lightning.workflows.superb.scores import check_cells, run_cells, settle, write_tables
-
-    if arguments.data == "mini":
-        from wavlm_lightning.data.mini import prepare_mini
-
-        prepare_mini(data, arguments.size, list(dict.fromkeys(corpus_name(task, mini) for task in tasks)))
-    check_corpora(tasks, data, mini)
-    check_cells(cells)
-    failures: list[UserError] = []
-    try:
-        run_cells(cells, arguments.jobs or default_jobs())
-    except UserError as error:
-        failures.append(error)
-    cards = {}
-    for cell in cells:
-        try:
-            if (card := settle(cell)) is not None:
-                cards[cell.task, cell.upstream.label] = card
-        except UserError as error:
-            failures.append(error)
-    if cards:
-        print(write_tables(arguments.output, cards, mini, complete=not failures and arguments.steps is None))
-    if failures:
-        raise failures[0]
+    board = run_superb(*cells, size=arguments.size, jobs=arguments.jobs)
+    if board.cards:
+        print(board.text)
+    if board.failures:
+        raise board.failures[0]
     return 0
-
-
-def _positive(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number from 1 up")
-    return int(word)
-
-
-def is_mini(data: Path) -> bool:
-    """Whether a folder of corpora was made by `wavlm prepare mini`.
-
-    Raises:
-        UserError: it holds no corpora.
-    """
-    from wavlm_lightning.data.corpus import Corpus
-    from wavlm_lightning.system.errors import UserError
-
-    found = sorted(data.glob("*/corpus.json"))
-    if not found:
-        raise UserError(f"--data {data}: no corpora there; make them with `wavlm prepare`, or use --data mini")
-    return all(Corpus.open(path.parent).body["source"].get("recipe") == "mini" for path in found)
-
-
-def rates(search: list[float] | None, task: str) -> list[float] | None:
-    """The learning rates to try: None for that of the configuration."""
-    from wavlm_lightning.workflows.superb.cells import official_rates
-
-    if search is None or task == "qbe":
-        return None
-    return search or official_rates(task)
-
-
-def default_jobs() -> int:
-    """One run a GPU; on a CPU one a core, since two runs of one thread do more work than one of two."""
-    import torch
-
-    return torch.cuda.device_count() or os.cpu_count() or 1

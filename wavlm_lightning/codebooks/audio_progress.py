@@ -1,4 +1,4 @@
-"""A bar over hours of audio, with its speed in hours an hour: 94,000 of them at 3,000 h/h are 31 hours."""
+"""A progress bar over hours of audio, with the speed in hours of audio per hour (94,000 h at 3,000 h/h take 31 h)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wavlm_lightning.system.progress import progress_bar
 
 
 class HoursBar:
-    """Progress in audio.
+    """A progress bar that counts audio.
 
     Args:
         samples: of all audio.
-        done: samples of what was done before; they do not count as speed.
-        what: is made.
+        done: samples that were done before; they do not count for the speed.
+        what: title of the bar.
 
     Example:
         >>> with HoursBar(57_600_000, 0, "labels") as bar:
@@ -28,7 +28,7 @@ class HoursBar:
         self.began = time.monotonic()
         digits = 2 if samples < 100 * 3600 * SAMPLE_RATE else 0
         self.bar: tqdm = progress_bar(
-            total=samples,  # whole numbers, shown as hours: sums of fractions would end a little above the total
+            total=samples,  # integers scaled to hours, because sums of fractions may end above the total
             initial=done,
             unit_scale=1 / SAMPLE_RATE / 3600,
             desc=what,
@@ -44,11 +44,11 @@ class HoursBar:
 
     @property
     def speed(self) -> float:
-        """Hours of audio an hour, since the beginning."""
+        """Hours of audio per hour since the start."""
         return (self.samples - self.before) / SAMPLE_RATE / max(time.monotonic() - self.began, 1e-9)
 
     def add(self, samples: int) -> None:
-        """Move on by so many samples."""
+        """Advance the bar by a number of samples."""
         self.samples += samples
         self.bar.set_postfix_str(f"{self.speed:,.0f} h/h", refresh=False)
         self.bar.update(samples)

@@ -1,4 +1,4 @@
-"""How much memory the features of k-means may take on this machine."""
+"""Memory budget for the features of k-means on this machine, container or job."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 from pathlib import Path
 
 SHARE = 4
-"""A quarter: the rest is for encoders (one a process), the page cache of the shards, and whoever else is there."""
+"""Features get a quarter; the rest is for encoders (one per process), the page cache and other processes."""
 
 
 def default_budget_gib() -> float:
-    """A quarter of the memory that this process may use, GiB: of the machine, or less in a container or a job."""
+    """A quarter of the memory that this process may use, GiB."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(pages, *_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")), pages) / 2**30 / SHARE
 
 
 def _limits(membership: Path, root: Path) -> list[int]:
-    """Memory limits in bytes of the control groups that a process is in, innermost first; none where there are none.
+    """Memory limits in bytes of the control groups of a process, innermost first; empty if there are none.
 
     Args:
-        membership: its `/proc/PID/cgroup`.
-        root: where control groups are mounted.
+        membership: `/proc/PID/cgroup` of the process.
+        root: mount point of control groups.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -29,7 +29,7 @@ def _limits(membership: Path, root: Path) -> list[int]:
     limits = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        # Version 2 has one tree and no names; version 1 has one for memory.
+        # cgroup v2 has a single tree without controller names; v1 has a tree for memory.
         tree, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
         if controllers and "memory" not in controllers.split(","):
             continue

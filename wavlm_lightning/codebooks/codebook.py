@@ -1,4 +1,4 @@
-"""A `Codebook`: centroids in safetensors, and a JSON that says where they come from."""
+"""`Codebook`: k-means centroids in safetensors, and a JSON file with their origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -26,7 +26,7 @@ class Codebook:
         centroids: float32 `(size, dim)`.
         rate: labels per second.
         features: description of the features (see `FeatureSource.describe`).
-        fitted: how it was made: corpus, split, frames, seed, inertia.
+        fitted: how it was fitted (corpus, split, utterances, frames, seed).
 
     Example:
         >>> codebook = Codebook.load("runs/demo/codebook")
@@ -45,7 +45,7 @@ class Codebook:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of centroids, rate and features: labels carry it."""
+        """Hash of centroids, rate and features; label files carry it."""
         digest = hashlib.sha256(self.centroids.tobytes())
         digest.update(json.dumps([self.rate, self.features], sort_keys=True).encode())
         return digest.hexdigest()
@@ -59,15 +59,15 @@ class Codebook:
         Returns:
             uint16 `(frames,)`.
         """
-        # argmin |x|^2 - 2 x.C + |C|^2; the first term does not depend on the centroid.
+        # argmin |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
         distances = np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
         return distances.argmin(1).astype(np.uint16)
 
     def save(self, directory: Path | str) -> None:
-        """Write `centroids.safetensors` and, last, `codebook.json`."""
+        """Write `centroids.safetensors`, then `codebook.json`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
+        write_bytes(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
         body = {
             "format": FORMAT,
             "kind": "kmeans",
@@ -77,14 +77,14 @@ class Codebook:
             "fitted": self.fitted,
             "sha256": self.sha256,
         }
-        write_whole(directory / "codebook.json", json.dumps(body, indent=1).encode())
+        write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode())
 
     @classmethod
     def load(cls, directory: Path | str) -> Codebook:
         """Read a codebook folder.
 
         Raises:
-            UserError: there is none, or its parts do not belong together.
+            UserError: there is no codebook, or its files do not belong together.
         """
         directory = Path(directory)
         try:

@@ -1,4 +1,7 @@
-"""The features that k-means sees: which utterances is decided first, then they are read by any number of processes."""
+"""Sample utterances for k-means and extract their features in any number of processes.
+
+The sample is drawn first, so it does not depend on the number of processes.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,27 @@ from safetensors.numpy import load_file, save
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.worker_pool import in_order
 
 GROUP_SECONDS = 120.0
-"""Audio a process reads at a time: 18 MB of features of Base, which wait in memory and are kept on disk as one file."""
+"""Audio per task: 18 MB of features of a Base model, which wait in memory and are kept on disk as one file."""
 
 
 @dataclass(frozen=True)
-class Draw:
+class UtteranceSample:
     """The utterances that k-means sees.
 
     Attributes:
-        corpus: where they are from.
-        split: of it.
-        source: their features.
-        wanted: utterances of the share.
-        numbers: those of them that memory holds, in the order of the draw, int64 `(utterances,)`.
-        frames: of each, int64 `(utterances,)`.
+        corpus: of the utterances.
+        split: of the corpus.
+        source: of their features.
+        wanted: number of utterances in the share.
+        numbers: of the utterances that fit into memory, in the order of the draw, int64 `(utterances,)`.
+        frames: of each of them, int64 `(utterances,)`.
     """
 
     corpus: Corpus
@@ -50,19 +53,19 @@ class Draw:
     @classmethod
     def make(
         cls, corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float, seed: int
-    ) -> Draw:
-        """Draw at random until the share is reached or the features fill the memory.
+    ) -> UtteranceSample:
+        """Draw utterances at random until the share is reached or their features fill the memory.
 
         Args:
-            corpus: where the audio comes from.
-            source: the features.
+            corpus: the audio.
+            source: of the features.
             split: which split.
             share: of the utterances, above 0 and up to 1, rounded up to whole utterances.
-            memory_gib: for the features, GiB; one utterance is drawn in any case.
+            memory_gib: for the features, GiB; at least one utterance is drawn.
             seed: of the draw.
         """
         utterances = corpus.split(split)
-        wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 of 30 is 3, whatever binary fractions say
+        wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 * 30 is 3 in spite of rounding
         order = np.random.default_rng(seed).permutation(len(utterances))[:wanted]
         frames = source.frames(utterances.samples[order])
         size = np.cumsum(frames) * source.describe()["dim"] * np.dtype(np.float32).itemsize
@@ -71,14 +74,14 @@ class Draw:
 
     @cached_property
     def groups(self) -> list[np.ndarray]:
-        """Places in `numbers`, in groups that are read together: in the order of the corpus, shard by shard."""
+        """Positions in `numbers`, in groups that are read together, in the order of the corpus."""
         order = np.argsort(self.numbers, kind="stable")
         begins = np.cumsum(self.split.samples[self.numbers[order]]) // int(GROUP_SECONDS * SAMPLE_RATE)
         return np.split(order, np.flatnonzero(np.diff(begins)) + 1)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells the features of one draw from those of another."""
+        """Identifies this sample and its features; kept features of another sample are not used."""
         numbers = hashlib.sha256(np.ascontiguousarray(self.numbers, dtype="<i8").tobytes()).hexdigest()
         facts = [self.corpus.sha256, self.split.name, self.source.describe(), numbers, GROUP_SECONDS]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -87,10 +90,10 @@ class Draw:
         """All features float32 `(frames, dim)`, in the order of the draw.
 
         Args:
-            jobs: processes; None for as many as audio and machine are good for.
-            keep: folder where each group is kept, and found again after an interruption; None keeps nothing.
+            jobs: processes; None chooses by amount of audio and machine.
+            keep: folder for the features of each group, which are reused after an interruption; None keeps nothing.
         """
-        # Every utterance has its place beforehand, so nothing is ever held twice.
+        # Groups are written to their final rows, so no features are held in memory twice.
         features = np.empty((int(self.frames.sum()), self.source.describe()["dim"]), np.float32)
         starts = np.concatenate([[0], np.cumsum(self.frames)])
         for group, rows in self._read(range(len(self.groups)), jobs, keep):
@@ -99,11 +102,11 @@ class Draw:
                 features[starts[place] : starts[place + 1]] = rows[end - self.frames[place] : end]
         return features
 
-    def extract(self, part: Part, keep: Path, jobs: int | None = 1) -> int:
-        """Only keep the features of a part of the groups, for a later `features`.
+    def extract(self, part: JobShard, keep: Path, jobs: int | None = 1) -> int:
+        """Extract and keep the features of a part of the groups, for a later call of `features`.
 
         Returns:
-            How many groups that is.
+            Number of groups.
         """
         mine = part.deal(range(len(self.groups)))
         return sum(1 for _ in self._read(mine, jobs, keep, wanted=False))
@@ -111,7 +114,6 @@ class Draw:
     def _read(
         self, numbers: range | list[int], jobs: int | None, keep: Path | None, wanted: bool = True
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Groups, each with its features."""
         groups = [self.groups[number] for number in numbers]
         samples = [int(self.split.samples[self.numbers[group]].sum()) for group in groups]
         if keep is not None:
@@ -122,7 +124,7 @@ class Draw:
             for number, group in zip(numbers, groups, strict=True)
         ]
         kind = self.source.describe()["kind"]
-        jobs = min(default_jobs(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
+        jobs = min(jobs_for_audio(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
         opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe(), wanted)
         here = Extractor(self.split, self.source, wanted)
         with HoursBar(sum(samples), 0, "features") as bar:
@@ -133,12 +135,12 @@ class Draw:
 
 
 class Extractor:
-    """Reads groups of utterances; what a process of `Draw.features` runs.
+    """Extracts the features of a group of utterances; the worker of `UtteranceSample.features`.
 
     Args:
-        split: whose utterances.
-        source: which features.
-        wanted: whether the features are to come back; if they are only to be kept, they need not travel.
+        split: of the utterances.
+        source: of the features.
+        wanted: return the features; false if they are only kept on disk, so that they need not travel.
     """
 
     def __init__(self, split: Split, source: FeatureSource, wanted: bool) -> None:
@@ -148,10 +150,10 @@ class Extractor:
         """Features float32 `(frames, dim)` of a group; `(0, dim)` if they are not wanted.
 
         Args:
-            task: the numbers of its utterances, the frames of each, and the file that keeps it.
+            task: numbers of the utterances, frames of each, and the file to keep the features in.
 
         Raises:
-            UserError: an utterance cannot be decoded, or has another length than the corpus says.
+            UserError: an utterance cannot be decoded, or its length differs from the index.
         """
         numbers, frames, kept = task
         if kept is not None and (features := _found(kept, int(frames.sum()))) is not None:
@@ -165,16 +167,16 @@ class Extractor:
                 raise UserError(f"{error}; prepare the corpus again") from error
             if len(rows[-1]) != expected:
                 raise UserError(
-                    f"{shard.path}: utterance {shard.keys[place]!r} is not as long as the index says; prepare the corpus again"
+                    f"{shard.path}: utterance {shard.keys[place]!r} differs in length from the index; prepare the corpus again"
                 )
         features = np.concatenate(rows)
         if kept is not None:
-            write_whole(kept, save({"features": features}))
+            write_bytes(kept, save({"features": features}))
         return features if self.wanted else features[:0]
 
 
 def _found(kept: Path, frames: int) -> np.ndarray | None:
-    """What an earlier run has kept; None if there is nothing, or if the machine lost power while it was written."""
+    """Features that an earlier run kept; None if they are missing or incomplete (after a power failure)."""
     try:
         features = load_file(kept)["features"]
     except (FileNotFoundError, SafetensorError):

@@ -1,4 +1,4 @@
-"""What a codebook clusters: cepstra for the first iteration, a layer of an encoder for the next."""
+"""Features for codebooks: MFCC for the first HuBERT iteration, a layer of an encoder for the next ones."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from wavlm_lightning.audio import SAMPLE_RATE, mfcc, with_deltas
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 
 
@@ -31,22 +32,22 @@ class FeatureSource(ABC):
 
     @abstractmethod
     def frames(self, samples: np.ndarray) -> np.ndarray:
-        """How many frames waveforms of so many samples have, int64 of the same shape; known before anything is read."""
+        """Number of frames of waveforms of the given lengths, int64 of the same shape; needs no audio."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the codebook's JSON says of its features; `from_description` reads it back."""
+        """A JSON-like description for the codebook; `from_description` builds the source from it."""
 
     @staticmethod
     def from_description(description: dict[str, Any], device: str | None = None) -> FeatureSource:
         """The source a codebook was fitted on.
 
         Args:
-            description: what `describe` said.
-            device: where an encoder runs; a GPU if there is one.
+            description: from `describe`.
+            device: of the encoder; a GPU by default if there is one.
 
         Raises:
-            UserError: unknown kind, or the encoder on disk is not the one the codebook was fitted on.
+            UserError: the kind is unknown, or the encoder on disk is not the one the codebook was fitted on.
         """
         if description["kind"] == "mfcc":
             return MfccFeatures(description["level_normalised"])
@@ -66,9 +67,8 @@ class MfccFeatures(FeatureSource):
     """39 cepstral features at 100 Hz, no mean removal (HuBERT, arXiv 2106.07447, section IV-A).
 
     Args:
-        level_normalised: scale each utterance to the same root mean square first. The published labels do not; a
-            front-end with group norm cannot see the level, so with gain variation a part of raw labels is
-            unpredictable.
+        level_normalised: scale each utterance to the same root mean square first. The published labels do not. A
+            front-end with group norm cannot see the level, so if gain varies, raw labels are partly unpredictable.
     """
 
     rate = 100.0
@@ -86,11 +86,9 @@ class MfccFeatures(FeatureSource):
         return with_deltas(mfcc(audio)).numpy()
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
-        """One in 10 ms, windows of 25 ms."""
         return np.maximum((samples - 400) // 160 + 1, 0)
 
     def describe(self) -> dict[str, Any]:
-        """Kind and key."""
         return {"kind": "mfcc", "dim": 39, "level_normalised": self.level_normalised}
 
 
@@ -100,12 +98,12 @@ class LayerFeatures(FeatureSource):
     Args:
         encoder: a Hugging Face directory, a unilm `.pt` file or a `.ckpt` of a pre-training run.
         layer: 0 is the input of the first layer, N the output of layer N.
-        device: where to run; a GPU if there is one.
-        chunk_seconds: longer utterances are processed in pieces of this length, as the reference does (100 s).
-        precision: `fp32`, or `bf16` for autocast: quicker on GPUs; some frames next to a border get another label.
+        device: of the encoder; a GPU by default if there is one.
+        chunk_seconds: longer utterances are processed in pieces of this length, as in the reference (100 s).
+        precision: `fp32`, or `bf16` for autocast, which is faster on GPUs and changes the labels of a few frames.
 
     Raises:
-        UserError: there is no such layer or precision.
+        UserError: the layer or precision does not exist.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class LayerFeatures(FeatureSource):
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision of codebook features must be fp32 or bf16, not {precision!r}")
         self.path, self.layer, self.precision = Path(encoder), layer, precision
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = choose_device(device)
         self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
         self.chunk = int(chunk_seconds * SAMPLE_RATE)
         self.rate = self.encoder.config.frame_rate
@@ -142,22 +140,21 @@ class LayerFeatures(FeatureSource):
         parts = [torch.zeros(0, self.encoder.config.dim)]
         for piece in torch.from_numpy(waveform).split(self.chunk):
             if len(piece) >= self.encoder.config.receptive_field:
-                with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16"):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     features, lengths = self.encoder.features(piece[None].to(self.device))
                     projected, _ = self.encoder.project(features)
-                    # Layers above the one that is asked for are not run.
+                    # Layers above the requested one are not run.
                     hidden = self.encoder.contextualise(projected, lengths, keep=[self.layer]).hidden[0, 0]
                 parts.append(hidden.float().cpu())
         return torch.cat(parts).numpy()
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
-        """Those of whole pieces and of the rest."""
         of = self.encoder.config.frames
         rest = of(torch.as_tensor(samples % self.chunk)).numpy()
         return samples // self.chunk * of(self.chunk) + rest
 
     def describe(self) -> dict[str, Any]:
-        """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stand."""
+        """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stay valid."""
         described = {
             "kind": "layer",
             "dim": self.encoder.config.dim,

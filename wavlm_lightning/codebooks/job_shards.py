@@ -1,27 +1,33 @@
-"""Pieces of a large job: which of them this process is, from `--part` or from its surroundings."""
+"""Job sharding: which part of a job this process handles, from `--part I/N` or from SLURM or torchrun variables."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from wavlm_lightning.system.errors import UserError
 
 Item = TypeVar("Item")
 
+HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
+"""Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features."""
+
 
 @dataclass(frozen=True)
-class Part:
-    """One of several pieces.
+class JobShard:
+    """One of several parts of a job.
 
     Attributes:
-        number: which, from 0.
-        of: how many there are.
+        number: of the part, from 0.
+        of: number of parts.
 
     Example:
-        >>> Part.parse("2/3").deal("abcdefg")
+        >>> JobShard.parse("2/3").deal("abcdefg")
         ['b', 'e']
     """
 
@@ -29,27 +35,29 @@ class Part:
     of: int = 1
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> JobShard:
         """Read `I/N` (from 1/N to N/N), or `auto`.
 
         Raises:
-            UserError: it is neither, or `auto` finds nothing to go by.
+            UserError: the text is neither, or `auto` finds no variables.
         """
         if text == "auto":
             return cls.from_environment(os.environ)
         first, _, last = text.partition("/")
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise UserError(f"--part {text}: write I/N from 1/N to N/N (3/16, say), or auto in a job array or torchrun")
+            raise UserError(
+                f"--part {text}: write I/N from 1/N to N/N, such as 3/16, or auto in a job array or torchrun"
+            )
         return cls(int(first) - 1, int(last))
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Part:
-        """The piece of this process among the tasks of a SLURM job array, the ranks of each task, or both.
+    def from_environment(cls, environment: Mapping[str, str]) -> JobShard:
+        """The part of this process among the tasks of a SLURM job array, the ranks of each task, or both.
 
         Ranks are those of torchrun (RANK, WORLD_SIZE), else those of srun (SLURM_PROCID, SLURM_NTASKS).
 
         Raises:
-            UserError: it is in none of these, or the tasks of the array are not numbered one after the other.
+            UserError: there is neither an array nor ranks, or the tasks of the array are numbered with gaps.
         """
 
         def whole(name: str) -> int | None:
@@ -69,5 +77,19 @@ class Part:
         return cls((task - first) * (ranks or 1) + (rank or 0), tasks * (ranks or 1))
 
     def deal(self, items: Sequence[Item]) -> list[Item]:
-        """Every `of`-th item, as cards are dealt: neighbours are of like size, so pieces are too."""
+        """Every `of`-th item, starting with `number`: neighbours have similar sizes, so parts have, too."""
         return list(items[self.number :: self.of])
+
+
+def jobs_for_audio(kind: str, hours: float) -> int:
+    """How many processes pay off: at most one per GPU for layers of an encoder, else one per core.
+
+    Args:
+        kind: of features, `mfcc` or `layer`.
+        hours: of audio.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if kind == "layer" and torch.cuda.is_available():
+        usable = torch.cuda.device_count()
+    usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's ranks on this machine share it
+    return max(1, min(usable, math.ceil(hours / HOURS_PER_PROCESS.get(kind, 1.0))))

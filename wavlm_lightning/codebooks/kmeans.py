@@ -1,4 +1,4 @@
-"""Fitting k-means within a memory budget."""
+"""Fit k-means on features of a corpus within a memory budget."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from wavlm_lightning.codebooks.budget import default_budget_gib
 from wavlm_lightning.codebooks.codebook import Codebook
-from wavlm_lightning.codebooks.extraction import Draw
+from wavlm_lightning.codebooks.extraction import UtteranceSample
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 
@@ -20,7 +20,7 @@ from wavlm_lightning.system.errors import UserError
 def extract_part(
     corpus: Corpus,
     source: FeatureSource,
-    part: Part,
+    part: JobShard,
     keep: Path,
     split: str = "train",
     share: float = 1.0,
@@ -28,21 +28,23 @@ def extract_part(
     seed: int = 0,
     jobs: int | None = 1,
 ) -> int:
-    """Keep a part of the features that `fit_kmeans` will ask for, so that several machines share the work.
+    """Extract and keep a part of the features that `fit_kmeans` needs, so that several machines share the work.
+
+    The arguments must be those of the later `fit_kmeans`.
 
     Args:
-        corpus: as for `fit_kmeans`, and so are the others that are not named here.
-        source: the features.
-        part: which of the groups of utterances, dealt one by one.
-        keep: the folder that `fit_kmeans` is given, too.
+        corpus: the audio.
+        source: of the features.
+        part: which groups of utterances.
+        keep: folder of the kept features.
         split: which split.
         share: of the utterances.
-        memory_gib: must be the same in all parts and in the fit: it says how many utterances there are.
+        memory_gib: must be the same in all parts and in the fit, because it limits the number of utterances.
         seed: of the draw.
         jobs: processes.
 
     Returns:
-        Groups that are there now, of this part.
+        Number of groups of this part.
     """
     return _draw(corpus, source, split, share, memory_gib, seed).extract(part, keep, jobs)
 
@@ -61,26 +63,26 @@ def fit_kmeans(
 ) -> Codebook:
     """Mini-batch k-means with the settings of HuBERT's released scripts.
 
-    Utterances are drawn at random until the share is reached or their features fill the memory budget; which they are, and
-    so the codebook, does not depend on the number of processes.
+    Utterances are drawn at random until the share is reached or their features fill the memory budget. The draw, and
+    therefore the codebook, does not depend on the number of processes.
 
     Source: fairseq `simple_kmeans/learn_kmeans.py` for the settings, scikit-learn for the algorithm; HuBERT (arXiv
     2106.07447) for the shares: all utterances for MFCC, 10 % of 960 hours for layers.
 
     Args:
-        corpus: where the audio comes from.
-        source: the features to cluster.
+        corpus: the audio.
+        source: of the features to cluster.
         size: number of clusters.
         split: which split to fit on.
         share: of the utterances to draw, above 0 and up to 1, rounded up to whole utterances.
-        memory_gib: for the features, GiB, of all processes together; None for a quarter of what this machine has.
+        memory_gib: for the features of all processes together, GiB; None takes a quarter of the machine's memory.
         seed: for the draw and for k-means.
-        restarts: k-means++ initialisations of which the best is kept.
-        jobs: processes that read; None for as many as audio and machine are good for.
-        keep: folder where features lie until the fit is done, so that an interrupted one goes on; None keeps nothing.
+        restarts: k-means++ initialisations, of which the best is kept.
+        jobs: processes that extract features; None chooses by amount of audio and machine.
+        keep: folder that keeps features until the fit is done, so that an interrupted fit continues; None keeps nothing.
 
     Raises:
-        UserError: the share is none, or there are fewer frames than clusters.
+        UserError: the share is not above 0 and at most 1, or there are fewer frames than clusters.
     """
     from sklearn.cluster import MiniBatchKMeans
 
@@ -120,13 +122,15 @@ def fit_kmeans(
     return Codebook(model.cluster_centers_.astype(np.float32), source.rate, source.describe(), fitted)
 
 
-def forget(keep: Path) -> None:
-    """Remove kept features, once the codebook is written."""
+def remove_features(keep: Path) -> None:
+    """Delete kept features; to be called when the codebook is written."""
     shutil.rmtree(keep, ignore_errors=True)
 
 
-def _draw(corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int) -> Draw:
+def _draw(
+    corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int
+) -> UtteranceSample:
     if not 0 < share <= 1:
         raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
     memory_gib = default_budget_gib() if memory_gib is None else memory_gib
-    return Draw.make(corpus, source, split, share, memory_gib, seed)
+    return UtteranceSample.make(corpus, source, split, share, memory_gib, seed)

@@ -1,4 +1,4 @@
-"""The label file of one shard: where it lies, what its header says, and whether it belongs to its shard."""
+"""The label file of a shard: its path, its header, and checks that it belongs to the shard."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 
 BEGINNING = 4096
-"""Bytes that hold header and starts of a shard of half an hour; of more, the rest is read, too."""
+"""Bytes read first: header and starts of a shard of half an hour; for larger shards the rest is read as well."""
 
 
 def labels_directory(corpus: Corpus, name: str) -> Path:
-    """Where the labels of a name lie: `CORPUS/labels/NAME`."""
+    """The folder of a label set: `CORPUS/labels/NAME`."""
     return corpus.directory / "labels" / name
 
 
 def label_file(directory: Path, shard: ShardIndex) -> Path:
-    """Where the labels of a shard lie."""
+    """The label file of a shard."""
     return directory / f"{shard.path.stem}.safetensors"
 
 
 @dataclass(frozen=True)
 class LabelHead:
-    """What a label file says before its labels.
+    """Metadata and starts of a label file.
 
     Attributes:
         metadata: `codebook_sha256`, `shard_sha256`, `rate`, `size`.
         starts: number of the first label of each utterance, and the total, int64 `(utterances + 1,)`.
-        labels: how many the file holds.
+        labels: number of labels in the file.
     """
 
     metadata: dict[str, str]
@@ -45,15 +45,15 @@ class LabelHead:
 
     @classmethod
     def read(cls, path: Path) -> LabelHead:
-        """Read it: one `pread` as a rule, since an epoch of 94,000 hours begins with 188,000 of these.
+        """Read the head of a file, usually with a single `pread`: an epoch of 94,000 hours begins with 188,000 of them.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is damaged.
+            ValueError: the file is damaged.
         """
         file = os.open(path, os.O_RDONLY)
         try:
-            # Without this, each file would pull the labels that follow from disk.
+            # Otherwise read-ahead would load the labels behind the head from disk, for each file.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
             content = os.pread(file, BEGINNING, 0)
@@ -76,18 +76,18 @@ class LabelHead:
 
 
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
-    """See that the labels in a file are those of a shard.
+    """Check that a label file belongs to a shard and a label set.
 
     Args:
-        path: the file.
+        path: of the file.
         shard: the shard.
         samples: length of each of its utterances, `(utterances,)`.
         head: the content of `labels.json`.
-        again: what to run if they are not, for the message.
+        again: command that makes the labels again, for the message.
 
     Raises:
-        FileNotFoundError: there is no such file, but the corpus is remote, so it can be had again.
-        UserError: it is missing, damaged, or holds other labels.
+        FileNotFoundError: the file is missing and the corpus remote, so it can be downloaded again.
+        UserError: the file is missing, damaged, or has other labels.
     """
     try:
         found = LabelHead.read(path)
@@ -101,7 +101,7 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
     if found.metadata["shard_sha256"] != shard.sha256:
         raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
     if found.metadata["codebook_sha256"] != head["codebook_sha256"]:
-        raise UserError(f"{path}: made by another codebook than labels.json says; remove the folder and {again}")
+        raise UserError(f"{path}: made by another codebook than that in labels.json; remove the folder and {again}")
     if float(found.metadata["rate"]) != head["rate"]:
         raise UserError(
             f"{path}: its rate is {found.metadata['rate']} labels/s, labels.json says {head['rate']}; {again}"
@@ -112,7 +112,7 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         )
     if starts[-1] > found.labels:
         raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
-    # A window of 25 ms and the grid's rounding may cost some labels at the end, never more than 0.1 s.
+    # The last window (25 ms) and rounding to the frame grid may cost labels at the end, but less than 0.1 s.
     short = np.abs(np.diff(starts) - samples * (head["rate"] / SAMPLE_RATE)) > 0.1 * head["rate"]
     if short.any():
         place = int(short.argmax())

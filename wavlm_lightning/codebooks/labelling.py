@@ -1,4 +1,4 @@
-"""Labelling a corpus: every shard once, whatever was done before, by any number of processes and machines."""
+"""Label a corpus with a codebook, shard by shard, with any number of processes and machines, resumable."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
-from wavlm_lightning.codebooks.job_shards import Part
+from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
-from wavlm_lightning.system.ordered_pool import default_jobs, in_order
+from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.worker_pool import in_order
 
 Place = tuple[str, int]
 """A split, and the number of a shard in it."""
@@ -34,23 +34,23 @@ def label_corpus(
     name: str,
     splits: list[str] | None = None,
     jobs: int | None = 1,
-    part: Part = Part(),  # noqa: B008 - it is frozen
+    part: JobShard = JobShard(),  # noqa: B008 - it is frozen
 ) -> int:
-    """Label every shard of a part; shards that already carry labels of this codebook are left alone.
+    """Label the shards of a part that have no labels of this codebook yet.
 
-    A shard is the unit: it has all of its labels or none, whoever is stopped. Its file depends on shard and codebook
-    alone, so a part may run twice, even at once, and parts may be dealt anew between two calls.
+    A label file is written atomically and depends on shard and codebook alone. So a part may run twice, even at the same
+    time, and the number of parts may change between two calls.
 
     Args:
-        corpus: what to label; gets `labels/NAME/labels.json` and `labels/NAME/SPLIT-NNNNNN.safetensors`.
+        corpus: to label; gets `labels/NAME/labels.json` and `labels/NAME/SPLIT-NNNNNN.safetensors`.
         codebook: the tokeniser.
-        name: what to call this set of labels.
+        name: of the label set.
         splits: which splits; all by default.
-        jobs: processes; None for as many as the audio and the machine are good for.
-        part: which of the shards, dealt one by one.
+        jobs: processes; None chooses by amount of audio and machine.
+        part: which shards.
 
     Returns:
-        How many shards were labelled now.
+        Number of shards labelled by this call.
 
     Raises:
         UserError: the corpus is behind a URL, the folder holds labels of another codebook, audio cannot be decoded, the
@@ -58,8 +58,8 @@ def label_corpus(
     """
     if is_remote(corpus.directory):
         raise UserError(
-            f"{corpus.name}: labels are written beside the shards, and a server takes none; run `wavlm codebook apply` "
-            "where the corpus lies, or on a copy, and upload its folder labels"
+            f"{corpus.name}: labels are written beside the shards, which is not possible on a server; run `wavlm codebook "
+            "apply` on the original or a copy of the corpus, and upload its folder labels"
         )
     directory = labels_directory(corpus, name)
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def label_corpus(
     ]
     left = sum(samples[place] for place in pending)
     if jobs is None:
-        jobs = default_jobs(codebook.features["kind"], left / SAMPLE_RATE / 3600)
+        jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
     total = sum(samples.values())
     with HoursBar(total, total - left, "labels") as bar:
         labeller = partial(Labeller, corpus.directory, directory, codebook)
@@ -85,13 +85,13 @@ def label_corpus(
 
 
 class Labeller:
-    """Labels shards, one at a call; what a process of `label_corpus` runs.
+    """Labels one shard per call; the worker of `label_corpus`.
 
     Args:
-        corpus: its folder.
-        directory: where the labels go.
+        corpus: folder of the corpus.
+        directory: folder of the labels.
         codebook: the tokeniser.
-        device: where an encoder runs.
+        device: of an encoder.
     """
 
     def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
@@ -123,34 +123,37 @@ class Labeller:
             "rate": str(self.codebook.rate),
             "size": str(self.codebook.size),
         }
-        write_whole(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
+        write_bytes(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
         return place
 
 
 def _write_head(path: Path, codebook: Codebook) -> None:
-    """Write `labels.json`, or find that of the same codebook.
+    """Write `labels.json` unless it exists.
 
     Raises:
-        UserError: it is of another codebook.
+        UserError: it exists and belongs to another codebook.
     """
     body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if not path.is_file():
-        # Parts that begin at once write the same; a part of another codebook is found out by the hash in its files.
-        write_whole(path, json.dumps(body).encode())
+        # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
+        # by the hash in its label files.
+        write_bytes(path, json.dumps(body).encode())
     elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
-        raise UserError(f"{path.parent}: holds labels of another codebook; choose another --name or remove the folder")
+        raise UserError(
+            f"{path.parent}: contains labels of another codebook; choose another --name or remove the folder"
+        )
 
 
 def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:
     try:
         meta = LabelHead.read(label_file(directory, shard)).metadata
-    except (FileNotFoundError, ValueError):  # a machine that lost power may leave a file without its content
+    except (FileNotFoundError, ValueError):  # after a power failure a file may be empty
         return False
     return meta["codebook_sha256"] == codebook_sha256 and meta["shard_sha256"] == shard.sha256
 
 
 def _sorted_header(content: bytes) -> bytes:
-    """The same safetensors with its header in a fixed order: the library's differs from call to call."""
+    """Sort the header of a safetensors file: the library's order differs from call to call, equal labels must not."""
     end = header_end(content)
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

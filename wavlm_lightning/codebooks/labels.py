@@ -1,4 +1,4 @@
-"""Labels beside the shards: one file a shard, each carrying the hash of its codebook and of its shard."""
+"""Frame labels of a corpus: one file per shard, with the hashes of its codebook and of its shard."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from wavlm_lightning.system.errors import UserError
 
 
 class LabelRows(Sequence[np.ndarray]):
-    """The labels of utterances, each read from its shard's file when it is asked for.
+    """The labels of a split's utterances, read from disk on access.
 
     Args:
         split: the utterances.
         files: the label file of each shard.
-        check: raises if the labels do not belong to a shard; those of a remote corpus are checked as they come.
+        check: raises if the labels do not belong to a shard. Labels of a remote corpus are checked when they arrive.
     """
 
     def __init__(self, split: Split, files: list[Path], check: Callable[[Path, ShardIndex, np.ndarray], None]) -> None:
@@ -45,15 +45,15 @@ class LabelRows(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._split)
 
-    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]  # no slices: each would read files
+    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]  # no slices: they would read files
         """uint16 `(label_frames,)` of one utterance."""
         if not 0 <= number < len(self):
-            raise IndexError(number)  # ends an iteration
+            raise IndexError(number)  # the sequence protocol ends an iteration with it
         shard, place = self._split.locate(number)
         which = int(np.searchsorted(self._split.starts, number, side="right")) - 1
         try:
             file = self._file(which, shard)
-        except FileNotFoundError:  # of a remote corpus another process may have evicted it: it comes again
+        except FileNotFoundError:  # another process may have evicted it from the cache
             if not shard.remote:
                 self._check_shard(which)
             file = self._file(which, shard)
@@ -65,12 +65,14 @@ class LabelRows(Sequence[np.ndarray]):
         if not self._checked[which]:
             self._check_shard(which)
             self._checked[which] = True
-        # A file written anew is another inode; its time changes with every use if the corpus is remote.
+        # The inode identifies a rewritten file; the modification time does not, because the cache of remote corpora
+        # updates it at every use.
         return (_opened_remote if shard.remote else _opened)(path, path.stat().st_ino, os.getpid())
 
 
 def _open(path: Path, inode: int, process: int) -> Any:
-    # Kept open: reading a header costs more than reading a row. A forked worker opens its own.
+    # Kept open, because reading the header costs more than reading a row. The process is part of the key, because
+    # forked workers must not share a file.
     return safe_open(path, framework="np")
 
 
@@ -79,10 +81,10 @@ _opened_remote = lru_cache(maxsize=REMOTE_HANDLES)(_open)
 
 
 class JoinedRows(Sequence[np.ndarray]):
-    """Labels of several splits, one after another.
+    """Labels of several splits, concatenated.
 
     Args:
-        parts: those of each split.
+        parts: the labels of each split.
     """
 
     def __init__(self, parts: Sequence[Sequence[np.ndarray]]) -> None:
@@ -107,8 +109,8 @@ class LabelSet:
     Attributes:
         size: number of different labels.
         rate: labels per second.
-        codebook_sha256: which codebook made them.
-        rows: one uint16 `(label_frames,)` an utterance.
+        codebook_sha256: hash of their codebook.
+        rows: for each utterance uint16 `(label_frames,)`.
     """
 
     size: int
@@ -117,17 +119,17 @@ class LabelSet:
     rows: Sequence[np.ndarray]
 
     def codebook(self) -> dict[str, Any]:
-        """What checkpoints keep of it: size, hash and rate."""
+        """Size, hash and rate, as checkpoints store them."""
         return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
         """Open the labels of a split and check that they belong to its shards.
 
-        The labels stay on disk. Those of a remote corpus are checked as they come.
+        The labels stay on disk. Labels of a remote corpus are checked when they arrive.
 
         Raises:
-            UserError: labels are missing, made from other shards or by different codebooks, or too short for the audio.
+            UserError: labels are missing, of other shards or of different codebooks, or too short for the audio.
         """
         directory, opened = labels_directory(corpus, name), corpus.split(split)
         head = label_head(corpus, name)
@@ -137,16 +139,16 @@ class LabelSet:
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
-        """The labels of several splits, one after another.
+        """Concatenate the labels of several splits.
 
         Raises:
-            UserError: different codebooks made them.
+            UserError: they are of different codebooks.
         """
         first = parts[0]
         for part in parts[1:]:
             if part.codebook() != first.codebook():
                 raise UserError(
-                    f"labels: those of one corpus are of codebook {first.codebook_sha256[:12]}, those of another of "
+                    f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
                 )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
@@ -154,15 +156,15 @@ class LabelSet:
 
 
 def label_sets(corpus: Corpus) -> list[str]:
-    """Names of the label sets that lie in a corpus folder; of a remote corpus, of those that were asked for."""
+    """Names of the label sets in a corpus folder; for a remote corpus, those that were downloaded."""
     return sorted(path.parent.name for path in corpus.directory.glob("labels/*/labels.json"))
 
 
 def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
-    """What `labels.json` says: `size`, `rate` and `codebook_sha256`.
+    """The content of `labels.json`: `size`, `rate` and `codebook_sha256`.
 
     Raises:
-        UserError: there are no labels of that name.
+        UserError: there is no label set of that name.
     """
     path = labels_directory(corpus, name) / "labels.json"
     if is_remote(corpus.directory):

@@ -1,4 +1,4 @@
-"""Cluster quality of a labelled corpus that has phone alignments."""
+"""Quality of frame labels (purity, PNMI) against the phone alignments of a corpus."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def label_quality(corpus: Corpus, name: str, split: str) -> ClusterQuality | Non
 
     Args:
         corpus: a labelled corpus.
-        name: which labels.
-        split: which split.
+        name: of the label set.
+        split: of the corpus.
 
     Returns:
-        The quality, or None if no utterance carries `phones`.
+        The quality, or None if no utterance has timed `phones`.
     """
     labels = LabelSet.open(corpus, name, split)
     names: dict[str, int] = {}

@@ -1,1 +1,6 @@
-"""Corpora, shards and batches: from recordings on disk to what a training step gets."""
+"""The corpus format, from recordings on disk to the batches of a training step.
+
+Read `corpus` (the format), `split` and `shard_index` (random access), `recordings` and `writing` (how a corpus is made),
+`batch`, then `loading/` (batches, order, resume), `remote/` (corpora behind a URL), `corpora/` (one file per recipe) and
+`mini/` (the embedded corpus). Imports `audio`, `encoder.Layers` and `system`. Tests: `tests/data`.
+"""

@@ -1,4 +1,4 @@
-"""What travels from the loader to a training step: small typed objects instead of dicts."""
+"""Batches: typed dataclasses of tensors that a loader hands to a training step."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Transferable:
         return replace(self, **changed)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The same object on a device."""
+        """A copy on a device."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """The same object in page-locked memory."""
+        """A copy in page-locked memory."""
         return self._map(lambda value: value.pin_memory())
 
 
@@ -42,7 +42,7 @@ class Waveforms(Transferable):
     """Audio of a batch.
 
     Attributes:
-        audio: float32 `(batch, samples)` in [-1, 1], zeros behind the end of a row.
+        audio: float32 `(batch, samples)` in [-1, 1], zero-padded at the end of a row.
         lengths: samples of each row, int64 `(batch,)`.
     """
 
@@ -64,7 +64,7 @@ class Targets(Transferable):
     """Labels of a batch, as indices.
 
     Attributes:
-        values: int64 `(batch,)`, or `(batch, longest, ...)` for sequences, zeros behind the end of a row.
+        values: int64 `(batch,)`, or `(batch, longest, ...)` for sequences, zero-padded.
         lengths: labels of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
     """
 
@@ -85,13 +85,13 @@ class Targets(Transferable):
 
 @dataclass(frozen=True)
 class TaskBatch(Transferable):
-    """What a downstream task trains on.
+    """A batch of a downstream task.
 
     Attributes:
-        keys: the utterances.
-        inputs: their audio, or what the frozen upstream made of it (a cache).
+        keys: of the utterances.
+        inputs: their audio, or cached features of the frozen upstream.
         targets: their labels.
-        others: where several tasks train on the batch, the labels of all but the first, by the task's name.
+        others: if several tasks train on the batch, the labels of all but the first task, by task name.
     """
 
     keys: tuple[str, ...]
@@ -100,22 +100,18 @@ class TaskBatch(Transferable):
     others: dict[str, Targets] = field(default_factory=dict)
 
     def of(self, task: str) -> TaskBatch:
-        """The batch as a task knows it alone.
-
-        Args:
-            task: its name.
-        """
+        """The batch as it would be if `task` (a name) trained alone."""
         return replace(self, targets=self.others.get(task, self.targets), others={})
 
 
 @dataclass(frozen=True)
 class PretrainingBatch(Transferable):
-    """What masked prediction trains on: crops of one length, no padding.
+    """A batch of pre-training: crops of one length, without padding.
 
     Attributes:
         audio: clean crops, float32 `(batch, samples)`.
         labels: by label set, the codebook label of each encoder frame, int64 `(batch, frames)`; empty without labels.
-        noise: clips to mix in, float32 `(clips, samples)`; no rows if there is no noise corpus.
+        noise: clips to mix in, float32 `(clips, samples)`; zero rows without a noise corpus.
         noise_lengths: samples of each clip, int64 `(clips,)`.
     """
 

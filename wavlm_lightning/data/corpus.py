@@ -1,4 +1,4 @@
-"""A `Corpus`: a folder of WebDataset shards with an index beside each, and `corpus.json`, written last.
+"""`Corpus`: a folder of WebDataset shards, an index beside each, and `corpus.json`, which is written last.
 
 Layout::
 
@@ -6,7 +6,7 @@ Layout::
     SPLIT-000000.tar            KEY.flac + KEY.json for each utterance (WebDataset format)
     SPLIT-000000.index.json     keys, samples, and where in the tar each member starts
     SPLIT.lengths.npy           samples of every utterance of the split, uint32, in shard order
-    trials-SPLIT.csv            same-speaker trials, where a task has them
+    trials-SPLIT.csv            same-speaker trials, for tasks that need them
     labels/NAME/SPLIT-000000.safetensors    codebook labels (see `wavlm_lightning.codebooks`)
 """
 
@@ -26,7 +26,7 @@ from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
@@ -34,14 +34,14 @@ FORMAT = "wavlm_lightning/corpus/1"
 
 
 class CorpusWriter:
-    """Writes a corpus; `corpus.json` comes last, so its presence means the corpus is whole.
+    """Writes a corpus; `corpus.json` comes last, so its presence means that the corpus is complete.
 
     Args:
-        directory: where the corpus goes; made if needed.
-        name: what to call it in cards and messages.
+        directory: the corpus folder; created if needed.
+        name: of the corpus, in cards and messages.
         licence: terms of use of the audio.
         source: how it was made (recipe, arguments, versions); kept in `corpus.json`.
-        shard_seconds: audio a shard holds before the next one is begun.
+        shard_seconds: audio per shard.
 
     Example:
         >>> writer = CorpusWriter(Path("data/digits"), "digits", licence="CC0", source={"recipe": "mine"})
@@ -60,7 +60,7 @@ class CorpusWriter:
         self._shards: dict[str, list[dict[str, Any]]] = {}
 
     def write_split(self, split: str, utterances: Iterable[Utterance]) -> None:
-        """Stream utterances into the shards of one split; one utterance is held in memory at a time."""
+        """Stream utterances into the shards of a split; one utterance is in memory at a time."""
         stream = iter(utterances)
         for first in stream:
             number = len(self._shards.get(split, []))
@@ -76,7 +76,7 @@ class CorpusWriter:
             yield utterance
 
     def add_shard(self, split: str, index: ShardIndex) -> None:
-        """Register a shard that `write_shard` has written in this directory (by another process, say)."""
+        """Add a shard that `write_shard` has written to this directory, possibly in another process."""
         self._shards.setdefault(split, []).append(index.summary())
 
     def finish(
@@ -89,7 +89,7 @@ class CorpusWriter:
             trials: for a split, rows of (1 if same speaker else 0, key, key).
 
         Raises:
-            UserError: no utterance was written, or a key stands twice in a split.
+            UserError: no utterance was written, or a key occurs twice in a split.
         """
         if not self._shards:
             raise UserError(f"{self.directory}: no utterance was written, so there is no corpus to finish")
@@ -117,7 +117,7 @@ class CorpusWriter:
             written = corpus.split(name)
             written.check_keys()
             part["lengths"] = write_lengths(self.directory / f"{name}.lengths.npy", written.samples)
-        write_whole(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
+        write_bytes(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
         return Corpus(self.directory, body)
 
 
@@ -140,10 +140,10 @@ class Corpus:
 
     @classmethod
     def open(cls, directory: Path | str) -> Corpus:
-        """Open a corpus folder, or through its local copy one behind a URL.
+        """Open a corpus folder, or a corpus behind a URL through its local mirror.
 
         Raises:
-            UserError: the folder is no finished corpus of this format.
+            UserError: the folder is not a finished corpus of this format.
         """
         from wavlm_lightning.data.remote.mirror import is_url, mirror
 
@@ -154,7 +154,7 @@ class Corpus:
         if not path.is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/corpus.json"))
             hint = (
-                f"it holds the corpora {', '.join(inside)}: name one of them"
+                f"it holds the corpora {', '.join(inside)}; name one of them"
                 if inside
                 else "make it with `wavlm prepare`, or run that again if it was interrupted"
             )
@@ -169,7 +169,6 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """The corpus' name."""
         return self.body["name"]
 
     @property
@@ -179,20 +178,19 @@ class Corpus:
 
     @property
     def splits(self) -> list[str]:
-        """Names of the splits."""
         return list(self.body["splits"])
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the content: every shard of every split."""
+        """Hash over the hashes of all shards."""
         shards = {split: [s["sha256"] for s in part["shards"]] for split, part in self.body["splits"].items()}
         return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
     def inventory(self, name: str) -> Any:
-        """One label set.
+        """A label set.
 
         Raises:
-            UserError: this corpus has none of that name.
+            UserError: this corpus has no label set of that name.
         """
         if not self.inventories.get(name):
             have = ", ".join(k for k, v in self.inventories.items() if v) or "none"
@@ -200,10 +198,10 @@ class Corpus:
         return self.inventories[name]
 
     def split(self, name: str) -> Split:
-        """One split; opened once, however often it is asked for.
+        """A split; opened at the first call and kept.
 
         Raises:
-            UserError: there is no such split, or a shard or its index is missing or of another size.
+            UserError: there is no such split, or a shard or its index is missing or has another size.
         """
         if name not in self.body["splits"]:
             raise UserError(f"{self.directory}: no split {name!r}; it has {', '.join(self.splits)}")

@@ -1,4 +1,4 @@
-"""`wavlm prepare folder`: any folder of recordings to a corpus."""
+"""Make a corpus from any folder of recordings, with an optional CSV manifest: `wavlm prepare folder`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from wavlm_lightning.system.errors import UserError
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
 SHARD_FILES = 500
-"""Recordings of one shard."""
+"""Recordings per shard."""
 FEWEST_SPEAKERS = 10
-"""With fewer speakers than this, holding some of them out would cost too much of the data or be left to luck."""
+"""Speakers from which on whole speakers are held out; with fewer, that would cost much data and give noisy scores."""
 
 
 @dataclass(frozen=True)
 class FolderRecipe:
     """Recordings under a folder, optionally described by a manifest.
 
-    Files of any rate and channel count become 16 kHz mono FLAC. Shards that an interrupted run has finished are kept.
+    Files of any rate and channel count become 16 kHz mono FLAC. Shards that an interrupted run finished are kept.
 
     Args:
-        folder: searched with all folders below it; relative paths of the manifest start here.
+        folder: searched recursively; relative paths in the manifest start here.
         out: the corpus folder.
         manifest: CSV with a `path` column; `speaker`, `text` (or `transcript`), `language`, `split` and `phones`
             (from a lexicon, separated by spaces) are used, all other columns are kept as they are.
-        on_error: `stop` at a file that cannot be used, or `skip` and count it.
+        on_error: `stop` at a file that cannot be used, or `skip` it and list it.
         valid: share held out for validation.
         test: share held out for test.
         split_by: hold out whole speakers, or single files; `auto` takes speakers if there are at least 10.
@@ -58,7 +58,8 @@ class FolderRecipe:
         """Write the corpus.
 
         Raises:
-            UserError: nothing to read, a manifest that does not fit, or (with `on_error="stop"`) a bad file.
+            UserError: there is nothing to read, the manifest does not fit the files, or (with `on_error="stop"`) a file
+                cannot be used.
         """
         splits = self._assign(self._recordings())
         plan = CorpusPlan(
@@ -82,7 +83,7 @@ class FolderRecipe:
             full = path if path.is_absolute() else self.folder / path
             if not full.is_file() and self.on_error == "stop":
                 raise UserError(
-                    f"{full}: no such file, but {self.manifest} lists it; mend the manifest or use --on-error skip"
+                    f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
                 )
             key = clean_key(str(path.with_suffix("")).lstrip("/"))
             if key in keys:
@@ -132,7 +133,7 @@ class FolderRecipe:
         return self.split_by == "speaker"
 
     def _assign(self, recordings: list[Recording]) -> dict[str, list[Recording]]:
-        """Give every recording its split: the manifest's, or by the hash of its speaker or key."""
+        """Recordings by split: the split of the manifest, or by the hash of speaker or key."""
         given = [r for r in recordings if "split" in r.meta]
         if given and len(given) < len(recordings):
             raise UserError(
@@ -154,7 +155,7 @@ class FolderRecipe:
 
 
 def _inventories(written: dict[str, list[Meta]]) -> Inventories:
-    """From what was written, so that a speaker of whom nothing is left is no label."""
+    """Label sets of what was written: a speaker whose files were all skipped is not among them."""
     metas = [meta for part in written.values() for meta in part]
     return {
         "speakers": sorted({m["speaker"] for m in metas if m.get("speaker")}),

@@ -1,4 +1,7 @@
-"""The lengths of a split in one binary file: planning an epoch of 25 million utterances reads 100 MB and no index."""
+"""The utterance lengths of a split in one binary file, so that planning an epoch reads no shard index.
+
+For 25 million utterances the file has 100 MB.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import write_bytes
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,11 @@ class Lengths:
     """A file of lengths.
 
     Attributes:
-        path: where it is; an array of NumPy's format, uint32 `(utterances,)`.
-        utterances: how many lengths it holds.
+        path: of the file, a NumPy array uint32 `(utterances,)`.
+        utterances: number of lengths.
         size: of the file in bytes.
-        sha256: its hash.
-        remote: it is part of a remote corpus, and comes when it is needed.
+        sha256: of the file.
+        remote: it belongs to a remote corpus and is downloaded when it is needed.
     """
 
     path: Path
@@ -36,7 +39,7 @@ class Lengths:
         """Length of each utterance in samples, int64 `(utterances,)`.
 
         Raises:
-            UserError: the file is missing or not the one that was written.
+            UserError: the file is missing or altered.
         """
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
@@ -60,14 +63,14 @@ def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
     """Write a file of lengths.
 
     Args:
-        path: the file; it appears whole or not at all.
+        path: the file; written atomically.
         samples: length of each utterance, `(utterances,)`, each below 2^32 (74 hours).
 
     Returns:
-        What `corpus.json` keeps of it.
+        Its entry in `corpus.json`.
     """
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
     data = buffer.getvalue()
-    write_whole(path, data)
+    write_bytes(path, data)
     return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,6 +1,6 @@
-"""What a recipe gives: files on disk, how to read them, and the corpus they make; nothing is decoded here.
+"""The plan of a corpus: which stretches of which files become which utterances, with helpers for recipes.
 
-`wavlm_lightning.data.writing` makes the corpus of it.
+Nothing is decoded here; `wavlm_lightning.data.writing` reads the files and writes the corpus.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from wavlm_lightning.system.errors import UserError
 
-if TYPE_CHECKING:  # recipes must import in no time, for `wavlm prepare --help`
+if TYPE_CHECKING:  # recipes must import quickly, for `wavlm prepare --help`
     import numpy as np
 
 Meta = dict[str, Any]
@@ -25,20 +25,20 @@ Inventories = dict[str, Any]
 
 @dataclass(frozen=True)
 class Recording:
-    """A stretch of a file to read, under the key and with the metadata its utterance will have.
+    """A stretch of an audio file that becomes an utterance, with its key and metadata.
 
     Attributes:
-        path: any file libsndfile reads.
-        key: of the utterance; no dots, slashes or white space (see `clean_key`).
+        path: any file that libsndfile reads.
+        key: of the utterance, without dots, slashes or white space (see `clean_key`).
         meta: as in `wavlm_lightning.data.shards.Utterance`.
         start: where the stretch begins, in seconds.
         end: where it ends, in seconds; None for the end of the file.
-        gain_db: louder or softer by this, before trimming (SUPERB's SV). Where nothing depends on the level, leave it
-            as published: `data.gain_db` changes it at load.
+        gain_db: gain before trimming (SUPERB's SV), dB. Where nothing depends on the level keep the published level:
+            `data.gain_db` changes it at load time.
         trim: remove all quiet stretches (`wavlm_lightning.audio.trim_silence`; SUPERB's SV).
-        longer_than: what is left after trimming must be longer than this, in seconds; else it is left out of the
-            corpus and counted in `source.too_short`.
-        allow_silence: take it even if its peak is below -80 dBFS, as in corpora whose silence is a class.
+        longer_than: seconds; a recording that is not longer than this after trimming is left out of the corpus and
+            counted in `source.too_short`.
+        allow_silence: accept it even if its peak is below -80 dBFS, for corpora in which silence is a class.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class Recording:
             waveform = gain(waveform, self.gain_db)
         if self.trim:
             waveform = trim_silence(waveform)
-            # A recording that may be too short may also be trimmed to nothing; others must hold something.
+            # If there is a minimum length, an empty rest is just too short; otherwise it is an error.
             if not self.longer_than:
                 check_waveform(waveform, f"{self.path}: after trimming", self.allow_silence)
         return waveform
@@ -72,17 +72,17 @@ class Recording:
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """What a recipe gives: everything that is known before a sample is decoded.
+    """Everything that a recipe knows about a corpus before any audio is decoded.
 
     Attributes:
         name: of the corpus.
         licence: terms of use of the audio.
-        splits: recordings by split, in the order they are written; empty splits are left out.
-        inventories: label sets for `corpus.json`, or a function that makes them from the metadata, by split, of what
-            was written.
+        splits: recordings by split, in the order of writing; empty splits are left out.
+        inventories: label sets for `corpus.json`, or a function that makes them from the metadata of the written
+            utterances, by split.
         trials: for a split, rows of (1 same speaker or 0, key, key).
         source: how the corpus was made; kept in `corpus.json`.
-        shard_files: recordings of one shard, which is what one process does at a time and an interruption may lose.
+        shard_files: recordings per shard. A process writes one shard at a time, and an interruption loses at most that.
     """
 
     name: str
@@ -95,7 +95,7 @@ class CorpusPlan:
 
 
 def clean_key(name: str) -> str:
-    """A usable key: everything but letters, digits, `_` and `-` becomes `_`.
+    """A valid key: all characters but letters, digits, `_` and `-` become `_`.
 
     Example:
         >>> clean_key("id10270/5r0dWxy17C8/00001")
@@ -105,11 +105,14 @@ def clean_key(name: str) -> str:
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """The folder, or a `UserError` that says what should be there.
+    """Return `path` if it is a folder.
 
     Args:
-        path: where it should be.
-        what: it holds, to end the sentence "it should hold ...".
+        path: of the folder.
+        what: what the folder should hold, to end the sentence "it should hold ...".
+
+    Raises:
+        UserError: there is no such folder.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; it should hold {what}")
@@ -117,24 +120,32 @@ def require_folder(path: Path, what: str) -> Path:
 
 
 def require_file(path: Path, what: str) -> Path:
-    """The file, or a `UserError` that says what it should be ("it should be ...")."""
+    """Return `path` if it is a file.
+
+    Args:
+        path: of the file.
+        what: what the file should be, to end the sentence "it should be ...".
+
+    Raises:
+        UserError: there is no such file.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; it should be {what}")
     return path
 
 
 def existing(recordings: list[Recording]) -> list[Recording]:
-    """Those whose file is there; `check_counts` then says what is missing."""
+    """The recordings whose file exists; `check_counts` then reports what is missing."""
     return [recording for recording in recordings if recording.path.is_file()]
 
 
 def hold_out(units: Iterable[str], shares: dict[str, float], what: str) -> dict[str, str]:
-    """Deal units (speakers, say) to splits by the hash of their names, so that others do not move when one is added.
+    """Assign units such as speakers to splits by the hash of their names, so that adding one hardly moves the others.
 
     Args:
-        units: names; double ones count once.
-        shares: of the units that a split gets, rounded up; `train` gets the rest.
-        what: the units are, for the message.
+        units: names; duplicates count once.
+        shares: fraction of the units per split, rounded up; `train` gets the rest.
+        what: plural noun for the units, for the message.
 
     Returns:
         The split of each unit.
@@ -153,14 +164,14 @@ def hold_out(units: Iterable[str], shares: dict[str, float], what: str) -> dict[
 def check_counts(
     found: dict[str, int], official: dict[str, int], allow_partial: bool, where: Path, what: str = "utterances"
 ) -> None:
-    """Compare what is there with what the corpus officially holds.
+    """Compare the counts of a data set with the official ones.
 
     Args:
         found: counts by split.
-        official: what they should be; splits it does not name are not checked.
+        official: expected counts; splits that are not listed are not checked.
         allow_partial: warn on standard error instead of refusing.
         where: the folder, for the message.
-        what: is counted.
+        what: plural noun for what is counted.
 
     Raises:
         UserError: a count differs and `allow_partial` is off.
@@ -172,7 +183,7 @@ def check_counts(
     ]
     if not wrong:
         return
-    sentence = f"{where}: not the whole corpus, {', '.join(wrong)}"
+    sentence = f"{where}: the corpus is not complete, {', '.join(wrong)}"
     if not allow_partial:
-        raise UserError(f"{sentence}; complete it, or take what is there with --allow-partial")
-    print(f"warning: {sentence}; scores will not compare with published ones", file=sys.stderr)
+        raise UserError(f"{sentence}; complete it, or use the incomplete one with --allow-partial")
+    print(f"warning: {sentence}; scores are not comparable with published ones", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Reading one shard at random: what `corpus.json` says of it, its index, and a `pread` for any utterance.
+"""Random access to the utterances of a shard through its index file, one `pread` per utterance.
 
-The index makes an epoch a pure function of lengths, seed and epoch, which resumes exactly with any number of workers
-(`wavlm_lightning.data.loading.batching`). Nothing is read before it is needed, and what is kept of it is bounded, so a corpus
-may have hundreds of thousands of shards.
+Random access makes an epoch a pure function of lengths, seed and epoch, which resumes exactly with any number of workers
+(`wavlm_lightning.data.loading.batching`). Indices and shards are opened when they are needed, and a bounded number is
+kept open, so a corpus may have hundreds of thousands of shards.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from wavlm_lightning.system.errors import UserError
 
 T = TypeVar("T")
 TAIL = 80
-"""Bytes at the end of an index that hold `"<64 digits>"}`."""
+"""Bytes at the end of an index file that contain its last value, the 64-digit hash of the tar."""
 REMOTE_HANDLES = 16
-"""Files of remote corpora that a process keeps open: what is evicted leaves the disk only when it is closed."""
+"""Files of remote corpora that a process keeps open; few, because an evicted file takes disk space until it is closed."""
 
 
 class Members(NamedTuple):
@@ -49,14 +49,14 @@ class Members(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """One tar: what `corpus.json` says of it, and, read from the index file when first asked for, what is where inside.
+    """A shard (tar file): its entry in `corpus.json`, and the positions of its members, read from the index on first use.
 
     Attributes:
         path: the tar.
         utterances: how many it holds.
         size: of the tar in bytes.
         sha256: hash of the tar.
-        remote: the folder is a local copy of a remote corpus, and the files come when they are needed.
+        remote: the folder mirrors a remote corpus; files are downloaded when they are needed.
     """
 
     path: Path
@@ -72,12 +72,11 @@ class ShardIndex:
 
     @property
     def members(self) -> Members:
-        """The content of the index file; that of the shards used last is kept in memory."""
+        """The content of the index file; those used last are kept in memory."""
         return _members(self)
 
     @property
     def keys(self) -> list[str]:
-        """Keys in order."""
         return self.members.keys
 
     @property
@@ -86,24 +85,24 @@ class ShardIndex:
         return self.members.samples
 
     def summary(self) -> dict[str, Any]:
-        """What `corpus.json` keeps of a shard."""
+        """The entry of the shard in `corpus.json`."""
         samples = int(sum(self.samples))
         facts = {"utterances": self.utterances, "samples": samples, "bytes": self.size, "sha256": self.sha256}
         return {"name": self.path.name, **facts}
 
     @classmethod
     def open(cls, path: Path, summary: dict[str, Any] | None = None, remote: bool = False) -> ShardIndex:
-        """Know a tar from what `corpus.json` says of it, or, without that, from its index.
+        """Describe a shard by its entry in `corpus.json`, or without one by its index.
 
-        The index is not read here: 200,000 of them would take minutes and gigabytes. `check` tells whether it fits.
+        With an entry the index is not read: 200,000 of them would take minutes and gigabytes. `check` compares it.
 
         Args:
             path: the tar.
             summary: its entry in `corpus.json`.
-            remote: as above.
+            remote: the folder mirrors a remote corpus.
 
         Raises:
-            UserError: without a summary: tar or index is missing.
+            UserError: there is no summary, and tar or index is missing.
         """
         if summary is None:
             _check_present(path)
@@ -112,7 +111,7 @@ class ShardIndex:
         return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote)
 
     def check(self) -> None:
-        """Compare the sizes on disk, and the hash that ends the index file, with what `corpus.json` says.
+        """Compare the size of the tar, and the hash at the end of the index file, with `corpus.json`.
 
         Raises:
             UserError: tar or index is missing, or one of them belongs to another shard.
@@ -137,19 +136,19 @@ class ShardIndex:
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 
     def waveform(self, place: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None) -> np.ndarray:
-        """Decode a stretch of one utterance.
+        """Decode an utterance or a stretch of it.
 
         Args:
             place: which utterance of the shard.
             start: first sample.
-            samples: how many; -1 for all that follow.
-            out: where to put them; a new array by default.
+            samples: how many; -1 for all up to the end.
+            out: array to write to; a new one by default.
 
         Returns:
             float32 `(samples,)`.
 
         Raises:
-            BadAudio: the bytes there are no audio.
+            BadAudio: the bytes cannot be decoded.
         """
         members = self.members
         data = self._read(members.audio[place])
@@ -159,7 +158,7 @@ class ShardIndex:
             raise BadAudio(f"{self.path}: utterance {members.keys[place]!r} cannot be decoded ({error})") from error
 
     def meta(self, place: int) -> dict[str, Any]:
-        """The metadata of one utterance."""
+        """The metadata of an utterance."""
         return json.loads(self._read(self.members.info[place]))
 
     def _read(self, member: tuple[int, int]) -> bytes:
@@ -167,15 +166,15 @@ class ShardIndex:
         file = (_opened_remote if self.remote else _opened)(self, os.getpid())
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
-            remedy = "remove it, and it comes again" if self.remote else "prepare the corpus again"
+            remedy = "remove it, and it is downloaded again" if self.remote else "prepare the corpus again"
             raise BadAudio(f"{self.path}: ends before byte {offset + length}; {remedy}")
         return data
 
     def fetch(self, path: Path) -> Path:
-        """See that one of the shard's files (tar, index, labels) is here, if the corpus is remote.
+        """Download one of the shard's files (tar, index, labels) if the corpus is remote and the file is missing.
 
         Raises:
-            UserError: it cannot be had.
+            UserError: the download failed.
         """
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
@@ -185,10 +184,10 @@ class ShardIndex:
 
 
 def check_each(check: Callable[[T], object], items: Sequence[T]) -> None:
-    """Call a check for each item, several at a time: each waits for a disk, or for the round trips of a file server.
+    """Call a check for each item, in threads, because a check mostly waits for a disk or a file server.
 
     Raises:
-        UserError: what the first check that fails has to say.
+        UserError: of the first check that fails.
     """
     with ThreadPoolExecutor(16) as pool:
         parts = [items[begin : begin + 256] for begin in range(0, len(items), 256)]
@@ -207,10 +206,10 @@ def _parse(path: Path) -> Members:
     try:
         return Members(**json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path}: no index of a shard ({error}); prepare the corpus again") from error
+        raise UserError(f"{path}: not the index of a shard ({error}); prepare the corpus again") from error
 
 
-@lru_cache(maxsize=2048)  # about 40 kB each at half an hour a shard
+@lru_cache(maxsize=2048)  # about 40 kB each, for shards of half an hour
 def _members(shard: ShardIndex) -> Members:
     members = _parse(shard.fetch(shard.index_path))
     if members.sha256 != shard.sha256 or len(members.keys) != shard.utterances:
@@ -219,10 +218,11 @@ def _members(shard: ShardIndex) -> Members:
 
 
 def _open(shard: ShardIndex, process: int) -> io.BufferedReader:
-    # Kept open: a forked worker opens its own, and a shard written anew under the same name is opened anew.
+    # The cache key contains the process, because forked workers must not share a file, and the hash of the shard,
+    # because a shard rewritten under the same name must be opened again.
     try:
         return shard.fetch(shard.path).open("rb")
-    except FileNotFoundError:  # removed since the corpus was opened, or evicted by another process: then it comes again
+    except FileNotFoundError:  # removed since the corpus was opened; of a remote one, evicted by another process
         if not shard.remote:
             _check_present(shard.path)
         return shard.fetch(shard.path).open("rb")

@@ -1,6 +1,6 @@
-"""Writing one WebDataset shard and its index.
+"""Write a WebDataset shard and its index.
 
-The tar stays a plain WebDataset shard that other tools can stream; `shard_index` reads it at random.
+Other tools can stream the tar like any WebDataset shard; `shard_index` gives random access.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy as np
 from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
 from wavlm_lightning.data.shard_index import Members, ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import growing_whole, write_whole
+from wavlm_lightning.system.files import atomic_write, write_bytes
 
 __all__ = ["ShardIndex", "Utterance", "write_shard"]
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a recipe gives for one utterance.
+    """An utterance to write.
 
     Attributes:
         key: unique within the split; no dots (WebDataset would merge samples) and no slashes.
         waveform: float32 `(samples,)` in [-1, 1], 16 kHz mono.
-        meta: whatever the recipe knows, JSON-serialisable: `speaker`, `text`, `language`,
+        meta: everything the recipe knows, JSON-serialisable: `speaker`, `text`, `language`,
             `phones` and `words` as `[[name, start_seconds, end_seconds], ...]`, `keyword`, `intent`, `emotion`,
             `turns` as `[[speaker, start_seconds, end_seconds], ...]`, `slots` as `[[type, value], ...]`, `term(s)`.
         allow_silence: the waveform may be silent, as in a class of silence.
@@ -46,21 +46,21 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     """Stream utterances into one shard and write its index; the same utterances always give the same bytes.
 
     Args:
-        path: the tar to write; it appears under this name only when it is whole.
-        utterances: what goes in, in this order; one is held in memory at a time.
+        path: the tar; written atomically.
+        utterances: in the order of writing; one is in memory at a time.
 
     Returns:
-        The index, saved beside the tar; None if there was no utterance, and then there is no file.
+        The index, saved beside the tar; None (and no file) if there is no utterance.
 
     Raises:
-        UserError: the disk is full, a key is unusable, or a waveform is empty, not finite, or silent where it may not be.
+        UserError: the disk is full, a key is invalid, or a waveform is empty, not finite, or silent without `allow_silence`.
     """
     import webdataset
 
     keys, samples = [], []
-    # Fixed time, owner and mode: shards must be byte-reproducible, their hash is their name.
+    # Fixed time, owner and mode: equal utterances must give equal bytes, because shards are compared by hash.
     fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
-    with growing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
             for utterance in utterances:
                 _check_key(utterance.key, path)
@@ -85,11 +85,15 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     audio = [members[f"{key}.flac"] for key in keys]
     info = [members[f"{key}.json"] for key in keys]
     index = ShardIndex(path, len(keys), size, digest)
-    body = Members(keys, samples, audio, info, digest)._asdict()  # the hash last: `check` reads only the end
-    write_whole(index.index_path, json.dumps(body).encode())
+    body = Members(
+        keys, samples, audio, info, digest
+    )._asdict()  # the hash comes last: `ShardIndex.check` reads only the end
+    write_bytes(index.index_path, json.dumps(body).encode())
     return index
 
 
 def _check_key(key: str, path: Path) -> None:
     if not key or any(c in key for c in "./\\ \t\n"):
-        raise UserError(f"{path.name}: {key!r} is no usable key; keys hold no dots, slashes or white space")
+        raise UserError(
+            f"{path.name}: {key!r} is not a valid key; keys must not be empty or contain dots, slashes or white space"
+        )

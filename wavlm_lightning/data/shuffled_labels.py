@@ -1,4 +1,7 @@
-"""A corpus whose labels sit on the wrong utterances: whatever still scores above chance there reads something else."""
+"""A copy of a corpus with its labels on the wrong utterances, as a control experiment.
+
+A model that still scores above chance on it uses something other than the audio.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from wavlm_lightning.system.progress import progress_bar
 
 
 def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
-    """Write a copy in which the metadata of every split is dealt anew, and so are the answers of the trials.
+    """Write a copy in which the metadata of every split, and the answers of its trials, are permuted.
 
     Args:
-        corpus: what to copy.
+        corpus: the original.
         out: folder of the copy.
         seed: of the permutation.
 
@@ -35,7 +38,7 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
     with progress_bar(total=total, unit="utt", desc=str(out)) as bar:
         for name in corpus.splits:
             split = corpus.split(name)
-            writer.write_split(name, _dealt(split, rng.permutation(len(split)), bar))
+            writer.write_split(name, _permuted(split, rng.permutation(len(split)), bar))
             if (corpus.directory / f"trials-{name}.csv").is_file():
                 rows = corpus.trials(name)
                 answers = rng.permutation([same for same, *_ in rows])
@@ -43,7 +46,7 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
     return writer.finish(corpus.inventories, trials or None)
 
 
-def _dealt(split: Split, order: np.ndarray, bar) -> Iterator[Utterance]:
+def _permuted(split: Split, order: np.ndarray, bar) -> Iterator[Utterance]:
     metas = split.metas()
     for number, (key, waveform, _) in enumerate(split.utterances()):
         yield Utterance(key, waveform, metas[order[number]])

@@ -1,4 +1,4 @@
-"""One split of a corpus: its utterances, numbered through all its shards."""
+"""A split of a corpus: its utterances, numbered across its shards."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Split:
     """All utterances of one split, in shard order.
 
     Attributes:
-        name: the split's name.
+        name: of the split.
         shards: the index of each shard.
-        lengths: files that hold the length of every utterance, so that no index need be read; empty for a corpus that
-            was written without.
+        lengths: files with the length of every utterance, which spare reading the indices; empty for old corpora, which
+            have none.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Split:
         """Length of each utterance in samples, int64 `(utterances,)`.
 
         Raises:
-            UserError: the file of lengths is missing or not the one that was written.
+            UserError: the file of lengths is missing or altered.
         """
         if self.lengths:
             return np.concatenate([file.read() for file in self.lengths])
@@ -43,7 +43,6 @@ class Split:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Keys of all utterances."""
         return [key for shard in self.shards for key in shard.keys]
 
     @cached_property
@@ -75,8 +74,8 @@ class Split:
         return [shard.meta(place) for shard in self.shards for place in range(shard.utterances)]
 
     def check_keys(self) -> None:
-        """Raise `UserError` if a key stands twice."""
-        # 25 million strings in a set would take gigabytes: only keys whose hash stands twice are compared.
+        """Raise `UserError` if a key occurs twice."""
+        # A set of 25 million strings would take gigabytes, so only keys whose hashes collide are compared.
         hashes = np.fromiter((hash(key) for shard in self.shards for key in shard.keys), np.int64, len(self))
         order = np.sort(hashes)
         twice = set(order[1:][order[1:] == order[:-1]].tolist())
@@ -85,5 +84,5 @@ class Split:
             shard, place = self.locate(int(number))
             key = shard.keys[place]
             if key in seen:
-                raise UserError(f"split {self.name}: the key {key!r} stands twice; keys must be unique in a split")
+                raise UserError(f"split {self.name}: the key {key!r} occurs twice; keys must be unique in a split")
             seen.add(key)

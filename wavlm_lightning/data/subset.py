@@ -1,4 +1,4 @@
-"""Some utterances of a split, and several splits as one."""
+"""Subsets of a split, and several splits joined into one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def open_splits(corpus: Corpus, names: str) -> Split:
     """One split, or several joined by `+`.
 
     Args:
-        corpus: where they are.
+        corpus: of the splits.
         names: such as `train` or `fold2+fold3`.
     """
     parts = [corpus.split(name) for name in names.split("+")]
@@ -27,35 +27,40 @@ def open_splits(corpus: Corpus, names: str) -> Split:
 
 
 def join_splits(name: str, parts: Sequence[Split]) -> Split:
-    """Several splits as one, in this order; their corpora may differ.
+    """Join splits, possibly of different corpora, in this order.
 
     Args:
-        name: what to call it.
-        parts: none of them a subset.
+        name: of the result.
+        parts: whole splits; a `Subset` is not allowed.
     """
     if len(parts) == 1:
         return parts[0]
-    # Files of lengths only help if every part has one.
+    # Files of lengths help only if every part has one.
     lengths = [file for part in parts for file in part.lengths] if all(part.lengths for part in parts) else []
     return Split(name, [shard for part in parts for shard in part.shards], tuple(lengths))
 
 
 @dataclass(frozen=True)
 class Subset(Split):
-    """Utterances of a split, by number.
+    """Some utterances of a split.
 
     Attributes:
-        numbers: which ones, int64 `(utterances,)`.
+        numbers: of the utterances in the split, int64 `(utterances,)`.
     """
 
     numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def of(cls, split: Split, numbers: Sequence[int] | np.ndarray, why: str) -> Subset:
-        """Choose utterances of a split that is no subset itself.
+        """Choose utterances of a whole split.
+
+        Args:
+            split: not a `Subset` itself.
+            numbers: of the utterances in the split.
+            why: ends the message "no utterance is left ...".
 
         Raises:
-            UserError: none is left.
+            UserError: `numbers` is empty.
         """
         if len(numbers) == 0:
             raise UserError(f"split {split.name}: no utterance is left {why}")
@@ -63,29 +68,24 @@ class Subset(Split):
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """Length of each utterance in samples, int64 `(utterances,)`."""
         return Split(self.name, self.shards, self.lengths).samples[self.numbers]
 
     @cached_property
     def keys(self) -> list[str]:
-        """Keys of all utterances."""
         everything = Split(self.name, self.shards).keys
         return [everything[number] for number in self.numbers]
 
     def locate(self, number: int) -> tuple[ShardIndex, int]:
-        """The shard that holds utterance `number` and its place there."""
         return super().locate(int(self.numbers[number]))
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
-        """All (key, waveform float32 `(samples,)`, metadata), in order."""
         for number in range(len(self)):
             shard, place = self.locate(number)
             yield shard.keys[place], shard.waveform(place), shard.meta(place)
 
     def metas(self) -> list[dict[str, Any]]:
-        """The metadata of all utterances, without decoding audio."""
         places = map(self.locate, range(len(self)))
         return [shard.meta(place) for shard, place in places]

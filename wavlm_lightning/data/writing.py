@@ -1,16 +1,12 @@
-"""From a plan to the shards of a corpus: several processes, resumable, and clear about what cannot be read."""
+"""Write a corpus from its plan: decode, check and pack recordings into shards, in several processes, resumable."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +15,9 @@ from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_whole
+from wavlm_lightning.system.files import locked, write_text
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.worker_pool import in_order
 
 Job = tuple[Path, list[Recording], str]
 Done = tuple[ShardIndex | None, dict[str, Any]]
@@ -29,17 +26,18 @@ Done = tuple[ShardIndex | None, dict[str, Any]]
 def write_corpus(
     plan: CorpusPlan, out: Path, workers: int | None = None, on_error: Literal["stop", "skip"] = "stop"
 ) -> Corpus:
-    """Read, check and write what a plan lists; shards that an interrupted run has finished are kept.
+    """Read, check and write the recordings of a plan; shards that an interrupted run finished are kept.
 
     Args:
-        plan: what to write.
+        plan: from a recipe.
         out: the corpus folder.
-        workers: processes; one a core by default.
+        workers: processes; one per core by default.
         on_error: `stop` at a file that cannot be used, or `skip` it and list it in `source.skipped`. Trials with a
             skipped utterance are left out and counted in `source.trials_dropped`.
 
     Raises:
-        UserError: nothing to write, another process writes there, the disk is full, or (with `on_error="stop"`) a bad file.
+        UserError: there is nothing to write, another process writes this corpus, the disk is full, a process was killed, or
+            (with `on_error="stop"`) a file cannot be used.
 
     Example:
         >>> recordings = [Recording(Path("a.wav"), "a", {"speaker": "s1"})]
@@ -47,13 +45,21 @@ def write_corpus(
         ['train']
     """
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        return _write(plan, out, workers, on_error)
+    busy = f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
+    with locked(out / ".lock", busy, optional=True):
+        _remove_temporary_files(out)  # of a process that was killed
+        try:
+            return _write(plan, out, workers, on_error)
+        finally:
+            _remove_temporary_files(out)  # of processes that an error has ended
+
+
+def _remove_temporary_files(out: Path) -> None:
+    for path in out.glob("*.tmp"):
+        path.unlink()
 
 
 def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> Corpus:
-    for left in out.glob("*.tmp"):  # by a process that was killed
-        left.unlink()
     source: dict[str, Any] = {**plan.source, "skipped": []}
     writer = CorpusWriter(out, plan.name, plan.licence, source)
     places = [
@@ -62,11 +68,14 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
         for number, begin in enumerate(range(0, len(recordings), plan.shard_files))
     ]
     jobs: list[Job] = [(out / f"{split}-{number:06d}.tar", chunk, on_error) for split, number, chunk in places]
+    # Resampling may use all cores when there is one process, as it always has.
+    made = in_order(_shard_maker, jobs, workers or os.cpu_count() or 1, one_thread_each=False, option="--workers")
     written: dict[str, list[Meta]] = {}
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}
-    with progress_bar(total=sum(map(len, plan.splits.values())), unit=" files", desc=str(out)) as bar:
-        for (split, _, chunk), (index, left_out) in zip(places, _run(jobs, workers), strict=True):
+    files = sum(map(len, plan.splits.values()))
+    with contextlib.closing(made), progress_bar(total=files, unit=" files", desc=str(out)) as bar:
+        for (split, _, chunk), (index, left_out) in zip(places, made, strict=True):
             if index is not None:
                 writer.add_shard(split, index)
             source["skipped"] += left_out["skipped"]
@@ -90,47 +99,18 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})
 
 
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep others from writing the same corpus meanwhile."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
-            ) from error
-        except OSError:  # a file system without locks, or none for folders
-            pass
-        yield
-    finally:
-        os.close(folder)
-
-
-def _run(jobs: list[Job], workers: int | None) -> Iterator[Done]:
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        yield from map(_make_shard, jobs)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_make_shard, jobs)
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"one of {workers} processes was killed, for want of memory perhaps; run the same command again, it goes "
-                "on where it stopped, with fewer --workers if that may be so"
-            ) from error
+def _shard_maker(device: str | None) -> Callable[[Job], Done]:
+    return _make_shard
 
 
 def _make_shard(job: Job) -> Done:
-    """Read, check and write the recordings of one shard, unless an earlier run has."""
+    """Read, check and write the recordings of one shard, unless an earlier run did."""
     path, recordings, on_error = job
     stamp = _stamp(recordings)
     note = path.with_suffix(".prepared.json")
     if (earlier := _earlier(path, note, stamp)) is not None:
         return earlier
-    note.unlink(missing_ok=True)  # it speaks of what is about to be replaced
+    note.unlink(missing_ok=True)  # it describes the shard that is about to be replaced
     skipped: list[dict[str, str]] = []
     too_short: list[str] = []
 
@@ -140,7 +120,7 @@ def _make_shard(job: Job) -> Done:
                 waveform = recording.waveform()
             except (BadAudio, OSError) as error:
                 if on_error == "stop":
-                    raise UserError(f"{error}; mend or remove it, or use --on-error skip") from error
+                    raise UserError(f"{error}; repair or remove it, or use --on-error skip") from error
                 skipped.append({"file": str(recording.path), "key": recording.key, "why": str(error)})
                 continue
             if recording.longer_than and len(waveform) <= recording.longer_than * SAMPLE_RATE:
@@ -151,12 +131,12 @@ def _make_shard(job: Job) -> Done:
     index = write_shard(path, utterances())
     left_out = {"skipped": skipped, "too_short": too_short}
     facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
-    write_whole(note, json.dumps(facts).encode())
+    write_text(note, json.dumps(facts))
     return index, left_out
 
 
 def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
-    """What an earlier run made of the same recordings, if it is still there, and whole as far as sizes tell."""
+    """The result of an earlier run on the same recordings, if its shard is still there with the right size."""
     try:
         kept = json.loads(note.read_text())
         if kept["stamp"] != stamp:
@@ -170,7 +150,7 @@ def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
 
 
 def _stamp(recordings: list[Recording]) -> str:
-    """Changes when a file, its metadata or the way it is read does."""
+    """A hash that changes if a file, its metadata or the way of reading it changes."""
     facts = []
     for recording in recordings:
         state = recording.path.stat() if recording.path.exists() else None

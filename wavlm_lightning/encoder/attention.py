@@ -1,8 +1,8 @@
-"""Self-attention, with WavLM's gated relative position bias (arXiv 2110.13900, section III-B) where there is one.
+"""Multi-head self-attention with WavLM's gated relative position bias (arXiv 2110.13900, section III-B).
 
-The bias of query i and key j in head h is `gate[b, h, i] * table[h, j - i]`: a scalar for each head and offset, from a
-table that all layers share, times a gate that each layer computes from the query's hidden state. Without gate (ILS-SSL)
-the table alone is added; HuBERT and wav2vec 2.0 add nothing.
+The bias of query i and key j in head h is `gate[b, h, i] * table[h, j - i]`: one number for each head and offset, from a
+table that all layers share, times a gate that each layer computes from the query's hidden state. ILS-SSL adds the table
+without gate; HuBERT and wav2vec 2.0 have no bias.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which matrix products of `x` run: that of autocast where it is on."""
+    """The precision in which matrix products of `x` run: that of autocast if it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention of one layer, with this layer's gate on the shared position bias if there is one.
+    """Multi-head self-attention of one layer, with the layer's own gate on the shared position bias.
 
     Args:
         config: sizes of the encoder.
-        has_table: whether this layer holds the table of position biases (layer 0 does, where the model has one).
+        has_table: whether this layer holds the parameter of the shared bias table (layer 0 of models with a bias).
     """
 
     def __init__(self, config: WavLMConfig, has_table: bool):
@@ -54,7 +54,7 @@ class Attention(nn.Module):
             self.rel_attn_embed = RelativePositionTable(config)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The factor on the position bias, from the hidden state itself: not from the projected query.
+        """The factor on the position bias, computed from the hidden state itself, not from the projected query.
 
         a, b = σ(sums over 4 rows each of an 8-row projection shared by the heads); gate = a·(b·s − 1) + 2.
 
@@ -65,8 +65,8 @@ class Attention(nn.Module):
             `(batch, heads, frames)`; 1.75 everywhere before training.
         """
         batch, frames, _ = x.shape
-        # Summing the rows of the weight first gives the same two numbers for a quarter of the work; the parameter
-        # keeps its 8 rows because checkpoints do.
+        # Summing the rows of the weight first gives the same two numbers for a quarter of the work. The parameter has
+        # 8 rows because checkpoints have.
         weight = self.gru_rel_pos_linear.weight.unflatten(0, (2, 4)).sum(1)
         bias = self.gru_rel_pos_linear.bias.unflatten(0, (2, 4)).sum(1)
         a, b = torch.sigmoid(product(x.view(batch, frames, self.heads, -1), weight, bias)).unbind(-1)
@@ -74,21 +74,21 @@ class Attention(nn.Module):
         return (a * (b * scale - 1.0) + 2.0).transpose(1, 2).contiguous()
 
     def forward(self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str) -> Tensor:
-        """Attend.
+        """Self-attention.
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, 2 * frames - 1)`, in the precision of the computation; None
-                where there is none.
-            padding: bool `(batch, frames)`, true where a frame is padding, which lies at the end; or None.
+            table: position bias before gating, `(heads, 2 * frames - 1)`, in the precision of the computation; None for
+                models without one.
+            padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; or None.
             backend: how to compute, a key of `attention_backends.BACKENDS`.
 
         Returns:
             `(batch, frames, dim)`.
         """
-        x = x.to(compute_dtype(x))  # once: autocast would do it, and keep it, for each product
-        # Three products: one with the joined weights is no faster, as joining them costs what it saves, and a prepared
-        # weight is known by its parameter.
+        x = x.to(compute_dtype(x))  # once: autocast would cast, and keep a copy for backward, in each of the products
+        # Three products, not one with joined weights: joining costs what it saves, and the weight cache finds a packed
+        # weight by its parameter.
         query, key, value = (
             product(x, projection.weight, projection.bias).unflatten(2, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)

@@ -1,4 +1,4 @@
-"""The shape of an encoder: one frozen dataclass, its published presets and what they imply (frames, rates)."""
+"""Configuration of an encoder: one frozen dataclass, the published presets, and the frames of a number of samples."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SAMPLE_RATE = 16_000
 """Samples per second of every waveform the encoder reads."""
 
 PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")
-"""Names of the presets, each a class method of `WavLMConfig`."""
+"""Names of the presets; each is a class method of `WavLMConfig`."""
 
 Samples = TypeVar("Samples", int, Tensor)
 
 
 @dataclass(frozen=True)
 class WavLMConfig:
-    """Sizes and habits of one encoder, WavLM or a relative; the defaults are WavLM Base (arXiv 2110.13900, section V-A).
+    """Sizes and options of one encoder, WavLM or a relative; the defaults are WavLM Base (arXiv 2110.13900, section V-A).
 
     Attributes:
         conv_channels: output channels of each convolution of the front-end.
         conv_kernels: kernel of each convolution, in samples of its own input.
-        conv_strides: stride of each convolution; their product is the hop.
+        conv_strides: stride of each convolution; the hop between frames is their product.
         conv_norm: `group` normalises each channel over time after the first convolution only (Base); `layer`
             normalises the channels of each frame after every convolution (Large).
         conv_bias: whether the convolutions have a bias (no published WavLM has).
-        normalize_waveform: bring each utterance to zero mean and unit variance first (Large).
+        normalize_waveform: normalise each utterance to zero mean and unit variance first (Large).
         dim: width of the transformer.
         ffn_dim: width of the hidden layer of each feed-forward block.
         layers: number of transformer layers.
@@ -50,11 +50,11 @@ class WavLMConfig:
         layer_drop: probability that a layer is skipped in a training step.
         feature_grad_mult: factor on the gradient that enters the convolutions; 0 freezes them.
         batch_invariant: take group norm statistics over the valid samples of each row, so that padding changes
-            nothing; false counts the padding, as the peers do (for parity only).
+            nothing; false includes the padding, as other implementations do (for parity only).
         layer_norm_eps: epsilon of the layer norms of the projection and the transformer.
 
     Raises:
-        ValueError: if two fields contradict each other; the message names both.
+        ValueError: a field is out of range, or two fields contradict each other; the message names both.
 
     Example:
         >>> WavLMConfig.preset("large", layer_drop=0.0).frames(16_000)
@@ -91,11 +91,11 @@ class WavLMConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML and JSON give lists
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
             raise ValueError(
-                f"conv_channels, conv_kernels and conv_strides must have one entry a layer each, "
+                f"conv_channels, conv_kernels and conv_strides must have one entry per layer, "
                 f"not {len(self.conv_channels)}, {len(self.conv_kernels)} and {len(self.conv_strides)}"
             )
         if not self.conv_channels:
-            raise ValueError("conv_channels and conv_kernels are empty, but the front-end needs a convolution")
+            raise ValueError("conv_channels and conv_kernels are empty; the front-end needs at least one convolution")
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be 1 or more in every layer, not {getattr(self, name)}")
@@ -115,7 +115,7 @@ class WavLMConfig:
         if self.max_distance <= self.num_buckets // 4:
             raise ValueError(
                 f"max_distance ({self.max_distance}) must exceed a quarter of num_buckets ({self.num_buckets}), "
-                "the offsets that have a bucket of their own"
+                "the offsets that have their own bucket"
             )
         for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input", "layer_drop"):
             if not 0 <= getattr(self, name) < 1:
@@ -130,7 +130,7 @@ class WavLMConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, and so the shortest possible utterance (400)."""
+        """Samples that one frame sees, which is the length of the shortest utterance (400)."""
         samples = 1
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             samples = (samples - 1) * stride + kernel
@@ -142,20 +142,20 @@ class WavLMConfig:
         return SAMPLE_RATE / self.hop
 
     def frames(self, samples: Samples) -> Samples:
-        """Frames that the front-end makes of so many samples.
+        """Number of frames that the front-end makes of a number of samples.
 
         Args:
-            samples: a number of samples, or an integer tensor of any shape.
+            samples: an integer, or an integer tensor of any shape.
 
         Returns:
-            The number of frames, in the form of the argument; 0 where the utterance is too short.
+            Frames, of the same type and shape; 0 where the utterance is too short.
         """
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             samples = (samples - kernel) // stride + 1
         return samples.clamp(min=0) if isinstance(samples, torch.Tensor) else max(samples, 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, with lists for tuples, so that JSON and YAML give the same back."""
+        """All fields, with tuples as lists, so that JSON and YAML keep them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
@@ -163,7 +163,7 @@ class WavLMConfig:
         """The reverse of `to_dict`; fields left out have the values of Base.
 
         Raises:
-            ValueError: if a key is not a field.
+            ValueError: a key is not a field.
         """
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
@@ -210,8 +210,8 @@ class WavLMConfig:
     def tiny(cls) -> WavLMConfig:
         """About 2 M parameters: small enough to pre-train on two CPU cores in minutes.
 
-        Not a published size. Pre-norm and full gradients into the convolutions because the budget is minutes, not
-        weeks; no dropout because it is the slowest operator on a CPU and a minute's training does not overfit.
+        Not a published size. Pre-norm and full gradients into the convolutions because it trains for minutes, not weeks;
+        no dropout because it is the slowest operator on a CPU and training for minutes does not overfit.
         """
         return cls(
             conv_channels=(32, 32, 64, 64, 128, 128, 256),
@@ -238,10 +238,10 @@ class WavLMConfig:
             **overrides: fields of this class.
 
         Raises:
-            ValueError: if there is no such preset or field.
+            ValueError: unknown preset or field.
         """
         if name not in PRESETS:
-            raise ValueError(f"no preset {name}; choose one of {', '.join(PRESETS)}")
+            raise ValueError(f"unknown preset {name}; choose one of {', '.join(PRESETS)}")
         unknown = sorted(set(overrides) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"WavLMConfig has no field {', '.join(unknown)}")

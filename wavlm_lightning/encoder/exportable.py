@@ -1,4 +1,4 @@
-"""The encoder once more, as a graph that runs without Python: no branch on data, no kernel of one device."""
+"""A second implementation of the encoder for `torch.export` and ONNX: no branch on data, no device-specific kernel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wavlm_lightning.encoder.wavlm import WavLM
 
 
 class ExportableEncoder(nn.Module):
-    """What `WavLM` computes in eval mode, for `torch.export` and ONNX, which see tensors and no Python.
+    """The forward pass of `WavLM` in eval mode, written so that it can be traced into a graph.
 
-    It has no parameters of its own but reads the encoder's under the names that checkpoints have, so that how the encoder
-    itself computes (chunks, choice of attention kernels, prepared weights) may change without changing what is exported.
-    Every batch is taken as padded: a row gives the same alone and with others.
+    It has no parameters of its own but reads those of the encoder. How the encoder itself computes (chunks, attention
+    backends, prepared weights) can therefore change without changing the exported graph. Every batch is treated as padded:
+    a row gives the same alone and in a batch.
 
     Args:
         encoder: fp32, in eval mode.
-        normalize_eps: added to the variance where waveforms are normalised; None leaves them as they are.
+        normalize_eps: added to the variance when waveforms are normalised; None for no normalisation.
 
     Example:
         >>> exportable = ExportableEncoder(WavLM(WavLMConfig.tiny()).eval(), None)
@@ -35,7 +35,7 @@ class ExportableEncoder(nn.Module):
     def __init__(self, encoder: WavLM, normalize_eps: float | None) -> None:
         super().__init__()
         self.encoder, self.config, self.normalize_eps = encoder, encoder.config, normalize_eps
-        # Else the graph would compute the weight norm anew for every batch.
+        # Resolved weight norm: otherwise the graph would compute it for every batch.
         self.register_buffer("positional", encoder.encoder.pos_conv_embed.conv.weight.detach().clone())
         if self.config.position_bias != "none":
             self.register_buffer("buckets", encoder.encoder.layers[0].attention.rel_attn_embed.make_buckets())
@@ -44,7 +44,7 @@ class ExportableEncoder(nn.Module):
         """Encode waveforms.
 
         Args:
-            waveforms: float32 `(batch, samples)` at 16 kHz; what lies beyond a row's length is ignored.
+            waveforms: float32 `(batch, samples)` at 16 kHz; samples beyond a row's length are ignored.
             lengths: valid samples of each row, int64 `(batch,)`, each at least `config.receptive_field`.
 
         Returns:
@@ -76,7 +76,7 @@ class ExportableEncoder(nn.Module):
         return x.transpose(1, 2)
 
     def _norm_over_time(self, norm: nn.GroupNorm, x: Tensor, steps: Tensor) -> Tensor:
-        """Group norm with a group a channel, over the valid steps of each row unless the encoder counts padding in."""
+        """Group norm with one group per channel, over the valid steps of each row if the encoder is `batch_invariant`."""
         if not self.config.batch_invariant:
             return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         padding = padding_mask(steps, x.shape[2])[:, None, :]
@@ -109,7 +109,7 @@ class ExportableEncoder(nn.Module):
         return states
 
     def _table(self, frames: int) -> Tensor:
-        """The position bias before gating, `(heads, frames, frames)`; entry (h, i, j) is of query i and key j."""
+        """The position bias before gating, `(heads, frames, frames)`; entry (h, i, j) is for query i and key j."""
         embedding = self.encoder.encoder.layers[0].attention.rel_attn_embed
         places = torch.arange(frames, device=embedding.weight.device)
         offset = places[None, :] - places[:, None]
@@ -118,7 +118,7 @@ class ExportableEncoder(nn.Module):
         return F.embedding(bucket, embedding.weight).permute(2, 0, 1)
 
     def _attend(self, attention: nn.Module, x: Tensor, table: Tensor | None, padding: Tensor) -> Tensor:
-        """Self-attention of one layer, `(batch, frames, dim)` to the same (arXiv 2110.13900, section III-B)."""
+        """Self-attention of one layer, `(batch, frames, dim)` to the same shape (arXiv 2110.13900, section III-B)."""
         heads = self.config.heads
         query, key, value = (
             projection(x).unflatten(2, (heads, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""From waveform to frames: the seven convolutions, chunk by chunk, and what precedes and follows them."""
+"""From waveform to frames: waveform normalisation, the seven convolutions, and the projection to the transformer's width."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from wavlm_lightning.encoder.attention import compute_dtype
 from wavlm_lightning.encoder.config import WavLMConfig
-from wavlm_lightning.encoder.cpu import strided_products
+from wavlm_lightning.encoder.cpu import strided_front_end
 from wavlm_lightning.encoder.cpu.chunks import chunks
 from wavlm_lightning.encoder.cpu.folded_norm import FoldedConvolution
-from wavlm_lightning.encoder.cpu.recomputed_convolution import convolve_made
-from wavlm_lightning.encoder.cpu.weight_cache import kept
 from wavlm_lightning.encoder.layers import padding_mask
 
 
@@ -26,12 +24,12 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float = 1e-5) -
     Args:
         waveforms: `(batch, samples)`, zero where a row is padded.
         lengths: valid samples of each row, int64 `(batch,)`.
-        eps: added to the variance (1e-5, that of the released WavLM code; Hugging Face's feature extractor has 1e-7).
+        eps: added to the variance (1e-5 as in the released WavLM code; Hugging Face's feature extractor has 1e-7).
 
     Returns:
-        `(batch, samples)` in fp32, whatever the input: the variance of a quiet recording underflows in half precision.
+        fp32 `(batch, samples)`, whatever the precision of the input.
     """
-    waveforms = waveforms.float()
+    waveforms = waveforms.float()  # in half precision the variance of a quiet recording underflows
     count = lengths[:, None].to(waveforms.dtype)
     padding = padding_mask(lengths, waveforms.shape[1])
     mean = waveforms.sum(1, keepdim=True) / count
@@ -41,22 +39,20 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float = 1e-5) -
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """The same values, with the gradient multiplied by `factor` (fairseq's `feature_grad_mult`).
+    """Return `x` unchanged, with its gradient multiplied by `factor` (fairseq's `feature_grad_mult`).
 
     Args:
         x: any shape.
-        factor: between 0 (no gradient passes) and 1 (nothing changes).
-
-    Returns:
-        `x` to the last bit: m·x + (1 − m)·x would round, a lerp between equal ends does not.
+        factor: between 0 (no gradient) and 1 (no change).
     """
     if factor == 1 or not x.requires_grad:
         return x
+    # A lerp between equal ends gives `x` to the last bit; m·x + (1 − m)·x would round.
     return torch.lerp(x.detach(), x, factor) if factor > 0 else x.detach()
 
 
 class ConvLayer(nn.Module):
-    """The parts of one layer: convolution, norm if this layer has one, exact GELU (arXiv 2006.11477, section 2).
+    """One layer of the front-end: convolution, norm if this layer has one, exact GELU (arXiv 2006.11477, section 2).
 
     Args:
         config: sizes of the encoder.
@@ -78,37 +74,38 @@ class ConvLayer(nn.Module):
         if config.conv_norm == "layer":
             self.layer_norm = nn.LayerNorm(channels)
         elif index == 0:
-            self.layer_norm = nn.GroupNorm(channels, channels)  # folded into the convolution, see `FoldedConvolution`
+            # Never called: `FrontEnd.forward` folds it into the convolution.
+            self.layer_norm = nn.GroupNorm(channels, channels)
 
     def norm_parameters(self) -> tuple[Tensor, ...]:
-        """Weight and bias of the norm, unless there is none or it is folded into the convolution."""
+        """Weight and bias of the layer norm; empty for layers without a norm and for the group norm."""
         return (self.layer_norm.weight, self.layer_norm.bias) if isinstance(self.layer_norm, nn.LayerNorm) else ()
 
     def activate(self, x: Tensor, *norm: Tensor) -> Tensor:
-        """What follows the convolution, but for a norm that is folded into it.
+        """Layer norm, if this layer has one, and GELU.
 
         Args:
-            x: `(batch, steps, channels)`, in any order of memory.
+            x: output of the convolution, `(batch, steps, channels)`, of any memory layout.
             norm: what `norm_parameters` gives.
 
         Returns:
-            The same shape, and the same precision: autocast would make tensors fp32 here that the next convolution
-            turns back.
+            The same shape and precision.
         """
         if isinstance(self.layer_norm, nn.LayerNorm):
-            with torch.autocast(x.device.type, enabled=False):  # sums are fp32 inside, whatever goes in
+            # Autocast would return fp32, which the next convolution casts back. The kernel sums in fp32 in any case.
+            with torch.autocast(x.device.type, enabled=False):
                 weight, bias = (parameter.to(x.dtype) for parameter in norm)
                 x = F.layer_norm(x, self.layer_norm.normalized_shape, weight, bias, self.layer_norm.eps)
-        # On a CPU GELU is another kernel where memory is in order, in bf16 twice as fast.
+        # CPUs have another GELU kernel for contiguous memory, in bf16 twice as fast.
         return F.gelu(x) if x.is_contiguous() else F.gelu(x.mT).mT
 
 
 class FrontEnd(nn.Module):
     """All convolutions: one frame of `conv_channels[-1]` numbers every 20 ms, each seeing 25 ms.
 
-    They work on a chunk of the batch at a time, which bounds the memory for recordings of any length. Training keeps of
-    each layer but the first only what its convolution gave: the backward pass computes norms and GELU again, and the
-    whole first layer, whose output is the largest tensor of the model.
+    They work on one chunk of the batch at a time, which bounds the memory for recordings of any length. For the backward
+    pass, only the outputs of the convolutions are kept, without that of the first, the largest tensor of the model;
+    norms, GELU and the first layer are computed again.
 
     Args:
         config: sizes of the encoder.
@@ -128,8 +125,8 @@ class FrontEnd(nn.Module):
 
         Args:
             waveforms: `(batch, samples)`.
-            lengths: valid samples of each row, int64 `(batch,)`, when norms must leave the padding out. None of a
-                row's valid frames sees a sample of its padding, so the statistics are the only leak there is.
+            lengths: valid samples of each row, int64 `(batch,)`, if the group norm must leave the padding out; its
+                statistics are all that could leak, as no valid frame sees a padded sample.
 
         Returns:
             `(batch, frames, channels)`, not normalised.
@@ -137,85 +134,48 @@ class FrontEnd(nn.Module):
         first = self.conv_layers[0]
         folded = None
         if isinstance(first.layer_norm, nn.GroupNorm):
+            # Its statistics span the whole row, so they are taken before the row is divided into chunks.
             folded = FoldedConvolution.fold(first.conv, first.layer_norm, waveforms, lengths)
         trained = torch.is_grad_enabled() and any(x.requires_grad for x in (waveforms, *self.parameters()))
-        matrices = self._matrices(waveforms)
+        convolve = strided_front_end.fast_path(self.conv_layers, waveforms) or self._convolve
         rows: dict[int, list[Tensor]] = {}
         batch, samples = waveforms.shape
         for chunk in chunks(self.config, batch, samples, compute_dtype(waveforms), waveforms.device.type):
             part = folded.rows(chunk.rows) if folded is not None else None
-            stretch = waveforms[chunk.rows, chunk.samples]
-            if matrices is None:
-                features = self._convolve(stretch, part, trained)
-            else:
-                features = self._multiply(stretch, part, trained, matrices)
+            features = convolve(waveforms[chunk.rows, chunk.samples], part, trained)
             rows.setdefault(chunk.rows.start, []).append(features)
         return torch.cat(
             [torch.cat(stretches, 1) if len(stretches) > 1 else stretches[0] for stretches in rows.values()]
         )
 
     def _convolve(self, waveforms: Tensor, folded: FoldedConvolution | None, trained: bool) -> Tensor:
-        """`(rows, samples)` to `(rows, frames, channels)` by torch's convolutions."""
+        """`(rows, samples)` to `(rows, frames, channels)`, by torch's convolutions."""
 
         def step(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
-            # Checkpointing stops as soon as it has what the backward pass needs: the convolution is not repeated.
+            # A step ends with a convolution, which recomputing does not repeat: non-reentrant checkpointing stops as soon
+            # as it has restored the saved tensors, here the convolution's input.
             if trained:
                 return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
             return function(*arguments)
 
-        x = step(self._begin, waveforms, folded)
+        x = step(self._first_two_convolutions, waveforms, folded)
         for index in range(2, len(self.conv_layers)):
-            x = step(self._proceed, x, index)
+            x = step(self._next_convolution, x, index)
         last = self.conv_layers[-1]
         return last.activate(x, *last.norm_parameters())
 
-    def _begin(self, waveforms: Tensor, folded: FoldedConvolution | None) -> Tensor:
-        """The convolutions of the first two layers and all between them."""
+    def _first_two_convolutions(self, waveforms: Tensor, folded: FoldedConvolution | None) -> Tensor:
         x = (self.conv_layers[0].conv(waveforms[:, None]) if folded is None else folded(waveforms)).mT
-        return self._proceed(x, 1) if len(self.conv_layers) > 1 else x
+        return self._next_convolution(x, 1) if len(self.conv_layers) > 1 else x
 
-    def _proceed(self, x: Tensor, index: int) -> Tensor:
-        """From what one convolution gave to what the next one gives."""
+    def _next_convolution(self, x: Tensor, index: int) -> Tensor:
+        """Norm and GELU of layer `index - 1`, then the convolution of layer `index`; `(rows, steps, channels)`."""
         before = self.conv_layers[index - 1]
         return self.conv_layers[index].conv(before.activate(x, *before.norm_parameters()).mT).mT
 
-    def _matrices(self, waveforms: Tensor) -> list[tuple[Tensor, ...]] | None:
-        """What the layers but the first multiply with; None if they had better be torch's convolutions."""
-        convolutions = [layer.conv for layer in self.conv_layers[1:]]
-        if not convolutions or not strided_products.usable(convolutions, waveforms):
-            return None
-        return [kept("taps", (conv.weight,)) or strided_products.taps(conv.weight) for conv in convolutions]
-
-    def _multiply(
-        self, waveforms: Tensor, folded: FoldedConvolution | None, trained: bool, matrices: list[tuple[Tensor, ...]]
-    ) -> Tensor:
-        """`(rows, samples)` to `(rows, frames, channels)` by `strided_products`."""
-        first = self.conv_layers[0]
-        if folded is not None:
-            inputs: tuple[Tensor, ...] = (waveforms, folded.centre, folded.weight, folded.bias)
-        else:
-            inputs = (waveforms, *first.conv.parameters(), *first.norm_parameters())
-        make: Callable[..., Tensor] = self._first_activations
-        for layer, own in zip(self.conv_layers[1:], matrices, strict=True):
-            x = convolve_made(make, inputs, own) if trained else strided_products.convolve(make(*inputs), own)
-            if layer.conv.bias is not None:
-                x = x + layer.conv.bias
-            make, inputs = layer.activate, (x, *layer.norm_parameters())
-        return make(*inputs)
-
-    def _first_activations(self, waveforms: Tensor, *parameters: Tensor) -> Tensor:
-        """`(rows, samples)` to what the second convolution sees, `(rows, steps, channels)`."""
-        layer = self.conv_layers[0]
-        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-        if isinstance(layer.layer_norm, nn.GroupNorm):
-            centre, weight, bias = parameters
-            return layer.activate(FoldedConvolution(centre, weight, bias, stride)(waveforms, time_major=True))
-        filters, *biases = parameters[:-2]
-        return layer.activate(F.linear(waveforms.unfold(1, kernel, stride), filters[:, 0], *biases), *parameters[-2:])
-
 
 class FeatureProjection(nn.Module):
-    """Layer norm over the convolution channels, a linear layer to the width of the transformer, dropout.
+    """Layer norm over the convolution channels, linear layer to the width of the transformer, dropout.
 
     Args:
         config: sizes of the encoder.

@@ -1,4 +1,4 @@
-"""What every encoder and every upstream returns: the hidden states of all layers, and how long each row really is."""
+"""`Layers`, what every encoder and upstream returns: hidden states of all layers and the valid frames of each row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def padding_mask(lengths: Tensor, frames: int) -> Tensor:
-    """Which frames are padding.
+    """Mask of padding frames; true means padding, unlike Hugging Face's attention mask.
 
     Args:
         lengths: valid frames of each row, int64 `(batch,)`.

@@ -1,4 +1,4 @@
-"""The learned part of WavLM's relative position bias (arXiv 2110.13900, section III-B): one number an offset and head."""
+"""WavLM's relative position bias before gating (arXiv 2110.13900, section III-B): one learned number per bucket and head."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from wavlm_lightning.encoder.config import WavLMConfig
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> list[int]:
-    """The bucket of each distance |j - i| from 0 to `max_distance`, without the half that tells the direction.
+    """The bucket of each distance |j - i| from 0 to `max_distance`, for one direction.
 
-    With h = num_buckets / 2 and e = h / 2, distances below e have a bucket each; from there on it is
+    With h = num_buckets / 2 and e = h / 2, distances below e have a bucket each; larger distances d have bucket
     min(h - 1, e + floor((h - e) · ln(d / e) / ln(max_distance / e))). The floor is found by comparing powers of
-    integers, so no rounding of a logarithm can move a boundary and there is no ln 0.
+    integers, so rounding of a logarithm cannot move a boundary.
 
     Args:
         num_buckets: all buckets, both directions (320).
-        max_distance: distance from which the last bucket is shared (800).
+        max_distance: distance from which all distances share the last bucket (800).
 
     Returns:
         `max_distance + 1` bucket numbers, each below `num_buckets / 2`.
@@ -36,10 +36,10 @@ def distance_buckets(num_buckets: int, max_distance: int) -> list[int]:
 
 
 class RelativePositionTable(nn.Embedding):
-    """One learned number for each relative-position bucket and head, spread over the offsets of keys from queries.
+    """One learned number for each relative-position bucket and head, expanded to the offsets of keys from queries.
 
     The parameter lies in layer 0 as `rel_attn_embed`, where every published checkpoint has it, but the encoder calls
-    it before the stack: LayerDrop of layer 0 must not take the bias from all other layers.
+    it before the stack: LayerDrop of layer 0 must not remove the bias from all other layers.
 
     Args:
         config: sizes of the encoder.
@@ -58,18 +58,18 @@ class RelativePositionTable(nn.Embedding):
         self.register_buffer("buckets", self.make_buckets(), persistent=False)
 
     def make_buckets(self) -> Tensor:
-        """Bucket of each distance, int64 `(max_distance + 1,)`; also rebuilds the buffer of a model made on `meta`."""
+        """Bucket of each distance, int64 `(max_distance + 1,)`; rebuilds the buffer of a model created on `meta`."""
         return torch.tensor(distance_buckets(self.num_embeddings, self.max_distance))
 
     def forward(self, frames: int) -> Tensor:
-        """The bias before gating, as the vector that it is: frames x frames entries know only 2 · frames − 1 numbers.
+        """The bias before gating, as a vector: the frames x frames matrix has only 2 · frames − 1 different entries.
 
         Args:
             frames: number of queries and keys.
 
         Returns:
-            `(heads, 2 * frames - 1)`: entry m belongs to all keys that lie `frames - 1 - m` after their query. With the
-            keys in reverse order, the row of query i begins at entry i, so that rows are windows of this vector.
+            `(heads, 2 * frames - 1)`: entry m is the bias of all keys that lie `frames - 1 - m` after their query. With
+            the keys in reverse order, the row of query i is the window of this vector that begins at entry i.
         """
         offset = torch.arange(frames - 1, -frames, -1, device=self.weight.device)
         bucket = self.buckets[offset.abs().clamp(max=self.max_distance)]

@@ -15,13 +15,13 @@ from wavlm_lightning.encoder.attention import Attention, compute_dtype, linear
 from wavlm_lightning.encoder.attention_backends import BACKENDS, choose
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.cpu import spectral_convolution
-from wavlm_lightning.encoder.cpu.inference_prep import positional_spectrum, positional_weight
 from wavlm_lightning.encoder.cpu.linears import gelu_product, product
+from wavlm_lightning.encoder.cpu.positional import positional_embedding, positional_weight
 from wavlm_lightning.encoder.dropped_layer import DroppedLayer
 
 
 class PositionalConvolution(nn.Module):
-    """A wide grouped convolution over frames, whose output is added to them (wav2vec 2.0, arXiv 2006.11477, section 2).
+    """Convolutional positional embedding: a wide grouped convolution over frames, then GELU (arXiv 2006.11477, section 2).
 
     WavLM keeps it beside the relative position bias.
 
@@ -39,7 +39,7 @@ class PositionalConvolution(nn.Module):
         conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.pos_conv_groups)
         nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * dim)))
         nn.init.zeros_(conv.bias)
-        self.conv = weight_norm(conv, dim=2)  # one length for each tap of the kernel
+        self.conv = weight_norm(conv, dim=2)  # one norm for each tap of the kernel, as in fairseq
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed positions.
@@ -50,13 +50,11 @@ class PositionalConvolution(nn.Module):
         Returns:
             `(batch, frames, dim)`, to be added.
         """
-        conv = self.conv
-        weight = positional_weight(conv)
+        conv, weight = self.conv, positional_weight(self.conv)
         if spectral_convolution.usable(x, weight):
-            embedding = spectral_convolution.convolve(x, weight, positional_spectrum(conv))
-            return F.gelu((embedding + conv.bias).to(compute_dtype(x)))
+            return F.gelu(positional_embedding(x, weight, conv).to(compute_dtype(x)))
         embedding = F.conv1d(x.transpose(1, 2), weight, conv.bias, padding=conv.padding[0], groups=conv.groups)
-        embedding = embedding[:, :, : x.shape[1]]  # an even kernel makes one frame too many
+        embedding = embedding[:, :, : x.shape[1]]  # an even kernel gives one frame too many
         return F.gelu(embedding).transpose(1, 2)
 
 
@@ -77,8 +75,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, frames, dim)` to the same shape."""
         inner, outer = self.intermediate_dense, self.output_dense
-        x = self.activation_dropout(gelu_product(x, inner.weight, inner.bias))
-        return self.dropout(product(x, outer.weight, outer.bias))
+        x = self.activation_dropout(gelu_product(x, inner.weight, inner.bias))  # F.gelu(inner(x))
+        return self.dropout(product(x, outer.weight, outer.bias))  # outer(x)
 
 
 class TransformerLayer(nn.Module):
@@ -89,7 +87,7 @@ class TransformerLayer(nn.Module):
         index: which layer, from 0.
 
     Attributes:
-        recomputed: whether the backward pass computes the layer once more instead of having kept all that is inside.
+        recomputed: activation checkpointing: the backward pass runs the layer again instead of keeping its activations.
     """
 
     recomputed = False
@@ -107,22 +105,22 @@ class TransformerLayer(nn.Module):
     def forward(
         self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str, dropped: bool = False
     ) -> Tensor:
-        """One layer, or none if LayerDrop skips it.
+        """Run the layer, or skip it for LayerDrop.
 
-        A skipped layer is called, too: sharded training gathers its parameters here, and takes their gradients.
+        A skipped layer must be called as well: FSDP2 gathers its parameters and reduces their gradients in this call.
 
         Args:
             x: `(batch, frames, dim)`.
             table: position bias before gating, `(heads, 2 * frames - 1)`, or None.
-            padding: bool `(batch, frames)`, or None.
+            padding: bool `(batch, frames)`, true where a frame is padding; or None.
             backend: how attention is computed; see `Attention`.
-            dropped: whether to skip it.
+            dropped: whether LayerDrop skips it.
 
         Returns:
             `(batch, frames, dim)`.
         """
         if dropped:
-            # The table's parameter lies in layer 0 but belongs to all; it joins the graph as what was made of it.
+            # The parameter of the bias table lies in layer 0 but serves all layers: `table` stands for it in the graph.
             own = [parameter for name, parameter in self.named_parameters() if "rel_attn_embed" not in name]
             return DroppedLayer.apply(x, table, *own)
         run = self._compiled or self._run
@@ -131,7 +129,8 @@ class TransformerLayer(nn.Module):
         return run(x, table, padding, backend)
 
     def compile_run(self) -> None:
-        """Let torch.compile fuse the layer, once for all lengths; names of parameters stay as they are."""
+        """Compile the layer with torch.compile, once for all lengths."""
+        # A compiled function, not a compiled module: the latter would put `_orig_mod` into the parameters' names.
         self._compiled = torch.compile(self._run, dynamic=True)
 
     def _run(self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str) -> Tensor:
@@ -143,7 +142,7 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of layers with everything they share.
+    """The stack of layers with positional convolution, dropout and the shared position bias.
 
     Args:
         config: sizes of the encoder.
@@ -173,22 +172,22 @@ class Transformer(nn.Module):
         keep: Sequence[int] | None = None,
         dropped: Sequence[bool] | None = None,
     ) -> list[Tensor]:
-        """Run the stack, as far as the highest hidden state asked for.
+        """Run the stack up to the highest hidden state asked for.
 
         Args:
             x: projected and masked features, `(batch, frames, dim)`.
-            padding: bool `(batch, frames)`, true where a frame is padding; None if none is.
+            padding: bool `(batch, frames)`, true where a frame is padding; None without padding.
             keep: which hidden states to return, from 0 to `layers`; None for all.
             dropped: for each layer, whether to skip it; None draws them in training mode.
 
         Returns:
-            For each entry of `keep` a tensor `(batch, frames, dim)`. Number 0 is the input of layer 1. The last one is
-            the output of the stack: after the final layer norm in pre-norm models, as in s3prl and in Hugging Face's
+            For each entry of `keep` a tensor `(batch, frames, dim)`. Number 0 is the input of layer 1. Number `layers` is
+            the output of the stack, in pre-norm models after the final layer norm, as in s3prl and in Hugging Face's
             `last_hidden_state` (transformers 5 and unilm's `extract_features` leave that norm out of the list). A dropped
             layer repeats its input.
         """
         if padding is not None:
-            x = x.masked_fill(padding[:, :, None], 0.0)  # the positional convolution would carry padding inwards
+            x = x.masked_fill(padding[:, :, None], 0.0)  # or the positional convolution would mix it into valid frames
         x = x + self.pos_conv_embed(x)
         if not self.pre_norm:
             x = self.layer_norm(x)
@@ -196,37 +195,37 @@ class Transformer(nn.Module):
         dtype = compute_dtype(x)
         table = self.table(x.shape[1], dtype)
         dropout = self.attention_dropout if self.training else 0.0
-        # Once for all layers, and before any of them: a layer that is run again must do again what it did.
+        # Chosen here, not inside a layer: activation checkpointing must choose the same backend when it runs one again,
+        # and `choose` asks whether gradients are enabled, which differs there.
         backend = self.attention_backend or choose(x.device, dtype, table is not None, dropout)
         keep = range(len(self.layers) + 1) if keep is None else keep
         states = {0: x} if 0 in keep else {}
         for number, layer in enumerate(self.layers[: max(keep)], start=1):
             x = layer(x, table, padding, backend, self._drops_layer() if dropped is None else dropped[number - 1])
-            if number in keep:  # the others may go as soon as the next layer has read them
+            if number in keep:  # the others are freed as soon as the next layer has read them
                 states[number] = x
         if self.pre_norm and len(self.layers) in keep:
             states[len(self.layers)] = self.layer_norm(x)
         return [states[number] for number in keep]
 
     def table(self, frames: int, dtype: torch.dtype) -> Tensor | None:
-        """The position bias before gating, `(heads, 2 * frames - 1)`, or None where there is none.
+        """The position bias before gating, `(heads, 2 * frames - 1)`, or None for models without bias.
 
-        Computed here and not in layer 0, which holds its parameter, so that dropping that layer costs the others nothing.
+        Computed here and not in layer 0, which holds its parameter: LayerDrop of layer 0 must not remove it from the others.
         """
         return None if self.position_bias == "none" else self.layers[0].attention.rel_attn_embed(frames).to(dtype)
 
     def run_layers(self, recomputed: bool, compiled: bool, attention: str | None = None) -> None:
-        """Choose how the layers run from now on; what they compute stays the same.
+        """Choose how the layers run from now on; the values they compute stay the same.
 
         Args:
-            recomputed: keep only the input of each layer for the backward pass, which then runs the layer once more:
-                less memory, more time.
-            compiled: by torch.compile.
-            attention: how attention is computed, `sdpa`, `recomputed` or `flex`; None to choose by device and
-                precision.
+            recomputed: activation checkpointing: keep only the input of each layer for the backward pass, which runs the
+                layer again. Less memory, more time.
+            compiled: use torch.compile.
+            attention: attention backend, `sdpa`, `recomputed` or `flex`; None to choose by device and precision.
 
         Raises:
-            ValueError: there is no such attention.
+            ValueError: unknown attention backend.
         """
         if attention is not None and attention not in BACKENDS:
             raise ValueError(f"attention must be one of {', '.join(BACKENDS)} or None, not {attention}")
@@ -236,6 +235,16 @@ class Transformer(nn.Module):
             if compiled:
                 layer.compile_run()
 
+    def linear_weights(self) -> list[Tensor]:
+        """The weights of the linear layers that `cpu.linears` multiplies with."""
+        weights = []
+        for layer in self.layers:
+            attention, feed_forward = layer.attention, layer.feed_forward
+            linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+            linears += [feed_forward.intermediate_dense, feed_forward.output_dense]
+            weights += [linear.weight for linear in linears]
+        return weights
+
     def _drops_layer(self) -> bool:
-        # Drawn on the CPU: a draw on the GPU would make every layer wait for it.
+        # Drawn on the CPU: reading a draw from the GPU would make every layer wait for it.
         return self.training and self.layer_drop > 0 and torch.rand(()).item() < self.layer_drop

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from wavlm_lightning.encoder.checkpoints.formats import match_state, read_checkpoint
 from wavlm_lightning.encoder.checkpoints.huggingface import write_checkpoint
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
-from wavlm_lightning.encoder.cpu.inference_prep import prepare, release
+from wavlm_lightning.encoder.cpu.inference_prep import prepare
+from wavlm_lightning.encoder.cpu.weight_cache import forget
 from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normalize_waveforms, scale_gradient
 from wavlm_lightning.encoder.layers import Layers, padding_mask
 from wavlm_lightning.encoder.transformer import Transformer
@@ -22,12 +23,12 @@ from wavlm_lightning.encoder.transformer import Transformer
 class WavLM(nn.Module):
     """The encoder of WavLM (arXiv 2110.13900) without its pre-training head.
 
-    With `config.position_bias` it is also that of HuBERT, wav2vec 2.0 and ILS-SSL, which differ in nothing else. The
-    names of the parameters are those of Hugging Face's `WavLMModel` and `HubertModel`. A row gives the same hidden states alone
-    and in a padded batch, unless `config.batch_invariant` is false.
+    HuBERT, wav2vec 2.0 and ILS-SSL differ only in `config.position_bias`. The parameters have the names of Hugging Face's
+    `WavLMModel` and `HubertModel`. A row gives the same hidden states alone and in a padded batch, unless
+    `config.batch_invariant` is false.
 
     Args:
-        config: sizes; Base if left out. The weights are drawn as published.
+        config: sizes; Base if left out. Weights are initialised as published.
 
     Example:
         >>> encoder = WavLM(WavLMConfig.tiny()).eval()
@@ -48,17 +49,17 @@ class WavLM(nn.Module):
         """Run the convolutions.
 
         Args:
-            waveforms: `(batch, samples)` at 16 kHz. What lies beyond a row's length is ignored.
-            lengths: valid samples of each row, integer `(batch,)`; None if every row is full. Left on the CPU, it
-                spares the GPU a wait.
+            waveforms: `(batch, samples)` at 16 kHz. Samples beyond a row's length are ignored.
+            lengths: valid samples of each row, integer `(batch,)`; None if every row is full. On the CPU it can be read
+                without waiting for the GPU.
 
         Returns:
-            The convolution features before any norm, `(batch, frames, channels)`, with the gradient into the
-            convolutions already scaled; and the valid frames of each row, int64 `(batch,)`. The feature penalty of
-            pre-training reads the former.
+            The convolution features before any norm, `(batch, frames, channels)`, whose gradient into the convolutions is
+            already scaled, and which the feature penalty of pre-training reads; and the valid frames of each row, int64
+            `(batch,)`.
 
         Raises:
-            ValueError: if the arguments do not fit together or an utterance is shorter than one frame.
+            ValueError: the arguments do not fit together or an utterance is shorter than one frame.
         """
         lengths, padded = self._check(waveforms, lengths)
         if padded:
@@ -66,13 +67,13 @@ class WavLM(nn.Module):
         if self.config.normalize_waveform:
             waveforms = normalize_waveforms(waveforms, lengths)
         waveforms = waveforms.to(self.masked_spec_embed.dtype)
-        # Without a gradient there is nothing to keep for the backward pass of the largest tensors of the model.
+        # The front-end's activations are the largest tensors of the model: keep none where no gradient will reach it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad_mult > 0):
             features = self.feature_extractor(waveforms, lengths if padded and self.config.batch_invariant else None)
         return scale_gradient(features, self.config.feature_grad_mult), self.config.frames(lengths)
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring convolution features to the width of the transformer.
+        """Project convolution features to the width of the transformer.
 
         Args:
             features: what `features` returned, `(batch, frames, channels)`.
@@ -92,23 +93,23 @@ class WavLM(nn.Module):
         keep: Sequence[int] | None = None,
         dropped: Sequence[bool] | None = None,
     ) -> Layers:
-        """Hide the masked frames and run the transformer.
+        """Replace masked frames by the mask embedding and run the transformer.
 
         Args:
             projected: what `project` returned, `(batch, frames, dim)`.
             frame_lengths: valid frames of each row, int64 `(batch,)`.
             mask: bool `(batch, frames)`, true where the frame is replaced by the mask embedding.
             keep: which hidden states to return, in this order, from 0 (input of the first layer) to `layers`; None
-                for all. A loss on the last layer needs no other, and all layers of Large at 16 x 16 s take 0.65 GB
-                in bf16. Layers above the highest one are not run.
-            dropped: for each layer, whether LayerDrop skips it in this pass, in whatever mode. None draws them from
-                torch's global generator, in training mode only. Ranks that train together must skip the same ones.
+                for all. All layers of Large at 16 x 16 s take 0.65 GB in bf16; a loss on the last layer needs only that
+                one. Layers above the highest one are not run.
+            dropped: for each layer, whether LayerDrop skips it in this pass, in training and in eval mode. None draws
+                them from torch's global generator, in training mode only. Ranks that train together must skip the same.
 
         Returns:
             The hidden states, zero where a frame is padding.
 
         Raises:
-            ValueError: if an argument does not fit the features or the encoder.
+            ValueError: an argument does not fit the features or the encoder.
         """
         batch, frames, _ = projected.shape
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, frames)):
@@ -149,19 +150,19 @@ class WavLM(nn.Module):
             `hidden (layers + 1, batch, frames, dim)`, zero where a frame is padding.
 
         Raises:
-            ValueError: if the arguments do not fit together or an utterance is shorter than one frame.
+            ValueError: the arguments do not fit together or an utterance is shorter than one frame.
         """
         features, frame_lengths = self.features(waveforms, lengths)
         return self.encode(features, frame_lengths, mask)
 
     def prepare_for_inference(self, packed: bool | None = None) -> WavLM:
-        """Compute once what every pass would compute from the weights alone; undone by `.train()`.
+        """Cache values that every pass would compute from the weights alone; undone by `.train()`.
 
-        Checkpoints and copies are those of any encoder. Weights that change afterwards are noticed: the encoder
-        goes on at its usual speed.
+        Checkpoints and copies do not contain them. If a weight changes afterwards, they are ignored and the encoder runs
+        at its usual speed.
 
         Args:
-            packed: keep a copy of the linear weights in the layout of oneDNN, for fp32 on the CPU (Base: 0.34 GB). It
+            packed: keep a copy of the linear weights in the layout of oneDNN, for fp32 on the CPU (Base: 0.34 GB). oneDNN
                 sums in another order, so the hidden states differ in the last bits. None does so where a timing of a
                 tenth of a second finds it faster.
 
@@ -171,17 +172,20 @@ class WavLM(nn.Module):
         Raises:
             ValueError: the encoder is in training mode.
         """
-        prepare(self, packed)
+        if self.training:
+            raise ValueError("prepare_for_inference: the encoder is in training mode; call .eval() first")
+        forget(self.parameters())
+        convolutions = [layer.conv for layer in self.feature_extractor.conv_layers[1:]]
+        prepare(convolutions, self.encoder.pos_conv_embed.conv, self.encoder.linear_weights(), packed)
         return self
 
     def train(self, mode: bool = True) -> WavLM:
-        """As ever; training mode lets go of what `prepare_for_inference` computed."""
         if mode:
-            release(self)
+            forget(self.parameters())  # frees what `prepare_for_inference` stored
         return super().train(mode)
 
     def parameter_count(self) -> int:
-        """Number of parameters, pre-training head apart (94,381,936 for Base, 315,453,120 for Large)."""
+        """Number of parameters without pre-training head (94,381,936 for Base, 315,453,120 for Large)."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod
@@ -191,16 +195,15 @@ class WavLM(nn.Module):
         Args:
             path: a folder in Hugging Face's format (`config.json` and safetensors or bin, whole or in shards), a
                 unilm or fairseq `.pt`, or a torchaudio state dict.
-            **config_overrides: fields of `WavLMConfig` that shall differ from the checkpoint, such as
-                `layer_drop=0.0` or `batch_invariant=False`.
+            **config_overrides: fields of `WavLMConfig` to change, such as `layer_drop=0.0` or `batch_invariant=False`.
 
         Returns:
             The encoder in eval mode, fp32, on the CPU. A checkpoint without a mask embedding (torchaudio's) gets a
             fresh one.
 
         Raises:
-            CheckpointError: in one sentence, if the file is not one of these or does not fit its own configuration.
-            ValueError: if an override is not a field or contradicts another field.
+            CheckpointError: the file has another format or does not fit its own configuration.
+            ValueError: an override is not a field or contradicts another field.
         """
         config, state = read_checkpoint(Path(path))
         if config_overrides:
@@ -209,16 +212,16 @@ class WavLM(nn.Module):
             encoder = cls(config)
         state.setdefault("masked_spec_embed", torch.rand(config.dim))
         encoder.load_state_dict(match_state(state, encoder.state_dict(), Path(path)), assign=True)
-        if config.position_bias != "none":
+        if config.position_bias != "none":  # the buffer is still on `meta`: it is in no checkpoint
             table = encoder.encoder.layers[0].attention.rel_attn_embed
             table.buckets = table.make_buckets()
         return encoder.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what `transformers.AutoModel.from_pretrained` and `WavLM.from_pretrained` load.
+        """Write a folder that `transformers.AutoModel.from_pretrained` and `WavLM.from_pretrained` load.
 
-        It becomes a `WavLMModel`, or a `HubertModel` if there is no position bias. An ungated bias, for which Hugging
-        Face has no class, becomes that of a `WavLMModel` whose gates are always 1.
+        The model class is `WavLMModel`, or `HubertModel` without position bias. Hugging Face has no class for an ungated
+        bias: it is written as a `WavLMModel` whose gates are always 1.
 
         Args:
             folder: made if missing; gets `config.json`, `model.safetensors` and `preprocessor_config.json`.
@@ -226,7 +229,7 @@ class WavLM(nn.Module):
         write_checkpoint(Path(folder), replace(self.config), self.state_dict())
 
     def _check(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, bool]:
-        """The lengths on the device of the waveforms, and whether any row is padded."""
+        """Validate the inputs; return the lengths on the device of the waveforms, and whether any row is padded."""
         if waveforms.dim() != 2 or not waveforms.is_floating_point():
             raise ValueError(
                 f"waveforms must be floating point of shape (batch, samples), "

@@ -1,6 +1,12 @@
-"""Metrics that torchmetrics and pyannote.metrics lack.
+"""Metrics that torchmetrics and pyannote.metrics lack, each as the field computes it.
 
-Importing the package brings numpy alone; what stands on scipy or torchmetrics is imported when it is first asked for.
+- `diarization`, `diarization_rate`, `rttm`: segments, diarization error rate, the RTTM format (SD).
+- `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER (SV).
+- `superb`: SUPERB's Score, Rank and published leaderboard.
+- `cluster_quality`, `effective_rank`: quality of pre-training labels and of representations.
+
+Imports nothing of ours. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or
+torchmetrics are imported on first use.
 """
 
 from __future__ import annotations

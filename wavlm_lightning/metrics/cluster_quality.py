@@ -1,4 +1,4 @@
-"""How well frame labels agree with phones."""
+"""Agreement of frame labels (clusters) with phones: purity, PNMI, perplexity."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class ClusterQuality:
     """Agreement of clusters with phones, all fractions (HuBERT, arXiv 2106.07447, section V-A).
 
     Attributes:
-        phone_purity: share of frames whose phone is the commonest phone of their cluster.
-        cluster_purity: share of frames whose cluster is the commonest cluster of their phone.
+        phone_purity: share of frames whose phone is the most frequent phone of their cluster.
+        cluster_purity: share of frames whose cluster is the most frequent cluster of their phone.
         pnmi: mutual information of phones and clusters over the entropy of phones.
-        unigram: share of the commonest cluster: what always guessing it would score.
-        perplexity: exp of the entropy of the clusters: how many are in use.
+        unigram: share of the most frequent cluster, the accuracy of always predicting it.
+        perplexity: exp of the entropy of the clusters, the effective number of clusters in use.
     """
 
     phone_purity: float
@@ -34,7 +34,7 @@ def cluster_quality(phones: np.ndarray, clusters: np.ndarray) -> ClusterQuality:
         clusters: integer `(frames,)`.
 
     Raises:
-        ValueError: different numbers of frames, or none.
+        ValueError: the labellings differ in length or are empty.
 
     Example:
         >>> cluster_quality(np.array([0, 0, 1, 1]), np.array([5, 5, 7, 7])).pnmi

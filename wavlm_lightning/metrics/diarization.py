@@ -1,6 +1,6 @@
-"""Who speaks when: from frame scores to segments, and the diarization error of segments.
+"""Diarization: segments from frame scores, and the diarization error of segments.
 
-One recording's segments are `(speaker, start, end)` in seconds; overlap of different speakers is speech of both.
+Segments of a recording are `(speaker, start, end)` in seconds; where speakers overlap, the speech of each counts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Segment = tuple[str, float, float]
 
 @dataclass(frozen=True)
 class DiarizationErrors:
-    """Errors of one or more recordings in seconds of speech (two who speak at once count twice); they add up with `+`.
+    """Errors of one or more recordings in seconds of speech (overlapped speech counts once for each speaker); add with `+`.
 
     Attributes:
-        missed: reference speech without a hypothesis speaker for it.
-        false_alarm: hypothesis speech without a reference speaker for it.
-        confusion: speech on both sides by speakers that are not mapped to each other.
+        missed: reference speech without a hypothesis speaker.
+        false_alarm: hypothesis speech without a reference speaker.
+        confusion: speech of a reference and a hypothesis speaker that are not mapped to each other.
         total: reference speech.
     """
 
@@ -41,7 +41,7 @@ class DiarizationErrors:
 
     @property
     def rate(self) -> float:
-        """Diarization error rate, a fraction; without reference speech 0 if there is no error, else 1."""
+        """Diarization error rate, a fraction. Without reference speech: 0 without errors, else 1."""
         error = self.missed + self.false_alarm + self.confusion
         return error / self.total if self.total > 0 else float(error > 0)
 
@@ -49,19 +49,19 @@ class DiarizationErrors:
 def frames_to_segments(
     scores: np.ndarray, frame_rate: float, threshold: float = 0.5, median_filter: int = 1
 ) -> list[Segment]:
-    """Runs of frames above a threshold, as s3prl `downstream/diarization/make_rttm.py` makes them.
+    """Segments from frame scores by a threshold, as in s3prl `downstream/diarization/make_rttm.py`.
 
     Args:
         scores: `(frames, speakers)`, for instance probabilities.
-        frame_rate: frames a second.
+        frame_rate: frames per second.
         threshold: frames strictly above it are speech.
-        median_filter: odd width in frames of a median over the decisions; silence is assumed beyond both ends.
+        median_filter: odd width in frames of a median over the decisions; beyond both ends it assumes silence.
 
     Returns:
         Segments ordered by speaker and time; speakers are called "0", "1", ...
 
     Raises:
-        ValueError: scores that are no table, an even filter, or a frame rate that is not positive.
+        ValueError: scores with other than two dimensions, an even filter, or a frame rate that is not positive.
 
     Example:
         >>> frames_to_segments(np.array([[0.9], [0.8], [0.1], [0.7]]), frame_rate=10)
@@ -71,9 +71,9 @@ def frames_to_segments(
     if scores.ndim != 2:
         raise ValueError(f"frames_to_segments needs scores (frames, speakers), got shape {scores.shape}")
     if median_filter < 1 or median_filter % 2 == 0:
-        raise ValueError(f"a median filter spans an odd number of frames, got {median_filter}")
+        raise ValueError(f"the median filter must span an odd number of frames, got {median_filter}")
     if not frame_rate > 0:
-        raise ValueError(f"a frame rate is positive, got {frame_rate}")
+        raise ValueError(f"the frame rate must be positive, got {frame_rate}")
     speech = scores > threshold
     if median_filter > 1:
         # The median of zeros and ones is a majority vote, and a difference of running sums counts the votes.
@@ -94,24 +94,24 @@ def diarization_errors(
 ) -> DiarizationErrors:
     """Errors of one recording under the best one-to-one mapping of speakers; overlap is scored.
 
-    What NIST's md-eval computes, and dscore with its defaults (collar 0). The whole time line is scored, which is
-    dscore's rule without a UEM file. With a collar the mapping is still chosen on all of the time, as in md-eval
-    (pyannote.metrics chooses it outside the collars, and its `collar` is the total width: twice ours).
+    Equal to NIST's md-eval, and to dscore with its defaults (collar 0). The whole time line is scored, as dscore does
+    without a UEM file. With a collar the mapping is still chosen on all of the time, as in md-eval (pyannote.metrics
+    chooses it outside the collars, and its `collar` is the total width, twice ours).
 
     Args:
-        reference: `(speaker, start, end)` in seconds; segments of one speaker that overlap or touch count as one.
+        reference: `(speaker, start, end)` in seconds; segments of one speaker that overlap or touch are merged.
         hypothesis: likewise; its names need not be those of the reference.
         collar: seconds on either side of every reference boundary that are not scored.
 
     Raises:
-        ValueError: a segment that ends before it starts or has a time that is not finite, or a negative collar.
+        ValueError: a segment that ends before it starts, a time that is not finite, or a negative collar.
 
     Example:
         >>> diarization_errors([("anna", 0, 4)], [("0", 1, 5)])
         DiarizationErrors(missed=1.0, false_alarm=1.0, confusion=0.0, total=4.0)
     """
     if not collar >= 0:
-        raise ValueError(f"a collar is not negative, got {collar}")
+        raise ValueError(f"the collar must not be negative, got {collar}")
     spoken, claimed = _merged(reference), _merged(hypothesis)
     zones = {
         speaker: [(time - collar, time + collar) for turn in turns for time in turn]
@@ -121,7 +121,7 @@ def diarization_errors(
     edges = np.unique([time for turns in everything for turn in turns for time in turn])
     if len(edges) == 0:
         return DiarizationErrors()
-    # Between two neighbouring edges nothing changes: the rows below are these stretches, the columns are speakers.
+    # Between two neighbouring edges nothing changes. Rows below are these intervals, columns are speakers.
     durations = np.diff(edges)
     speaking, heard = _active(spoken, edges), _active(claimed, edges)
     overlap = (speaking * durations[:, None]).T @ heard
@@ -133,19 +133,19 @@ def diarization_errors(
     return DiarizationErrors(
         missed=float(durations @ np.maximum(speakers - claims, 0)),
         false_alarm=float(durations @ np.maximum(claims - speakers, 0)),
-        # Rounding may leave -1e-16 where the speakers are all right.
+        # Without confusion, rounding may leave -1e-16.
         confusion=max(0.0, float(durations @ np.minimum(speakers, claims) - overlap[mapping].sum())),
         total=float(durations @ speakers),
     )
 
 
 def _merged(segments: Iterable[Sequence[Any]]) -> dict[Any, list[tuple[float, float]]]:
-    """Every speaker's `(start, end)` in order of time, without overlap, touch or empty segments."""
+    """Segments `(start, end)` of each speaker in order of time; overlapping and touching ones merged, empty ones dropped."""
     turns: dict[Any, list[tuple[float, float]]] = {}
     for speaker, start, end in sorted(segments, key=lambda segment: segment[1]):
         if not (np.isfinite(start) and np.isfinite(end) and start <= end):
             raise ValueError(
-                f"a segment goes from a start to a later end in seconds, got {start} to {end} of {speaker!r}"
+                f"segments need finite times and an end after the start, got {start} to {end} seconds for speaker {speaker!r}"
             )
         if start == end:
             continue

@@ -1,4 +1,4 @@
-"""Diarization error rate over a data set, for the ten ways in which SUPERB turns scores into segments."""
+"""Diarization error rate over a data set, as a torchmetrics metric, for SUPERB's ten ways to make segments from scores."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class DiarizationSetting(NamedTuple):
     median_filter: int
 
 
-# s3prl downstream/diarization/score.sh; SUPERB reports the lowest of these ten error rates of the test set.
+# s3prl downstream/diarization/score.sh. SUPERB reports the lowest of these ten error rates on the test set.
 SETTINGS = tuple(DiarizationSetting(threshold, width) for width in (1, 11) for threshold in (0.3, 0.4, 0.5, 0.6, 0.7))
 
 
 class DiarizationErrorRate(Metric):
-    """Sum of errors over sum of reference speech, of all recordings, one value a setting.
+    """Sum of errors over sum of reference speech of all recordings, one value for each setting.
 
     Each recording chooses its own mapping of speakers. False alarms in a recording without reference speech count;
-    dscore drops such recordings from its total (no recording of SUPERB is one).
+    dscore drops such recordings from its total (SUPERB has none).
 
     Args:
-        frame_rate: frames a second of the scores.
+        frame_rate: frames per second of the scores.
         settings: thresholds and filters to try.
         collar: see `diarization_errors`.
 
@@ -45,7 +45,7 @@ class DiarizationErrorRate(Metric):
     full_state_update = False
     is_differentiable = False
     higher_is_better = False
-    # Whole microseconds: sums are then the same in any order of recordings and ranks, and need no float64 on a device.
+    # Whole microseconds, so that sums do not depend on the order of recordings and ranks, or need float64 on a device.
     errors: Tensor
 
     def __init__(
@@ -79,9 +79,9 @@ class DiarizationErrorRate(Metric):
         self.errors += microseconds.to(self.errors.device)
 
     def compute(self) -> Tensor:
-        """Diarization error rates, fractions `(settings,)`; torchmetrics makes a scalar of a single setting."""
+        """Diarization error rates, fractions `(settings,)`; torchmetrics turns that of a single setting into a scalar."""
         return torch.tensor([errors.rate for errors in self.details()], device=self.errors.device)
 
     def details(self) -> list[DiarizationErrors]:
-        """Missed, false alarm, confused and total seconds a setting; of this process alone outside `compute`."""
+        """Missed, false alarm, confused and total seconds of each setting; outside `compute`, of this process alone."""
         return [DiarizationErrors(*(value / MICROSECONDS for value in row)) for row in self.errors.tolist()]

@@ -1,4 +1,4 @@
-"""How many directions a representation uses: the sign of collapse that needs no labels."""
+"""Effective rank of a representation, which detects collapse without labels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 from torchmetrics import Metric
 
 RESOLUTION = 1e-6
-"""Variation below this share of the frames' length is rounding (float32 resolves 1e-7), not information."""
+"""Variation below this share of the frames' length counts as rounding (float32 resolves 1e-7)."""
 
 
 class EffectiveRank(Metric):
     """Effective rank of centred frames (Roy & Vetterli, EUSIPCO 2007, equation 4).
 
-    exp of the entropy of the singular values over their sum: between 1, where all frames lie on a line, and the number
-    of dimensions, where they vary alike in all of them. 0 where all frames are the same, or one holds no number. The
-    singular values come from sums over frames in fp64, so batches and processes add up exactly.
+    exp of the entropy of the normalised singular values: 1 if all frames lie on a line, and the number of dimensions if
+    they vary equally in all of them. 0 if all frames are equal or one is not finite. The singular values come from sums
+    over frames in fp64, so batches and processes add up exactly.
 
     Args:
         dim: features of a frame.
@@ -45,7 +45,6 @@ class EffectiveRank(Metric):
         self.products += exact.T @ exact
 
     def compute(self) -> Tensor:
-        """The effective rank, a float32 scalar."""
         scatter = self.products - torch.outer(self.total, self.total) / self.frames.clamp(min=1)
         if not scatter.isfinite().all():
             return torch.zeros((), device=scatter.device)

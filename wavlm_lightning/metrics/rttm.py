@@ -1,4 +1,4 @@
-"""RTTM, the text format of who speaks when: one line a segment (NIST RT-09 evaluation plan, appendix A)."""
+"""RTTM, the text format of speaker turns, one line for each segment (NIST RT-09 evaluation plan, appendix A)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ DECIMALS = 3
 
 
 def rttm_lines(recording: str, segments: Iterable[Sequence[Any]]) -> list[str]:
-    """Segments of one recording as RTTM, times to the millisecond as dscore writes them.
+    """Segments of one recording as RTTM lines, times in milliseconds as dscore writes them.
 
-    Segments shorter than that vanish: scorers refuse a duration of zero.
+    Segments shorter than a millisecond are dropped, since scorers refuse a duration of zero.
 
     Args:
         recording: name without white space.
         segments: `(speaker, start, end)` in seconds.
 
     Raises:
-        ValueError: white space in a name, or nothing.
+        ValueError: a name that is empty or contains white space.
 
     Example:
         >>> rttm_lines("meeting", [("anna", 0.5, 2.0)])
@@ -28,7 +28,7 @@ def rttm_lines(recording: str, segments: Iterable[Sequence[Any]]) -> list[str]:
     _check_name(recording)
     for speaker, start, end in segments:
         _check_name(speaker)
-        # The difference of the rounded times, so that the written end is the rounded end.
+        # From rounded times, so that start + duration is the rounded end.
         duration = round(end, DECIMALS) - round(start, DECIMALS)
         if round(duration, DECIMALS) > 0:
             times = f"{start:.{DECIMALS}f} {duration:.{DECIMALS}f}"
@@ -46,7 +46,7 @@ def parse_rttm(lines: Iterable[str]) -> dict[str, list[tuple[str, float, float]]
         recording -> `(speaker, start, end)` in seconds.
 
     Raises:
-        ValueError: a SPEAKER line with too few fields or with times that are no times.
+        ValueError: a SPEAKER line has too few fields or invalid times.
     """
     recordings: dict[str, list[tuple[str, float, float]]] = {}
     for number, line in enumerate(lines, 1):
@@ -61,7 +61,7 @@ def parse_rttm(lines: Iterable[str]) -> dict[str, list[tuple[str, float, float]]
                 f"RTTM line {number} is not `SPEAKER recording channel start duration <NA> <NA> speaker ...`: {line!r}"
             ) from None
         if not (start >= 0 and 0 <= duration < float("inf")):
-            raise ValueError(f"RTTM line {number} has a time that is negative or no number: {line!r}")
+            raise ValueError(f"RTTM line {number} has a time that is negative or not finite: {line!r}")
         recordings.setdefault(recording, []).append((speaker, start, start + duration))
     return recordings
 

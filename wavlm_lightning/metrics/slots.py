@@ -1,7 +1,6 @@
-"""Slot filling: scores of transcripts that carry slots, such as `PLAY B-artist NINA SIMONE E-artist`.
+"""Slot filling metrics of transcripts with marked slots, such as `PLAY B-artist NINA SIMONE E-artist`.
 
-The definitions of s3prl `metric/slot_filling.py`, which SUPERB reports for SF: the F1 of slot types and the character
-error rate of slot values.
+As s3prl `metric/slot_filling.py`, which SUPERB reports for SF: F1 of slot types and character error rate of slot values.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.text import char_error_rate
 from torchmetrics.text import CharErrorRate
 
-# The end mark is a prefix match on purpose, as in SUPERB's scorer: `B-playlist X E-playlist_owner` is a playlist.
+# The end mark matches as a prefix on purpose, as in SUPERB's scorer: `B-playlist X E-playlist_owner` is a playlist.
 _SLOT = re.compile(r"B-(?P<type>\S+) (?P<value>.+?) E-(?P=type)")
 _STRAY_BEGIN = re.compile(r"B-\S+ ")
 _STRAY_END = re.compile(r" E-\S+")
@@ -24,8 +23,8 @@ _STRAY_END = re.compile(r" E-\S+")
 def parse_slots(text: str) -> list[tuple[str, str]]:
     """Types and values of the slots of a transcript, in order.
 
-    A slot is a begin mark, at least one character, and the next end mark of the same type; marks without a partner are
-    no slot, and those inside a value are dropped from it.
+    A slot is a begin mark, at least one character, and the next end mark of the same type. Marks without a partner are
+    ignored, and marks inside a value are removed from it.
 
     Example:
         >>> parse_slots("ADD B-artist NINA B-city SIMONE E-artist TO E-city B-playlist JAZZ E-playlist")
@@ -41,10 +40,10 @@ def parse_slots(text: str) -> list[tuple[str, str]]:
 def slot_type_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Mean over utterances of the F1 of the set of slot types, a fraction.
 
-    An utterance without slots scores 1 if none was found, else 0; how often a type occurs does not matter.
+    An utterance without slots scores 1 if the hypothesis has none either, else 0; repeated types count once.
 
     Raises:
-        ValueError: different numbers of texts, or none.
+        ValueError: the lists differ in length or are empty.
     """
     scores = [_type_f1(hypothesis, reference) for hypothesis, reference in _paired(hypotheses, references)]
     if not scores:
@@ -55,11 +54,11 @@ def slot_type_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 def slot_value_cer(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Edits over characters of all reference slot values, a fraction.
 
-    Each reference value is compared with the hypothesis value of its type that fits best, which may serve several
-    times; with nothing if the type was not found. Further hypothesis slots cost nothing.
+    Each reference value is compared with the closest hypothesis value of its type, which may serve several references, or
+    with the empty string if the hypothesis lacks the type. Further hypothesis slots cost nothing.
 
     Raises:
-        ValueError: different numbers of texts, or references without any slot.
+        ValueError: the lists differ in length, or the references have no slot.
     """
     found, expected = _value_pairs(hypotheses, references)
     if not expected:
@@ -68,7 +67,7 @@ def slot_value_cer(hypotheses: Sequence[str], references: Sequence[str]) -> floa
 
 
 class SlotTypeF1(Metric):
-    """`slot_type_f1` over a data set; takes lists of hypotheses and references, nan without any."""
+    """`slot_type_f1` over a data set, from lists of hypotheses and references; NaN without any."""
 
     full_state_update = False
     is_differentiable = False
@@ -82,27 +81,26 @@ class SlotTypeF1(Metric):
         self.add_state("utterances", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
-        """Add a batch of hypotheses and references."""
         self.scores += sum(_type_f1(hypothesis, reference) for hypothesis, reference in _paired(preds, target))
         self.utterances += len(target)
 
     def compute(self) -> Tensor:
-        """A fraction."""
         return self.scores / self.utterances
 
 
 class SlotValueCER(CharErrorRate):
-    """`slot_value_cer` over a data set; takes lists of hypotheses and references, nan without any slot."""
+    """`slot_value_cer` over a data set, from lists of hypotheses and references; NaN without any slot."""
 
     def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
-        """Add a batch of hypotheses and references."""
         found, expected = _value_pairs(preds, target)
         super().update(found, expected)
 
 
 def _paired(hypotheses: Sequence[str], references: Sequence[str]) -> Iterator[tuple[str, str]]:
     if len(hypotheses) != len(references):
-        raise ValueError(f"slots need one hypothesis a reference, got {len(hypotheses)} and {len(references)}")
+        raise ValueError(
+            f"slot metrics need one hypothesis for each reference, got {len(hypotheses)} and {len(references)}"
+        )
     return zip(hypotheses, references, strict=True)
 
 
@@ -115,7 +113,7 @@ def _type_f1(hypothesis: str, reference: str) -> float:
 
 
 def _value_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The best hypothesis value for every reference value, and the reference values."""
+    """The closest hypothesis value for every reference value, and the reference values."""
     pairs = []
     for hypothesis, reference in _paired(hypotheses, references):
         found = parse_slots(hypothesis)

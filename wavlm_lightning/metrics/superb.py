@@ -1,6 +1,6 @@
-"""SUPERB Score and Rank, and the published leaderboard that they are measured against.
+"""SUPERB Score and Rank, and the published leaderboard.
 
-Definitions and reference points as on superbbenchmark.org (`overall_metrics.js`, `Data.js`). All values are percentages;
+Definitions and reference points follow superbbenchmark.org (`overall_metrics.js`, `Data.js`). All values are percentages;
 QbE is MTWV x 100.
 """
 
@@ -28,8 +28,8 @@ TASKS: dict[str, tuple[str, ...]] = {
 }
 METRICS: tuple[str, ...] = tuple(metric for metrics in TASKS.values() for metric in metrics)
 
-# Metric -> (worth 0 points: FBANK, worth 1000 points: the best of the Interspeech 2021 rows). Lower is better where the
-# first is the larger. SID's 90.3 is not a slip for HuBERT Large's 90.33: the published Scores need it.
+# Metric -> (value of 0 points: FBANK's, value of 1000 points: the best of the Interspeech 2021 rows). Lower is better
+# where the first is larger. SID's 90.3 is right, although HuBERT Large has 90.33: the published Scores need it.
 REFERENCE_POINTS: dict[str, tuple[float, float]] = {
     "PR": (82.01, 3.53),
     "KS": (41.3826674, 96.66),
@@ -47,14 +47,14 @@ REFERENCE_POINTS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class SuperbEntry:
-    """One row of the board.
+    """One row of the leaderboard.
 
     Attributes:
         name: of the upstream.
         values: metric -> value in percent.
-        shown: whether the table shows the row; six more were on the board and count for Rank only.
+        shown: whether the table shows the row; six rows that it no longer shows count for Rank only.
         score: as published, None if not shown.
-        rank: likewise.
+        rank: as published, None if not shown.
     """
 
     name: str
@@ -66,7 +66,7 @@ class SuperbEntry:
 
 @functools.cache
 def published_entries() -> tuple[SuperbEntry, ...]:
-    """The 24 entries against which the published ranks were taken, the 18 that are shown first."""
+    """The 24 entries of the published ranks, with the 18 that the table shows first."""
     text = resources.files("wavlm_lightning.metrics").joinpath("superb_leaderboard.csv").read_text(encoding="utf-8")
     return tuple(
         SuperbEntry(
@@ -81,14 +81,14 @@ def published_entries() -> tuple[SuperbEntry, ...]:
 
 
 def points(metric: str, value: float) -> float:
-    """0 for FBANK's value, 1000 for the best of 2021, linear and unbounded on both sides.
+    """Points of a value: 0 for FBANK's, 1000 for the best of 2021, linear and unbounded on both sides.
 
     Args:
         metric: one of `METRICS`.
         value: in percent.
 
     Raises:
-        ValueError: no such metric, or a value that is not finite.
+        ValueError: an unknown metric, or a value that is not finite.
 
     Example:
         >>> points("PR", 3.53)
@@ -115,19 +115,19 @@ def score(values: Mapping[str, float]) -> int:
     missing = sorted(set(TASKS) - set(_complete_tasks(values)), key=list(TASKS).index)
     if missing:
         raise ValueError(
-            f"a SUPERB Score needs all ten tasks, missing {', '.join(missing)}; a part has a partial_score"
+            f"a SUPERB Score needs all ten tasks, missing {', '.join(missing)}; use partial_score for fewer tasks"
         )
     return math.floor(partial_score(values) + 0.5)  # halves go up, as in JavaScript
 
 
 def partial_score(values: Mapping[str, float]) -> float:
-    """Mean points over the tasks present; comparable only with others over the same tasks, see `leaderboard`.
+    """Mean points over the tasks present; compare it only with scores over the same tasks, see `leaderboard`.
 
     Args:
         values: metric -> value in percent, of at least one task; SF needs both of its metrics.
 
     Raises:
-        ValueError: no task, half of one, an unknown metric, or a value that is not finite.
+        ValueError: no complete task, an unknown metric, or a value that is not finite.
     """
     tasks = _complete_tasks(values)
     if not tasks:
@@ -136,10 +136,10 @@ def partial_score(values: Mapping[str, float]) -> float:
 
 
 def rank(values: Mapping[str, float], pool: Iterable[SuperbEntry] | None = None) -> float:
-    """SUPERB Rank: how many entries are strictly worse, mean over the ten tasks (SF's two metrics averaged first).
+    """SUPERB Rank: number of entries that are strictly worse, mean over the ten tasks (SF's two metrics averaged first).
 
     Higher is better. It depends on the pool: against the default one a new model's Rank compares with the published
-    ones, from 0 to 24. A model that is itself in the pool neither gains nor loses by it. A missing metric wins nothing.
+    ones, from 0 to 24. If the pool contains the model itself, its Rank stays the same. A missing metric beats no entry.
 
     Args:
         values: metric -> value in percent.
@@ -157,14 +157,14 @@ def rank(values: Mapping[str, float], pool: Iterable[SuperbEntry] | None = None)
 def leaderboard(
     tasks: Collection[str] | None = None, entries: Iterable[SuperbEntry] | None = None
 ) -> list[tuple[SuperbEntry, float]]:
-    """Entries and their mean points over some tasks, best first: what a partial score may be compared with.
+    """Entries and their mean points over some tasks, best first, to compare a partial score with.
 
     Args:
         tasks: keys of `TASKS`; all ten if None.
-        entries: the 18 that the published table shows if None; each needs the tasks' metrics.
+        entries: those to list, each with the tasks' metrics; the 18 of the published table if None.
 
     Raises:
-        ValueError: no task, an unknown one, or an entry without one of them.
+        ValueError: no task, an unknown one, or an entry that lacks a metric.
 
     Example:
         >>> for entry, mean_points in leaderboard(["PR", "SID"]):
@@ -173,7 +173,7 @@ def leaderboard(
     tasks = list(TASKS) if tasks is None else list(tasks)
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
-        raise ValueError(f"no SUPERB task is called {', '.join(unknown)}; there are {', '.join(TASKS)}")
+        raise ValueError(f"unknown SUPERB task {', '.join(unknown)}; choose from {', '.join(TASKS)}")
     metrics = [metric for task in tasks for metric in TASKS[task]]
     if entries is None:
         entries = [entry for entry in published_entries() if entry.shown]
@@ -181,13 +181,13 @@ def leaderboard(
     for entry in entries:
         missing = [metric for metric in metrics if metric not in entry.values]
         if missing:
-            raise ValueError(f"{entry.name} has no {', '.join(missing)}, so it has no place on a board of these tasks")
+            raise ValueError(f"{entry.name} has no {', '.join(missing)}, which these tasks need")
         rows.append((entry, partial_score({metric: entry.values[metric] for metric in metrics})))
     return sorted(rows, key=lambda row: -row[1])
 
 
 def _complete_tasks(values: Mapping[str, float]) -> list[str]:
-    """Tasks present, in the order of the board."""
+    """Tasks present, in the order of the leaderboard."""
     _check(values)
     for task, metrics in TASKS.items():
         given = [metric for metric in metrics if metric in values]
@@ -199,9 +199,9 @@ def _complete_tasks(values: Mapping[str, float]) -> list[str]:
 def _check(values: Mapping[str, float]) -> None:
     for metric, value in values.items():
         if metric not in REFERENCE_POINTS:
-            raise ValueError(f"no SUPERB metric is called {metric!r}; there are {', '.join(METRICS)}")
+            raise ValueError(f"unknown SUPERB metric {metric!r}; choose from {', '.join(METRICS)}")
         if not math.isfinite(value):
-            raise ValueError(f"{metric} is {value}, which is not a finite percentage")
+            raise ValueError(f"{metric} must be a finite percentage, got {value}")
 
 
 def _worse(metric: str, other: Mapping[str, float], own: Mapping[str, float]) -> bool:

@@ -1,4 +1,4 @@
-"""Spoken term detection: which of many documents hold a spoken query."""
+"""Spoken term detection: maximum term-weighted value (MTWV) and score normalisation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ STD_FLOOR = 1e-9
 
 
 class MTWV(NamedTuple):
-    """The maximum term-weighted value (1 is perfect, 0 is silence) and the score from which a document counts as a hit."""
+    """The maximum term-weighted value (1 is perfect, 0 detects nothing) and the score from which a document is a hit."""
 
     value: float
     threshold: float
 
 
 def false_alarm_weight(target_probability: float = 0.0008, miss_cost: float = 100.0, alarm_cost: float = 1.0) -> float:
-    """Beta, the price of the false alarm rate in misses: alarm cost / miss cost x (1 / P_target - 1).
+    """Beta, the weight of the false alarm rate: alarm cost / miss cost x (1 / P_target - 1).
 
     The defaults are QUESST 2014's and give 12.49.
 
@@ -31,10 +31,10 @@ def false_alarm_weight(target_probability: float = 0.0008, miss_cost: float = 10
 
 
 def z_normalise(scores: ArrayLike) -> np.ndarray:
-    """Zero mean and unit standard deviation a query, so that one threshold fits all queries.
+    """Zero mean and unit standard deviation for each query, so that one threshold fits all queries.
 
-    As s3prl `downstream/quesst14_dtw/expert.py`: population deviation, floor 1e-9; a query that scores all documents
-    alike gets zeros.
+    As s3prl `downstream/quesst14_dtw/expert.py`: population deviation, floor 1e-9. A query with equal scores for all
+    documents gets zeros.
 
     Args:
         scores: `(queries, documents)`.
@@ -43,13 +43,13 @@ def z_normalise(scores: ArrayLike) -> np.ndarray:
         float64 `(queries, documents)`.
 
     Raises:
-        ValueError: not a table, or without documents.
+        ValueError: the scores do not have two dimensions, or there are no documents.
     """
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ValueError(f"z_normalise needs scores (queries, documents) with documents, got shape {table.shape}")
     centred = table - table.mean(1, keepdims=True)
-    # Rounding of the mean leaves dust in a row of equal scores, which the floor would blow up to visible scores.
+    # In a row of equal scores, rounding of the mean leaves tiny differences that the floor would magnify.
     centred[np.ptp(table, axis=1) == 0] = 0
     return centred / np.maximum(table.std(1, keepdims=True), STD_FLOOR)
 
@@ -67,29 +67,30 @@ def maximum_term_weighted_value(
 
     TWV = 1 - mean over queries of (P_miss + beta P_fa), where P_miss is the share of a query's target documents below
     the threshold and P_fa the share of its other documents at or above it (NIST STD 2006; QUESST 2014 with documents in
-    place of time). The threshold above all scores takes part, so the value is never negative. A query without a target
-    document has no P_miss and is left out, false alarms included, as in NIST's definition.
+    place of time). A threshold above all scores is allowed, so the value is never negative. Queries without a target
+    document have no P_miss and are left out, false alarms included, as in NIST's definition.
 
-    SUPERB submits the English queries and documents alone to a scorer that knows those of all languages; trials which
-    nobody submitted get `default_score`. `absent_queries` and `absent_documents` describe them without their table:
-    at any threshold above the default, an absent query is all missed (TWV 0) and absent documents are false alarms
-    avoided, which makes the others cheaper.
+    SUPERB submits the English queries and documents alone to a scorer that knows those of all languages and gives
+    `default_score` to missing trials. `absent_queries` and `absent_documents` describe them without their table: at any
+    threshold above the default, an absent query is missed (TWV 0), and absent documents raise no false alarm, which lowers
+    the false alarm rate of the other queries.
 
     Args:
         scores: `(queries, documents)`, higher for likelier.
         truth: bool `(queries, documents)`, whether the document holds the query.
-        beta: price of false alarms, see `false_alarm_weight`.
-        absent_queries: queries with targets of which no trial was scored.
-        absent_documents: documents without the query that were not scored, one number or one a query `(queries,)`.
-        default_score: what absent trials score.
+        beta: weight of false alarms, see `false_alarm_weight`.
+        absent_queries: number of queries with targets of which no trial was scored.
+        absent_documents: number of documents without the query that were not scored: one value, or one for each query
+            `(queries,)`.
+        default_score: score of absent trials.
 
     Returns:
-        The value (SUPERB prints it x 100) and the highest threshold that reaches it, infinite if nothing should be
-        detected.
+        The value (SUPERB prints it x 100) and the highest threshold that reaches it, infinite if detecting nothing is
+        best.
 
     Raises:
-        ValueError: other shapes, a score that is not finite, negative numbers of absent trials, or no query at all that
-            has a target.
+        ValueError: shapes that do not match, a score that is not finite, negative numbers of absent trials, or no query
+            with a target.
 
     Example:
         >>> maximum_term_weighted_value([[3.0, 1.0, 2.0]], [[True, False, True]])
@@ -110,7 +111,7 @@ def maximum_term_weighted_value(
     if queries == 0:
         raise ValueError("MTWV needs at least one query with a target document")
 
-    # TWV = mean of (hit rate - beta x false alarm rate): every trial that the falling threshold passes adds its part.
+    # TWV = mean of (hit rate - beta x false alarm rate): as the threshold falls, each trial it passes adds its gain.
     targets = truth.sum(1)
     others = truth.shape[1] - targets + absent
     hit, alarm = 1 / targets, beta / np.maximum(others, 1)

@@ -1,4 +1,4 @@
-"""How well scores of pairs tell the same speaker from another."""
+"""Speaker verification: equal error rate of scored pairs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from numpy.typing import ArrayLike
 
 
 def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
-    """Where as many pairs of one speaker are missed as pairs of two speakers pass, on the interpolated ROC.
+    """The rate at which false rejections equal false acceptances, on the interpolated ROC.
 
-    The value of s3prl (`downstream/sv_voxceleb1/utils.py`, `EER`), which looks for it with a root finder. The ROC is a
-    polyline that only rises and misses = false alarms is a line that only falls, so they cross once and the crossing
-    can be computed: between two neighbouring thresholds the two rates are linear.
+    The value of s3prl (`downstream/sv_voxceleb1/utils.py`, `EER`), which searches it with a root finder. The ROC is a
+    rising polyline and misses = false alarms a falling line, so they cross once, and the crossing has a closed form:
+    between two neighbouring thresholds the two rates are linear.
 
     Args:
         scores: float `(trials,)`, higher for pairs that are more alike.
@@ -21,7 +21,7 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
         The rate, a fraction, and the threshold (accept from there up) that comes nearest to it.
 
     Raises:
-        ValueError: other shapes, a score that is not finite, labels besides 0 and 1, or only one of the two kinds.
+        ValueError: shapes that differ, a score that is not finite, labels besides 0 and 1, or only one of the two kinds.
 
     Example:
         >>> equal_error_rate([0.9, 0.8, 0.3, 0.1], [1, 0, 1, 0])
@@ -30,7 +30,7 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(same)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise ValueError(
-            f"equal_error_rate needs one label a score, got {scores.shape} scores and {labels.shape} labels"
+            f"equal_error_rate needs one label for each score, got {scores.shape} scores and {labels.shape} labels"
         )
     if not np.isfinite(scores).all():
         raise ValueError("equal_error_rate got a score that is not a finite number")
@@ -49,12 +49,12 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
     last_of_tie = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
     accepted = np.append(0, np.cumsum(labels)[last_of_tie])
     false_alarms = np.append(0, np.cumsum(~labels)[last_of_tie])
-    # (false alarm rate - miss rate) x targets x others in whole numbers, so that an exact crossing is seen as one.
+    # (false alarm rate - miss rate) x targets x others, in integers so that an exact crossing is found exactly.
     excess = false_alarms * targets - (targets - accepted) * others
-    after = int(np.argmax(excess >= 0))  # never 0: nobody accepted means all missed
+    after = int(np.argmax(excess >= 0))  # never 0: accepting no pair misses all targets
     before = after - 1
     share = -excess[before] / (excess[after] - excess[before])
     rate = (false_alarms[before] + share * (false_alarms[after] - false_alarms[before])) / others
-    # No threshold belongs to the corner where nobody is accepted, hence the highest score on the first stretch.
+    # The corner where no pair is accepted has no threshold, so the first interval uses the highest score.
     upper, lower = scores[last_of_tie[max(before - 1, 0)]], scores[last_of_tie[before]]
     return float(rate), float(upper + share * (lower - upper))

@@ -1,4 +1,17 @@
-"""Training the encoder: masking, utterance mixing, objectives."""
+"""Pre-training the encoder: the LightningModule, its data, the objectives it sums, and the watch over its health.
+
+Reading order:
+
+1. `module`: `WavLMPretraining`, one step = mixing, masking, encoder, objectives (`training_step`).
+2. `objectives/`: masked prediction, contrastive prediction, log-mel regression, feature penalty; `scores` measures them.
+3. `data`: corpora, labels and the plan of an epoch; `crops`: what one batch holds.
+4. `updates`: normalising, clipping and skipping gradients, AdamW. `health`: speed, collapse.
+5. `head_file`: the pre-training head beside an exported encoder. `recipe`: all stages of a published pre-training.
+   `flops` and `memory`: cost of a step, for `wavlm plan`.
+
+Imports `encoder`, `augment`, `data`, `codebooks`, `upstreams`, `metrics`, `training` and `system`; `tasks` never imports it.
+Tests: `tests/pretraining`.
+"""
 
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking

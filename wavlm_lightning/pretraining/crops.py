@@ -1,4 +1,4 @@
-"""What a training step gets: crops of one length, labels on their frame grid, noise."""
+"""The dataset of pre-training: batches of crops of one length, labels on the encoder's frame grid, noise clips."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from wavlm_lightning.encoder import WavLMConfig
 
 
 class Crops(Dataset[PretrainingBatch]):
-    """Batches of crops of one length; an item is a whole batch, so its crop can fit the shortest utterance.
+    """Batches of crops of one length; an item is a whole batch, because all crops are as long as its shortest utterance.
 
     Args:
-        split: where the audio is.
-        labels: its labels, by label set.
-        numbers: which utterances may be asked for; items count in this list.
+        split: the utterances.
+        labels: their labels, by label set.
+        numbers: numbers of the utterances in use; items are positions in this list.
         max_seconds: longest crop.
-        grid: the encoder's frame grid.
-        noise: where noise clips are; None for none.
-        noise_clips: clips a batch brings for each of its crops, rounded up.
-        seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run sees the same ones.
+        grid: configuration of the encoder, for its frame grid.
+        noise: the noise clips, or None.
+        noise_clips: noise clips per crop of a batch, rounded up.
+        seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run draws the same.
         random: crop at random places (training) or at the beginning (validation).
     """
 
@@ -52,21 +52,21 @@ class Crops(Dataset[PretrainingBatch]):
         numbers = [int(self.numbers[number]) for number, _ in items]
         rng = np.random.default_rng([self.seed, items[0][1], numbers[0]])
         lengths = [int(self.split.samples[number]) for number in numbers]
-        # Cropping starts on the frame grid, so labels and frames never drift apart (fairseq's drift by up to 10 ms).
+        # Crops start on the frame grid, so that labels and frames are aligned (in fairseq they differ by up to 10 ms).
         hop = self.grid.hop
         crop = min(min(lengths), self.max_samples)
         starts = [int(rng.integers((length - crop) // hop + 1)) * hop if self.random else 0 for length in lengths]
         audio = torch.empty(len(numbers), crop)
         for row, number, start in zip(audio.numpy(), numbers, starts, strict=True):
             shard, place = self.split.locate(number)
-            shard.waveform(place, start, crop, out=row)  # straight into the batch: a copy costs some per cent
+            shard.waveform(place, start, crop, out=row)  # read into the batch: a copy would cost a few per cent
         noise = self._noise(math.ceil(len(numbers) * self.noise_clips), crop, rng)
         frames = int(self.grid.frames(crop))
         labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
         return PretrainingBatch(audio, labels, noise.audio, noise.lengths)
 
     def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
-        """The label of each frame, `(batch, frames)`: frame t of rate 50 carries label floor(t * label_rate / 50)."""
+        """The label of each frame, `(batch, frames)`: frame t at 50 frames/s has label floor(t * label_rate / 50)."""
         per_frame = labels.rate / self.grid.frame_rate
         rows = []
         offsets = np.floor(np.arange(frames) * per_frame).astype(np.int64)

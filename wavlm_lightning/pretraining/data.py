@@ -1,4 +1,4 @@
-"""The pre-training stream: one corpus or a mixture of several, its labels, and the plan of its epochs."""
+"""The data module of pre-training: one corpus or a mixture of several, labels, noise, and batches of equal audio."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """A split of all sources, opened.
+    """An opened split of all sources.
 
     Attributes:
         split: its utterances, source after source.
         labels: their labels, by label set.
-        numbers: those that are long enough, ascending, int64 `(utterances,)`.
-        bounds: number of the first shard of each source, and the total.
+        numbers: ascending numbers of the utterances that are long enough, int64 `(utterances,)`.
+        bounds: number of the first shard of each source, and the number of all shards.
     """
 
     split: Split
@@ -49,21 +49,21 @@ class PretrainingData(ResumableData):
     Args:
         corpus: a corpus folder or URL, or several with their shares of the audio that is trained on, as in
             `[{path: data/librilight, weight: 0.7}, {path: "data/voxpopuli-{00..22}", weight: 0.3}]`; without weights
-            every utterance of all of them comes once an epoch.
-        labels: name of its labels (made by `wavlm codebook apply --name`), or several names, of which objectives choose
-            (the first unless they say otherwise); null for objectives that need none.
-        train_split: what to train on; every source has it.
-        valid_split: what to validate on, of those sources that have it; no validation if null.
+            every utterance of all of them comes once per epoch.
+        labels: name of its labels (made by `wavlm codebook apply --name`), or several names, of which each objective reads
+            one (the first by default); null for objectives without labels.
+        train_split: split to train on; every source must have it.
+        valid_split: split to validate on, of the sources that have it; no validation if null.
         batch_seconds: audio per batch and process; 87.5 s in HuBERT and WavLM Base.
         max_seconds: longest crop; 15.625 s in HuBERT and WavLM.
         min_seconds: shorter utterances are left out; 2 s in HuBERT and WavLM.
         noise_corpus: a corpus of noise for utterance mixing.
-        noise_split: which split of it.
-        noise_clips: clips that a batch brings for each of its crops, rounded up. A crop that is mixed with noise takes one
-            of them by chance; with the published settings that befalls 2 crops of 100, so that a clip for every crop would
-            mostly be decoded for nothing. Raise it towards 1 where mixing asks for noise more often.
-        shuffle_shards: shards that are mixed at a time; fewer need less cache for a remote corpus. A corpus with no more
-            than these is mixed as a whole.
+        noise_split: split of the noise corpus.
+        noise_clips: noise clips per crop of a batch, rounded up. A crop that is mixed with noise takes one of them at
+            random. With the published settings that is 2 crops of 100, so most of one clip per crop would be decoded in
+            vain. Raise it towards 1 if mixing uses noise more often.
+        shuffle_shards: shards whose utterances are shuffled together; fewer need less cache for a remote corpus. A corpus
+            with at most this many shards is shuffled as a whole.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order, crops and noise.
     """
@@ -90,9 +90,9 @@ class PretrainingData(ResumableData):
         self.train_split, self.valid_split = train_split, valid_split
         self.batch_seconds, self.max_seconds, self.min_seconds = batch_seconds, max_seconds, min_seconds
         if shuffle_shards < 1:
-            raise UserError(f"data.shuffle_shards: {shuffle_shards} shards cannot be mixed; give 1 or more")
+            raise UserError(f"data.shuffle_shards must be 1 or more, not {shuffle_shards}")
         if not 0 < noise_clips <= 1:
-            raise UserError(f"data.noise_clips: {noise_clips} clips for a crop; give more than 0, and at most 1")
+            raise UserError(f"data.noise_clips must be above 0 and at most 1, not {noise_clips}")
         self.noise_clips = noise_clips
         self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed
         self.grid = WavLMConfig()
@@ -102,7 +102,7 @@ class PretrainingData(ResumableData):
         """Open corpora and labels.
 
         Raises:
-            UserError: one is missing or they do not belong together, or nothing is long enough.
+            UserError: one is missing, they do not belong together, or all utterances are too short.
         """
         self.corpora = [[Corpus.open(folder) for folder in folders_of(source.path)] for source in self.sources]
         noise = Corpus.open(self.noise_path) if self.noise_path else None
@@ -112,9 +112,9 @@ class PretrainingData(ResumableData):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
 
     def _part(self, name: str, everywhere: bool) -> Part:
-        """Open a split; unless it must be everywhere, of those corpora that have it."""
+        """Open a split of the corpora that have it; with `everywhere`, all must."""
         used = [[corpus for corpus in group if everywhere or name in corpus.splits] for group in self.corpora]
-        flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # which says that it has none
+        flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # whose `split` raises the error
         split = join_splits(name, [corpus.split(name) for corpus in flat])
         numbers = np.flatnonzero(split.samples >= self.min_seconds * SAMPLE_RATE)
         if not len(numbers):
@@ -126,17 +126,17 @@ class PretrainingData(ResumableData):
 
     @property
     def label_sets(self) -> dict[str, LabelSet]:
-        """Labels of the training split, by name."""
+        """Label sets of the training split, by name."""
         return self._parts[self.train_split].labels
 
     @property
     def has_noise(self) -> bool:
-        """Whether batches bring noise clips."""
+        """Whether batches contain noise clips."""
         return self.noise_path is not None
 
     @property
     def weights(self) -> list[float]:
-        """Of the sources of a mixture; empty if there is but one, or each utterance is to come once."""
+        """Weights of the sources; empty for one source, or without weights."""
         weights = [source.weight for source in self.sources if source.weight is not None]
         return weights if len(weights) > 1 else []
 
@@ -185,15 +185,13 @@ class PretrainingData(ResumableData):
         )
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled crops, from where a resumed run stopped."""
         return self._loader(self.train_split, train=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Fixed crops."""
         return self._loader(self.valid_split, train=False) if self.valid_split else []
 
     def layout(self) -> dict[str, Any]:
-        """Corpus, codebook and the arguments that shape batches."""
+        """Corpus, codebook and the arguments that decide on batches; a resumed run must have the same."""
         hashes = [[corpus.sha256 for corpus in group] for group in self.corpora]
         alone = len(hashes) == 1 and len(hashes[0]) == 1
         layout: dict[str, Any] = {
@@ -201,7 +199,8 @@ class PretrainingData(ResumableData):
             "codebooks": [[name, labels.codebook_sha256] for name, labels in self.label_sets.items()],
             "batch": [self.batch_seconds, self.max_seconds, self.min_seconds, self.seed],
         }
-        # Only what matters: a checkpoint of a small corpus goes on whatever the window, and so do those from before it.
+        # Entries appear only if they change batches: small corpora do not depend on `shuffle_shards`, and checkpoints
+        # written before an option existed can still be resumed.
         if self.train_split != "train":
             layout["train_split"] = self.train_split
         if self.noise_layout:

@@ -1,8 +1,8 @@
-"""What a pass through the encoder costs in floating-point operations, and what GPUs could do at best.
+"""Floating-point operations of a pass through the encoder, and the peak performance of GPUs.
 
-Counted are matrix products and convolutions, two operations a multiply-add. Left out are norms, activations, softmax,
-dropout, the T x T product of gate and position table and the optimiser: under 2 % of the operations, though not of the
-time, because they are bound by memory.
+Matrix products and convolutions are counted, with two operations per multiply-add. Norms, activations, softmax, dropout,
+the T x T product of gate and position table, and the optimiser are not: they make up less than 2 % of the operations (but
+more of the time, because memory bandwidth limits them).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from wavlm_lightning.encoder import WavLMConfig
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one forward pass by part, and what follows from them.
+    """Operations of one forward pass by part, and the totals.
 
     Attributes:
         front_end: the convolutions.
@@ -24,8 +24,8 @@ class StepFlops:
         positional: the convolutional positional embedding.
         linears: attention projections, gates and feed-forward blocks of all layers.
         attention: queries by keys and weights by values of all layers.
-        front_end_backward: the backward pass of the convolutions, which may be none or only a part.
-        objectives: the heads of pre-training; 0 unless added.
+        front_end_backward: the backward pass of the convolutions; 0 if they are frozen.
+        objectives: the objectives' forward pass; 0 unless added.
         layer_drop: share of the layers that a training step skips on average.
     """
 
@@ -40,17 +40,17 @@ class StepFlops:
 
     @property
     def forward(self) -> float:
-        """A forward pass of all layers, as for labels, features and validation."""
+        """A forward pass through all layers, as for labels, features and validation."""
         return self.front_end + self.projection + self.positional + self.linears + self.attention + self.objectives
 
     @property
     def training(self) -> float:
         """Forward and backward pass of a training step, in expectation over LayerDrop.
 
-        Each product has two in the backward pass, one for the gradient of either factor: everything behind the
-        convolutions, even where those are frozen, because the layer norm before the projection is trained. What the
-        backward pass computes again (attention, the first convolution, checkpointed layers) is not counted:
-        utilisation is about the model, not about the implementation.
+        Each product behind the convolutions has two products in the backward pass, one for the gradient of either
+        factor; with frozen convolutions as well, because the layer norm before the projection is trained. Operations
+        that the backward pass repeats (attention, the first convolution, checkpointed layers) are not counted:
+        utilisation describes the model, not the implementation.
         """
         layers = (1.0 - self.layer_drop) * (self.linears + self.attention)
         return (
@@ -70,15 +70,17 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
 
     Args:
         config: shape of the encoder.
-        batch: utterances; a fraction is a part of one.
+        batch: number of utterances; may be fractional.
         samples: length of each at 16 kHz.
 
     Returns:
-        Operations by part, objectives apart (`objective_flops`).
+        Operations by part, without objectives (see `Objective.cost`).
     """
     front_end, first, inputs = 0.0, 0.0, 1
     whole = config.frames(samples)
-    steps = (whole - 1) * config.hop + config.receptive_field if whole else 0  # samples that no frame sees cost nothing
+    steps = (
+        (whole - 1) * config.hop + config.receptive_field if whole else 0
+    )  # samples outside every frame cost nothing
     for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
         steps = max((steps - kernel) // stride + 1, 0)
         convolution = linear_flops(batch * steps, inputs * kernel, channels)
@@ -102,36 +104,24 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
     )
 
 
-def objective_flops(frames: float, dim: int, final_dim: int, codewords: int) -> float:
-    """Operations of masked prediction: project the hidden states, then their cosines to all codewords.
-
-    Args:
-        frames: frames that are predicted (the masked ones).
-        dim: width of the encoder.
-        final_dim: width of the codewords.
-        codewords: their number.
-    """
-    return linear_flops(frames, dim, final_dim) + linear_flops(frames, final_dim, codewords)
-
-
 def masked_share(probability: float, span: int) -> float:
-    """Share of the frames that random spans hide (wav2vec 2.0, arXiv 2006.11477): 1 − (1 − p/l)^l, 57 % for WavLM.
+    """Share of the frames that random spans mask (wav2vec 2.0, arXiv 2006.11477): 1 − (1 − p/l)^l, 57 % for WavLM.
 
     Args:
-        probability: share of the frames that spans would hide if none overlapped.
-        span: frames of a span.
+        probability: share of the frames that spans would mask if they did not overlap.
+        span: number of frames per span.
     """
     return 1.0 - (1.0 - probability / span) ** span
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a GPU could do.
+    """The peak performance of a GPU.
 
     Attributes:
-        peak: dense matrix products in half precision with sums in fp32, operations a second.
-        memory_gb: memory of its variants, 10^9 bytes.
-        precision: Lightning's name of the half precision its peak stands for; V100 have no bf16.
+        peak: operations per second of dense matrix products in half precision with fp32 sums.
+        memory_gb: memory of its variants in 10^9 bytes.
+        precision: Lightning's name of the half precision of `peak`; V100s have no bf16.
     """
 
     peak: float
@@ -149,14 +139,14 @@ GPUS: dict[str, Gpu] = {
     "l40s": Gpu(362e12, (48,)),
     "rtx-4090": Gpu(165e12, (24,)),
 }
-"""Peaks without sparsity from NVIDIA's data sheets; without a suffix the SXM form."""
+"""Peaks without sparsity from NVIDIA's data sheets; names without suffix are SXM modules."""
 
 UNLIKE = {"laptop", "mig", "d", "nvl"}
-"""Words in the name of a device that is slower than its namesake in the table."""
+"""Words in the names of devices that are slower than the GPU of the same name in the table."""
 
 
 def find_gpu(name: str) -> Gpu | None:
-    """The entry for a device: our own name for it or what `torch.cuda.get_device_name` says; None if unknown.
+    """The entry of a device, by its name in the table or by `torch.cuda.get_device_name`; None if unknown.
 
     Example:
         >>> find_gpu("NVIDIA A100-SXM4-80GB").peak
@@ -168,14 +158,14 @@ def find_gpu(name: str) -> Gpu | None:
 
 
 def model_flops_utilisation(flops_per_second: float, gpu_name: str) -> float | None:
-    """Share of a GPU's peak that a run reaches.
+    """Model FLOPs utilisation: the share of a GPU's peak that a run reaches.
 
     Args:
-        flops_per_second: operations of the model (`StepFlops.training`) a second on one GPU.
-        gpu_name: of that GPU, see `find_gpu`.
+        flops_per_second: operations of the model (`StepFlops.training`) per second on one GPU.
+        gpu_name: name of that GPU, see `find_gpu`.
 
     Returns:
-        Between 0 and 1; None for a device whose peak is not known.
+        A number between 0 and 1; None for a device whose peak is unknown.
     """
     gpu = find_gpu(gpu_name)
     return flops_per_second / gpu.peak if gpu and math.isfinite(flops_per_second) else None

@@ -1,4 +1,4 @@
-"""The pre-training head beside an exported encoder: projections, codewords, quantisers, and the codebooks they predict."""
+"""File of the pre-training head in an export: the objectives' projections, codewords and quantisers, and their codebooks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PREFIX = "objectives."
 
 
 def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict[str, Any]]) -> None:
-    """Put the head beside an encoder.
+    """Write the head into the folder of an exported encoder.
 
     Args:
         folder: of the exported encoder.
-        state: state dict of the module; only what belongs to the objectives is written.
+        state: state dict of the module, of which only the objectives' parameters are written.
         codebooks: by label set, size and hash of the codebook that the head predicts.
     """
     head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
@@ -36,7 +36,7 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
         The objectives' part of the state dict, and the codebooks it predicts.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no head.
     """
     if (source / WEIGHTS).is_file():
         return load_file(source / WEIGHTS), json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))["codebooks"]
@@ -59,7 +59,7 @@ def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict
         codebooks: by label set, `sha256` of the codebook in use.
 
     Raises:
-        UserError: there is no head, or it predicts other labels, or it is that of other objectives.
+        UserError: there is no head, or it predicts other labels, or it belongs to other objectives.
     """
     state, books = read_head(source)
     if [book["sha256"] for book in books.values()] != [book["sha256"] for book in codebooks.values()]:

@@ -1,52 +1,63 @@
-"""Watches a pre-training run: its speed, what its layers still tell apart, and when there is no use in going on."""
+"""Watching a pre-training run: its speed, the effective rank of its layers, and stopping it when it has collapsed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wavlm_lightning.data.batch import PretrainingBatch
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.metrics import EffectiveRank
-from wavlm_lightning.pretraining.health_speed import Speed, padding_share
-from wavlm_lightning.pretraining.objectives import ContrastivePrediction
+from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
+from wavlm_lightning.pretraining.objectives import ContrastivePrediction, Objective
 from wavlm_lightning.system.errors import UserError
-
-if TYPE_CHECKING:
-    from wavlm_lightning.pretraining.module import WavLMPretraining
 
 CALMER = (
     "a lower model.learning_rate, a longer model.warmup, or trainer.precision bf16-mixed or 32-true instead of 16-mixed"
 )
 
 
+class Watched(Protocol):
+    """The parts of `WavLMPretraining` that `Health` reads."""
+
+    encoder: WavLM
+    objectives: Iterable[Objective]
+    skipped_in_a_row: int
+
+    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None: ...
+
+
 class Health(pl.Callback):
-    """Logs `health/...` and stops a run that is beyond help; part of every pre-training run.
+    """Logs `health/...` and stops a collapsed run; part of every pre-training run.
 
-    At each logging step: see `Speed.read`, and the padding of the batch. At each validation: the effective rank of every
-    hidden state of the clean, unmasked first batch (of all processes), `health/effective_rank/layer_00` being the input
-    of the first layer.
+    At each logging step it logs speed (see `Speed.read`) and the share of padding of the batch. At each validation it logs
+    the effective rank of every hidden state of the clean, unmasked first batch (of all processes);
+    `health/effective_rank/layer_00` is the input of the first layer.
 
-    A run has collapsed when its top layer or its predictions have: effective rank or perplexity near 1, whatever the
-    input. It is stopped when several validations in a row have found that; a single one may be a passing spike. Top
-    layers of fresh encoders have ranks from 24 (of 32 dimensions) to 450 (of 768, and of 1024), of trained ones 50 to
-    103 (of 192), of those that too high a rate had ruined 1.0 to 3.6 (of 192, post- and pre-norm), all on a handful of
-    crops of speech. The loss does not tell: it stays at that of the label frequencies, where young runs are, too, and
-    so does the perplexity of the predictions.
+    A run has collapsed when its top layer or its predictions hardly depend on the input: effective rank or perplexity
+    near 1. It is stopped when several validations in a row find this, because one may be a short spike. On a few crops
+    of speech, top layers of fresh encoders have ranks from 24 (of 32 dimensions) to 450 (of 768, and of 1024), those of
+    trained encoders 50 to 103 (of 192), those ruined by too high a learning rate 1.0 to 3.6 (of 192, post- and
+    pre-norm). The loss does not show a collapse: it stays at that of the label frequencies, as in the first updates of
+    every run, and so does the perplexity of the predictions.
 
-    It draws no random numbers and changes nothing that is trained. The counts of a resumed run go on.
+    It draws no random numbers and changes nothing that is trained. A resumed run continues its counts.
 
     Args:
-        minimum_rank: effective rank of the top layer below which it has collapsed.
-        minimum_perplexity: of the predictions over all frames, below which they have collapsed; of each codebook of a
-            contrastive objective likewise.
+        minimum_rank: the top layer has collapsed if its effective rank is below this.
+        minimum_perplexity: predictions have collapsed if their perplexity over all frames is below this; for a contrastive
+            objective it is the perplexity of each codebook.
         patience: validations in a row that must find a collapse.
-        stop_after_skipped: updates in a row left out because their gradients were not finite; the search of fp16 for
-            its loss scale needs a dozen.
+        stop_after_skipped: stop after this many updates in a row that were skipped because their gradients were not
+            finite; fp16 skips about a dozen until it has found its loss scale.
     """
 
     def __init__(
@@ -64,33 +75,30 @@ class Health(pl.Callback):
         self.top_rank = float("inf")
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations in a row have found a collapse."""
         return {"collapsed_in_a_row": self.collapsed_in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
         self.collapsed_in_a_row = state_dict["collapsed_in_a_row"]
 
     # Training.
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: WavLMPretraining) -> None:
-        """Begin to measure."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         self.speed, self.updates = Speed(pl_module.encoder.config), trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: WavLMPretraining, outputs: Any, batch: PretrainingBatch, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: Watched, outputs: Any, batch: PretrainingBatch, batch_idx: int
     ) -> None:
-        """Log what Lightning will write after this batch.
+        """Log speed and padding.
 
         Raises:
-            UserError: too many updates in a row were left out.
+            UserError: too many updates in a row were skipped.
         """
         assert self.speed is not None
         self.speed.count(*batch.audio.shape)
         updated, self.updates = trainer.global_step > self.updates, trainer.global_step
         if pl_module.skipped_in_a_row >= self.stop_after_skipped:
             raise UserError(
-                f"step {trainer.global_step}: {pl_module.skipped_in_a_row} updates in a row were left out because their "
+                f"step {trainer.global_step}: {pl_module.skipped_in_a_row} updates in a row were skipped because their "
                 f"gradients were not finite; go back to an earlier checkpoint, or start again, with {CALMER}"
             )
         if updated and trainer.global_step % trainer.log_every_n_steps == 0:
@@ -99,8 +107,7 @@ class Health(pl.Callback):
 
     # Validation.
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         if self.speed is not None:
             self.speed.pause()
 
@@ -108,13 +115,13 @@ class Health(pl.Callback):
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: WavLMPretraining,
+        pl_module: Watched,
         outputs: Any,
         batch: PretrainingBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure the layers on the first batch."""
+        """Log the effective rank of all hidden states of the first batch."""
         if batch_idx or trainer.sanity_checking:
             return
         with trainer.precision_plugin.forward_context():
@@ -122,7 +129,7 @@ class Health(pl.Callback):
         ranks = [self._rank(hidden[~layers.padding]) for hidden in layers.hidden]
         self.top_rank = float(ranks[-1])
         named = {f"health/effective_rank/layer_{number:02}": rank for number, rank in enumerate(ranks)}
-        # Alike on all ranks, whose batches are not: Lightning cuts the mean of unlike batch sizes to an integer.
+        # The same batch_size on all ranks, whose batches differ: Lightning rounds the mean of batch sizes to an integer.
         pl_module.log_dict(named, batch_size=1, sync_dist=True)
 
     @staticmethod
@@ -131,14 +138,14 @@ class Health(pl.Callback):
         rank.update(frames)
         return rank.compute()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: WavLMPretraining) -> None:
-        """Count collapses, and let the clock run again.
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Watched) -> None:
+        """Count collapses.
 
         Raises:
             UserError: the run has collapsed.
         """
         if self.speed is not None:
-            self.speed.go_on()
+            self.speed.resume()
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         signs = self._signs(pl_module, trainer.callback_metrics)
@@ -152,8 +159,8 @@ class Health(pl.Callback):
                 "are in use (valid/target_perplexity), or give a contrastive objective a larger weight of diversity"
             )
 
-    def _signs(self, pl_module: WavLMPretraining, metrics: Mapping[str, Tensor]) -> list[str]:
-        """What speaks of a collapse, in words."""
+    def _signs(self, pl_module: Watched, metrics: Mapping[str, Tensor]) -> list[str]:
+        """Signs of a collapse, in words."""
         signs = []
         if self.top_rank < self.minimum_rank:
             signs.append(f"effective rank of the top layer {self.top_rank:.2f}, below {self.minimum_rank:g}")
@@ -161,8 +168,83 @@ class Health(pl.Callback):
         for name, value in metrics.items():
             if not name.startswith("valid/") or not name.endswith("perplexity") or "target_perplexity" in name:
                 continue
-            # That of the codes is a sum over codebooks, each of which counts 1 when it has collapsed.
+            # The perplexity of codes is a sum over codebooks; a collapsed codebook adds 1.
             codebooks = min((each.groups for each in contrastive), default=1) if name.endswith("code_perplexity") else 1
-            if not value >= self.minimum_perplexity * codebooks:  # NaN is no sign of health
+            if not value >= self.minimum_perplexity * codebooks:  # `not >=` instead of `<`: also true for NaN
                 signs.append(f"{name} {float(value):.2f}, below {self.minimum_perplexity * codebooks:g}")
         return signs
+
+
+class Speed:
+    """Seconds of audio and FLOPs per second since the last reading, over all processes.
+
+    The clock is paused during validation. Waiting for data, checkpoints and probes count, because they are costs of the
+    run. Only a reading synchronises with the device.
+
+    Args:
+        config: of the encoder.
+    """
+
+    def __init__(self, config: WavLMConfig) -> None:
+        self.config = config
+        self.begun: float | None = None
+        self.paused: float | None = None
+        self.seconds = self.flops = 0.0
+
+    def count(self, batch: int, samples: int) -> None:
+        """Add a batch of this process."""
+        if self.begun is None:  # the first batch, which includes the start of loader processes and kernels, is left out
+            self.begun = time.perf_counter()
+            return
+        self.seconds += batch * samples / SAMPLE_RATE
+        self.flops += encoder_flops(self.config, batch, samples).training
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        self.paused = time.perf_counter()
+
+    def resume(self) -> None:
+        """Start the clock again."""
+        if self.begun is not None and self.paused is not None:
+            self.begun += time.perf_counter() - self.paused
+        self.paused = None
+
+    def read(self, strategy: Strategy) -> dict[str, float]:
+        """Figures since the last reading, by name; empty without batches. All processes must call it.
+
+        Returns:
+            `audio_seconds_per_second` and `model_teraflops_per_second` (10^12 operations of the encoder, forward and
+            backward) of all processes together; on a GPU whose peak is known `model_flops_utilisation`, the share of
+            that peak that one process reaches; on CUDA `peak_memory_gib`, the largest peak of any process so far.
+        """
+        if self.begun is None or not self.seconds:
+            return {}
+        device = strategy.root_device
+        sums = strategy.reduce(torch.tensor([self.seconds, self.flops], device=device), reduce_op="sum").tolist()
+        now = time.perf_counter()  # after `tolist`, which has waited for the device
+        elapsed = now - self.begun
+        self.begun, self.seconds, self.flops = now, 0.0, 0.0
+        audio, flops = (value / elapsed for value in sums)
+        figures = {"audio_seconds_per_second": audio, "model_teraflops_per_second": flops / 1e12}
+        if device.type == "cuda":
+            processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+            share = model_flops_utilisation(flops / processes, torch.cuda.get_device_name(device))
+            if share is not None:
+                figures["model_flops_utilisation"] = share
+            peak = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**30, device=device)
+            figures["peak_memory_gib"] = float(strategy.reduce(peak, reduce_op="max"))
+        return figures
+
+
+def padding_share(audio: Tensor) -> Tensor:
+    """Share of the samples that are zeros at the end of their row, a float32 scalar.
+
+    Crops are cut out of utterances and never padded; this finds digital silence at the ends of recordings, or whole silent
+    rows, which a corpus should not have.
+
+    Args:
+        audio: `(batch, samples)`.
+    """
+    sounding = (audio != 0).to(torch.uint8)
+    trailing = sounding.flip(1).cummax(1).values == 0
+    return trailing.float().mean()

@@ -1,9 +1,9 @@
-"""How much memory a training step of the encoder takes, by arithmetic.
+"""Memory of a training step of the encoder, computed from its shape.
 
-The formulas follow this package's encoder tensor by tensor. On a CPU they are tested against what a real forward pass
-keeps. For CUDA they are tested against torch's own shape rules for CUDA's autocast and fused attention kernels, but
-were not measured on a GPU; what kernels allocate for a moment, and what the allocator wastes, is not in them. Layers
-that torch.compile fuses are counted like others.
+The formulas follow this package's encoder tensor by tensor. For CPUs they are tested against the tensors that a real
+forward pass keeps; for CUDA against torch's shape rules for autocast and fused attention kernels, but not on a GPU.
+Temporary workspace of kernels and fragmentation of the allocator are not included. Layers that torch.compile fuses are
+counted like others.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from wavlm_lightning.encoder.cpu.chunks import CACHE_FRIENDLY, ROOMY
 from wavlm_lightning.system.errors import UserError
 
 USABLE = 0.85
-"""Share of a GPU's memory that a step may fill: a rule of thumb. The rest is for CUDA's context, workspaces, temporary
-tensors and fragmentation."""
+"""Share of a GPU's memory that a step may fill, a rule of thumb; CUDA's context, workspaces and fragmentation take the
+rest."""
 
 COMPUTE_BYTES = {"32-true": 4, "bf16-mixed": 2, "16-mixed": 2}
-"""Bytes of a number in matrix products by `trainer.precision`; weights, gradients and optimiser are fp32 in all three."""
+"""`trainer.precision` -> bytes of a number in matrix products; weights, gradients and optimiser are fp32 in all three."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step at its peak: where the backward pass begins, or where it ends if that takes more.
+    """Bytes of a training step at its peak: at the start of the backward pass, or at its end if that needs more.
 
     Attributes:
-        parameters: weights in fp32; of sharded ones a process's share, also below.
-        gradients: theirs.
-        optimiser: both averages of AdamW.
-        exchanged: what processes exchange: copies of the gradients that DistributedDataParallel sums, or the weights
-            that FSDP2 gathers for the moment.
-        casts: weights made for the backward pass: half-precision copies, and normalised ones.
+        parameters: weights in fp32; with FSDP2 the process's share, here and in the next two.
+        gradients: gradients in fp32.
+        optimiser: both moments of AdamW.
+        exchanged: buffers between processes: the gradient copies that DistributedDataParallel sums, or the weights
+            that FSDP2 gathers temporarily.
+        casts: weight copies kept for the backward pass, in half precision or normalised.
         front_end: activations of the convolutions.
         projection: activations from the convolutions to the first layer.
-        layers: activations of the transformer; of checkpointed layers only the inputs.
-        recomputed: what the backward pass makes once more, and forgets again. Where it begins, some utterances'
-            tensors of frames by frames, and of a checkpointed layer all activations. If its end takes more, what
-            the first convolution adds there to the peak.
-        objectives: activations of the heads.
+        layers: activations of the transformer; only the inputs of checkpointed layers.
+        recomputed: temporary tensors that the backward pass computes again: at its start the frames x frames tensors of
+            some utterances, or all activations of a checkpointed layer; or, if the end of the backward pass needs more,
+            the amount by which the first convolution raises the peak there.
+        objectives: activations of the objectives.
     """
 
     parameters: float
@@ -59,21 +59,21 @@ class StepMemory:
 
     @property
     def kept(self) -> float:
-        """What the forward pass of the encoder keeps for the backward pass."""
+        """Bytes that the forward pass of the encoder keeps for the backward pass."""
         return self.casts + self.front_end + self.projection + self.layers
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def fits(self, memory_gb: float) -> bool:
-        """Whether a GPU with so much memory (10^9 bytes) holds it, by the rule of `USABLE`."""
+        """Whether the step fits into a GPU with `memory_gb` 10^9 bytes of memory, by the rule of `USABLE`."""
         return self.total <= USABLE * memory_gb * 1e9
 
 
 def parameter_count(config: WavLMConfig) -> int:
-    """Parameters of an encoder, without making it."""
+    """Number of parameters of an encoder, counted on the meta device."""
     with torch.device("meta"):
         return WavLM(config).parameter_count()
 
@@ -91,29 +91,29 @@ def step_memory(
     head_parameters: int = 0,
     head_bytes: float = 0.0,
 ) -> StepMemory:
-    """Memory of one process.
+    """Memory of a training step in one process.
 
     Args:
         config: shape of the encoder.
-        batch: crops of a micro-step in this process; a fraction stands for room that shorter crops fill.
-        samples: length of each at 16 kHz.
+        batch: crops of a micro-step in this process; a fraction stands for space that shorter crops fill.
+        samples: length of each crop at 16 kHz.
         precision: `trainer.precision`.
-        device: on which kernels run. None keeps anything of frames by frames.
-        processes: of data-parallel training.
-        sharded: by FSDP2 (`trainer.strategy: fsdp2`) and not by DDP.
-        checkpointed: whether the layers run once more in the backward pass (`model.activation_checkpointing`).
-        head_parameters: parameters of the objectives.
-        head_bytes: activations that the objectives keep.
+        device: where the kernels run; neither device keeps frames x frames tensors for the backward pass.
+        processes: number of data-parallel processes.
+        sharded: whether FSDP2 (`trainer.strategy: fsdp2`) shards the weights; otherwise DDP copies them.
+        checkpointed: whether the layers run again in the backward pass (`model.activation_checkpointing`).
+        head_parameters: number of parameters of the objectives.
+        head_bytes: bytes of the activations that the objectives keep.
 
     Raises:
-        UserError: a precision that the formulas do not cover.
+        UserError: the formulas do not cover the precision.
     """
     if precision not in COMPUTE_BYTES:
         raise UserError(
-            f"trainer.precision {precision}: memory is known for {', '.join(COMPUTE_BYTES)} only; take one of them"
+            f"trainer.precision {precision}: memory is known only for {', '.join(COMPUTE_BYTES)}; take one of them"
         )
     compute = COMPUTE_BYTES[precision]
-    # CUDA's autocast runs norms in fp32, so what goes in and out of them is kept in fp32; the CPU's does not.
+    # CUDA's autocast runs norms in fp32 and keeps their inputs and outputs in fp32; the CPU's autocast does not.
     norm = 4 if device == "cuda" else compute
     sharded = sharded and processes > 1
     weights = 4 * (parameter_count(config) + head_parameters)
@@ -122,11 +122,11 @@ def step_memory(
     layer = _layer(config, batch, frames, compute, norm, device)
     # After a layer norm the residual stream has the norm's precision, before the first one that of the products.
     kept = batch * frames * config.dim * (compute if config.pre_norm else norm) if checkpointed else layer
-    # What is gone when the backward pass has come to the convolutions, and what it makes there.
+    # `behind` is freed by the time the backward pass reaches the convolutions; `first` is allocated there.
     behind = _projection(config, batch, frames, compute, norm, device) + config.layers * kept + head_bytes
     first = _first_convolution(config, batch, samples, compute, device) if config.feature_grad_mult > 0 else 0
     again = _attention(config, batch, frames, compute, device)
-    if checkpointed:  # half of it, the feed-forward block, is gone when attention's turn comes
+    if checkpointed:  # half of it, the feed-forward block, is freed before attention runs
         again = max(layer, again + layer / 2)
     return StepMemory(
         parameters=share,
@@ -143,7 +143,7 @@ def step_memory(
 
 
 def _gathered(config: WavLMConfig, weights: int, compute: int) -> int:
-    """What is whole on a process: all outside the layers; one layer at work with its gradients, and one that follows."""
+    """Unsharded weights of a process: all outside the layers, the current layer with its gradients, and the next layer."""
     layer = 4 * config.dim**2 + 2 * config.dim * config.ffn_dim
     return weights - 4 * config.layers * layer + (2 * compute + 4) * layer
 
@@ -152,7 +152,7 @@ def _casts(config: WavLMConfig, compute: int, without_layers: bool) -> int:
     positional = config.dim * config.dim // config.pos_conv_groups * config.pos_conv_kernel
     if compute == 4:  # the normalised weight of the positional convolution
         return 4 * positional
-    # Those of the convolutions are made anew where they run again, as in checkpointed layers; sharded ones travel in half.
+    # Not kept: casts of convolutions and checkpointed layers, which run again, and of sharded layers, gathered in half precision.
     layers = 0 if without_layers else config.layers * (4 * config.dim**2 + 2 * config.dim * config.ffn_dim)
     return compute * (config.conv_channels[-1] * config.dim + positional + layers)
 
@@ -164,8 +164,8 @@ def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) ->
     for index, (channels, kernel, stride) in enumerate(sizes):
         steps = (steps - kernel) // stride + 1
         if index == 0 < last:
-            continue  # computed again, as are norms and GELU of all layers but the last
-        width = channels * compute  # what the convolution gave
+            continue  # recomputed, as are norm and GELU of every convolution but the last
+        width = channels * compute  # output of the convolution
         if index == last and config.conv_norm == "layer":
             width += channels * compute + 8  # input of GELU; statistics of the norm
         kept += batch * steps * width
@@ -173,7 +173,7 @@ def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) ->
 
 
 def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute: int, device: str) -> float:
-    """Its output, those of norm and GELU, and their gradients; how many are alive at once was counted on fake tensors."""
+    """Outputs of convolution, norm and GELU with their gradients; the number alive at once was counted on fake tensors."""
     steps = (samples - config.conv_kernels[0]) // config.conv_strides[0] + 1
     output = min(batch * steps * config.conv_channels[0], CACHE_FRIENDLY if device == "cpu" else ROOMY)
     return (3.5 if config.conv_norm == "layer" else 2.5) * output * compute
@@ -192,31 +192,31 @@ def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: i
     width = 2 * norm  # inputs of both layer norms
     width += 2 * compute  # of the three projections together and of the feed-forward block
     width += 3 * compute  # queries, keys, values
-    width += compute  # what attention gives, input of the last projection
+    width += compute  # output of attention, the input of the last projection
     width += 2 * _mask(config.dropout, compute, device)
     hidden = 2 * compute + _mask(config.activation_dropout, compute, device)  # before and after GELU
     rows = batch * frames
     fused = config.position_bias == "none" and (device == "cuda" or config.attention_dropout == 0)
-    statistics = 16 + config.heads * (4 if fused else 0)  # of two norms; of the softmax, where it is not computed again
+    statistics = 16 + config.heads * (4 if fused else 0)  # two norms; the softmax, unless it is recomputed
     gate = config.heads * 6 * compute if config.position_bias == "gated" else 0
     return rows * (config.dim * width + config.ffn_dim * hidden + statistics + gate)
 
 
 def _attention(config: WavLMConfig, batch: float, frames: int, compute: int, device: str) -> float:
-    """Frames by frames, for as many utterances at a time as `DEVICE_BYTES` allow.
+    """Temporary frames x frames tensors, for as many utterances at a time as `DEVICE_BYTES` allow.
 
-    The bias and its gradient, and with a gate one gradient more.
+    They are the position bias and its gradient, and a second gradient if the bias is gated.
     """
-    if device == "cpu" or config.position_bias == "none":  # blocks of the size of a cache; a kernel without bias
+    if device == "cpu" or config.position_bias == "none":  # works in cache-sized blocks; a kernel without bias
         return 0
-    # The kernel wants rows of the bias that begin at multiples of 8 numbers.
+    # The kernel requires rows of the bias to be aligned to 8 numbers.
     one = config.heads * frames * (-(-frames // 8) * 8) * compute
     copies = 3 if config.position_bias == "gated" else 2
     return copies * min(batch * one, max(one, DEVICE_BYTES))
 
 
 def _mask(probability: float, compute: int, device: str) -> int:
-    """Bytes a number that dropout keeps: a bool on CUDA, a factor on a CPU."""
+    """Bytes per number that dropout keeps: a bool on CUDA, a factor on a CPU."""
     if probability == 0:
         return 0
     return 1 if device == "cuda" else compute

@@ -1,4 +1,4 @@
-"""The LightningModule that trains WavLM by masked prediction on mixed utterances."""
+"""The LightningModule that pre-trains WavLM: masked prediction on mixed utterances, or any sum of objectives."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.pretraining.head_file import take_head
 from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.objectives import FeaturePenalty, MaskedPrediction, Objective, Prediction
+from wavlm_lightning.pretraining.objectives import Objective, Prediction, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
 TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)
-"""Streams of randomness."""
+"""Random streams, each with its own seed at every step; see `WavLMPretraining._seed`."""
 
 
 class WavLMPretraining(NormalisedUpdates):
@@ -33,23 +33,23 @@ class WavLMPretraining(NormalisedUpdates):
 
     Args:
         encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`) for fresh weights, or a
-            checkpoint to go on from.
+            checkpoint to continue from.
         encoder_overrides: configuration fields of the encoder to change.
         objectives: the terms of the loss; masked prediction and feature penalty by default.
-        keep_head: go on with the objectives' parameters, too, where `encoder` is a run or a folder of `wavlm export`;
-            the labels must come from the same codebook.
-        masking: how frames are hidden.
+        keep_head: load the objectives' parameters as well, if `encoder` is a run or a folder of `wavlm export`; the labels
+            must come from the same codebook.
+        masking: how frames are masked.
         mixing: how utterances are mixed.
         learning_rate: peak of the schedule.
-        warmup: share of the steps over which the rate climbs.
+        warmup: share of the steps over which the rate rises.
         decay: `linear` or `cosine` to zero at `trainer.max_steps`.
         betas: of AdamW.
         eps: of AdamW.
         weight_decay: of AdamW.
-        decay_all: on all parameters, as fairseq does; false spares biases, norms and other vectors.
+        decay_all: apply weight decay to all parameters, as fairseq does; false spares biases, norms and other vectors.
         seed: of initial weights, masking and mixing.
-        activation_checkpointing: run the transformer layers once more in the backward pass: less memory, more time.
-        compile: let torch.compile fuse the transformer layers.
+        activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
+        compile: compile the transformer layers with torch.compile.
     """
 
     monitor = ("valid/loss", "min")
@@ -78,28 +78,28 @@ class WavLMPretraining(NormalisedUpdates):
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)
-        self.objectives = nn.ModuleList(objectives or [MaskedPrediction(), FeaturePenalty()])
+        self.objectives = nn.ModuleList(objectives or published())
         self.masking, self.mixing, self.seed = masking, mixing, seed
         self.codebooks: dict[str, dict[str, Any]] | None = None
 
-    # Construction: the codebooks' sizes are known when the data are.
+    # Construction. The objectives are built in `configure_model`, when the data have told the sizes of the codebooks.
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Every run is watched, as the user likes it or else as usual."""
+        """Add `Health` to every run, unless the user has added one."""
         return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
 
     def configure_model(self) -> None:
-        """Build the objectives for the codebooks in use, and shard everything if the strategy says so.
+        """Build the objectives for the codebooks in use, and shard the module under FSDP2.
 
         Raises:
-            UserError: noise is to be mixed in but the data bring none, or labels are cut for another frame grid.
+            UserError: noise is mixed in but there is no noise corpus, or labels are cut for another frame grid.
         """
-        if self._trainer is None:  # the checkpoint that is being loaded builds them
+        if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
         data: Any = self.trainer.datamodule
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
-                "mixing.noise_probability is above 0 but data.noise_corpus names no corpus; "
+                "mixing.noise_probability is above 0 but data.noise_corpus is not set; "
                 "set data.noise_corpus or mixing.noise_probability: 0"
             )
         ours, theirs = self.encoder.config, data.grid
@@ -113,7 +113,7 @@ class WavLMPretraining(NormalisedUpdates):
             self.trainer.strategy.shard(self, self.encoder.encoder)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
-        """Make the parameters of the objectives; a second call does nothing.
+        """Create the parameters of the objectives; a second call does nothing.
 
         Args:
             codebooks: by label set, `size` and `sha256` of the codebook.
@@ -128,30 +128,29 @@ class WavLMPretraining(NormalisedUpdates):
         if layers and max(layers) < self.encoder.config.layers:
             raise UserError(
                 f"objectives: none reads the last layer, so layers {max(layers) + 1} to {self.encoder.config.layers} would "
-                "never be trained; add one that does, or take them off with model.encoder_overrides"
+                "never be trained; add one that does, or remove these layers with model.encoder_overrides"
             )
         if self.encoder.config.feature_grad_mult == 0:
-            self.encoder.feature_extractor.requires_grad_(False)  # or DDP would wait for its gradient
+            self.encoder.feature_extractor.requires_grad_(False)  # otherwise DDP waits for its gradients
         if self.keep_head:
             take_head(self.objectives, Path(self.source), codebooks)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild encoder and heads."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the heads if needed, and refuse other codebooks.
+        """Build the objectives if needed, and refuse other codebooks.
 
         Raises:
             UserError: the checkpoint was trained on other labels.
         """
         if "codebooks" not in checkpoint:
-            raise UserError("resume: the checkpoint is of an older version, which this one cannot go on from")
-        self.keep_head = False  # it is in the checkpoint
+            raise UserError("resume: the checkpoint was written by an older version and cannot be resumed")
+        self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
-        # In their order, too: an objective that names no label set reads the first.
+        # Compared as lists, because the order counts: an objective that names no label set reads the first.
         if list((self.codebooks or {}).items()) != list(checkpoint["codebooks"].items()):
             raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
         super().on_load_checkpoint(checkpoint)
@@ -166,16 +165,20 @@ class WavLMPretraining(NormalisedUpdates):
         step: int = 0,
         dropped: Sequence[bool] | None = None,
     ) -> Prediction:
-        """Encode `audio` `(batch, samples)` with some frames hidden.
+        """Draw a mask and encode a batch whose masked frames are replaced by the mask embedding.
 
         Args:
             batch: the clean crops and their labels.
-            audio: what the encoder hears instead.
+            audio: input of the encoder, the mixed crops `(batch, samples)`.
             generator: randomness of masks and objectives.
             step: updates made so far.
             dropped: which layers LayerDrop skips.
+
+        Returns:
+            What the objectives read: hidden states, features, mask and labels.
         """
-        features, frame_lengths = self.encoder.features(audio)  # crops are full: no lengths, no wait for the GPU
+        features, frame_lengths = self.encoder.features(audio)  # without lengths: crops of a batch have one length
+        # At the end of an utterance there can be fewer labels than frames.
         frames = min([features.shape[1], *(labels.shape[1] for labels in batch.labels.values())])
         features, frame_lengths = features[:, :frames], frame_lengths.clamp(max=frames)
         mask = self.masking(frame_lengths, frames, generator)
@@ -197,7 +200,7 @@ class WavLMPretraining(NormalisedUpdates):
         )
 
     def _seed(self, stage: int, batch_idx: int, rank: int) -> int:
-        """Depends on the place in the run alone, so that a resumed run draws the same."""
+        # A function of the place in the run alone, so that a resumed run draws the same numbers.
         entropy = [self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -205,7 +208,7 @@ class WavLMPretraining(NormalisedUpdates):
         return torch.Generator(self.device).manual_seed(self._seed(stage, batch_idx, self.global_rank))
 
     def _dropped_layers(self, batch_idx: int) -> list[bool] | None:
-        """LayerDrop's choice, the same on all ranks: they wait for one another's gradients, layer by layer."""
+        # The same on all ranks (rank 0's seed): DDP and FSDP2 wait for the gradients of all ranks, layer by layer.
         config = self.encoder.config
         if not config.layer_drop:
             return None
@@ -213,8 +216,9 @@ class WavLMPretraining(NormalisedUpdates):
         return (torch.rand(config.layers, generator=generator) < config.layer_drop).tolist()
 
     def training_step(self, batch: PretrainingBatch, batch_idx: int) -> Tensor:
-        """Sum of all objectives, times masked frames over `NOMINAL_FRAMES`."""
-        torch.manual_seed(self._seed(DROPOUT, batch_idx, self.global_rank))  # dropout has no other generator
+        """Weighted sum of all objectives, times masked frames over `NOMINAL_FRAMES`; see `NormalisedUpdates`."""
+        # Dropout can only draw from the global generator.
+        torch.manual_seed(self._seed(DROPOUT, batch_idx, self.global_rank))
         generator = self._generator(TRAINING, batch_idx)
         mixed = self.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
         dropped = self._dropped_layers(batch_idx)
@@ -248,7 +252,6 @@ class WavLMPretraining(NormalisedUpdates):
             objective.update_scores(prediction)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of all frames of all ranks."""
         values: dict[str, Tensor] = {}
         for place, objective in enumerate(self.objectives):
             _add(values, objective.compute_scores(), f"{objective.name}_{place}_", before=True)
@@ -258,7 +261,7 @@ class WavLMPretraining(NormalisedUpdates):
 
 
 def _add(values: dict[str, Tensor], more: dict[str, Tensor], mark: str, before: bool) -> None:
-    """Add figures; the first of a name has it, later ones are marked."""
+    """Add figures to `values`; names already taken by an earlier objective get `mark` before or after them."""
     for name, value in more.items():
         if name in values:
             name = mark + name if before else name + mark

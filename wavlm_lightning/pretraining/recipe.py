@@ -1,4 +1,4 @@
-"""The section `recipe` of a pre-training configuration: for whom it was written, and which labels it needs."""
+"""The section `recipe` of a pre-training configuration: corpus size, GPUs, and how its labels are made."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ class CodebookRecipe:
 
     Attributes:
         clusters: size of the codebook.
-        encoder: the pre-training configuration whose encoder is clustered, by its name in `configs/pretrain` or a path;
-            None clusters MFCC.
-        checkpoint: an encoder that is there already is clustered: a Hugging Face folder, a unilm `.pt`, a run; instead of
-            `encoder`.
-        layer: which layer of that encoder, from 1.
-        share: of the corpus that k-means sees; HuBERT takes all of it for MFCC and 10 % for layers.
+        encoder: the pre-training configuration whose encoder is clustered, a name in `configs/pretrain` or a path; None
+            for MFCC.
+        checkpoint: an existing encoder to cluster instead: a Hugging Face folder, a unilm `.pt` or a run.
+        layer: the layer of that encoder, from 1.
+        share: share of the corpus that k-means sees; HuBERT takes all of it for MFCC and 10 % for layers.
         level_normalised: see `wavlm codebook fit --level-normalised`.
-        restarts: initialisations of k-means.
+        restarts: number of initialisations of k-means.
     """
 
     clusters: int
@@ -32,13 +31,13 @@ class CodebookRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a configuration assumes; `wavlm plan` and `wavlm recipe` read it, training does not.
+    """What a configuration assumes. `wavlm plan` and `wavlm recipe` read it; training ignores it.
 
     Attributes:
-        hours: audio of the corpus it was written for.
-        gpus: processes it was written for; with another number keep `gpus` x `accumulate_grad_batches` constant.
-        gpu: their kind.
-        codebook: how its labels are made; None if it needs none.
+        hours: hours of audio of the corpus.
+        gpus: number of processes; with another number keep `gpus` x `accumulate_grad_batches` constant.
+        gpu: kind of GPU.
+        codebook: how the labels are made; None if the configuration needs none.
     """
 
     hours: float

@@ -1,4 +1,4 @@
-"""Accuracy, perplexity and baselines of masked prediction, as sums that add up over batches and ranks."""
+"""Metrics of masked prediction: loss, accuracy, perplexities, majority baseline, summed over batches and ranks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torchmetrics import Metric
 
 
 class PredictionScores(Metric):
-    """Scores of one kind of frames (masked, or visible).
+    """Scores over masked frames, or over unmasked ones.
 
     Args:
-        classes: codewords.
+        classes: number of codewords.
     """
 
     full_state_update = False
@@ -35,7 +35,7 @@ class PredictionScores(Metric):
         self.targets += torch.bincount(labels, minlength=len(self.targets))
 
     def compute(self) -> dict[str, Tensor]:
-        """All scores: loss (nats), accuracy, perplexity of mean prediction and of targets, and the majority baseline."""
+        """Loss (nats), accuracy, perplexity of the mean prediction and of the targets, accuracy of the majority class."""
         frames = self.targets.sum().clamp(min=1)
         return {
             "loss": (self.loss / frames).float(),
@@ -47,5 +47,5 @@ class PredictionScores(Metric):
 
 
 def perplexity(probabilities: Tensor) -> Tensor:
-    """exp of the entropy of a distribution `(classes,)`: how many classes are in use."""
+    """exp of the entropy of a distribution `(classes,)`: the effective number of classes."""
     return torch.special.entr(probabilities).sum().exp().float()

@@ -1,4 +1,11 @@
-"""Result cards, tables, plots and the pages made of them; the top floor, which nothing below imports."""
+"""Result cards, tables, plots and pages. Nothing here imports torch.
+
+Reading order: `cards` (one JSON file per tested run), `aggregate` (means over folds, choice of the learning rate), `curves`
+(reads `metrics.csv`), `tables`, `superb_table` (our rows among SUPERB's published ones), `theme`, `plots` and `figures` (how
+pictures look, what they show, how they are laid out), `page` (blocks to HTML and Markdown), `runs` (the report of many runs).
+
+May import `encoder`, `system`, `audio`, `metrics` and `augment`. Tests: `tests/reports`.
+"""
 
 from wavlm_lightning.reports.cards import ResultCard, find_cards
 

@@ -1,4 +1,4 @@
-"""One card of many: the folds of a cross-validation, and the learning rate that validated best."""
+"""Combine result cards: the mean over the folds of a cross-validation, and the learning rate that validated best."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from wavlm_lightning.system.errors import UserError
 
 
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
-    """The mean of every metric over the folds, with the spread of the headline (SUPERB's figure for ER is that mean).
+    """Average every metric over folds, and add the spread of the headline (SUPERB's figure for ER is this mean).
 
     Args:
-        cards: one a fold; equal in everything but the split under test. One alone stays as it is.
+        cards: one per fold, which differ only in the tested split. A single card is returned unchanged.
 
     Returns:
-        A card whose `details["folds"]` has the figures of each fold and whose metric `HEADLINE_spread` is the sample
+        A card whose `details["folds"]` holds the headline of each fold, and whose metric `HEADLINE_spread` is the sample
         standard deviation over folds.
     """
     first = cards[0]
@@ -51,27 +51,27 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
 
 
 def validation(cards: Sequence[ResultCard]) -> float:
-    """Mean of what the best checkpoints reached on validation, as a fraction; NaN if nothing was validated."""
+    """Mean validation value of the best checkpoints, as a fraction; NaN if nothing was validated."""
     values = [card.selection["value"] for card in cards if card.selection is not None]
     return statistics.fmean(values) if values else float("nan")
 
 
 def best_rate(cards: Mapping[float | None, Sequence[ResultCard]]) -> float | None:
-    """The learning rate whose folds validated best; tests have no say in it.
+    """Choose the learning rate with the best mean on validation; test figures are not used.
 
     Args:
-        cards: of each rate, one a fold.
+        cards: learning rate -> cards, one per fold.
 
     Raises:
-        UserError: no rate was validated to a finite number.
+        UserError: no rate has a finite validation value.
     """
     if len(cards) == 1:
         return next(iter(cards))
     first = next(iter(cards.values()))[0]
-    # What was selected by need not be the headline, and may have a direction of its own.
+    # The metric that selects the checkpoint may differ from the headline, in direction as well.
     falling = first.selection is not None and first.selection.get("mode") == "min"
     values = {rate: validation(some) for rate, some in cards.items()}
     finite = {rate: value for rate, value in values.items() if math.isfinite(value)}
     if not finite:
-        raise UserError(f"no learning rate of {first.task} was validated to a number; try lower ones with --search")
+        raise UserError(f"no learning rate of {first.task} has a finite validation value; try lower ones with --search")
     return (min if falling else max)(finite, key=lambda rate: finite[rate])

@@ -1,21 +1,32 @@
-"""The result card: one JSON file a run, all that a table or a plot ever needs to know about it."""
+"""The result card: one JSON file per tested run, with everything that tables and plots need to know about it."""
 
 import json
 import math
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from types import UnionType
+from typing import (
+    Any,
+    Literal,
+    NoReturn,
+    NotRequired,
+    TypedDict,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
 
 
 class MetricValue(TypedDict):
-    """One figure of a run; `value` and `chance` are in `unit`."""
+    """One figure of a run; `value` and `chance` (what guessing scores) are in `unit`."""
 
     value: float
     unit: str
@@ -24,7 +35,7 @@ class MetricValue(TypedDict):
 
 
 class CorpusReference(TypedDict):
-    """What the figure was measured on; `seconds` of audio in `utterances`."""
+    """The test data: `utterances` with `seconds` of audio in a split of a corpus."""
 
     name: str
     path: str
@@ -68,9 +79,9 @@ class ResultCard:
         trainable_parameters: parameters that the optimiser saw.
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
         protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
-        details: whatever else the task has to say of the test, JSON-like.
+        details: further JSON-like facts of the test; each task decides which.
         runtime_seconds: wall time of the test.
-        command: what to type to do it again.
+        command: the command that repeats the test.
         created: ISO 8601 time.
         versions: {"wavlm_lightning", "torch", "lightning", "python"}.
 
@@ -110,7 +121,7 @@ class ResultCard:
         return self.main["value"]
 
     def write(self, path: Path) -> Path:
-        """Writes the card so that a reader sees the whole file or none.
+        """Write the card; another process sees the whole file or none.
 
         Args:
             path: a `.json` file, or a directory that gets `card.json`.
@@ -125,16 +136,14 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        _check(content, f"the card for {path}")
+        self._check(content, f"the card for {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         return path
 
     @classmethod
     def read(cls, path: Path) -> "ResultCard":
-        """Reads a card and checks every field; keys that this version does not know are ignored.
+        """Read a card and check every field; keys that this version does not know are ignored.
 
         Args:
             path: a card file, or a directory that holds `card.json`.
@@ -158,12 +167,27 @@ class ResultCard:
             raise UserError(
                 f"{path} has format {found!r}, this version reads {FORMAT!r}; test the run again with this version"
             )
-        _check(content, str(path))
+        cls._check(content, str(path))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
+
+    @classmethod
+    def _check(cls, content: dict[str, Any], where: str) -> None:
+        """Raise a UserError that names the first wrong field of a card's JSON."""
+        kinds = get_type_hints(cls)
+        for entry in fields(cls):
+            if entry.name in content:
+                _check_types(content[entry.name], kinds[entry.name], entry.name, where)
+            elif entry.default is MISSING and entry.default_factory is MISSING:
+                _refuse(where, entry.name, "is missing")
+        if content["headline"] not in content["metrics"]:
+            _refuse(where, "headline", f"names {content['headline']!r}, which is not among the metrics")
+        weights = content.get("layer_weights")
+        if weights and abs(sum(weights) - 1) > 1e-3:
+            _refuse(where, "layer_weights", f"sums to {sum(weights):.4f}, not to 1 (store them after the softmax)")
 
 
 def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], list[str]]:
-    """Reads every `card.json` below the given directories (or the given files), each once.
+    """Read every `card.json` below the given directories, and the given card files, each once.
 
     Returns:
         The cards by file, in order of path, and one sentence for each file that cannot be read as a card.
@@ -186,76 +210,44 @@ def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], lis
     return cards, problems
 
 
-# ---- validation: the expected type of every field and of every part of the compound ones
+def _check_types(value: Any, expected: Any, name: str, where: str) -> None:
+    """Compare a value from JSON with a type annotation: TypedDict, dict, list, Literal, `X | None` or a plain type.
 
-_NUMBER = (int, float)
-_REQUIRED: dict[str, Any] = {
-    "task": str,
-    "metrics": dict,
-    "headline": str,
-    "corpus": {"name": str, "path": str, "split": str, "utterances": int, "seconds": _NUMBER},
-    "upstream": {
-        "label": str,
-        "class": str,
-        "sha256": str,
-        "parameters": int,
-        "frame_rate": _NUMBER,
-        "layers": int,
-    },
-    "learning_rate": _NUMBER,
-    "seed": int,
-    "steps": int,
-    "best_step": int,
-}
-_OPTIONAL: dict[str, Any] = {
-    "trainable_parameters": int,
-    "layer_weights": list,
-    "protocol": str,
-    "details": dict,
-    "runtime_seconds": _NUMBER,
-    "command": str,
-    "created": str,
-    "versions": dict,
-}
-_SELECTION = {"metric": str, "value": _NUMBER, "split": str}
-_METRIC = {"value": _NUMBER, "unit": str, "better": str}
+    Raises:
+        UserError: the first wrong part, by name.
+    """
+    origin, parts = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return
+    if is_typeddict(expected):
+        if not isinstance(value, dict):
+            _refuse(where, name, "is not an object")
+        for key, kind in get_type_hints(expected).items():
+            if key not in value and key in expected.__required_keys__:
+                _refuse(where, f"{name}.{key}", "is missing")
+            # A part that may be missing may be null as well.
+            if value.get(key) is not None or key in expected.__required_keys__:
+                _check_types(value[key], kind, f"{name}.{key}", where)
+    elif origin is UnionType:
+        if value is not None:
+            _check_types(value, parts[0], name, where)
+    elif origin is Literal:
+        if value not in parts:
+            _refuse(where, name, f"is {value!r}, not one of {', '.join(map(repr, parts))}")
+    elif not _is_instance(value, origin or expected):
+        _refuse(where, name, f"has the wrong type ({type(value).__name__})")
+    elif isinstance(value, float) and not math.isfinite(value):
+        _refuse(where, name, f"is {value}, not a finite number (if the run diverged, try a lower learning rate)")
+    elif origin in (dict, list):
+        for place, part in value.items() if origin is dict else enumerate(value):
+            _check_types(part, parts[-1], f"{name}.{place}", where)
 
 
-def _check(content: dict[str, Any], where: str) -> None:
-    """Raises a UserError that names the first wrong field of a card's JSON."""
-    _check_parts(content, _REQUIRED, where, "")
-    _check_parts(content, {key: kind for key, kind in _OPTIONAL.items() if key in content}, where, "")
-    for name, metric in content["metrics"].items():
-        _check_parts(content["metrics"], {name: _METRIC}, where, "metrics.")
-        if metric["better"] not in ("lower", "higher"):
-            _refuse(where, f"metrics.{name}.better", "is neither 'lower' nor 'higher'")
-        if metric.get("chance") is not None:
-            _check_parts(metric, {"chance": _NUMBER}, where, f"metrics.{name}.")
-    if content.get("selection") is not None:
-        _check_parts(content, {"selection": _SELECTION}, where, "")
-    if content["headline"] not in content["metrics"]:
-        _refuse(where, "headline", f"names {content['headline']!r}, which is not among the metrics")
-    weights = content.get("layer_weights", [])
-    _check_parts(dict(enumerate(weights)), dict.fromkeys(range(len(weights)), _NUMBER), where, "layer_weights.")
-    if weights and abs(sum(weights) - 1) > 1e-3:
-        _refuse(where, "layer_weights", f"sums to {sum(weights):.4f}, not to 1 (store them after the softmax)")
+def _is_instance(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):  # to Python a bool is an int, on a card it is a mistake
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_parts(content: dict[Any, Any], expected: dict[Any, Any], where: str, prefix: str) -> None:
-    for key, kind in expected.items():
-        name = f"{prefix}{key}"
-        if key not in content:
-            _refuse(where, name, "is missing")
-        value = content[key]
-        if isinstance(kind, dict):
-            if not isinstance(value, dict):
-                _refuse(where, name, "is not an object")
-            _check_parts(value, kind, where, f"{name}.")
-        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            _refuse(where, name, f"has the wrong type ({type(value).__name__})")
-        elif isinstance(value, float) and not math.isfinite(value):
-            _refuse(where, name, f"is {value}, not a finite number (a run that diverged? try a lower learning rate)")
-
-
-def _refuse(where: str, name: str, problem: str) -> None:
+def _refuse(where: str, name: str, problem: str) -> NoReturn:
     raise UserError(f"{where}: {name} {problem}; a card follows {FORMAT}, see wavlm_lightning/reports/cards.py")

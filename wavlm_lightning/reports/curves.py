@@ -1,4 +1,4 @@
-"""Training curves as files hold them: the sparse `metrics.csv` of Lightning's CSVLogger, one or several a run."""
+"""Read training curves from the `metrics.csv` files of Lightning's CSVLogger, of which a resumed run has several."""
 
 import csv
 import math
@@ -24,7 +24,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of one run, by the name they were logged under.
+    """The curves of one run, by the names they were logged under.
 
     Example:
         >>> curves = read_curves([Path("runs/demo/pretrain/metrics.csv")])
@@ -47,7 +47,7 @@ class Curves:
         return found
 
     def get(self, name: str) -> Series | None:
-        """The series logged as `name`, or as `name_step` / `name_epoch`, where Lightning splits it; None if absent."""
+        """The series logged as `name`, or as Lightning's `name_step` or `name_epoch`; None if there is none."""
         for candidate in (name, f"{name}_step", f"{name}_epoch"):
             if candidate in self.series:
                 return self.series[candidate]
@@ -55,15 +55,15 @@ class Curves:
 
     @property
     def last_step(self) -> int:
-        """The highest step of any series; 0 if there is none."""
+        """The highest step of any series; 0 without series."""
         return max((series.steps[-1] for series in self.series.values()), default=0)
 
 
 def read_curves(paths: Iterable[Path]) -> Curves:
-    """Reads and merges the metric files of one run.
+    """Read and merge the metric files of one run.
 
-    A run that was stopped and resumed leaves one file for each attempt. Points are merged by name and step; where two
-    files hold the same step, the later file wins, because the steps after the checkpoint were done again.
+    A run that was stopped and resumed leaves one file per start. Points are merged by name and step; if two files hold
+    the same step, the later file wins, because a resumed run repeats the steps after its checkpoint.
 
     Args:
         paths: CSV files in the order in which they were written; a file that does not exist (yet) counts as empty.
@@ -97,7 +97,7 @@ def _read_points(path: Path) -> list[tuple[str, int, float]]:
         try:
             points.extend(_row_points(row))
         except ValueError as error:
-            # A run that was killed while writing leaves half a line at the end, which is no fault of the file.
+            # A run that is killed while it writes leaves half a line at the end of an otherwise good file.
             if index == len(rows) - 1:
                 continue
             raise UserError(f"{path}, line {index + 2}: {error}; delete that line or the file") from None

@@ -1,55 +1,30 @@
-"""Figures that arrange the drawings of `plots`: whole ones for PNG files, single panels for pages."""
+"""Layout of figures: panels on a grid, written as one PNG file for Markdown and one inline SVG per panel for HTML."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.curves import Curves
-from wavlm_lightning.reports.plots import draw_accuracy, draw_layers, draw_loss, draw_perplexity, draw_results
-from wavlm_lightning.reports.theme import new_figure, style
-from wavlm_lightning.reports.verdict import latest
+from wavlm_lightning.reports.page import Drawing
+from wavlm_lightning.reports.theme import new_figure, save_png, style, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Draw = Callable[["Axes"], object]
-PANEL = (4.0, 3.3)  # inches; a panel that fills a phone's width at about its natural size
+"""A panel: a function that draws on the axes it gets (see `plots`)."""
 
-
-def curve_panels(curves: Curves) -> list[Draw]:
-    """Loss, accuracy and codebook perplexity of a pre-training run."""
-    return [
-        lambda axes: draw_loss(axes, curves),
-        lambda axes: draw_accuracy(axes, curves),
-        lambda axes: draw_perplexity(axes, curves),
-    ]
-
-
-def result_panels(cards: Sequence[ResultCard], upstreams: Sequence[str], tasks: Sequence[str] = ()) -> list[Draw]:
-    """One panel of bars a task; tasks without any card are left out."""
-    chosen = latest(cards)
-    panels: list[Draw] = []
-    for task in tasks or dict.fromkeys(task for task, _ in chosen):
-        ours = [chosen[task, label] for label in upstreams if (task, label) in chosen]
-        if ours:
-            panels.append(lambda axes, ours=ours: draw_results(axes, ours, upstreams))  # type: ignore[misc]
-    return panels
-
-
-def layer_panels(weights: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Draw]:
-    """One heat map an upstream: `weights` is label -> task -> softmaxed weights; empty ones are left out."""
-    # One scale for all, or the nearly even weights of an untrained encoder look as decided as any.
-    darkest = max((max(row) for rows in weights.values() for row in rows.values() if row), default=1.0)
-    return [
-        lambda axes, label=label, rows=rows: draw_layers(axes, rows, label, darkest)  # type: ignore[misc]
-        for label, rows in weights.items()
-        if any(rows.values())
-    ]
+PANEL = (4.0, 3.3)
+"""Width and height of a panel in inches: on a phone it fills the width at about its natural size."""
 
 
 def arrange(panels: Sequence[Draw], columns: int = 3, size: tuple[float, float] = PANEL) -> "Figure":
-    """One figure with all panels on a grid of at most `columns`.
+    """Draw all panels in one figure, on a grid of at most `columns`.
+
+    Args:
+        panels: what draws each panel.
+        columns: panels side by side.
+        size: width and height of a panel in inches.
 
     Raises:
         ValueError: there is no panel to draw.
@@ -68,3 +43,27 @@ def arrange(panels: Sequence[Draw], columns: int = 3, size: tuple[float, float] 
         # Gaps in inches, so that neighbouring panels never touch whatever their number.
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, wspace=0.02, hspace=0.04)
     return figure
+
+
+def picture(
+    directory: Path, name: str, panels: Sequence[Draw], size: tuple[float, float], caption: str
+) -> Drawing | None:
+    """Write `NAME.png` with all panels and make one SVG per panel; without panels, delete the PNG of an earlier report.
+
+    Args:
+        directory: where the PNG goes.
+        name: of the file, unique on the page.
+        panels: what draws each panel on its axes.
+        size: width and height of a panel in inches.
+        caption: how to read the picture.
+    """
+    path = directory / f"{name}.png"
+    if not panels:
+        path.unlink(missing_ok=True)
+        return None
+    save_png(arrange(panels, size=size), path)
+    svgs = []
+    for index, panel in enumerate(panels):
+        figure = arrange([panel], size=size)
+        svgs.append(to_svg(figure, f"{name}-{index}", f"{name}: {figure.axes[0].get_title(loc='left')}"))
+    return Drawing(svgs, path.name, caption)

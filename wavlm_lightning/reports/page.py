@@ -1,4 +1,4 @@
-"""A page as a list of blocks that renders twice: as one self-contained HTML file and as Markdown."""
+"""A page made of blocks, rendered as one self-contained HTML file and as Markdown."""
 
 import html
 import re
@@ -12,15 +12,11 @@ from wavlm_lightning.reports.tables import Table
 
 
 class Block(Protocol):
-    """A piece of a page."""
+    """A piece of a page; its HTML refers to nothing outside the page."""
 
-    def to_html(self) -> str:
-        """The piece as HTML that needs nothing from outside the page."""
-        ...
+    def to_html(self) -> str: ...
 
-    def to_markdown(self) -> str:
-        """The piece as Markdown."""
-        ...
+    def to_markdown(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -30,56 +26,49 @@ class Heading:
     text: str
 
     def to_html(self) -> str:
-        """An `<h2>`."""
         return f"<h2>{inline(self.text)}</h2>"
 
     def to_markdown(self) -> str:
-        """A second-level heading."""
         return f"## {self.text}"
 
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Text whose only marks are those of `inline`; `kind` is a class of the style sheet."""
+    """Text with the marks of `inline`; `kind` is a class of the style sheet."""
 
     text: str
     kind: str = ""
 
     def to_html(self) -> str:
-        """A `<p>`."""
         return f'<p class="{self.kind}">{inline(self.text)}</p>' if self.kind else f"<p>{inline(self.text)}</p>"
 
     def to_markdown(self) -> str:
-        """The text itself."""
         return _plain_markdown(self.text)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A row of key figures, each with what it is."""
+    """A row of key figures: (name, figure) pairs."""
 
     pairs: Sequence[tuple[str, str]]
 
     def to_html(self) -> str:
-        """A definition list that wraps."""
         items = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(v)}</dd></div>" for name, v in self.pairs)
         return f'<dl class="key">{items}</dl>'
 
     def to_markdown(self) -> str:
-        """One line."""
         return _plain_markdown(" · ".join(f"{value} {name}" for name, value in self.pairs))
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing as inline SVG panels that wrap on a narrow page, and as one PNG for Markdown."""
+    """A picture: inline SVG panels that wrap on a narrow page, and one PNG file for Markdown."""
 
     panels: Sequence[str]
     image: str
     caption: str
 
     def to_html(self) -> str:
-        """A `<figure>`."""
         panels = "".join(f'<div class="panel">{svg}</div>' for svg in self.panels)
         return (
             f'<figure class="of-{min(len(self.panels), 3)}"><div class="panels">{panels}</div>'
@@ -87,63 +76,56 @@ class Drawing:
         )
 
     def to_markdown(self) -> str:
-        """A reference to the PNG beside the page."""
         return f"![{self.image.partition('.')[0]}]({self.image})\n\n{_plain_markdown(self.caption)}"
 
 
 @dataclass(frozen=True)
 class Commands:
-    """Commands to copy, each with a line that says what it is for."""
+    """Commands to copy: (purpose, command) pairs. One click selects a whole command."""
 
     pairs: Sequence[tuple[str, str]]
 
     def to_html(self) -> str:
-        """A `<pre>` for each command, which scrolls by itself and is selected whole by one click."""
         return "".join(
             f'<p class="purpose">{inline(purpose)}</p><pre tabindex="0"><code>{html.escape(command)}</code></pre>'
             for purpose, command in self.pairs
         )
 
     def to_markdown(self) -> str:
-        """A fenced block for each command."""
         return "\n\n".join(f"{_plain_markdown(purpose)}\n\n```sh\n{command}\n```" for purpose, command in self.pairs)
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Blocks behind a line that opens them; in Markdown a heading of the third level with the blocks below it."""
+    """Blocks under a line that opens and closes them; in Markdown under a third-level heading."""
 
     summary: str
     blocks: Sequence["Block | Table"]
 
     def to_html(self) -> str:
-        """A `<details>`."""
         inside = "\n".join(block.to_html() for block in self.blocks)
         return f"<details><summary>{inline(self.summary)}</summary>\n{inside}</details>"
 
     def to_markdown(self) -> str:
-        """A heading and the blocks."""
         return "\n\n".join([f"### {_plain_markdown(self.summary)}", *(block.to_markdown() for block in self.blocks)])
 
 
 @dataclass(frozen=True)
 class Notes:
-    """Footnotes."""
+    """A list in small type."""
 
     lines: Sequence[str]
 
     def to_html(self) -> str:
-        """A list in small type."""
         return '<ul class="notes">' + "".join(f"<li>{inline(line)}</li>" for line in self.lines) + "</ul>"
 
     def to_markdown(self) -> str:
-        """A list."""
         return "\n".join(f"- {_plain_markdown(line)}" for line in self.lines)
 
 
 @dataclass
 class Page:
-    """A titled page.
+    """A page with a title, a line above it (`eyebrow`), one sentence in large type (`lead`), and blocks.
 
     Example:
         >>> page = Page("Results", "Two runs", "The second is better.", [Heading("Table"), table])
@@ -156,7 +138,7 @@ class Page:
     blocks: list[Block | Table] = field(default_factory=list)
 
     def to_html(self) -> str:
-        """The whole page in one string: style sheet and drawings inside, no address of anything outside."""
+        """The whole page with its style sheet and drawings; it makes no request."""
         template = resources.files("wavlm_lightning.reports").joinpath("page.html").read_text(encoding="utf-8")
         return Template(template).substitute(
             title=html.escape(self.title),
@@ -166,13 +148,13 @@ class Page:
         )
 
     def to_markdown(self) -> str:
-        """The same page in Markdown; its PNG files are expected beside it."""
+        """The same page in Markdown, which refers to PNG files in its own folder."""
         parts = [f"# {self.title}", _plain_markdown(self.eyebrow), f"**{_plain_markdown(self.lead)}**"]
         return "\n\n".join([*parts, *(block.to_markdown() for block in self.blocks)]) + "\n"
 
 
 def inline(text: str) -> str:
-    """Escaped HTML with `**strong**`, backticked code and `[links](address)` rendered."""
+    """Escape text for HTML and render `**strong**`, backticked code and `[links](address)`."""
     text = html.escape(text)
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', text)
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
@@ -180,6 +162,6 @@ def inline(text: str) -> str:
 
 
 def _plain_markdown(text: str) -> str:
-    # Outside code, `<` would open an HTML tag; inside, it is literal already.
+    # Outside code `<` would open an HTML tag; inside code Markdown shows it as it is.
     parts = re.split(r"(`[^`]+`)", text)
     return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)

@@ -1,46 +1,47 @@
-"""What is drawn: each function fills one matplotlib axes, so that figures and pages can arrange them as they like."""
+"""Drawings of a report: each function fills one matplotlib axes with bars, curves, layer weights, rates or a radar."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import Curves, Series
-from wavlm_lightning.reports.tables import is_best, metric_title, shown
+from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.reports.theme import GRID, INK, MUTED, PAPER, SERIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN, VALID = SERIES[1], SERIES[0]
+LONGEST_NAME = 24
+"""Letters of an upstream's name that fit a legend or an axis."""
 
 
-def draw_loss(axes: "Axes", curves: Curves) -> bool:
-    """Training and validation loss in nats over steps; False if neither was logged."""
+def draw_loss(axes: "Axes", curves: Curves) -> None:
+    """Draw training and validation loss in nats over steps."""
     drawn = _line(axes, curves.get("train/loss"), TRAIN, "train", thin=True)
     drawn |= _line(axes, curves.get("valid/loss"), VALID, "held out")
-    _finish(axes, "Loss", "nats", curves, drawn)
-    return drawn
+    _finish_curves(axes, "Loss", "nats", curves, drawn)
 
 
-def draw_accuracy(axes: "Axes", curves: Curves) -> bool:
-    """Masked and unmasked accuracy in percent, with the rate of always guessing the commonest label."""
+def draw_accuracy(axes: "Axes", curves: Curves) -> None:
+    """Draw masked and unmasked accuracy in percent; a dashed line shows what the commonest label alone scores."""
     drawn = _line(axes, _percent(curves.get("train/masked_accuracy")), TRAIN, "masked, train", thin=True)
     drawn |= _line(axes, _percent(curves.get("valid/unmasked_accuracy")), SERIES[3], "unmasked, held out")
     drawn |= _line(axes, _percent(curves.get("valid/masked_accuracy")), VALID, "masked, held out")
     if drawn:
         _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
-    _finish(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
-    return drawn
+    _finish_curves(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
 
 
-def draw_perplexity(axes: "Axes", curves: Curves) -> bool:
-    """How many labels the predictions use (perplexity of their mean), with the perplexity of the targets."""
+def draw_perplexity(axes: "Axes", curves: Curves) -> None:
+    """Draw how many labels the predictions use (perplexity of their mean), and the perplexity of the targets."""
     drawn = _line(axes, curves.get("train/perplexity"), TRAIN, "train", thin=True)
     drawn |= _line(axes, curves.get("valid/perplexity"), VALID, "held out")
     if drawn:
         _level(axes, curves.get("valid/target_perplexity"), "targets")
-    _finish(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
-    return drawn
+    _finish_curves(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
 
 
 def draw_results(
@@ -48,19 +49,17 @@ def draw_results(
     cards: Sequence[ResultCard],
     upstreams: Sequence[str],
     deviations: Mapping[str, float] | None = None,
-) -> bool:
-    """One task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
+) -> None:
+    """Draw one task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
 
     Args:
         axes: what to draw on.
-        cards: the cards of one task, at most one an upstream.
-        upstreams: labels from top to bottom; one without a card keeps an empty line.
-        deviations: of upstreams with several seeds, drawn as a whisker and written behind the figure.
-
-    Returns:
-        Whether there was anything to draw.
+        cards: the cards of one task, at most one per upstream.
+        upstreams: labels from top to bottom; an upstream without a card keeps an empty line.
+        deviations: label -> deviation over seeds, drawn as a whisker and written after the figure.
     """
     by_label = {card.upstream["label"]: card for card in cards}
+    best = _best(cards)
     # Percentages keep the whole scale: bars cut at the largest value exaggerate.
     top = max([card.value for card in cards] + [100.0 if any(c.main["unit"] == "%" for c in cards) else 0.0], default=1)
     for row, label in enumerate(upstreams):
@@ -71,15 +70,15 @@ def draw_results(
                 bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
             continue
-        # More rows than colours: their repetition would group what does not belong together.
+        # With more rows than colours all bars are alike: repeated colours would suggest groups.
         colour = SERIES[row] if len(upstreams) <= len(SERIES) else SERIES[0]
         axes.barh(row, card.value, height=0.62, color=colour)
-        weight = "bold" if is_best(card, cards) else "normal"
-        text, end = shown(card.value), card.value
+        text, end = f"{card.value:.1f}", card.value
+        weight = "bold" if text == best else "normal"
         if (deviation := (deviations or {}).get(label)) is not None:
             axes.errorbar(card.value, row, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
-            text, end = f"{text} ± {shown(deviation)}", card.value + deviation
-        # On paper, so that the line of chance does not cross the figures.
+            text, end = f"{text} ± {deviation:.1f}", card.value + deviation
+        # On a patch of paper colour, so that the line of chance does not cross the figures.
         axes.text(
             end + top * 0.02, row, text, va="center", color=INK, fontweight=weight,
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
@@ -87,13 +86,13 @@ def draw_results(
     axes.set_yticks(range(len(upstreams)), list(upstreams), color=INK)
     axes.set_ylim(len(upstreams) - 0.2, -0.55)
     axes.set_xlim(0, top * (1.4 if deviations else 1.14))
-    # The room for figures behind the bars is no part of the scale.
+    # The space for figures to the right of the bars has no ticks: it is not part of the scale.
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= top])
     axes.tick_params(length=0)
     axes.grid(visible=False, axis="y")
     axes.spines["bottom"].set_visible(False)
     if not cards:
-        return False
+        return
     main = cards[0].main
     axes.set_title(cards[0].task)
     unit = f" {main['unit']}" if main["unit"] else ""
@@ -102,40 +101,36 @@ def draw_results(
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         axes.text(chance + top * 0.01, len(upstreams) - 0.24, "chance", color=MUTED, fontsize=8)
-    return True
 
 
 def draw_layers(
     axes: "Axes", rows: Mapping[str, Sequence[float]], title: str = "", darkest: float | None = None
-) -> bool:
-    """A heat map of layer weights in percent: one row a task, one column a layer, 0 the input of the transformer.
+) -> None:
+    """Draw layer weights in percent as a heat map: one row per task, one column per layer, 0 the transformer's input.
 
     Args:
         axes: what to draw on.
         rows: name -> softmaxed weights; shorter rows end early.
         title: the upstream's name.
         darkest: the weight (0..1) of the darkest colour; by default the largest of these rows.
-
-    Returns:
-        Whether there was anything to draw.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
     rows = {name: weights for name, weights in rows.items() if weights}
     if not rows:
-        return False
+        return
     layers = max(map(len, rows.values()))
     grid = [
         [100 * weight for weight in weights] + [float("nan")] * (layers - len(weights)) for weights in rows.values()
     ]
     top = 100 * (darkest or max(map(max, rows.values())))
     colours = LinearSegmentedColormap.from_list("paper to blue", ["#eef3f7", "#8fbcd8", "#0a72b0", "#08385c"])
-    # Cells as polygons rather than an image, so that the drawing stays sharp and the page small.
+    # pcolormesh draws polygons; an image would make the SVG large and blurred.
     axes.pcolormesh(grid, cmap=colours, vmin=0, vmax=top, edgecolors="white", linewidth=2)
     if layers <= 13:
         for row, values in enumerate(grid):
             for column, value in enumerate(values):
-                if value == value:
+                if value == value:  # not NaN
                     ink = "#fefefe" if value > 0.55 * top else "#17202a"
                     axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=9)
     ticks = range(0, layers, 1 if layers <= 13 else 4)
@@ -148,14 +143,177 @@ def draw_layers(
         spine.set_visible(False)
     axes.set_title(title)
     axes.set_xlabel("layer (weights in %)")
-    return True
 
 
-def layer_rows(cards: Iterable[ResultCard], upstream: str) -> dict[str, list[float]]:
-    """Task -> layer weights for one upstream's label; tasks on a single layer are left out."""
-    return {
-        card.task: card.layer_weights for card in cards if card.upstream["label"] == upstream and card.layer_weights
-    }
+def draw_lines(
+    axes: "Axes",
+    title: str,
+    unit: str,
+    lines: Sequence[tuple[str, Series]],
+    order: Sequence[str],
+    better: str = "",
+    log: bool = False,
+) -> None:
+    """Draw several runs over their steps; runs of one name become their mean.
+
+    Seven names can be told apart by colour. With more, only the runs that end best and worst have a colour.
+
+    Args:
+        axes: what to draw on.
+        title: of the panel.
+        unit: of the values.
+        lines: (name, series) pairs.
+        order: all names of the report, so that one has the same colour everywhere.
+        better: "lower" or "higher"; says what best is.
+        log: draw values on a logarithmic scale.
+    """
+    merged = means(lines)
+    colours = line_colours(merged, order, better)
+    # Grey lines first, so that the coloured ones lie on top.
+    for name in sorted(merged, key=lambda name: name in colours):
+        series = merged[name]
+        axes.plot(
+            series.steps, series.values, color=colours.get(name, SERIES[2]), markersize=4,
+            marker="o" if len(series.steps) == 1 else "",  # a single point draws no line
+            linewidth=1.8 if name in colours else 1.2, alpha=0.9 if name in colours else 0.55,
+            label=short(name) if name in colours else "_",
+        )  # fmt: skip
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    axes.set_xlim(0, max(1, max(series.steps[-1] for series in merged.values())))
+    if log:
+        axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:g}")
+    _finish(axes)
+
+
+def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
+    """Average the series of each name over the steps that all of them have.
+
+    If they have no step in common, the first series is returned as it is.
+    """
+    groups: dict[str, list[Series]] = {}
+    for name, series in lines:
+        groups.setdefault(name, []).append(series)
+    merged = {}
+    for name, some in groups.items():
+        points = [dict(zip(series.steps, series.values, strict=True)) for series in some]
+        steps = [step for step in some[0].steps if all(step in other for other in points)]
+        if steps:
+            merged[name] = Series(steps, [fmean(other[step] for other in points) for step in steps])
+        else:
+            merged[name] = some[0]
+    return merged
+
+
+def line_colours(lines: Mapping[str, Series], order: Sequence[str], better: str = "") -> dict[str, str]:
+    """Name -> colour: of all lines if there are at most seven names, else of the best and the worst by last value."""
+    if len(order) <= len(SERIES):
+        return dict(zip(order, SERIES, strict=False))
+    if not better:
+        return {}
+    ranked = sorted(lines, key=lambda name: lines[name].last, reverse=better == "higher")
+    return {ranked[0]: SERIES[0], ranked[-1]: SERIES[5]}
+
+
+def draw_rates(
+    axes: "Axes",
+    title: str,
+    unit: str,
+    lines: Mapping[str, Mapping[float, float]],
+    chosen: Mapping[str, float],
+    order: Sequence[str],
+) -> None:
+    """Draw test figures over learning rates, the chosen rate of each upstream as a large dot.
+
+    Args:
+        axes: what to draw on.
+        title: of the panel.
+        unit: of the figures.
+        lines: upstream -> learning rate -> mean test figure.
+        chosen: upstream -> the rate that validated best.
+        order: all upstreams of the report, so that one has the same colour everywhere.
+    """
+    rates = sorted({rate for line in lines.values() for rate in line})
+    many = len(order) > len(SERIES)
+    for name, line in lines.items():
+        colour = SERIES[2] if many else SERIES[order.index(name)]
+        xs = sorted(line)
+        axes.plot(
+            xs, [line[x] for x in xs], color=colour, marker="o", markersize=3.5, label="_" if many else short(name)
+        )
+        if chosen.get(name) in line:
+            axes.plot([chosen[name]], [line[chosen[name]]], "o", color=colour, markersize=9, markeredgecolor=PAPER)
+    axes.set_xscale("log")
+    axes.set_xticks(_apart(rates), [f"{rate:g}" for rate in _apart(rates)])
+    axes.minorticks_off()
+    axes.set_title(title)
+    axes.set_xlabel("learning rate of the head")
+    axes.set_ylabel(unit)
+    _finish(axes)
+
+
+def draw_radar(
+    axes: "Axes", title: str, names: Sequence[str], own: Sequence[float], others: Sequence[Sequence[float]]
+) -> None:
+    """Draw one upstream's figures on spokes, 0 at the centre and 1 at the rim, with the others' outlines in grey.
+
+    Args:
+        axes: what to draw on; ordinary axes, so that radars share a grid with other panels.
+        title: of the panel.
+        names: of the spokes, clockwise from the top; at least three.
+        own: a value per spoke, cut to 0..1.
+        others: the same for the other upstreams.
+    """
+    angles = [math.pi / 2 - 2 * math.pi * index / len(names) for index in range(len(names))]
+
+    def outline(values: Sequence[float]) -> tuple[list[float], list[float]]:
+        cut = [min(max(value, 0.0), 1.0) for value in values]
+        points = [(r * math.cos(angle), r * math.sin(angle)) for r, angle in zip(cut, angles, strict=True)]
+        points.append(points[0])
+        return [x for x, _ in points], [y for _, y in points]
+
+    for ring in (0.25, 0.5, 0.75, 1.0):
+        axes.plot(*outline([ring] * len(names)), color=GRID, linewidth=1.2 if ring == 1 else 0.8)
+    for angle, name in zip(angles, names, strict=True):
+        axes.plot([0, math.cos(angle)], [0, math.sin(angle)], color=GRID, linewidth=0.8)
+        side = "center" if abs(math.cos(angle)) < 0.3 else ("left" if math.cos(angle) > 0 else "right")
+        axes.text(
+            1.1 * math.cos(angle), 1.1 * math.sin(angle), name, ha=side, va="center", color=INK, fontsize=9.5
+        )  # fmt: skip
+    for values in others:
+        axes.plot(*outline(values), color=SERIES[2], linewidth=1, alpha=0.55)
+    axes.fill(*outline(own), color=SERIES[0], alpha=0.18)
+    axes.plot(*outline(own), color=SERIES[0], linewidth=2)
+    axes.set_title(short(title))
+    axes.set_aspect("equal")
+    axes.set_xlim(-1.55, 1.55)
+    axes.set_ylim(-1.25, 1.25)
+    axes.set_axis_off()
+
+
+def short(name: str) -> str:
+    """Shorten a name to fit a legend by leaving out its middle."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = (LONGEST_NAME - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Name -> its short form; all names stay whole if two short forms would be equal."""
+    brief = {name: short(name) for name in names}
+    return brief if len(set(brief.values())) == len(brief) else {name: name for name in names}
+
+
+def _best(cards: Sequence[ResultCard]) -> str | None:
+    """The best figure as it is written on its bar; None if there is only one."""
+    if len(cards) < 2:
+        return None
+    values = [round(card.value, 1) for card in cards]
+    return f"{min(values) if cards[0].main['better'] == 'lower' else max(values):.1f}"
 
 
 def _line(axes: "Axes", series: Series | None, colour: str, label: str, thin: bool = False) -> bool:
@@ -172,7 +330,7 @@ def _line(axes: "Axes", series: Series | None, colour: str, label: str, thin: bo
 
 
 def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
-    """Mean over up to `width` neighbours: what is logged of training is one batch, and the trend is what matters."""
+    """Mean over up to `width` neighbours: each logged training value is of one batch, and the trend matters."""
     half = width // 2
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
@@ -189,7 +347,7 @@ def _percent(series: Series | None) -> Series | None:
     return None if series is None else Series(series.steps, [100 * value for value in series.values])
 
 
-def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, from_zero: bool = False) -> None:
+def _finish_curves(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, from_zero: bool = False) -> None:
     axes.set_title(title)
     axes.tick_params(length=0)
     if not drawn:
@@ -204,5 +362,28 @@ def _finish(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, fr
     if from_zero:
         axes.set_ylim(bottom=0)
     axes.spines["left"].set_color(GRID)
-    # Below the axes: inside them it hides one curve or another.
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2)
+    _legend_below(axes)
+
+
+def _apart(rates: Sequence[float]) -> list[float]:
+    """The rates whose axis labels do not touch: at least a factor of two apart."""
+    kept: list[float] = []
+    for rate in rates:
+        if not kept or rate >= 2 * kept[-1]:
+            kept.append(rate)
+    return kept
+
+
+def _finish(axes: "Axes") -> None:
+    axes.tick_params(length=0)
+    axes.margins(y=0.08)
+    axes.spines["left"].set_color(GRID)
+    if axes.get_legend_handles_labels()[0]:
+        _legend_below(axes, labelcolor=MUTED)
+
+
+def _legend_below(axes: "Axes", **settings: str) -> None:
+    # Inside the axes a legend hides one curve or another.
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2, **settings
+    )

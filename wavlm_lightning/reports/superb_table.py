@@ -1,4 +1,4 @@
-"""SUPERB's table: upstreams by tasks, and where a full row stands among the published ones."""
+"""SUPERB's table (upstreams by tasks), Score and Rank of our rows, and their place among the published ones."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ METRIC_OF: dict[str, str] = {
     "SV": "eer",
     "SD": "der",
 }
-"""What our cards call a column of the board."""
+"""Column of the board -> the name of that metric on our cards."""
 
 Results = Mapping[str, Mapping[str, ResultCard]]
 """Upstream to task ("PR", "KS", ...) to card."""
 
 
 def columns_of(tasks: Sequence[str]) -> list[str]:
-    """The board's columns for some tasks, in the board's order."""
+    """The board's columns of some tasks, in the board's order."""
     return [metric for task in TASKS if task in tasks for metric in TASKS[task]]
 
 
 def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
-    """A row of the board, in percent, from the cards of an upstream."""
+    """One row of the board in percent: column -> value, from the cards of an upstream."""
     return {
         column: cards[task].metrics[METRIC_OF[column]]["value"]
         for task, columns in TASKS.items()
@@ -45,15 +45,15 @@ def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
 
 
 def superb_table(results: Results, tasks: Sequence[str]) -> Table:
-    """One row an upstream, one column a metric of the board, the best of each column strong.
+    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold.
 
     Args:
         results: the cards.
-        tasks: which tasks to show, as the board calls them.
+        tasks: the tasks to show, by their names on the board.
     """
     columns = columns_of(tasks)
     rows = {upstream: board_values(cards) for upstream, cards in results.items()}
-    # Any card of a column will do: its unit and direction are the task's.
+    # Unit and direction are the same on every card of a task.
     main = {
         column: next(cards[task].metrics[METRIC_OF[column]] for cards in results.values() if task in cards)
         for task, some in TASKS.items()
@@ -82,11 +82,11 @@ def superb_table(results: Results, tasks: Sequence[str]) -> Table:
 
 
 def board_verdict(results: Results, reservation: str | None = None) -> list[str]:
-    """What may be said of each upstream beside the published rows, a sentence or two each.
+    """Compare each upstream with the published rows, in a sentence or two.
 
     Args:
         results: the cards.
-        reservation: why they must not be compared with the published ones, if that is so.
+        reservation: the reason why they must not be compared with the published rows; None if they may.
     """
     if reservation is not None:
         return [f"Not comparable with the published rows, so without Score and Rank: {reservation}."]
@@ -101,7 +101,7 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
             place = 1 + sum(entry.score is not None and entry.score > own for entry in shown)
             lines.append(
                 f"{upstream}: SUPERB Score {own}, Rank {rank(values):.2f} against the 24 published entries; by Score it "
-                f"would stand at place {place} of {len(shown) + 1}."
+                f"would be at place {place} of {len(shown) + 1}."
             )
             continue
         tasks = [task for task in TASKS if task in cards]
@@ -117,7 +117,7 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
 
 
 def superb_csv(results: Results) -> str:
-    """Upstreams and the board's metrics, in the columns of the published table."""
+    """The same table as CSV, with the columns of the published table."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["Method", *METRICS])

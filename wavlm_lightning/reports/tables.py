@@ -1,11 +1,8 @@
-"""Tables that render as HTML and as Markdown, and the table of upstreams x tasks."""
+"""Tables that render as HTML and as Markdown, and the text of figures in them."""
 
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-from wavlm_lightning.reports.cards import MetricValue, ResultCard
-from wavlm_lightning.reports.verdict import SHOWN_DECIMALS, compare_values, latest
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 MISSING = "–"
@@ -13,7 +10,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell; `strong` marks the best of a column, `note` is a second, quieter line."""
+    """One cell; `strong` marks the best of a column, `note` is a second line in small type."""
 
     text: str
     strong: bool = False
@@ -22,9 +19,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns; the first column names the row, the others hold figures if `numeric`.
+    """A table whose first column names the row; the other columns are aligned as figures if `numeric`.
 
-    A `wide` table takes the whole width of the page, and its first column stays in sight while the others scroll.
+    A `wide` table takes the whole width of the page, and its first column stays in view while the others scroll.
 
     Example:
         >>> Table([Cell("stage"), Cell("time")], [[Cell("corpus"), Cell("20 s")]]).to_markdown()
@@ -44,7 +41,7 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_html(self) -> str:
-        """The table in a container that scrolls by itself, so that a narrow page never does."""
+        """The table inside a container that scrolls, so that a narrow page itself never does."""
         head = "".join(f'<th scope="col">{_html(cell)}</th>' for cell in self.columns)
         body = "".join(f"<tr>{_html_row(row)}</tr>\n" for row in self.rows)
         kind = ("figures" if self.numeric else "facts") + (" wide" if self.wide else "")
@@ -55,77 +52,27 @@ class Table:
 
 
 def two_columns(pairs: Iterable[tuple[str, str]], columns: tuple[str, str] = ("", ""), numeric: bool = False) -> Table:
-    """A table of names and values; pairs whose value is empty are left out."""
+    """Make a table of (name, value) pairs; pairs with an empty value are left out."""
     rows = [[Cell(name), Cell(value)] for name, value in pairs if value]
     return Table([Cell(name) for name in columns], rows, numeric)
 
 
-def results_table(cards: Iterable[ResultCard], upstreams: Sequence[str] = (), tasks: Sequence[str] = ()) -> Table:
-    """The main metric of every task (columns) on every upstream (rows), the best of each column strong.
-
-    The newest card counts where there are several for one cell; a pair without a card shows a dash. Where any card
-    states how much it was tested on, or what guessing scores, rows at the end say so.
-
-    Args:
-        cards: the results.
-        upstreams: labels in the order of the rows; by default the order in which they first appear.
-        tasks: abbreviations in the order of the columns; the same default.
-    """
-    chosen = latest(cards)
-    tasks = list(tasks) or list(dict.fromkeys(task for task, _ in chosen))
-    upstreams = list(upstreams) or list(dict.fromkeys(label for _, label in chosen))
-    by_task = {task: [chosen[task, label] for label in upstreams if (task, label) in chosen] for task in tasks}
-    columns = [Cell("upstream"), *(Cell(task, note=metric_label(by_task[task])) for task in tasks)]
-    rows = []
-    for label in upstreams:
-        row = [Cell(label)]
-        for task in tasks:
-            card = chosen.get((task, label))
-            row.append(Cell(MISSING) if card is None else Cell(shown(card.value), is_best(card, by_task[task])))
-        rows.append(row)
-    chances = {
-        task: next((card.main["chance"] for card in by_task[task] if "chance" in card.main), None) for task in tasks
-    }
-    if any(chance is not None for chance in chances.values()):
-        rows.append([Cell("chance"), *(Cell(MISSING if chances[t] is None else shown(chances[t] or 0)) for t in tasks)])
-    if any(by_task.values()):
-        rows.append([Cell("test utterances"), *(Cell(_test_sizes(by_task[task])) for task in tasks)])
-    return Table(columns, rows)
-
-
-def is_best(card: ResultCard, rivals: Iterable[ResultCard]) -> bool:
-    """Whether no rival's main metric looks better than this card's; several may share the first place.
-
-    The card itself may be among the rivals; without any other there is no contest, and so no best.
-    """
-    others = [rival for rival in rivals if rival is not card and rival.headline == card.headline]
-    return bool(others) and all(compare_values(card.value, rival.value, card.main["better"]) >= 0 for rival in others)
-
-
 def metric_title(name: str) -> str:
-    """A metric's name for people: "per" -> "PER", "test/slot_f1" -> "slot f1", "accuracy" -> "accuracy"."""
+    """The name of a metric as pages show it: "per" -> "PER", "test/slot_f1" -> "slot f1", "accuracy" -> "accuracy"."""
     name = name.rsplit("/", 1)[-1]
     return name.upper() if len(name) <= 4 else name.replace("_", " ")
 
 
-def metric_label(cards: Sequence[ResultCard]) -> str:
-    """The metric of one task with unit and direction, such as "PER % ↓"; empty without cards."""
-    if not cards:
-        return ""
-    metric: MetricValue = cards[0].main
-    # A no-break space keeps the arrow beside its unit in a narrow column.
-    measure = "\u00a0".join(filter(None, [metric["unit"], ARROWS[metric["better"]]]))
-    return f"{metric_title(cards[0].headline)} {measure}"
-
-
-def shown(value: float) -> str:
-    """A figure at the precision at which figures are compared."""
-    return f"{value:.{SHOWN_DECIMALS}f}"
-
-
-def _test_sizes(cards: Sequence[ResultCard]) -> str:
-    # Upstreams scored on different test sets cannot be compared; showing both numbers makes that visible.
-    return " / ".join(f"{count:,}" for count in dict.fromkeys(card.corpus["utterances"] for card in cards)) or MISSING
+def duration(seconds: float) -> str:
+    """Seconds in readable units: "0.4 s", "42 s", "5 min 03 s", "24 h 10 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _html_row(row: Sequence[Cell]) -> str:

@@ -1,4 +1,4 @@
-"""How figures look, and how a figure becomes a PNG or an SVG that follows the colours of its page."""
+"""Look of the figures (matplotlib settings and colours), and their output as PNG or as SVG in the page's colours."""
 
 import re
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ _RC = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draws with the house style inside the `with` block and leaves matplotlib's settings alone outside it."""
+    """Use the settings of our figures inside a `with` block; matplotlib's own settings come back after it."""
     import matplotlib
 
     with matplotlib.rc_context(_RC):
@@ -60,7 +60,7 @@ def style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of the given size in inches, drawn without a display and unknown to pyplot."""
+    """Make an empty figure of a size in inches; it needs no display, and pyplot does not keep it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,19 +71,19 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save_png(figure: "Figure", path: Path) -> Path:
-    """Writes the figure at 160 dots per inch, on paper colour."""
+    """Write the figure at 160 dots per inch on the paper colour."""
     with style():
         figure.savefig(path, dpi=160, facecolor=PAPER)
     return path
 
 
 def to_svg(figure: "Figure", name: str, description: str) -> str:
-    """The figure as an `<svg>` element for inline use: transparent, in the page's colours and font, asking for nothing.
+    """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, without links.
 
     Args:
-        figure: any figure drawn in the house style.
-        name: unique on the page; it keeps the element ids of two figures apart.
-        description: what a screen reader says.
+        figure: drawn inside `style`.
+        name: unique on the page, so that the element ids of two figures differ.
+        description: text for screen readers.
     """
     import matplotlib
 
@@ -94,10 +94,10 @@ def to_svg(figure: "Figure", name: str, description: str) -> str:
         )
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    # Namespaces and metadata carry addresses; HTML needs neither, and a page without any is easy to check.
+    # HTML needs neither namespaces nor metadata; without them a test can check that the page has no address in it.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\s(?:xmlns(?::\w+)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
-    # matplotlib names every group ("axes_1", ...); names that nothing refers to would only collide between figures.
+    # matplotlib names every group ("axes_1", ...); drop names that nothing refers to, they collide between figures.
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r'\sid="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     for colour, variable in VARIABLES.items():
@@ -105,7 +105,7 @@ def to_svg(figure: "Figure", name: str, description: str) -> str:
     # The page's own font; matplotlib before 3.10 writes "font: 10px 'DejaVu Sans'" for size and family at once.
     svg = re.sub(r'font-family: [^;"]*', "font-family: var(--font)", svg)
     svg = re.sub(r'font: ([^;"]*?px) [^;"]*', r"font: \1 var(--font)", svg)
-    # A style sheet inside an inline drawing would apply to the whole page; the page sets the same for its drawings.
+    # A style sheet inside an inline SVG applies to the whole page; page.html holds the same rules for its drawings.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%"', svg, count=1)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

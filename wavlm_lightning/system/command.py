@@ -1,4 +1,4 @@
-"""Running a `wavlm` command as its own process, as a user would."""
+"""Runs a `wavlm` command in its own process, as a user would."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 
-# glibc gives freed large tensors back to the system at once; keeping them spares a page fault a page and step.
+# By default glibc returns freed large tensors to the system; keeping them saves a page fault per page and step.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 def wavlm(*arguments: Any) -> None:
-    """Print the command and run it; its bars are shown.
+    """Print the command and run it; its progress bars are shown.
 
     Args:
-        arguments: what follows `wavlm`, as strings or anything that becomes one.
+        arguments: arguments of `wavlm`, converted to strings.
 
     Raises:
-        UserError: it failed.
+        UserError: the command failed.
     """
     words = [str(argument) for argument in arguments]
     print(f"  $ wavlm {shlex.join(words)}", flush=True)
-    # In a group of its own, or the terminal's Ctrl-C would reach it beside ours, and a run takes the second for "at once".
+    # In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us, and training takes a
+    # second SIGINT as "stop at once".
     process = subprocess.Popen(
         [sys.executable, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ}, process_group=0
     )
-    with _passing_signals_to(process):
+    with _forward_signals(process):
         status = process.wait()
     if status:
-        raise UserError(f"`wavlm {shlex.join(words)}` ended with status {status}; the same command goes on from here")
+        raise UserError(f"`wavlm {shlex.join(words)}` ended with status {status}; the same command continues from here")
 
 
 @contextlib.contextmanager
-def _passing_signals_to(process: subprocess.Popen) -> Iterator[None]:
-    """Whoever stops us stops the process (and those that it has started): it may finish, and is never left behind."""
+def _forward_signals(process: subprocess.Popen) -> Iterator[None]:
+    """Forward SIGINT, SIGTERM and SIGHUP to the process group, so that it can save a checkpoint and is never orphaned."""
 
     def stop(number: int, _: Any) -> None:
         received.append(number)

@@ -1,10 +1,10 @@
-"""The one exception that reaches a user as a single sentence."""
+"""`UserError`: the exception that a user sees as a single sentence."""
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do about it.
+    """An error that the user can correct: the message says what is wrong, where, and what to do.
 
-    The `wavlm` command prints the message alone and exits with status 2; everything else keeps its traceback.
+    The `wavlm` command prints the message alone and exits with status 2; other exceptions keep their traceback.
 
     Example:
         >>> raise UserError("corpus.json not found in data/x; make the corpus with `wavlm prepare folder DIR --out data/x`")

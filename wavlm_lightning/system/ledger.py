@@ -1,4 +1,4 @@
-"""Which stages of a long road are done, so that the same command goes on where it stopped."""
+"""Remembers which stages of a long job are done, so that the same command continues where it stopped."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the road.
+    """A step of a long job.
 
     Attributes:
-        name: what messages and reports call it.
-        run: does it; may be called again after an interruption.
+        name: name in messages and reports.
+        run: runs the step; may be called again after an interruption.
     """
 
     name: str
@@ -26,15 +27,15 @@ class Stage:
 
 
 class Ledger:
-    """Which stages are done and how long they took, in a JSON file.
+    """A JSON file with the finished stages and the seconds that they took.
 
     Args:
         path: the file.
-        settings: what the stages depend on, JSON-like; a ledger with others is refused.
-        what: the kind of road, for messages.
+        settings: everything that the results depend on, as JSON values; they must equal those in the file.
+        what: name of the job for messages: "recipe", "demo".
 
     Raises:
-        UserError: the file is of a road with other settings.
+        UserError: the file was written with other settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], what: str) -> None:
@@ -56,12 +57,12 @@ class Ledger:
         return name in self.body["done"]
 
     def run(self, stage: Stage, number: int, of: int) -> None:
-        """Run a stage unless it is done; time counts even if it is interrupted."""
+        """Run a stage unless it is done. The time of an interrupted attempt counts, too."""
         if self.is_done(stage.name):
             print(f"[{number}/{of}] {stage.name}: done before, in {self.body['seconds'][stage.name]:.0f} s")
             return
         print(f"[{number}/{of}] {stage.name}", flush=True)
-        self._write()  # a stage that is killed must be known as one of ours, too
+        self._write()  # if the first stage is killed, the folder must still be recognised as ours
         begin = time.perf_counter()
         try:
             stage.run()
@@ -73,6 +74,4 @@ class Ledger:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.body, indent=1))
-        temporary.rename(self.path)
+        write_text(self.path, json.dumps(self.body, indent=1))

@@ -1,4 +1,7 @@
-"""Which name may have been meant: of an option, a class, a module or a configuration."""
+""" "Did you mean ...?": the nearest known name of an option, class, module or configuration file.
+
+`nearest` is the package's only comparison of names. Importing this module is cheap: the command's first error needs it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from wavlm_lightning.system.plugins import import_by_path
 from wavlm_lightning.system.shipped_configs import configs_folder
 
 OPTIONS = (
@@ -29,11 +33,11 @@ OPTIONS = (
     "verbose",
     "return_predictions",
 )
-"""Of `wavlm fit` and its kin, without what lies below them."""
+"""Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'NAME'?`, or nothing if no name is near.
+    """The end of an error message, `; did you mean 'NAME'?`; empty if no known name is similar.
 
     Example:
         >>> nearest("max_step", ["max_steps", "max_time"])
@@ -44,30 +48,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def of_option(path: str, owner: str | None) -> str:
-    """For an option that is not there.
+    """Hint for an unknown option.
 
     Args:
         path: such as `trainer.max_step`.
-        owner: dotted path of the class below whose key it stands; None at the top.
+        owner: dotted path of the class whose argument it would be; None for a top-level option.
     """
     names = path.split(".")
     if owner is None and names[0] == "trainer" and len(names) > 1:
         owner, names = "lightning.pytorch.Trainer", names[1:]
     if owner is None:
         return nearest(names[0], OPTIONS)
-    holder = _import(owner)
+    holder = import_by_path(owner)
     while names[0] in parameters(holder) and len(names) > 1:
         holder, names = _type_of(holder, names[0]), names[1:]
     return nearest(names[0], [*parameters(holder), "class_path", "init_args"])
 
 
 def of_class(name: str, known_classes: Sequence[type]) -> str:
-    """For a class given without its module."""
+    """Hint for an unknown class that is given without its module."""
     return nearest(name.rsplit(".", 1)[-1], [known.__name__ for known in known_classes])
 
 
 def of_module(name: str) -> str:
-    """For a module that cannot be found: of those beside it."""
+    """Hint for a module that cannot be found, among the modules of the same package."""
     package, _, last = name.rpartition(".")
     try:
         places = importlib.import_module(package).__path__ if package else None
@@ -77,16 +81,15 @@ def of_module(name: str) -> str:
 
 
 def of_attribute(module: str, name: str) -> str:
-    """For what a module does not have."""
+    """Hint for a missing attribute of an imported module."""
     return nearest(name, dir(sys.modules[module])) if module in sys.modules else ""
 
 
 def of_config(path: str) -> str:
-    """For a YAML that is not there: of those that we publish, and of those in its folder."""
+    """Hint for a missing YAML file, among the files of its folder and the shipped configurations."""
     given = Path(path)
-    beside = {file.name: str(file) for file in given.parent.glob("*.yaml")}
-    if near := difflib.get_close_matches(given.name, beside, n=1):
-        return f"; did you mean {near[0]!r}, which is there?"
+    if hint := nearest(given.name, [file.name for file in given.parent.glob("*.yaml")]):
+        return hint
     folder = configs_folder()
     ours = [file.relative_to(folder.parent).as_posix() for file in folder.rglob("*.yaml")]
     asked = "/".join(given.parts[given.parts.index("configs") :]) if "configs" in given.parts else given.name
@@ -94,7 +97,7 @@ def of_config(path: str) -> str:
 
 
 def known_classes() -> list[type]:
-    """Every class of ours, or derived from ours, that has been imported, and Lightning's callbacks and loggers."""
+    """Every imported class of ours or derived from ours, and Lightning's callbacks and loggers."""
     import lightning.pytorch as pl
     import torch
     from lightning.pytorch.loggers import Logger
@@ -111,20 +114,15 @@ def known_classes() -> list[type]:
     return known
 
 
-def _import(path: str) -> type | None:
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name, None)
-
-
 def parameters(holder: type | None) -> list[str]:
-    """Names of the arguments of a class, its bases' included."""
+    """Names of a class' constructor arguments, those of its bases included."""
     if holder is None:
         return []
     return [parameter for base in inspect.getmro(holder) for parameter in inspect.signature(base).parameters]
 
 
 def _type_of(holder: type | None, parameter: str) -> type | None:
-    """The class that an argument is annotated with."""
+    """The class in the annotation of a constructor argument."""
     for base in inspect.getmro(holder) if holder is not None else ():
         hint = typing.get_type_hints(inspect.getattr_static(base, "__init__")).get(parameter)
         for choice in (hint, *typing.get_args(hint)):

@@ -1,4 +1,4 @@
-"""How much memory a step adds at its peak."""
+"""Peak memory of a step, on the GPU or the CPU."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ GIB = 2**30
 
 
 def peak_added(step: Callable[[], object], device: str) -> float:
-    """Run a step and see by how much the memory in use rose at most.
+    """Run a step and measure by how much the memory in use rose at most.
 
-    On a GPU it is what PyTorch allocated there. On the CPU it is the resident memory of this process as Linux counts
-    it: right only in a process that has done nothing large before, whose freed memory would serve the step unseen.
+    On a GPU this is memory allocated by PyTorch. On the CPU it is the resident memory of this process as Linux counts
+    it, which is right only if the process did nothing large before: the step would reuse freed memory unnoticed.
 
     Args:
         step: what to run.
         device: `cpu` or `cuda`.
 
     Returns:
-        GiB, at least that of one page.
+        GiB, at least one memory page.
 
     Raises:
-        UserError: this system has no such count.
+        UserError: this system does not count peak memory.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -47,6 +47,6 @@ def peak_added(step: Callable[[], object], device: str) -> float:
 
 
 def _resident(name: str) -> int:
-    """A line of the process' status, in bytes."""
+    """A memory size in the process' status, bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

@@ -1,4 +1,7 @@
-"""Classes from outside the package: beside a YAML, in the working directory, or registered by an installed package."""
+"""Classes from outside the package: beside a YAML, in the working directory, or registered by an installed package.
+
+`import_by_path` is the package's only import by dotted path.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,12 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 
 CLASS_GROUPS = ("wavlm_lightning.tasks", "wavlm_lightning.upstreams", "wavlm_lightning.objectives")
-"""Entry-point groups of classes; an entry point has the name of its class, which can then be named without its module."""
+"""Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module."""
 CORPORA = "wavlm_lightning.corpora"
 """Entry-point group of corpus recipes, under any name."""
 
@@ -25,22 +27,22 @@ CONFIGS = ("-c", "--config", "--also")
 
 
 def config_paths(argv: Sequence[str]) -> list[Path]:
-    """The files after `-c`, `--config` and `--also` that are there."""
+    """The existing files among the values of `-c`, `--config` and `--also`."""
     given = [after for word, after in pairwise(argv) if word in CONFIGS]
     given += [word.partition("=")[2] for word in argv if word.partition("=")[0] in CONFIGS]
     return [path for path in map(Path, given) if path.is_file()]
 
 
 def make_importable(argv: Sequence[str]) -> None:
-    """Let a command find the classes that it and its YAML files name without a module or in a module beside the YAML.
+    """Make modules beside the YAML files importable, and import the registered classes that a command names.
 
-    A registered package is imported only if one of its names occurs.
+    A registered package is imported only if one of its names occurs in the options or in the YAML files.
 
     Args:
-        argv: of `wavlm fit` and its kin.
+        argv: options of `wavlm fit`, `validate`, `test` or `predict`.
 
     Raises:
-        UserError: a registered class that is asked for cannot be imported.
+        UserError: a registered class that is named cannot be imported.
     """
     paths = config_paths(argv)
     for folder in (str(path.resolve().parent) for path in paths):
@@ -55,23 +57,23 @@ def make_importable(argv: Sequence[str]) -> None:
             found = load(point)
             if not inspect.isclass(found) or found.__name__ != point.name:
                 raise UserError(
-                    f"entry point {point.name!r} of {point.group} is {point.value}; a registered class goes by the name "
-                    "of its class: mend the package's pyproject.toml"
+                    f"entry point {point.name!r} of {point.group} is {point.value}, but must have the name of its class; "
+                    "correct the package's pyproject.toml"
                 )
 
 
 def load(point: EntryPoint) -> Any:
-    """What an entry point names.
+    """Import what an entry point names.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: the import fails.
     """
     try:
         return point.load()
     except (ImportError, AttributeError) as error:
         package = point.dist.name if point.dist else point.module
         raise UserError(
-            f"{point.name!r} is registered by {package} as {point.value}, which fails ({error}); mend or remove it"
+            f"{point.name!r} is registered by {package} as {point.value}, which fails ({error}); fix or remove that package"
         ) from error
 
 
@@ -81,7 +83,7 @@ def registered_corpora() -> dict[str, EntryPoint]:
 
 
 def is_dotted(name: str) -> bool:
-    """Whether it may be the path of a module or of what is in one.
+    """Whether a name has the form of a dotted path of a module or class.
 
     Example:
         >>> is_dotted("my_corpus.MyCorpus"), is_dotted("../corpus")
@@ -91,30 +93,47 @@ def is_dotted(name: str) -> bool:
 
 
 def find_recipe(name: str) -> Any:
-    """A corpus recipe by the dotted path of a module or class that has `HELP`, `add_arguments` and `plan`.
+    """A corpus recipe by dotted path: a module or class with `HELP`, `add_arguments` and `plan`.
 
     Raises:
-        UserError: there is none.
+        UserError: nothing is found there, or it lacks one of the three.
     """
-    found = _import(name)
-    lacks = [part for part in ("HELP", "add_arguments", "plan") if not hasattr(found, part)]
-    if lacks:
-        raise UserError(f"{name} is no corpus recipe: it has no {', '.join(lacks)}; see `wavlm new corpus NAME`")
+    found = import_by_path(name)
+    missing = [part for part in ("HELP", "add_arguments", "plan") if not hasattr(found, part)]
+    if missing:
+        raise UserError(f"{name} is not a corpus recipe: it lacks {', '.join(missing)}; see `wavlm new corpus NAME`")
     return found
 
 
-def _import(name: str) -> ModuleType | type:
-    """A module, or what is in one."""
-    for module, attribute in ((name, ""), name.rpartition(".")[::2]):
+def import_by_path(path: str) -> Any:
+    """Import a module, or an attribute of a module, by its dotted path.
+
+    Args:
+        path: such as `my_task` or `my_task.MyTask`.
+
+    Raises:
+        UserError: there is no such module or attribute.
+        ModuleNotFoundError: the module exists and imports one that does not.
+
+    Example:
+        >>> import_by_path("math.pi")
+        3.141592653589793
+    """
+    parent, _, attribute = path.rpartition(".")
+    for module, name in ((path, ""), (parent, attribute)):
+        if not module:
+            continue
         try:
-            found = importlib.import_module(module) if module else None
+            found = importlib.import_module(module)
         except ModuleNotFoundError as error:
-            # Otherwise the user's own module is there, and what it imports is not: that deserves its traceback.
+            # Only a missing part of the path itself is the user's typo; what the module imports needs its traceback.
             if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
                 raise
             continue
-        if found is not None and (not attribute or hasattr(found, attribute)):
-            return getattr(found, attribute) if attribute else found
+        if not name:
+            return found
+        if hasattr(found, name):
+            return getattr(found, name)
     raise UserError(
-        f"{name}: no such module or class; it is looked for in the working directory and in what is installed"
+        f"{path}: no such module or class; it is looked for in the working directory and in what is installed"
     )

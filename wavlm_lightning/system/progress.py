@@ -1,4 +1,4 @@
-"""One look for all progress bars."""
+"""Progress bars with the same look everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def progress_bar(**arguments: Any) -> tqdm:
-    """A tqdm bar on standard error; where that is no terminal (a log file), it speaks every 10 seconds at most.
+    """A tqdm bar on standard error; if that is a file instead of a terminal, updated every 10 seconds at most.
 
     Args:
         arguments: as tqdm takes them (`total`, `desc`, `unit`, ...).

@@ -1,4 +1,4 @@
-"""Where the published configurations lie, in a clone and in an installed package."""
+"""Location of the shipped configurations, in a checkout and in an installed package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wavlm_lightning.system.errors import UserError
 
 
 def configs_folder() -> Path:
-    """The folder `configs`: beside the package in a clone, inside it in a wheel.
+    """The folder `configs`: beside the package in a checkout, inside it in a wheel.
 
     Raises:
         UserError: it is in neither place.
@@ -21,7 +21,7 @@ def configs_folder() -> Path:
 
 
 def resolve_config(argument: str) -> str:
-    """Let `-c configs/...` work from any folder: a path that is not there is looked up in `configs_folder`."""
+    """Make `-c configs/...` work from any directory: a missing path is looked up in `configs_folder`."""
     if argument.startswith("configs/") and argument.endswith(".yaml") and not Path(argument).exists():
         path = configs_folder().parent / argument
         return str(path) if path.exists() else argument

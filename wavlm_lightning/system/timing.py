@@ -1,4 +1,4 @@
-"""Timing that can be compared on a machine which others use, too: variants take turns, and only ratios are trusted."""
+"""Compare the speed of variants on a shared machine: they take turns, and ratios within a round are compared."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Rounds:
         return statistics.median(self.seconds[variant])
 
     def fastest(self, variant: str) -> float:
-        """Seconds of the fastest round: what disturbs a run only ever adds time."""
+        """Seconds of the fastest round, since disturbances only ever add time."""
         return min(self.seconds[variant])
 
     def ratio(self, variant: str, reference: str) -> float:
-        """How many times faster than `reference`: the median over the rounds of the ratio within a round."""
+        """Speed relative to `reference`: the median over rounds of the ratio within a round."""
         pairs = zip(self.seconds[reference], self.seconds[variant], strict=False)
         return statistics.median(theirs / ours for theirs, ours in pairs)
 
     def fastest_ratio(self, variant: str, reference: str) -> float:
-        """How many times faster than `reference`: fastest round against fastest round."""
+        """Speed relative to `reference`: fastest round against fastest round."""
         return self.fastest(reference) / self.fastest(variant)
 
     def best(self, variants: list[str]) -> str:
-        """The one with the least median time."""
+        """The variant with the smallest median time."""
         return min(variants, key=self.median)
 
 
@@ -50,13 +50,13 @@ def time_side_by_side(
     clock: str = "wall",
     tick: Callable[[], object] = lambda: None,
 ) -> Rounds:
-    """Run variants in turns, each round in another order, after one round that is not counted.
+    """Run variants in turns, each round in another order, after an uncounted warm-up round.
 
     Args:
-        variants: by name, what to time.
-        rounds: how often; half a dozen on a quiet machine, more on a busy one.
-        clock: `wall`, or `processor` for the processor time of this process: with one thread it does not mind who else
-            uses the machine.
+        variants: functions to time, by name.
+        rounds: half a dozen on a quiet machine, more on a busy one.
+        clock: `wall`, or `processor` for the processor time of this process, which with one thread does not depend on
+            other users of the machine.
         tick: called after each run, for a progress bar.
 
     Returns:
@@ -77,6 +77,6 @@ def time_side_by_side(
 
 
 def wait_for_gpu() -> None:
-    """Let the GPU finish what it was given, so that a clock tells the truth; nothing without one."""
+    """Wait until the GPU has finished its work, so that timings include it; does nothing without a GPU."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()

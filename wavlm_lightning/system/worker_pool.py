@@ -1,4 +1,8 @@
-"""Processes that train, some at a time, each with its share of cores, its GPU and its log."""
+"""Process pools: `worker_pool` for training runs, `in_order` for many small tasks such as the shards of a corpus.
+
+Torch is imported inside the functions: a child process imports this module first, and must set its number of threads and
+its GPU before torch starts.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +10,65 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any, TypeVar
 
 from wavlm_lightning.system.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Worker = Callable[[Item], Result]
+Opener = Callable[[str | None], Worker]
 
 
 @contextlib.contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes; if the block is left by an error they are told to end, which training does after an update.
+    """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
+
+    If the block raises, the processes get SIGTERM, on which training saves a checkpoint and ends after the update.
 
     Args:
-        processes: how many; they share the cores (two runs of one thread do more work than one of two), and take the
-            GPUs in turn.
+        processes: how many; GPUs are dealt to them in turn.
 
     Raises:
         UserError: one of them was killed.
     """
     context = get_context("spawn")
-    devices = context.SimpleQueue()
+    devices: SimpleQueue[str | None] = context.SimpleQueue()
     for number in range(processes):
-        devices.put(_device(number))
+        devices.put(_visible_gpu(number))
     threads = max(1, (os.cpu_count() or 1) // processes)
-    with ProcessPoolExecutor(processes, context, initializer=_settle_in, initargs=(threads, devices)) as pool:
+    with ProcessPoolExecutor(processes, context, initializer=_begin_training, initargs=(threads, devices)) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
             raise UserError(
-                "a process of the runs was killed, for want of memory perhaps; what is done is kept, so run the same "
-                "command again, with fewer at a time"
+                "a process of the runs was killed, perhaps because memory ran out; finished work is kept, so run the same "
+                "command again, with fewer runs at a time"
             ) from error
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def default_jobs() -> int:
+    """How many runs to train at a time: one per GPU, or one per core on a machine without GPUs.
+
+    Two runs of one thread each do more work on two cores than one run of two threads.
+    """
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -66,8 +90,79 @@ def output_to(path: Path) -> Iterator[None]:
                 os.close(saved)
 
 
-def _device(number: int) -> str | None:
-    """The GPU of a worker, as CUDA_VISIBLE_DEVICES names it; None without GPUs."""
+def in_order(
+    open_worker: Opener, tasks: Sequence[Item], jobs: int, one_thread_each: bool = True, option: str = "--jobs"
+) -> Generator[Any, None, None]:
+    """The results of tasks in the order of the tasks, computed by several processes.
+
+    When the first task raises, or the iterator is closed, the processes that are still at work end at once; they also
+    end when this process is killed.
+
+    Args:
+        open_worker: called once in each process with its device (None: the default one); returns the function that
+            does a task. With several jobs it must be picklable.
+        tasks: small descriptions of the work.
+        jobs: processes; with one, everything happens in this process.
+        one_thread_each: compute in one thread per process, see `one_thread`.
+        option: the command's option that sets `jobs`, for the message.
+
+    Raises:
+        UserError: a process was killed. Exceptions of a task are passed on.
+    """
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        with one_thread() if one_thread_each else contextlib.nullcontext():
+            worker = open_worker(_cuda_device(0, 1)) if tasks else None
+            for task in tasks:
+                yield worker(task)  # type: ignore[misc]
+        return
+    context = get_context("spawn")  # a forked process cannot use CUDA, and may inherit a lock that is never released
+    devices: SimpleQueue[str | None] = context.SimpleQueue()
+    for number in range(jobs):
+        devices.put(_cuda_device(number, jobs))
+    ended, alive = context.Pipe(duplex=False)
+    with contextlib.closing(ended), contextlib.closing(alive):
+        pool = ProcessPoolExecutor(jobs, context, _begin_tasks, (open_worker, devices, ended, one_thread_each))
+        try:
+            # A few tasks ahead, not all of them: results wait in memory until it is their turn.
+            waiting: deque[Future] = deque()
+            for task in tasks:
+                waiting.append(pool.submit(_do, task))
+                if len(waiting) >= 2 * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {jobs} processes was killed, perhaps because memory ran out; run the same command again, it "
+                f"continues where it stopped; with a smaller {option} it needs less memory"
+            ) from error
+        finally:
+            alive.close()  # the children notice it and end
+            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, so that results do not depend on the number of cores.
+
+    How many threads share a sum changes its last bits, which now and then changes a label. More threads would not help
+    either: an utterance is short, and MFCCs take twice as long with two threads as with one.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _visible_gpu(number: int) -> str | None:
+    """The GPU of training process `number`, as CUDA_VISIBLE_DEVICES names it; None without GPUs."""
     import torch
 
     count = torch.cuda.device_count()
@@ -77,15 +172,53 @@ def _device(number: int) -> str | None:
     return named[number % count] if named else str(number % count)
 
 
-def _settle_in(threads: int, devices: SimpleQueue[str | None]) -> None:
-    # The terminal's Ctrl-C reaches this process, too: the first one ends it by SIGTERM, which Lightning obeys after a step.
+def _cuda_device(number: int, jobs: int) -> str | None:
+    """The GPU of process `number`; torchrun's ranks on this machine deal the GPUs among all of their processes."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return f"cuda:{(int(os.environ.get('LOCAL_RANK', '0')) * jobs + number) % torch.cuda.device_count()}"
+
+
+def _begin_training(threads: int, devices: SimpleQueue[str | None]) -> None:
+    # The terminal sends Ctrl-C to this process, too. The parent ends it by SIGTERM instead, which Lightning obeys after
+    # the update.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     device = devices.get()
-    if (
-        device is not None
-    ):  # before CUDA starts in this process; every run asks for "one device", which is then this one
+    if device is not None:  # set before CUDA starts: every run asks for "one device", which is then this one
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     import torch
 
     torch.set_num_threads(threads)
+
+
+_worker: Worker | None = None
+
+
+def _begin_tasks(
+    open_worker: Opener, devices: SimpleQueue[str | None], ended: Connection, one_thread_each: bool
+) -> None:
+    global _worker
+
+    def end_with_parent() -> None:
+        # The parent never sends anything: this returns when it closes the pipe or dies.
+        with contextlib.suppress(EOFError, OSError):
+            ended.recv()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes; only the parent reacts
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if one_thread_each:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        torch.set_num_threads(1)
+        threadpool_limits(1)
+    _worker = open_worker(devices.get())
+
+
+def _do(task: Any) -> Any:
+    assert _worker is not None
+    return _worker(task)

@@ -1,4 +1,17 @@
-"""Downstream tasks: one file, one task, one LightningModule."""
+"""Downstream tasks: LightningModules that put a head on an upstream, one file per task.
+
+Reading order:
+
+1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
+2. `data`, `utterances`, `partly_cached`: `TaskData`, which makes the batches, from audio or from cached features.
+3. `classification`, `ctc`: what tasks of one kind share.
+4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`.
+5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
+   `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
+
+Imports `encoder`, `audio`, `metrics`, `augment`, `system`, `data`, `upstreams` and `training`, never `pretraining`.
+Tests: `tests/tasks/`.
+"""
 
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification

@@ -1,4 +1,4 @@
-"""What all tasks share: a frozen upstream, the weighted sum, training, scoring, head-only checkpoints."""
+"""The base class of all downstream tasks: upstream, weighted sum, training, evaluation, prediction."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
@@ -23,27 +24,27 @@ Protocol = Literal["superb", "fixed"]
 
 
 class Task(HeadCheckpoint):
-    """A head on an upstream (SUPERB, arXiv 2105.01051).
+    """A downstream task: a LightningModule with a head on an upstream (SUPERB, arXiv 2105.01051).
 
-    A subclass declares the class attributes and writes a few short methods: which labels there are, how a target is
-    read from an utterance's metadata, the head, its outputs, the loss, the metric, and what a prediction looks like.
-    Everything else is here.
+    A subclass declares the class attributes and implements a few short methods: the label inventory, how a target is
+    read from an utterance's metadata, the head, its outputs, the loss, the metric, and the printable prediction. This
+    class does the rest.
 
     Args:
         upstream: where features come from; frozen unless it says otherwise.
-        learning_rate: of Adam; the one thing SUPERB tunes.
+        learning_rate: of Adam; the only hyperparameter that SUPERB tunes.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
         seed: of the head's initial weights.
-        protocol: where s3prl, whose code made the published numbers, departs from good practice in a way that moves
-            the score, `superb` does as it does and `fixed` does it right; each task says what that means for it.
+        protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
+            in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
 
     Attributes:
         name: SUPERB's abbreviation.
         metric: name of the headline metric.
         better: `lower` or `higher`.
         others: further metrics that `build_metric` computes, and their direction.
-        cache_level: what a feature cache may keep: `utterance` if nothing nonlinear comes before a mean over time,
-            `frame` if every frame is needed but inputs are never augmented, None if neither.
+        cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
+            over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
 
     Example:
         >>> task = KeywordSpotting(upstream=Fbank(cmvn=False), learning_rate=1e-3)
@@ -74,26 +75,26 @@ class Task(HeadCheckpoint):
         self.trained: dict[str, Any] = {}
         self.details: dict[str, Any] = {}
         self.skipped_updates = 0
-        # The upstream is not in the checkpoint of a head: `load_state_dict` checks that nothing else is missing.
+        # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
-    # What a subclass writes.
+    # A subclass implements these methods.
 
     @abstractmethod
     def read_labels(self, corpus: Corpus) -> Any:
-        """The label inventory, JSON-like; it is kept in the checkpoint."""
+        """The label inventory, JSON-like; it is stored in the checkpoint."""
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance, int64 `()`, `(labels,)` or `(frames, classes)`, from metadata and `self.labels`."""
+        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`."""
 
     @abstractmethod
     def build_head(self, dim: int) -> None:
-        """Make the layers on top of features `(batch, frames, dim)`; `self.labels` is set."""
+        """Create the layers that read features `(batch, frames, dim)`; `self.labels` is already set."""
 
     @abstractmethod
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """What the head says, logits as a rule, from the weighted sum `(batch, frames, dim)` and valid frames `(batch,)`."""
+        """Outputs of the head, usually logits, from the weighted sum `(batch, frames, dim)` and valid frames `(batch,)`."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
@@ -101,20 +102,20 @@ class Task(HeadCheckpoint):
 
     @abstractmethod
     def build_metric(self) -> Metric:
-        """A fresh torchmetrics metric; `compute` gives the headline value, or all values by name, as fractions."""
+        """A new torchmetrics metric; `compute` returns the headline value, or all values by name, as fractions."""
 
     @abstractmethod
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch to the metric."""
+        """Add the outputs of a batch to the metric."""
 
     @abstractmethod
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """What the head says of each utterance of a batch, JSON-like: a transcript, a label and its score, turns, ..."""
+        """JSON-like predictions, one for each utterance of a batch: a transcript, a label with its score, turns, ..."""
 
-    # What a subclass may write.
+    # A subclass may override these methods.
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        """The target of a stretch of an utterance, for training crops; frame labels are cut along.
+        """The target that belongs to a crop of an utterance; tasks with frame labels cut them to the same stretch.
 
         Args:
             target: of the whole utterance.
@@ -124,39 +125,40 @@ class Task(HeadCheckpoint):
         return target
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """Values by name, as fractions, at the end of an evaluation."""
+        """Metric values by name, as fractions, at the end of a validation or test epoch."""
         values = metric.compute()
         return values if isinstance(values, dict) else {self.metric: values}
 
     def selection_split(self, valid: str, test: str) -> str:
-        """The split on which the best checkpoint is chosen."""
+        """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
 
     # Construction.
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """Metric and direction by which the best checkpoint is chosen."""
+        """The logged value that selects the best checkpoint, and `min` or `max`."""
         return f"valid/{self.metric}", "min" if self.better == "lower" else "max"
 
     def configure_model(self) -> None:
-        """Build the head for the corpus at hand; without a trainer the checkpoint that is being loaded builds it."""
+        """Build the head for the trainer's corpus. Without a trainer, the checkpoint being loaded builds it."""
         if self._trainer is not None:
             self.build(self.read_labels(self.trainer.datamodule.corpus))
 
     def build(self, labels: Any) -> None:
-        """Make head and metrics for a label inventory; once made, only the same inventory is accepted.
+        """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for.
 
         Raises:
-            UserError: another inventory than the head was made for.
+            UserError: the head was built for another inventory.
         """
         if self.labels is not None:
             if self.labels != labels:
                 raise UserError(
-                    f"{self.name}: the checkpoint's labels are not the corpus' labels; train the head again"
+                    f"{self.name}: the checkpoint's labels differ from the corpus' labels; train the head again"
                 )
             return
         self.labels = labels
+        # A random stream of its own: initial weights depend on the seed alone, not on earlier draws.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.build_head(self.upstream.dim)
@@ -164,79 +166,75 @@ class Task(HeadCheckpoint):
 
     @property
     def chance(self) -> float | None:
-        """What guessing scores on the headline metric, as a fraction; None where that has no simple answer."""
+        """The headline metric of random guessing, as a fraction; None where it has no simple closed form."""
         return None
 
     # Steps.
 
     def upstream_layers(self, inputs: Any) -> Layers:
-        """Waveforms or cached layers to layers."""
+        """`Layers` from waveforms, or the cached ones unchanged."""
         return inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        """Waveforms or cached layers to (logits, valid frames `(batch,)`)."""
+        """Outputs of the head and valid frames `(batch,)`, from waveforms or cached layers."""
         layers = self.upstream_layers(inputs)
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Let dropout and masks depend on the seed and the place in the run alone, so that a resumed run draws the same."""
+        # Dropout and masks depend on the seed and the number of the batch alone, so that a resumed run draws the same.
         place = [self.seed, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
         outputs, lengths = self(batch.inputs)
         loss = self.loss(outputs, lengths, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.keys))
         return loss
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
-        """Loss and metric of a batch."""
+        """Add a batch of validation or test to the mean loss and the metric."""
         outputs, lengths = self(batch.inputs)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
 
     def add_means(self, name: str) -> None:
-        """Prepare a figure for `log_mean`, in `__init__`: Lightning looks for metrics only once."""
+        """Register a quantity for `log_mean`. Call it in `__init__`: Lightning collects metrics only once."""
         self.means.update({f"{stage}/{name}": MeanMetric() for stage in ("valid", "test")})
 
     def log_mean(self, stage: Literal["valid", "test"], name: str, value: Tensor, weight: int | Tensor) -> None:
-        """Log the mean of a figure over the batches of all ranks.
+        """Log the mean of a quantity over the batches of all ranks.
 
-        Lightning's own mean over ranks rounds the mean weight down: with 5 utterances here and 4 there it is 12 % off.
+        Lightning's own mean over ranks rounds the mean weight down; with 5 utterances on one rank and 4 on the other it is
+        12 % off.
 
         Args:
             stage: `valid` or `test`.
-            name: of the figure, one of `add_means`.
-            value: of a batch, a scalar.
-            weight: what the batch counts, its utterances or frames.
+            name: registered with `add_means`.
+            value: of one batch, a scalar.
+            weight: of the batch: its number of utterances or frames.
         """
         mean = self.means[f"{stage}/{name}"]
         mean.update(value, weight)
         self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Score a batch."""
         self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics."""
         for name, value in self.score(self.valid_metric, "valid").items():
             self.log(f"valid/{name}", value, prog_bar=name == self.metric, sync_dist=True)
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Score a batch."""
         self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics."""
         for name, value in self.score(self.test_metric, "test").items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        """What the head says of a batch, in numbers and in words."""
+        """Raw outputs and JSON-serialisable predictions of a batch."""
         outputs, lengths = self(batch.inputs)
         return {
             "keys": batch.keys,
@@ -246,14 +244,12 @@ class Task(HeadCheckpoint):
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant rate, as all trained SUPERB tasks of this kind."""
+        """Adam at a constant rate, as in s3prl's configurations of these tasks."""
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out an update whose gradient is not finite, as s3prl does; one would spoil all that follow."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        if gradients and not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        # As s3prl does: an update whose gradient is not finite would make every weight NaN.
+        _, finite = drop_gradient_unless_finite(self.parameters())
+        if not finite:
             self.skipped_updates += 1
             self.log("train/skipped_updates", float(self.skipped_updates))
-            for parameter in self.parameters():
-                parameter.grad = None

@@ -1,4 +1,4 @@
-"""Checkpoints that hold a head and no frozen upstream, and know where they belong."""
+"""Checkpoints that hold the head without its frozen upstream, and the upstream's fingerprint to check on loading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 
 PROCESSING = ("gain_db", "trim")
-"""What a corpus' recipe may have done to its audio, by the names it has in `corpus.json`."""
+"""Keys of `corpus.json` under which a corpus recipe records what it did to the audio."""
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -28,18 +28,19 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     @abstractmethod
     def build(self, labels: Any) -> None:
-        """Make the head for a label inventory."""
+        """Create the head for a label inventory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen upstream; keep its fingerprint, the labels and how the head was trained."""
+        """Drop the frozen upstream; add its fingerprint, the labels and how the head was trained."""
         if self.upstream.frozen:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
         metric, mode = self.monitor
-        value = self.trainer.callback_metrics.get(metric)
+        value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
             "name": self.name,
             "labels": self.labels,
+            # A trained upstream is part of the state dict, so its initial weights need not match on loading.
             "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
@@ -56,7 +57,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         return {name: source[name] for name in PROCESSING if name in source}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the head and make sure it belongs on this upstream.
+        """Build the head, after checking that it belongs to this task, upstream and protocol.
 
         Raises:
             UserError: the checkpoint is of another task, or was trained on another upstream or by another protocol.
@@ -69,11 +70,12 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
-                "name the same model.upstream as in training"
+                "set model.upstream to the one used in training"
             )
         if kept["protocol"] != self.protocol:
             raise UserError(
-                f"this {self.name} head was trained with protocol: {kept['protocol']}; say the same in model.protocol"
+                f"this {self.name} head was trained with protocol: {kept['protocol']}; "
+                "set model.protocol to the same value"
             )
         self.build(kept["labels"])
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
@@ -82,10 +84,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Load a head; only parameters of a frozen upstream may be missing.
 
         Raises:
-            UserError: anything else is missing or unknown.
+            UserError: other parameters are missing or unknown.
         """
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        allowed = "upstream." if self.upstream.frozen else "\0"
+        allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
         if wrong:
             raise UserError(f"{self.name}: the checkpoint does not fit the head ({', '.join(wrong[:3])}, ...)")

@@ -1,4 +1,4 @@
-"""The head that KS, SID, IC and ER share: linear, mean over time, linear."""
+"""Utterance classification, the head of KS, SID, IC and ER: linear, mean over time, linear."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Protocol, Task
+from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams import Upstream
 
 
 class UtteranceClassification(Task):
-    """One class an utterance: Linear(dim, 256), mean over valid frames, Linear(256, classes), cross-entropy.
+    """One class for each utterance: Linear(dim, 256), mean over valid frames, Linear(256, classes), cross-entropy.
 
-    There is no activation in between, so the mean commutes with the first layer and features may be cached as means.
+    No activation lies between the layers, so the mean commutes with the first one and a cache may store means of features.
     Source: s3prl `downstream/model.py::UtteranceLevel`.
 
-    A subclass says where the classes stand in the corpus (`inventory`) and in the metadata (`field`).
+    A subclass names the corpus inventory that lists the classes (`inventory`) and the metadata key (`field`).
 
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
         hidden: width between the two layers; 256 in SUPERB.
-        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
-        protocol: see `Task`.
+        settings: see `Task`: normalize, seed, protocol.
     """
 
     metric = "accuracy"
@@ -45,47 +43,43 @@ class UtteranceClassification(Task):
         upstream: Upstream,
         learning_rate: float = 1e-4,
         hidden: int = 256,
-        normalize: bool = False,
-        seed: int = 1337,
-        protocol: Protocol = "superb",
+        **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        super().__init__(upstream, learning_rate, **settings)
         self.hidden = hidden
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """Names of the classes."""
         return list(corpus.inventory(self.inventory))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """The class of an utterance, int64 `()`.
 
         Raises:
-            UserError: the utterance has no such label, or one that the inventory lacks.
+            UserError: the utterance has no label, or one that the inventory lacks.
         """
         label = meta.get(self.field)
         if label not in self.labels:
             raise UserError(
-                f"{self.name}: an utterance has {self.field} {label!r}, which is none of the corpus' {self.inventory}"
+                f"{self.name}: an utterance has {self.field} {label!r}, which is not among the corpus' {self.inventory}"
             )
         return torch.tensor(self.labels.index(label))
 
     @property
     def classes(self) -> int:
-        """Logits."""
+        """Number of logits."""
         return len(self.labels)
 
     @property
     def chance(self) -> float:
-        """One over the classes."""
         return 1 / len(self.labels)
 
     def build_head(self, dim: int) -> None:
-        """Two linear layers."""
         self.projector = nn.Linear(dim, self.hidden)
         self.classifier = nn.Linear(self.hidden, self.classes)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, classes)`."""
+        # Mask after the projection, whose bias makes padded frames non-zero.
         projected = self.projector(features)
         valid = (~padding_mask(lengths, features.shape[1]))[:, :, None]
         return self.classifier((projected * valid).sum(1) / lengths[:, None])
@@ -95,15 +89,14 @@ class UtteranceClassification(Task):
         return nn.functional.cross_entropy(outputs.float(), targets.values)
 
     def build_metric(self) -> Metric:
-        """Share of utterances whose class is right."""
+        """Accuracy: the share of utterances whose class is right."""
         return MulticlassAccuracy(num_classes=self.classes, average="micro")
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch."""
         metric.update(outputs.argmax(1), batch.targets.values)
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The likeliest class and its probability."""
+        """The most probable class and its probability."""
         best = outputs.float().softmax(1).max(1)
         rows = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         return [{self.field: self.labels[place], "probability": round(value, 4)} for value, place in rows]

@@ -1,4 +1,4 @@
-"""What PR, ASR and SF share: a label a frame or none, trained with connectionist temporal classification."""
+"""Tasks trained with connectionist temporal classification (PR, ASR, SF): the loss and greedy decoding."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.tasks.base import Direction, Task
 
 BLANK = 0
-"""The first label stands for "nothing here"."""
+"""Index of the CTC blank."""
 
 
 class CtcTask(Task):
-    """A sequence of labels an utterance (Graves et al. 2006); index 0 is the blank. See `Task` for the arguments.
+    """A sequence of labels for each utterance (Graves et al. 2006); index 0 is the blank. See `Task` for the arguments.
 
-    A subclass says what text a sequence of labels is (`spell`).
+    A subclass implements `spell`, which turns a sequence of labels into text.
     """
 
     better: ClassVar[Direction] = "lower"
@@ -27,17 +27,18 @@ class CtcTask(Task):
 
     @abstractmethod
     def spell(self, numbers: list[int]) -> str:
-        """The text of a sequence of labels without blanks and repeats."""
+        """The text of a sequence of labels from which blanks and repeats were removed."""
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """CTC, mean over utterances of the loss per label; impossible alignments count zero."""
+        """CTC loss per label, mean over utterances; an utterance with fewer frames than its labels need counts zero."""
+        # In fp32, also under bf16 autocast.
         log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
         return nn.functional.ctc_loss(
             log_probabilities, targets.values, lengths, targets.lengths, blank=BLANK, zero_infinity=True
         )
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
-        """Best label a frame, repeats merged, blanks dropped: one text an utterance.
+        """Greedy decoding: the best label of each frame, repeats merged, blanks dropped. Returns one text for each utterance.
 
         Args:
             outputs: logits `(batch, frames, labels)`.
@@ -48,10 +49,8 @@ class CtcTask(Task):
         return [self.spell([number for number in row if number != BLANK]) for row in merged]
 
     def references(self, targets: Targets) -> list[str]:
-        """The texts of a batch of targets."""
         rows = zip(targets.values, targets.lengths.tolist(), strict=True)
         return [self.spell(row[:length].tolist()) for row, length in rows]
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The transcript."""
         return [{"text": text} for text in self.decode(outputs, lengths)]

@@ -1,4 +1,4 @@
-"""Batches for downstream tasks, from audio or from a cache of what the frozen upstream made of it."""
+"""The Lightning data module of downstream tasks: batches from audio, or from a cache of the frozen upstream's features."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from wavlm_lightning.upstreams.cache import FeatureCache
 
 
 class TaskData(ResumableData):
-    """A corpus with train, valid and test splits, for any task, or for several at a time (`ManyHeads`).
+    """A corpus with train, valid and test splits, for any task, or for several heads at a time (`ManyHeads`).
 
-    A split may be several of the corpus' splits, joined by `+`.
+    A split may join several of the corpus' splits, separated by `+`.
 
     Args:
         corpus: a corpus folder.
-        batch_size: utterances a training batch; null for no such limit.
-        batch_seconds: audio a training batch, padding counted; null for no such limit.
-        eval_batch_seconds: audio a batch in validation and test.
+        batch_size: utterances in a training batch; null for no such limit.
+        batch_seconds: audio in a training batch, padding included; null for no such limit.
+        eval_batch_seconds: audio in a batch of validation and test.
         max_seconds: crop longer training utterances at random; null trains on whole ones.
         max_frames: the same in frames of the upstream.
         min_seconds: leave shorter utterances out of training.
@@ -46,7 +46,7 @@ class TaskData(ResumableData):
         balance: name of a metadata field: utterances are drawn with replacement so that its values are equally
             frequent in training (SUPERB's KS).
         cache: folder for the frozen upstream's features, or `auto` for the user's cache folder; null runs the upstream
-            at every step. Utterances that are cropped are not cached, their crops run through it each time.
+            at every step. Utterances that are cropped are not cached; the upstream runs over their crops in every epoch.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order and crops.
@@ -89,7 +89,6 @@ class TaskData(ResumableData):
 
     @property
     def corpus(self) -> Corpus:
-        """The opened corpus."""
         return Corpus.open(self.path)
 
     def _tasks(self) -> list[Task]:
@@ -97,26 +96,26 @@ class TaskData(ResumableData):
         return tasks_of(self.trainer.lightning_module)
 
     def _task(self) -> Task:
-        """The one that is asked for what all have in common: the upstream, and `decided_by`."""
+        """The first task. It answers for all where they must agree: the upstream and `batch_requirements`."""
         return self._tasks()[0]
 
     def setup(self, stage: str) -> None:
-        """Open the splits of a stage and, with a cache, run the upstream over what is new.
+        """Open the splits of a stage and, with a cache, compute the features that it lacks.
 
         Raises:
-            UserError: a split is missing, several tasks cannot share batches, or a task, the budget or the disk rules
-                the cache out.
+            UserError: a split is missing, several tasks cannot share batches, or the cache is ruled out by a task, its
+                budget or the disk.
         """
-        check_alike(self._tasks(), self.decided_by)
+        check_alike(self._tasks(), self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
         if self.cache_directory is not None:
             self._fill_cache()
 
-    def decided_by(self, task: Task) -> dict[str, Any]:
-        """What a task has a say in, by what it is called: tasks that differ here cannot share batches.
+    def batch_requirements(self, task: Task) -> dict[str, Any]:
+        """Settings that must agree for tasks to share batches, by the name that an error message gives them.
 
-        A subclass that asks tasks for more adds it.
+        A subclass that consults further settings of the task adds them.
         """
         split = task.selection_split(self.splits["valid"], self.splits["test"])
         return {"the split to validate on": split, "resampling in validation": self._resamples(task)}
@@ -132,7 +131,7 @@ class TaskData(ResumableData):
         return opened
 
     def _crop(self) -> float | None:
-        """Longest stretch of training, in seconds."""
+        """Longest training stretch in seconds, or None."""
         return self.max_seconds if self.max_frames is None else self.max_frames / self._task().upstream.frame_rate
 
     def _resamples(self, task: Task) -> bool:
@@ -149,33 +148,33 @@ class TaskData(ResumableData):
             longest = self._longest(name)
             need, missing = self.cache.check_budget(split.shards, longest)
             self._announce(split, longest, need, missing)
+            # Each rank computes its share of the shards, and all read the whole cache after the barrier.
             for shard in split.shards[trainer.global_rank :: trainer.world_size]:
                 self.cache.fill(shard, trainer.strategy.root_device, longest)
         trainer.strategy.barrier("feature cache")
 
     def _longest(self, name: str) -> int | None:
-        """Samples of the longest utterance of `train`, `valid` or `test` that is not cropped; None if none ever is."""
+        """Samples of the longest utterance of a split that is not cropped; None if the split is never cropped."""
         seconds = self._crop()
         cropped = name == "train" or (name == "valid" and self._resamples(self._task()))
         return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
 
     def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
-        """Say what the cache takes before it is made, and what it cannot hold."""
         assert self.cache is not None
         if missing:
             rank_zero_info(
-                f"cache: {split.name}: {need:.2g} GiB of features ({self.cache.level} level), of which {missing:.2g} GiB "
-                f"are computed now, in {self.cache.directory}"
+                f"cache: {split.name}: {need:.2g} GiB of features ({self.cache.level} level) in {self.cache.directory}, "
+                f"of which {missing:.2g} GiB are computed now"
             )
         longer = 0 if longest is None else int((split.samples > longest).sum())
         if longer:
             rank_zero_info(
-                f"cache: {split.name}: {longer} of {len(split)} utterances are longer than data.max_seconds or max_frames "
-                "and cropped anew each time, so the upstream runs over these at every step"
+                f"cache: {split.name}: {longer} of {len(split)} utterances are longer than data.max_seconds or max_frames and "
+                "cropped at random, so they are not cached and the upstream runs over them at every step"
             )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Run the upstream over what a cache could not hold, on the device."""
+        # The crops that a cache cannot hold pass through the upstream here, where they are already on the device.
         if not (isinstance(batch, TaskBatch) and isinstance(batch.inputs, PartlyCached)):
             return batch
         assert self.trainer is not None
@@ -186,9 +185,10 @@ class TaskData(ResumableData):
         split, trainer = self.opened[name], self.trainer
         limits: dict[str, Any] = {"batch_size": self.batch_size, "batch_seconds": self.batch_seconds}
         if not train:
+            # Whole utterances, so a batch must hold at least the longest one.
             longest = float(split.samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
-        # What is drawn with replacement in validation is cropped as in training.
+        # s3prl crops what it resamples in validation as it does in training.
         resampled = name == "valid" and self._resamples(self._task())
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
@@ -210,7 +210,7 @@ class TaskData(ResumableData):
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
 
     def layout(self) -> dict[str, Any]:
-        """Corpus and the arguments that shape training batches."""
+        """Corpus and the arguments that shape training batches; a resumed run must have the same."""
         batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
         batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
@@ -223,17 +223,13 @@ class TaskData(ResumableData):
         return 1.0 / counts[place]
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches."""
         return self._loader("train", train=True)
 
     def val_dataloader(self) -> DataLoader:
-        """Whole utterances, each once."""
         return self._loader("valid", train=False)
 
     def test_dataloader(self) -> DataLoader:
-        """Whole utterances, each once."""
         return self._loader("test", train=False)
 
     def predict_dataloader(self) -> DataLoader:
-        """The test split."""
         return self._loader("test", train=False)

@@ -1,4 +1,4 @@
-"""Batches of which some utterances come from a cache and the others, cropped anew each time, from the upstream."""
+"""Batches that mix cached features with random crops that must still pass through the upstream."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wavlm_lightning.upstreams.cache import Level, pooled
 
 @dataclass(frozen=True)
 class PartlyCached(Transferable):
-    """Inputs of a batch.
+    """Inputs of a batch of which some rows come from the feature cache.
 
     Attributes:
-        cached: of some rows, what the cache holds.
-        crops: of the others, the audio.
+        cached: cached layers of the rows `cached_rows`.
+        crops: audio of the rows `crop_rows`, which are cropped anew in every epoch.
         cached_rows: int64 `(cached,)`.
         crop_rows: int64 `(crops,)`.
         level: of the cache.
@@ -32,10 +32,11 @@ class PartlyCached(Transferable):
     level: Level
 
     def complete(self, upstream: Upstream) -> Layers:
-        """Run the upstream over the crops; its rows do not depend on each other, so this is as if all had run."""
+        """Run the upstream over the crops. An upstream's rows are independent, so this equals running the whole batch."""
         layers = upstream(self.crops.audio, self.crops.lengths)
         fresh, frames = layers.hidden, layers.lengths
         if self.level == "utterance":
+            # A cached mean is a sequence of one frame.
             fresh, frames = pooled(layers)[:, :, None], torch.ones_like(frames)
         kept = self.cached.hidden
         rows = kept.shape[1] + fresh.shape[1]

@@ -1,4 +1,4 @@
-"""Batches of labelled utterances: audio or cached features, and what is to be said of them."""
+"""The data set of a task: batches of labelled utterances as audio or cached features, with the targets of each task."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from wavlm_lightning.upstreams.cache import FeatureCache
 
 
 class LabelledUtterances(Dataset[TaskBatch]):
-    """Batches of a split; an item is a list of (number, seed of its crop) pairs, see `BatchPlan`.
+    """Batches of a split; an item is a list of (utterance number, seed of its crop) pairs, see `BatchPlan`.
 
     Args:
         split: where the utterances are.
-        tasks: each reads its targets; the first one's are the batch's `targets`, those of the rest its `others`.
-        max_seconds: crop longer ones at a random place; None for whole utterances.
+        tasks: each reads its own targets; those of the first become the batch's `targets`, the rest its `others`.
+        max_seconds: crop longer utterances at a random place; None for whole utterances.
         seed: of the crops.
-        cache: features instead of audio, but for what is cropped.
-        factor: on the samples of every waveform.
+        cache: read features from here instead of audio, except for utterances that are cropped.
+        factor: gain applied to every waveform, as a factor.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class LabelledUtterances(Dataset[TaskBatch]):
         self._targets: dict[int, tuple[Tensor, ...]] = {}
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
-        """Read a batch."""
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
         cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
@@ -59,18 +58,16 @@ class LabelledUtterances(Dataset[TaskBatch]):
     def _batch(
         self, keys: tuple[str, ...], inputs: Waveforms | Layers | PartlyCached, targets: Sequence[tuple[Tensor, ...]]
     ) -> TaskBatch:
-        """A batch from the targets of each utterance, one a task."""
         first, *others = (Targets.pad(of_task) for of_task in zip(*targets, strict=True))
         return TaskBatch(keys, inputs, first, dict(zip(self.names[1:], others, strict=True)))
 
     def _longer(self, number: int) -> bool:
-        """Whether an utterance is cropped, so that what a cache holds of it is of no use."""
+        """Whether an utterance is cropped, so that its cached features do not apply."""
         return self.max_samples is not None and bool(self.split.samples[number] > self.max_samples)
 
     def _from_cache(
         self, items: list[tuple[int, int]], cached_rows: list[int]
     ) -> tuple[Layers | PartlyCached, list[tuple[Tensor, ...]]]:
-        """Inputs and targets of a batch of which these rows are cached."""
         assert self.cache is not None
         layers = self.cache.layers([self.cache.read(*self.split.locate(items[row][0])) for row in cached_rows])
         targets = {row: self._target(items[row][0]) for row in cached_rows}
@@ -84,7 +81,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
         return inputs, [targets[row] for row in range(len(items))]
 
     def _target(self, number: int) -> tuple[Tensor, ...]:
-        """What each task reads."""
+        """The targets of an utterance, one for each task."""
         if number not in self._targets:
             shard, place = self.split.locate(number)
             meta = shard.meta(place)
@@ -96,6 +93,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
         samples, targets = shard.samples[place], self._target(number)
         if self.max_samples is None or samples <= self.max_samples:
             return shard.waveform(place) * np.float32(self.factor), targets
+        # Seeded by utterance and place in the run, so that workers, ranks and a resumed run crop alike.
         rng = np.random.default_rng([self.seed, seed, number])
         start = int(rng.integers(samples - self.max_samples + 1))
         waveform = shard.waveform(place, start, self.max_samples) * np.float32(self.factor)

@@ -1,1 +1,8 @@
-"""What pre-training and tasks share: learning-rate schedules and FSDP2."""
+"""What pre-training and tasks share as Lightning code; imports `encoder` and `system` only.
+
+- `optimizers`: parameter groups with and without weight decay, the guard against gradients that are not finite.
+- `schedules`: learning rate over steps.
+- `fsdp`: the strategy `fsdp2` and its sharded checkpoints.
+
+Tests: `tests/training`, `tests/pretraining/test_updates.py`.
+"""

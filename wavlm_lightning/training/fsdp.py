@@ -1,10 +1,8 @@
-"""FSDP2 for pre-training: every process keeps a share of each weight, its gradient and its moments."""
+"""The strategy `fsdp2` (PyTorch's `fully_shard`): every process keeps a shard of each weight, its gradient and its moments."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,29 +16,29 @@ from torch.distributed.checkpoint import CheckpointException
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import remove, replace_folder
 
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer
 
-OLD = ".old"
-"""Ends the name of the checkpoint before, while it makes room for a new one."""
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-"""What Lightning's launcher puts into the environment."""
+"""Environment variables that Lightning's launcher sets."""
 
 
 class FSDP2(ModelParallelStrategy):
     """Fully sharded data parallelism (PyTorch's `fully_shard`) over all processes; `trainer.strategy: fsdp2`.
 
-    Each transformer layer is gathered when it runs and freed afterwards; all else (convolutions, projections,
-    objectives) is gathered once a step, at the root, which is the whole module: a parameter outside it would be
-    averaged by nobody. With `bf16-mixed` the layers travel in bf16, and their gradients are summed in fp32.
+    Each transformer layer is gathered when it runs and freed afterwards. All other parameters (convolutions, projections,
+    objectives) are gathered once per step, at the root. The root is the whole LightningModule, because gradients of
+    parameters outside it would not be averaged. With `bf16-mixed` the layers are gathered in bf16, and their gradients
+    are summed in fp32.
 
-    A checkpoint is a folder with a file of each process, so all machines must see the same disk; it takes its name only
-    when it is whole. `wavlm export` and everything that reads encoders put it together.
+    A checkpoint is a folder with one file per process, so all machines must see the same disk; it gets its name only when
+    it is complete. `wavlm export` and everything else that reads encoders joins it.
 
     Args:
         save_distributed_checkpoint: false collects the weights on the first process and writes one file.
-        timeout_minutes: how long processes wait for one that has fallen silent before they stop.
+        timeout_minutes: how long processes wait for one that no longer answers before they stop.
         process_group_backend: `nccl` on GPUs and `gloo` on CPUs if left out.
 
     Example:
@@ -62,14 +60,14 @@ class FSDP2(ModelParallelStrategy):
         self._environment: dict[str, str] = {}
 
     def setup_environment(self) -> None:
-        """Let all processes share the data.
+        """Make all processes data parallel.
 
         Raises:
             UserError: a precision that needs a loss scale.
         """
         if self.precision_plugin.precision in ("16-mixed", "16-true"):
             raise UserError(
-                f"trainer.precision {self.precision_plugin.precision} does not go with trainer.strategy fsdp2; "
+                f"trainer.precision {self.precision_plugin.precision} does not work with trainer.strategy fsdp2; "
                 "use bf16-mixed, or strategy ddp"
             )
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -80,16 +78,16 @@ class FSDP2(ModelParallelStrategy):
         super()._configure_launcher()
 
     def setup(self, trainer: pl.Trainer) -> None:
-        """Validate without inference mode: weights gathered in it could not be trained with afterwards."""
+        # Weights gathered in inference mode could not be trained with afterwards.
         for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
             loop.inference_mode = False
         super().setup(trainer)
 
     def shard(self, module: pl.LightningModule, transformer: Transformer) -> None:
-        """Hand each process its share of every parameter of `module`; a second call does nothing.
+        """Give each process its shard of every parameter of `module`; a second call does nothing.
 
         Args:
-            module: everything that is trained; its steps count as forward passes.
+            module: everything that is trained; its training and validation steps count as forward passes.
             transformer: the stack inside it, whose layers are gathered one by one.
         """
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -97,7 +95,7 @@ class FSDP2(ModelParallelStrategy):
         if isinstance(module, FSDPModule):
             return
         mesh = self.device_mesh["data_parallel"]
-        # Autocast casts what goes in, as it does without sharding: the residual stream and the norms' sums stay in fp32.
+        # Inputs are cast by autocast, as without sharding: the residual stream and the sums of norms stay in fp32.
         plain = MixedPrecisionPolicy(cast_forward_inputs=False)
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         inside = MixedPrecisionPolicy(
@@ -105,49 +103,47 @@ class FSDP2(ModelParallelStrategy):
         )
         for layer in transformer.layers:
             table = getattr(layer.attention, "rel_attn_embed", None)
-            if table is not None:  # called before the stack, so it cannot wait for its layer
+            if table is not None:  # called before the stack, so its layer's gathering would come too late
                 fully_shard(table, mesh=mesh, mp_policy=plain)
             fully_shard(layer, mesh=mesh, mp_policy=inside)
         name = type(module).__name__
         fully_shard(module, mesh=mesh, mp_policy=plain)
-        type(module).__name__ = name  # a class made for it, which the progress bar need not show
+        type(
+            module
+        ).__name__ = name  # fully_shard makes a subclass FSDP..., which would show in the summary and in logs
         for step in ("training_step", "validation_step"):
             register_fsdp_forward_method(module, step)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write beside the old checkpoint, and replace it when all is written: a killed run keeps one that is whole.
+        """Write to a new folder and rename it when it is complete: a killed run keeps a complete checkpoint.
 
         Raises:
-            UserError: a disk does not take it.
+            UserError: a file could not be written.
         """
         path = Path(self.broadcast(filepath))
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        fresh, old = (path.with_name(path.name + ending) for ending in (".new", OLD))
+        fresh = path.with_name(f"{path.name}.new")
         if self.global_rank == 0:
-            _remove(fresh)
+            remove(fresh)
         self.barrier()
         try:
             super().save_checkpoint(checkpoint, fresh, storage_options)
-        except CheckpointException as error:  # all processes are told
+        except CheckpointException as error:  # raised in all processes
             raise UserError(not_written(path, _reason(error))) from error
-        except (OSError, RuntimeError) as error:  # the first one alone, which writes what is no tensor
+        except (OSError, RuntimeError) as error:  # raised in the first process only, which writes the non-tensor state
             if (reason := no_room(error)) is None:
                 raise
             raise UserError(not_written(path, reason)) from error
         if self.global_rank == 0:  # the index is written last, when the files of all processes are there
-            _remove(old)
-            if path.exists():
-                path.rename(old)
-            fresh.rename(path)
-            _remove(old)
+            replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a sharded checkpoint, or one file. Resume only what you have written: torch unpickles optimiser settings.
+        """Load a sharded checkpoint, or one file. Resume only trusted checkpoints: torch unpickles optimiser settings.
 
         Raises:
-            UserError: it is not whole, or does not fit.
+            UserError: the checkpoint is incomplete or does not fit the model.
         """
         path = Path(self.broadcast(checkpoint_path))
         try:
@@ -160,8 +156,8 @@ class FSDP2(ModelParallelStrategy):
             raise UserError(f"resume: {path} is cut short or of another model ({_reason(error)})") from error
 
     def teardown(self) -> None:
-        """Leave a process that was alone as it was, so that it can start others."""
         super().teardown()
+        # A single process gets its environment back, so that it can start others; of several, the launcher owns it.
         if self.world_size == 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
             for name in LAUNCHED:
@@ -170,48 +166,29 @@ class FSDP2(ModelParallelStrategy):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The value of a tensor that may be spread over processes; all of them must ask."""
+    """The full value of a tensor that may be sharded; all processes must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def finish_renaming(path: Path) -> None:
-    """Give a sharded checkpoint its name back, if a run was killed when the one before had just made room for it.
-
-    Args:
-        path: where the checkpoint ought to be.
-    """
-    old = path.with_name(path.name + OLD)
-    if old.exists() and not path.exists():
-        with contextlib.suppress(FileNotFoundError):  # another process has done it
-            old.rename(path)
-
-
 def no_room(error: BaseException) -> str | None:
-    """Why the disk did not take a file, if that is what an error says."""
+    """The reason why a file could not be written, if that is what an error is about; otherwise None."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    if "inline_container" in str(error):  # torch's writer, which hides what it met
+    if "inline_container" in str(error):  # raised by torch's zip writer, whose message does not name the cause
         before = error.__context__
-        return before.strerror if isinstance(before, OSError) and before.strerror else "the disk took no more"
+        return before.strerror if isinstance(before, OSError) and before.strerror else "no space left on the disk"
     return None
 
 
 def not_written(path: Path, reason: str) -> str:
-    """What to tell the user then."""
-    return f"{path}: not written ({reason}), the one before is whole; make room on that disk and go on with --ckpt_path last"
+    """The message for a checkpoint that could not be written."""
+    return f"{path}: not written ({reason}), the previous one is complete; free disk space and resume with --ckpt_path last"
 
 
 def _reason(error: CheckpointException) -> str:
-    """What went wrong in the first process in which something did, in a line."""
+    """The error of the first process that failed, in one line."""
     cause, _ = next(iter(error.failures.values()))
     return f"{type(cause).__name__} {cause}".splitlines()[0].strip()
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if "fsdp2" not in StrategyRegistry:

@@ -12,8 +12,8 @@ def learning_rate_factor(step: int, total: int, warmup: float, decay: Literal["l
     Args:
         step: updates made so far.
         total: updates of the whole run.
-        warmup: share of the run over which the rate climbs from zero (0.08 in HuBERT and WavLM).
-        decay: the way down to zero.
+        warmup: share of the run over which the rate rises from zero (0.08 in HuBERT and WavLM).
+        decay: shape of the decay to zero.
 
     Returns:
         Between 0 and 1.

@@ -1,4 +1,8 @@
-"""Anything that turns waveforms into `Layers`, and the weighted sum every head reads."""
+"""Upstreams: modules that turn waveforms into `Layers`, and the weighted sum of layers that heads read.
+
+Read `base` (the contract), `wavlm`, `waveform_encoder` with `huggingface`, `torchaudio_models` and `fairseq`, `spectral`,
+`specs` (names that users type), `weighted_sum`, `cache`. Imports `encoder`, `audio`, `system`. Tests: `tests/upstreams`.
+"""
 
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.chosen_layers import ChosenLayers

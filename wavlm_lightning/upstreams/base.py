@@ -1,4 +1,4 @@
-"""The contract between encoders and tasks."""
+"""`Upstream`: the contract between encoders and downstream tasks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from wavlm_lightning.encoder import Layers
 
 
 class Upstream(nn.Module, ABC):
-    """Turns waveforms into `Layers`; frozen unless said otherwise.
+    """Turns waveforms into `Layers`; frozen by default.
 
-    A subclass sets `label`, `dim`, `num_layers` and `frame_rate`, and writes `layers`. What it returns for an
-    utterance must not depend on the padding or on the other rows of the batch.
+    A subclass sets `label`, `dim`, `num_layers` and `frame_rate`, and implements `layers`. The output for an utterance
+    must not depend on the padding or on the other rows of the batch.
 
     Args:
         frozen: keep it in eval mode, without gradients.
 
     Attributes:
-        label: what tables call it.
-        dim: features of a frame.
-        num_layers: how many hidden states it gives.
+        label: name in tables.
+        dim: features per frame.
+        num_layers: number of hidden states.
         frame_rate: frames per second.
 
     Example:
@@ -50,7 +50,7 @@ class Upstream(nn.Module, ABC):
             self.eval()
 
     def train(self, mode: bool = True) -> Upstream:
-        """Frozen upstreams stay in eval mode, whatever Lightning or a user's `model.train()` says."""
+        """Set the mode; frozen upstreams stay in eval mode."""
         return super().train(mode and not self.frozen)
 
     @abstractmethod
@@ -58,20 +58,20 @@ class Upstream(nn.Module, ABC):
         """Hidden states of a batch.
 
         Args:
-            waveforms: float32 `(batch, samples)` in [-1, 1], zeros behind the end of a row.
+            waveforms: float32 `(batch, samples)` in [-1, 1], zero-padded at the end of a row.
             lengths: samples of each row, int64 `(batch,)`.
         """
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """As `layers`, without gradients if frozen."""
+        """`layers`, without gradients if frozen."""
         if not self.frozen:
             return self.layers(waveforms, lengths)
-        # Not inference_mode: a head's weighted sum must be able to save these tensors for its backward.
+        # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
         with torch.no_grad():
             return self.layers(waveforms, lengths)
 
     def describe(self) -> dict[str, Any]:
-        """What a result card says of it."""
+        """The entry `upstream` of a result card."""
         return {
             "label": self.label,
             "class": type(self).__name__,
@@ -93,5 +93,5 @@ class Upstream(nn.Module, ABC):
         return self._fingerprint
 
     def settings(self) -> str:
-        """Whatever changes the features and is not in the weights."""
+        """Everything besides class and weights that changes the features, as text."""
         return ""

@@ -1,11 +1,11 @@
-"""What a frozen upstream says of each utterance, computed once and kept on disk.
+"""Feature cache: the outputs of a frozen upstream, computed once per utterance and kept on disk.
 
 Two levels. `utterance` keeps the mean over time of every layer: for heads without a nonlinearity before their mean
 pooling the mean commutes with everything up to the logits, so training on it is exact (`superb.md`, section 8).
 `frame` keeps every frame in half precision.
 
-A file holds some utterances of one shard. Its folder is named after whatever else changes the features: the upstream
-(class, settings and weights, in which the convention of layers and frames lies), the level, the gain, the precision.
+A file holds the utterances of one piece of a shard (about ten minutes of audio). Its folder is named after everything
+that changes the features: the upstream (class, settings and weights), the level, the gain, the precision.
 """
 
 from __future__ import annotations
@@ -19,39 +19,103 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import atomic_write, locked
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.upstreams.base import Upstream
-from wavlm_lightning.upstreams.cache_files import alone, intact, write
-from wavlm_lightning.upstreams.cache_pieces import AudioShard, Pieces
 
 Level = Literal["utterance", "frame"]
 FORMAT = 2
 HALF_MAX = 65504.0
+"""Largest float16."""
+PIECE_SECONDS = 600.0
+"""Approximate seconds of audio per file: the most that a killed run loses."""
+BLANK = "0" * 64
+"""Stands in a file's header for its hash while the hash is computed."""
+
+
+class AudioShard(Protocol):
+    """A source of utterances: a shard of a corpus.
+
+    Attributes:
+        path: the file; its stem names it in the cache.
+        sha256: hash of the audio; another hash means other features.
+        keys: of the utterances.
+        samples: their lengths.
+    """
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    @property
+    def samples(self) -> Sequence[int]: ...
+
+    def waveform(self, place: int) -> np.ndarray:
+        """Utterance number `place`, float32 `(samples,)`."""
+        ...
+
+
+class Pieces:
+    """Utterances of a shard by ascending length, cut into pieces of about ten minutes of audio.
+
+    The division depends on the lengths alone, so that a later run finds the files of an earlier one.
+
+    Args:
+        samples: length of each utterance of the shard.
+
+    Attributes:
+        samples: the same, int64 `(utterances,)`.
+        places: for each piece, the numbers of its utterances, int64 `(utterances of the piece,)`.
+    """
+
+    def __init__(self, samples: Sequence[int]) -> None:
+        self.samples = np.asarray(samples, dtype=np.int64)
+        order = np.argsort(self.samples, kind="stable")
+        before = np.cumsum(self.samples[order]) - self.samples[order]
+        number = before // round(PIECE_SECONDS * SAMPLE_RATE)
+        self.places = np.split(order, np.flatnonzero(np.diff(number)) + 1)
+        self._piece_of, self._row_of = np.empty((2, len(self.samples)), dtype=np.int64)
+        for piece, places in enumerate(self.places):
+            self._piece_of[places], self._row_of[places] = piece, np.arange(len(places))
+
+    def locate(self, place: int) -> tuple[int, int]:
+        """The piece that holds an utterance, and its row there."""
+        return int(self._piece_of[place]), int(self._row_of[place])
+
+    def up_to(self, longest: int | None) -> list[int]:
+        """Numbers of the pieces with an utterance of at most `longest` samples; all pieces if it is None."""
+        return [n for n, places in enumerate(self.places) if longest is None or self.samples[places[0]] <= longest]
 
 
 class FeatureCache:
-    """Features of the utterances of one shard after another, in safetensors files of ten minutes of audio each.
+    """Features of utterances, shard by shard, in safetensors files of about ten minutes of audio each.
 
-    Nothing is ever deleted but a file that is not what was written, which is computed again.
+    Files are never deleted; a damaged file is computed again.
 
     Args:
         directory: where the files go; a folder named after upstream and level is made inside.
         upstream: a frozen upstream.
         level: `utterance` or `frame`.
-        budget_gib: refuse to begin if a split would take more than this.
-        factor: on the samples of every waveform.
-        precision: that the upstream runs in, as Lightning calls it.
-        context: makes the context that gives it this precision.
+        budget_gib: refuse to begin if a split needs more disk space than this.
+        factor: gain applied to the samples of every waveform.
+        precision: in which the upstream runs, as Lightning calls it.
+        context: returns a context manager that sets this precision.
 
     Example:
         >>> cache = FeatureCache(Path("runs/cache"), upstream, "utterance")
@@ -89,7 +153,7 @@ class FeatureCache:
         return self._pieces[shard.sha256]
 
     def path(self, shard: AudioShard, piece: int) -> Path:
-        """One file of a shard."""
+        """The file of a piece of a shard."""
         return self.directory / f"{shard.path.stem}-{shard.sha256[:12]}-{piece:03d}.safetensors"
 
     def _facts(self, shard: AudioShard, piece: int) -> dict[str, str]:
@@ -97,21 +161,21 @@ class FeatureCache:
         return {"audio": shard.sha256, "keys": json.dumps(keys), "frame_rate": json.dumps(self.upstream.frame_rate)}
 
     def estimate_gib(self, samples: Sequence[int] | np.ndarray) -> float:
-        """Disk space that utterances of these lengths take, GiB."""
+        """Disk space for utterances of these lengths, GiB."""
         size = self.upstream.num_layers * self.upstream.dim
         if self.level == "utterance":
             return len(samples) * size * 4 / 2**30
         return float(np.sum(samples)) / SAMPLE_RATE * self.upstream.frame_rate * size * 2 / 2**30
 
     def check_budget(self, shards: Iterable[AudioShard], longest: int | None = None) -> tuple[float, float]:
-        """Estimate what shards take, before anything is computed.
+        """Estimate the disk space of shards before anything is computed.
 
         Args:
             shards: of a split.
             longest: as for `fill`.
 
         Returns:
-            GiB in all, and GiB that are not there yet.
+            GiB in all, and GiB still to be written.
 
         Raises:
             UserError: they exceed the budget or the free space.
@@ -125,14 +189,14 @@ class FeatureCache:
                 missing += 0.0 if self.path(shard, piece).is_file() else size
         if need > self.budget_gib:
             raise UserError(
-                f"cache: features of these utterances would take {need:.1f} GiB, more than cache_gib={self.budget_gib:g}; "
+                f"cache: features of these utterances need {need:.1f} GiB, more than cache_gib={self.budget_gib:g}; "
                 "raise it or set cache: null"
             )
         there = next(folder for folder in (self.directory, *self.directory.absolute().parents) if folder.exists())
         free = shutil.disk_usage(there).free / 2**30
         if missing > free:
             raise UserError(
-                f"cache: features of these utterances would take {missing:.1f} GiB more, and {there} has "
+                f"cache: features of these utterances need {missing:.1f} GiB more, and {there} has "
                 f"{free:.1f} GiB left; free some, put the cache elsewhere or set cache: null"
             )
         return need, missing
@@ -145,15 +209,15 @@ class FeatureCache:
         longest: int | None = None,
         batch_seconds: float = 40.0,
     ) -> list[Path]:
-        """Compute the features of a shard, unless they are there.
+        """Compute the features of a shard that are not in the cache.
 
-        Several runs may share a corpus: one computes a file while the others wait for it. A run that was killed goes on
-        with the file it was at.
+        Several runs may share a cache: one computes a file while the others wait for it. After a kill, the next call
+        continues with the first missing file.
 
         Args:
-            shard: where the audio is.
+            shard: the audio.
             device: where the upstream runs.
-            longest: samples of the longest utterance that will be read; None for all of them.
+            longest: samples of the longest utterance that will be read; None for all utterances.
             batch_seconds: audio per forward, padding counted.
 
         Returns:
@@ -163,15 +227,15 @@ class FeatureCache:
         for piece in self._pieces_of(shard).up_to(longest):
             path, facts = self.path(shard, piece), self._facts(shard, piece)
             paths.append(path)
-            if path.is_file() and intact(path, facts):
+            if path.is_file() and _intact(path, facts):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            with alone(path):
-                if path.is_file():
-                    if intact(path, facts):
+            with locked(path.with_suffix(".lock")):
+                if path.is_file():  # another run may have computed it while this one waited
+                    if _intact(path, facts):
                         continue
-                    warnings.warn(f"{path}: not as it was written (cut off or altered); computed again", stacklevel=2)
-                write(path, self._compute(shard, piece, device, batch_seconds), facts)
+                    warnings.warn(f"{path}: damaged (cut off or altered); computed again", stacklevel=2)
+                _write(path, self._compute(shard, piece, device, batch_seconds), facts)
         return paths
 
     def _compute(
@@ -184,7 +248,7 @@ class FeatureCache:
         name, begin = f"features {upstream.label} {self.path(shard, piece).stem}", 0
         with progress_bar(total=len(order), desc=name, leave=False) as bar:
             while begin < len(order):
-                # Ascending lengths: the last one taken is the longest, and batches stay within the budget.
+                # Lengths ascend, so the last utterance of a batch is its longest and sets the padded size.
                 end = begin + 1
                 while end < len(order) and (end + 1 - begin) * shard.samples[order[end]] <= batch_seconds * SAMPLE_RATE:
                     end += 1
@@ -195,7 +259,7 @@ class FeatureCache:
                 else:
                     hidden = layers.hidden.cpu()
                     for row, (place, frames) in enumerate(zip(places, layers.lengths.tolist(), strict=True)):
-                        tensors[shard.keys[place]] = _halved(hidden[:, row, :frames])
+                        tensors[shard.keys[place]] = _half_precision(hidden[:, row, :frames])
                 bar.update(end - begin)
                 begin = end
         return {"means": torch.cat(means)} if means else tensors
@@ -219,7 +283,7 @@ class FeatureCache:
         return self._open[path].get_tensor(shard.keys[place])
 
     def layers(self, rows: Sequence[Tensor]) -> Layers:
-        """Stack what `read` gave for the utterances of a batch, in float32."""
+        """Pad and stack the features that `read` returned for the utterances of a batch, float32."""
         lengths = torch.tensor([row.shape[1] for row in rows])
         if self.level == "utterance":
             return Layers(torch.stack(list(rows), dim=1), lengths, self.upstream.frame_rate)
@@ -230,11 +294,55 @@ class FeatureCache:
 
 
 def pooled(layers: Layers) -> Tensor:
-    """What level `utterance` keeps: the mean over the valid frames, float32 `(layers, batch, dim)`."""
+    """Mean over the valid frames, as level `utterance` keeps it: float32 `(layers, batch, dim)`."""
     return replace(layers, hidden=layers.hidden.float()).mean_over_time()
 
 
-def _halved(hidden: Tensor) -> Tensor:
-    """In float16, or where a value exceeds that, in bfloat16, which has its range but three digits less."""
+def _half_precision(hidden: Tensor) -> Tensor:
+    """As float16; as bfloat16, which has less precision but the range of float32, if a value exceeds float16."""
     dtype = torch.float16 if hidden.abs().max() <= HALF_MAX else torch.bfloat16
     return hidden.to(dtype, copy=True).contiguous()
+
+
+def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
+    """Write a safetensors file whose metadata are `facts` and `sha256`, the hash of the file with that hash blanked.
+
+    A process that has the old file open goes on reading the old one.
+    """
+    # Only the owner of the lock writes, so a fixed temporary name is safe: a killed run's file is overwritten.
+    with atomic_write(path, temporary=path.with_suffix(".tmp"), durable=True) as temporary:
+        save_file(tensors, temporary, metadata={**facts, "sha256": BLANK})
+        header, digest = _hash(temporary)
+        with temporary.open("r+b") as file:
+            file.seek(8 + header.index(_entry(BLANK)))
+            file.write(_entry(digest))
+
+
+def _intact(path: Path, facts: dict[str, str]) -> bool:
+    """Whether a file has its hash and these facts."""
+    try:
+        header, digest = _hash(path)
+        written = json.loads(header)["__metadata__"]
+    except (ValueError, KeyError, OverflowError, MemoryError):
+        return False
+    return written == {**facts, "sha256": digest}
+
+
+def _entry(digest: str) -> bytes:
+    """The hash as it is written in the header."""
+    return f'"sha256":"{digest}"'.encode()
+
+
+def _hash(path: Path) -> tuple[bytes, str]:
+    """The header of a safetensors file, and the hash of the file with its `sha256` blanked."""
+    with path.open("rb") as file:
+        size = file.read(8)
+        length = int.from_bytes(size, "little")
+        if length > path.stat().st_size:
+            raise ValueError(f"{path}: cut off within its header")
+        header = file.read(length)
+        stored = json.loads(header)["__metadata__"]["sha256"]
+        digest = hashlib.sha256(size + header.replace(_entry(stored), _entry(BLANK)))
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return header, digest.hexdigest()

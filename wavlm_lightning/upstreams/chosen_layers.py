@@ -1,4 +1,4 @@
-"""Some layers of an upstream, to see which of them know something."""
+"""Select layers of an upstream, to measure which of them are useful for a task."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wavlm_lightning.upstreams.base import Upstream
 
 
 class ChosenLayers(Upstream):
-    """An upstream that shows some of its layers; a single one is what the head reads, with nothing to weigh.
+    """An upstream with a selection of another one's layers; with a single layer the weighted sum has no weights.
 
     Args:
-        upstream: whose layers.
-        layers: which, from 0, the input of the first transformer layer; -1 is the last.
+        upstream: the upstream to select from.
+        layers: numbers of the layers; 0 is the input of the first transformer layer, -1 the output of the last.
 
     Raises:
-        UserError: there are not so many, or one is named twice.
+        UserError: a layer does not exist or occurs twice.
 
     Example:
         >>> ChosenLayers(WavLMUpstream("base"), [6])
@@ -33,7 +33,7 @@ class ChosenLayers(Upstream):
         self.chosen = [layer % count for layer in layers if -count <= layer < count]
         if not layers or len(set(self.chosen)) != len(layers):
             raise UserError(
-                f"upstream.layers: {list(layers)}: name some of the {count} layers of {upstream.label}, each once, as 0 to "
+                f"upstream.layers: {list(layers)}: give some of the {count} layers of {upstream.label}, each once, as 0 to "
                 f"{count - 1} or -{count} to -1"
             )
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
@@ -41,10 +41,8 @@ class ChosenLayers(Upstream):
         self.freeze()
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """The chosen ones, in the order in which they were named."""
         found = self.upstream(waveforms, lengths)
         return replace(found, hidden=found.hidden[self.chosen])
 
     def settings(self) -> str:
-        """Which, and of what."""
         return f"{self.chosen} {type(self.upstream).__qualname__} {self.upstream.settings()}"

@@ -1,4 +1,4 @@
-"""HuBERT and wav2vec 2.0 from fairseq's `.pt` files, computed by torchaudio."""
+"""HuBERT and wav2vec 2.0 from fairseq's `.pt` files, run by torchaudio's models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build
 
 HEADS = re.compile(r"(mask_emb|final_proj|label_embs_concat|target_glu|quantizer|input_quantizer|project_\w+)\b.*")
-"""Names of what only pre-training needs."""
+"""Names of parameters that only pre-training needs."""
 
 RELATIVE_POSITIONS = re.compile(r"encoder\.layers\.\d+\.self_attn\.(grep_a|grep_linear|relative_attention_bias)\b.*")
 FIRST_BLOCK = "encoder.layers.0.self_attn.k_proj.weight"
@@ -30,18 +30,18 @@ def is_wavlm(names: Iterable[str]) -> bool:
 
 
 class FairseqUpstream(TorchaudioModel):
-    """A HuBERT or wav2vec 2.0 that fairseq has trained, with all hidden states; fairseq itself is not needed.
+    """A HuBERT or wav2vec 2.0 trained by fairseq, with all hidden states; fairseq itself is not needed.
 
-    Reads the checkpoints that Meta released, those of your own fairseq runs, and those that s3prl has converted
-    (`model_cfg`, `task_cfg`, `model_weight`); whatever the file pickles, nothing in it is executed.
+    Reads checkpoints released by Meta, those of your own fairseq runs, and those converted by s3prl (`model_cfg`,
+    `task_cfg`, `model_weight`). Code in the pickle is not executed.
 
     Args:
         path: the `.pt` file of a pre-trained, not a fine-tuned, model.
-        label: what tables call it; the path by default.
+        label: name in tables; the path by default.
         frozen: False trains the encoder with the head.
 
     Raises:
-        UserError: the file is no such checkpoint.
+        UserError: the file is not such a checkpoint.
 
     Example:
         >>> FairseqUpstream("hubert_base_ls960.pt").num_layers
@@ -51,7 +51,7 @@ class FairseqUpstream(TorchaudioModel):
     def __init__(self, path: str, label: str | None = None, frozen: bool = True) -> None:
         settings, weights = _open(Path(path))
         normalize = settings.get("normalize", False)
-        if not isinstance(normalize, bool):  # a value that omegaconf was still to fill in
+        if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
             raise UserError(
                 f"{path}: its settings do not say whether waveforms are normalised (normalize={normalize!r})"
             )
@@ -59,7 +59,7 @@ class FairseqUpstream(TorchaudioModel):
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The settings of model and task in one, and the weights under fairseq's names."""
+    """The merged settings of model and task, and the weights under fairseq's names."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     content = read(path)
@@ -71,7 +71,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if is_wavlm(weights):
         raise UserError(f"{path}: a WavLM; use WavLMUpstream")
     if FIRST_BLOCK not in weights:
-        raise UserError(f"{path}: neither a HuBERT nor a wav2vec 2.0 of fairseq, for it has no {FIRST_BLOCK}")
+        raise UserError(f"{path}: neither a HuBERT nor a wav2vec 2.0 of fairseq: {FIRST_BLOCK} is missing")
     try:
         settings = _settings(content)
     except RecursionError:
@@ -82,7 +82,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """fairseq has them in `cfg.model` and `cfg.task`, before 2020-11 in `args`; s3prl in `model_cfg` and `task_cfg`."""
+    """Settings are in `cfg.model` and `cfg.task`, before 2020-11 in `args`; s3prl has `model_cfg` and `task_cfg`."""
     if "model_cfg" in content:
         tree = {"model": content["model_cfg"], "task": content.get("task_cfg")}
     else:
@@ -125,14 +125,14 @@ def _build(settings: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
     except CheckpointError as error:
         raise UserError(str(error)) from error
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: its settings describe no possible encoder: {error}") from error
+        raise UserError(f"{path}: its settings do not describe a valid encoder ({error})") from error
 
 
 def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchaudio's names, which are Hugging Face's one floor down."""
+    """Weights under torchaudio's names, which are Hugging Face's with a prefix."""
     renamed = {rename(name): tensor for name, tensor in weights.items() if not HEADS.fullmatch(name)}
-    floors = {"encoder.": "encoder.transformer.", "feature_projection.": "encoder.feature_projection."}
+    prefixes = {"encoder.": "encoder.transformer.", "feature_projection.": "encoder.feature_projection."}
     return {
-        next((new + name.removeprefix(old) for old, new in floors.items() if name.startswith(old)), name): tensor
+        next((new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old)), name): tensor
         for name, tensor in renamed.items()
     }

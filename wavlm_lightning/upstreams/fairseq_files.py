@@ -1,9 +1,8 @@
-"""Reading fairseq's checkpoints without fairseq, and without executing anything in them.
+"""Read fairseq's checkpoints without fairseq, and without executing code in them.
 
-Such a file pickles its dictionaries and settings as objects of fairseq and omegaconf, so torch's restricted unpickler
-refuses it. Here every name that this unpickler does not know stands for `Inert`, which keeps what it is given and
-does nothing: no module is imported, and no function of the file's choosing is called. A name in `os` or `sys` is
-refused even so.
+Such a file pickles its settings as objects of fairseq and omegaconf, which torch's restricted unpickler refuses. Here
+every class that this unpickler does not know is replaced by `Inert`, which only stores its arguments: no module of the
+file's choice is imported, and no function is called. The unpickler still refuses names in `os` or `sys`.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ import torch
 from wavlm_lightning.system.errors import UserError
 
 LEGACY_PICKLES = 4
-"""Before torch 1.6 a file was a row of pickles: magic number, version, system, and then the content."""
+"""Before torch 1.6 a file was a sequence of pickles: magic number, version, system, and then the content."""
 
 
 class Inert:
-    """Stands for an object of a class that we neither have nor want to run.
+    """A placeholder for an object of an unknown class, which is not imported.
 
     Attributes:
-        arguments: what it was called with.
+        arguments: of its constructor.
         state: its attributes.
     """
 
@@ -36,16 +35,15 @@ class Inert:
     state: dict[str, Any]
 
     def __new__(cls, *arguments: Any) -> Inert:
-        """Keep the arguments."""
         inert = super().__new__(cls)
         inert.arguments, inert.state = arguments, {}
         return inert
 
     def __init__(self, *arguments: Any) -> None:
-        """Nothing more."""
+        pass  # `object.__init__` would refuse the arguments
 
     def __setstate__(self, state: Any) -> None:
-        # Objects with slots have a pair of dicts here, objects with a `__getstate__` of their own may have anything.
+        # The state is a pair of dicts for objects with slots, and may be anything with a custom `__getstate__`.
         self.state = state if isinstance(state, dict) else {}
 
 
@@ -53,16 +51,16 @@ def words(path: Path) -> set[str]:
     """All strings in a PyTorch file, among them the names of its tensors; no tensor is read.
 
     Raises:
-        UserError: the file is none of torch's.
+        UserError: the file was not written by torch.
     """
     return _scan(path)[1]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint with `Inert` in the place of everything that is not a tensor, a container, a string or a number.
+    """A checkpoint in which every object that is not a tensor, container, string or number is an `Inert`.
 
     Args:
-        path: of a file that fairseq wrote, whatever its age, or one made from it.
+        path: of a file written by any version of fairseq, or converted from one.
 
     Raises:
         UserError: the file cannot be read this way.
@@ -70,7 +68,7 @@ def read(path: Path) -> dict[str, Any]:
     stubs: list[Any] = [(Inert, name) for name in _scan(path)[0]]
     try:
         with torch.serialization.safe_globals(stubs), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's version
+            warnings.simplefilter("ignore")  # the version of the pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, AttributeError, TypeError, IndexError) as error:
         raise UserError(
@@ -85,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Settings as plain dicts, lists and values, whether they were a Namespace, omegaconf's nodes or dataclasses."""
+    """Convert settings (Namespace, omegaconf nodes, dataclasses) to plain dicts, lists and values."""
     if isinstance(value, Inert):
         for inside in ("_content", "_val"):  # omegaconf's containers and leaves
             if inside in value.state:
@@ -101,7 +99,7 @@ def plain(value: Any) -> Any:
 
 
 def _scan(path: Path) -> tuple[set[str], set[str]]:
-    """Names of the globals that a file asks for, and all its strings."""
+    """Names of the globals that a file refers to, and all its strings."""
     names: set[str] = set()
     strings: set[str] = set()
     try:
@@ -125,7 +123,7 @@ def _scan_one(content: Any, names: set[str], strings: set[str]) -> None:
         if opcode.name == "GLOBAL":
             module, name = str(argument).split(" ", 1)
             names.add(f"{module}.{name}")
-            # Pickles of torch's protocol have Python 2's names, of which its unpickler translates some.
+            # Protocol 2 pickles have Python 2 names, some of which the unpickler translates, so both are collected.
             module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
             names.add(f"{module}.{name}")
         elif isinstance(argument, str):

@@ -24,25 +24,25 @@ SWITCHED_OFF = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.
 """SUPERB neither drops layers nor masks frames, even where the encoder is trained with the head."""
 
 UNINFORMATIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that say nothing about the features."""
+"""Entries of a configuration that do not change the features."""
 
 
 class HuggingFaceUpstream(WaveformEncoder):
     """An encoder from the Hugging Face hub or from a folder in its format, with all hidden states.
 
     The waveform is normalised if the checkpoint's `preprocessor_config.json` says `do_normalize`; without that file,
-    if the convolutions have layer norms. The hub's copies of wav2vec 2.0 Base and HuBERT Base say yes where the
-    originals say no; their group norm removes nearly all of the difference, `normalize=False` removes the rest.
+    if the convolutions have layer norms. The hub's copies of wav2vec 2.0 Base and HuBERT Base normalise although the
+    originals do not. Their group norm removes nearly all of the difference; `normalize=False` removes the rest.
 
     Args:
         source: a name on the hub, such as `facebook/hubert-base-ls960`, or a folder.
-        label: what tables call it; the source by default.
+        label: name in tables; the source by default.
         frozen: False trains the encoder with the head.
-        overrides: fields of the model's configuration to change (dropouts, say).
+        overrides: fields of the model's configuration to change, such as dropouts.
         normalize: whether waveforms get zero mean and unit variance; None asks the checkpoint.
 
     Raises:
-        UserError: transformers is missing, the model cannot be had, or it is of another kind.
+        UserError: transformers is missing, or the model cannot be loaded or is of another type.
 
     Example:
         >>> HuggingFaceUpstream("ntu-spml/distilhubert").num_layers
@@ -71,7 +71,6 @@ class HuggingFaceUpstream(WaveformEncoder):
         self.freeze()
 
     def settings(self) -> str:
-        """The model's configuration, and whether waveforms are normalised."""
         values = {k: v for k, v in self.model.config.to_dict().items() if k not in UNINFORMATIVE}
         return json.dumps({"config": values, "normalize": self.normalize}, sort_keys=True, default=str)
 
@@ -82,16 +81,17 @@ class HuggingFaceUpstream(WaveformEncoder):
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
         """See `WaveformEncoder`."""
         projected = self.model.feature_projection(features)
-        if isinstance(projected, tuple):  # all but HuBERT return the normalised features besides
+        if isinstance(projected, tuple):  # all models but HuBERT also return the normalised features
             projected = projected[0]
         encoder = self.model.encoder
         states: list[Tensor] = []
-        # transformers' own `hidden_states` leave the final norm of pre-norm models out, and its place has moved before.
+        # Hooks, because `hidden_states` of transformers omits the final norm of pre-norm models, and has changed between
+        # versions.
         with ExitStack() as hooks:
             for block in encoder.layers:
                 hooks.callback(block.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])).remove)
             if padding.any():
-                hooks.enter_context(_zeros_behind_the_end(encoder.pos_conv_embed, padding))
+                hooks.enter_context(_zero_padding(encoder.pos_conv_embed, padding))
                 last = encoder(projected, attention_mask=~padding).last_hidden_state
             else:
                 last = encoder(projected).last_hidden_state
@@ -99,11 +99,11 @@ class HuggingFaceUpstream(WaveformEncoder):
 
 
 @contextmanager
-def _zeros_behind_the_end(positional: nn.Module, padding: Tensor) -> Iterator[None]:
-    """Each positional convolution sees zeros behind the end of a row, as it does where the row ends the tensor.
+def _zero_padding(positional: nn.Module, padding: Tensor) -> Iterator[None]:
+    """Let each positional convolution see zeros in the padding, as it would at the end of an unpadded row.
 
-    Without this the second of data2vec's five convolutions would see what the first wrote into the padding, and a
-    batch norm before the convolution would turn zeros into something else.
+    Otherwise the second of data2vec's five convolutions would see what the first wrote into the padding, and a batch norm
+    before a convolution would turn zeros into other values.
     """
     outside = padding[:, None, :]
     convolutions = [module for module in positional.modules() if isinstance(module, nn.Conv1d)]
@@ -116,23 +116,23 @@ def _zeros_behind_the_end(positional: nn.Module, padding: Tensor) -> Iterator[No
 
 
 def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None]:
-    """The model in fp32 on the CPU, and `do_normalize` of its preprocessor if that says.
+    """The model in fp32 on the CPU, and `do_normalize` of its preprocessor (None if it has none).
 
     Args:
         source: a name on the hub, or a folder.
         overrides: fields of the configuration to change.
 
     Raises:
-        UserError: in one sentence, whatever is wrong.
+        UserError: the model cannot be loaded or is not supported.
     """
     try:
         import transformers
     except ImportError as error:
         raise UserError(f"hf:{source} needs the transformers library: pip install 'wavlm_lightning[hf]'") from error
     if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
-        raise UserError(f"hf:{source}: no such folder, and no name on the Hugging Face hub (those are OWNER/NAME)")
+        raise UserError(f"hf:{source}: no such folder, and not a name on the Hugging Face hub (those are OWNER/NAME)")
     verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # else a table of the tensors that are left out on purpose
+    transformers.logging.set_verbosity_error()  # otherwise it prints a table of the tensors that are left out on purpose
     try:
         found = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         config = _configure(found, source, overrides)
@@ -153,14 +153,14 @@ def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None
 def _configure(config: Any, source: str, overrides: dict[str, Any]) -> Any:
     if config.model_type not in MODEL_TYPES:
         raise UserError(
-            f"hf:{source} is of model_type {config.model_type}; give one of {', '.join(MODEL_TYPES)}, or write an "
-            "Upstream of your own"
+            f"hf:{source} is of model_type {config.model_type}; give one of {', '.join(MODEL_TYPES)}, or write your "
+            "own Upstream"
         )
     for name, value in overrides.items():
         if not hasattr(config, name):
             raise UserError(f"overrides: the configuration of {source} has no field {name!r}")
         if name in SWITCHED_OFF:
-            raise UserError(f"overrides: {name} is always off in an upstream, so leave it out")
+            raise UserError(f"overrides: {name} is always off in an upstream; remove it")
         setattr(config, name, value)
     for name, value in SWITCHED_OFF.items():
         setattr(config, name, value)
@@ -170,18 +170,18 @@ def _configure(config: Any, source: str, overrides: dict[str, Any]) -> Any:
 def _preprocessor(transformers: Any, source: str) -> dict[str, Any]:
     try:
         values = transformers.Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)[0]
-    except OSError:  # some checkpoints come without one
+    except OSError:  # some checkpoints have no preprocessor configuration
         return {}
     rate = values.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
-        raise UserError(f"hf:{source} wants audio at {rate} Hz, but ours is at {SAMPLE_RATE} Hz")
+        raise UserError(f"hf:{source} needs audio at {rate} Hz, but corpora have {SAMPLE_RATE} Hz")
     return values
 
 
 def _reason(source: str, error: Exception) -> str:
     if isinstance(error, OSError) and not Path(source).is_dir():
         return (
-            "neither a folder here nor to be had from the Hugging Face hub (offline, no such model, or not yours to "
-            "read); download it where you can and give its folder"
+            "neither a folder here nor available from the Hugging Face hub (offline, no such model, or no access to "
+            "it); download it elsewhere and give its folder"
         )
     return f"not loadable by the transformers library: {str(error).splitlines()[0][:200].rstrip('.')}"

@@ -1,13 +1,11 @@
-"""From the few characters that a user types to an upstream: `fbank`, `runs/demo/pretrain`, `hf:NAME`, `LABEL=...`.
+"""Upstreams by specification: `fbank`, `runs/demo/pretrain`, `hf:NAME`, `torchaudio:BUNDLE`, `LABEL=...`.
 
-There is no form for APC, VQ-APC, NPC, Mockingjay, TERA, DeCoAR 2.0 or PASE+: nothing but s3prl and its forks reads their
-checkpoints, so who needs such a row wraps s3prl in an `Upstream` of their own and gives its dotted path.
+There is no form for APC, VQ-APC, NPC, Mockingjay, TERA, DeCoAR 2.0 or PASE+, because only s3prl and its forks read
+their checkpoints: wrap s3prl in your own `Upstream` and give its dotted path.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
 import re
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.plugins import import_by_path, is_dotted
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fairseq import FIRST_BLOCK, is_wavlm
 from wavlm_lightning.upstreams.fairseq_files import words
@@ -33,25 +33,24 @@ FORMS = (
     "torchaudio:BUNDLE; or package.module.Class; each may follow LABEL="
 )
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 LABELLED = re.compile(r"(?P<label>[^=/:]+)=(?P<spec>.+)", re.DOTALL)
 
 
 def resolve(spec: str) -> tuple[str, dict[str, Any]]:
-    """Which class, with which arguments, a specification means; nothing is loaded or downloaded.
+    """The class and the arguments that a specification stands for; nothing is loaded or downloaded.
 
     Args:
         spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `tiny`, `base`, `base_plus`, `large`, `hubert_base` or
             `hubert_large` for an encoder with random weights; the folder of a pre-training run, a `.ckpt`, `.pt` or
             Hugging Face folder; `hf:` and a name on the hub or a folder; `torchaudio:` and a name in
-            `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. In front of it, `LABEL=` says what
-            tables call it.
+            `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. A `LABEL=` in front of it sets the
+            name in tables.
 
     Returns:
         Dotted path of the class and its arguments, as in a YAML's `class_path` and `init_args`.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the specification has none of these forms.
 
     Example:
         >>> resolve("pre-trained=runs/demo/pretrain")
@@ -62,15 +61,15 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
         return _plain(spec.strip())
     class_path, arguments = _plain(labelled["spec"].strip())
     if "label" not in inspect.signature(_class(class_path)).parameters:
-        raise UserError(f"{spec}: {class_path} takes no label, so leave out {labelled['label']}=")
+        raise UserError(f"{spec}: {class_path} does not take a label; remove {labelled['label']}=")
     return class_path, {**arguments, "label": labelled["label"].strip()}
 
 
 def build(spec: str) -> Upstream:
-    """The upstream that a specification means; see `resolve`.
+    """Build the upstream of a specification; see `resolve`.
 
     Raises:
-        UserError: it means nothing, or cannot be loaded.
+        UserError: the specification is wrong, or the upstream cannot be loaded.
 
     Example:
         >>> build("fbank").dim
@@ -103,16 +102,15 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
         return _ours(name), {argument: str(path)}
     if "/" in spec or "\\" in spec or path.suffix in CHECKPOINTS:
         raise UserError(f"{spec}: no such file or folder; an upstream is {FORMS}")
-    if DOTTED.fullmatch(spec):
+    if is_dotted(spec):
         _class(spec)
         return spec, {}
-    near = difflib.get_close_matches(spec.lower(), [*SPECTRAL, *PRESETS], n=1)
-    hint = f"did you mean {near[0]}? It" if near else "it"
-    raise UserError(f"{spec!r} names no upstream; {hint} is {FORMS}")
+    hint = nearest(spec.lower(), [*SPECTRAL, *PRESETS])
+    raise UserError(f"{spec!r} is not an upstream{hint + ' An' if hint else '; an'} upstream is {FORMS}")
 
 
 def _checkpoint(path: Path) -> tuple[str, str]:
-    """The class that reads what lies there, and what it calls the place."""
+    """The class that reads a checkpoint, and the name of its argument for the path."""
     if path.is_dir():
         if path.suffix == ".ckpt" or (path / "checkpoints" / "last.ckpt").exists():
             return "WavLMUpstream", "source"
@@ -137,14 +135,10 @@ def _ours(name: str) -> str:
 
 
 def _class(path: str) -> type[Upstream]:
-    module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ModuleNotFoundError as error:
-        # Otherwise the user's own module is there, and what it imports is not: that deserves its traceback.
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise
-        raise UserError(f"{path}: there is no module {error.name}; an upstream is {FORMS}") from error
+        found = import_by_path(path)
+    except UserError as error:
+        raise UserError(f"{error}; an upstream is {FORMS}") from error
     if not (isinstance(found, type) and issubclass(found, Upstream)):
-        raise UserError(f"{path}: no Upstream of that name in {module}; an upstream is {FORMS}")
+        raise UserError(f"{path}: not a subclass of Upstream; an upstream is {FORMS}")
     return found

@@ -1,4 +1,4 @@
-"""SUPERB's baselines: filter banks and cepstra."""
+"""FBANK and MFCC, the baselines of SUPERB, as upstreams."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 SHORTEST = 400
-"""Samples of one analysis window: shorter utterances have no frame."""
+"""Samples of one analysis window; shorter utterances have no frame."""
 
 
 class Spectral(Upstream):
-    """Base of the two: Kaldi features with first and second differences at 100 Hz.
+    """Base of `Fbank` and `Mfcc`: Kaldi features with first and second differences at 100 Hz.
 
     Args:
-        cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does; but
-            with mean pooling the mean of every dimension is then zero and all utterances look alike, so switch it
-            off for KS, SID, IC and ER (s3prl issue 316).
-        label: what tables call it.
+        cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does. With
+            mean pooling every pooled feature is then zero and all utterances look alike, so switch it off for KS, SID,
+            IC and ER (s3prl issue 316).
+        label: name in tables.
     """
 
     num_layers = 1
@@ -33,7 +33,6 @@ class Spectral(Upstream):
         self.label = label or type(self).label
 
     def settings(self) -> str:
-        """CMVN or not."""
         return f"cmvn={self.cmvn}"
 
     def _static(self, waveform: Tensor) -> Tensor:
@@ -65,7 +64,7 @@ class Fbank(Spectral):
 
     Args:
         cmvn: see `Spectral`.
-        label: what tables call it.
+        label: name in tables.
     """
 
     label = "FBANK"
@@ -80,7 +79,7 @@ class Mfcc(Spectral):
 
     Args:
         cmvn: see `Spectral`.
-        label: what tables call it.
+        label: name in tables.
     """
 
     label = "MFCC"

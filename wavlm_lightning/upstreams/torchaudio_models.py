@@ -1,8 +1,7 @@
-"""torchaudio's wav2vec 2.0, HuBERT and WavLM: its pipelines, or a model that you have built."""
+"""wav2vec 2.0, HuBERT and WavLM of torchaudio: its pipelines, or a model that you built."""
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,21 @@ from wavlm_lightning.encoder.checkpoints.formats import match_state
 from wavlm_lightning.encoder.checkpoints.huggingface import rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
-"""What a bundle calls its kind of model -> the function that builds it."""
+"""`_model_type` of a bundle -> the function that builds the model."""
 
 
 class TorchaudioModel(WaveformEncoder):
-    """A torchaudio `Wav2Vec2Model` that you have built, with all hidden states.
+    """A torchaudio `Wav2Vec2Model` that you built, with all hidden states.
 
     Args:
         model: from `torchaudio.models` (`wav2vec2_model`, `hubert_base`, `wavlm_model`, ...) or from one of
             torchaudio's importers; a fine-tuned model's output layer is left out.
         normalize: whether waveforms get zero mean and unit variance.
-        label: what tables call it.
+        label: name in tables.
         frozen: False trains the encoder with the head.
 
     Example:
@@ -53,9 +53,8 @@ class TorchaudioModel(WaveformEncoder):
         self.freeze()
 
     def settings(self) -> str:
-        """What the weights do not tell."""
         block = self.transformer.layers[0]
-        # A WavLM's first block says how it counts distances; the others have no such attribute.
+        # Relative positions of WavLM; other models do not have these attributes.
         distances = [getattr(block.attention, name, None) for name in ("num_buckets", "max_distance")]
         return (
             f"normalize={self.normalize} convolutions={self.convolutions} heads={block.attention.num_heads} "
@@ -80,7 +79,7 @@ class TorchaudioModel(WaveformEncoder):
                 masks["key_padding_mask"] = padding
             else:
                 masks["attention_mask"] = ~padding[:, None, None, :].expand(batch, 1, frames, frames)
-        # Its transformer calls "layer norm first" a norm before all blocks, which is what post-norm models have.
+        # `layer_norm_first` of the transformer means a norm before all blocks, which post-norm models have.
         norm_before = self.transformer.layer_norm_first
         x = x + self.transformer.pos_conv_embed(x)
         x = self.transformer.dropout(self.transformer.layer_norm(x) if norm_before else x)
@@ -95,13 +94,13 @@ class TorchaudioUpstream(TorchaudioModel):
     """A model of `torchaudio.pipelines`, with all hidden states.
 
     Args:
-        bundle: its name there, such as `HUBERT_BASE`, `WAV2VEC2_LARGE_LV60K` or `WAVLM_BASE_PLUS`.
-        label: what tables call it; the bundle's name by default.
-        weights: file with its state dict, where the network is out of reach; by default torchaudio downloads it once.
+        bundle: name in `torchaudio.pipelines`, such as `HUBERT_BASE`, `WAV2VEC2_LARGE_LV60K` or `WAVLM_BASE_PLUS`.
+        label: name in tables; the name of the bundle by default.
+        weights: file with its state dict, for machines without a network; by default torchaudio downloads it once.
         frozen: False trains the encoder with the head.
 
     Raises:
-        UserError: there is no such bundle, its weights cannot be had, or a file does not fit.
+        UserError: there is no such bundle, its weights cannot be loaded, or the file does not fit.
 
     Example:
         >>> TorchaudioUpstream("HUBERT_BASE").num_layers
@@ -124,29 +123,30 @@ def bundles() -> dict[str, Any]:
 
 
 def find_bundle(name: str) -> Any:
-    """The bundle of this name.
+    """The bundle of a name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such bundle.
     """
     known = bundles()
     if name not in known:
-        near = difflib.get_close_matches(name.upper(), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(known))}"
-        raise UserError(f"torchaudio:{name}: torchaudio.pipelines has no model {name!r}; {hint}")
+        hint = nearest(name.upper(), list(known)) or f"; it has {', '.join(sorted(known))}"
+        raise UserError(f"torchaudio:{name}: torchaudio.pipelines has no model {name!r}{hint}")
     return known[name]
 
 
 def _download(bundle: Any, name: str) -> Wav2Vec2Model:
     try:
-        # torch.hub would unpickle whatever the server sends.
+        # Without weights_only, torch.hub would unpickle whatever the server sends.
         model: nn.Module = bundle.get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"torchaudio:{name}: its weights could neither be read from the torch hub cache nor downloaded "
             f"({type(error).__name__}); fetch them where there is a network and give weights=FILE"
         ) from error
-    return model if isinstance(model, Wav2Vec2Model) else model.model  # a wrapper normalises, over the whole batch
+    return (
+        model if isinstance(model, Wav2Vec2Model) else model.model
+    )  # its wrapper normalises over the whole batch, padding included
 
 
 def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
@@ -156,10 +156,10 @@ def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, under today's names.
+    """A state dict from a file, under current parameter names.
 
     Raises:
-        UserError: the file holds something else.
+        UserError: the file does not hold a state dict.
     """
     try:
         return rename(read_tensors(path))
@@ -168,18 +168,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:
-    """A model with given weights; an output layer in them is left out.
+    """A model with given weights; an output layer among them is left out.
 
     Args:
         builder: `wav2vec2_model` or `wavlm_model`.
         parameters: its arguments.
         state: the weights under torchaudio's names.
-        path: where they came from, for messages.
+        path: of the weights, for messages.
 
     Raises:
         UserError: the weights do not fit.
     """
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are overwritten: the caller's stream goes on
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the random weights are overwritten, so the caller's random numbers should not change
         model = builder(**{**parameters, "aux_num_out": None})
     state = {name: tensor for name, tensor in state.items() if not name.startswith("aux.")}
     try:

@@ -1,4 +1,4 @@
-"""What wav2vec 2.0 and its relatives in other libraries have in common, made independent of padding."""
+"""Base of upstreams with a wav2vec 2.0 architecture from other libraries, independent of padding."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from wavlm_lightning.upstreams.base import Upstream
 class WaveformEncoder(Upstream):
     """Convolutions over the waveform, then a transformer (wav2vec 2.0, arXiv 2006.11477, section 2).
 
-    A batch gives for each row what the row gives alone: the convolutions of models with group norm, which averages
-    over time, run row by row; the transformer runs on the padded batch and attends to valid frames only. Waveforms
-    are normalised as fairseq and s3prl do, over the unpadded utterance and with 1e-5 added to the variance; the
-    1e-7 of Hugging Face's feature extractor gives the same but for recordings near silence.
+    Each row of a batch gets the output it would get alone. In models with group norm, which averages over time, the
+    convolutions run row by row; the transformer runs on the padded batch and attends to valid frames only. Waveforms are
+    normalised as in fairseq and s3prl, over the unpadded utterance and with 1e-5 added to the variance; the 1e-7 of
+    Hugging Face's feature extractor differs only near silence.
 
-    A subclass sets `label`, `dim` and `num_layers`, calls `describe_convolutions` and `freeze`, and writes `convolve`
-    and `transform`.
+    A subclass sets `label`, `dim` and `num_layers`, calls `describe_convolutions` and `freeze`, and implements
+    `convolve` and `transform`.
 
     Attributes:
         normalize: whether waveforms get zero mean and unit variance first.
@@ -34,11 +34,11 @@ class WaveformEncoder(Upstream):
     normalize: bool
 
     def describe_convolutions(self, convolutions: Sequence[tuple[int, int]], front_end: nn.Module) -> None:
-        """Set the frame rate, and find out whether rows must be convolved one by one.
+        """Set the frame rate, and whether rows must be convolved one by one.
 
         Args:
             convolutions: kernel and stride of each layer, from the first.
-            front_end: the module that holds them.
+            front_end: the module of the convolutions.
         """
         self.convolutions = tuple(convolutions)
         self.frame_rate = SAMPLE_RATE / math.prod(stride for _, stride in convolutions)
@@ -60,13 +60,13 @@ class WaveformEncoder(Upstream):
             padding: bool `(batch, frames)`, true where a frame is padding.
 
         Returns:
-            The input of every block, then the encoder's output, after its last norm if it has one there; each
-            `(batch, frames, dim)`, anything where a frame is padding (s3prl's `upstream/hubert/expert.py` hooks the
-            same places).
+            The input of every block, then the encoder's output (after the final norm, if there is one), each
+            `(batch, frames, dim)` with arbitrary values in the padding. s3prl's `upstream/hubert/expert.py` hooks the
+            same places.
         """
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Frames of utterances of so many samples."""
+        """Number of frames of utterances, from their samples."""
         for kernel, stride in self.convolutions:
             lengths = (lengths - kernel) // stride + 1
         return lengths
@@ -93,7 +93,7 @@ class WaveformEncoder(Upstream):
             rows = [self.convolve(row[None, :length])[0] for row, length in zip(waveforms, samples, strict=True)]
             features = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         else:
-            # Without a norm over time, and without padding of its own, no valid frame sees a row's padding.
+            # These convolutions do not pad and have no norm over time, so no valid frame sees the padding of its row.
             features = self.convolve(waveforms)
         frames = self.frames(lengths)
         padding = padding_mask(frames, features.shape[1])

@@ -1,4 +1,4 @@
-"""WavLM as an upstream: fresh, from a released checkpoint, or from a pre-training run."""
+"""WavLM as an upstream: with random weights, from a released checkpoint, or from a pre-training run."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 ENCODER_KEY = "wavlm_config"
-"""Where a pre-training checkpoint keeps the encoder's configuration."""
+"""Key of the encoder's configuration in a pre-training checkpoint."""
 
 
 def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:
-    """Build an encoder from whatever holds one.
+    """Load or build an encoder.
 
     Args:
         source: a preset name (random weights), a Hugging Face directory, a unilm `.pt` file, a `.ckpt` of a
-            pre-training run (one file, or the folder that FSDP2 writes), or the folder of such a run (its newest
-            checkpoint is taken).
-        overrides: configuration fields to change (dropouts, say).
+            pre-training run (one file, or the folder that FSDP2 writes), or the folder of such a run, whose
+            newest checkpoint is loaded.
+        overrides: configuration fields to change, such as dropouts.
 
     Raises:
-        UserError: nothing is there, or it is none of these.
+        UserError: the source does not exist or is not readable as an encoder.
     """
     overrides = overrides or {}
     if str(source) in PRESETS:
@@ -50,22 +50,22 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def newest_checkpoint(path: Path) -> Path:
-    """The newest checkpoint of a run folder; any other path as it is."""
+    """The newest checkpoint of a run folder; any other path unchanged."""
     newest = path / "checkpoints" / "last.ckpt"
     return newest if newest.exists() else path
 
 
 def read_run_checkpoint(path: Path) -> dict[str, Any]:
-    """A `.ckpt` of a run, one file or the folder of a sharded run, on the CPU.
+    """Read the checkpoint of a run (a file, or the folder of a sharded run) to the CPU.
 
     Args:
-        path: the checkpoint. A file is mapped, not read: the optimiser's state is twice as large as what is needed.
+        path: the checkpoint. A file is memory-mapped, because two thirds of it are optimiser state.
 
     Returns:
         Its content; of a sharded checkpoint everything but the optimiser's state.
 
     Raises:
-        UserError: it is not readable.
+        UserError: the checkpoint is not readable.
     """
     if path.is_dir():
         try:
@@ -81,7 +81,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     checkpoint = read_run_checkpoint(path)
     if ENCODER_KEY not in checkpoint:
-        raise UserError(f"{path}: holds no encoder; give a checkpoint of a pre-training run")
+        raise UserError(f"{path}: does not contain an encoder; give a checkpoint of a pre-training run")
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
     prefix = "encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -89,8 +89,8 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
         encoder.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); leave the shape "
-            "of the encoder as it is"
+            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); do not "
+            "change fields that set the shape of the encoder"
         ) from error
     return encoder
 
@@ -100,9 +100,9 @@ class WavLMUpstream(Upstream):
 
     Args:
         source: see `load_encoder`; a preset name gives random weights.
-        label: what tables call it; the source by default.
+        label: name in tables; the source by default.
         overrides: configuration fields to change.
-        seed: for random weights; a preset with the same seed is always the same encoder.
+        seed: for random weights; a preset with the same seed gives the same encoder.
         frozen: False trains the encoder with the head.
 
     Example:
@@ -127,12 +127,11 @@ class WavLMUpstream(Upstream):
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.freeze()
         if frozen:
-            # Packed only if asked for: which of two libraries multiplies must not hang on a clock, or two runs of a head
-            # would differ in the last bits.
+            # Pack weights for oneDNN only on request: choosing the library by a timing would make two runs differ in the
+            # last bits.
             self.encoder.prepare_for_inference(packed={"plain": False, "onednn": True}.get(linears.in_use()))
 
     def settings(self) -> str:
-        """The encoder's configuration."""
         return str(sorted(self.encoder.config.to_dict().items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:

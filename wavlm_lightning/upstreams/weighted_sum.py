@@ -1,4 +1,4 @@
-"""The learned mixture of layers that every SUPERB head reads."""
+"""Learned softmax-weighted sum of layers, the input of every SUPERB head."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class WeightedSum(nn.Module):
     """Softmax-weighted sum over layers, uniform at the start (SUPERB, arXiv 2105.01051, section 3.3).
 
     Args:
-        num_layers: hidden states to mix; with one there is nothing to learn and no parameter.
-        normalize: layer norm without affine over each frame of each layer first; off in SUPERB.
+        num_layers: number of hidden states; with one there is no parameter.
+        normalize: first apply layer norm without affine to each frame of each layer; off in SUPERB.
 
     Example:
         >>> WeightedSum(13)(layers).shape    # layers.hidden is (13, batch, frames, dim)
@@ -39,5 +39,5 @@ class WeightedSum(nn.Module):
         return torch.einsum("l,lbtd->btd", self.logits.softmax(0).to(hidden.dtype), hidden)
 
     def weights(self) -> list[float]:
-        """The share of each layer; empty if there is only one."""
+        """The weight of each layer (they sum to 1); empty if there is only one layer."""
         return [] if self.logits is None else self.logits.detach().float().softmax(0).tolist()

@@ -1,4 +1,4 @@
-"""Which language is spoken: three names are all that a classifier of utterances needs."""
+"""Language identification: a classifier of utterances needs three names only."""
 
 from wavlm_lightning.tasks import UtteranceClassification
 

@@ -1,4 +1,4 @@
-"""Where phones begin: a label for each frame, and a metric of one's own."""
+"""Phone boundaries: a label for each frame, and a metric of our own."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class RValue(Metric):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, found: list[int], wanted: list[int], tolerance: int) -> None:
-        """Add an utterance: frames in order, and how many of them a boundary may be off."""
+        """Add an utterance: frames in ascending order, and the tolerance in frames."""
         pairs, place = 0, 0
         for frame in found:
             while place < len(wanted) and wanted[place] < frame - tolerance:
@@ -74,7 +74,7 @@ class PhoneBoundaries(Task):
         return nn.functional.binary_cross_entropy_with_logits(outputs[valid].float(), wanted[valid].float())
 
     def peaks(self, outputs: Tensor, lengths: Tensor) -> list[list[int]]:
-        """Frames of each row that are likelier than not, and than both neighbours."""
+        """Frames of each row whose probability is above a half and above that of both neighbours."""
         rows = []
         for row, length in zip(outputs.float().cpu(), lengths.tolist(), strict=True):
             padded = nn.functional.pad(row[:length], (1, 1), value=float("-inf"))

@@ -1,4 +1,4 @@
-"""How fast somebody speaks, in phones a second: a number instead of a class."""
+"""Speech rate in phones per second: a regression head."""
 
 from typing import Any
 

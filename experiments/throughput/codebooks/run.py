@@ -23,7 +23,7 @@ from wavlm_lightning.codebooks.labelling import Labeller
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.system.ordered_pool import in_order, one_thread
+from wavlm_lightning.system.worker_pool import in_order, one_thread
 
 SECONDS = 12.0
 SHARDS = 8
@@ -57,7 +57,7 @@ def codebook(source: FeatureSource, clusters: int) -> Codebook:
 
 
 class Timed(Labeller):
-    """Says how much processor time a shard took."""
+    """A labeller that also returns the processor time of each shard."""
 
     def __call__(self, place):
         began = time.process_time()

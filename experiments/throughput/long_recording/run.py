@@ -2,9 +2,9 @@
 
     python experiments/throughput/long_recording/run.py --out /tmp/long --minutes 2 60
 
-What a head is trained on changes neither: the encoder has random weights and the heads of SUPERB's sizes one step of
-training on the tiny corpus. Each recording is heard in a process of its own, whose peak of resident memory the kernel
-counts. The sound is noise with the rhythm of syllables, 16 kHz mono FLAC.
+The weights change neither, so the encoder is random and the heads, of SUPERB's sizes, are trained for one step on the tiny
+corpus. Each recording gets a process of its own, whose peak of resident memory the kernel counts. The sound is noise with
+the rhythm of syllables, 16 kHz mono FLAC.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.cli import main as wavlm
 from wavlm_lightning.data.mini import prepare_mini
+from wavlm_lightning.system.command import wavlm
 
 HEADS = ("er", "pr", "asr", "sv", "sd")
 CORPUS = {"asr": "pr"}
@@ -29,14 +29,16 @@ PUBLISHED: dict[str, list[str]] = {"sd": ["--model.hidden", "512"], "asr": ["--m
 
 
 CHILD = """
-import sys
+import json, sys
 from pathlib import Path
-from wavlm_lightning.cli import main
-code = main(sys.argv[1:])
+from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.recordings import predict_files
+head = open_head(Path(sys.argv[1]), "cpu")
+for row in predict_files(head, [Path(sys.argv[2])], batch_seconds=60.0, window=float(sys.argv[3])):
+    json.dumps(row)
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
-sys.exit(code)
 """
-"""The kernel's own count of the peak is read inside: from outside it would hold the peak of the process that started it."""
+"""What `wavlm predict --json` does. The process reads its own peak: seen from outside, the peak includes its parent's."""
 
 
 def recording(path: Path, minutes: float) -> None:
@@ -51,10 +53,10 @@ def recording(path: Path, minutes: float) -> None:
 
 
 def train(name: str, out: Path, encoder: str) -> Path:
-    """One step of a head; gives its run folder."""
+    """Train a head for one step; returns its run folder."""
     run = out / name
     if not (run / "checkpoints" / "best.ckpt").is_file():
-        arguments = ["fit", "-c", f"configs/superb/mini/{name}.yaml"]
+        arguments = ["-c", f"configs/superb/mini/{name}.yaml"]
         arguments += ["--data.corpus", str(out / "corpus" / CORPUS.get(name, name)), "--data.cache", "null"]
         arguments += ["--model.upstream.source", encoder, *PUBLISHED.get(name, [])]
         arguments += [
@@ -66,18 +68,17 @@ def train(name: str, out: Path, encoder: str) -> Path:
             "cpu",
         ]
         arguments += ["--trainer.val_check_interval", "1", "--trainer.limit_val_batches", "1"]
-        if wavlm(arguments):
-            sys.exit(f"{name}: was not trained")
+        wavlm("fit", *arguments)
     return run
 
 
-def hear(run: Path, path: Path, window: float) -> tuple[float, float]:
-    """Seconds and GiB that `wavlm predict` takes, imports included."""
-    command = [sys.executable, "-c", CHILD, "predict", str(run), str(path), "--json", "--device", "cpu"]
+def predict(run: Path, path: Path, window: float) -> tuple[float, float]:
+    """Seconds and peak GiB of a prediction, imports included."""
+    command = [sys.executable, "-c", CHILD, str(run), str(path), f"{window:g}"]
     begin = time.perf_counter()
-    child = subprocess.run([*command, "--window", f"{window:g}"], capture_output=True, text=True)
+    child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode:
-        sys.exit(f"{run}: could not be applied to {path}: {child.stderr.strip()}")
+        sys.exit(f"{run} failed on {path}: {child.stderr.strip()}")
     return time.perf_counter() - begin, int(child.stdout.split()[-2]) / 2**20
 
 
@@ -99,7 +100,7 @@ def main() -> None:
         if not path.is_file():
             recording(path, minutes)
         for name, run in runs.items():
-            seconds, peak = hear(run, path, arguments.window)
+            seconds, peak = predict(run, path, arguments.window)
             print(f"| {name} | {minutes:g} | {arguments.window:g} | {seconds:.0f} | {peak:.2f} |", flush=True)
 
 

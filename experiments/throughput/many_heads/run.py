@@ -13,7 +13,7 @@ import torch
 from wavlm_lightning.tasks import PhonemeRecognition, SlotFilling, Task, TaskData
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Upstream, WavLMUpstream
-from wavlm_lightning.workflows.fit.command_line import quiet
+from wavlm_lightning.workflows.fit.messages import quiet
 
 RATES = [10.0**-k for k in range(1, 8)]
 TASKS: dict[str, type[Task]] = {"pr": PhonemeRecognition, "sf": SlotFilling}

@@ -39,13 +39,12 @@ TASKS: dict[str, tuple[Any, type[TaskData], int]] = {
 
 
 class Losses(pl.Callback):
-    """Those of all steps."""
+    """Keeps the losses of all steps."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep one."""
         self.values.append(float(outputs["loss"]))
 
 

@@ -42,7 +42,7 @@ class Peer:
 
     @classmethod
     def begin(cls, *sizes: int) -> None:
-        """Make the pairs in a process of its own, so that nothing need be sent there."""
+        """Make the pairs inside the worker process, so that nothing is sent to it."""
         torch.set_num_threads(1)
         threadpool_limits(1)
         queries, documents = features(*sizes)

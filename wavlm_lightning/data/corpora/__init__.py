@@ -1,8 +1,12 @@
-"""The recipes of `wavlm prepare`: one module a corpus, imported only when it is asked for.
+"""The corpus recipes of `wavlm prepare`, which turn official archives into a `Corpus`: one module per corpus.
 
-A recipe module has `HELP` (a line), `add_arguments(parser)` for what it needs beyond the folder, and
-`plan(root, arguments)`, which lists recordings and labels without decoding a sample. It imports nothing heavy at its
-top, so that `wavlm prepare --help` is instant.
+A recipe module has `HELP` (one line), `add_arguments(parser)` for its own options, and `plan(root, arguments)`, which lists
+recordings and labels without decoding a sample. It imports nothing heavy at its top, so that `wavlm prepare --help` is
+instant. `wavlm new` makes a recipe of your own, which needs no entry here.
+
+Read `fluent_speech_commands` first (the shortest), then `librispeech`. `lexicon` (phones of a text) and `trials` (pairs for
+verification) are shared parts. Imports `audio`, `system` and `data`. Tests: `tests/data/test_corpora_*.py`, on miniature
+trees with the official layout.
 """
 
 RECIPES: dict[str, str] = {

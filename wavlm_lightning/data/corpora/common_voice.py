@@ -1,8 +1,8 @@
-"""Common Voice: sentences read aloud by volunteers, in one language (release 11 and its like).
+"""Common Voice: sentences read by volunteers, in one language (release 11 and similar ones).
 
-A release is unpacked to `cv-corpus-VERSION-DATE/LANG/{train,dev,test}.tsv` and `LANG/clips/*.mp3`. Its tables are
-written without quoting (common-voice/CorporaCreator), while torchaudio's `COMMONVOICE` reads them with: a sentence that
-begins with a quotation mark swallows the rows behind it. So they are read here.
+A release unpacks to `cv-corpus-VERSION-DATE/LANG/{train,dev,test}.tsv` and `LANG/clips/*.mp3`. Its tables are written
+without quoting (common-voice/CorporaCreator). torchaudio's `COMMONVOICE` reads them with quoting, so that a sentence that
+begins with a quotation mark swallows the rows after it; therefore this module reads them itself.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ COLUMNS = ("client_id", "path", "sentence")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The language."""
+    """Add `--language`."""
     parser.add_argument("--language", required=True, help="its code, as in the folder names: es, ar, zh-CN, ...")
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Clips with `text`, `speaker` (from the client's hash) and `language`.
 
-    Official counts differ with language and release; the tables themselves say what must be there.
+    Official counts differ between languages and releases, so the tables themselves say which clips must be present.
 
     Args:
         root: the unpacked release, or the folder of the language.
         arguments: `allow_partial`, `language`.
 
     Raises:
-        UserError: no tables, or clips that they list are missing.
+        UserError: the tables are missing, or clips that they list.
     """
     folder = root / arguments.language if (root / arguments.language).is_dir() else root
     listed = {split: _recordings(folder, name, arguments.language) for split, name in TABLES.items()}
@@ -70,7 +70,7 @@ def _recordings(folder: Path, name: str, language: str) -> list[Recording]:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
         if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; this is no table of Common Voice")
+            raise UserError(f"{path}: no column {missing[0]!r}; this is not a table of Common Voice")
         for row in reader:
             clip = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"  # first releases: no suffix
             meta = {
@@ -83,7 +83,7 @@ def _recordings(folder: Path, name: str, language: str) -> list[Recording]:
 
 
 def _unquoted(sentence: str) -> str:
-    """The sentence without the quotation marks of a spreadsheet that once held it, which double those inside."""
+    """The sentence without the quotation marks that spreadsheets add, which double those inside."""
     sentence = sentence.strip()
     if len(sentence) > 2 and sentence[0] == sentence[-1] == '"':
         sentence = sentence[1:-1].replace('""', '"')

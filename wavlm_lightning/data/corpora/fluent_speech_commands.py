@@ -25,14 +25,14 @@ OFFICIAL = {"train": 23_132, "valid": 3_118, "test": 3_793}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing beyond the folder."""
+    """No options of its own."""
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
+    """Utterances with `intent`, `text` and `speaker`."""
     from torchaudio.datasets import FluentSpeechCommands
 
-    # torchaudio knows the data set under its published name alone.
+    # torchaudio accepts only the published name of the folder.
     folder = root.absolute() if root.absolute().name == FOLDER else root / FOLDER
     require_folder(folder, "the unpacked Fluent Speech Commands, with the folders data and wavs")
     splits: dict[str, list[Recording]] = {}

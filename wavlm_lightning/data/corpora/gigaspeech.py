@@ -1,8 +1,8 @@
 """GigaSpeech: English audio books, podcasts and videos with transcripts (arXiv 2106.06909).
 
-`GigaSpeech.json` lists every segment of `audio/{audiobook,podcast,youtube}/*/*.opus`. Texts are cleaned as the official
-Kaldi recipe does it (`toolkits/kaldi/gigaspeech_data_prep.sh`): segments that hold a tag for what is no speech are left
-out, the four punctuation tags are removed.
+`GigaSpeech.json` lists every segment of `audio/{audiobook,podcast,youtube}/*/*.opus`. Texts are cleaned as in the official
+Kaldi recipe (`toolkits/kaldi/gigaspeech_data_prep.sh`): segments with a non-speech tag are left out, and the four
+punctuation tags are removed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ HELP = "GigaSpeech, one of its training subsets with DEV and TEST; DIR holds Gig
 
 NO_SPEECH = {"<SIL>", "<MUSIC>", "<NOISE>", "<OTHER>"}
 PUNCTUATION = re.compile("<(COMMA|PERIOD|QUESTIONMARK|EXCLAMATIONPOINT)>")
-# Segments that are left after cleaning. Sentences scored in ESPnet's `egs2/gigaspeech/asr1` results.
+# Segments after cleaning: the sentences scored in ESPnet's `egs2/gigaspeech/asr1` results.
 EVALUATION = {"valid": 5_715, "test": 19_930}
-# [unverified]: from the data set's card on the Hugging Face hub, read second-hand; so these are only warned of.
+# [unverified]: from the data set's card on the Hugging Face hub, read second-hand, so a difference only warns.
 TRAINING = {"XS": 9_389, "S": 230_068, "M": 910_140, "L": 2_266_371, "XL": 8_282_988}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which training subset."""
+    """Add `--subset`, the training subset."""
     parser.add_argument(
         "--subset", choices=tuple(TRAINING), required=True, help="for train: 10, 250, 1000, 2500 or 10000 hours"
     )
@@ -43,7 +43,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         arguments: `allow_partial`, `subset`.
 
     Raises:
-        UserError: no metadata, audio that it lists is missing, or other counts than the official ones.
+        UserError: the metadata or audio that it lists is missing, or counts differ from the official ones.
     """
     path = require_file(root / "GigaSpeech.json", "the metadata of GigaSpeech")
     try:
@@ -77,7 +77,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def clean(text: str) -> str:
-    """A transcript without punctuation tags; empty if the segment holds a tag for what is no speech.
+    """A transcript without punctuation tags; empty if the segment has a non-speech tag.
 
     Example:
         >>> clean("FOUR O'CLOCK TOMORROW AFTERNOON <COMMA> SAID WILLIAMS <PERIOD>")
@@ -93,6 +93,6 @@ def _file(path: Path) -> Path | None:
 
 def _recording(file: Path, segment: dict[str, Any], text: str) -> Recording:
     meta = {"text": text, "language": "en"}
-    if segment.get("speaker", "N/A") != "N/A":  # version 1.0.0 knows no speakers
+    if segment.get("speaker", "N/A") != "N/A":  # version 1.0.0 has no speakers
         meta["speaker"] = segment["speaker"]
     return Recording(file, clean_key(segment["sid"]), meta, float(segment["begin_time"]), float(segment["end_time"]))

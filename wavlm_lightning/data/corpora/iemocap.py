@@ -1,9 +1,9 @@
 """IEMOCAP: acted dialogues in five sessions of two speakers each, with an emotion for every turn (SUPERB's ER).
 
-The official tree is read as it is released: turns in `SessionN/sentences/wav/DIALOGUE/TURN.wav`, labels in
-`SessionN/dialog/EmoEvaluation/DIALOGUE.txt`. torchaudio's `IEMOCAP` is no help: it wants the folder under another name
-than the release has, cuts paths at the first "Session" in them, and takes the actor who wore the markers in a dialogue
-for the speaker of all its turns.
+Reads the official tree as released: turns in `SessionN/sentences/wav/DIALOGUE/TURN.wav`, labels in
+`SessionN/dialog/EmoEvaluation/DIALOGUE.txt`. torchaudio's `IEMOCAP` does not fit: it expects the folder under another name
+than the release has, cuts paths at the first "Session" in them, and assigns all turns of a dialogue to the actor who
+wore the markers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts,
 HELP = "IEMOCAP, four emotions, one split a session (SUPERB ER); DIR holds Session1 to Session5"
 
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
-"""Label in the release to class; excitement counts as happiness and all other labels are left out, as in s3prl
-`downstream/emotion/IEMOCAP_preprocess.py`, whose order of classes this is too."""
+"""Label in the release to class, in the order of s3prl `downstream/emotion/IEMOCAP_preprocess.py`: excitement counts as
+happiness, and all other labels are left out."""
 
 # Counted in the metadata that s3prl ships (`downstream/emotion/meta_data/Session*/test_meta_data.json`).
 FOLDS = {"fold1": 1085, "fold2": 1023, "fold3": 1151, "fold4": 1031, "fold5": 1241}
@@ -26,7 +26,7 @@ OF_EMOTION = {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing beyond the folder."""
+    """No options of its own."""
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
@@ -37,7 +37,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         arguments: `allow_partial`.
 
     Raises:
-        UserError: no such tree, or other counts than the official ones.
+        UserError: the tree is missing, or counts differ from the official ones.
     """
     require_folder(root, "the folders Session1 to Session5 of the IEMOCAP release")
     splits = {f"fold{number}": existing(_session(root / f"Session{number}", number)) for number in range(1, 6)}
@@ -60,17 +60,17 @@ def _session(folder: Path, number: int) -> list[Recording]:
     """The turns of the four classes, by name."""
     recordings = []
     for labels in folder.glob("dialog/EmoEvaluation/*.txt"):
-        if labels.name.startswith("."):  # the release carries the resource forks of a Mac
+        if labels.name.startswith("."):  # macOS resource forks in the release
             continue
         for line in labels.read_text(errors="replace").splitlines():
-            # [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[2.5000, 2.5000, 2.5000]; other lines are the raters'
+            # [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[2.5000, 2.5000, 2.5000]; other lines are single ratings
             fields = line.split("\t")
             if not line.startswith("[") or len(fields) < 3 or fields[2] not in EMOTIONS:
                 continue
             turn = fields[1]
             dialogue, _, utterance = turn.rpartition("_")
             meta = {
-                # The first letter names the actor with the markers, the last part the one who speaks.
+                # In Ses01F_impro01_M000, F is the actor with the markers and M the actor who speaks.
                 "speaker": turn[:5] + utterance[0],
                 "emotion": EMOTIONS[fields[2]],
                 "session": number,

@@ -1,4 +1,4 @@
-"""Pronunciation lexica: the phones of a text, as SUPERB's phoneme recognition defines them."""
+"""Pronunciation lexica: from words to phones, as in SUPERB's phoneme recognition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Lexicon = dict[str, tuple[str, ...]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of a recipe whose texts can be looked up."""
+    """Add the options `--lexicon` and `--missing-words`."""
     parser.add_argument(
         "--lexicon",
         nargs="+",
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "LibriSpeech 200k G2P lexicon and the list of the remaining words)",
     )
     parser.add_argument(
-        "--missing-words", choices=("stop", "spn"), default="stop", help="what to do with words of no lexicon"
+        "--missing-words", choices=("stop", "spn"), default="stop", help="what to do with words that no lexicon has"
     )
 
 
@@ -44,10 +44,10 @@ def read_lexica(paths: list[Path]) -> Lexicon:
     """The first pronunciation of every word, in the order of the files.
 
     Args:
-        paths: lexica; words and phones stand between spaces or tabs.
+        paths: lexica; words and phones are separated by spaces or tabs.
 
     Raises:
-        UserError: no such file, or a pronunciation that is empty or holds a symbol that is none of `PHONES`.
+        UserError: a file is missing, or a pronunciation is empty or has a symbol outside `PHONES`.
     """
     known = set(PHONES)
     lexicon: Lexicon = {}
@@ -59,18 +59,20 @@ def read_lexica(paths: list[Path]) -> Lexicon:
                 continue
             if not phones or not known.issuperset(phones):
                 wrong = next((phone for phone in phones if phone not in known), "nothing")
-                raise UserError(f"{path}, line {number}: {word} is spoken {wrong!r}, which is no CMU phone with stress")
+                raise UserError(
+                    f"{path}, line {number}: {word} is spoken {wrong!r}, which is not a CMU phone with stress"
+                )
             lexicon.setdefault(word, tuple(phones))
     return lexicon
 
 
 def phones_of(texts: list[str], lexicon: Lexicon, missing: str = "stop") -> list[list[list[str]]]:
-    """What `meta["phones"]` is for each text: the words' phones one after the other, without silences between words.
+    """`meta["phones"]` of each text: the phones of its words in order, without silences between words.
 
     Args:
-        texts: words between spaces, written as in the lexicon.
+        texts: words separated by spaces, written as in the lexicon.
         lexicon: see `read_lexica`.
-        missing: `stop` at words of no lexicon, or take `spn` (spoken noise) for them.
+        missing: `stop` raises an error for words that the lexicon lacks; `spn` makes them spoken noise.
 
     Returns:
         For each text, a list of `[phone]`.
@@ -86,7 +88,7 @@ def phones_of(texts: list[str], lexicon: Lexicon, missing: str = "stop") -> list
     if absent and missing == "stop":
         some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise UserError(
-            f"--lexicon: no pronunciation of {some}; add a lexicon that has them, or take {SPOKEN_NOISE} for them with "
+            f"--lexicon: no pronunciation of {some}; add a lexicon that has them, or make them {SPOKEN_NOISE} with "
             "--missing-words spn"
         )
     unknown = (SPOKEN_NOISE,)

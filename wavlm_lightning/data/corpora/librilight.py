@@ -1,8 +1,8 @@
 """Libri-Light: up to 60,000 h of unlabelled English audiobooks, cut into pieces for pre-training.
 
-DIR holds the unpacked archives small, medium, large and duplicate (those that are wanted). Where the JSON beside a file
-lists its voice activity, pieces begin and end with speech; other files are cut into equal pieces. Whole speakers are
-held out for validation.
+DIR holds the unpacked archives small, medium, large and duplicate, or some of them. Where the JSON beside a file lists its
+voice activity, pieces begin and end with speech; other files are cut into equal pieces. Whole speakers are held out
+for validation.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ Stretch = tuple[float, float]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Subsets, and how to cut."""
+    """Add the subsets and the lengths of pieces."""
     parser.add_argument("--subsets", nargs="+", choices=HOURS, default=["small"], help="small by default")
     parser.add_argument("--piece-seconds", type=float, default=15.0, help="longest piece (default 15)")
-    parser.add_argument("--min-seconds", type=float, default=1.0, help="shorter pieces are left out (default 1)")
+    parser.add_argument("--min-seconds", type=float, default=1.0, help="shorter pieces are dropped (default 1)")
     parser.add_argument("--valid", type=float, default=0.01, help="share of speakers for validation (default 0.01)")
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
+    """Pieces with `speaker`, `book` and `subset`; `valid` holds whole speakers."""
     if not 0 < arguments.min_seconds <= arguments.piece_seconds:
-        raise UserError("--min-seconds must be above 0 and no more than --piece-seconds")
+        raise UserError("--min-seconds must be above 0 and at most --piece-seconds")
     subsets = list(dict.fromkeys(arguments.subsets))
     recordings: list[Recording] = []
     hours: dict[str, int] = {}
     for subset in subsets:
         pieces, seconds = _read_subset(root / subset, arguments.piece_seconds, arguments.min_seconds)
         recordings += pieces
-        # The official figure is rounded, and headers of a few files are known to be off.
+        # The official figure is rounded, and a few files have wrong headers.
         near = abs(seconds / 3600 / HOURS[subset] - 1) <= HOURS_TOLERANCE
         hours[subset] = HOURS[subset] if near else round(seconds / 3600)
     check_counts(hours, {name: HOURS[name] for name in subsets}, arguments.allow_partial, root, "hours")
@@ -101,7 +101,7 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def cut(activity: list[Stretch], seconds: float, longest: float) -> Iterator[Stretch]:
-    """Pieces of a recording, none longer than `longest`.
+    """Cut a recording into pieces, none longer than `longest`.
 
     Args:
         activity: (start, end) of each stretch of speech, in seconds, in order; empty if unknown.
@@ -110,7 +110,7 @@ def cut(activity: list[Stretch], seconds: float, longest: float) -> Iterator[Str
 
     Yields:
         (start, end) in seconds: as many consecutive stretches as fit, with the pauses between them. A stretch that
-        does not fit alone (or the whole recording, where no activity is known) is cut into equal parts. A pause of
+        does not fit alone (or the whole recording, if its activity is unknown) is cut into equal parts. A pause of
         more than two seconds ends a piece.
 
     Example:

@@ -1,7 +1,7 @@
-"""Libri-Light's limited supervision: 10 min, 1 h and 10 h of LibriSpeech, to fine-tune a recogniser on.
+"""Libri-Light limited supervision: 10 min, 1 h and 10 h of labelled LibriSpeech, for few-shot speech recognition.
 
 DIR is the folder `librispeech_finetuning` of the archive, with 1h and 9h. With --librispeech, dev-other and test-clean
-of LibriSpeech (or others) become `valid` and `test`; without, there is only `train`.
+of LibriSpeech (or other subsets) become `valid` and `test`; without it, there is only `train`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ HELP = "Libri-Light's 10 min, 1 h or 10 h of labelled LibriSpeech (few-shot ASR)
 # Speakers of each folder: Libri-Light, data_preparation/README.md.
 SPEAKERS = {**{f"1h/{fold}": 4 for fold in range(6)}, "9h": 24}
 FOLDERS = {"1h": [f"1h/{fold}" for fold in range(6)], "10h": [*(f"1h/{fold}" for fold in range(6)), "9h"]}
-# [unverified]: commonly quoted, in no primary source we could read; so a difference is a warning, never an error.
+# [unverified]: commonly quoted, but not found in a primary source, so a difference only warns.
 UTTERANCES = {"10min": 48, "1h": 286, "10h": 2_763}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Size of the training set, and LibriSpeech for the other splits."""
+    """Add the size of the training set, LibriSpeech for the other splits, and the lexica."""
     parser.add_argument("--subset", choices=tuple(UTTERANCES), default="10h", help="10h by default")
     parser.add_argument(
         "--fold", type=int, choices=range(6), default=0, help="which 10 minutes of the hour, with --subset 10min"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
+    """LibriSpeech recordings with `text` and, given a lexicon, `phones`."""
     root = root / "librispeech_finetuning" if (root / "librispeech_finetuning").is_dir() else root
     subset = arguments.subset
     folders = [f"1h/{arguments.fold}"] if subset == "10min" else FOLDERS[subset]
@@ -65,7 +65,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def _read(root: Path, folder: str) -> list[Recording]:
-    # torchaudio.datasets.LibriLightLimited has no get_metadata: it gives a text only together with decoded audio.
+    # torchaudio.datasets.LibriLightLimited has no get_metadata: it returns a text only together with decoded audio.
     require_folder(root / folder, "a part of librispeech_finetuning, as in the archive")
     recordings = []
     for chapter in sorted((root / folder).glob("*/*/*")):

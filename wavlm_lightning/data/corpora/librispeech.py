@@ -16,7 +16,7 @@ from wavlm_lightning.system.errors import UserError
 HELP = "LibriSpeech: texts, and phones with a lexicon (PR, ASR, pre-training)"
 LICENCE = "CC BY 4.0"
 
-# Files of the archives at openslr.org/12; the three of SUPERB as in its data card.
+# Numbers of files in the archives at openslr.org/12; SUPERB's data card confirms its three.
 OFFICIAL = {
     "train-clean-100": 28_539,
     "train-clean-360": 104_014,
@@ -29,7 +29,7 @@ OFFICIAL = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Subsets and lexica."""
+    """Add the subsets of each split, and the lexica."""
     for split, subset in (("train", "train-clean-100"), ("valid", "dev-clean"), ("test", "test-clean")):
         parser.add_argument(
             f"--{split}", nargs="+", default=[subset], choices=OFFICIAL, metavar="SUBSET", help=f"{subset} by default"
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
+    """Recordings with `text`, `speaker`, `chapter` and `subset` and, given a lexicon, `phones`."""
     subsets = {split: list(dict.fromkeys(getattr(arguments, split))) for split in ("train", "valid", "test")}
     parts = {name: read_subset(root, name) for names in subsets.values() for name in names}
     found = {name: len(part) for name, part in parts.items()}
@@ -56,7 +56,7 @@ def read_subset(root: Path, name: str) -> list[Recording]:
         name: one of `OFFICIAL`.
 
     Raises:
-        UserError: the subset is not there, or a text is missing.
+        UserError: the subset or a text is missing.
     """
     from torchaudio.datasets import LIBRISPEECH
 
@@ -84,7 +84,7 @@ def label(
     }
     if arguments.lexicon:
         words = lexicon.read_lexica(arguments.lexicon)
-        # All texts at once, so that one message names the missing words of all splits.
+        # Look up all texts at once, so that one message names the missing words of all splits.
         texts = [recording.meta["text"] for part in splits.values() for recording in part]
         phones = iter(lexicon.phones_of(texts, words, arguments.missing_words))
         splits = {

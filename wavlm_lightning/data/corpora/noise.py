@@ -1,4 +1,4 @@
-"""Noise to mix into speech: any tree of recordings, such as that of the DNS challenge, cut into pieces."""
+"""Noise corpora for mixing: any tree of recordings, such as that of the DNS challenge, cut into pieces."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ SHORTEST_SECONDS = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to cut and to split."""
+    """Add the length of pieces, the shares of valid and test, and the name and licence of the corpus."""
     parser.add_argument("--piece-seconds", type=float, default=10.0, help="longest piece (default 10)")
     parser.add_argument("--valid", type=float, default=0.05, help="share of the files for validation (default 0.05)")
     parser.add_argument("--test", type=float, default=0.05, help="share of the files for test (default 0.05)")
-    parser.add_argument("--name", help="name of the corpus; that of the folder by default")
+    parser.add_argument("--name", help="name of the corpus (default: the folder's name)")
     parser.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Pieces with their file as `source`; all pieces of a file are in one split, which the hash of its path decides.
+    """Pieces with their file as `source`; the hash of a file's path decides the split of all its pieces.
 
     Args:
-        root: searched with all folders below it.
+        root: searched recursively.
         arguments: `piece_seconds`, `valid`, `test`, `name`, `licence`.
 
     Raises:
-        UserError: no such folder, nothing in it, or settings that leave nothing to train on.
+        UserError: the folder is missing or has no recordings, or no training recording remains.
     """
     from wavlm_lightning.data.folder import SUFFIXES
 
@@ -65,15 +65,15 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def _pieces(root: Path, file: Path, seconds: float) -> list[Recording]:
-    """Consecutive pieces of a file; what is left at its end counts if it is not too short."""
+    """Consecutive pieces of a file; the rest at its end is kept if it is long enough."""
     import soundfile
 
     meta = {"source": file.as_posix()}
-    # Two files may differ in what a key cannot hold, so the path itself decides.
+    # Keys drop some characters, so a hash of the path keeps them unique.
     key = f"{clean_key(str(file.with_suffix('')))}-{hashlib.sha256(file.as_posix().encode()).hexdigest()[:8]}"
     try:
         length = soundfile.info(str(root / file)).duration
-    except soundfile.LibsndfileError:  # `write_corpus` meets the same error, and knows whether to stop or to skip
+    except soundfile.LibsndfileError:  # `write_corpus` meets it again and stops or skips, as asked
         return [Recording(root / file, key, meta)]
     starts = [number * seconds for number in range(math.ceil(length / seconds))]
     return [

@@ -1,9 +1,9 @@
 """QUESST 2014: spoken queries to be found in spoken documents, non-native English part (SUPERB's QbE).
 
-`scoring/language_key_{utterances,dev,eval}.lst` list documents and queries with their language, and
-`scoring/groundtruth_quesst14_{dev,eval}/quesst14_{dev,eval}.rttm` says which document holds which query: a line
-`LEXEME DOCUMENT 1 START DURATION QUERY ...` for each place, whatever the type of the match (exact, reordered,
-inflected), as the official scorer takes it. Its tlist and ecf files repeat the lists and are not needed.
+`scoring/language_key_{utterances,dev,eval}.lst` list documents and queries with their language. The ground truth is
+`scoring/groundtruth_quesst14_{dev,eval}/quesst14_{dev,eval}.rttm`, with a line `LEXEME DOCUMENT 1 START DURATION QUERY ...`
+for each occurrence of a query, whatever the type of the match (exact, reordered, inflected), as in the official scorer.
+The scorer's tlist and ecf files repeat the lists and are not needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wavlm_lightning.data.recordings import (
 )
 from wavlm_lightning.system.errors import UserError
 
-HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder it lies in"
+HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder that contains it"
 
 FOLDER = "quesst14Database"
 LANGUAGE = "nnenglish"
@@ -29,28 +29,27 @@ LANGUAGE = "nnenglish"
 SUBSETS = {
     "documents": ("docs", "utterances", 2438, 12492),
     "queries-valid": ("dev", "dev", 138, 560),
-    "queries-test": ("eval", "eval", 138, 555),  # all languages: [unverified], and so only warned of
+    "queries-test": ("eval", "eval", 138, 555),  # all languages: [unverified], so a difference only warns
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing beyond the folder."""
+    """No options of its own."""
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Splits `documents` (`terms`: keys of the queries they hold), `queries-valid` and `queries-test` (`term`).
 
-    The inventory `trial_grid` keeps, for either split of queries, how many queries and documents the whole multilingual
-    task has. The official scorer removes queries that are in no document and fills the trials that a system did not
-    submit with a low score; SUPERB submits English alone, so its published figures count those of all other languages
-    as missed.
+    The inventory `trial_grid` records, for each split of queries, the number of queries and documents of the whole
+    multilingual task. The official scorer drops queries that no document contains and gives trials that a system did not
+    submit a low score; SUPERB submits English alone, so its published figures count those of all other languages as missed.
 
     Args:
-        root: `quesst14Database`, or the folder it lies in.
+        root: `quesst14Database`, or the folder that contains it.
         arguments: `allow_partial`.
 
     Raises:
-        UserError: no such tree, no ground truth, or other counts than the official ones.
+        UserError: the tree or its ground truth is missing, or counts differ from the official ones.
     """
     from torchaudio.datasets import QUESST14
 
@@ -62,7 +61,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     paths: dict[str, list[Path]] = {}
     listed: dict[str, list[Path]] = {}
     for split, (subset, *_) in SUBSETS.items():
-        # torchaudio downloads nothing unless told to; it reads the list, which is all that is asked of it here.
+        # torchaudio only reads the list here; it downloads nothing unless told to.
         paths[split] = QUESST14(parent, subset, language=LANGUAGE).data
         listed[split] = QUESST14(parent, subset, language=None).data
     truth = {"queries-valid": _truth(base, "dev"), "queries-test": _truth(base, "eval")}
@@ -95,12 +94,12 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def _recording(path: Path, labels: dict[str, object]) -> Recording:
-    # SUPERB turns these down by 3 dB (s3prl `downstream/quesst14_dtw/dataset.py`): `data.gain_db` of the task does that.
+    # SUPERB's -3 dB (s3prl `downstream/quesst14_dtw/dataset.py`) are applied by `data.gain_db` of the task.
     return Recording(path, path.stem, {"language": "en", **labels})
 
 
 def _terms(truth: dict[str, dict[str, set[str]]], queries: set[str]) -> dict[str, list[str]]:
-    """Document to the queries that it holds, in their order."""
+    """The queries of each document, in their order."""
     terms: dict[str, list[str]] = {}
     for places in truth.values():
         for query in sorted(queries & places.keys()):
@@ -110,12 +109,12 @@ def _terms(truth: dict[str, dict[str, set[str]]], queries: set[str]) -> dict[str
 
 
 def _truth(base: Path, part: str) -> dict[str, set[str]]:
-    """Query to the documents that hold it, of all languages."""
+    """The documents of each query, of all languages."""
     path = base / "scoring" / f"groundtruth_quesst14_{part}" / f"quesst14_{part}.rttm"
     places: dict[str, set[str]] = {}
     for line in require_file(path, "the ground truth that QUESST 2014 comes with").read_text().splitlines():
         fields = line.split()
-        # Speech in which no query is found has a line too, with NO_KEYWORD for a query: no listed query has that name.
+        # Speech without a query has lines too, with NO_KEYWORD as the query, which no list contains.
         if len(fields) >= 6 and fields[0] == "LEXEME":
             places.setdefault(fields[5], set()).add(fields[1])
     return places

@@ -1,6 +1,6 @@
 """Audio SNIPS: commands to an assistant, spoken by 16 synthetic voices, with their slots (SUPERB's SF).
 
-DIR is the folder that s3prl's preprocessing makes (`preprocess/snips_prepare_data.sh`, or its ready-made archive):
+DIR is the folder made by s3prl's preprocessing (`preprocess/snips_prepare_data.sh`, or its ready-made archive):
 `{train,valid,test}/VOICE-snips-SPLIT-N.wav`, `all.iob.snips.txt` and `slots.txt`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
 from wavlm_lightning.system.errors import UserError
 
-HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder it lies in"
+HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder that contains it"
 
 FOLDER = "SNIPS"
 # Voices and counts: s3prl `downstream/ctc/snips.yaml` and `test/test_snips.py`.
@@ -25,27 +25,27 @@ VOICES = {
 }
 COUNTS = {"train": 104_672, "valid": 2_800, "test": 2_800}
 SILENT = "?!.,;-"
-"""Tokens that are not spoken: those that are a piece of this string (s3prl `downstream/ctc/text.py`)."""
+"""Substrings of this string are tokens that are not spoken (s3prl `downstream/ctc/text.py`)."""
 
 Tagged = list[list[str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The format of the audio."""
+    """Add `--audio-format`."""
     parser.add_argument(
         "--audio-format", choices=("wav", "mp3"), default="wav", help="of the files in DIR (default wav)"
     )
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Utterances with `text`, `slots` and `tagged`, which is the annotation as published.
+    """Utterances with `text`, `slots` and `tagged`, the annotation as published.
 
     Args:
-        root: `SNIPS`, or the folder it lies in.
+        root: `SNIPS`, or the folder that contains it.
         arguments: `allow_partial`, `audio_format`.
 
     Raises:
-        UserError: no such tree, other counts than the official ones, or an annotation that does not fit.
+        UserError: the tree is missing, counts differ from the official ones, or an annotation does not fit.
     """
     from torchaudio.datasets import Snips
 
@@ -95,15 +95,15 @@ def _spoken(tagged: Tagged) -> str:
 def spans(tagged: Tagged) -> list[list[str]]:
     """Slots in the order of the text.
 
-    The tags carry no B and I, so neighbouring slots of one type are one slot, and so they are in SUPERB. There, a span
-    that begins or ends with a token that is not spoken loses that mark from its target and with it counts as no slot;
-    here it is one, and who needs the official target makes it from `tagged`.
+    The tags lack B and I, so neighbouring slots of one type form one slot, as in SUPERB. In SUPERB's target, a span that
+    begins or ends with a token that is not spoken loses that mark and does not count as a slot; here it is one. The
+    official target can be made from `tagged`.
 
     Args:
         tagged: (word, tag) pairs, without sentence boundaries; tag `O` is outside all slots.
 
     Returns:
-        (type, value) pairs; values are what is spoken of the span, and slots of which nothing is spoken are left out.
+        (type, value) pairs; values are the spoken words of the span, and slots without any are left out.
 
     Example:
         >>> spans([["PLAY", "O"], ["ROCK", "genre"], ["&", "genre"], ["ROLL", "genre"], [".", "O"]])
@@ -114,7 +114,7 @@ def spans(tagged: Tagged) -> list[list[str]]:
 
 
 def _slots(base: Path, splits: dict[str, list[Recording]]) -> list[str]:
-    """The slot types: in the order of `slots.txt`, by which SUPERB numbers them, or sorted where there is none."""
+    """The slot types in the order of `slots.txt`, which SUPERB numbers them by, or sorted without that file."""
     tags = {tag for part in splits.values() for recording in part for _, tag in recording.meta["tagged"]} - {"O"}
     path = base / "slots.txt"
     if not path.is_file():

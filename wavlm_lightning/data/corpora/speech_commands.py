@@ -1,9 +1,9 @@
 """Speech Commands: twelve classes of one-second clips, by SUPERB's protocol (KS).
 
-DIR is the unpacked archive speech_commands_v0.01 (or v0.02), with one folder a word. The test set is an archive of its
-own, speech_commands_test_set_v0.01, looked for beside DIR. `_silence_` in train and valid is the six background noises
-in full length: train with `data.max_seconds=1`, which takes another second of them each time. Levels stay as published;
-SUPERB's -3 dB are `data.gain_db`.
+DIR is the unpacked archive speech_commands_v0.01 (or v0.02), with one folder for each word. The test set is a separate
+archive, speech_commands_test_set_v0.01, expected beside DIR. `_silence_` in train and valid is the six background noises
+in full length: train with `data.max_seconds=1`, which draws another second of them each time. Levels stay as published;
+apply SUPERB's -3 dB with `data.gain_db`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ UNKNOWN, SILENCE = "_unknown_", "_silence_"
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", UNKNOWN, SILENCE)
 """The order of s3prl `downstream/speech_commands/dataset.py`."""
 
-# Words without the six background noises. The data card of SUPERB counts 51,094 / 6,798 / 3,081, that is, noises in
-# train alone; s3prl appends them to both. v0.02: the data card of Speech Commands.
+# Words without the six background noises. SUPERB's data card counts 51,094 / 6,798 / 3,081, with the noises in train
+# alone; s3prl appends them to train and valid. v0.02: the data card of Speech Commands.
 OFFICIAL = {
     "v0.01": {"train": 51_088, "valid": 6_798, "test": 3_081},
     "v0.02": {"train": 84_843, "valid": 9_981, "test": 4_890},
@@ -31,7 +31,7 @@ NOISE_FOLDER = "_background_noise_"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Version and test archive."""
+    """Add the version and the folder of the test archive."""
     parser.add_argument("--version", choices=tuple(OFFICIAL), default="v0.01", help="v0.01 by default (SUPERB's)")
     parser.add_argument(
         "--test-dir", type=Path, metavar="DIR", help="the test archive; speech_commands_test_set_VERSION beside DIR"
@@ -39,12 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
-    # torchaudio.datasets.SPEECHCOMMANDS is unsuitable: it splits by the lists in the archive, and tests on words of the
-    # same archive instead of the test archive, which alone has the classes `_unknown_` and `_silence_`.
+    """Clips with `keyword` (the class) and `word`."""
+    # torchaudio.datasets.SPEECHCOMMANDS does not fit: it splits by the lists in the archive, and tests on words of the
+    # same archive; only the test archive has the classes `_unknown_` and `_silence_`.
     version = arguments.version
     test = arguments.test_dir or root.absolute().parent / f"speech_commands_test_set_{version}"
-    require_folder(test, f"the test archive of {version}, one folder a class (name another one with --test-dir)")
+    require_folder(test, f"the test archive of {version}, one folder for each class (name another one with --test-dir)")
     splits: dict[str, list[Recording]] = {"train": [], "valid": []}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name != NOISE_FOLDER):
         for path in sorted(folder.glob("*.wav")):
@@ -73,7 +73,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def split_of(name: str) -> str | None:
-    """`valid`, `train` or None (the tenth that is kept for tests) of a recording, by the hash of its speaker.
+    """`valid`, `train` or None (the tenth that the archive reserves for tests) of a recording, by the hash of its speaker.
 
     All recordings of a speaker share a split. Source: s3prl `downstream/speech_commands/expert.py::split_dataset`, after
     the data set's own README.
@@ -95,5 +95,5 @@ def _recording(path: Path, word: str) -> Recording:
     meta = {"keyword": word if word in KEYWORDS else UNKNOWN, "word": word, "language": "en"}
     if "_nohash_" in stem:
         meta["speaker"] = stem.split("_nohash_")[0]
-    # Silence holds digital zeros in places, and some clips of words are all but empty; they count in the protocol.
+    # Some noises contain digital zeros and some clips are almost silent, but the protocol counts them.
     return Recording(path, clean_key(f"{word}-{stem}"), meta, allow_silence=True)

@@ -1,4 +1,4 @@
-"""Pairs of utterances for speaker verification, drawn where a corpus has no list of its own."""
+"""Random trials (pairs of utterances) for speaker verification, for corpora without an official list."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ Trial = tuple[int, str, str]
 
 
 def draw_trials(by_speaker: dict[str, list[str]], count: int, most_speakers: int, seed: int = 1337) -> list[Trial]:
-    """Draw pairs without repetition, target and impostor in turn.
+    """Draw pairs without repetition, target and impostor alternately.
 
     Like the development list of s3prl (`downstream/sv_voxceleb1/dev_meta_data`: 20,000 pairs of 40 training speakers,
-    half of them target), which cannot be had from VoxCeleb.
+    half of them target), which is not part of VoxCeleb.
 
     Args:
         by_speaker: keys of each speaker's utterances.
-        count: pairs wanted; fewer come back if there are not as many of either kind.
-        most_speakers: how many speakers the pairs are drawn from.
+        count: number of pairs; fewer are returned if either kind has too few.
+        most_speakers: number of speakers that the pairs are drawn from.
         seed: another seed gives other speakers and pairs.
 
     Returns:

@@ -1,13 +1,13 @@
-"""VoxCeleb1: celebrities in interviews, to identify (SUPERB's SID) or to verify (SUPERB's SV).
+"""VoxCeleb1: interviews with celebrities, for speaker identification (SUPERB's SID) or verification (SUPERB's SV).
 
 DIR holds `wav/idNNNNN/VIDEO/NNNNN.wav` with the dev and test archives merged, and the official list: iden_split.txt for
 --task sid, veri_test.txt for --task sv.
 
 Identification: the official split of 1,251 speakers. Verification: trains on the 1,211 speakers of dev and tests on the
-official trials among the other 40; all audio is made 3 dB softer and rid of quiet stretches, and training utterances of
-no more than 2 s are left out. Validation trials are drawn among training speakers, and, as in s3prl, from utterances
-that are trained on too: their EER is no estimate of the test's. --valid-apart leaves those utterances out of training,
-which is not SUPERB's protocol.
+official trials of the other 40; all audio gets -3 dB and loses its quiet stretches, and training utterances of at most
+2 s are left out. Validation trials are drawn among training speakers and, as in s3prl, from training utterances, so
+their EER does not estimate that of the test. --valid-apart leaves those utterances out of training, which departs from
+SUPERB's protocol.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HELP = "VoxCeleb1, speakers to identify or to verify (SID, SV)"
 IDENTIFICATION = {"train": 138_361, "valid": 6_904, "test": 8_251}
 SPEAKERS = 1_251
 TEST_SPEAKERS = {f"id{number}" for number in range(10_270, 10_310)}
-"""The test archive: the speakers whose names begin with E."""
+"""The speakers of the test archive: those whose names begin with E."""
 VERIFICATION_TRAIN = 148_642
 TRIALS = {"veri_test.txt": 37_720, "veri_test2.txt": 37_611}
 LICENCE = "CC BY 4.0 for the selection; the copyright in the recordings remains with the owners of the videos"
@@ -42,7 +42,7 @@ MIN_TRAIN_SECONDS = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Task and trials."""
+    """Add the task and the trials."""
     parser.add_argument("--task", choices=("sid", "sv"), required=True, help="identification or verification")
     parser.add_argument("--trials", type=Path, metavar="FILE", help="test trials of sv; DIR/veri_test.txt by default")
     parser.add_argument("--valid-trials", type=int, default=20_000, help="of sv (default 20000, half of them target)")
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """See `wavlm_lightning.data.corpora`."""
-    require_folder(root / "wav", "one folder a speaker, those of the dev and test archives together")
+    """Utterances with `speaker` and `video`; for verification also trials of valid and test."""
+    require_folder(root / "wav", "one folder for each speaker, of the dev and test archives together")
     return (_identification if arguments.task == "sid" else _verification)(root, arguments)
 
 
@@ -68,7 +68,7 @@ def _key(name: str) -> str:
 def _identification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     from torchaudio.datasets import VoxCeleb1Identification
 
-    # Looked for first: torchaudio would download it.
+    # Checked first, because torchaudio would download it.
     require_file(root / "iden_split.txt", "the official split for identification, from the VoxCeleb site")
     splits = {}
     for split, subset in (("train", "train"), ("valid", "dev"), ("test", "test")):
@@ -77,14 +77,14 @@ def _identification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         splits[split] = existing([_recording(root, name) for name in names])
     found = {split: len(part) for split, part in splits.items()}
     check_counts(found, IDENTIFICATION, arguments.allow_partial, root)
-    # Sorted, they are in the order of their numbers, which is that of s3prl's classes.
+    # Sorted by number, the order of s3prl's classes.
     speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
     check_counts({"the whole": len(speakers)}, {"the whole": SPEAKERS}, arguments.allow_partial, root, "speakers")
     return CorpusPlan("VoxCeleb1 sid", LICENCE, splits, {"speakers": speakers}, source={"task": "sid"})
 
 
 def _verification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    # torchaudio.datasets.VoxCeleb1Verification is no help: it lists test pairs alone, and downloads what it misses.
+    # torchaudio.datasets.VoxCeleb1Verification does not fit: it lists test pairs alone, and downloads missing files.
     path = arguments.trials or root / "veri_test.txt"
     trials = read_trials(path)
     named = sorted({name for _, *pair in trials for name in pair})
@@ -141,7 +141,7 @@ def read_trials(path: Path) -> list[Trial]:
     """Rows of (1 same speaker or 0, file, file) of an official list, in its order; files relative to `wav`.
 
     Raises:
-        UserError: no such file, a row that is no trial, or a speaker who is trained on.
+        UserError: the file is missing, a row is malformed, or a speaker belongs to the training set.
     """
     require_file(path, "the official trials, from the VoxCeleb site (name another list with --trials)")
     trials = []
@@ -150,11 +150,11 @@ def read_trials(path: Path) -> list[Trial]:
         if not fields:
             continue
         if len(fields) != 3 or fields[0] not in ("0", "1") or any(name.count("/") != 2 for name in fields[1:]):
-            raise UserError(f"{path}, line {number}: no trial, which is `0 or 1, file, file`")
+            raise UserError(f"{path}, line {number}: not a trial, which is `0 or 1, file, file`")
         strangers = {name.split("/")[0] for name in fields[1:]} - TEST_SPEAKERS
         if strangers:
             raise UserError(
-                f"{path}, line {number}: {', '.join(sorted(strangers))} is a training speaker; take the trials of the "
+                f"{path}, line {number}: {', '.join(sorted(strangers))} is a training speaker; use trials of the "
                 "test speakers (veri_test.txt or veri_test2.txt)"
             )
         trials.append((int(fields[0]), fields[1], fields[2]))

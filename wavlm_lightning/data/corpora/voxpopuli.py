@@ -1,9 +1,9 @@
 """VoxPopuli: the European Parliament in 23 languages, unlabelled or transcribed (Wang et al., ACL 2021).
 
-Both kinds are read as the official tools of facebookresearch/voxpopuli leave them:
+Reads both kinds as the official tools of facebookresearch/voxpopuli leave them:
 
 - `unlabelled`: `raw_audios/LANG/YEAR/EVENT.ogg` (`download_audios`), cut by the segments of
-  `unlabelled_data/unlabelled_v2.tsv.gz`, so that `get_unlabelled_data` need not write them all out again;
+  `unlabelled_data/unlabelled_v2.tsv.gz`, so that `get_unlabelled_data` need not write the segments as files;
 - `asr`: `transcribed_data/LANG/asr_{train,dev,test}.tsv` and `transcribed_data/LANG/YEAR/ID.ogg` (`get_asr_data`).
 """
 
@@ -24,12 +24,12 @@ from wavlm_lightning.system.errors import UserError
 HELP = "VoxPopuli in one language, unlabelled or transcribed; DIR is the --root of the official tools"
 
 LICENCE = "CC0-1.0; European Parliament terms of use for the recordings"
-# [unverified]: from the data set's card on the Hugging Face hub, read second-hand; so these are only warned of.
+# [unverified]: from the data set's card on the Hugging Face hub, read second-hand, so a difference only warns.
 TRANSCRIBED = {"en": {"train": 182_482, "valid": 1_753, "test": 1_842}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What of it, in which language."""
+    """Add the kind, the language and the share of events held out."""
     parser.add_argument("--kind", choices=("unlabelled", "asr"), required=True, help="for pre-training, or transcribed")
     parser.add_argument("--language", required=True, help="its code, as in the folder names: en, de, fr, ...")
     parser.add_argument(
@@ -45,7 +45,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         arguments: `allow_partial`, `kind`, `language`, `valid`.
 
     Raises:
-        UserError: no manifest, nothing in this language, or audio that the manifest lists is missing.
+        UserError: the manifest or audio that it lists is missing, or has nothing in this language.
     """
     return _unlabelled(root, arguments) if arguments.kind == "unlabelled" else _transcribed(root, arguments)
 
@@ -112,7 +112,7 @@ def _transcribed(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
-    """Some columns of a tab-separated table, packed or not; the official tools write it without quoting."""
+    """Some columns of a tab-separated table, gzipped or not, which the official tools write without quoting."""
     with _opened(path) as file:
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         header = next(reader, [])

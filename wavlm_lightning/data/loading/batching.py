@@ -1,7 +1,7 @@
-"""Which utterances go into which batch: a pure function of lengths, seed and epoch.
+"""Plan batches: which utterances form which batch, a pure function of lengths, seed and epoch.
 
 Because an epoch is planned before it begins, `len(loader)` is exact, every rank makes the same number of steps, the
-order does not depend on the number of workers, and a run resumes at any batch by dropping the ones already seen.
+order does not depend on the number of workers, and a run resumes at any batch by skipping the batches already seen.
 """
 
 from __future__ import annotations
@@ -31,26 +31,27 @@ def plan_batches(
     pool_batches: int = 50,
     window: int | None = None,
 ) -> list[np.ndarray]:
-    """Group utterances of like length into batches.
+    """Group utterances of similar length into batches.
 
     Args:
         samples: length of each utterance in samples, int64 `(utterances,)`.
-        batch_seconds: audio a batch may hold, padding counted; None for no such limit.
-        batch_size: utterances a batch may hold; None for no such limit.
-        max_seconds: utterances will be cropped to this, so they count as no longer.
+        batch_seconds: most audio in a batch including padding, in seconds; None for no such limit.
+        batch_size: most utterances in a batch; None for no such limit.
+        max_seconds: utterances will be cropped to this length.
         shuffle: draw the order anew from (seed, epoch); False keeps them sorted by length, for evaluation.
-        weights: draw as many utterances with replacement in proportion to these, `(utterances,)`; None takes each once.
+        weights: draw `len(samples)` utterances with replacement in proportion to these, `(utterances,)`; None takes each
+            utterance once.
         seed: of the whole run.
-        epoch: number of the pass.
-        pool_batches: with shuffling, lengths are sorted within pools of about this many batches, so batches hold
-            like lengths and the order stays random.
-        window: number of the window these utterances are, if they are not the whole epoch; it gets draws of its own.
+        epoch: number of the epoch.
+        pool_batches: with shuffling, utterances are sorted by length within pools of about this many batches, so that
+            batches hold similar lengths and their order stays random.
+        window: number of this window of the epoch, which gets its own random numbers; None for a whole epoch.
 
     Returns:
-        One int64 array of utterance numbers a batch.
+        For each batch an int64 array of utterance numbers.
 
     Raises:
-        UserError: neither limit is given, or one utterance alone is longer than a batch may be.
+        UserError: neither limit is given, or a single utterance is longer than `batch_seconds`.
     """
     if batch_seconds is None and batch_size is None:
         raise UserError("data: give batch_size (utterances) or batch_seconds (seconds of audio), or both")
@@ -98,7 +99,7 @@ def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
 
     Args:
         batches: int64 `(utterances,)` each.
-        wanted: how many there shall be; with fewer utterances than that, some batches come twice.
+        wanted: number of batches; with fewer utterances than that, some batches come twice.
     """
     while 0 < len(batches) < wanted:
         missing = wanted - len(batches)
@@ -112,7 +113,7 @@ def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
 
 
 def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
-    """Split batches until their number is a multiple of `shares`, so that every rank makes equally many steps.
+    """Split batches until their number is a multiple of `shares`, so that every rank makes the same number of steps.
 
     DDP exchanges buffers in every forward, in evaluation too: a rank that stops early leaves the others waiting.
 
@@ -128,7 +129,7 @@ def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
     batches = list(batches)
     while len(batches) % shares:
         largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-        if len(batches[largest]) == 1:  # nothing left to split: the shortest two go together
+        if len(batches[largest]) == 1:  # nothing left to split: merge the two with the shortest utterances
             batches[:2] = [np.concatenate(batches[:2])]
         else:
             batches[largest : largest + 1] = np.array_split(batches[largest], 2)
@@ -136,25 +137,25 @@ def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
 
 
 class BatchPlan(Sampler[list[Any]]):
-    """A batch sampler that hands each rank its share of `plan_batches`, and can begin in the middle.
+    """A batch sampler that gives each rank its share of `plan_batches`, and can begin in the middle of an epoch.
 
     A batch is a list of (utterance, seed of its crop) pairs; the seed is the epoch, unless utterances are drawn with
     replacement.
 
-    Training gives every rank equally many batches (the few that are over are dropped, others each epoch);
-    evaluation gives every utterance to exactly one rank, and every rank equally many batches. Batches are dealt, not
-    shards, and workers take them in turn: there may be more ranks and workers than shards.
+    In training every rank gets the same number of batches; the few left over are dropped, different ones each epoch. In
+    evaluation every utterance goes to exactly one rank, and every rank gets the same number of batches. Batches are
+    distributed, not shards, so there may be more ranks and workers than shards.
 
-    An epoch of training is planned window by window while it runs (see `passes`); every rank plans all of it, so
-    nothing need be agreed on.
+    An epoch of training is planned window by window while it runs (see `passes`). Every rank plans the whole epoch, so
+    ranks need not communicate.
 
     Args:
         samples: length of each utterance in samples, `(utterances,)`.
         rank: this process.
         world_size: processes.
-        train: shuffle, and equal shares.
-        multiple: of batches in an epoch of training, as far as there are enough: those of an update.
-        passes: what an epoch of training takes; None for every utterance, in one window.
+        train: training (shuffled, equal shares) or evaluation.
+        multiple: batches per update; an epoch of training is a multiple of it if it is long enough.
+        passes: order of an epoch of training; None for every utterance, in one window.
         plan: the other arguments of `plan_batches`.
 
     Raises:
@@ -176,16 +177,16 @@ class BatchPlan(Sampler[list[Any]]):
         self.passes = passes or Passes(np.array([0, len(samples)]))
         self.epoch = 0
         self.begin = 0
-        # The number of batches must not change with the epoch, or `len(loader)` would lie to the schedule. An epoch that
-        # packs into fewer splits some in two, one that needs more drops some. The least of three epochs makes splits
-        # rare; with many windows the numbers of epochs differ by less than a thousandth, and one is enough.
+        # The number of batches must be the same in all epochs, because the schedule uses `len(loader)`. An epoch with fewer
+        # batches splits some in two, one with more drops some. Taking the minimum of three epochs makes splits rare; with
+        # many windows epochs differ by less than a thousandth, and one is enough.
         if train:
             epochs = range(3 if len(self.passes.windows(0)) == 1 else 1)
             self.length = min(sum(len(batches) for _, batches, _ in self._windows(e)) for e in epochs) // world_size
         else:
             self.length = len(self._evaluated(0)) // world_size
         if train and self.length > multiple:
-            # Lightning makes an update of whatever is left at the end of an epoch.
+            # Otherwise Lightning would make a smaller update of the batches left at the end of an epoch.
             self.length -= self.length % multiple
         if train and self.length == 0:
             raise UserError(
@@ -194,7 +195,7 @@ class BatchPlan(Sampler[list[Any]]):
             )
 
     def _windows(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], bool]]:
-        """Of each window its utterances, batches of places among them, and whether it is the last."""
+        """For each window: its utterances, batches as positions among them, and whether it is the last window."""
         windows = self.passes.windows(epoch)
         for place, stretches in enumerate(windows):
             numbers = utterances_of(stretches)
@@ -221,7 +222,6 @@ class BatchPlan(Sampler[list[Any]]):
             first += len(batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -237,6 +237,6 @@ class BatchPlan(Sampler[list[Any]]):
         replaced = self.plan.get("weights") is not None or (self.train and self.passes.repeats)
         epoch = self.epoch if self.train else 0
         for place, batch in places:
-            # Drawn with replacement, an utterance comes several times an epoch: each time it must be cropped anew.
+            # An utterance drawn with replacement comes several times per epoch, and each time needs another crop.
             first = (place * self.world_size + self.rank + 1) << 48 if replaced else 0
             yield [(int(n), epoch + first + (row << 32 if first else 0)) for row, n in enumerate(batch)]

@@ -1,4 +1,4 @@
-"""Several corpora in given shares of the audio: how much of each an epoch takes, and which part of it."""
+"""Mix several corpora in given shares of the audio: which utterances of each corpus an epoch takes."""
 
 from __future__ import annotations
 
@@ -27,34 +27,36 @@ class Source:
 
 
 def sources_of(corpus: str | Sequence[str | Source]) -> list[Source]:
-    """What a user gave as a corpus, as sources.
+    """The option `data.corpus` as a list of sources.
 
     Raises:
-        UserError: there is none, or some have a weight and others none, or a weight is not above 0.
+        UserError: the list is empty, only some sources have a weight, or a weight is not positive.
     """
     given = [corpus] if isinstance(corpus, str) else list(corpus)
     sources = [each if isinstance(each, Source) else Source(str(each)) for each in given]
     if not sources:
-        raise UserError("data.corpus: names no corpus; give a folder, or a list of them")
+        raise UserError("data.corpus: is empty; give a folder or a list of folders")
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) < len(sources):
         without = next(source.path for source in sources if source.weight is None)
-        raise UserError(f"data.corpus: {without} has no weight, but others have; give every corpus one, or none")
+        raise UserError(
+            f"data.corpus: {without} has no weight, but others have; give a weight to every corpus or to none"
+        )
     for source in sources:
         if source.weight is not None and not 0 < source.weight < np.inf:
-            raise UserError(f"data.corpus: the weight {source.weight} of {source.path} is no share; give one above 0")
+            raise UserError(f"data.corpus: the weight {source.weight} of {source.path} must be positive")
     return sources
 
 
 def folders_of(pattern: str) -> list[str]:
-    """The folders that a pattern with `{first..last}` names, or the one that it is.
+    """The folders of a pattern with `{first..last}`, or of a plain path.
 
     Example:
         >>> folders_of("data/part-{08..11}")
         ['data/part-08', 'data/part-09', 'data/part-10', 'data/part-11']
 
     Raises:
-        UserError: the braces are no range.
+        UserError: the braces do not hold a range.
     """
     if "{" not in pattern and "}" not in pattern:
         return [pattern]
@@ -65,27 +67,27 @@ def folders_of(pattern: str) -> list[str]:
     except ValueError as error:
         raise UserError(f"data.corpus: {pattern}: {error}; write a range as in part-{{000..003}}") from error
     if len(folders) < 2:
-        raise UserError(f"data.corpus: {pattern}: the braces hold no range; write one as in part-{{000..003}}")
+        raise UserError(f"data.corpus: {pattern}: the braces do not hold a range; write one as in part-{{000..003}}")
     return folders
 
 
 class Mixture(Passes):
-    """An epoch takes as many seconds as all sources hold together, each source its share of them.
+    """Epochs of a mixture: as many seconds as all sources hold together, each source with its share.
 
-    Each source is passed through again and again, every time in a new order of its shards, and an epoch goes on where
-    the last one stopped. So nothing comes a second time before everything of its source came once, however small the
-    share is, and everything follows from (seed, epoch) alone.
+    Each source is cycled, in a new order of its shards each time, and an epoch continues where the last one stopped. So
+    no utterance comes a second time before all of its source came once, however small the share is, and the order
+    depends on (seed, epoch) alone.
 
     Args:
         starts: number of the first utterance of each shard, and the total, int64 `(shards + 1,)`.
         lengths: length of each utterance after cropping, `(utterances,)`.
         bounds: first shard of each source, and the total, `(sources + 1,)`.
         weights: of the sources.
-        window: shards that are mixed at a time.
+        window: shards per shuffle window.
         seed: of the whole run.
 
     Raises:
-        UserError: a source has no utterance.
+        UserError: a source is empty.
     """
 
     repeats = True
@@ -102,7 +104,7 @@ class Mixture(Passes):
         super().__init__(starts, window, seed)
         self.bounds = list(bounds)
         self.draws: list[int] = []
-        """Utterances an epoch takes of each source."""
+        """Utterances per epoch of each source."""
         for number, (weight, (first, end)) in enumerate(zip(weights, itertools.pairwise(self.bounds), strict=True)):
             part = lengths[self.starts[first] : self.starts[end]]
             if not len(part):
@@ -115,7 +117,7 @@ class Mixture(Passes):
         return np.array([pair for source in range(len(self.draws)) for pair in self._of(source, epoch)], dtype=np.int64)
 
     def _of(self, source: int, epoch: int) -> Iterator[tuple[int, int]]:
-        """Those of one source: places epoch * draws to (epoch + 1) * draws of its endless row of passes."""
+        """Stretches of one source: places epoch * draws to (epoch + 1) * draws of its endless sequence."""
         shards = np.arange(self.bounds[source], self.bounds[source + 1])
         held = int(self.starts[shards[-1] + 1] - self.starts[shards[0]])
         place, end = epoch * self.draws[source], (epoch + 1) * self.draws[source]

@@ -1,4 +1,4 @@
-"""A data module that knows where its training stream is, so that an interrupted run goes on with the next batch."""
+"""Exact resume of the training data: a data module that keeps the position in its stream of batches."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from wavlm_lightning.system.errors import UserError
 
 
 class ResumableData(pl.LightningDataModule):
-    """Keeps epoch and batch in the checkpoint; a subclass says what its batches depend on and calls `resume`.
+    """Keeps epoch and batch in the checkpoint; a subclass defines `layout` and calls `resume`.
 
-    The state lives here and not in the loader: Lightning drops a loader's state if anything asks for
-    `estimated_stepping_batches`, and restores a data module's before it asks for the loader.
+    The state is kept here and not in the loader, because Lightning drops the state of a loader if
+    `estimated_stepping_batches` is used, and restores that of a data module before it requests the loader.
     """
 
     _position: dict[str, Any] | None = None
 
     def layout(self) -> dict[str, Any]:
-        """Everything that decides which batch comes when, JSON-like."""
-        raise TypeError(f"{type(self).__name__} must say what its batches depend on")
+        """All settings that decide which batch comes when, JSON-like; two runs with equal layouts see equal batches."""
+        raise TypeError(f"{type(self).__name__} must define layout()")
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is: two integers, and what they count in."""
         if self.trainer is None:
             return {}
         progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
@@ -32,14 +31,13 @@ class ResumableData(pl.LightningDataModule):
         return {"epoch": self.trainer.current_epoch, "batch": progress.processed, "layout": layout}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember where to go on."""
         self._position = state_dict or None
 
     def resume(self, plan: BatchPlan) -> None:
-        """Wind the plan of the training batches forward to where the checkpoint was written.
+        """Move the plan of the training batches to the position in the checkpoint.
 
         Raises:
-            UserError: the batches would be others than those of the interrupted run.
+            UserError: the batches would differ from those of the interrupted run.
         """
         position, self._position = self._position, None
         if position is None or self.trainer is None:

@@ -1,8 +1,8 @@
-"""Which stretches of which shards an epoch takes, and in which windows they are mixed.
+"""Epoch order: which utterance ranges of which shards are read, and in which shuffle windows.
 
-Shards come in a random order and utterances are mixed within a window of some shards. So those of a store far away, or
-on a slow disk, are read close together, and an epoch of 25 million utterances is planned window by window. A corpus
-that fits into one window is mixed as a whole.
+Shards come in random order, and utterances are shuffled within a window of shards. So a shard on a remote store or a
+slow disk is read within a short time, and an epoch of 25 million utterances is planned window by window. A corpus that
+fits into one window is shuffled as a whole.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 WINDOW = 2048
-"""Shards that are mixed at a time: a thousand hours, or 60 GB, at half an hour of FLAC each."""
+"""Shards per shuffle window: a thousand hours, or 60 GB, for shards of half an hour of FLAC."""
 
 
 class Passes:
-    """Every shard once an epoch.
+    """Epochs that read every shard once.
 
     Args:
         starts: number of the first utterance of each shard, and the total, int64 `(shards + 1,)`.
-        window: shards that are mixed at a time.
+        window: shards per shuffle window.
         seed: of the whole run.
     """
 
@@ -48,13 +48,13 @@ def utterances_of(stretches: np.ndarray) -> np.ndarray:
 
 
 def starts_among(starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Where shards begin when only some utterances are left.
+    """Shard starts in a subset of the utterances.
 
     Args:
         starts: number of the first utterance of each shard, and the total, `(shards + 1,)`.
-        numbers: the utterances that are left, ascending.
+        numbers: the utterances of the subset, ascending.
 
     Returns:
-        The same, counted among those, int64 `(shards + 1,)`.
+        The same as `starts`, counted within the subset, int64 `(shards + 1,)`.
     """
     return np.searchsorted(numbers, starts).astype(np.int64)

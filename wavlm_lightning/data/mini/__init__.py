@@ -1,4 +1,13 @@
-"""The embedded synthetic 'mini-SUPERB': ten small labelled corpora that the package makes itself in seconds."""
+"""The synthetic "mini-SUPERB": ten small labelled corpora that the package makes in seconds, deterministically.
+
+Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
+(pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
+(qbe); their material: `grammar` (sentences), `voices` (speakers); from a plan to samples: `scripted_utterance`,
+`rendering`, `effects`, `rooms`; the synthesisers: `speech` (their interface), `espeak` with its process `synthesiser` and
+the `phones` table, `formant_synth` where espeak-ng is missing; `seeding`.
+
+Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +25,8 @@ def prepare_mini(
 ) -> None:
     """Makes the mini corpus: `out/pretrain`, `out/pr`, ... each a `Corpus` of its own.
 
-    A data set that is already there is left alone, so an interrupted call can be repeated. What a data set holds
-    depends on size and seed alone, not on the number of workers or on what else is asked for.
+    Data sets that exist are left alone, so an interrupted call can be repeated. The content of a data set depends on size
+    and seed alone, not on the number of workers or the other data sets asked for.
 
     Args:
         out: Directory for the corpora.
@@ -33,7 +42,7 @@ def prepare_mini(
     Example:
         >>> prepare_mini(Path("corpus"), size="tiny", datasets=["ks"])
     """
-    # Imported here because every synthesiser process imports this package and must start in no time.
+    # Imported here because every synthesiser process imports this package and must start fast.
     from wavlm_lightning.data.mini.prepare import prepare
 
     prepare(Path(out), size, DATASETS if datasets is None else datasets, seed, workers, progress)

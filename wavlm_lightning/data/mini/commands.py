@@ -7,7 +7,7 @@ import numpy as np
 
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
-from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
@@ -57,20 +57,20 @@ _REQUESTS = (
 
 
 def ic(size: Size, seed: int) -> Plan:
-    """Plans commands of an action, an object and a location.
+    """Plan commands of an action, an object and a location.
 
-    A fifth of the phrasings and an eighth of the combinations are in the test alone, next to known ones.
+    A fifth of the phrasings and an eighth of the combinations occur in the test alone, beside known ones.
     """
     combinations = [(a, o, where) for a in _PHRASES for o, where in product(_OBJECTS[a], _LOCATIONS)]
-    # Every eighth combination: held out, yet each of its three values is known from others.
+    # Every eighth combination is held out; each of its three values occurs in others.
     held_out = set(combinations[3::8])
     splits = {}
-    for split, count, heads in zip(SPLITS, size.ic, size.speakers, strict=True):
+    for split, count, group_size in zip(SPLITS, size.ic, size.speakers, strict=True):
         allowed = combinations if split == "test" else [c for c in combinations if c not in held_out]
         rng = generator(seed, "ic", split, "commands")
-        takes = []
-        for i, speaker in enumerate(_turns("ic", split, heads, count, seed)):
-            # In a random order but each as often as any other.
+        utterances = []
+        for i, speaker in enumerate(_turns("ic", split, group_size, count, seed)):
+            # Random order, with every combination equally frequent.
             if i % len(allowed) == 0:
                 order = rng.permutation(len(allowed))
             action, item, location = allowed[int(order[i % len(allowed)])]
@@ -80,8 +80,8 @@ def ic(size: Size, seed: int) -> Plan:
                 place = f"in the {location}"
                 text = f"{place} {text}" if rng.random() < 0.3 else f"{text} {place}"
             intent = {"action": action, "object": item, "location": location}
-            takes.append(_take("ic", split, i, speaker, text, {"intent": intent}))
-        splits[split] = takes
+            utterances.append(_utterance("ic", split, i, speaker, text, {"intent": intent}))
+        splits[split] = utterances
     intents = {
         "action": list(_PHRASES),
         "object": sorted({item for items in _OBJECTS.values() for item in items}),
@@ -91,15 +91,15 @@ def ic(size: Size, seed: int) -> Plan:
 
 
 def sf(size: Size, seed: int) -> Plan:
-    """Plans requests with slots, listed in the order of the text.
+    """Plan requests with slots, listed in the order of the text.
 
-    A quarter of each slot's values is in the test alone.
+    A quarter of each slot's values occurs in the test alone.
     """
     splits = {}
-    for split, count, heads in zip(SPLITS, size.sf, size.speakers, strict=True):
+    for split, count, group_size in zip(SPLITS, size.sf, size.speakers, strict=True):
         rng = generator(seed, "sf", split, "requests")
-        takes = []
-        for i, speaker in enumerate(_turns("sf", split, heads, count, seed)):
+        utterances = []
+        for i, speaker in enumerate(_turns("sf", split, group_size, count, seed)):
             words, slots = [], []
             for word in _REQUESTS[i % len(_REQUESTS)].split():
                 if word.startswith("{"):
@@ -107,8 +107,8 @@ def sf(size: Size, seed: int) -> Plan:
                     word = _value(kind, split, rng)
                     slots.append([kind, word])
                 words.append(word)
-            takes.append(_take("sf", split, i, speaker, " ".join(words), {"slots": slots}))
-        splits[split] = takes
+            utterances.append(_utterance("sf", split, i, speaker, " ".join(words), {"slots": slots}))
+        splits[split] = utterances
     return Plan(splits, {**inventory(splits), "slots": sorted(_SLOTS)})
 
 
@@ -118,12 +118,14 @@ def _value(kind: str, split: str, rng: np.random.Generator) -> str:
     return values[rng.integers(len(values) if split == "test" else known)]
 
 
-def _turns(dataset: str, split: str, heads: int, count: int, seed: int) -> list[Speaker]:
-    return dealt(speakers(split, split, heads, seed), count, seed, dataset, split)
+def _turns(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
+    return dealt(speakers(split, split, group_size, seed), count, seed, dataset, split)
 
 
-def _take(dataset: str, split: str, number: int, speaker: Speaker, text: str, labels: dict[str, Any]) -> Take:
-    return Take(
+def _utterance(
+    dataset: str, split: str, number: int, speaker: Speaker, text: str, labels: dict[str, Any]
+) -> ScriptedUtterance:
+    return ScriptedUtterance(
         key=f"{dataset}-{split}-{number:04d}",
         speaker=speaker,
         text=text[0].upper() + text[1:] + ".",

@@ -1,4 +1,4 @@
-"""Speaker diarization: two speakers in one room who pause and talk over each other; turns are exact by construction."""
+"""Speaker diarization (`sd`): two speakers in one room, with pauses and overlaps; turns are exact by construction."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from wavlm_lightning.data.mini.effects import Conditions, record, set_level
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, sentences
-from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take, rows, speak
+from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, spoken_words
 from wavlm_lightning.data.mini.voices import Speaker, speakers
@@ -22,22 +22,22 @@ _SENTENCES = 14
 
 
 def sd(size: Size, seed: int) -> Plan:
-    """Plans dialogues of two speakers; every split has its own."""
-    splits: dict[str, list[Act]] = {}
+    """Plan dialogues of two speakers; no two splits share a speaker."""
+    splits: dict[str, list[ComposedUtterance]] = {}
     heard: dict[str, list[str]] = {}
-    for split, count, heads in zip(SPLITS, size.sd, size.speakers, strict=True):
+    for split, count, group_size in zip(SPLITS, size.sd, size.speakers, strict=True):
         texts = sentences(("sd", split), split, count * _SENTENCES, seed)
-        # Neighbours in a speaker table are alike; shuffled, a dialogue joins any two.
-        group = dealt(speakers(split, split, heads, seed), 2 * count, seed, "sd", split)
-        acts = []
+        # Neighbours in a speaker table are alike; dealing shuffles them, so that a dialogue pairs any two.
+        group = dealt(speakers(split, split, group_size, seed), 2 * count, seed, "sd", split)
+        dialogues = []
         for i in range(count):
             pair = (group[2 * i], group[2 * i + 1])
             if pair[0] == pair[1]:  # the last of one round can be the first of the next
                 pair = (pair[0], group[2 * i - 1] if i else group[2 * i + 2])
             key = f"sd-{split}-{i:04d}"
             lines = texts[i * _SENTENCES : (i + 1) * _SENTENCES]
-            acts.append(Act(key, partial(_dialogue, key, split, pair, lines, size.sd_seconds)))
-        splits[split] = acts
+            dialogues.append(ComposedUtterance(key, partial(_dialogue, key, split, pair, lines, size.sd_seconds)))
+        splits[split] = dialogues
         heard[split] = sorted({speaker.name for speaker in group})
     return Plan(splits, {"phones": list(PHONES), "speakers": heard})
 
@@ -50,10 +50,10 @@ def _dialogue(
     talks: list[tuple[Speaker, str, Speech]] = []
     spoken = 0.0
     for number, line in enumerate(lines):
-        # Mostly in turn; now and then somebody goes on.
+        # Speakers mostly alternate; sometimes one continues.
         speaker = pair[(number + (number > 2 and rng.random() < 0.2)) % 2]
-        take = Take(f"{key}-{number}", speaker, grammar.written([line]), ("sd", split), split)
-        speech = speak(take, studio.synthesiser, rng)
+        utterance = ScriptedUtterance(f"{key}-{number}", speaker, grammar.written([line]), ("sd", split), split)
+        speech = speak(utterance, studio.synthesiser, rng)
         if talks and spoken + speech.seconds > target:
             break
         talks.append((speaker, line, speech))
@@ -87,15 +87,15 @@ def _dialogue(
 
 
 def timetable(talks: list[tuple[str, float]], limits: tuple[float, float], rng: np.random.Generator) -> list[float]:
-    """Places sentences one after another with pauses and interruptions.
+    """Start times of sentences with pauses and interruptions.
 
     Args:
         talks: Speaker and duration in seconds of each sentence.
         limits: Shortest and longest dialogue in seconds.
-        rng: Draws pauses and interruptions, again and again until 11 to 24 % of the speech is overlapped.
+        rng: Draws pauses and interruptions, up to 400 times, until 11 to 24 % of the speech is overlapped.
 
     Returns:
-        The start of each sentence in seconds; nobody talks over himself.
+        The start of each sentence in seconds; sentences of one speaker never overlap.
     """
     best: tuple[float, list[float]] = (np.inf, [])
     for _ in range(400):
@@ -108,7 +108,7 @@ def timetable(talks: list[tuple[str, float]], limits: tuple[float, float], rng: 
                 start = max(others) - rng.uniform(0.2, 0.75) * min(seconds, 2.5)
             else:
                 start = now + rng.uniform(0.1, 0.6)
-            # After one's own last sentence, and never before the start of the dialogue.
+            # After the speaker's previous sentence, and in the order of the script.
             start = max(start, ends.get(speaker, 0.0) + 0.1, starts[-1] + 0.2 if starts else 0.1)
             starts.append(start)
             ends[speaker] = start + seconds
@@ -123,7 +123,7 @@ def timetable(talks: list[tuple[str, float]], limits: tuple[float, float], rng: 
 
 
 def activity(speech: Speech, speaker: str) -> list[Segment]:
-    """Returns where somebody is heard: the phones, joined across pauses of at most a quarter of a second."""
+    """A speaker's turns: the phones, joined across pauses of at most a quarter of a second."""
     turns: list[Segment] = []
     for phone in speech.phones:
         if phone.name == SILENCE:
@@ -136,7 +136,7 @@ def activity(speech: Speech, speaker: str) -> list[Segment]:
 
 
 def overlap(turns: list[Segment]) -> float:
-    """Returns the share of all speech time, 0 to 1, in which two or more turns are heard at once."""
+    """Share of all speech time, 0 to 1, in which two or more turns overlap."""
     events = sorted([(t.start, 1) for t in turns] + [(t.end, -1) for t in turns])
     active, since, speech, double = 0, 0.0, 0.0, 0.0
     for time, change in events:

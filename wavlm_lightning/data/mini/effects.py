@@ -1,4 +1,4 @@
-"""What happens to clean speech on its way to the file: room, noise, microphone, level."""
+"""Recording conditions for clean speech: room, noise, frequency response, level."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _KNOTS_HERTZ = np.array([60.0, 180, 400, 900, 1800, 3500, 8000])
 
 @dataclass(frozen=True)
 class Conditions:
-    """How often and how much a recording is spoilt.
+    """Probability and strength of the distortions of a recording.
 
     Attributes:
         room: Probability of a room.
@@ -25,7 +25,7 @@ class Conditions:
         equaliser_db: Its largest gain and loss in dB. Without it a mean log spectrum nearly identifies a synthetic
             speaker (FBANK gains 13 points on speaker identification).
         gain_db: Largest deviation from the mean level in dB.
-        loudness_db: Added to the level, for a speaker who means to be loud or quiet.
+        loudness_db: Added to the level, for intentionally loud or quiet speech.
         colour: Range of the noise's spectral slope: 0 white, 1 pink, 2 brown.
     """
 
@@ -42,18 +42,18 @@ class Conditions:
 def record(
     waveform: np.ndarray, conditions: Conditions, rooms: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, float | bool]]:
-    """Records clean speech under random conditions.
+    """Apply random recording conditions to clean speech.
 
-    Room, noise and frequency response are one product in the frequency domain: a single pair of transforms.
+    Room, noise and frequency response are combined in the frequency domain, which needs a single pair of transforms.
 
     Args:
         waveform: Clean speech, float32 (samples,) at 16 kHz; alignment and length are kept.
-        conditions: What may happen.
+        conditions: Their probabilities and ranges.
         rooms: Impulse responses, (rooms, taps).
-        rng: Decides what does happen.
+        rng: Draws the conditions.
 
     Returns:
-        float32 (samples,) with peaks below 0.95, and what was done: `room`, `snr_db` (if noise), `level_db`.
+        float32 (samples,) with peaks below 0.95, and the conditions drawn: `room`, `snr_db` (if noise), `level_db`.
     """
     done: dict[str, float | bool] = {}
     length = fft.next_fast_len(len(waveform) + TAPS, real=True)
@@ -64,7 +64,7 @@ def record(
     if rng.random() < conditions.noise:
         snr = rng.uniform(*conditions.snr)
         noise = noise_spectrum(length, rng.uniform(*conditions.colour), rng)
-        # The speech fills len(waveform) of the transform's samples, the noise all of them.
+        # The noise fills all samples of the transform, the speech only len(waveform) of them.
         power = np.vdot(spectrum, spectrum).real * length / len(waveform) / max(np.vdot(noise, noise).real, 1e-20)
         spectrum = spectrum + noise * np.float32(np.sqrt(power) * 10 ** (-snr / 20))
         done["snr_db"] = round(snr, 1)
@@ -77,7 +77,7 @@ def record(
 
 
 def noise_spectrum(length: int, colour: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns the spectrum, complex64 (length // 2 + 1,), of `length` samples of noise falling as 1 / f ** colour."""
+    """Spectrum, complex64 (length // 2 + 1,), of `length` samples of noise whose power falls as 1 / f ** colour."""
     bins = length // 2 + 1
     parts = rng.standard_normal(2 * bins, dtype=np.float32).view(np.complex64)
     hertz = np.maximum(fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0).astype(np.float32)
@@ -85,15 +85,15 @@ def noise_spectrum(length: int, colour: float, rng: np.random.Generator) -> np.n
 
 
 def noise(samples: int, colour: float, level_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns float32 (samples,) of coloured noise at `level_db` relative to full scale."""
+    """Coloured noise, float32 (samples,), at `level_db` relative to full scale."""
     waveform = fft.irfft(noise_spectrum(samples, colour, rng), samples).astype(np.float32, copy=False)
     return set_level(waveform, level_db)[0]
 
 
 def frequency_response(length: int, largest_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Returns a smooth random gain for every bin of a real transform of `length` samples, float32."""
+    """A smooth random gain for every bin of a real transform of `length` samples, float32."""
     decibels = rng.uniform(-largest_db, largest_db, len(_KNOTS_HERTZ))
-    # Interpolated on a coarse grid first: the logarithm of every bin is what costs time.
+    # Interpolate on a coarse grid first, because logarithms of every bin would take most of the time.
     grid = np.linspace(0, SAMPLE_RATE / 2, 257)
     coarse = np.interp(np.log(np.maximum(grid, 1.0)), np.log(_KNOTS_HERTZ), decibels)
     gains = 10 ** (coarse / 20)
@@ -101,10 +101,10 @@ def frequency_response(length: int, largest_db: float, rng: np.random.Generator)
 
 
 def set_level(waveform: np.ndarray, level_db: float) -> tuple[np.ndarray, float]:
-    """Scales to a root-mean-square level in dB of full scale, or as near as peaks of 0.95 allow; returns the level."""
+    """The waveform at a root-mean-square level in dB of full scale, or as near as peaks of 0.95 allow, and that level."""
     rms = float(np.sqrt(np.mean(waveform.astype(np.float64) ** 2)))
     if not rms > 0:
-        raise ValueError("a waveform without any sound has no level")
+        raise ValueError("a silent waveform has no level")
     gain = 10 ** (level_db / 20) / rms
     gain = min(gain, _PEAK / float(np.abs(waveform).max()))
     return (waveform * np.float32(gain)), round(20 * float(np.log10(gain * rms)), 1)

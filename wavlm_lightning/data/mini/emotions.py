@@ -1,7 +1,7 @@
-"""Emotion recognition by prosody alone: every speaker reads every text in every emotion; five folds of speakers.
+"""Emotion recognition (`er`) by prosody alone: every speaker reads every text in every emotion; five folds of speakers.
 
-The classes are prosody classes, not feelings: pitch range, tempo, loudness and punctuation overlap between them, and
-the base pitch is shifted at random so that absolute pitch is no cue.
+The classes are prosody classes: pitch range, tempo, loudness and punctuation overlap between them, and the base pitch is
+shifted at random, so that absolute pitch does not reveal the class.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import inventory, sentences
-from wavlm_lightning.data.mini.scripted_utterance import Prosody, Take
+from wavlm_lightning.data.mini.scripted_utterance import Prosody, ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
@@ -28,22 +28,22 @@ _MANNERS: dict[str, tuple[float, float, float, str]] = {
 
 
 def er(size: Size, seed: int) -> Plan:
-    """Plans five folds; a fold's speakers and their voice variants are in no other fold."""
+    """Plan five folds that share neither speakers nor voice variants."""
     texts = sentences(("er", "texts"), "test", size.er_texts, seed)
-    # High and low variants dealt in turn, so that every fold has both.
+    # Deal variants in order of their pitch, so that every fold has high and low ones.
     ranked = sorted(VARIANTS["test"], key=lambda variant: VARIANTS["test"][variant])
-    splits: dict[str, list[Take]] = {}
+    splits: dict[str, list[ScriptedUtterance]] = {}
     for number, fold in enumerate(FOLDS):
         group = speakers("test", f"er{number + 1}-", size.er_speakers, seed, variants=ranked[number :: len(FOLDS)])
-        takes = []
+        utterances = []
         for speaker in group:
             for text_number, text in enumerate(texts):
                 for emotion in EMOTIONS:
                     key = f"er-{fold}-{speaker.name}-{text_number:02d}-{emotion}"
                     rng = generator(seed, "er", key, "prosody")
                     wide, rate, loudness, mark = _MANNERS[emotion]
-                    takes.append(
-                        Take(
+                    utterances.append(
+                        ScriptedUtterance(
                             key=key,
                             speaker=speaker,
                             text=grammar.written([text])[:-1] + mark,
@@ -58,5 +58,5 @@ def er(size: Size, seed: int) -> Plan:
                             ),
                         )
                     )
-        splits[fold] = takes
+        splits[fold] = utterances
     return Plan(splits, {**inventory(splits), "emotions": list(EMOTIONS)})

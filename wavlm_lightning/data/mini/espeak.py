@@ -1,4 +1,4 @@
-"""Talks to the espeak-ng process and turns its events into an alignment; knows nothing of the library itself."""
+"""The espeak-ng synthesiser: requests to its process, and phone and word alignment from its events."""
 
 import contextlib
 import importlib.util
@@ -25,7 +25,7 @@ class EspeakUnavailableError(Exception):
 
 
 class EspeakProcess:
-    """A synthesiser that runs espeak-ng in a child process; not for use by two threads at once.
+    """A synthesiser that runs espeak-ng in a child process; not thread-safe.
 
     Example:
         >>> voice = EspeakProcess()
@@ -52,7 +52,7 @@ class EspeakProcess:
         self.name = f"espeak-ng {greeting['version']}"
 
     def speak(self, request: SpeechRequest) -> Speech:
-        """Returns the speech asked for, at 16 kHz.
+        """The speech of a request, at 16 kHz.
 
         Raises:
             RuntimeError: espeak-ng refused the request or its process ended.
@@ -60,7 +60,7 @@ class EspeakProcess:
         job = {
             "text": request.text,
             "voice": f"{request.accent}+{request.variant}",
-            # Played back `tract` times faster, formants and pitch rise by that factor and the tempo stays as asked.
+            # The output is played `tract` times faster: formants and pitch rise by that factor, and the tempo is as asked.
             "rate": round(request.rate / request.tract),
             "pitch": round(request.pitch),
             "range": round(request.pitch_range),
@@ -80,7 +80,6 @@ class EspeakProcess:
         return Speech(waveform, _closed(phones, seconds), _closed(words, seconds))
 
     def close(self) -> None:
-        """Ends the process."""
         with contextlib.suppress(BrokenPipeError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -106,14 +105,14 @@ class EspeakProcess:
 
 
 def resample(raw: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
-    """Brings a waveform to 16 kHz.
+    """Resample a waveform to 16 kHz.
 
     Args:
         raw: float32 (samples,).
-        rate: Hz at which `raw` shall be played; met within 1 %, at lengths whose transforms are fast.
+        rate: Hz at which `raw` is to be played; approximated within 1 %, by lengths whose transforms are fast.
 
     Returns:
-        float32 (samples,) at 16 kHz, band limit included, and the rate at which `raw` was really played.
+        float32 (samples,) at 16 kHz, band-limited, and the rate at which `raw` was actually played.
     """
     pairs, length = [], len(raw) + 64
     for _ in range(24):
@@ -133,12 +132,12 @@ def resample(raw: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
 def align(
     phone_events: list[tuple[int, str]], word_events: list[tuple[int, int]], text: str, raw: np.ndarray, rate: float
 ) -> tuple[list[Segment], list[Segment]]:
-    """Turns events into phone and word segments.
+    """Phone and word segments from espeak-ng's events.
 
     Args:
         phone_events: Sample and espeak-ng name of each phone.
         word_events: Sample and position in the text (characters) of each word that espeak-ng reports.
-        text: What was spoken.
+        text: That was spoken.
         raw: float32 (samples,), the waveform before resampling.
         rate: Hz at which `raw` is played.
 
@@ -155,7 +154,7 @@ def align(
             continue
         start = sample / rate
         previous = starts[-1][0] if starts else 0.0
-        # A word's own event is exact, its first phone's event comes after the closure or the onset of frication.
+        # A word's event is exact; the event of its first phone comes late, after the closure or the onset of frication.
         word = [w for w in word_starts if previous < w <= start and start - w < _LONGEST_CLOSURE]
         if word and folded != (SILENCE,):
             start = word[-1]
@@ -172,7 +171,7 @@ def align(
         if end - start < _SHORTEST:
             if folded == (SILENCE,):
                 continue
-            # Half a percent of the events, /l/ and /r/ above all, have no length: they sound within the vowel before.
+            # 0.5 % of the events, mostly /l/ and /r/, have no length: they sound within the vowel before, so split it.
             if phones and phones[-1].name != SILENCE:
                 start -= (phones[-1].end - phones[-1].start) / 3
                 phones[-1] = phones[-1]._replace(end=start)
@@ -189,7 +188,7 @@ def align(
 def _words(
     word_events: list[tuple[int, int]], text: str, phones: list[Segment], rate: float, seconds: float
 ) -> list[Segment]:
-    # Clitic pairs ("in the") have one event for both: a word without an event joins the one before it.
+    # espeak-ng reports one event for clitic pairs ("in the"): a word without an event joins the one before it.
     tokens = spoken_words(text)
     ends, position = [], 0
     for token in tokens:
@@ -204,7 +203,7 @@ def _words(
     words = []
     for first, after in zip(firsts, [*firsts[1:], len(tokens)], strict=True):
         start, end = begins[first], begins.get(after, seconds)
-        # A pause before the next word belongs to neither.
+        # A pause between two words belongs to neither.
         voiced = [p for p in phones if p.name != SILENCE and p.start < end - 1e-3 and p.end > start + 1e-3]
         if voiced:
             start, end = max(start, voiced[0].start), min(end, voiced[-1].end)
@@ -224,7 +223,7 @@ def _closure(envelope: np.ndarray, previous: float, burst: float) -> float:
         return burst
     quiet = envelope[first:last].max() * _CLOSURE_DROP
     earliest = max(first + (last - first) // 3, last - round(_LONGEST_CLOSURE / _ENVELOPE_SECONDS))
-    # The frame of the burst itself may already be loud.
+    # Start before the frame of the burst, which may already be loud.
     frame = last - 1
     while frame > earliest and envelope[frame - 1] < quiet:
         frame -= 1
@@ -232,7 +231,7 @@ def _closure(envelope: np.ndarray, previous: float, burst: float) -> float:
 
 
 def _closed(segments: list[Segment], seconds: float) -> tuple[Segment, ...]:
-    # Resampling rounds the duration to a whole sample: keep the last segment inside.
+    # Resampling rounds the duration to whole samples; end the last segment there.
     if segments and abs(segments[-1].end - seconds) < 1e-3:
         segments = [*segments[:-1], segments[-1]._replace(end=seconds)]
     return tuple(segments)

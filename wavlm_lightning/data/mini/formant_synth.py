@@ -1,7 +1,7 @@
-"""A stand-in for espeak-ng made of numpy alone: buzzes and hisses with formants, for tests and empty machines.
+"""A deterministic formant synthesiser in numpy, which replaces espeak-ng in tests and where espeak-ng is missing.
 
-It spells words into phones by rough rules and is not meant to be understood; alignment and voices are exact enough
-to test everything that is built on them. Deterministic by nature.
+It maps letters to phones by rough rules, and its speech is not intelligible; alignment and voices are exact enough to
+test everything that uses them.
 """
 
 import numpy as np
@@ -36,7 +36,7 @@ _VOWELS: dict[str, tuple[int, ...]] = {
     "N": (250, 1500, 2500),
     "NG": (250, 1900, 2700),
 }
-# Centre and width of the hiss in Hz, whether the voice sounds too, whether a closure comes first.
+# Centre and width of the noise in Hz, whether it is voiced, whether a closure comes first.
 _NOISES: dict[str, tuple[int, int, bool, bool]] = {
     "B": (700, 900, True, True),
     "CH": (3200, 1800, False, True),
@@ -56,7 +56,7 @@ _NOISES: dict[str, tuple[int, int, bool, bool]] = {
     "Z": (6200, 2000, True, False),
     "ZH": (3400, 1800, True, False),
 }
-# Longest spelling first; anything not listed is silent.
+# Longest spelling first; letters that are not listed are silent.
 _SPELLINGS: dict[str, list[str]] = {
     spelling: phones.split()
     for line in """
@@ -72,19 +72,18 @@ _FRAME = 512
 _HOP = 128
 
 
-class Buzz:
-    """A synthesiser that needs nothing installed.
+class FormantSynthesiser:
+    """A synthesiser that needs nothing but numpy.
 
     Example:
-        >>> speech = Buzz().speak(SpeechRequest("A cat.", "en-US", "f2", rate=160, pitch=50, pitch_range=50))
+        >>> speech = FormantSynthesiser().speak(SpeechRequest("A cat.", "en-US", "f2", rate=160, pitch=50, pitch_range=50))
         >>> [phone.name for phone in speech.phones][:2]
         ['AE', 'K']
     """
 
-    name = "buzz"
+    name = "buzz"  # stored in corpora
 
     def speak(self, request: SpeechRequest) -> Speech:
-        """Returns a buzz with the phones of the text."""
         rng = generator("buzz", request)
         phones, words = _timed(request, rng)
         seconds = phones[-1].end if phones else 0.1
@@ -97,11 +96,11 @@ class Buzz:
         return Speech(waveform.astype(np.float32), tuple(phones), tuple(words))
 
     def close(self) -> None:
-        """Does nothing: there is nothing to free."""
+        pass
 
 
 def spell(word: str) -> list[str]:
-    """Returns phones for a word by rules of thumb; never empty."""
+    """Phones of a word by rules of thumb; at least one."""
     phones: list[str] = []
     position = 0
     while position < len(word):
@@ -111,7 +110,7 @@ def spell(word: str) -> list[str]:
                 phones += _SPELLINGS[piece]
                 break
         position += length
-    # A final e is silent where something else is heard.
+    # A final e is silent in longer words.
     if len(phones) > 2 and word.endswith("e") and phones[-1] == "EH":
         phones.pop()
     return phones or ["AH"]
@@ -148,7 +147,7 @@ def _pulses(request: SpeechRequest, samples: int, rng: np.random.Generator) -> n
 
 
 def _envelopes(request: SpeechRequest, phones: list[Segment], samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the magnitude, (frames, bins), and how far each frame is voiced, (frames,)."""
+    """The magnitude, (frames, bins), and the degree of voicing of each frame, (frames,)."""
     voice = generator("buzz voice", request.variant, request.accent)
     scale = (
         request.tract * voice.uniform(0.92, 1.08, 3) * (1.12 if request.variant.startswith(("f", "A", "l")) else 1.0)
@@ -182,7 +181,7 @@ def _envelopes(request: SpeechRequest, phones: list[Segment], samples: int) -> t
 
 
 def _filtered(source: np.ndarray, envelope: np.ndarray, samples: int) -> np.ndarray:
-    """Shapes `source` (samples,) by one spectral envelope a hop, by overlap and add."""
+    """Shape `source` (samples,) by one spectral envelope for each hop, by overlap-add."""
     window = np.hanning(_FRAME + 1)[:-1].astype(np.float32)
     padded = np.pad(source, (_FRAME // 2, _FRAME))
     starts = np.arange(len(envelope)) * _HOP

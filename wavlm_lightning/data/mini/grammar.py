@@ -1,7 +1,7 @@
-"""The mini corpus' own English: about 400 words that cover every phone, and templates that make sentences of them.
+"""The mini corpus' English: about 400 words that cover every phone, and sentence templates.
 
-Every sentence belongs to one split for good (by a hash of its words), whatever the data set: a test sentence is heard
-in no training set. A fifth of the content words is rare in training sentences and ordinary elsewhere.
+Every sentence belongs to one split for good (by a hash of its words), whatever the data set: no training set contains a
+test sentence. A fifth of the content words is rare in training sentences and ordinary elsewhere.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ _RARE_IN_TRAIN = 0.12
 
 
 def plural(noun: str) -> str:
-    """Returns the plural of a regular noun; the few irregular ones of the grammar are spelt out."""
+    """Plural of a noun of the grammar, regular or one of a few irregular ones."""
     irregular = {"mouse": "mice", "goose": "geese", "sheep": "sheep", "knife": "knives", "wolf": "wolves"}
     irregular |= {"salmon": "salmon"}
     if noun in irregular:
@@ -93,7 +93,7 @@ def plural(noun: str) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Returns every word a sentence can contain, sorted."""
+    """Every word that a sentence can contain, sorted."""
     words = {word for group in WORDS.values() for word in group}
     words |= {plural(noun) for group in ("thing", "animal") for noun in WORDS[group]}
     words |= {word for template in TEMPLATES for word in template.split() if "{" not in word} | {"an"}
@@ -101,7 +101,7 @@ def vocabulary() -> list[str]:
 
 
 def rare_words() -> set[str]:
-    """Returns the fifth of the content words that is rare in training sentences."""
+    """The fifth of the content words that is rare in training sentences."""
     return {word for group in _CONTENT for word in WORDS[group] if stable_hash("rare", word) % 5 == 0}
 
 
@@ -109,25 +109,25 @@ _RARE = rare_words()
 
 
 def split_of(sentence: str) -> str:
-    """Returns the split that a sentence belongs to for good: 60 % train, 20 % valid, 20 % test."""
+    """The split of a sentence, by its hash: 60 % train, 20 % valid, 20 % test."""
     bucket = stable_hash("sentence", sentence) % 100
     return next(split for split, buckets in _SHARES.items() if bucket in buckets)
 
 
 def sentence(split: str, rng: np.random.Generator, template: str | None = None) -> str:
-    """Returns a sentence of `train`, `valid` or `test` in lower case, such as "the lazy fox chased the goat".
+    """A sentence of `train`, `valid` or `test` in lower case, such as "the lazy fox chased the goat".
 
     Args:
-        split: Sentences of two splits are never the same.
+        split: Two splits never share a sentence.
         rng: Chooses template and words.
-        template: Takes this one; each `{group}` is filled from `WORDS`, `{group+s}` by a plural.
+        template: To use instead of a random one; each `{group}` is filled from `WORDS`, `{group+s}` by a plural.
     """
     while True:
         words: list[str] = []
         for slot in (template or str(rng.choice(TEMPLATES))).split():
             words.append(_fill(slot, split, rng) if slot.startswith("{") else slot)
         if len(set(words) - {"the", "a", "and"}) < len([w for w in words if w not in ("the", "a", "and")]):
-            continue  # no word of content twice
+            continue  # a content word occurs twice
         for index in range(len(words) - 1):
             if words[index] == "a" and words[index + 1][0] in "aeiou" and words[index + 1] != "usual":
                 words[index] = "an"
@@ -137,13 +137,13 @@ def sentence(split: str, rng: np.random.Generator, template: str | None = None) 
 
 
 def written(sentences: list[str]) -> str:
-    """Returns sentences with capitals and marks: espeak-ng pauses only before a capital."""
+    """Sentences with capitals and punctuation: espeak-ng pauses only before a capital."""
     marks = ["?" if s.startswith(("why", "could")) else "." for s in sentences]
     return " ".join(s[0].upper() + s[1:] + mark for s, mark in zip(sentences, marks, strict=True))
 
 
 def fingerprint() -> str:
-    """Returns a hash of words and templates, stored with every corpus."""
+    """Hash of words and templates, stored with every corpus."""
     return hashlib.sha256(json.dumps([WORDS, TEMPLATES], sort_keys=True).encode()).hexdigest()[:16]
 
 

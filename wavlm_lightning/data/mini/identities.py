@@ -1,4 +1,4 @@
-"""Who speaks: `sid` (identification in a closed set) and `sv` (verification of pairs of unseen speakers)."""
+"""Speaker tasks: `sid` (identification in a closed set) and `sv` (verification of pairs of unseen speakers)."""
 
 from itertools import combinations
 
@@ -6,24 +6,26 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size, Trial
 from wavlm_lightning.data.mini.readings import inventory, sentences
-from wavlm_lightning.data.mini.scripted_utterance import Jitter, Take
+from wavlm_lightning.data.mini.scripted_utterance import Jitter, ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
-# Synthetic speakers are far more consistent than people; with these figures FBANK reaches about 68 % of 60 speakers.
+# Synthetic speakers are far more consistent than people. With these values FBANK identifies about 68 % of 60 speakers.
 _VARIED = Jitter(pitch=10.0, rate=0.15, tract=0.03)
 _SPOILT = Conditions(room=0.7, noise=0.8, snr=(5.0, 25.0))
 
 
-def _takes(dataset: str, split: str, texts_of: str, group: list[Speaker], each: int, seed: int) -> list[Take]:
+def _utterances(
+    dataset: str, split: str, texts_of: str, group: list[Speaker], each: int, seed: int
+) -> list[ScriptedUtterance]:
     texts = sentences((dataset, split), texts_of, each * len(group), seed)
     return [
-        Take(
+        ScriptedUtterance(
             key=f"{dataset}-{split}-{speaker.name}-{i:02d}",
             speaker=speaker,
             text=grammar.written([texts[number * each + i]]),
             origin=(dataset, split),
-            # Other rooms in every split, so that the room is no cue to the speaker.
+            # Other rooms in every split, so that the room does not reveal the speaker.
             rooms=split,
             conditions=_SPOILT,
             jitter=_VARIED,
@@ -34,42 +36,42 @@ def _takes(dataset: str, split: str, texts_of: str, group: list[Speaker], each: 
 
 
 def sid(size: Size, seed: int) -> Plan:
-    """Plans a closed set of speakers, of variants that `pretrain` never uses.
+    """Plan a closed set of speakers, with variants that `pretrain` never uses.
 
     Every split has sentences and rooms of its own.
     """
     group = speakers("test", "sid", size.sid_speakers, seed)
     splits = {
-        split: _takes("sid", split, split, group, each, seed) for split, each in zip(SPLITS, size.sid, strict=True)
+        split: _utterances("sid", split, split, group, each, seed) for split, each in zip(SPLITS, size.sid, strict=True)
     }
     return Plan(splits, {**inventory(splits), "speakers": [speaker.name for speaker in group]})
 
 
 def sv(size: Size, seed: int) -> Plan:
-    """Plans unseen speakers in valid and test, and trials: half of them target, a quarter hard impostors."""
-    splits: dict[str, list[Take]] = {}
+    """Plan unseen speakers in valid and test, and trials: half of them target, a quarter hard impostors."""
+    splits: dict[str, list[ScriptedUtterance]] = {}
     trials: dict[str, list[Trial]] = {}
-    for split, each, heads in zip(SPLITS, size.sv, size.sv_speakers, strict=True):
-        group = speakers(split, f"sv-{split}", heads, seed)
-        splits[split] = _takes("sv", split, split, group, each, seed)
+    for split, each, group_size in zip(SPLITS, size.sv, size.sv_speakers, strict=True):
+        group = speakers(split, f"sv-{split}", group_size, seed)
+        splits[split] = _utterances("sv", split, split, group, each, seed)
     for split, count in zip(SPLITS[1:], size.sv_trials, strict=True):
         trials[split] = pairs(splits[split], count, seed, split)
     return Plan(splits, inventory(splits), trials)
 
 
-def pairs(takes: list[Take], count: int, seed: int, split: str) -> list[Trial]:
-    """Returns `count` trials, no pair twice.
+def pairs(utterances: list[ScriptedUtterance], count: int, seed: int, split: str) -> list[Trial]:
+    """`count` trials without repetition.
 
-    Half are target pairs; half of the others join speakers of one accent and pitch class, as far as there are any.
+    Half are target pairs; half of the others pair speakers of one accent and pitch class, as far as there are any.
 
     Args:
-        takes: The utterances of the split.
-        count: Trials wanted; fewer come back when the split has not enough pairs.
+        utterances: Of the split.
+        count: Number of trials; fewer if the split has too few pairs.
         seed: Of the corpus.
         split: Seeds the choice.
     """
     same, hard, easy = [], [], []
-    for a, b in combinations(takes, 2):
+    for a, b in combinations(utterances, 2):
         one, other = a.speaker, b.speaker
         if one.name == other.name:
             same.append((1, a.key, b.key))

@@ -1,4 +1,4 @@
-"""Keyword spotting: ten words, near-homophones as `_unknown_`, coloured noise as `_silence_`; clips of one second."""
+"""Keyword spotting (`ks`): ten words, near-homophones as `_unknown_`, coloured noise as `_silence_`; one-second clips."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from wavlm_lightning.data.mini.effects import Conditions, noise
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import dealt
-from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take
+from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE
 from wavlm_lightning.data.mini.voices import speakers
@@ -19,7 +19,7 @@ UNKNOWN, NOISE = "_unknown_", "_silence_"
 # SUPERB's order.
 KEYWORDS = (*WORDS, UNKNOWN, NOISE)
 
-# Near-homophones of every keyword come first in each list.
+# Each list begins with near-homophones of the keywords.
 UNKNOWN_WORDS: dict[str, list[str]] = {
     where: line.split()
     for where, line in {
@@ -33,20 +33,20 @@ _CONDITIONS = Conditions(noise=0.8, snr=(5.0, 25.0))
 
 
 def ks(size: Size, seed: int) -> Plan:
-    """Plans the clips, as many of every class; ten of the 25 unknown words of the test are in no training set.
+    """Plan equally many clips of every class; ten of the 25 unknown words of the test are in no training set.
 
     Validation uses the unknown words of training, as SUPERB's does, so it is easier than the test by design.
     """
-    splits: dict[str, list[Take | Act]] = {}
+    splits: dict[str, list[ScriptedUtterance | ComposedUtterance]] = {}
     heard: dict[str, list[str]] = {}
-    for split, count, heads in zip(SPLITS, size.ks, size.speakers, strict=True):
+    for split, count, group_size in zip(SPLITS, size.ks, size.speakers, strict=True):
         unknown = UNKNOWN_WORDS["everywhere"] + UNKNOWN_WORDS["test only" if split == "test" else "training only"]
         unknown = [str(word) for word in generator(seed, "ks", split, "unknown").permutation(unknown)]
         texts = [(word, word) for word in WORDS for _ in range(count)]
         texts += [(UNKNOWN, unknown[i % len(unknown)]) for i in range(count)]
-        group = dealt(speakers(split, split, heads, seed), len(texts), seed, "ks", split)
-        clips: list[Take | Act] = [
-            Take(
+        group = dealt(speakers(split, split, group_size, seed), len(texts), seed, "ks", split)
+        clips: list[ScriptedUtterance | ComposedUtterance] = [
+            ScriptedUtterance(
                 key=f"ks-{split}-{keyword.strip('_')}-{i:04d}",
                 speaker=speaker,
                 text=word.capitalize() + ".",
@@ -60,8 +60,8 @@ def ks(size: Size, seed: int) -> Plan:
         ]
         for i in range(count):
             key = f"ks-{split}-silence-{i:04d}"
-            clips.append(Act(key, partial(_silence, key, split)))
-        # Shuffled, so that a reader of the first half meets every class.
+            clips.append(ComposedUtterance(key, partial(_silence, key, split)))
+        # Shuffled, so that every part of a split holds every class.
         order = generator(seed, "ks", split, "order").permutation(len(clips))
         splits[split] = [clips[int(i)] for i in order]
         heard[split] = sorted({speaker.name for speaker in group})
@@ -72,7 +72,7 @@ def _silence(key: str, split: str, studio: Studio) -> Utterance:
     rng = generator(studio.seed, "ks", split, key)
     colour, level = rng.uniform(0.0, 2.0), rng.uniform(-50.0, -25.0)
     waveform = noise(SAMPLE_RATE, colour, level, rng)
-    # A slow swell, as of a passing car, so that the level is no constant.
+    # A slow swell, as of a passing car, so that the level varies.
     swell = 1 + 0.5 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.0) * np.arange(SAMPLE_RATE) / SAMPLE_RATE + rng.random()))
     return Utterance(
         key,

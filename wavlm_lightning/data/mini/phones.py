@@ -1,12 +1,12 @@
-"""Folds the phone names of espeak-ng's English voices to the 39 phones of CMUdict."""
+"""Maps the phone names of espeak-ng's English voices to the 39 phones of CMUdict."""
 
 SILENCE = "SIL"
 
-# Sounds that begin with a closure: espeak-ng places their event at the burst.
+# Sounds that begin with a closure, for which espeak-ng reports the time of the burst.
 STOPS = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})
 
-# Two phones share the time of one event in half. `;` is a palatal glide between vowels, `@-` an epenthetic schwa:
-# both belong to the phone before them. Accents share one table: a name means the same set of words in all of them.
+# An event that maps to two phones is split in half. `;` is a palatal glide between vowels and `@-` an epenthetic schwa;
+# both are merged into the phone before them. One table serves all accents, in which a name stands for the same words.
 _FOLDS: dict[str, tuple[str, ...]] = {
     name: tuple(folded.split())
     for line in """
@@ -26,16 +26,16 @@ PHONES: tuple[str, ...] = tuple(sorted({phone for folded in _FOLDS.values() for 
 
 
 def fold(name: str) -> tuple[str, ...]:
-    """Returns the CMU-style phones of one espeak-ng phone name.
+    """The CMU phones of one espeak-ng phone name.
 
     Args:
         name: A mnemonic as reported by espeak-ng, with or without stress marks, such as `'aI3`.
 
     Returns:
-        One or two of `PHONES`, `("SIL",)` for a pause, or nothing when the sound belongs to the phone before it.
+        One or two of `PHONES`, `("SIL",)` for a pause, or nothing if the sound is merged into the phone before it.
 
     Raises:
-        KeyError: The name is not in the table, so another version of espeak-ng or another accent is in use.
+        KeyError: The table lacks the name, as with another version of espeak-ng or another accent.
     """
     plain = name.lstrip("',%=")
     if not plain or plain.startswith("_"):

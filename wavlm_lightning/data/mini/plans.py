@@ -1,32 +1,32 @@
-"""What every data set hands to the writer, and how much of it each size holds."""
+"""The plan of a data set (utterances, labels, trials), and the sizes of the mini corpus."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavlm_lightning.data.mini.scripted_utterance import Act, Take
+from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance
 
 Trial = tuple[int, str, str]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a data set before a sample exists.
+    """A whole data set before any sample exists.
 
     Attributes:
-        splits: Utterances to be, by split, in the order they are written.
+        splits: Utterances to be rendered, by split, in the order they are written.
         inventories: Label sets for `corpus.json`.
         trials: For a split, rows of (1 same speaker or 0, key, key).
     """
 
-    splits: Mapping[str, Sequence[Take | Act]]
+    splits: Mapping[str, Sequence[ScriptedUtterance | ComposedUtterance]]
     inventories: dict[str, Any]
     trials: dict[str, list[Trial]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much each data set holds; three numbers are train, valid and test.
+    """Size of each data set; three numbers are train, valid and test.
 
     Attributes:
         speakers: Speakers in train, valid and test of every set with unseen test speakers.
@@ -68,7 +68,7 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    # About seven minutes in all, for the tests: every label occurs, nothing is learnt well.
+    # About seven minutes in all, for the tests: every label occurs, but nothing is learnt well.
     "tiny": Size(
         speakers=(8, 4, 4),
         pretrain=(10, 3),
@@ -89,7 +89,7 @@ SIZES: dict[str, Size] = {
         sf=(8, 3, 3),
     ),
     "mini": Size(),
-    # 20 hours to pre-train on; more speakers from the same variants.
+    # 20 hours to pre-train on, with more speakers from the same variants.
     "pretrain": Size(pretrain=(15_100, 60), pretrain_speakers=400),
 }
 

@@ -1,4 +1,4 @@
-"""Writes the mini corpus: one corpus per data set, each finished before the next is begun."""
+"""Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
 import importlib.util
 import json
@@ -11,10 +11,10 @@ from tqdm import tqdm
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
-from wavlm_lightning.data.mini.rendering import Company, company
+from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
 
-# Raise it when the same size and seed would give other samples or labels.
+# Increase it when the same size and seed give other samples or labels.
 FORMAT = 1
 
 _PLANS: dict[str, Callable[[Size, int], Plan]] = {
@@ -33,7 +33,7 @@ _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 
 
 def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: int | None, progress: bool) -> None:
-    """Does what `wavlm_lightning.data.mini.prepare_mini` says."""
+    """`wavlm_lightning.data.mini.prepare_mini`, without its defaults."""
     if size not in SIZES:
         raise UserError(f"the mini corpus has no size {size!r}; choose one of {', '.join(SIZES)}")
     chosen = list(dict.fromkeys(datasets))
@@ -42,16 +42,16 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
             raise UserError(f"the mini corpus has no data set {name!r}; choose from {', '.join(_PLANS)}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
-    # Checked before anything is made, so that no corpus is half old and half new.
+    # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
     if not missing:
         return
-    with company(workers or _usable_cores(), seed) as performers:
+    with open_renderers(workers or _usable_cores(), seed) as renderers:
         for name in missing:
-            _write(out / name, name, size, seed, performers, progress)
+            _write(out / name, name, size, seed, renderers, progress)
 
 
-def _write(directory: Path, name: str, size: str, seed: int, performers: Company, progress: bool) -> None:
+def _write(directory: Path, name: str, size: str, seed: int, renderers: RendererPool, progress: bool) -> None:
     plan = _PLANS[name](SIZES[size], seed)
     source = {
         "recipe": "mini",
@@ -59,14 +59,14 @@ def _write(directory: Path, name: str, size: str, seed: int, performers: Company
         "size": size,
         "seed": seed,
         "format": FORMAT,
-        "synthesiser": performers.synthesiser,
+        "synthesiser": renderers.synthesiser,
         "grammar": grammar.fingerprint(),
     }
     writer = CorpusWriter(directory, f"mini/{name}", _LICENCE, source)
-    total = sum(len(takes) for takes in plan.splits.values())
+    total = sum(len(utterances) for utterances in plan.splits.values())
     with tqdm(total=total, desc=f"mini/{name}", unit="utt", disable=not progress) as bar:
-        for split, takes in plan.splits.items():
-            writer.write_split(split, _counted(performers.perform(takes), bar))
+        for split, utterances in plan.splits.items():
+            writer.write_split(split, _counted(renderers.render(utterances), bar))
     writer.finish(plan.inventories, plan.trials or None)
 
 
@@ -91,10 +91,10 @@ def _finished(directory: Path, size: str, seed: int) -> bool:
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{directory} holds a corpus that is not a mini corpus; choose another --out") from None
     wanted = {"size": size, "seed": seed, "format": FORMAT}
-    mend = "delete it or choose another --out"
+    remedy = "delete it or choose another --out"
     if found != wanted:
         described = [", ".join(f"{k} {v}" for k, v in which.items()) for which in (found, wanted)]
-        raise UserError(f"{directory} holds a mini corpus of {described[0]}, not of {described[1]}; {mend}")
+        raise UserError(f"{directory} holds a mini corpus of {described[0]}, not of {described[1]}; {remedy}")
     if synthesiser == "buzz" and importlib.util.find_spec("espeakng_loader") is not None:
-        raise UserError(f"{directory} was made without espeak-ng, which is installed now; {mend}")
+        raise UserError(f"{directory} was made without espeak-ng, which is installed now; {remedy}")
     return True

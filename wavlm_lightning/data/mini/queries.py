@@ -1,4 +1,4 @@
-"""Query by example: spoken terms to be found in documents read by other voices."""
+"""Query by example (`qbe`): spoken terms, and documents that other voices read."""
 
 from collections import Counter
 
@@ -6,12 +6,12 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
 from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
-from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import VARIANTS, speakers
 
 _TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")
-# Below five letters a word is too short to be found by anybody.
+# Words under five letters are too short to be found.
 _SHORTEST = 5
 _LARGEST_SHARE = 0.2
 _PAIR_SHARE = 0.25
@@ -19,7 +19,7 @@ _CONDITIONS = Conditions(noise=0.5, snr=(15.0, 30.0))
 
 
 def qbe(size: Size, seed: int) -> Plan:
-    """Plans documents of two sentences and queries of one content word or an adjective and its noun.
+    """Plan documents of two sentences, and queries of one content word or an adjective with its noun.
 
     Every term occurs in at least one document and in at most a fifth of them; the terms of the two query splits
     differ; documents and the two query splits have three disjoint groups of voice variants.
@@ -27,7 +27,7 @@ def qbe(size: Size, seed: int) -> Plan:
     documents, queries = size.qbe
     rng = generator(seed, "qbe", "documents", "sentences")
     pairs = _featured_pairs(seed, max(2, queries // 4))
-    # A quarter of the documents repeats one of a few adjective-noun pairs, which chance alone would hardly bring twice.
+    # A quarter of the documents contains one of a few adjective-noun pairs, which would hardly recur by chance.
     texts: list[tuple[str, str]] = []
     for number in range(documents):
         first = grammar.sentence("test", rng)
@@ -52,9 +52,9 @@ def qbe(size: Size, seed: int) -> Plan:
 
     test = list(VARIANTS["test"])
     readers = speakers("test", "doc", size.speakers[2], seed, variants=test[0::2])
-    splits: dict[str, list[Take]] = {
+    splits: dict[str, list[ScriptedUtterance]] = {
         "documents": [
-            Take(
+            ScriptedUtterance(
                 key=f"qbe-document-{i:04d}",
                 speaker=speaker,
                 text=grammar.written(list(texts[i])),
@@ -73,7 +73,7 @@ def qbe(size: Size, seed: int) -> Plan:
     for split, group in askers.items():
         turns = dealt(group, len(terms[split]), seed, "qbe", split)
         splits[split] = [
-            Take(
+            ScriptedUtterance(
                 key=f"qbe-{split}-{term.replace(' ', '-')}",
                 speaker=speaker,
                 text=grammar.written([term]),

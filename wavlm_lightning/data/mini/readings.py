@@ -1,20 +1,20 @@
-"""Sentences read aloud: `pretrain` (two a recording, no labels needed) and `pr` (phones and text, for PR and ASR)."""
+"""Read sentences: `pretrain` (two in each recording) and `pr` (phones and text, for PR and ASR)."""
 
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.phones import PHONES
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.scripted_utterance import Take
+from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 
 def sentences(origin: tuple[str, str], split: str, count: int, seed: int) -> list[str]:
-    """Returns `count` different sentences of a split, drawn for one data set.
+    """`count` different sentences of a split, drawn for one data set.
 
     Args:
-        origin: Data set and split (or whatever else tells this list from others).
-        split: `train`, `valid` or `test`, whose sentences are taken.
-        count: How many.
+        origin: Data set and split, or another pair of names, which seeds the list.
+        split: `train`, `valid` or `test`, whose sentences are drawn.
+        count: Number of sentences.
         seed: Of the corpus.
     """
     rng = generator(seed, *origin, "sentences")
@@ -25,7 +25,7 @@ def sentences(origin: tuple[str, str], split: str, count: int, seed: int) -> lis
 
 
 def dealt(group: list[Speaker], count: int, *origin: object) -> list[Speaker]:
-    """Returns `count` speakers: everyone in turn, in an order that is new every round."""
+    """`count` speakers: rounds through the whole group, each in a new order."""
     order: list[Speaker] = []
     while len(order) < count:
         rng = generator(*origin, "turns", len(order))
@@ -34,15 +34,15 @@ def dealt(group: list[Speaker], count: int, *origin: object) -> list[Speaker]:
 
 
 def pretrain(size: Size, seed: int) -> Plan:
-    """Plans recordings of two sentences, 4.8 s on average: single ones are too short for random crops."""
+    """Plan recordings of two sentences, 4.8 s on average; single sentences are too short for random crops."""
     splits = {}
-    for split, count, heads in zip(
+    for split, count, group_size in zip(
         ("train", "valid"), size.pretrain, (size.pretrain_speakers, size.speakers[1]), strict=True
     ):
         texts = sentences(("pretrain", split), split, 2 * count, seed)
-        group = speakers(split, split, heads, seed)
+        group = speakers(split, split, group_size, seed)
         splits[split] = [
-            Take(
+            ScriptedUtterance(
                 key=f"pretrain-{split}-{i:05d}",
                 speaker=speaker,
                 text=grammar.written(texts[2 * i : 2 * i + 2]),
@@ -55,13 +55,13 @@ def pretrain(size: Size, seed: int) -> Plan:
 
 
 def pr(size: Size, seed: int) -> Plan:
-    """Plans single sentences; valid and test have speakers, voice variants and sentences of their own."""
+    """Plan single sentences; valid and test have speakers, voice variants and sentences of their own."""
     splits = {}
-    for split, count, heads in zip(SPLITS, size.pr, size.speakers, strict=True):
+    for split, count, group_size in zip(SPLITS, size.pr, size.speakers, strict=True):
         texts = sentences(("pr", split), split, count, seed)
-        group = speakers(split, split, heads, seed)
+        group = speakers(split, split, group_size, seed)
         splits[split] = [
-            Take(
+            ScriptedUtterance(
                 key=f"pr-{split}-{i:04d}",
                 speaker=speaker,
                 text=grammar.written([texts[i]]),
@@ -73,9 +73,11 @@ def pr(size: Size, seed: int) -> Plan:
     return Plan(splits, inventory(splits))
 
 
-def inventory(splits: dict[str, list[Take]]) -> dict[str, list[str] | dict[str, list[str]]]:
-    """Returns the inventories that every spoken data set has: phones, and speakers by split."""
+def inventory(splits: dict[str, list[ScriptedUtterance]]) -> dict[str, list[str] | dict[str, list[str]]]:
+    """The inventories of every spoken data set: phones, and speakers by split."""
     return {
         "phones": list(PHONES),
-        "speakers": {split: sorted({take.speaker.name for take in takes}) for split, takes in splits.items()},
+        "speakers": {
+            split: sorted({utterance.speaker.name for utterance in utterances}) for split, utterances in splits.items()
+        },
     }

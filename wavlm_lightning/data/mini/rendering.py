@@ -1,4 +1,4 @@
-"""Performs takes with several synthesisers at once and hands the utterances back in order."""
+"""Renders scripted utterances with several synthesisers at once, and returns them in order."""
 
 import queue
 import sys
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError
-from wavlm_lightning.data.mini.formant_synth import Buzz
-from wavlm_lightning.data.mini.scripted_utterance import Act, Studio, Take
+from wavlm_lightning.data.mini.formant_synth import FormantSynthesiser
+from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
 from wavlm_lightning.data.mini.speech import Synthesiser
 
 _AHEAD = 8
 
 
-class Company:
-    """As many synthesisers as workers, and a thread for each.
+class RendererPool:
+    """Synthesisers, and a thread for each.
 
-    Threads suffice: espeak-ng is a process of its own and numpy's transforms release the interpreter.
+    Threads suffice: espeak-ng runs in processes of its own and numpy's transforms release the interpreter's lock.
 
     Args:
-        synthesisers: One a worker; closed with the company.
+        synthesisers: One for each worker; closed with the pool.
         seed: Of the corpus.
     """
 
@@ -35,12 +35,12 @@ class Company:
             self._idle.put(synthesiser)
         self._threads = ThreadPoolExecutor(len(synthesisers), thread_name_prefix="mini")
 
-    def perform(self, takes: Iterable[Take | Act]) -> Iterator[Utterance]:
-        """Yields the utterance of every take, in order, only a few ahead of the reader."""
+    def render(self, utterances: Iterable[ScriptedUtterance | ComposedUtterance]) -> Iterator[Utterance]:
+        """Yield the rendered utterances in order, computed only a few ahead of the reader."""
         waiting: deque[Future[Utterance]] = deque()
         try:
-            for take in takes:
-                waiting.append(self._threads.submit(self._perform, take))
+            for utterance in utterances:
+                waiting.append(self._threads.submit(self._render, utterance))
                 if len(waiting) >= _AHEAD * len(self._synthesisers):
                     yield waiting.popleft().result()
             while waiting:
@@ -49,37 +49,37 @@ class Company:
             for future in waiting:
                 future.cancel()
 
-    def _perform(self, take: Take | Act) -> Utterance:
+    def _render(self, utterance: ScriptedUtterance | ComposedUtterance) -> Utterance:
         synthesiser = self._idle.get()
         try:
-            return take.perform(Studio(synthesiser, self._seed))
+            return utterance.render(Studio(synthesiser, self._seed))
         finally:
             self._idle.put(synthesiser)
 
     def close(self) -> None:
-        """Ends threads and synthesisers."""
+        """End threads and synthesisers."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for synthesiser in self._synthesisers:
             synthesiser.close()
 
 
 @contextmanager
-def company(workers: int, seed: int) -> Iterator[Company]:
-    """Opens a company of espeak-ng processes or, with a warning, of buzzes where espeak-ng is not installed."""
+def open_renderers(workers: int, seed: int) -> Iterator[RendererPool]:
+    """A pool of espeak-ng processes or, with a warning, of formant synthesisers where espeak-ng is not installed."""
     synthesisers: list[Synthesiser] = []
     try:
         for _ in range(workers):
             synthesisers.append(EspeakProcess())
     except EspeakUnavailableError as error:
         print(
-            f"warning: espeak-ng is not usable ({error}); the mini corpus is made of buzzes, good for tests only. "
+            f"warning: espeak-ng is not usable ({error}); the mini corpus is made of synthetic buzzes, for tests only. "
             "Install it with: pip install 'wavlm_lightning[corpus]'",
             file=sys.stderr,
         )
         for synthesiser in synthesisers:
             synthesiser.close()
-        synthesisers = [Buzz() for _ in range(workers)]
-    opened = Company(synthesisers, seed)
+        synthesisers = [FormantSynthesiser() for _ in range(workers)]
+    opened = RendererPool(synthesisers, seed)
     try:
         yield opened
     finally:

@@ -1,4 +1,4 @@
-"""Rooms: impulse responses from the image-source model of a shoe box."""
+"""Simulated rooms: impulse responses by the image-source model of a box."""
 
 from functools import lru_cache
 
@@ -14,15 +14,15 @@ _POOL = 24
 
 
 def impulse_response(room: np.ndarray, source: np.ndarray, microphone: np.ndarray, reflection: float) -> np.ndarray:
-    """Returns the impulse response between two points of a box-shaped room.
+    """Impulse response between two points of a box-shaped room.
 
-    The direct sound is at sample 0, so a waveform keeps its alignment, and the energy is 1, so it keeps its level.
+    The direct sound is at sample 0, which keeps the alignment of a waveform; the energy is 1, which keeps its level.
 
     Args:
         room: Width, depth, height in metres, (3,).
-        source: Where the voice is, metres, (3,).
-        microphone: Where it is heard, metres, (3,).
-        reflection: Share of the pressure that every wall gives back, 0 to below 1.
+        source: Position of the voice in metres, (3,).
+        microphone: Position of the microphone in metres, (3,).
+        reflection: Share of the pressure that every wall reflects, 0 to below 1.
 
     Returns:
         float32 (4096,) at 16 kHz.
@@ -43,13 +43,13 @@ def impulse_response(room: np.ndarray, source: np.ndarray, microphone: np.ndarra
 
 @lru_cache(maxsize=64)
 def pool(seed: int, name: str) -> np.ndarray:
-    """Returns the rooms of one split as float32 (rooms, 4096); another name gives other rooms."""
+    """The rooms of one split as float32 (rooms, 4096); another name gives other rooms."""
     responses = []
     for number in range(_POOL):
         rng = generator(seed, "rooms", name, number)
         room = rng.uniform([3.0, 3.0, 2.4], [9.0, 7.0, 3.6])
         microphone = rng.uniform(0.25, 0.75, 3) * room
-        # Somebody at a desk or across a table: half a metre to a metre and a half away, in any direction.
+        # A speaker at a desk or across a table: 0.5 to 1.5 m away, in any direction.
         direction = rng.standard_normal(3)
         source = microphone + rng.uniform(0.5, 1.5) * direction / np.linalg.norm(direction)
         source = np.clip(source, 0.2, room - 0.2)

@@ -1,4 +1,4 @@
-"""A take: all that decides an utterance before a sample exists, and the studio that turns takes into utterances."""
+"""Scripted utterances: text, speaker and conditions from which an utterance is rendered, sample by sample the same."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ _LONGEST_SHARE = 0.96
 
 @dataclass(frozen=True)
 class Jitter:
-    """How much one speaker varies from utterance to utterance; without it speaker tasks saturate.
+    """Random variation of one speaker between utterances; without it, speaker tasks saturate.
 
     Attributes:
         pitch: Largest change of espeak-ng's pitch (0 to 99).
@@ -42,7 +42,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Prosody:
-    """What a speaker does on purpose in one utterance: additions to pitch, factors on tempo, or a range of its own."""
+    """Intended prosody of one utterance: offset of the pitch, factor on the tempo, or another pitch range."""
 
     pitch: float = 0.0
     rate: float = 1.0
@@ -51,7 +51,7 @@ class Prosody:
 
 @dataclass(frozen=True)
 class Studio:
-    """A voice and the rooms it can be heard in."""
+    """A synthesiser, and the seed that its rooms are made from."""
 
     synthesiser: Synthesiser
     seed: int
@@ -62,20 +62,20 @@ class Studio:
 
 
 @dataclass(frozen=True)
-class Take:
-    """One utterance of one speaker.
+class ScriptedUtterance:
+    """One utterance of one speaker, before it is rendered.
 
     Attributes:
         key: Unique within the split.
-        speaker: Who speaks.
-        text: What, with punctuation and capitals.
-        origin: Data set and split, which seed all that is random here.
+        speaker: The voice.
+        text: With punctuation and capitals.
+        origin: Data set and split, which seed all randomness.
         rooms: Name of the pool of rooms.
-        labels: Metadata besides what every utterance carries.
-        conditions: How it is recorded.
-        jitter: How much the speaker varies.
-        prosody: How the speaker means to sound.
-        seconds: Length of the waveform; None leaves a short random silence before and after.
+        labels: Metadata besides that of every utterance.
+        conditions: Room, noise, frequency response and level of the recording.
+        jitter: Random variation of the speaker.
+        prosody: Intended prosody.
+        seconds: Length of the waveform; None adds a short random silence before and after.
     """
 
     key: str
@@ -89,8 +89,8 @@ class Take:
     prosody: Prosody = field(default_factory=Prosody)
     seconds: float | None = None
 
-    def perform(self, studio: Studio) -> Utterance:
-        """Speaks and records the take: the same seed and take give the same samples, whoever performs it."""
+    def render(self, studio: Studio) -> Utterance:
+        """Synthesise and record. The same seed and script give the same samples in any process and order."""
         rng = generator(studio.seed, *self.origin, self.key)
         speech = speak(self, studio.synthesiser, rng)
         if self.seconds is None:
@@ -114,19 +114,19 @@ class Take:
 
 
 @dataclass(frozen=True)
-class Act:
-    """An utterance that is more than one take, such as a dialogue: a key and a function of the studio."""
+class ComposedUtterance:
+    """An utterance made by a function of its own, such as a dialogue or noise: its key and that function of the studio."""
 
     key: str
-    perform: Callable[[Studio], Utterance]
+    render: Callable[[Studio], Utterance]
 
 
-def speak(take: Take, synthesiser: Synthesiser, rng: np.random.Generator) -> Speech:
-    """Returns clean speech for a take, its silent margins cut, never longer than `take.seconds`."""
-    speaker, jitter, prosody = take.speaker, take.jitter, take.prosody
+def speak(utterance: ScriptedUtterance, synthesiser: Synthesiser, rng: np.random.Generator) -> Speech:
+    """Clean speech of an utterance without its silent margins, never longer than `utterance.seconds`."""
+    speaker, jitter, prosody = utterance.speaker, utterance.jitter, utterance.prosody
     wide = speaker.pitch_range if prosody.pitch_range is None else prosody.pitch_range
     request = SpeechRequest(
-        text=take.text,
+        text=utterance.text,
         accent=speaker.accent,
         variant=speaker.variant,
         rate=speaker.rate * prosody.rate * (1 + rng.uniform(-jitter.rate, jitter.rate)),
@@ -136,7 +136,7 @@ def speak(take: Take, synthesiser: Synthesiser, rng: np.random.Generator) -> Spe
         seed=int(rng.integers(2**31)),
     )
     speech = trimmed(synthesiser.speak(request))
-    longest = _LONGEST_SHARE * take.seconds if take.seconds else np.inf
+    longest = _LONGEST_SHARE * utterance.seconds if utterance.seconds else np.inf
     for _ in range(3):
         if speech.seconds <= longest:
             break
@@ -146,10 +146,10 @@ def speak(take: Take, synthesiser: Synthesiser, rng: np.random.Generator) -> Spe
 
 
 def trimmed(speech: Speech) -> Speech:
-    """Returns the speech from its first phone to its last."""
+    """The speech from its first phone to its last."""
     voiced = [phone for phone in speech.phones if phone.name != SILENCE]
     if not voiced:
-        raise ValueError("the synthesiser gave nothing but silence")
+        raise ValueError("the synthesiser returned only silence")
     first = round(voiced[0].start * SAMPLE_RATE)
     last = max(round(voiced[-1].end * SAMPLE_RATE), first + 1)
     inside = [p for p in speech.phones if p.start >= voiced[0].start and p.end <= voiced[-1].end]
@@ -162,7 +162,7 @@ def trimmed(speech: Speech) -> Speech:
 
 
 def padded(speech: Speech, before: float, after: float) -> Speech:
-    """Returns the speech with silence, in seconds, before and after it."""
+    """The speech with silence, in seconds, before and after it."""
     lead, trail = round(before * SAMPLE_RATE), round(after * SAMPLE_RATE)
     start = lead / SAMPLE_RATE
     end = start + speech.seconds
@@ -178,7 +178,7 @@ def padded(speech: Speech, before: float, after: float) -> Speech:
 
 
 def placed(speech: Speech, seconds: float, rng: np.random.Generator) -> Speech:
-    """Returns exactly `seconds` with the speech at a random place.
+    """Exactly `seconds`, with the speech at a random place.
 
     Raises:
         ValueError: The speech is longer than that.
@@ -192,7 +192,7 @@ def placed(speech: Speech, seconds: float, rng: np.random.Generator) -> Speech:
 
 
 def rows(segments: tuple[Segment, ...] | list[Segment]) -> list[list[Any]]:
-    """Returns segments as JSON rows `[name, start_s, end_s]`, times to a tenth of a millisecond."""
+    """Segments as JSON rows `[name, start_s, end_s]`, times to a tenth of a millisecond."""
     return [[name, round(start, 4), round(end, 4)] for name, start, end in segments]
 
 

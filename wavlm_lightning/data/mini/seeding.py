@@ -1,4 +1,4 @@
-"""Random generators that depend on what is being made, never on the order or the process it is made in."""
+"""Seeded random generators that depend on what is made, never on order or process."""
 
 import hashlib
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 def stable_hash(*parts: object) -> int:
-    """Returns 64 bits that depend on the parts alone; Python's own `hash` changes with every process."""
+    """A 64-bit hash that depends on the parts alone; Python's own `hash` changes with every process."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def generator(*parts: object) -> np.random.Generator:
-    """Returns a generator seeded by the parts, for example `(seed, "ks", "train", key)`.
+    """A generator seeded by the parts, for example `(seed, "ks", "train", key)`.
 
     Example:
         >>> generator(0, "ks", "a").integers(10) == generator(0, "ks", "a").integers(10)

@@ -1,4 +1,4 @@
-"""What is asked of a synthesiser and what it gives back, whichever synthesiser it is."""
+"""The interface of speech synthesisers: requests, aligned speech."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -16,10 +16,11 @@ class Segment(NamedTuple):
     end: float
 
     def moved(self, seconds: float) -> "Segment":
-        """Returns the same segment `seconds` later."""
+        """The same segment `seconds` later."""
         return Segment(self.name, self.start + seconds, self.end + seconds)
 
 
+# `formant_synth` seeds its noise with the repr of a request: a renamed class or field would change the tests' corpus.
 @dataclass(frozen=True)
 class SpeechRequest:
     """One text read by one voice.
@@ -61,22 +62,21 @@ class Speech:
 
     @property
     def seconds(self) -> float:
-        """Duration in seconds."""
         return len(self.waveform) / SAMPLE_RATE
 
 
 class Synthesiser(Protocol):
-    """Reads requests aloud; one request at a time, the same request always gives the same samples."""
+    """Synthesises one request at a time; the same request always gives the same samples."""
 
     name: str
 
     def speak(self, request: SpeechRequest) -> Speech:
-        """Returns the speech asked for."""
+        """The speech of a request."""
 
     def close(self) -> None:
-        """Frees whatever the synthesiser holds."""
+        """Free the synthesiser's resources."""
 
 
 def spoken_words(text: str) -> list[str]:
-    """Returns the words of a text in lower case without punctuation: what a transcript contains."""
+    """The words of a text in lower case without punctuation, as in a transcript."""
     return "".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split()

@@ -1,7 +1,7 @@
-"""The only module that touches espeak-ng (GPL-3.0-or-later); it runs as its own process and is never imported.
+"""The espeak-ng process: the only module that loads the library (GPL-3.0-or-later), never imported by others.
 
-`python -m wavlm_lightning.data.mini.synthesiser` reads one JSON job a line on stdin:
-`{"text", "voice", "rate", "pitch", "range", "seed"}`, and answers each on stdout with a frame: two little-endian
+`python -m wavlm_lightning.data.mini.synthesiser` reads one JSON job per line from stdin:
+`{"text", "voice", "rate", "pitch", "range", "seed"}`. It answers each on stdout with a frame: two little-endian
 32-bit lengths, then that many bytes of JSON (`rate`, `phones` [[sample, name]], `words` [[sample, character]], or
 `error`) and of 16-bit mono samples. The first frame, sent before any job, holds `version` or `error`.
 """
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 _SYNCHRONOUS, _PHONE_EVENTS, _DO_NOT_EXIT = 2, 0x0001, 0x8000
 _WORD, _PHONE = 1, 7
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-# At the library's own 100 about ten of the voices clip inside the synthesiser.
+# At the default volume of 100, about ten of the voices clip inside the synthesiser.
 _QUIET = 35
 
 
@@ -51,7 +51,7 @@ def _load(library_path: str, data_path: str) -> tuple[ctypes.CDLL, int]:
 
 def _unload(library: ctypes.CDLL) -> None:
     library.espeak_Terminate()
-    # The waveform generator keeps state from one utterance to the next that only unloading the library clears.
+    # The waveform generator carries state over to the next utterance, which only unloading the library clears.
     import _ctypes
 
     _ctypes.dlclose(library._handle)
@@ -103,10 +103,10 @@ def _send(stream: BinaryIO, header: dict[str, Any], samples: bytes = b"") -> Non
 
 
 def main() -> None:
-    """Answers jobs until stdin ends."""
-    # Ctrl-C goes to the whole process group; the parent ends this process by closing its stdin.
+    """Answer jobs until stdin ends."""
+    # Ctrl-C reaches the whole process group, but the parent ends this process by closing its stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whatever the library prints must not land between two frames.
+    # Redirect stdout to stderr, so that the library's own output cannot land between two frames.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:

@@ -1,8 +1,8 @@
-"""The speakers: who may be heard in which split, and how each one sounds.
+"""The synthetic speakers: their voices, and the split that each may appear in.
 
-A speaker is an espeak-ng variant read with an accent, a pitch, a tempo and a vocal-tract length of its own. Variants
-are dealt to the pools once and for all, near-duplicates (`steph`, `steph2`) to the same pool, so that no encoder
-pre-trained on `train` has met the voice behind a test speaker. Left out: robots, whispers, croaks and `klatt`.
+A speaker is an espeak-ng variant with its own accent, pitch, tempo and vocal-tract length. Each variant belongs to one
+pool for good, near-duplicates (`steph`, `steph2`) to the same one, so that an encoder pre-trained on `train` has never
+heard the voice of a test speaker. Robots, whispers, croaks and `klatt` are left out.
 """
 
 from collections.abc import Sequence
@@ -44,12 +44,12 @@ class Speaker:
     """One voice.
 
     Attributes:
-        name: Unique over the whole corpus family.
+        name: Unique over all data sets.
         variant: espeak-ng voice variant.
         accent: espeak-ng language file.
         pitch: 0 to 99, 50 is the variant's own.
         pitch_range: 0 to 99.
-        rate: Words a minute.
+        rate: Words per minute.
         tract: Factor on formants and pitch.
     """
 
@@ -63,13 +63,13 @@ class Speaker:
 
     @property
     def pitch_class(self) -> str:
-        """`low` or `high`: which side of 145 Hz the median pitch lies."""
-        # espeak-ng's pitch parameter moves the base pitch by about 1 % a step around 50.
+        """`low` or `high`: the side of 145 Hz on which the median pitch lies."""
+        # Around 50, a step of espeak-ng's pitch parameter changes the base pitch by about 1 %.
         return "high" if _MEDIAN_PITCH[self.variant] * self.tract * 1.01 ** (self.pitch - 50) > _HIGH_PITCH else "low"
 
     @property
     def labels(self) -> dict[str, str]:
-        """The metadata every utterance of this speaker carries."""
+        """The speaker's part of an utterance's metadata."""
         return {
             "speaker": self.name,
             "accent": self.accent,
@@ -79,13 +79,13 @@ class Speaker:
 
 
 def speakers(pool: str, prefix: str, count: int, seed: int, variants: Sequence[str] | None = None) -> list[Speaker]:
-    """Draws the speakers of one group; the first n of a larger group are the group of n.
+    """Draw the speakers of one group; the first n of a larger group are the group of n.
 
-    Neighbours (0 and 1, 2 and 3, ...) share accent and, where the variants allow, pitch class: hard impostors for
-    each other.
+    Neighbours (0 and 1, 2 and 3, ...) share accent and, where the variants allow, pitch class: they are hard impostors
+    for each other.
 
     Args:
-        pool: `train`, `valid` or `test`: whose variants they use.
+        pool: `train`, `valid` or `test`, the pool of their variants.
         prefix: Speakers are named `prefix000`, `prefix001`, ...
         count: Number of speakers; beyond the number of variants, variants recur with another accent and pitch.
         seed: Of the corpus.
@@ -96,7 +96,7 @@ def speakers(pool: str, prefix: str, count: int, seed: int, variants: Sequence[s
     cycle = 0
     while len(table) < count:
         rng = generator(seed, "voices", prefix, cycle)
-        # High and low pairs interleaved, so that a small group has both.
+        # Interleave high and low pairs, so that a small group has both.
         high = [str(v) for v in rng.permutation([v for v in allowed if allowed[v] > _HIGH_PITCH])]
         low = [str(v) for v in rng.permutation([v for v in allowed if allowed[v] <= _HIGH_PITCH])]
         order: list[str] = []
@@ -119,7 +119,7 @@ def speakers(pool: str, prefix: str, count: int, seed: int, variants: Sequence[s
                 )
             )
         cycle += 1
-    # A close pitch parameter as well, so that the neighbour is an impostor in pitch too.
+    # Give neighbours a similar pitch parameter too, which makes them harder impostors.
     for index in range(1, count, 2):
         near = generator(seed, "voices", prefix, index, "near").uniform(-8, 8)
         table[index] = replace(table[index], pitch=table[index - 1].pitch + near)

@@ -1,1 +1,1 @@
-"""Corpora behind a URL: downloads, a bounded cache on disk, checks of what arrived."""
+"""Corpora behind a URL: `mirror` (the local folder), `transport` (downloads), `cache_space` (the bounded cache)."""

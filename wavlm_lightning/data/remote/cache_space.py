@@ -1,9 +1,8 @@
-"""A folder of files from elsewhere that never grows over its bound: the least recently used make room."""
+"""The cache of remote files: a folder bounded by $WAVLM_CACHE_GIB, from which the least recently used files are evicted."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import os
 import shutil
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import Busy, locked
 
 BOUND = "WAVLM_CACHE_GIB"
 GIB = 1 << 30
 SMALL = 1 << 20
-"""Files below this are let in without counting; they count when the next large one asks for room."""
+"""Bytes below which a file is admitted without making room; it is counted when the next large file is admitted."""
 EVICTABLE = (".tar", ".index.json", ".safetensors", ".part")
 
 
@@ -25,7 +25,7 @@ def bound() -> int:
     """Bytes that the cache may hold: $WAVLM_CACHE_GIB, else 100 GiB.
 
     Raises:
-        UserError: it is no positive number.
+        UserError: it is not a positive number.
     """
     text = os.environ.get(BOUND, "100")
     try:
@@ -37,78 +37,73 @@ def bound() -> int:
     return int(gib * GIB)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, against threads and processes alike.
-
-    Raises:
-        UserError: the file system knows no locks.
-    """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{path}: this file system has no locks ({error}); set WAVLM_CACHE to a local disk"
-            ) from error
-        yield
-
-
 def part_of(path: Path, size: int | None) -> Path:
-    """Where a file grows until it is whole; the name tells others how much room it will take."""
+    """The file that holds `path` while it is being downloaded; its name tells others how much room it will take."""
     return path.with_name(f".{path.name}.{size or 0}.part")
 
 
 @contextlib.contextmanager
 def growing(root: Path, path: Path, size: int | None) -> Iterator[io.BufferedRandom | None]:
-    """The unfinished file of `path`, for this process alone, once there is room for it; None if `path` has appeared.
+    """The unfinished file of `path`, for this process alone, once there is room for it; None if `path` exists by now.
 
     Args:
-        root: the cache; the bound holds for all below it.
-        path: the file that is wanted.
-        size: its bytes; None if unknown (then it must be small).
+        root: the cache; the bound holds for everything below it.
+        path: the wanted file.
+        size: its size in bytes; None if unknown (then it must be small).
 
     Raises:
-        UserError: bound or disk is too small.
+        UserError: the bound or the disk is too small, or the file system has no locks.
     """
-    lock, part = root / ".lock", part_of(path, size)
+    part = part_of(path, size)
     if size is not None and size > bound():
         raise UserError(
             f"{path.name}: its {size / GIB:.3g} GiB do not fit the cache of {bound() / GIB:.3g} GiB; raise {BOUND}"
         )
     while True:
-        # A part exists only while somebody who was given room for it works on it, or after he died: so two processes
-        # cannot wait for each other's room for ever.
-        with locked(lock):
-            if path.exists():
-                os.utime(path)
-                yield None
-                return
-            file = _open_alone(part)
-            if file is not None:
-                admitted = False
-                try:
+        # A .part file exists only while its owner downloads it, or after the owner was killed; two processes can
+        # therefore not deadlock waiting for each other's room.
+        with contextlib.ExitStack() as owned:
+            admitted = False
+            with locked(root / ".lock"):
+                if path.exists():
+                    os.utime(path)
+                    yield None
+                    return
+                if _own(part, owned):
                     admitted = (size or 0) < SMALL or _make_room(root, part, size or 0)
-                finally:
-                    if not admitted:
-                        if not file.seek(0, 2):
-                            part.unlink()
-                        file.close()
-                if admitted:
-                    break
+                    if admitted:
+                        part.touch(0o644)  # before the lock is released: others count it from now on
+                    else:
+                        _lock_of(part).unlink(missing_ok=True)
+            if admitted:
+                with part.open("r+b") as file:
+                    yield file
+                return
         time.sleep(0.05)
-    with file:
-        yield file
 
 
-def _open_alone(part: Path) -> io.BufferedRandom | None:
-    file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+def finish(root: Path, path: Path, size: int | None) -> None:
+    """Give the complete file that `growing` yielded its true name, inside that block."""
+    part = part_of(path, size)
+    with locked(root / ".lock"):
+        part.rename(path)
+        _lock_of(part).unlink(missing_ok=True)
+
+
+def _lock_of(part: Path) -> Path:
+    return part.with_name(f"{part.name}.lock")
+
+
+def _own(part: Path, owned: contextlib.ExitStack) -> bool:
+    """Lock a part until `owned` closes; False if another process has. Only under the lock of the cache.
+
+    That a lock file is locked, and deleted, only under the lock of the cache is what makes deleting it safe.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+        owned.enter_context(locked(_lock_of(part), f"{part} is being downloaded"))
+    except Busy:
+        return False
+    return True
 
 
 class _Held(NamedTuple):
@@ -118,19 +113,20 @@ class _Held(NamedTuple):
 
 
 def _make_room(root: Path, part: Path, size: int) -> bool:
-    """Evict until `size` more bytes fit; False if what others are bringing leaves no room yet."""
+    """Evict until `size` more bytes fit; False if what others are downloading leaves no room yet."""
     files = sorted(_Held(*each) for each in _held(root) if each[2] != part)
     total = size + sum(file.bytes for file in files)
     for file in files:
         if total <= bound():
             break
-        # Whoever has the file open goes on reading it: its bytes vanish when he closes it.
+        # A process that has an evicted file open goes on reading it: the bytes are freed when it closes the file.
         if file.path.suffix != ".part" or _abandoned(file.path):
             file.path.unlink(missing_ok=True)
             total -= file.bytes
     if total > bound():
         return False
-    free = shutil.disk_usage(root).free + part.stat().st_blocks * 512
+    there = part.stat().st_blocks * 512 if part.exists() else 0
+    free = shutil.disk_usage(root).free + there
     if free < size:
         raise UserError(
             f"{root}: the disk has {free / GIB:.3g} GiB left and {size / GIB:.3g} GiB are needed; free some, set "
@@ -140,6 +136,7 @@ def _make_room(root: Path, part: Path, size: int) -> bool:
 
 
 def _held(root: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of last use, bytes and path of every file that may be evicted."""
     for folder, _, names in os.walk(root):
         for name in names:
             if name.endswith(EVICTABLE):
@@ -151,9 +148,9 @@ def _held(root: Path) -> Iterator[tuple[float, int, Path]]:
 
 
 def _abandoned(part: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError), part.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    """Whether the process that downloaded a part was killed; its lock file is then removed."""
+    with contextlib.ExitStack() as owned:
+        if not _own(part, owned):
             return False
+        _lock_of(part).unlink(missing_ok=True)
     return True

@@ -1,8 +1,8 @@
-"""Corpora that lie elsewhere (https, s3, gs, ...): a folder of our own holds what is needed of them now.
+"""Mirrors of remote corpora (https, s3, gs, ...): a local folder that downloads files when they are needed.
 
-`mirror` makes that folder from a URL: `corpus.json`, `remote.json` and whatever is small. From then on it is a corpus
-like any other, except that `materialise` brings a shard, an index or labels when they are opened and missing, and that
-the least recently used go when $WAVLM_CACHE_GIB is reached. A file stands under its name only when it was verified.
+`mirror` makes the folder from a URL, with `corpus.json`, `remote.json` and the trials. From then on it is a corpus like
+any other, except that `materialise` downloads a shard, an index or labels when they are opened and missing, and that
+the least recently used files are evicted when $WAVLM_CACHE_GIB is reached. A file gets its name after it was verified.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning.data.remote.cache_space import BOUND, bound, growing, locked, part_of
+from wavlm_lightning.data.remote.cache_space import BOUND, bound, finish, growing, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
 from wavlm_lightning.system import paths as places
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import FULL, told_if_full, write_whole
+from wavlm_lightning.system.files import FULL, atomic_write, locked, write_bytes
 
 NOTE = "remote.json"
 WHOLE = (".tar", ".npy")
-"""Files whose own size and hash stand in `corpus.json`."""
+"""Suffixes of files whose size and hash are in `corpus.json`."""
 _AGAIN_SECONDS = 600.0
 _brought: dict[Path, float] = {}
-"""When this process last brought a shard."""
+"""Time of this process' last download of each shard."""
 
 
 def is_url(corpus: Path | str) -> bool:
-    """Whether a corpus is named by a URL."""
+    """Whether a corpus is given by a URL."""
     return "://" in str(corpus)
 
 
@@ -45,16 +45,16 @@ def is_remote(folder: Path) -> bool:
 
 
 def mirror(url: str, patience: Patience | None = None) -> Path:
-    """Make, or find, the folder that stands for a remote corpus.
+    """Make, or find, the local folder of a remote corpus.
 
-    A corpus that has changed on the server gets another folder, so a run never sees shards of two versions.
+    If the corpus changed on the server, the mirror is another folder, so a run never sees shards of two versions.
 
     Args:
-        url: the folder of `corpus.json`: `https://HOST/corpus/`, `s3://BUCKET/corpus/`, or what else fsspec reads.
+        url: the folder of `corpus.json`: `https://HOST/corpus/`, `s3://BUCKET/corpus/`, or any other URL that fsspec reads.
         patience: how often to try.
 
     Raises:
-        UserError: there is no corpus at the URL, or the server stays away.
+        UserError: there is no corpus at the URL, or the server does not answer.
     """
     url = url.removesuffix("corpus.json")
     root = _root()
@@ -63,41 +63,39 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
     try:
         download(address(url, "corpus.json"), memory, patience=patience)
     except NotThere as error:
-        raise UserError(f"{shown(url)}: no corpus.json to be had there; give the URL of a corpus' folder") from error
+        raise UserError(f"{shown(url)}: no corpus.json there; give the URL of the folder of a corpus") from error
     content = memory.getvalue()
     body = _checked(content, url)
     folder = root / f"{name}-{hashlib.sha256(content + shown(url).encode()).hexdigest()[:12]}"
     folder.mkdir(exist_ok=True)
     with locked(folder / ".lock"):
-        note = folder / f"{NOTE}.tmp"
-        # A signed URL is a secret, and may be another one each time.
-        with told_if_full(note):
-            note.touch(mode=0o600)
-            note.write_text(json.dumps({"url": url}))
-        note.rename(folder / NOTE)
+        # Written at each call and readable by the user only: a signed URL is a secret and expires.
+        with atomic_write(folder / NOTE) as temporary:
+            temporary.touch(mode=0o600)
+            temporary.write_text(json.dumps({"url": url}))
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
-                with contextlib.suppress(NotThere):  # most splits have none
+                with contextlib.suppress(NotThere):  # most splits have no trials
                     materialise(folder / f"trials-{split}.csv", patience=patience)
-            write_whole(folder / "corpus.json", content)
+            write_bytes(folder / "corpus.json", content)
     return folder
 
 
 def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Patience | None = None) -> None:
-    """See that a file of a mirror is there, verified, and marked as used.
+    """Download a file of a mirror if it is missing, verify it, and mark it as used.
 
-    Several processes may ask for the same file: one brings it. A part that an interrupted process has left is continued.
-    A file that somebody has open may be evicted; it stays readable until it is closed.
+    If several processes need the same file, one downloads it. The part that an interrupted process left is continued.
+    A file may be evicted while a process has it open; it stays readable until it is closed.
 
     Args:
-        path: a file below the mirror; it need not exist.
-        summary: what `corpus.json` says of it, or of its shard if it is an index or labels (`bytes`, `sha256`, ...);
-            None for a file that is known by its form only (`labels.json`, trials).
+        path: a file in the mirror, which need not exist.
+        summary: its entry in `corpus.json`, or that of its shard for an index or labels (`bytes`, `sha256`, ...); None
+            for a file without an entry (`labels.json`, trials).
         patience: how often to try.
 
     Raises:
         NotThere: the server has no such file.
-        UserError: the server stays away or holds another file; the disk is full; the file exceeds the cache's bound.
+        UserError: the server does not answer or has another file; the disk is full; the file exceeds the cache's bound.
     """
     try:
         os.utime(path)
@@ -114,8 +112,7 @@ def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Pat
             if file is None:
                 return
             _fill(url, file, path, size, summary or {}, patience)
-            with locked(root / ".lock"):
-                part_of(path, size).rename(path)
+            finish(root, path, size)
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -136,26 +133,28 @@ def _mirror_of(path: Path) -> Path:
     for folder in path.parents:
         if is_remote(folder):
             return folder
-    raise UserError(f"{path}: missing, and in no mirror of a remote corpus; prepare the corpus again")
+    raise UserError(f"{path}: missing, and not in a mirror of a remote corpus; prepare the corpus again")
 
 
 def _checked(content: bytes, url: str) -> dict[str, Any]:
-    """The body of a `corpus.json`, whose names may not lead out of the mirror."""
+    """The content of a `corpus.json`, with file names that cannot lead out of the mirror."""
     try:
         body = json.loads(content)
         names = [*body["splits"], *(row["name"] for part in body["splits"].values() for row in part["shards"])]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{shown(url)}: what lies there as corpus.json is none ({error!r}); see to the URL") from error
+        raise UserError(f"{shown(url)}: its corpus.json is not that of a corpus ({error!r}); check the URL") from error
     for name in names:
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(f"{shown(url)}: its corpus.json names {name!r}, which is no plain name; do not trust it")
+            raise UserError(
+                f"{shown(url)}: its corpus.json contains {name!r}, which is not a plain file name; do not trust this corpus"
+            )
     return body
 
 
 def _fill(
     url: str, file: io.BufferedRandom, path: Path, size: int | None, summary: dict[str, Any], patience: Patience | None
 ) -> None:
-    """Download until the content is right; anew if it was not, since a line, too, can damage bytes."""
+    """Download and verify; start again if the content is wrong, because a connection can damage bytes, too."""
     wrong = ""
     for _ in range(3):
         download(url, file, size, patience)
@@ -166,11 +165,11 @@ def _fill(
             return
         file.truncate(file.seek(0))
     part_of(path, size).unlink(missing_ok=True)
-    raise UserError(f"{shown(url)}: {wrong}; upload that corpus again, or give the URL of a whole one")
+    raise UserError(f"{shown(url)}: {wrong}; upload that corpus again, or give the URL of a complete one")
 
 
 def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any]) -> str:
-    """Why this is not the file of that name; empty if it is."""
+    """Why this is not the expected file; empty if it is."""
     file.seek(0)
     if path.suffix in WHOLE:
         if "sha256" in summary and hashlib.file_digest(file, "sha256").hexdigest() != summary["sha256"]:
@@ -192,7 +191,6 @@ def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any])
 
 
 def _wrong_labels(content: bytes, summary: dict[str, Any]) -> str:
-    """The same for labels."""
     header = parse_header(content)
     if header.bytes != len(content):
         return "damaged (its length is not what its header says)"
@@ -202,14 +200,14 @@ def _wrong_labels(content: bytes, summary: dict[str, Any]) -> str:
 
 
 def _notice_thrashing(path: Path) -> None:
-    """Say so if a shard had to be brought twice in a short time: the run would mostly download."""
+    """Warn if a shard is downloaded twice within a short time: the run would mostly download."""
     if path.suffix != ".tar":
         return
     now = time.monotonic()
     if now - _brought.get(path, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
         warnings.warn(
-            f"{path.name} was evicted and brought again within {_AGAIN_SECONDS / 60:.0f} minutes: the cache of "
-            f"{bound() / (1 << 30):.3g} GiB holds less than the shards that are mixed at a time; raise {BOUND}",
+            f"{path.name} was evicted and downloaded again within {_AGAIN_SECONDS / 60:.0f} minutes: the cache of "
+            f"{bound() / (1 << 30):.3g} GiB is smaller than the shards of a shuffle window; raise {BOUND}",
             stacklevel=3,
         )
     _brought[path] = now

@@ -1,4 +1,4 @@
-"""What stands at the beginning of a safetensors file: read without mapping the file, for hundreds of thousands of them.
+"""Parse the header of a safetensors file without mapping the file, which is too slow for hundreds of thousands of files.
 
 Source: https://huggingface.co/docs/safetensors: 8 bytes of length, that much JSON, then the tensors, at offsets from there.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Header:
-    """A header.
+    """The header of a safetensors file.
 
     Attributes:
         metadata: strings by name.
@@ -26,11 +26,11 @@ class Header:
 
     @property
     def bytes(self) -> int:
-        """Of the whole file."""
+        """Size of the whole file."""
         return self.begin + max(tensor["data_offsets"][1] for tensor in self.tensors.values())
 
     def place(self, name: str) -> tuple[int, int]:
-        """First byte of a tensor, and one past its last."""
+        """First byte of a tensor, and one past its last byte."""
         first, end = self.tensors[name]["data_offsets"]
         return self.begin + first, self.begin + end
 
@@ -39,24 +39,24 @@ def header_end(content: bytes) -> int:
     """Bytes up to the first tensor.
 
     Args:
-        content: at least the first 8 bytes of a file.
+        content: at least the first 8 bytes of the file.
     """
     return 8 + int.from_bytes(content[:8], "little")
 
 
 def parse_header(content: bytes) -> Header:
-    """The header of a file.
+    """Parse a header.
 
     Args:
-        content: the file, or as much of its beginning as the header takes.
+        content: the file, or its beginning up to the first tensor.
 
     Raises:
-        ValueError: this is no safetensors file.
+        ValueError: the content is not that of a safetensors file.
     """
     end = header_end(content)
     if len(content) < max(end, 9):
         raise ValueError(f"a header of {end} bytes in {len(content)}")
     tensors = json.loads(content[8:end])
     if not isinstance(tensors, dict):
-        raise ValueError("its header is no object")
+        raise ValueError("its header is not an object")
     return Header(tensors.pop("__metadata__", {}), tensors, end)

@@ -1,4 +1,4 @@
-"""One file from elsewhere: over http(s), or through fsspec (s3, gs, ...), tried again when the line drops."""
+"""Download a file over http(s), or through fsspec (s3, gs, ...), with retries and resume."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from wavlm_lightning.system.errors import UserError
 
 CHUNK = 1 << 17
 PROGRESS = 1 << 20
-"""Bytes after which an attempt that failed all the same does not count as a failure."""
+"""Bytes after which a failed attempt does not count as a failure."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to go on trying.
+    """How often and how fast to retry.
 
     Attributes:
-        attempts: failures in a row, none of which brought a MiB.
+        attempts: failures in a row that brought less than a MiB each.
         first_seconds: pause after the first failure; it doubles with each, less up to half of it by chance, so that
-            many processes do not come back at the same moment.
+            many processes do not retry at the same moment.
         longest_seconds: longest pause.
         timeout_seconds: silence of the server that counts as a failure.
     """
@@ -39,16 +39,16 @@ class Patience:
     timeout_seconds: float = 60.0
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Seconds to wait after a number of failures in a row."""
         return random.uniform(0.5, 1.0) * min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1))
 
 
 class NotThere(UserError):
-    """The server is well and does not have, or does not show, this file."""
+    """The server answers and does not have, or does not show, this file."""
 
 
 class Temporary(Exception):
-    """Worth another attempt.
+    """An error after which another attempt may succeed.
 
     Args:
         reason: what happened.
@@ -73,17 +73,17 @@ def shown(url: str) -> str:
 
 
 def download(url: str, file: BinaryIO, size: int | None = None, patience: Patience | None = None) -> None:
-    """Bring a file, beginning where what is already there ends.
+    """Download a file, continuing after the bytes that `file` already holds.
 
     Args:
-        url: which file.
+        url: of the file.
         file: opened for reading and writing; it may hold the beginning, if `size` is known.
-        size: bytes of the whole file; None if unknown: then the server's word is taken.
+        size: bytes of the whole file; None if unknown, which trusts the server.
         patience: how often to try.
 
     Raises:
-        NotThere: the server says so.
-        UserError: nothing helps; what has arrived stays in `file`.
+        NotThere: the server does not have the file.
+        UserError: all attempts failed; the bytes that arrived stay in `file`.
         OSError: `file` cannot be written.
     """
     patience = patience or Patience()
@@ -101,14 +101,14 @@ def download(url: str, file: BinaryIO, size: int | None = None, patience: Patien
             failures = 0 if file.seek(0, 2) - have >= PROGRESS else failures + 1
             if failures >= patience.attempts:
                 raise UserError(
-                    f"{shown(url)}: gave up after {failures} attempts in a row ({error}); see to the server or the "
-                    "line and start again: it goes on where it stopped"
+                    f"{shown(url)}: gave up after {failures} attempts in a row ({error}); check the server or the "
+                    "connection and run the command again, it continues where it stopped"
                 ) from error
             time.sleep(max(patience.pause(max(failures, 1)), min(error.wait_seconds, patience.longest_seconds)))
 
 
 def _append(url: str, file: BinaryIO, have: int, size: int | None, timeout: float) -> None:
-    """One attempt; everything that arrives is written."""
+    """One attempt; all bytes that arrive are written."""
     with closing(_chunks(url, have, timeout)) as chunks:
         have = file.truncate(file.seek(int(next(chunks))))
         for chunk in chunks:
@@ -121,9 +121,9 @@ def _append(url: str, file: BinaryIO, have: int, size: int | None, timeout: floa
 
 
 def _chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, None]:
-    """First the offset at which the answer begins (0 if the server knows no ranges), then its bytes.
+    """First the offset at which the answer begins (0 if the server does not support ranges), then its bytes.
 
-    Only reading is guarded: an error of whoever consumes the bytes (a full disk, say) is no fault of the line.
+    Only reading raises `Temporary`: an error of the consumer, such as a full disk, is not an error of the connection.
     """
     if urlsplit(url).scheme in ("http", "https"):
         return _http_chunks(url, offset, timeout)
@@ -143,7 +143,9 @@ def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, 
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise UserError(f"{shown(url)}: the server's certificate is not trusted ({reason}); mend that") from error
+            raise UserError(
+                f"{shown(url)}: the server's certificate is not trusted ({reason}); repair the certificate or use another URL"
+            ) from error
         raise Temporary(f"{reason!r}") from error
     with response:
         span = response.headers.get("Content-Range", "")
@@ -152,26 +154,28 @@ def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, 
         while chunk := _read(response):
             arrived += len(chunk)
             yield chunk
-        # http.client says nothing of a body that ends early.
+        # http.client does not raise if the body ends early.
         if promised is not None and arrived != int(promised):
-            raise Temporary(f"the line dropped after {arrived} of {promised} bytes")
+            raise Temporary(f"the connection dropped after {arrived} of {promised} bytes")
 
 
 def _read(stream: Any) -> bytes:
     try:
         return stream.read(CHUNK)
-    except Exception as error:  # what a file system of fsspec raises for a dropped line is its own affair
+    except Exception as error:  # each file system of fsspec raises its own exceptions for a dropped connection
         raise Temporary(f"{error!r}") from error
 
 
 def _judge(url: str, error: urllib.error.HTTPError) -> Exception:
-    """What a status means: another attempt, or the end."""
+    """The exception for an HTTP status: `Temporary` if another attempt may help."""
     if error.code in (408, 416, 425, 429) or error.code >= 500:
         wait = error.headers.get("Retry-After", "")
         return Temporary(f"HTTP status {error.code}", float(wait) if wait.isdecimal() else 0.0)
     if error.code in (403, 404, 410):
-        return NotThere(f"{shown(url)}: the server has no such file for us (HTTP status {error.code}); see to the URL")
-    return UserError(f"{shown(url)}: refused (HTTP status {error.code}); see to the URL and to your rights")
+        return NotThere(
+            f"{shown(url)}: no such file on the server, or not for us (HTTP status {error.code}); check the URL"
+        )
+    return UserError(f"{shown(url)}: refused (HTTP status {error.code}); check the URL and your access rights")
 
 
 def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
@@ -181,16 +185,18 @@ def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
         files, path = url_to_fs(url)
     except ImportError as error:
         extra = "run `pip install 'wavlm_lightning[s3]'`" if urlsplit(url).scheme in ("s3", "s3a") else "install it"
-        raise UserError(f"{shown(url)}: such URLs need another package ({error}); {extra}, or use https") from error
+        raise UserError(
+            f"{shown(url)}: URLs of this kind need another package ({error}); {extra}, or use https"
+        ) from error
     except ValueError as error:
-        raise UserError(f"{shown(url)}: no way to read such URLs ({error}); use https or s3") from error
+        raise UserError(f"{shown(url)}: URLs of this kind cannot be read ({error}); use https or s3") from error
     try:
         stream = files.open(path, "rb")
         stream.seek(offset)
     except FileNotFoundError as error:
-        raise NotThere(f"{shown(url)}: no such file there; see to the URL") from error
+        raise NotThere(f"{shown(url)}: no such file there; check the URL") from error
     except PermissionError as error:
-        raise UserError(f"{shown(url)}: not allowed ({error}); see to your credentials") from error
+        raise UserError(f"{shown(url)}: not allowed ({error}); check your credentials") from error
     except Exception as error:
         raise Temporary(f"{error!r}") from error
     with stream:

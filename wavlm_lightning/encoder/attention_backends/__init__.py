@@ -1,8 +1,11 @@
 """Scaled dot-product attention with a gated relative position bias: one interface, three ways to compute it.
 
-`sdpa` adds the bias as a mask in torch's fused kernels. `recomputed` keeps nothing of frames by frames for the backward
-pass. `flex` makes the bias inside a fused kernel on CUDA; it is never chosen unasked, because nobody has measured it.
-A hand-written kernel is not here for the same reason.
+- `sdpa` adds the bias as a mask in torch's fused kernels.
+- `recomputed` keeps no frames-by-frames tensor for the backward pass (`blocks` cuts attention into pieces,
+  `replayed_dropout` draws the same dropout in both passes).
+- `flex` computes the bias inside a fused kernel on CUDA; it is used only on request, because it was not measured.
+
+`attend` calls one of them, `choose` picks one. Tests: `tests/encoder/test_encoder_attention*.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ def choose(device: torch.device, dtype: torch.dtype, biased: bool, dropout: floa
     """The fastest exact backend whose memory grows with the frames, not with their square.
 
     Args:
-        device: on which attention runs.
+        device: where attention runs.
         dtype: precision of its products.
         biased: whether there is a position bias.
         dropout: probability that an attention weight is dropped.
@@ -31,7 +34,8 @@ def choose(device: torch.device, dtype: torch.dtype, biased: bool, dropout: floa
         return "recomputed" if biased and torch.is_grad_enabled() else "sdpa"
     if torch.is_grad_enabled():  # the CPU's fused kernel gives no gradient to a bias and knows no dropout
         return "recomputed" if biased or dropout else "sdpa"
-    return "recomputed" if biased and dtype == torch.bfloat16 else "sdpa"  # its bf16 products beat the fused kernel
+    # Without gradients plain bf16 products are faster than the CPU's fused kernel; fp32 ones are not.
+    return "recomputed" if biased and dtype == torch.bfloat16 else "sdpa"
 
 
 def attend(
@@ -52,13 +56,13 @@ def attend(
         query: `(batch, heads, frames, head dim)`, like `key` and `value`.
         key: see `query`.
         value: see `query`.
-        table: position bias, `(heads, 2 * frames - 1)` in the order of `RelativePositionTable`; None for none.
+        table: position bias, `(heads, 2 * frames - 1)` in the order of `RelativePositionTable`; None without bias.
         gate: factor on it for each query, `(batch, heads, frames)`; None for 1. Table and gate have the precision of
             the query.
-        padding: bool `(batch, frames)`, true where a frame is padding, which lies at the end; None if none is.
+        padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; None without padding.
         dropout: probability that an attention weight is dropped.
 
     Returns:
-        `(batch, heads, frames, head dim)`; anything finite where the query is padding.
+        `(batch, heads, frames, head dim)`; where the query is padding, values are arbitrary but finite.
     """
     return BACKENDS[backend](query, key, value, table, gate, padding, dropout)

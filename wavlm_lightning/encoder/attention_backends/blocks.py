@@ -1,7 +1,7 @@
-"""Pieces of the frames-by-frames tensors of attention, small enough to be made, used and forgotten one by one.
+"""Cutting the frames-by-frames tensors of attention into blocks that are computed one after the other in the same memory.
 
 Keys and values are taken in reverse order: the position bias of query i is then a window of the table that begins at
-entry i, a view without any copy (see `RelativePositionTable`). The order of the keys changes nothing else.
+entry i, a view without a copy (see `RelativePositionTable`). Attention does not depend on the order of the keys.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 
 CACHE_BYTES = 4 * 2**20
-"""Size of a block on a CPU: its few tensors stay in the last cache."""
+"""Size of a block on a CPU: its few tensors stay in the last-level cache."""
 
 DEVICE_BYTES = 256 * 2**20
-"""Size of a block elsewhere: large enough to keep a GPU busy."""
+"""Size of a block on other devices: large enough to keep a GPU busy."""
 
 FEWEST_QUERIES = 64
-"""Products with fewer rows are slow, so longer rows make larger blocks, up to `LARGEST_BYTES`."""
+"""Products with fewer rows are slow, so long utterances make larger blocks, up to `LARGEST_BYTES`."""
 
 LARGEST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries of some heads of some utterances, with all keys that any of these utterances has.
+    """A range of queries of a range of heads of a range of utterances, with all keys that any of these utterances has.
 
     Attributes:
-        rows: utterances.
-        heads: heads.
-        queries: frames as queries.
+        rows: range of utterances.
+        heads: range of heads.
+        queries: range of frames as queries.
         keys: number of keys, from frame 0.
-        short: for each utterance, how many of these keys are its padding.
+        short: for each utterance, the number of these keys that are padding.
     """
 
     rows: slice
@@ -43,21 +43,21 @@ class Block:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of its logits: `(rows, heads, queries, keys)`."""
+        """Shape of the logits: `(rows, heads, queries, keys)`."""
         parts = (self.rows, self.heads, self.queries)
         rows, heads, queries = (part.stop - part.start for part in parts)
         return rows, heads, queries, self.keys
 
     def of(self, x: Tensor) -> Tensor:
-        """Queries of the block, `(rows * heads, queries, head dim)`, of `(batch, heads, frames, head dim)`."""
+        """The block's part of queries: `(batch, heads, frames, head dim)` to `(rows * heads, queries, head dim)`."""
         return x[self.rows, self.heads, self.queries].flatten(0, 1)
 
     def reversed_keys(self, x: Tensor) -> Tensor:
-        """Keys or values of the block, last one first, `(rows * heads, keys, head dim)`."""
+        """The block's keys or values, last one first, `(rows * heads, keys, head dim)`."""
         return x[self.rows, self.heads, : self.keys].flip(2).flatten(0, 1)
 
     def add_reversed(self, total: Tensor, part: Tensor) -> None:
-        """Add gradients of what `reversed_keys` gave to those of the whole, `(batch, heads, frames, head dim)`."""
+        """Add the gradient of what `reversed_keys` gave to the gradient `total`, `(batch, heads, frames, head dim)`."""
         rows, heads, _, keys = self.shape
         total[self.rows, self.heads, :keys] += part.view(rows, heads, keys, -1).flip(2)
 
@@ -67,7 +67,7 @@ class Block:
         return table[self.heads, frames - self.keys : frames + self.keys - 1].unfold(1, self.keys, 1)[:, self.queries]
 
     def bias(self, table: Tensor | None, gate: Tensor | None, out: Tensor) -> Tensor:
-        """Write what is added to the logits: the gated position bias, and minus infinity for padding.
+        """Write the gated position bias, and minus infinity for padding, into `out`.
 
         Args:
             table: `(heads, 2 * frames - 1)`, or None.
@@ -85,16 +85,16 @@ class Block:
             torch.mul(gate[self.rows, self.heads, self.queries, None], self.windows(table), out=out)
         for row, short in enumerate(self.short):
             if short:
-                out[row, :, :, :short] = -torch.inf
+                out[row, :, :, :short] = -torch.inf  # keys are reversed: padding comes first
         return out
 
 
 def valid_lengths(x: Tensor, padding: Tensor | None) -> list[int]:
-    """Valid frames of each utterance; waits for the device if there is padding.
+    """Valid frames of each utterance; synchronises with the device if there is padding.
 
     Args:
         x: `(batch, heads, frames, head dim)`.
-        padding: bool `(batch, frames)`, true where a frame is padding, which lies at the end; or None.
+        padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; or None.
     """
     return [x.shape[2]] * len(x) if padding is None else (~padding).sum(1).tolist()
 
@@ -102,10 +102,10 @@ def valid_lengths(x: Tensor, padding: Tensor | None) -> list[int]:
 def split(x: Tensor, lengths: list[int]) -> list[Block]:
     """Cut attention into blocks: whole utterances where several fit, else heads of one, else queries of one head.
 
-    Frames that are padding in all utterances of a block are in none: neither as keys nor as queries.
+    Frames that are padding in all utterances of a block are left out, as keys and as queries.
 
     Args:
-        x: queries, `(batch, heads, frames, head dim)`: its device and precision decide on the size of a block.
+        x: queries, `(batch, heads, frames, head dim)`, whose device and precision decide on the size of a block.
         lengths: valid frames of each utterance.
     """
     heads, size = x.shape[1], x.element_size()
@@ -135,10 +135,10 @@ def split(x: Tensor, lengths: list[int]) -> list[Block]:
 
 
 def scratch(blocks: list[Block], like: Tensor) -> Tensor:
-    """Memory for one frames-by-frames tensor of any of the blocks; views of it are made by `take`."""
+    """Memory for one frames-by-frames tensor of the largest block; `take` makes views of it."""
     return like.new_empty(max((torch.Size(block.shape).numel() for block in blocks), default=0))
 
 
 def take(memory: Tensor, block: Block) -> Tensor:
-    """A tensor `(rows, heads, queries, keys)` in the memory that `scratch` gave."""
+    """A tensor `(rows, heads, queries, keys)` in memory from `scratch`."""
     return memory[: torch.Size(block.shape).numel()].view(block.shape)

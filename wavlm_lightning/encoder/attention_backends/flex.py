@@ -1,8 +1,8 @@
-"""Attention by FlexAttention: the position bias is made inside the fused kernel, in both passes.
+"""Attention by FlexAttention: the position bias is computed inside the fused kernel, in both passes.
 
-Not measured on a GPU. What the code in torch 2.11 asks for: a captured tensor that needs a gradient may be indexed
-once, which is why the table has an entry for each offset (320 buckets would collide more, too); its gradient is added
-up atomically; the kernel is Triton's, as others have no backward pass for such scores.
+Not measured on a GPU. Facts read from torch 2.11: a captured tensor that needs a gradient may be indexed only once, so
+the table has one entry per offset instead of 320 buckets, which would also collide more in the atomic additions of its
+gradient; only the Triton kernel has a backward pass for such scores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def attend(
 
 
 def score_mod(frames: int, table: Tensor | None, gate: Tensor | None, lengths: Tensor | None) -> SCORE | None:
-    """What is added to the score of a query and a key.
+    """The function that adds position bias and padding mask to the score of a query and a key.
 
     Args:
         frames: number of queries and keys.
@@ -52,7 +52,7 @@ def score_mod(frames: int, table: Tensor | None, gate: Tensor | None, lengths: T
         lengths: valid frames of each row, `(batch,)`, or None.
 
     Returns:
-        The function that FlexAttention takes, None if there is nothing to add.
+        The `score_mod` of FlexAttention; None if there is nothing to add.
     """
 
     def position(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention that keeps no frames-by-frames tensor: the backward pass makes bias and weights once more."""
+"""Attention that keeps no frames-by-frames tensor: the backward pass computes bias and attention weights again."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES, Bloc
 from wavlm_lightning.encoder.attention_backends.replayed_dropout import LaneDropout
 from wavlm_lightning.encoder.attention_backends.sdpa import attend_whole
 
+# Operators of torch 2.11 below its public interface, which has no gradient of softmax that writes into given memory.
 softmax_out = torch.ops.aten._softmax.out
 softmax_backward_out = torch.ops.aten._softmax_backward_data.out
 
@@ -28,8 +29,8 @@ def attend(
 ) -> Tensor:
     """See `attention_backends.attend`.
 
-    On a CPU, whose fused kernel gives no gradient to a bias, block by block with plain products; elsewhere torch's
-    fused kernel runs once more in the backward pass.
+    On a CPU, whose fused kernel gives no gradient to a bias, by plain products, block by block; on other devices torch's
+    fused kernel, which runs again in the backward pass.
     """
     if query.device.type == "cpu":
         return attend_in_blocks(query, key, value, table, gate, padding, dropout)
@@ -45,9 +46,9 @@ def attend_again(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """By the fused kernel, for as many utterances at a time as `DEVICE_BYTES` of mask allow."""
+    """By the fused kernel, for as many utterances at a time as fit into `DEVICE_BYTES` of mask."""
     batch, heads, frames, _ = query.shape
-    # The compiler knows the frames as a symbol; cutting the batch by it would compile anew for each length.
+    # For the compiler the number of frames is a symbol; cutting the batch by it would recompile for each length.
     compiling = torch.compiler.is_compiling()
     rows = batch if compiling else max(1, DEVICE_BYTES // (heads * frames**2 * query.element_size()))
     parts = [
@@ -76,14 +77,14 @@ def attend_in_blocks(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """By plain products; the frames of an utterance that are padding get zeros or are attended from like others."""
+    """By plain products; outputs at padding frames are zeros or those of an ordinary query."""
     lengths = valid_lengths(query, padding)
-    with torch.autocast(query.device.type, enabled=False):  # it would take the softmax to fp32 and back
+    with torch.autocast(query.device.type, enabled=False):  # it would cast the softmax to fp32 and back
         return BlockAttention.apply(query, key, value, table, gate, lengths, LaneDropout.draw(dropout))
 
 
 class BlockAttention(torch.autograd.Function):
-    """Scaled dot-product attention with a gated position bias, one block at a time in both passes."""
+    """Scaled dot-product attention with a gated position bias, block by block in both passes."""
 
     @staticmethod
     def forward(
@@ -121,7 +122,7 @@ class BlockAttention(torch.autograd.Function):
         query, key, value, table, gate = ctx.saved_tensors
         dropout: LaneDropout | None = ctx.dropout
         scale = query.shape[-1] ** -0.5
-        # In the layout of the projections that they came from.
+        # zeros_like keeps the layout of the projections, so the gradients need no copy on their way back.
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
         to_table = None if table is None else torch.zeros(table.shape, device=table.device)
         to_gate = None if gate is None else torch.zeros_like(gate)
@@ -156,14 +157,14 @@ class BlockAttention(torch.autograd.Function):
 
 
 class Diagonals:
-    """Sums of the logits' gradient over all queries and keys of one offset.
+    """The table's gradient: sums of the logits' gradient over all pairs of query and key with the same offset.
 
-    Rows are laid into a wider buffer of zeros, each one step further to the right than the row before, so that one
-    offset is one column.
+    Rows are copied into a wider buffer of zeros, each shifted one step further to the right than the row before, so that
+    each offset is one column.
 
     Args:
-        blocks: what the buffer must hold.
-        like: for its precision and device.
+        blocks: all blocks that will be added.
+        like: tensor whose precision and device the buffer has.
     """
 
     def __init__(self, blocks: list[Block], like: Tensor):
@@ -176,7 +177,7 @@ class Diagonals:
         rows, heads, queries, keys = block.shape
         width = queries + keys - 1
         wide = self.memory[: rows * heads * queries * (width + 1)].view(rows * heads, -1)
-        if block.shape != self.shape:  # otherwise the zeros between the rows are still there
+        if block.shape != self.shape:  # for the same shape the zeros between the rows are still in place
             wide.zero_()
             self.shape = block.shape
         wide.view(rows, heads, queries, width + 1)[..., :keys] = to_logits

@@ -1,4 +1,4 @@
-"""Dropout that is drawn twice alike, and fast on a CPU."""
+"""Attention dropout that the backward pass can draw again from a seed, four weights per random number."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ LANES = 2**16
 class LaneDropout:
     """Which attention weights are dropped, as a seed instead of a tensor.
 
-    torch draws one random number a weight on a CPU, which takes longer than all products of attention together. Here
-    each 64-bit draw decides on four weights with 16 bits each. The probability is a multiple of 1 / 65,536, and the
-    weights that stay are scaled by exactly that.
+    On a CPU torch draws one random number per weight, which takes longer than all products of attention together. Here
+    each 64-bit draw decides on four weights, with 16 bits each. The probability is rounded to a multiple of 1 / 65,536,
+    and the weights that stay are scaled by exactly that.
 
     Attributes:
-        seed: from torch's generator of the CPU, so that it follows the seed of the run and what checkpointing restores.
-        dropped: of 65,536 values of 16 bits, how many drop a weight.
+        seed: from torch's generator of the CPU, so that it follows the seed of the run and activation checkpointing, which
+            restores this generator.
+        dropped: number of the 65,536 values of 16 bits that drop a weight.
     """
 
     seed: int
@@ -30,7 +31,7 @@ class LaneDropout:
 
     @classmethod
     def draw(cls, probability: float) -> LaneDropout | None:
-        """Decide on the weights of one attention; None if nothing is to be dropped."""
+        """Draw the seed for one attention; None if the probability is 0."""
         dropped = min(round(probability * LANES), LANES - 1)
         return cls(int(torch.randint(2**62, ())), dropped) if dropped else None
 
@@ -40,17 +41,17 @@ class LaneDropout:
         return LANES / (LANES - self.dropped)
 
     def start(self, blocks: list[Block], like: Tensor) -> Factors:
-        """Begin to draw for the blocks, which must come in the same order each time."""
+        """Start drawing; both passes must ask for the blocks in the same order."""
         return Factors(self, blocks, like)
 
 
 class Factors:
-    """1 for each weight that stays and 0 for each that is dropped.
+    """Dropout masks, block after block: 1 for each weight that stays, 0 for each that is dropped.
 
     Args:
-        dropout: which ones.
+        dropout: seed and probability.
         blocks: all blocks that will be asked for.
-        like: for precision and device.
+        like: tensor whose precision and device the masks have.
     """
 
     def __init__(self, dropout: LaneDropout, blocks: list[Block], like: Tensor):

@@ -18,10 +18,10 @@ def attend(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """See `attention_backends.attend`. Without gradients the mask is made piece by piece, never whole."""
+    """See `attention_backends.attend`. Without gradients the mask is computed block by block."""
     if table is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return attend_whole(query, key, value, table, gate, padding, dropout)
-    # Where the kernel can wait for no one, padding is masked; on a CPU it is left out.
+    # On a CPU the blocks leave padding out. Elsewhere reading the lengths would wait for the device, so it is masked.
     on_cpu = query.device.type == "cpu"
     lengths = valid_lengths(query, padding if on_cpu else None)
     blocks = split(query, lengths)
@@ -52,7 +52,7 @@ def attend_whole(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """The same in one piece, with gradients: for the backward pass autograd keeps the mask of every layer."""
+    """Attention in one call, with gradients; autograd keeps the mask of every layer for the backward pass."""
     mask = None
     if padding is not None:
         zeros = torch.zeros(padding.shape, dtype=query.dtype, device=query.device)

@@ -1,6 +1,6 @@
-"""Which kind of checkpoint is this, and do its tensors fit the model?
+"""Recognising the format of a checkpoint, converting it, and checking that its tensors fit the model.
 
-All formats become one: a `WavLMConfig` and a state dict with Hugging Face's names, which are also our own.
+Every format is converted to a `WavLMConfig` and a state dict with Hugging Face's names, which are also those of `WavLM`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
         path: a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict.
 
     Returns:
-        The configuration and the state dict under our names.
+        The configuration, and the state dict with the names of `WavLM`.
 
     Raises:
-        CheckpointError: if it is none of these.
+        CheckpointError: the file is missing, broken or of another format.
     """
     if path.is_dir():
         return huggingface.read_checkpoint(path)
@@ -55,18 +55,18 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 
 
 def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as a model needs them, or a sentence about what does not fit.
+    """Check the tensors of a checkpoint against the model and cast them to fp32.
 
     Args:
-        state: tensors of the checkpoint under our names.
+        state: tensors of the checkpoint, with the names of `WavLM`.
         expected: state dict of the model; only names and shapes matter.
         path: where the checkpoint came from, for the message.
 
     Returns:
-        The tensors in fp32 (released checkpoints are fp32; half-precision ones gain nothing, but compute on a CPU).
+        The tensors in fp32. Released checkpoints are fp32; others are cast so that they run on a CPU.
 
     Raises:
-        CheckpointError: if names are missing or unexpected, or a shape differs.
+        CheckpointError: names are missing or unexpected, or a shape differs.
     """
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -85,6 +85,6 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first three names, and how many there are besides."""
+    """The first three names, and the number of the others."""
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -37,14 +37,14 @@ FIELDS = {
     "layer_drop": "layerdrop",
     "layer_norm_eps": "layer_norm_eps",
 }
-"""Our name of a field -> its name in Hugging Face's `config.json`."""
+"""Field of `WavLMConfig` -> key in Hugging Face's `config.json`."""
 
 OWN_KEY = "wavlm_lightning"
-"""Where `config.json` keeps the fields that Hugging Face has no name for; transformers ignores it."""
+"""Section of `config.json` for the fields that Hugging Face has no key for; transformers ignores it."""
 OWN_FIELDS = ("feature_grad_mult", "batch_invariant", "position_bias")
 
 POSITION_BIAS = {"wavlm": "gated", "hubert": "none", "wav2vec2": "none"}
-"""`model_type` -> position bias; the three share the names of all other parameters."""
+"""`model_type` -> position bias; all other parameters have the same names in the three."""
 
 SUPPORTED = {
     "hidden_act": "gelu",
@@ -54,12 +54,12 @@ SUPPORTED = {
     "feat_proj_layer_norm": True,
     "conv_pos_batch_norm": False,
 }
-"""What `config.json` must say, or leave out, about parts of which we have one kind."""
+"""Required values of keys for parts of which `WavLM` has only one kind; the keys may be missing."""
 
 GATE = ".attention.gru_rel_pos_"
-"""Part of the names of all parameters of the gates."""
+"""Part of the names of all gate parameters."""
 OPEN = 25.0
-"""Bias of the four rows that make a: the sigmoid of their sum is 1.0 exactly, in fp32 and in bf16."""
+"""Bias of the four rows whose sum gives a of `Attention.gate`: its sigmoid is exactly 1.0, in fp32 and in bf16."""
 
 WEIGHT_NORM_NAMES = {".conv.weight_g": ".conv.parametrizations.weight.original0"}
 WEIGHT_NORM_NAMES[".conv.weight_v"] = ".conv.parametrizations.weight.original1"
@@ -70,14 +70,13 @@ def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     """Read a folder with `config.json` and weights.
 
     Args:
-        folder: of a `WavLMModel`, `HubertModel` or `Wav2Vec2Model`, or of a model with a head on one; the head is
-            left out.
+        folder: of a `WavLMModel`, `HubertModel` or `Wav2Vec2Model`, or of a model with a head, which is left out.
 
     Returns:
         The configuration and the state dict.
 
     Raises:
-        CheckpointError: if a file is missing or broken, or the model is not one that we can build.
+        CheckpointError: a file is missing or broken, or the model is not supported.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -88,23 +87,23 @@ def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     if config.position_bias == "ungated":
         if _gates_are_constant(state):
             state = {name: tensor for name, tensor in state.items() if GATE not in name}
-        else:  # transformers has trained on: it keeps our section of config.json, but knows nothing of fixed gates
+        else:  # trained further with transformers, which keeps our section of config.json but does not freeze the gates
             config = replace(config, position_bias="gated")
     return config, state
 
 
 def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path: Path) -> WavLMConfig:
-    """Our configuration from Hugging Face's two files.
+    """Convert Hugging Face's two configuration files to a `WavLMConfig`.
 
     Args:
-        values: content of `config.json`; keys left out have Hugging Face's defaults, which are those of Base but for
-            dropouts.
-        preprocessor: content of `preprocessor_config.json`, or nothing. Its `do_normalize` decides whether
-            waveforms are normalised; without it the front-end does, as in the published models.
+        values: content of `config.json`; keys left out have the defaults of `WavLMConfig`, which are Hugging Face's but
+            for dropouts.
+        preprocessor: content of `preprocessor_config.json`, or empty. Its `do_normalize` decides whether waveforms are
+            normalised; without it they are if the front-end has layer norms, as in the published models.
         path: of `config.json`, for messages.
 
     Raises:
-        CheckpointError: if this is not a WavLM, HuBERT or wav2vec 2.0, or one with parts that we do not have.
+        CheckpointError: not a WavLM, HuBERT or wav2vec 2.0, or one with unsupported parts.
     """
     model_type = values.get("model_type", "wavlm")
     if model_type not in POSITION_BIAS:
@@ -124,11 +123,11 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
     try:
         return WavLMConfig.from_dict(fields)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} describes no possible encoder: {error}") from error
+        raise CheckpointError(f"{path} describes an encoder that cannot be built: {error}") from error
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Today's names without prefix; of a model with a head, only the encoder."""
+    """Current parameter names without prefix; of a model with a head, only the encoder's."""
     for prefix in (f"{model_type}." for model_type in POSITION_BIAS):
         if any(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
@@ -144,12 +143,12 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tensor]) -> None:
     """Write a folder that transformers loads without a missing or unexpected key.
 
-    It becomes a `HubertModel` without position bias, else a `WavLMModel`. Hugging Face has no class for an ungated
+    The model class is `HubertModel` without position bias, otherwise `WavLMModel`. Hugging Face has no class for an ungated
     bias: such an encoder gets gates that are 1 everywhere, and our section of `config.json` says so.
 
     Args:
         folder: made if missing.
-        config: of the encoder.
+        config: configuration of the encoder.
         state: its state dict, in any precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +183,7 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
 
 
 def _constant_gates(config: WavLMConfig) -> dict[str, Tensor]:
-    """Parameters of gates that are 1 whatever the hidden state: a (b s - 1) + 2 with a = 1 and s = 0."""
+    """Parameters of gates that are 1 for every hidden state: a (b s - 1) + 2 with a = 1 and s = 0."""
     bias = torch.tensor([OPEN] * 4 + [0.0] * 4)
     gates = {}
     for layer in range(config.layers):
@@ -207,7 +206,11 @@ def _gates_are_constant(state: Mapping[str, Tensor]) -> bool:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, whole or in shards; see `read_checkpoint` for what is refused."""
+    """All tensors of a folder, in one file or in shards.
+
+    Raises:
+        CheckpointError: a file is missing or broken.
+    """
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
@@ -223,7 +226,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{index} has no weight_map")
     state: dict[str, Tensor] = {}
     for name in sorted(set(map(str, weight_map.values()))):
-        if Path(name).name != name:  # an index from elsewhere must not point outside its folder
+        if Path(name).name != name:  # a downloaded index must not point outside its folder
             raise CheckpointError(f"{index} names a shard outside its folder: {name}")
         if not (folder / name).is_file():
             raise CheckpointError(f"{index} names the shard {name}, which is missing")

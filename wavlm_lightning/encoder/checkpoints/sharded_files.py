@@ -1,4 +1,4 @@
-"""Reading sharded checkpoints (folders of torch.distributed.checkpoint) on one machine, without executing anything in them."""
+"""Reading sharded checkpoints (torch.distributed.checkpoint, FSDP2) in one process, without executing anything in them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_pickle
 
 SHARD_INDEX, EXTRAS = ".metadata", "meta.pt"
-"""Which tensor lies where, a pickle; and what is no tensor, as Lightning names it."""
+"""DCP's index file (a pickle), and Lightning's file for non-tensor state."""
 
 WEIGHTS = "state_dict."
+# Underscore names of torch 2.11, which its index files contain. If torch renames them, `read_index` refuses the file.
 INDEX_CLASSES = {
     "torch": {"Size", "bfloat16", "bool", "float16", "float32", "float64", "int64"},
     "torch.distributed.checkpoint.metadata": {
@@ -32,12 +33,11 @@ INDEX_CLASSES = {
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath", "WindowsPath"},
 }
-"""All that an index is made of."""
+"""Module -> names that an index may refer to."""
 
 
 class _Index(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Only classes that hold values."""
         if name not in INDEX_CLASSES.get(module, ()):
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
@@ -46,11 +46,11 @@ class _Index(pickle.Unpickler):
 def read_index(folder: Path) -> Any:
     """The index of a sharded checkpoint, a `torch.distributed.checkpoint.metadata.Metadata`.
 
-    torch itself reads it with plain pickle, which would execute whatever a stranger has put there; what has been read
-    here without complaint is safe for torch, too.
+    torch reads it with plain pickle, which would execute code in a prepared file. An index that this function accepts is
+    safe for torch to read.
 
     Raises:
-        CheckpointError: it is missing (the writing was cut short), broken, or holds more than an index.
+        CheckpointError: the index is missing (the writing was cut short), broken, or holds other objects.
     """
     try:
         with (folder / SHARD_INDEX).open("rb") as file:
@@ -58,22 +58,22 @@ def read_index(folder: Path) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole sharded checkpoint: {SHARD_INDEX} is missing") from error
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{folder / SHARD_INDEX} is no index of a sharded checkpoint ({error})") from error
+        raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint ({error})") from error
     except (EOFError, IndexError, OSError, ValueError, AttributeError, ImportError) as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not readable; is it cut short?") from error
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
-    """A sharded checkpoint as if it were one file: weights put together, the optimiser's state left out.
+    """Read a sharded checkpoint like a single file: weights joined, the optimiser's state left out.
 
     Args:
         folder: written by Lightning's `ModelParallelStrategy`.
 
     Returns:
-        What `meta.pt` holds, and `state_dict` with whole tensors on the CPU.
+        The content of `meta.pt`, and `state_dict` with whole tensors on the CPU.
 
     Raises:
-        CheckpointError: it is not whole.
+        CheckpointError: a file is missing, broken or cut short.
     """
     from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
 
@@ -88,7 +88,7 @@ def read_sharded(folder: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
             load({"state_dict": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
-    except CheckpointException as error:  # no Exception, and it holds what went wrong in each process
+    except CheckpointException as error:  # derives from BaseException
         raise CheckpointError(
             f"{folder} is not a whole sharded checkpoint; a file of it is missing or cut short"
         ) from error

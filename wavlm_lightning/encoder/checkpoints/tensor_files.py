@@ -1,4 +1,4 @@
-"""Reading tensors from files that strangers made: safetensors, or pickles that may hold nothing but tensors."""
+"""Reading tensors from untrusted files: safetensors, or PyTorch pickles with tensors and plain values only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one sentence that says which file and why.
+    """A checkpoint that cannot be used; the message says in one sentence which file and why.
 
     Example:
         >>> raise CheckpointError("model.safetensors not found in exports/run7")
@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        CheckpointError: if the file does not hold one.
+        CheckpointError: the file does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -40,21 +40,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a PyTorch file holds, if that is tensors, containers and numbers; nothing in it is ever executed.
-
-    fairseq's older checkpoints carry their settings as an `argparse.Namespace`, which can hold values but do
-    nothing, so it is let through. Everything else that is not data is refused.
+    """The content of a PyTorch file that holds tensors, containers and plain values only; nothing in it is executed.
 
     Raises:
-        CheckpointError: if the file is broken or holds objects that would have to be executed to be read.
+        CheckpointError: the file is broken or holds objects that need code to be executed.
     """
     try:
+        # fairseq's older checkpoints hold their settings as a Namespace, which is a container of values without code.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, and reading it would execute code from it; "
-            "take a safetensors version, or re-save its state dict and settings as plain dicts where you trust it"
+            "use a safetensors version, or re-save its state dict and settings as plain dicts on a machine that trusts it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
@@ -64,7 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """A flat dict of tensors from a safetensors or PyTorch file.
 
     Raises:
-        CheckpointError: if the file is broken or holds something else.
+        CheckpointError: the file is broken or holds something else.
     """
     if path.suffix == ".safetensors":
         try:
@@ -78,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def is_state_dict(value: Any) -> bool:
-    """Whether this is a non-empty dict from names to tensors and nothing else."""
+    """Whether this is a non-empty dict from names to tensors."""
     return (
         isinstance(value, dict)
         and bool(value)

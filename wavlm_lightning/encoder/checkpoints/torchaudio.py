@@ -1,4 +1,4 @@
-"""State dicts of torchaudio's WavLM, which come without settings: the shapes have to tell."""
+"""Converting state dicts of torchaudio's WavLM; they come without settings, so sizes are read off the shapes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Our configuration and state dict.
+    """Convert a state dict of torchaudio.
 
     Args:
         state: state dict of `torchaudio.models.wavlm_model`.
         path: of the file, for messages.
 
     Returns:
-        A configuration whose sizes are read off the shapes. What shapes cannot tell is as published: strides,
-        `max_distance`, dropouts, and pre-norm and normalised waveforms exactly where the front-end has layer norms.
+        The configuration and the state dict with the names of `WavLM`. Values that shapes do not determine are as
+        published: strides, `max_distance`, dropouts; pre-norm and normalised waveforms if the front-end has layer norms.
 
     Raises:
-        CheckpointError: if tensors of a WavLM are missing.
+        CheckpointError: tensors of a WavLM are missing.
     """
     renamed = rename_weight_norm(_split(state))
     try:
@@ -41,11 +41,11 @@ def convert(state: Mapping[str, Tensor], path: Path) -> tuple[WavLMConfig, dict[
     except KeyError as error:
         raise CheckpointError(f"{path} is not a WavLM of torchaudio: it lacks {error.args[0]}") from error
     except (ValueError, IndexError) as error:
-        raise CheckpointError(f"{path} describes no possible encoder: {error}") from error
+        raise CheckpointError(f"{path} describes an encoder that cannot be built: {error}") from error
 
 
 def _split(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names, with the packed projection of query, key and value taken apart."""
+    """The names of `WavLM`, with the packed projection of query, key and value split into three."""
     result = {}
     for name, tensor in state.items():
         if name.startswith("aux."):

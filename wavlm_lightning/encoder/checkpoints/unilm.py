@@ -1,6 +1,6 @@
-"""The checkpoints that Microsoft released (unilm, UniSpeech) and those that fairseq writes: dicts of `cfg` and `model`.
+"""Converting checkpoints of Microsoft's unilm and UniSpeech and of fairseq: dicts with `cfg` and `model`.
 
-WavLM, ILS-SSL, HuBERT and wav2vec 2.0 name their parameters alike; the settings tell which position bias it is.
+WavLM, ILS-SSL, HuBERT and wav2vec 2.0 have the same parameter names; the settings tell which position bias is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIELDS = {
     "layer_drop": ("encoder_layerdrop", 0.0),
     "feature_grad_mult": ("feature_grad_mult", 1.0),
 }
-"""Our name of a field -> its name in `cfg`, and the value that unilm's class gives a key left out."""
+"""Field of `WavLMConfig` -> key in `cfg`, and the default of unilm's class for a key left out."""
 
 PUBLISHED_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
@@ -60,35 +60,37 @@ NAMES = [
     (r"encoder\.layers\.(\d+)\.fc1\.(\w+)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
     (r"encoder\.layers\.(\d+)\.fc2\.(\w+)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
 ]
-"""Whole name in the checkpoint -> ours; names that match nothing are the same in both."""
+"""Parameter name in the checkpoint -> name in `WavLM`; names that match no pattern are the same in both."""
 
 HEAD = re.compile(
     r"(final_proj|label_embs_concat|target_glu|proj|w2v_model_ctc|quantizer|project_q|post_layer_norm|weights)\b.*"
 )
-"""Names of the pre-training or fine-tuning head, which the encoder leaves out."""
+"""Names of parameters of the pre-training or fine-tuning head, which are left out."""
 
 
 def convert(content: Mapping[str, Any], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Our configuration and state dict from a loaded checkpoint.
+    """Convert a loaded checkpoint to a `WavLMConfig` and a state dict with the names of `WavLM`.
 
     Args:
         content: the dict in the file.
         path: of the file, for messages.
 
     Raises:
-        CheckpointError: if the settings are missing or describe no encoder that we can build.
+        CheckpointError: the settings are missing or describe an encoder that cannot be built.
     """
     model = content["model"]
     state = {rename(name): tensor for name, tensor in model.items() if not HEAD.fullmatch(name)}
     supervised = sum(re.fullmatch(r"post_layer_norm\.\d+\.weight", name) is not None for name in model)
-    if supervised:  # pre-norm ILS-SSL trains a norm for each supervised layer, and the encoder's own one never
+    if (
+        supervised
+    ):  # pre-norm ILS-SSL trains one norm per supervised layer and leaves the encoder's own final norm untrained
         for leaf in ("weight", "bias"):
             state[f"encoder.layer_norm.{leaf}"] = model[f"post_layer_norm.{supervised - 1}.{leaf}"]
     return config_from(_settings(content, path), path), state
 
 
 def rename(name: str) -> str:
-    """Our name of a tensor."""
+    """Name in `WavLM` of a parameter."""
     for pattern, ours in NAMES:
         match = re.fullmatch(pattern, name)
         if match:
@@ -97,15 +99,15 @@ def rename(name: str) -> str:
 
 
 def config_from(settings: Mapping[str, Any], path: Path) -> WavLMConfig:
-    """Our configuration from the settings in `cfg`.
+    """Convert the settings in `cfg` to a `WavLMConfig`.
 
     Raises:
-        CheckpointError: if they describe no encoder that we can build.
+        CheckpointError: they describe an encoder that cannot be built.
     """
     fields = {ours: settings.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
     if settings.get("relative_position_embedding", False):
         fields["position_bias"] = "gated" if settings.get("gru_rel_pos", False) else "ungated"
-    else:  # fairseq's HuBERT and wav2vec 2.0 have no such setting
+    else:  # fairseq's HuBERT and wav2vec 2.0 do not have the setting
         fields["position_bias"] = "none"
     fields["conv_norm"] = "layer" if settings.get("extractor_mode", "default") == "layer_norm" else "group"
     convolutions = parse_convolutions(str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path)
@@ -113,18 +115,21 @@ def config_from(settings: Mapping[str, Any], path: Path) -> WavLMConfig:
     try:
         return WavLMConfig.from_dict(fields)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} describes no possible encoder: {error}") from error
+        raise CheckpointError(f"{path} describes an encoder that cannot be built: {error}") from error
 
 
 def parse_convolutions(expression: str, path: Path) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each layer from fairseq's notation, which fairseq itself runs as code.
+    """Parse fairseq's notation of convolutions, such as `[(512,10,5)] + [(512,3,2)] * 4`, which fairseq passes to `eval`.
 
     Args:
         expression: lists of triples joined by `+` and repeated by `*`.
         path: of the checkpoint, for the message.
 
+    Returns:
+        (channels, kernel, stride) of each layer.
+
     Raises:
-        CheckpointError: if it is anything else.
+        CheckpointError: the expression is anything else.
     """
 
     def value(node: ast.expr) -> Any:
@@ -148,11 +153,11 @@ def parse_convolutions(expression: str, path: Path) -> list[tuple[int, int, int]
             return layers
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         pass
-    raise CheckpointError(f"{path} has conv_feature_layers {expression[:80]!r}, which is no list of convolutions")
+    raise CheckpointError(f"{path} has conv_feature_layers {expression[:80]!r}, which is not a list of convolutions")
 
 
 def _settings(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The model's settings: unilm has them in `cfg`, fairseq in `cfg.model` and `cfg.task`, or once in `args`."""
+    """The model's settings: unilm has them in `cfg`, fairseq in `cfg.model` and `cfg.task`, older fairseq in `args`."""
     settings = content.get("cfg") or content.get("args")
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)

@@ -1,4 +1,4 @@
-"""Which stretches of a batch the convolutions of the front-end work on at a time."""
+"""Dividing a batch into chunks for the front-end, so that its memory is bounded and, on a CPU, its tensors stay in cache."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from wavlm_lightning.encoder.config import WavLMConfig
 
 CACHE_FRIENDLY = 8 << 20
-"""On a CPU: bytes of the first layer's output, 1.3 s of one row of Base in fp32. What is larger than the caches of the
-processor is slower (experiments/throughput/front_end)."""
+"""Bytes of the first layer's output on a CPU: 1.3 s of one row of Base in fp32. Chunks larger than the processor's caches
+are slower (experiments/throughput/front_end)."""
 
 ROOMY = 1 << 29
-"""Bytes on other devices, which like large products: 160 s of audio in bf16. A guess, not measured."""
+"""Bytes on other devices, which need large products: 160 s of audio in bf16. A guess, not measured."""
 
 
 class Chunk(NamedTuple):
     """Some rows and some frames of a batch.
 
     Attributes:
-        rows: which rows.
-        frames: which frames of them.
-        samples: the samples that those frames see.
+        rows: range of rows.
+        frames: range of frames in each of these rows.
+        samples: range of samples that these frames see.
     """
 
     rows: slice
@@ -35,14 +35,14 @@ class Chunk(NamedTuple):
 def chunks(config: WavLMConfig, batch: int, samples: int, dtype: torch.dtype, device: str) -> Iterator[Chunk]:
     """Divide a batch.
 
-    Neighbours share the samples that frames on both sides of the border see, so that every frame is as it would be
-    without a border.
+    Neighbouring chunks overlap by the samples that frames on both sides of the border see, so that every frame has the
+    value it would have without a border.
 
     Args:
         config: sizes of the encoder.
-        batch: rows.
-        samples: of each row.
-        dtype: of the convolutions' outputs.
+        batch: number of rows.
+        samples: length of each row.
+        dtype: precision of the convolutions' outputs.
         device: type of the device, such as `cpu`.
 
     Yields:

@@ -1,9 +1,9 @@
-"""The first convolution and the group norm behind it as one convolution, whose weights differ from row to row.
+"""The first convolution and its group norm as one convolution, whose weights differ from row to row. On every device.
 
-The norm has one group a channel, so it needs the mean and the variance of what a filter w gives over time. Both follow
-from the mean m and the covariance C of the windows that the convolution sees: w·m and wᵀ C w. They are known before
-the convolution, so its output is written once, already normalised, and piece by piece if it is long. Exact: what is
-left out is a pass over the largest tensor of the model.
+The norm has one group per channel, so it needs the mean and the variance over time of the output of each filter w. Both
+follow from the mean m and the covariance C of the windows that the convolution sees: w·m and wᵀ C w. They are known
+before the convolution, so its output is written once, already normalised, and chunk by chunk if it is long. The result
+is exact; a pass over the largest tensor of the model is saved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wavlm_lightning.encoder.layers import padding_mask
 
 BLOCK = 1 << 18
-"""Windows of a row whose products are summed at once: what bounds the memory of the statistics (40 MiB a row)."""
+"""Windows of a row whose products are summed at once, which bounds the memory of the statistics (40 MiB per row)."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class FoldedConvolution:
     """A convolution of one input channel that normalises its output, for the rows of one batch.
 
     Attributes:
-        centre: subtracted from the samples first, `(batch, 1)`: an offset that the norm removes anyway, but that would
-            cost digits on the way.
+        centre: subtracted from the samples first, `(batch, 1)`. The norm removes an offset in any case, but before that
+            it would cost precision.
         weight: `(batch, channels, kernel)`.
         bias: `(batch, channels, 1)`.
         stride: in samples.
@@ -40,14 +40,14 @@ class FoldedConvolution:
     def fold(
         cls, convolution: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor, lengths: Tensor | None
     ) -> FoldedConvolution:
-        """Take the statistics of a batch and fold the norm into the weights, which stay in the graph of gradients.
+        """Take the statistics of a batch and fold the norm into the weights, differentiably.
 
         Args:
             convolution: with one input channel.
-            norm: with one group a channel.
+            norm: with one group per channel.
             waveforms: `(batch, samples)`.
-            lengths: valid samples of each row, int64 `(batch,)`, beyond which the statistics do not look; None if
-                they look at everything.
+            lengths: valid samples of each row, int64 `(batch,)`, over which the statistics are taken; None for all
+                samples.
         """
         kernel, stride = convolution.kernel_size[0], convolution.stride[0]
         centre, mean, covariance = window_statistics(waveforms, kernel, stride, lengths)
@@ -56,22 +56,22 @@ class FoldedConvolution:
         scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
         bias = norm.bias.double() - scale * (mean @ filters.T)
         if convolution.bias is not None:
-            # The norm removes it. Its gradient is zero, but there must be one: processes wait for each other's.
+            # The norm removes the bias. Its gradient is zero but must exist: DDP waits for every parameter's gradient.
             bias = bias + 0.0 * convolution.bias
         dtype = convolution.weight.dtype
         weight = scale[:, :, None] * filters
         return cls(centre, weight.to(dtype), bias[:, :, None].to(dtype), stride)
 
     def rows(self, rows: slice) -> FoldedConvolution:
-        """The same for some of the rows."""
+        """The same convolution for some of the rows."""
         return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
 
     def __call__(self, waveforms: Tensor, *, time_major: bool = False) -> Tensor:
         """Convolve and normalise.
 
         Args:
-            waveforms: the rows, or the same stretch of each of them, `(batch, samples)`.
-            time_major: the order of the result.
+            waveforms: the rows, or the same range of samples of each, `(batch, samples)`.
+            time_major: whether steps come before channels in the result.
 
         Returns:
             `(batch, channels, steps)`, or `(batch, steps, channels)`.
@@ -95,9 +95,10 @@ def window_statistics(
         lengths: valid samples of each row, int64 `(batch,)`: only windows within them count; None if all do.
 
     Returns:
-        A value near the middle of each row's samples, fp32 `(batch, 1)`; of windows from whose samples it was
-        subtracted the mean, fp64 `(batch, kernel)`, and the covariance, fp64 `(batch, kernel, kernel)`.
+        The mean of each row's valid samples, fp32 `(batch, 1)`; and, with this mean subtracted from the samples, the mean, fp64
+        `(batch, kernel)`, and the covariance, fp64 `(batch, kernel, kernel)`, of the windows.
     """
+    # fp64: the covariance is a difference of large sums.
     batch, samples = waveforms.shape
     steps = (samples - kernel) // stride + 1
     if lengths is None:

@@ -1,4 +1,4 @@
-"""How fast oneDNN multiplies fp32 matrices on this machine, against PyTorch's own product."""
+"""Timing of fp32 matrix products on this machine's CPU: oneDNN against PyTorch's own product (usually MKL)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor
 from wavlm_lightning.encoder.cpu.onednn import onednn_packed, onednn_product
 
 CLEARLY = 1.05
-"""The gain from which on oneDNN is taken: the timing repeats itself to 3 %."""
+"""Gain from which oneDNN is used: two timings agree within 3 %."""
 ROUNDS = 4
 _alone = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Time of PyTorch's own product by that of oneDNN; 0 where oneDNN cannot be used.
+    """Time of PyTorch's own product divided by that of oneDNN; 0 where oneDNN cannot be used.
 
     Attributes:
-        forward: x Wᵀ + b, the weight as it lies.
-        packed: the same, the weight in oneDNN's own layout.
+        forward: x Wᵀ + b, with the weight in row-major layout.
+        packed: the same, with the weight in oneDNN's own layout.
         input_gradient: the gradient of x.
         weight_gradient: the gradient of W.
     """
@@ -38,17 +38,15 @@ class Gains:
 
 
 def onednn_gains() -> Gains:
-    """Time the four kinds of product, alternated, 0.3 GFLOP each: a tenth of a second, once a process.
-
-    It is the processor time of one thread that counts: on a busy machine the clock on the wall, or threads that wait for
-    each other, would say anything.
-    """
-    with _alone:  # two threads that time at once would time one another
+    """Time the four kinds of product, alternated, 0.3 GFLOP each: a tenth of a second, once per process."""
+    with _alone:  # two threads that measure at once would disturb each other
         return _measure()
 
 
 @functools.cache
 def _measure() -> Gains:
+    # One thread and its processor time (`thread_time`): on a busy machine wall time, and threads that wait for each other
+    # at barriers, would measure the other processes.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -74,9 +72,9 @@ def _ratios() -> Gains:
 
 
 def _ratio(plain: Callable[[], Tensor], other: Callable[[], Tensor]) -> float:
-    """Of the fastest runs: other programs in the caches only ever add time."""
+    # Fastest of several runs: other programs only ever add time. The first run builds the kernel and is never the fastest.
     fastest = [float("inf"), float("inf")]
-    for _ in range(ROUNDS + 1):  # the first run of each builds its kernel, and is never the fastest
+    for _ in range(ROUNDS + 1):
         for index, run in enumerate((plain, other)):
             start = time.thread_time()
             run()

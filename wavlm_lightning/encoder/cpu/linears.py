@@ -1,12 +1,11 @@
-"""Matrix products of linear layers, on CPUs through oneDNN where that is asked for and faster.
+"""Matrix products of linear layers: `F.linear`, or on CPUs oneDNN's product where that is asked for and faster.
 
-PyTorch's fp32 products on CPUs are MKL's, which run at half speed on some processors that are not Intel's; oneDNN,
-which PyTorch ships as well, does not. On others the two are equal. The way in are private operators of PyTorch
-(`torch.ops.mkldnn`), so everything falls back to `torch.nn.functional.linear` where they are missing.
+PyTorch's fp32 products on CPUs are MKL's, which run at half speed on some processors that are not Intel's; those of oneDNN,
+which PyTorch ships as well, do not. On other processors both are equally fast. oneDNN is reached through private
+operators of PyTorch (`torch.ops.mkldnn`, see `onednn`); where they are missing, `F.linear` is used.
 
-By default nothing here depends on a clock: sums are added up in another order by oneDNN, and whether a run's last bits
-are those of an earlier run must not be decided by who else used the machine. `use("auto")` or the environment variable
-`WAVLM_LINEARS=auto` allows it.
+The default is `plain`: oneDNN sums in another order, and if a timing chose the library, two runs would differ in the last
+bits. `use("auto")` or the environment variable `WAVLM_LINEARS=auto` allows the timing.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from wavlm_lightning.encoder.cpu.weight_cache import keep, kept
 
 KINDS = ("plain", "auto", "onednn")
 SMALLEST = 2**24
-"""Multiply-adds from which on the fixed cost of a call into oneDNN no longer shows."""
+"""Multiply-adds from which the fixed cost of a call into oneDNN is negligible."""
 ALL = Gains(forward=2.0, packed=2.0, input_gradient=2.0, weight_gradient=2.0)
 NONE = Gains(forward=0.0, packed=0.0, input_gradient=0.0, weight_gradient=0.0)
 
@@ -33,36 +32,36 @@ _chosen: str | None = None
 
 
 def use(kind: str | None) -> None:
-    """Choose for this process how fp32 products on the CPU are computed from now on.
+    """Choose how this process computes fp32 products on the CPU from now on.
 
     Args:
-        kind: `plain`: by PyTorch's own product. `auto`: by oneDNN where a timing of a tenth of a second, taken
-            once, finds it faster: for the forward product and its two gradients apart. `onednn`: always by oneDNN. None: what the
-            environment variable `WAVLM_LINEARS` says, `plain` if it is not set.
+        kind: `plain`: PyTorch's own product. `auto`: oneDNN where a timing of a tenth of a second, taken once, finds it
+            faster, decided for the forward product and each of its two gradients. `onednn`: always oneDNN. None: the
+            environment variable `WAVLM_LINEARS`, or `plain` if it is not set.
 
     Raises:
-        ValueError: another word.
+        ValueError: unknown kind.
     """
     global _chosen
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"linears: {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(f"linears: unknown kind {kind!r}; choose one of {', '.join(KINDS)}")
     _chosen = kind
 
 
 def in_use() -> str:
-    """The choice that holds now: `plain`, `auto` or `onednn`.
+    """The kind in use now: `plain`, `auto` or `onednn`.
 
     Raises:
-        ValueError: the environment variable `WAVLM_LINEARS` holds another word.
+        ValueError: the environment variable `WAVLM_LINEARS` has another value.
     """
     kind = _chosen or os.environ.get("WAVLM_LINEARS") or "plain"
     if kind not in KINDS:
-        raise ValueError(f"WAVLM_LINEARS={kind} is none of {', '.join(KINDS)}")
+        raise ValueError(f"environment variable WAVLM_LINEARS={kind}: choose one of {', '.join(KINDS)}")
     return kind
 
 
 def gains() -> Gains:
-    """How many times faster oneDNN is taken to be here, for each kind of product, under the choice that holds now."""
+    """Gain of oneDNN that decides for each kind of product, under the kind in use now."""
     kind = in_use()
     if kind == "plain" or torch.are_deterministic_algorithms_enabled():
         return NONE
@@ -70,7 +69,7 @@ def gains() -> Gains:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, as `torch.nn.functional.linear`.
+    """x Wᵀ + b, like `torch.nn.functional.linear`, with gradients.
 
     Args:
         x: `(..., inputs)`.
@@ -94,7 +93,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gelu_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """GELU(x Wᵀ + b), in one pass where the weight is packed: GELU alone is a tenth of such a product's time.
+    """GELU(x Wᵀ + b), fused if the weight is packed: GELU alone takes a tenth of the time of such a product.
 
     Args:
         x: `(..., inputs)`.
@@ -112,13 +111,13 @@ def gelu_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def pack(weight: Tensor) -> bool:
-    """Keep a copy of a weight in oneDNN's own layout, for the products without gradient from now on (see `kept`).
+    """Store a copy of a weight in oneDNN's own layout in the weight cache, for products without gradient.
 
     Args:
         weight: fp32 `(outputs, inputs)` on the CPU.
 
     Returns:
-        Whether there is a copy now; False where oneDNN cannot take it.
+        Whether there is a copy now; False if oneDNN cannot take the weight.
     """
     if weight.dtype != torch.float32 or weight.device.type != "cpu" or type(weight) not in (Tensor, nn.Parameter):
         return False
@@ -136,7 +135,7 @@ def _wants_gradient(*tensors: Tensor | None) -> bool:
 
 
 def _eligible(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN could compute this product at all, and it is large enough to be worth a look."""
+    """Whether oneDNN can compute this product, and the product is large enough."""
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu":
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
@@ -147,7 +146,7 @@ def _eligible(x: Tensor, weight: Tensor) -> bool:
 
 
 class _Product(torch.autograd.Function):
-    """x Wᵀ + b with each of its three products by whichever library is faster for it."""
+    """x Wᵀ + b, with the forward product and both gradients each computed by the faster library."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, found: Gains) -> Tensor:

@@ -1,4 +1,8 @@
-"""Matrix products by oneDNN, which PyTorch ships, through private operators of PyTorch."""
+"""Matrix products by oneDNN through private operators of PyTorch (`torch.ops.mkldnn`, as in torch 2.11).
+
+The only file that calls them. Where they are missing, `linears` and `strided_products` use plain PyTorch, unless oneDNN was
+demanded by `linears.use("onednn")` or `prepare_for_inference(packed=True)`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gel
 
     Args:
         x: fp32 `(..., inputs)`.
-        weight: fp32 `(outputs, inputs)`, as it lies, transposed or packed.
+        weight: fp32 `(outputs, inputs)`, row-major, transposed or packed.
         bias: `(outputs,)`, or None.
-        gelu: apply the exact GELU before the result leaves the caches.
+        gelu: apply the exact GELU in the same pass.
 
     Returns:
         `(..., outputs)`.
@@ -31,13 +35,13 @@ def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gel
 
 
 def onednn_packed(weight: Tensor) -> Tensor:
-    """A copy of a weight in oneDNN's own layout, for `onednn_product` alone.
+    """A copy of a weight in oneDNN's own layout, which only `onednn_product` can read.
 
     Args:
         weight: fp32 `(outputs, inputs)` on the CPU.
 
     Raises:
-        RuntimeError: oneDNN cannot take it.
+        RuntimeError: oneDNN cannot take the weight.
         AttributeError: this build of torch has no such operator.
     """
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())

@@ -1,9 +1,9 @@
-"""A wide grouped convolution over frames, by its spectrum, on a CPU: the positional embedding's 128 taps.
+"""The positional convolution (128 taps, grouped) by Fourier transforms over frames, on a CPU, with gradients.
 
 Frames are taken in overlapping blocks of twice the kernel (overlap-save: Oppenheim & Schafer, Discrete-Time Signal
-Processing, section 8.7.3). The Fourier transforms are products with a matrix of cosines and sines, which leave the
-channels side by side; between them, each frequency has a product of channels of its own. Real and imaginary parts lie one
-after the other, so nothing is complex.
+Processing, section 8.7.3). The Fourier transforms are products with a matrix of cosines and sines, so the channels stay
+contiguous; between the transforms, each frequency has its own matrix product over channels. Real and imaginary parts are
+stored one after the other, so all tensors are real.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 FEWEST_FRAMES = 400
-"""Frames of a batch from which on it is no slower even if the spectrum of the weights is computed anew. Whether that is there
-already must not decide: a prepared encoder gives the same bits."""
+"""Fewest frames of a batch for which this is faster, the spectrum of the weights included. A cached spectrum must not lower
+it: a prepared encoder gives the same bits."""
 
 LEAST_WORK = 4096
-"""Multiply-adds of one number of the plain result (taps times channels of a group; Base has 6,144) from which on it is."""
+"""Fewest multiply-adds per output value of the plain convolution (taps times channels of a group; Base has 6,144) for which
+this is faster."""
 
 BLOCKS = 64
-"""Blocks whose spectra are in memory at once where no gradient is wanted: 50 MB in Base."""
+"""Blocks transformed at once if no gradient is needed: 50 MB in Base."""
 
 
 def wide(weight: Tensor) -> bool:
-    """Whether a convolution is worth it at all.
+    """Whether the kernel is wide enough for Fourier transforms to be faster.
 
     Args:
         weight: `(channels, channels / groups, taps)`.
@@ -37,7 +38,7 @@ def wide(weight: Tensor) -> bool:
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution can, and should, be computed here.
+    """Whether this convolution can be computed by Fourier transforms, and it is faster.
 
     Args:
         x: `(batch, frames, channels)`.
@@ -50,7 +51,7 @@ def usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def spectrum(weight: Tensor) -> Tensor:
-    """The weights of each frequency, without gradients.
+    """Fourier transform of the weights, without gradients.
 
     Args:
         weight: `(channels, channels / groups, taps)`.
@@ -65,15 +66,15 @@ def spectrum(weight: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, transformed: Tensor | None = None) -> Tensor:
-    """What `conv1d` gives with `taps // 2` frames of zeros on both sides, as many groups as there are, and no bias.
+    """Grouped `conv1d` over frames with padding `taps // 2` and without bias.
 
     Args:
         x: `(batch, frames, channels)`.
         weight: `(channels, channels / groups, taps)`.
-        transformed: what `spectrum` gives, if it is there already.
+        transformed: what `spectrum` gives, if it is known already; used only without gradients.
 
     Returns:
-        fp32 `(batch, frames, channels)`: the first as many as go in.
+        fp32 `(batch, frames, channels)`; the additional frame that an even kernel gives is cut off.
     """
     x, weight = x.float(), weight.float()
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -130,7 +131,7 @@ class _Convolution(torch.autograd.Function):
 
 @cache
 def _fourier(taps: int) -> tuple[Tensor, Tensor]:
-    """The transform of `2 * taps` real numbers, and of its inverse the rows that wrap around no end of a block.
+    """The transform of `2 * taps` real numbers as a matrix, and the rows of its inverse without circular wrap-around.
 
     Returns:
         `(2 * (taps + 1), 2 * taps)` and `(taps + 1, 2 * (taps + 1))`, fp32.
@@ -139,12 +140,12 @@ def _fourier(taps: int) -> tuple[Tensor, Tensor]:
     angles = torch.outer(torch.arange(taps + 1), torch.arange(size)).remainder(size).double() * (2 * math.pi / size)
     waves = torch.cat([angles.cos(), -angles.sin()])
     share = torch.full((taps + 1, 1), 2.0 / size, dtype=torch.float64)
-    share[0] = share[-1] = 1.0 / size  # the others stand for their conjugates as well
+    share[0] = share[-1] = 1.0 / size  # all other frequencies stand for their conjugates as well
     return waves.float(), (waves * share.repeat(2, 1)).T[: taps + 1].contiguous().float()
 
 
 def _padded(x: Tensor, taps: int) -> tuple[Tensor, int]:
-    """Frames as blocks see them, zeros around them, `(batch, padded frames, channels)`, and how many blocks a row has."""
+    """Frames with zeros around them, `(batch, padded frames, channels)`, and the number of blocks of a row."""
     batch, frames, channels = x.shape
     blocks = -(-frames // (taps + 1))
     padded = x.new_zeros(batch, (blocks - 1) * (taps + 1) + 2 * taps, channels)
@@ -153,7 +154,7 @@ def _padded(x: Tensor, taps: int) -> tuple[Tensor, int]:
 
 
 def _correlate(padded: Tensor, transformed: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """All blocks at once.
+    """Transform, multiply and transform back, all blocks at once.
 
     Args:
         padded: `(batch, (blocks - 1) * (taps + 1) + 2 * taps, channels)`.
@@ -186,6 +187,6 @@ def _by_block(parts: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _turned(parts: Tensor, *, back: bool = False) -> Tensor:
-    """Times -i, or i: `(_, 2 * blocks, _)`, the real parts before the imaginary ones."""
+    """Multiply by -i, or by i: `(_, 2 * blocks, _)`, the real parts before the imaginary ones."""
     real, imaginary = parts.chunk(2, 1)
     return torch.cat([-imaginary, real] if back else [imaginary, -real], 1)

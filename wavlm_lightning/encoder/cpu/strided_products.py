@@ -5,12 +5,14 @@ With three taps, y[t] = W0 x[2t] + W1 x[2t + 1] + W2 x[2t + 2]. The outputs 2s a
     y[2s]     = W0 (x[4s] - e)     + (W0 + W2) e + W1 x[4s + 1]
     y[2s + 1] = W2 (x[4s + 4] - e) + (W0 + W2) e + W1 x[4s + 3]
 
-are five products instead of six: Winograd's F(2, 2) (arXiv 1509.09308, section 3) on the even steps. Both gradients are
-saved the same sixth. With two taps there is nothing to save, but a product is faster than a convolution's gradients.
-All products are oneDNN's, as torch's own convolution is on CPUs.
+are five products instead of six: Winograd's F(2, 2) (arXiv 1509.09308, section 3) on the even steps. Both gradients save
+the same sixth. Two taps need all their products, but these are faster than the gradients of a convolution. All products
+are oneDNN's, as is torch's own convolution on CPUs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +20,20 @@ from torch import Tensor, nn
 from wavlm_lightning.encoder.cpu.onednn import has_onednn, onednn_product
 
 KINDS = {(3, 2), (2, 2)}
-"""Kernel and stride of what can be computed here."""
+"""(kernel, stride) of the supported convolutions."""
 
 NARROWEST = 512
-"""Channels from which on it pays; fewer were not measured. Convolutions of few channels lie in the caches anyway."""
+"""Fewest channels for which products are used; fewer were not measured, and their tensors fit into the caches anyway."""
 
 
-def usable(convolutions: list[nn.Conv1d], waveforms: Tensor) -> bool:
-    """Whether these convolutions can, and should, be computed here.
+def usable(convolutions: Sequence[nn.Conv1d], waveforms: Tensor) -> bool:
+    """Whether these convolutions can be computed by products, and it is faster.
 
     Args:
         convolutions: of a front-end, without the first.
-        waveforms: what it is given: its device and precision count.
+        waveforms: its input, whose device and precision decide.
     """
+    # The exact type: subclasses (DTensor, fake tensors of tracing) cannot enter the private operators.
     if waveforms.device.type != "cpu" or waveforms.dtype != torch.float32 or type(waveforms) is not Tensor:
         return False
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not has_onednn():
@@ -51,7 +54,8 @@ def taps(weight: Tensor) -> tuple[Tensor, ...]:
         weight: of the convolution, `(outputs, inputs, kernel)`.
 
     Returns:
-        For two taps both side by side, `(outputs, 2 * inputs)`; for three W0, W1, W2 and W0 + W2, `(outputs, inputs)` each.
+        For two taps one matrix `(outputs, 2 * inputs)`, the taps side by side; for three taps W0, W1, W2 and W0 + W2,
+        `(outputs, inputs)` each.
     """
     if weight.shape[2] == 2:
         return (weight.mT.flatten(1),)
@@ -77,16 +81,16 @@ def convolve(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
 def gradients(
     x: Tensor, matrices: tuple[Tensor, ...], gradient: Tensor, to_input: bool = True
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """The gradients of what goes into `convolve`.
+    """The gradients of the arguments of `convolve`.
 
     Args:
         x: contiguous `(rows, steps, inputs)`.
         matrices: what `taps` gave, not packed.
         gradient: of the output.
-        to_input: whether that of `x` is wanted.
+        to_input: whether the gradient of `x` is needed.
 
     Returns:
-        The gradient of `x`, and those of the matrices.
+        The gradient of `x` or None, and those of the matrices.
     """
     backward = _pairs_backward if len(matrices) == 1 else _triples_backward
     to_x = torch.empty_like(x) if to_input else None
@@ -121,7 +125,7 @@ def _triples(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
     """`(steps, inputs)` to `((steps - 3) // 2 + 1, outputs)`."""
     first, second, third, outer = matrices
     steps = (len(x) - 3) // 2 + 1
-    before, shared, after, between = _seen(x, steps)
+    before, shared, after, between = _inputs_of_pairs(x, steps)
     y = onednn_product(between, second)
     common = onednn_product(shared, outer)
     y[0::2] += onednn_product(before - shared, first).add_(common)
@@ -136,15 +140,17 @@ def _triples_backward(
 ) -> tuple[Tensor, ...]:
     first, second, third, outer = matrices
     steps = len(gradient)
-    # oneDNN's kernel for products over steps wants both factors without gaps; with gaps it falls back to one that is far slower.
-    before, shared, after, between = (part.contiguous() for part in _seen(x, steps))
+    # Contiguous copies: for factors with gaps oneDNN falls back to a far slower kernel for products over steps.
+    before, shared, after, between = (part.contiguous() for part in _inputs_of_pairs(x, steps))
     even, odd = gradient[0::2].contiguous(), gradient[1::2].contiguous()
     both = even.clone()
     both[: len(odd)] += odd
     if to_x is not None:
-        to_before, to_shared, to_after, to_between = _seen(to_x, steps)
+        to_before, to_shared, to_after, to_between = _inputs_of_pairs(to_x, steps)
         to_between.copy_(onednn_product(gradient, second.t()))
-        to_x[2 * steps :] = 0  # seen by the last output alone, and what nobody sees
+        to_x[2 * steps :] = (
+            0  # what follows the last pair: `to_after` adds to the first of these, no output sees the others
+        )
         through_first, through_both = onednn_product(even, first.t()), onednn_product(both, outer.t())
         torch.sub(through_both, through_first, out=to_shared)
         to_before.copy_(through_first)
@@ -163,7 +169,7 @@ def _triples_backward(
     )
 
 
-def _seen(x: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the outputs see: x[4s], x[4s + 2] and x[4s + 4] for each pair of them, and x[2t + 1] for each."""
+def _inputs_of_pairs(x: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Views: x[4s], x[4s + 2] and x[4s + 4] for each pair s of outputs, and x[2t + 1] for each output t."""
     even, odd = (steps + 1) // 2, steps // 2
     return x[0 : 4 * even - 3 : 4], x[2 : 4 * even - 1 : 4], x[4 : 4 * odd + 1 : 4], x[1 : 2 * steps : 2]

@@ -1,13 +1,13 @@
-"""What was computed from parameters, kept beside them for as long as they stand.
+"""A cache of values derived from parameters, dropped when a parameter changes.
 
-It is found by the parameters themselves. So a module's names, checkpoints and copies know nothing of it, it goes when the
-parameters go, and once they are written to or moved it is no longer found. The one exception is a write in place through
-`.data`, which PyTorch hides from everyone.
+Entries are found by the parameters themselves, so state dicts, checkpoints and copies of a module do not contain them. They
+go when the parameters go, and are ignored once a parameter has been written to or moved. The exception is a write in
+place through `.data`, which PyTorch does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +15,22 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""By the first parameter: what for -> the stamps of all of them, and the value."""
+"""By the first parameter: purpose -> (stamps of all parameters, value)."""
 
 
 def keep(purpose: str, parameters: Sequence[Tensor], value: Any) -> None:
-    """Keep a value.
+    """Store a value.
 
     Args:
         purpose: what it is for; the same parameters may serve several.
         parameters: all that it was computed from; it is found by the same ones in the same order.
-        value: it must not refer to the parameters, or they would never go.
+        value: it must not refer to the parameters, or they would never be freed.
     """
     _kept.setdefault(parameters[0], {})[purpose] = (_stamps(parameters), value)
 
 
 def kept(purpose: str, parameters: Sequence[Tensor]) -> Any | None:
-    """What was kept, or None: where nothing was, a parameter has changed since, a gradient is wanted, or a compiler looks."""
+    """The stored value; None if there is none, a parameter has changed, a gradient is wanted, or a compiler is tracing."""
     if not _kept or torch.compiler.is_compiling():
         return None
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
@@ -39,12 +39,12 @@ def kept(purpose: str, parameters: Sequence[Tensor]) -> Any | None:
     return value if stamps is not None and stamps == _stamps(parameters) else None
 
 
-def forget(parameters: Sequence[Tensor]) -> None:
-    """Let go of all that was kept for parameters, whatever for."""
+def forget(parameters: Iterable[Tensor]) -> None:
+    """Drop all values stored under these parameters, whatever their purpose."""
     for parameter in parameters:
         _kept.pop(parameter, None)
 
 
 def _stamps(parameters: Sequence[Tensor]) -> list[tuple[int, int, int]]:
-    """Which tensors these are, and how often each has been written to."""
+    # `_version` counts writes in place; a tensor that `.to()` or `assign=True` has replaced differs in id or address.
     return [(id(parameter), parameter._version, parameter.data_ptr()) for parameter in parameters]

@@ -1,10 +1,20 @@
-"""What the encoder is asked to predict; several objectives may be summed."""
+"""Pre-training objectives (masked prediction, contrastive, regression, penalty), which a run may sum.
 
-from wavlm_lightning.pretraining.objectives.base import LayerObjective, Objective, Prediction
+Reading order: `base` (the contract), `masked_prediction`, `contrastive` with `quantiser`, `feature_penalty`, `log_mel`.
+May import from `encoder`, `audio`, `system` and `pretraining.flops`; tests are in `tests/pretraining`.
+"""
+
+from wavlm_lightning.pretraining.objectives.base import LayerObjective, Objective, ObjectiveCost, Prediction
 from wavlm_lightning.pretraining.objectives.contrastive import ContrastivePrediction
 from wavlm_lightning.pretraining.objectives.feature_penalty import FeaturePenalty
 from wavlm_lightning.pretraining.objectives.log_mel import LogMelRegression
 from wavlm_lightning.pretraining.objectives.masked_prediction import MaskedPrediction
+
+
+def published() -> list[Objective]:
+    """New objectives of WavLM, as a configuration that names none trains with."""
+    return [MaskedPrediction(), FeaturePenalty()]
+
 
 __all__ = [
     "ContrastivePrediction",
@@ -13,5 +23,7 @@ __all__ = [
     "LogMelRegression",
     "MaskedPrediction",
     "Objective",
+    "ObjectiveCost",
     "Prediction",
+    "published",
 ]

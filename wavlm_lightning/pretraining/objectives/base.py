@@ -1,4 +1,4 @@
-"""What an objective is, and what it is given."""
+"""The base classes of pre-training objectives, and the masked forward pass that objectives receive."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class Prediction:
-    """One masked forward pass, and what it is held against.
+    """One masked forward pass of the encoder with its targets.
 
     Attributes:
-        hidden: by layer, the hidden states of the masked, mixed input that the objectives asked for, `(batch, frames,
-            dim)`: 0 is the input of the first layer, `config.layers` the output of the encoder.
+        hidden: layer -> hidden states of the masked, mixed input, `(batch, frames, dim)`, for the layers that the
+            objectives ask for: 0 is the input of the first layer, `config.layers` the output of the encoder.
         features: raw output of the convolutions, `(batch, frames, channels)`.
-        normalised: the same after the layer norm of the projection, `(batch, frames, channels)`.
+        normalised: `features` after the layer norm of the projection, `(batch, frames, channels)`.
         projected: input of the transformer before masking, `(batch, frames, dim)`.
-        mask: bool `(batch, frames)`, true where frames were hidden.
+        mask: bool `(batch, frames)`, true where frames are masked.
         padding: bool `(batch, frames)`, true where a frame is padding.
-        labels: by label set, codebook labels of the clean audio, int64 `(batch, frames)`.
+        labels: label set -> codebook labels of the clean audio, int64 `(batch, frames)`.
         audio: the clean crops, float32 `(batch, samples)`.
-        step: updates made before this one; for schedules.
-        generator: randomness of the objectives (Gumbel noise, negatives), on the device of the tensors: a resumed run
-            draws the same.
+        step: number of updates before this one; for schedules.
+        generator: source of the objectives' randomness (Gumbel noise, negatives), on the device of the tensors. A
+            resumed run draws the same values.
     """
 
     hidden: Mapping[int, Tensor]
@@ -45,18 +45,33 @@ class Prediction:
 
     @property
     def visible(self) -> Tensor:
-        """bool `(batch, frames)`, true where frames are neither hidden nor padding."""
+        """bool `(batch, frames)`, true where frames are neither masked nor padding."""
         return ~self.mask & ~self.padding
+
+
+@dataclass(frozen=True)
+class ObjectiveCost:
+    """The cost of an objective in one micro-step.
+
+    Attributes:
+        parameters: number of its parameters.
+        flops: operations of its forward pass.
+        kept: bytes of the activations that it keeps for the backward pass.
+    """
+
+    parameters: int = 0
+    flops: float = 0.0
+    kept: float = 0.0
 
 
 class Objective(nn.Module, ABC):
     """A term of the pre-training loss.
 
-    The module multiplies the sum of all terms by the number of masked frames and divides by that number over all
-    ranks and micro-steps, so `forward` returns a mean per masked frame.
+    `forward` returns a mean per masked frame: `WavLMPretraining` multiplies the sum of all terms by the number of
+    masked frames, and divides it by their number over all ranks and micro-steps.
 
     Attributes:
-        name: under which the term is logged.
+        name: name of the term in the log.
         weight: factor in the sum.
     """
 
@@ -64,20 +79,37 @@ class Objective(nn.Module, ABC):
     weight: float = 1.0
 
     def layers(self, count: int) -> tuple[int, ...]:
-        """The hidden states it reads of an encoder with `count` layers."""
+        """Indices of the hidden states that it reads, for an encoder of `count` layers."""
         return ()
 
     @abstractmethod
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Make the parameters, once encoder and codebooks are known.
+        """Create the parameters once encoder and codebooks are known.
 
         Args:
             encoder: shape of the encoder.
-            label_sizes: number of labels of each label set of the data, in their order; empty without labels.
+            label_sizes: label set of the data -> number of labels, in the order of the data; empty without labels.
 
         Raises:
-            UserError: the encoder or the data lack what it needs.
+            UserError: the encoder or the data lack something that the objective needs.
         """
+
+    def cost(
+        self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
+    ) -> ObjectiveCost | None:
+        """The cost of a micro-step, for `wavlm plan`; the objective need not be built.
+
+        Args:
+            encoder: shape of the encoder.
+            labels: number of labels of the codebook; 0 without a codebook.
+            frames: frames of the micro-step.
+            masked: how many of them are masked.
+            compute_bytes: bytes of a number in matrix products: 4 in fp32, 2 in mixed precision.
+
+        Returns:
+            None if the cost is unknown; the plan then names the objective as not counted.
+        """
+        return None
 
     @abstractmethod
     def forward(self, prediction: Prediction) -> Tensor:
@@ -85,7 +117,7 @@ class Objective(nn.Module, ABC):
 
     @torch.no_grad()
     def scores(self, prediction: Prediction) -> dict[str, Tensor]:
-        """Figures of a training batch for the log, float32 scalars; `loss` and `masked_accuracy` where they make sense."""
+        """Figures of a training batch for the log, float32 scalars; `loss` and `masked_accuracy` where they apply."""
         return {}
 
     @torch.no_grad()
@@ -93,33 +125,32 @@ class Objective(nn.Module, ABC):
         """Add a validation batch."""
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """Figures of all validation batches of all ranks since the last call, float32 scalars."""
+        """Figures of all validation batches since the last call, over all ranks, float32 scalars."""
         return {}
 
 
 class LayerObjective(Objective):
-    """An objective that reads one hidden state through a norm of its own, where the encoder has none there.
+    """An objective on one hidden state, with its own layer norm where the encoder has none.
 
-    In pre-norm encoders only the output of the last layer has been normalised; ILS-SSL gives every other supervised
-    layer a layer norm (UniSpeech `ils_hubert.py`, `post_layer_norm`). The last layer keeps the encoder's, so that the
-    objective on the last layer is the plain one bit for bit.
+    Pre-norm encoders normalise only the output of the last layer; ILS-SSL gives every other supervised layer a layer
+    norm (UniSpeech `ils_hubert.py`, `post_layer_norm`). The last layer keeps the encoder's norm, so the objective on
+    the last layer equals the plain one bit for bit.
 
     Args:
-        layer: which hidden state, from 1; None for the last.
+        layer: index of the hidden state, from 1; None for the last.
     """
 
     def __init__(self, layer: int | None = None) -> None:
         super().__init__()
         if layer is not None and layer < 1:
-            raise UserError(f"{type(self).__name__}: layer counts from 1, so it cannot be {layer}")
+            raise UserError(f"{type(self).__name__}: layers are counted from 1; {layer} is not a layer")
         self.layer = layer
 
     def layers(self, count: int) -> tuple[int, ...]:
-        """Its one layer."""
         return (count if self.layer is None else self.layer,)
 
     def build_layer_norm(self, encoder: WavLMConfig) -> None:
-        """Make the norm.
+        """Create the layer norm.
 
         Raises:
             UserError: the encoder has no such layer.
@@ -130,6 +161,11 @@ class LayerObjective(Objective):
         normed = not encoder.pre_norm or self.index == encoder.layers
         self.layer_norm = nn.Identity() if normed else nn.LayerNorm(encoder.dim, encoder.layer_norm_eps)
 
+    def layer_norm_parameters(self, encoder: WavLMConfig) -> int:
+        """Number of parameters of the layer norm that `build_layer_norm` creates."""
+        (index,) = self.layers(encoder.layers)
+        return 2 * encoder.dim if encoder.pre_norm and index != encoder.layers else 0
+
     def read(self, prediction: Prediction, where: Tensor) -> Tensor:
-        """Its hidden state at the frames `where` (bool `(batch, frames)`), `(frames, dim)`."""
+        """The hidden state at the frames where `where`, bool `(batch, frames)`, is true: `(true frames, dim)`."""
         return self.layer_norm(prediction.hidden[self.index][where])

@@ -1,4 +1,4 @@
-"""The contrastive objective of wav2vec 2.0: which of 101 quantised frames was hidden here?"""
+"""The contrastive objective of wav2vec 2.0: tell the true quantised frame from 100 distractors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.pretraining.objectives.base import LayerObjective, Prediction
+from wavlm_lightning.pretraining.flops import linear_flops
+from wavlm_lightning.pretraining.objectives.base import LayerObjective, ObjectiveCost, Prediction
 from wavlm_lightning.pretraining.objectives.quantiser import (
     GumbelQuantiser,
     GumbelTemperature,
@@ -21,31 +22,31 @@ from wavlm_lightning.system.errors import UserError
 
 
 class ContrastivePrediction(LayerObjective):
-    """Tells the quantised features of a hidden frame from those of other hidden frames of the same utterance.
+    """Tells the quantised features of a masked frame from those of other masked frames of the same utterance.
 
-    No labels are needed: the codebook is learned together with the encoder, and a diversity term keeps its entries in
-    use. A healthy run's `code_perplexity` climbs to several hundred of 640; collapse shows as 2.
+    It needs no labels: the codebook is learned together with the encoder, and a diversity term keeps its entries in
+    use. In a healthy run `code_perplexity` climbs to several hundred of 640; a collapsed codebook shows as 2.
 
-    Randomness (noise, negatives, dropout of the features) comes from `prediction.generator` alone. The one wait for the
-    GPU is that of every objective: how many frames are masked.
+    All randomness (noise, negatives, dropout of the features) comes from `prediction.generator`. As in every objective,
+    the only synchronisation with the GPU is the count of masked frames.
 
-    Source: wav2vec 2.0, arXiv 2006.11477, section 3.2, equations 2-4; where the paper is silent, fairseq.
+    Source: wav2vec 2.0, arXiv 2006.11477, section 3.2, equations 2-4, and fairseq for details that the paper omits.
 
     Args:
-        final_dim: dimensions in which frames are compared: 256 for Base, 768 for Large.
-        groups: codebooks of the quantiser.
-        entries: of each codebook.
-        vq_dim: of the quantised vector; None for `final_dim`.
-        negatives: other masked frames drawn for each, with replacement.
-        temperature: divides the cosine.
-        gumbel: temperature of the quantiser's Gumbel-softmax.
-        diversity_weight: of the diversity term inside this objective.
-        dropout_features: on the features before the quantiser: 0.1 for Base, 0 for Large.
-        layer: which hidden state predicts, from 1; None for the last.
+        final_dim: width of the space in which frames are compared: 256 for Base, 768 for Large.
+        groups: number of codebooks of the quantiser.
+        entries: number of entries of each codebook.
+        vq_dim: width of the quantised vector; None for `final_dim`.
+        negatives: number of distractors per masked frame, drawn with replacement.
+        temperature: divisor of the cosine.
+        gumbel: temperature schedule of the quantiser's Gumbel-softmax.
+        diversity_weight: weight of the diversity term within this objective.
+        dropout_features: dropout of the features before the quantiser: 0.1 for Base, 0 for Large.
+        layer: index of the hidden state that predicts, from 1; None for the last.
         weight: factor in the sum of objectives.
 
     Raises:
-        UserError: there would be nothing to contrast with.
+        UserError: `negatives` is below 1.
     """
 
     name = "contrastive"
@@ -72,10 +73,10 @@ class ContrastivePrediction(LayerObjective):
         self.diversity_weight, self.dropout_features, self.weight = diversity_weight, dropout_features, weight
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Quantiser, and the projections of predictions and targets (fairseq's `final_proj` and `project_q`).
+        """Create the quantiser, and the projections of predictions and targets (fairseq's `final_proj` and `project_q`).
 
         Raises:
-            UserError: the encoder has no such layer, or the groups cannot share `vq_dim`.
+            UserError: the encoder lacks the layer, or `vq_dim` is not a multiple of `groups`.
         """
         self.build_layer_norm(encoder)
         self.quantiser = GumbelQuantiser(encoder.conv_channels[-1], self.vq_dim, self.groups, self.entries)
@@ -83,13 +84,27 @@ class ContrastivePrediction(LayerObjective):
         self.project_target = nn.Linear(self.vq_dim, self.final_dim)
         self.valid_scores = ContrastiveScores(self.groups, self.entries)
 
+    def cost(
+        self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
+    ) -> ObjectiveCost | None:
+        channels, dim, width, quantised = encoder.conv_channels[-1], encoder.dim, self.final_dim, self.vq_dim
+        codes, code_dim = self.groups * self.entries, quantised // self.groups
+        parameters = (channels + 1) * codes + codes * code_dim  # quantiser
+        parameters += (dim + 1) * width + (quantised + 1) * width + self.layer_norm_parameters(encoder)
+        products = ((channels, codes), (codes, code_dim), (dim, width), (quantised, width))
+        flops = sum(linear_flops(masked, *product) for product in products)
+        flops += linear_flops(masked, width, round(masked))  # cosines of all pairs
+        kept = masked * (compute_bytes * dim + 5 * channels)
+        kept += masked * 4 * (4 * width + quantised + 3 * codes + masked + 3 * self.negatives)
+        return ObjectiveCost(parameters, flops, kept)
+
     def forward(self, prediction: Prediction) -> Tensor:
         """Mean cross-entropy in nats over the masked frames, plus the weighted diversity term of this process's batch."""
         logits, quantised = self._contrast(prediction)
         return cross_entropy(logits).mean() + self.diversity_weight * diversity_loss(quantised.probabilities)
 
     def _contrast(self, prediction: Prediction) -> tuple[Tensor, Quantised]:
-        """Logits `(masked frames, 1 + negatives)`, and the targets before their projection."""
+        """Logits `(masked frames, 1 + negatives)`, and the quantised targets before their projection."""
         mask, generator = prediction.mask, prediction.generator
         features = prediction.normalised[mask]
         if self.training and self.dropout_features:
@@ -103,7 +118,7 @@ class ContrastivePrediction(LayerObjective):
 
     @torch.no_grad()
     def scores(self, prediction: Prediction) -> dict[str, Tensor]:
-        """Cross-entropy, accuracy, use of the codebook and temperature, with noise and negatives drawn anew."""
+        """Cross-entropy, accuracy, codebook use and temperature, with newly drawn noise and negatives."""
         logits, quantised = self._contrast(prediction)
         used = count_codes(quantised.codes, self.entries) / len(logits)
         return {
@@ -116,11 +131,11 @@ class ContrastivePrediction(LayerObjective):
 
     @torch.no_grad()
     def update_scores(self, prediction: Prediction) -> None:
-        """Add the masked frames of a validation batch; in evaluation the codes are the likeliest ones."""
+        """Add the masked frames of a validation batch; evaluation takes the likeliest codes."""
         self.valid_scores.update(*self._contrast(prediction))
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """All of `ContrastiveScores`."""
+        """The figures of `ContrastiveScores`."""
         scores = self.valid_scores.compute()
         self.valid_scores.reset()
         return scores
@@ -131,13 +146,13 @@ def draw_negatives(mask: Tensor, frames: int, count: int, generator: torch.Gener
 
     Args:
         mask: bool `(batch, width)`; rows may hold different numbers of masked frames.
-        frames: number of masked frames, which the caller knows: asking the mask would wait for the GPU.
-        count: negatives of each frame.
-        generator: on the device of the mask.
+        frames: number of masked frames, which the caller knows; counting them here would wait for the GPU.
+        count: number of negatives per frame.
+        generator: source of randomness on the device of the mask.
 
     Returns:
-        int64 `(frames, count)`, positions in the list of all masked frames, row by row. A frame that is alone in its row
-        gets itself, which `contrastive_logits` leaves out.
+        int64 `(frames, count)`, positions in the list of all masked frames, row by row. The only masked frame of a row
+        gets itself; `contrastive_logits` excludes such negatives.
     """
     masked = mask.sum(1)
     row = torch.arange(len(mask), device=mask.device).repeat_interleave(masked, output_size=frames)
@@ -145,27 +160,27 @@ def draw_negatives(mask: Tensor, frames: int, count: int, generator: torch.Gener
     others = (masked - 1)[row, None]
     place = torch.arange(frames, device=mask.device)[:, None] - start
     drawn = (torch.rand(frames, count, device=mask.device, generator=generator) * others).long()
-    drawn = drawn + ((drawn >= place) & (others > 0)).long()  # step over the frame itself
+    drawn = drawn + ((drawn >= place) & (others > 0)).long()  # skip the frame itself
     return start + drawn
 
 
 def contrastive_logits(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, temperature: float
 ) -> Tensor:
-    """Cosine of each prediction to its target and to the negatives over the temperature.
+    """Cosine of each prediction to its target and to its negatives, divided by the temperature.
 
-    Cosines of all pairs are taken first and picked then: `frames ** 2` numbers, where copies of the negatives would be
-    `frames * negatives * dim`, more for any batch below 25,000 masked frames of 256 dimensions.
+    The cosines of all pairs are computed first and then gathered: `frames ** 2` numbers, where copies of the negatives
+    would take `frames * negatives * dim`, which is more for any batch below 25,000 masked frames of 256 dimensions.
 
     Args:
         predicted: `(frames, dim)`.
         targets: `(frames, dim)`.
-        codes: int64 `(frames, groups)`; a negative of the target's codes is no negative and gets -inf.
+        codes: int64 `(frames, groups)`; a negative with the same codes as the target gets -inf.
         negatives: int64 `(frames, negatives)`, positions in `targets`.
-        temperature: divides the cosine.
+        temperature: divisor of the cosine.
 
     Returns:
-        float32 `(frames, 1 + negatives)`, the target first: in fp32 whatever the run's precision, because cosines differ
+        float32 `(frames, 1 + negatives)`, the target first; in fp32 at any precision of the run, because cosines differ
         in the third digit.
     """
     with torch.autocast(predicted.device.type, enabled=False):
@@ -178,18 +193,18 @@ def contrastive_logits(
 
 
 def cross_entropy(logits: Tensor) -> Tensor:
-    """Of the first column, `(frames,)` in nats; 0 where no negative is left."""
+    """Cross-entropy in nats with the first column as the target, `(frames,)`; 0 where no negative is left."""
     return logits.logsumexp(1) - logits[:, 0]
 
 
 def told_apart(logits: Tensor) -> Tensor:
-    """bool `(frames,)`: the target is above all negatives, and there is one; a collapsed codebook scores 0, not 1."""
+    """bool `(frames,)`: the target is above all negatives and at least one is left, so a collapsed codebook scores 0."""
     best = logits[:, 1:].amax(1)
     return (logits[:, 0] > best) & best.isfinite()
 
 
 def count_codes(codes: Tensor, entries: int) -> Tensor:
-    """How often each entry was chosen, int64 `(groups, entries)`, from codes `(frames, groups)`."""
+    """Counts of the chosen entries, int64 `(groups, entries)`, from codes `(frames, groups)`."""
     return nn.functional.one_hot(codes, entries).sum(0)
 
 

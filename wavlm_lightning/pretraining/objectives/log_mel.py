@@ -1,4 +1,4 @@
-"""Spectral analysis as a regression: what a run of minutes needs and a published recipe does not."""
+"""Log-mel regression: teaches the convolutions spectral analysis within minutes of training."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 from wavlm_lightning.audio import log_mel
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.pretraining.objectives.base import Objective, Prediction
+from wavlm_lightning.pretraining.flops import linear_flops
+from wavlm_lightning.pretraining.objectives.base import Objective, ObjectiveCost, Prediction
 
 
 class LogMelRegression(Objective):
-    """Regression of the unmasked input features to the log-mel spectrogram of the clean audio; not published.
+    """Regression from the unmasked input features to the log-mel spectrogram of the clean audio; not published.
 
-    Learning spectral analysis from the wave is the bottleneck of a run of minutes: with this term the convolutions
-    learn it directly. Full-size recipes leave it out.
+    Learning spectral analysis from the waveform is the bottleneck of a run of minutes; with this term the convolutions
+    learn it directly. Full-size recipes do not need it.
 
     Args:
-        bins: mel filters.
+        bins: number of mel filters.
         weight: factor in the sum of objectives.
     """
 
@@ -29,13 +30,24 @@ class LogMelRegression(Objective):
         self.bins, self.weight = bins, weight
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """One linear layer `(dim -> bins)`."""
+        """Create one linear layer, `dim` to `bins`."""
         self.predict = nn.Linear(encoder.dim, self.bins)
         self.hop = encoder.hop
 
+    def cost(
+        self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
+    ) -> ObjectiveCost | None:
+        return ObjectiveCost(
+            parameters=(encoder.dim + 1) * self.bins,
+            flops=linear_flops(frames, encoder.dim, self.bins),
+            kept=4 * frames * self.bins,
+        )
+
     def forward(self, prediction: Prediction) -> Tensor:
-        """Mean squared error against log-mels of zero mean and unit variance a filter (over the batch)."""
+        """Mean squared error against log-mels with zero mean and unit variance per filter over the batch, a float32 scalar."""
         target = log_mel(prediction.audio, self.bins, self.hop)[:, : prediction.projected.shape[1]]
-        target = target - target.mean(1, keepdim=True).mean(2, keepdim=True)  # group norm cannot see the level
+        target = target - target.mean(1, keepdim=True).mean(
+            2, keepdim=True
+        )  # group norm removes the level, so the model cannot predict it
         target = (target - target.mean((0, 1))) / target.std((0, 1)).clamp(min=1e-5)
         return (self.predict(prediction.projected).float() - target).square().mean()

@@ -1,4 +1,4 @@
-"""HuBERT's masked prediction: at the top, at any layer, of any label set."""
+"""Masked prediction of codebook labels (HuBERT, WavLM, ILS-SSL), at the last or any other layer."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.pretraining.objectives.base import LayerObjective, Prediction
+from wavlm_lightning.pretraining.flops import linear_flops
+from wavlm_lightning.pretraining.objectives.base import LayerObjective, ObjectiveCost, Prediction
 from wavlm_lightning.pretraining.scores import PredictionScores
 from wavlm_lightning.system.errors import UserError
 
 
 class MaskedPrediction(LayerObjective):
-    """HuBERT's masked prediction: cosine to a codeword over a temperature, cross-entropy on masked frames.
+    """HuBERT's masked prediction: cross-entropy over the cosines to all codewords, on masked frames.
 
-    Several of them compose: one a label set for multi-target training (HuBERT's `untie_final_proj`), one a layer for
-    intermediate layer supervision (ILS-SSL, arXiv 2112.08778: layers 4 and 12 of Base, each with a projection and
-    codewords of its own, summed).
+    Several of them may be summed: one per label set for multi-target training (HuBERT's `untie_final_proj`), or one
+    per layer for intermediate layer supervision (ILS-SSL, arXiv 2112.08778: layers 4 and 12 of Base, each with its own
+    projection and codewords).
 
-    Source: HuBERT, arXiv 2106.07447, equations 1-3; fairseq's criterion picks one positive against all codewords, which
-    equals this softmax.
+    Source: HuBERT, arXiv 2106.07447, equations 1-3. fairseq's criterion contrasts one positive with all codewords,
+    which equals this softmax.
 
     Args:
-        final_dim: dimensions of projection and codewords: 256 for Base, 768 for Large.
-        temperature: divides the cosine.
-        unmasked_weight: cross-entropy over the visible frames is added with this weight; published: 0.
-        codeword_init: `uniform` in [0, 1) as published, or `normal`: with uniform codewords all cosines are alike at
-            first and short runs stay on the majority class.
-        extra_codewords: rows that are never a target; fairseq's dictionary adds 4 (bos, pad, eos, unk).
-        layer: which hidden state predicts, from 1; None for the last. A layer that LayerDrop skips hands on its input,
-            as in the reference.
-        labels: which label set of `data.labels` is predicted; None for the first.
+        final_dim: width of projection and codewords: 256 for Base, 768 for Large.
+        temperature: divisor of the cosine.
+        unmasked_weight: weight of the cross-entropy over the visible frames, which is added; published: 0.
+        codeword_init: `uniform` in [0, 1) as published, or `normal`. With uniform codewords all cosines are alike at
+            first, and short runs stay on the majority class.
+        extra_codewords: codewords that are never a target; fairseq's dictionary adds 4 (bos, pad, eos, unk).
+        layer: index of the hidden state that predicts, from 1; None for the last. A layer that LayerDrop skips passes
+            its input on, as in the reference.
+        labels: name of the predicted label set of `data.labels`; None for the first.
         weight: factor in the sum of objectives.
     """
 
@@ -55,10 +56,10 @@ class MaskedPrediction(LayerObjective):
         self.unmasked_weight, self.codeword_init, self.extra_codewords = unmasked_weight, codeword_init, extra_codewords
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Projection `(dim -> final_dim)` and codewords `(labels + extra, final_dim)`.
+        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`.
 
         Raises:
-            UserError: the data have no such label set, or the encoder no such layer.
+            UserError: the data lack the label set, or the encoder lacks the layer.
         """
         self.build_layer_norm(encoder)
         if not label_sizes:
@@ -75,6 +76,18 @@ class MaskedPrediction(LayerObjective):
         classes = len(self.codewords)
         self.masked_scores, self.visible_scores = PredictionScores(classes), PredictionScores(classes)
 
+    def cost(
+        self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
+    ) -> ObjectiveCost | None:
+        dim, width, codewords = encoder.dim, self.final_dim, labels + self.extra_codewords
+        predicted = frames if self.unmasked_weight else masked
+        return ObjectiveCost(
+            parameters=(dim + 1) * width + codewords * width + self.layer_norm_parameters(encoder),
+            flops=linear_flops(predicted, dim, width) + linear_flops(predicted, width, codewords),
+            # The hidden state; its projection before and after normalisation; log-probabilities; unit codewords.
+            kept=predicted * (compute_bytes * dim + 4 * (2 * width + codewords)) + 4 * codewords * width,
+        )
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Cosine of each frame to each codeword over the temperature.
 
@@ -82,7 +95,7 @@ class MaskedPrediction(LayerObjective):
             hidden: `(frames, dim)`.
 
         Returns:
-            float32 `(frames, codewords)`: in fp32 whatever the run's precision, because cosines differ in the third digit.
+            float32 `(frames, codewords)`, in fp32 at any precision of the run, because cosines differ in the third digit.
         """
         projected = self.project(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -91,7 +104,7 @@ class MaskedPrediction(LayerObjective):
             return frames @ codewords.T / self.temperature
 
     def forward(self, prediction: Prediction) -> Tensor:
-        """Mean cross-entropy in nats over the masked frames (plus the visible ones, weighted)."""
+        """Mean cross-entropy in nats over the masked frames, plus `unmasked_weight` times that of the visible frames."""
         loss = nn.functional.cross_entropy(*self._frames(prediction, prediction.mask))
         if self.unmasked_weight:
             visible = nn.functional.cross_entropy(*self._frames(prediction, prediction.visible))
@@ -99,12 +112,12 @@ class MaskedPrediction(LayerObjective):
         return loss
 
     def _frames(self, prediction: Prediction, where: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `(frames, codewords)` and labels `(frames,)` of some frames."""
+        """Logits `(true frames, codewords)` and labels `(true frames,)` of the frames where `where` is true."""
         return self.logits(self.read(prediction, where)), prediction.labels[self.label_set][where]
 
     @torch.no_grad()
     def scores(self, prediction: Prediction) -> dict[str, Tensor]:
-        """Cross-entropy of the masked frames, accuracy of masked and visible ones."""
+        """Cross-entropy of the masked frames, accuracies of masked and of visible frames."""
         masked, labels = self._frames(prediction, prediction.mask)
         visible, visible_labels = self._frames(prediction, prediction.visible)
         return {
@@ -115,12 +128,11 @@ class MaskedPrediction(LayerObjective):
 
     @torch.no_grad()
     def update_scores(self, prediction: Prediction) -> None:
-        """Add the masked and the visible frames of a validation batch."""
         self.masked_scores.update(*self._frames(prediction, prediction.mask))
         self.visible_scores.update(*self._frames(prediction, prediction.visible))
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """All of `PredictionScores` for masked frames, and the accuracy on visible ones."""
+        """All of `PredictionScores` for masked frames, and the accuracy on visible frames."""
         scores = self.masked_scores.compute()
         scores["masked_accuracy"] = scores.pop("accuracy")
         scores["unmasked_accuracy"] = self.visible_scores.compute()["accuracy"]

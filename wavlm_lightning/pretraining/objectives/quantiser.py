@@ -1,4 +1,4 @@
-"""The quantiser of wav2vec 2.0: a product codebook learned with the encoder, through straight-through Gumbel-softmax."""
+"""The quantiser of wav2vec 2.0: a product codebook trained with a straight-through Gumbel-softmax."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class GumbelTemperature:
-    """Temperature of the Gumbel-softmax, falling geometrically to a floor.
+    """Temperature of the Gumbel-softmax, which falls geometrically to a floor.
 
-    From 2, at the published decay, it meets 0.5 after 277,000 updates and 0.1 after 599,000.
+    From 2, at the published decay, it reaches 0.5 after 277,000 updates and 0.1 after 599,000.
 
     Source: wav2vec 2.0, arXiv 2006.11477, section 4.2.
 
     Args:
-        start: at the first update.
-        decay: factor an update.
-        floor: least temperature: 0.5 for Base, 0.1 for Large.
+        start: temperature of the first update.
+        decay: factor per update.
+        floor: lowest temperature: 0.5 for Base, 0.1 for Large.
 
     Raises:
-        UserError: the temperature would not stay above 0, or would rise.
+        UserError: the temperature would rise or reach 0.
     """
 
     start: float = 2.0
@@ -35,7 +35,7 @@ class GumbelTemperature:
         if not (0 < self.floor <= self.start and 0 < self.decay <= 1):
             raise UserError(
                 f"gumbel: start {self.start}, decay {self.decay} and floor {self.floor} must satisfy "
-                "0 < floor <= start and 0 < decay <= 1; published are 2.0, 0.999995 and 0.5"
+                "0 < floor <= start and 0 < decay <= 1; the published values are 2.0, 0.999995 and 0.5"
             )
 
     def at(self, step: int) -> float:
@@ -45,13 +45,13 @@ class GumbelTemperature:
 
 @dataclass(frozen=True)
 class Quantised:
-    """What the quantiser made of some frames.
+    """Quantised frames.
 
     Attributes:
-        vectors: float32 `(frames, dim)`, one code vector a group, side by side.
-        codes: the entries chosen, int64 `(frames, groups)`.
-        probabilities: softmax of the quantiser's logits without noise or temperature, mean over the frames, float32
-            `(groups, entries)`.
+        vectors: float32 `(frames, dim)`, the chosen code vectors of all groups side by side.
+        codes: chosen entries, int64 `(frames, groups)`.
+        probabilities: softmax of the quantiser's logits without noise and temperature, averaged over the frames,
+            float32 `(groups, entries)`.
     """
 
     vectors: Tensor
@@ -60,21 +60,21 @@ class Quantised:
 
 
 class GumbelQuantiser(nn.Module):
-    """Chooses one entry of each of several codebooks for a frame, and can be trained through the choice.
+    """Chooses one entry of each codebook for every frame; gradients pass through the choice.
 
-    All in fp32 whatever the run's precision: the logits of 512 channels spread over tens, where bf16 has steps of an
-    eighth and would let entries tie.
+    It computes in fp32 at any precision of the run: the logits of 512 channels reach tens, where bf16 has steps of 1/8,
+    so that entries would tie.
 
     Source: wav2vec 2.0, arXiv 2006.11477, section 2 (quantization module) and equation 1; initial values as fairseq.
 
     Args:
-        channels: of the features.
-        dim: of the quantised vector, shared evenly by the groups.
-        groups: codebooks.
-        entries: of each codebook.
+        channels: width of the features.
+        dim: width of the quantised vector, divided evenly among the groups.
+        groups: number of codebooks.
+        entries: number of entries of each codebook.
 
     Raises:
-        UserError: `dim` cannot be shared evenly.
+        UserError: `dim` is not a multiple of `groups`.
     """
 
     def __init__(self, channels: int, dim: int = 256, groups: int = 2, entries: int = 320) -> None:
@@ -94,8 +94,8 @@ class GumbelQuantiser(nn.Module):
 
         Args:
             features: `(frames, channels)`.
-            temperature: of the Gumbel-softmax; only the gradient feels it.
-            generator: of the Gumbel noise, on the device of the features; untouched in evaluation.
+            temperature: temperature of the Gumbel-softmax; it affects only the gradient.
+            generator: source of the Gumbel noise on the device of the features; unused in evaluation.
         """
         with torch.autocast(features.device.type, enabled=False):
             logits = nn.functional.linear(features.float(), self.project.weight.float(), self.project.bias.float())
@@ -105,20 +105,20 @@ class GumbelQuantiser(nn.Module):
             choice = nn.functional.one_hot(codes, self.entries).float()
             if self.training:
                 soft = (noisy / temperature).softmax(-1)
-                choice = choice + (soft - soft.detach())  # adds exactly 0, so that equal codes are equal vectors
+                choice = choice + (soft - soft.detach())  # adds exactly 0, so that equal codes give equal vectors
             codebooks = self.codevectors.float().view(self.groups, self.entries, -1)
             vectors = torch.einsum("nge,ged->ngd", choice, codebooks).flatten(1)
             return Quantised(vectors, codes, logits.softmax(-1).mean(0))
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise of the shape, type and device of `like`: minus the logarithm of exponential noise."""
+    """Standard Gumbel noise with the shape, dtype and device of `like`: minus the logarithm of exponential noise."""
     exponential = torch.empty_like(like).exponential_(generator=generator)
     return -exponential.clamp(min=torch.finfo(like.dtype).tiny).log()  # a draw of 0 would make the softmax NaN
 
 
 def code_perplexity(probabilities: Tensor) -> Tensor:
-    """How many codes are in use: exp of the entropy of each group, summed over the groups.
+    """Effective number of codes in use: exp of the entropy of each group, summed over the groups.
 
     Args:
         probabilities: `(groups, entries)`.
@@ -126,15 +126,15 @@ def code_perplexity(probabilities: Tensor) -> Tensor:
     Returns:
         A scalar between `groups` (collapse) and `groups * entries`.
     """
-    # Not torch.special.entr, whose gradient is infinite where a probability has underflowed.
+    # torch.special.entr would have an infinite gradient where a probability has underflowed.
     logarithms = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
     return (-(probabilities * logarithms).sum(-1)).exp().sum()
 
 
 def diversity_loss(probabilities: Tensor) -> Tensor:
-    """Share of the codes that is not in use: `(G V - perplexity) / (G V)`, 0 for uniform use.
+    """Share of unused codes: `(G V - perplexity) / (G V)`, 0 for uniform use.
 
-    wav2vec 2.0, arXiv 2006.11477, equation 4, prints the entropy itself; this is what fairseq computes.
+    wav2vec 2.0, arXiv 2006.11477, equation 4, prints the entropy itself; this is the formula of fairseq.
 
     Args:
         probabilities: `(groups, entries)`.

@@ -1,40 +1,39 @@
-"""Which curves lie below some folders, whose they are, and what those of pre-training say of health and cost."""
+"""Find the curves of heads and the pre-training runs below some folders; health, time and audio of pre-training."""
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Collection as Sized
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.reports.curves import Curves, Series, read_curves
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import curve_files, init_args, read_run_config
 
 CURVES = "metrics.csv"
-# What only pre-training logs; a head that was never tested has curves without a card, too.
+# Only pre-training logs these: curves without a card may also be those of a head that was never tested.
 _PRETRAINING = ("train/masked_accuracy", "valid/masked_accuracy", "train/masked_prediction")
 
 
 @dataclass(frozen=True)
 class PretrainingRun:
-    """A pre-training run as its folder shows it.
+    """A pre-training run, read from its folder.
 
     Args:
-        name: of the folder, longer where two are called alike.
+        name: of the folder; the path below the common folder if two runs have the same name.
         folder: where `config.yaml` is.
-        curves: everything it logged.
-        seconds: of training, from audio per update and audio per second; None if either is unknown.
+        config: content of `config.yaml`, empty if there is none.
+        curves: everything that was logged.
         devices: GPUs, or processes on a CPU; None if the configuration leaves it open.
         on_gpu: whether memory of a GPU was logged.
     """
 
     name: str
     folder: Path
+    config: dict[str, Any]
     curves: Curves
-    seconds: float | None
     devices: int | None
     on_gpu: bool
 
@@ -43,19 +42,76 @@ class PretrainingRun:
         """Updates so far; Lightning counts what it logs from 0."""
         return self.curves.last_step + 1
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """Arguments of the data module: corpus, labels, seconds per batch, ..."""
+        return init_args(self.config, "data")
+
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """Arguments of the trainer."""
+        return self.config.get("trainer") or {}
+
+    @property
+    def audio_per_update(self) -> float | None:
+        """Seconds of audio in an update, at most, over all processes and micro-steps; None if unknown."""
+        batch, times = self.data.get("batch_seconds"), self.trainer.get("accumulate_grad_batches", 1)
+        if self.devices and isinstance(batch, int | float) and isinstance(times, int):
+            return batch * times * self.devices
+        return None
+
+    @property
+    def audio_seconds(self) -> float | None:
+        """Seconds of audio in all updates, at most, repetitions counted; None if unknown."""
+        return None if self.audio_per_update is None else self.steps * self.audio_per_update
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time without validation, from audio per update and logged speed; None if either is unknown."""
+        audio, speed = self.audio_per_update, health(self.curves, "audio_seconds_per_second")
+        return None if audio is None or speed is None else _training_seconds(speed, audio, self.curves.last_step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingFacts:
+    """Facts of a pre-training run that lie outside its curves: in its corpus, labels and checkpoint. All are optional.
+
+    Args:
+        corpus: its name, and how it was made.
+        minutes: minutes of audio in the training split.
+        speakers: speakers in it.
+        clusters: labels of the codebook.
+        pnmi: phone-normalised mutual information of the labels, 0..1.
+        purity: phone purity of the labels, 0..1.
+        unigram: share of the commonest label, 0..1.
+        parameters: of the encoder with its prediction head.
+    """
+
+    corpus: str = ""
+    minutes: float | None = None
+    speakers: int | None = None
+    clusters: int | None = None
+    pnmi: float | None = None
+    purity: float | None = None
+    unigram: float | None = None
+    parameters: int | None = None
+
+
+Describe = Callable[[PretrainingRun], PretrainingFacts]
+"""Looks a run's facts up; handed in, since corpora and checkpoints are beyond what this package may import."""
+
 
 def run_curves(folder: Path) -> Curves:
-    """The curves of one run folder: `curves/version_*/metrics.csv`, one a start, or `metrics.csv` itself."""
-    files = sorted((folder / "curves").glob(f"version_*/{CURVES}"), key=_version)
-    return read_curves(files or [folder / CURVES])
+    """The curves of one run folder: `curves/version_*/metrics.csv`, one per start, or else its own `metrics.csv`."""
+    return read_curves(curve_files(folder) or [folder / CURVES])
 
 
 def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
-    """The run folders behind a card: its own, that of the chosen learning rate, or those of its folds.
+    """The run folders behind a card: the card's folder, that of the chosen learning rate, or those of its folds.
 
     Args:
-        card_file: of a cell.
-        chosen: the card's `details["run"]`, a folder beside the card, if rates were searched.
+        card_file: the card of a task on an upstream.
+        chosen: the card's `details["run"]`, a folder beside the card, if learning rates were searched.
     """
     folder = card_file.parent / (chosen or "")
     if (folder / "curves").is_dir() or (folder / CURVES).is_file():
@@ -64,15 +120,15 @@ def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
 
 
 def find_pretraining(
-    directories: Iterable[Path], heads: Sized[Path], problems: list[str], name: Any
+    directories: Iterable[Path], heads: Sized[Path], problems: list[str], name: Callable[[Path], str]
 ) -> list[PretrainingRun]:
     """The pre-training runs below some directories, in order of path.
 
     Args:
-        directories: where to look; card files are passed over.
+        directories: where to look; card files among them are skipped.
         heads: run folders that have a card.
         problems: gets a sentence for curves that cannot be read, or that belong to a head without a card.
-        name: how sentences call a path.
+        name: makes the text for a path in sentences.
     """
     folders: set[Path] = set()
     for directory in directories:
@@ -108,37 +164,24 @@ def top_rank(curves: Curves) -> Series | None:
 
 
 def _run(name: str, folder: Path, curves: Curves) -> PretrainingRun:
-    config = _config(folder)
-    trainer, data = config.get("trainer") or {}, (config.get("data") or {}).get("init_args") or {}
-    # CUDA always logs its memory, see `pretraining.health_speed`.
+    config = read_run_config(folder)  # if there is none, the curves are still worth showing; only the cost is unknown
+    trainer = config.get("trainer") or {}
+    # CUDA always logs its memory, see `pretraining.health.Speed`.
     on_gpu = health(curves, "peak_memory_gib") is not None
-    devices, nodes, times = (trainer.get(key, 1) for key in ("devices", "num_nodes", "accumulate_grad_batches"))
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
     if devices == "auto" and not on_gpu:
         devices = 1
     known = isinstance(devices, int) and devices > 0 and isinstance(nodes, int)
-    processes = devices * nodes if known else None
-    batch, speed = data.get("batch_seconds"), health(curves, "audio_seconds_per_second")
-    seconds = None
-    if processes and speed is not None and isinstance(batch, int | float) and isinstance(times, int):
-        seconds = _training_seconds(speed, batch * times * processes, curves.last_step)
-    return PretrainingRun(name, folder, curves, seconds, processes, on_gpu)
+    return PretrainingRun(name, folder, config, curves, devices * nodes if known else None, on_gpu)
 
 
 def _training_seconds(speed: Series, audio_per_update: float, last_step: int) -> float:
-    """Time of all updates: each stretch between two readings at the speed that was read at its end."""
+    """Sum over the stretches between two readings of the speed, each at the speed read at its end."""
     seconds, before = 0.0, -1
     for step, rate in zip(speed.steps, speed.values, strict=True):
         seconds += (step - before) * audio_per_update / rate
         before = step
     return seconds + (last_step - before) * audio_per_update / speed.last
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}  # the curves are worth showing without it; only the cost is then unknown
-    return content if isinstance(content, dict) else {}
 
 
 def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
@@ -147,8 +190,3 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
         return names
     common = Path(os.path.commonpath(folders))
     return {folder: str(folder.relative_to(common)) for folder in folders}
-
-
-def _version(path: Path) -> tuple[int, str]:
-    number = path.parent.name.removeprefix("version_")
-    return (int(number) if number.isdigit() else -1, number)

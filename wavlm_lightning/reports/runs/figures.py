@@ -1,31 +1,39 @@
-"""The panels of a report of many runs: bars, radar, layers, curves of heads and of pre-training, learning rates."""
+"""Panels of a report's pictures: bars, radar, layer weights, curves of heads and of pre-training, learning rates."""
 
 from collections.abc import Collection as Names
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS, points
-from wavlm_lightning.reports.curves import Series
-from wavlm_lightning.reports.figures import Draw, curve_panels, layer_panels
-from wavlm_lightning.reports.plots import draw_results
+from wavlm_lightning.reports.curves import Curves, Series
+from wavlm_lightning.reports.figures import Draw
+from wavlm_lightning.reports.plots import (
+    draw_accuracy,
+    draw_layers,
+    draw_lines,
+    draw_loss,
+    draw_perplexity,
+    draw_radar,
+    draw_rates,
+    draw_results,
+    short_names,
+)
 from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
 from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER, layer_weights
-from wavlm_lightning.reports.runs.plots import draw_lines, draw_radar, draw_rates, short_names
-from wavlm_lightning.reports.runs.results import Collection, Result
-from wavlm_lightning.reports.runs.rows import seed_stems
+from wavlm_lightning.reports.runs.results import Collection, Result, seed_stems
 from wavlm_lightning.reports.runs.tables import board_cards
 from wavlm_lightning.reports.superb_table import board_values
 from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.system.errors import UserError
 
 MOST_RADARS = 12
 Lines = list[tuple[str, Series]]
 
 
 def bar_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
-    """One panel of bars a task, and the size of each."""
+    """One panel of bars per task, and the size of a panel."""
     names = short_names(list(collection.results))
     panels: list[Draw] = []
     for task in collection.tasks:
@@ -33,7 +41,7 @@ def bar_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]
         for upstream, row in collection.results.items():
             if task in row:
                 card = row[task].card
-                # The drawing tells rows apart by label; ours may be narrower or wider than that.
+                # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
                 cards.append(replace(card, upstream={**card.upstream, "label": names[upstream]}))
                 if (deviation := row[task].deviation(card.headline)) is not None:
                     deviations[names[upstream]] = deviation
@@ -42,10 +50,11 @@ def bar_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]
 
 
 def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Draw], bool]:
-    """One radar an upstream, the others' outlines in grey, and whether the spokes are SUPERB points.
+    """One radar per upstream, the others' outlines in grey, and whether the spokes are SUPERB points.
 
-    The spokes are the tasks that all upstreams with at least three of SUPERB's share. Where all may be compared with
-    the published rows, the rim is 1000 points (the best of 2021) and the centre FBANK; else the rim is 100 % right.
+    Upstreams with at least three of SUPERB's tasks have a radar; the spokes are the tasks that all of them share. If all
+    may be compared with the published rows, the rim is 1000 points (the best of 2021) and the centre FBANK; otherwise
+    the rim is 100 % right.
     """
     cards = {upstream: board_cards(row) for upstream, row in collection.results.items()}
     cards = {upstream: some for upstream, some in cards.items() if len(some) >= 3}
@@ -69,7 +78,7 @@ def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Dra
 
 
 def weight_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
-    """One heat map an upstream, speaker tasks at the top and content tasks at the bottom, and the size of each."""
+    """One heat map per upstream, speaker tasks at the top and content tasks at the bottom, and the size of a panel."""
     tasks = _by_group(collection.tasks)
     names = short_names(list(collection.results))
     weights = {names[upstream]: layer_weights(row, tasks) for upstream, row in collection.results.items()}
@@ -78,7 +87,7 @@ def weight_panels(collection: Collection) -> tuple[list[Draw], tuple[float, floa
 
 
 def head_panels(collection: Collection, problems: list[str]) -> tuple[list[Draw], tuple[float, float]]:
-    """One panel a task: the headline on the validation split while heads were trained, and the size of each."""
+    """One panel per task: the headline on the validation split over training steps, and the size of a panel."""
     panels: list[Draw] = []
     order = list(collection.results)
     longest = 1
@@ -98,7 +107,7 @@ def head_panels(collection: Collection, problems: list[str]) -> tuple[list[Draw]
 
 
 def rate_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
-    """One panel a task that was trained at several learning rates on some upstream, and the size of each."""
+    """One panel per task that was trained at several learning rates, and the size of a panel."""
     panels: list[Draw] = []
     order = list(collection.results)
     longest = 1
@@ -120,12 +129,12 @@ def rate_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]
 def pretraining_panels(
     runs: Sequence[PretrainingRun], group_seeds: bool, upstreams: Sequence[str]
 ) -> tuple[list[Draw], tuple[float, float]]:
-    """The curves of one run in detail, or those of several beside each other; the health of either.
+    """The curves of one run in detail, or those of several runs together; gradient norm, rank and speed of both.
 
     Args:
-        runs: in any number.
+        runs: any number of runs.
         group_seeds: runs whose names differ only by a number at the end become their mean.
-        upstreams: rows of the report; a run of the same name gets the same colour.
+        upstreams: rows of the report; a run with the name of one gets its colour.
     """
     if not runs:
         return [], line_size(1)
@@ -161,13 +170,29 @@ def pretraining_panels(
     return panels, line_size(len(names))
 
 
+def curve_panels(curves: Curves) -> list[Draw]:
+    """Loss, accuracy and codebook perplexity of one pre-training run."""
+    return [partial(draw, curves=curves) for draw in (draw_loss, draw_accuracy, draw_perplexity)]
+
+
+def layer_panels(weights: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Draw]:
+    """One heat map per upstream; `weights` is label -> task -> softmaxed weights, empty ones are left out."""
+    # One scale for all: on a scale of its own, the nearly even weights of an untrained encoder look decided.
+    darkest = max((max(row) for rows in weights.values() for row in rows.values() if row), default=1.0)
+    return [
+        partial(draw_layers, rows=rows, title=label, darkest=darkest)
+        for label, rows in weights.items()
+        if any(rows.values())
+    ]
+
+
 def line_size(names: int) -> tuple[float, float]:
-    """Inches of a panel of lines whose legend has so many names in two columns below it."""
+    """Inches of a panel of lines with a legend of that many names, in two columns below it."""
     return 4.0, 3.0 + 0.2 * (-(-names // 2) if names <= 7 else 1)
 
 
 def _validation(result: Result, problems: list[str]) -> list[Series]:
-    """The headline's curve of every run behind a result, in the card's unit."""
+    """The validation curve of the headline of every run behind a result, in the card's unit."""
     found = []
     for file, card in zip(result.files, result.cards, strict=True):
         for folder in runs_of(Path(file), card.details.get("run")):
@@ -177,7 +202,7 @@ def _validation(result: Result, problems: list[str]) -> list[Series]:
                 problems.append(str(error))
                 continue
             if series is not None:
-                # Cards hold percentages of what is logged as a fraction.
+                # Curves hold fractions, cards percentages.
                 factor = 100 if card.main["unit"] == "%" else 1
                 found.append(Series(series.steps, [factor * value for value in series.values]))
     return found

@@ -1,4 +1,4 @@
-"""Which layers the tasks listen to, and whether speakers are found below content, as the WavLM paper reports."""
+"""Which layers the heads weigh, and whether speaker tasks use lower layers than content tasks, as the WavLM paper says."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -7,7 +7,7 @@ from wavlm_lightning.reports.runs.results import Result
 from wavlm_lightning.reports.tables import Cell, Table
 
 SPEAKER, CONTENT = ("SID", "SV", "SD"), ("PR", "ASR", "KS", "IC", "SF")
-# A tenth of a layer of WavLM Base: less is no order to speak of.
+# A tenth of a layer of WavLM Base; smaller differences do not count as an order.
 LEVEL = 0.1 / 12
 
 HOLDS, ON_AVERAGE, NO_ORDER, REVERSED = "holds", "on average only", "no clear order", "the reverse"
@@ -19,7 +19,12 @@ def centre(weights: Sequence[float]) -> float:
 
 
 def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float]]) -> str:
-    """Whether speaker tasks lean on lower layers than content tasks; weights of each task, at least one on each side."""
+    """Whether speaker tasks weigh lower layers than content tasks.
+
+    Args:
+        speaker: layer weights of each speaker task, at least one.
+        content: the same of content tasks.
+    """
     low = [centre(weights) / (len(weights) - 1) for weights in speaker]
     high = [centre(weights) / (len(weights) - 1) for weights in content]
     if abs(fmean(high) - fmean(low)) < LEVEL:
@@ -30,14 +35,14 @@ def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float
 
 
 def layer_weights(row: Mapping[str, Result], tasks: Sequence[str]) -> dict[str, list[float]]:
-    """Task -> weights of an upstream, in the order of `tasks`; tasks on a single layer are left out."""
+    """Task -> layer weights of an upstream, in the order of `tasks`; without tasks on a single layer."""
     return {
         task: row[task].card.layer_weights for task in tasks if task in row and len(row[task].card.layer_weights) > 1
     }
 
 
 def layers_table(results: Mapping[str, Mapping[str, Result]], tasks: Sequence[str]) -> tuple[Table, str] | None:
-    """The mean layer of both groups of tasks for every upstream that has both, and a sentence on all of them."""
+    """The mean layer of speaker and of content tasks for every upstream that has both, and a sentence on all of them."""
     rows, readings = [], []
     for upstream, row in results.items():
         weights = layer_weights(row, tasks)

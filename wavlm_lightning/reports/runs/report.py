@@ -1,4 +1,4 @@
-"""`wavlm report`: cards and curves of any number of runs as one page, its Markdown twin and a table of all figures."""
+"""Write the report of any number of run folders: `report.html`, `report.md`, `report.csv` and pictures."""
 
 import csv
 import io
@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.reports.runs import text
 from wavlm_lightning.reports.cards import ResultCard, find_cards
+from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
-from wavlm_lightning.reports.render import picture
-from wavlm_lightning.reports.runs.curves import PretrainingRun, find_pretraining
+from wavlm_lightning.reports.runs import text
+from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.figures import (
     MOST_RADARS,
     bar_panels,
@@ -30,12 +29,21 @@ from wavlm_lightning.reports.runs.tables import (
     board_cards,
     board_table,
     comparison_table,
+    encoders_table,
     figure,
+    heads_cost,
+    health_table,
     measured_table,
     partial_tables,
+    pretraining_cost,
     reservations,
+    setup_pairs,
+    setup_table,
+    stages_table,
 )
-from wavlm_lightning.reports.tables import Table, metric_title
+from wavlm_lightning.reports.tables import Table, metric_title, two_columns
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 
 RADAR_SIZE = (4.0, 3.2)
 CSV_COLUMNS = (
@@ -51,18 +59,26 @@ def write_run_report(
     official: Official,
     compare: tuple[str, str] | None = None,
     group_seeds: bool = False,
+    describe: Describe = lambda _: PretrainingFacts(),
+    setup: Sequence[tuple[str, str]] = (),
+    commands: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
 ) -> tuple[Path, list[str]]:
-    """Writes `report.html`, `report.md`, `report.csv` and PNG files; the same input gives the same bytes.
+    """Write `report.html`, `report.md`, `report.csv` and PNG files; the same input gives the same bytes.
 
     Args:
         runs: run folders, folders of run folders, or card files.
         directory: where the files go; made if missing.
-        official: why a card must not be compared with the published ones, None if it may be.
-        compare: two upstreams to set side by side; by default those of a report that has exactly two.
+        official: returns the reason why a card must not be compared with the published rows, None if it may.
+        compare: two upstreams to compare metric by metric; by default those of a report that has exactly two.
         group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+        describe: returns corpus, codebook and size of a pre-training run.
+        setup: further (what, how) pairs for the setup, such as the machine.
+        commands: (purpose, command) pairs, shown as "Go on from here".
+        notes: sentences about these runs for the end of the page.
 
     Returns:
-        The HTML page, and a sentence for each thing that was left out.
+        The path of the HTML page, and a sentence for each thing that was left out.
 
     Raises:
         UserError: a folder does not exist, there is nothing to report in any, or an upstream to compare is unknown.
@@ -86,18 +102,28 @@ def write_run_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     reserved = reservations(collection, official)
+    facts = [describe(run) for run in pretraining]
+    stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair)
     blocks += _training(directory, collection, pretraining, group_seeds)
-    blocks += _cost(runs, collection, pretraining)
+    blocks += _cost(collection, pretraining, stages)
+    blocks += _setup(collection, pretraining, facts, setup)
+    if commands:
+        blocks += [Heading("Go on from here"), Commands(commands)]
     blocks += _sources(directory, collection)
+    if lines := [*text.card_notes(collection), *notes]:
+        blocks += [Heading("Notes"), Notes(lines)]
     if collection.problems:
-        blocks += [Heading("Left out, and worth knowing"), Notes(collection.problems)]
-    page = Page("Report", "wavlm_lightning: what the runs have come to", text.lead(collection, pretraining))
-    page.blocks = [Facts(text.key_facts(collection, pretraining)), *blocks]
+        blocks += [Heading("Left out or ambiguous"), Notes(collection.problems)]
+    total = sum(sum(seconds.values()) for seconds in stages.values())
+    page = Page("Report", "wavlm_lightning: results of the runs", text.lead(collection, pretraining))
+    page.blocks = [Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]
+    if duels := text.duels(collection):
+        page.blocks.insert(0, Paragraph(duels))
     html_path = directory / "report.html"
-    html_path.write_text(page.to_html(), encoding="utf-8")
-    (directory / "report.md").write_text(page.to_markdown(), encoding="utf-8")
-    (directory / "report.csv").write_text(_csv(directory, collection, official), encoding="utf-8")
+    write_text(html_path, page.to_html())
+    write_text(directory / "report.md", page.to_markdown())
+    write_text(directory / "report.csv", _csv(directory, collection, official))
     return html_path, collection.problems
 
 
@@ -115,13 +141,13 @@ def _results(
     directory: Path, collection: Collection, reserved: Mapping[str, str], pair: tuple[str, str] | None
 ) -> Blocks:
     """Tables and pictures of the figures and of the layer weights."""
-    bars = picture(directory, "bars", *bar_panels(collection), text.BARS)
+    bars = picture(directory, "results", *bar_panels(collection), text.bars_caption(collection))
     panels, points = radar_panels(collection, reserved)
     caption = text.RADAR + (text.RADAR_POINTS if points else text.RADAR_PERCENT)
     if len(panels) == MOST_RADARS < len(collection.results):
         caption += text.RADAR_FIRST.format(MOST_RADARS, len(collection.results))
     radar = picture(directory, "radar", panels, RADAR_SIZE, caption)
-    layers = picture(directory, "layers", *weight_panels(collection), text.LAYERS)
+    layers = picture(directory, "layers", *weight_panels(collection), text.layers_caption(collection))
     if not collection.results:
         return []
     blocks: Blocks = [Heading("Results"), measured_table(collection)]
@@ -131,7 +157,10 @@ def _results(
     if any(board_cards(row) for row in collection.results.values()):
         blocks.append(Heading("Among SUPERB's published rows"))
         blocks += [Paragraph(line, "absent") for line in text.board_sentences(collection, reserved)]
-        blocks.append(board_table(collection, reserved))
+        board = board_table(collection, reserved)
+        # If no row is comparable, the published rows are folded away: side by side they would invite a comparison.
+        comparable = any(name not in reserved for name, row in collection.results.items() if board_cards(row))
+        blocks.append(board if comparable else Fold("The published rows", [board]))
         for tasks, table in partial_tables(collection, reserved):
             blocks += [Paragraph(f"Mean points over {', '.join(tasks)} alone, ours and the published rows':"), table]
     if layers:
@@ -151,9 +180,9 @@ def _training(
     rates = picture(directory, "learning_rates", *rate_panels(collection), text.RATES)
     curves = picture(
         directory,
-        "pretraining",
+        "curves",
         *pretraining_panels(pretraining, group_seeds, list(collection.results)),
-        text.PRETRAINING,
+        text.PRETRAINING + (text.PRETRAINING_LEVELS if len(pretraining) == 1 else ""),
     )
     blocks: Blocks = []
     if heads:
@@ -161,25 +190,52 @@ def _training(
     if rates:
         blocks += [Heading("How much the learning rate matters"), rates]
     if curves:
-        blocks += [Heading("Pre-training"), curves, text.health_table(pretraining)]
+        blocks.append(Heading("Pre-training"))
+        if len(pretraining) == 1 and (sentence := text.accuracy_sentence(pretraining[0])):
+            blocks.append(Paragraph(sentence))
+        blocks += [curves, health_table(pretraining)]
     return blocks
 
 
-def _cost(runs: Sequence[Path], collection: Collection, pretraining: Sequence[PretrainingRun]) -> Blocks:
+def _stages(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Seconds of each stage, by folder: `wavlm demo` and `wavlm recipe` write them to `stages.json`."""
+    found: dict[str, dict[str, float]] = {}
+    for folder in map(Path, runs):
+        file = folder / "stages.json"
+        if file.is_file() and (seconds := json.loads(file.read_text(encoding="utf-8")).get("seconds")):
+            found[folder.resolve().name] = {name: float(value) for name, value in seconds.items()}
+    return found
+
+
+def _cost(
+    collection: Collection, pretraining: Sequence[PretrainingRun], stages: Mapping[str, Mapping[str, float]]
+) -> Blocks:
     blocks: Blocks = [Heading("What it cost")]
     if pretraining:
-        blocks.append(text.pretraining_cost(pretraining))
+        blocks.append(pretraining_cost(pretraining))
     if collection.results:
-        blocks.append(text.heads_cost(collection))
-    for folder in runs:
-        stages = Path(folder) / "stages.json"
-        if stages.is_file() and (seconds := json.loads(stages.read_text(encoding="utf-8")).get("seconds")):
-            blocks.append(text.stages_table(Path(folder).resolve().name, seconds))
-    return blocks
+        blocks.append(heads_cost(collection))
+    return [*blocks, *(stages_table(name, seconds) for name, seconds in stages.items())]
+
+
+def _setup(
+    collection: Collection,
+    pretraining: Sequence[PretrainingRun],
+    facts: Sequence[PretrainingFacts],
+    more: Sequence[tuple[str, str]],
+) -> Blocks:
+    """Corpus, codebook, encoders and software."""
+    blocks: Blocks = [Heading("Setup")]
+    if pretraining:
+        runs = zip(pretraining, facts, strict=True)
+        blocks.append(setup_table({run.name: setup_pairs(run, known) for run, known in runs}))
+    if collection.results:
+        blocks.append(encoders_table(collection))
+    return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
 
 
 def _sources(directory: Path, collection: Collection) -> Blocks:
-    """For every upstream its cards and the command that made each."""
+    """The cards of every upstream, each with the command that made it."""
     if not collection.results:
         return []
     blocks: Blocks = [Heading("Cards, and the command behind each figure")]
@@ -188,7 +244,8 @@ def _sources(directory: Path, collection: Collection) -> Blocks:
         for task, result in row.items():
             for card, file in zip(result.cards, result.files, strict=True):
                 metric = metric_title(card.headline)
-                line = text.card_line(task, metric, figure(card.value), card.seed, _address(file, directory))
+                address = _address(file, directory)
+                line = text.card_line(task, metric, figure(card.value), card.learning_rate, card.seed, address)
                 pairs.append((line, card.command))
         blocks.append(Fold(text.command_title(upstream, list(row)), [Commands(pairs)]))
     return blocks
@@ -199,7 +256,7 @@ def _address(file: Path, directory: Path) -> str:
 
 
 def _csv(directory: Path, collection: Collection, official: Official) -> str:
-    """One row a card and metric, of all cards that could be read."""
+    """One row per card and metric, of all cards that could be read."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -1,17 +1,20 @@
-"""What was measured of each task on each upstream, put together from the cards of its seeds, folds and learning rates."""
+"""Results of a report: for each task and upstream the cards of its seeds, with folds and learning rates resolved."""
 
+import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.metrics.superb import TASKS
-from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
-from wavlm_lightning.reports.runs.rows import row_names, weights_of
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF
+from wavlm_lightning.system.errors import UserError
+
+SEED = re.compile(r"[-_ ]?\d+$")
+"""The number at the end of a label that names a seed: "full-0", "full-1"."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class Result:
     """One cell of the tables: a task on an upstream.
 
     Args:
-        cards: one a seed.
-        files: the card file of each.
-        rates: learning rate -> what its seeds reached in test on the headline, in the unit of the metric.
+        cards: one per seed.
+        files: the file of each card.
+        rates: learning rate -> test values of the headline, one per seed, in the unit of the metric.
     """
 
     cards: Sequence[ResultCard]
@@ -30,7 +33,7 @@ class Result:
 
     @cached_property
     def card(self) -> ResultCard:
-        """The first card with the mean of every metric and of the layer weights over the seeds."""
+        """The first card, with metrics and layer weights replaced by their means over the seeds."""
         first = self.cards[0]
         if len(self.cards) == 1:
             return first
@@ -45,14 +48,14 @@ class Result:
         return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
 
     def deviation(self, metric: str) -> float | None:
-        """Sample standard deviation over the seeds, in the unit of the metric; None for a single one."""
+        """Sample standard deviation over the seeds, in the unit of the metric; None for a single seed."""
         values = [card.metrics[metric]["value"] for card in self.cards if metric in card.metrics]
         return statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of a task, as tables show it."""
+    """A column of the tables: a metric of a task."""
 
     task: str
     metric: str
@@ -66,9 +69,9 @@ class Collection:
 
     Args:
         results: upstream -> task -> result.
-        files: every card that could be read, by file.
-        counted: files that stand for a result, as opposed to folds, losing learning rates and older runs.
-        problems: one sentence for each thing that was left out.
+        files: file -> card, of every card that could be read.
+        counted: the files whose cards make the results; the others are folds, losing learning rates and older runs.
+        problems: a sentence for each thing that was left out.
     """
 
     results: dict[str, dict[str, Result]] = field(default_factory=dict)
@@ -78,13 +81,13 @@ class Collection:
 
     @property
     def tasks(self) -> list[str]:
-        """Tasks with a result: SUPERB's in the order of its board, then others as they come."""
+        """Tasks with a result: SUPERB's in the order of its board, then the others."""
         found = list(dict.fromkeys(task for row in self.results.values() for task in row))
         return [task for task in TASKS if task in found] + [task for task in found if task not in TASKS]
 
     @property
     def columns(self) -> list[Column]:
-        """The board's metrics of SUPERB's tasks, the headline of all others."""
+        """The board's metrics of SUPERB's tasks, and the headline of every other task."""
         columns: dict[tuple[str, str], Column] = {}
         for task in self.tasks:
             for row in self.results.values():
@@ -97,7 +100,7 @@ class Collection:
 
 
 def board_metrics(card: ResultCard) -> list[str]:
-    """The card's names of the metrics that the board shows of its task; empty if it is not scored as SUPERB does."""
+    """Names of the card's metrics that SUPERB's board shows; empty if the card lacks any of them."""
     names = [METRIC_OF[column] for column in TASKS.get(card.task, ())]
     return names if all(name in card.metrics for name in names) else []
 
@@ -105,15 +108,15 @@ def board_metrics(card: ResultCard) -> list[str]:
 def collect(
     files: Mapping[Path, ResultCard], problems: Sequence[str], name: Callable[[Path], str], group_seeds: bool = False
 ) -> Collection:
-    """Puts cards together: folds to their mean, learning rates to the best on validation, seeds to one result.
+    """Combine cards: folds become their mean, of learning rates the best on validation counts, seeds form one result.
 
-    A card below the folder of another of the same task and upstream is a part of that one. Runs on another corpus, of
-    another length or by another protocol than the newest of their cell are left out, and said so.
+    A card in a subfolder of another card's folder, of the same task and upstream, is a part of that card. Runs whose
+    corpus, length or protocol differs from the newest run of the same task and upstream are left out and reported.
 
     Args:
-        files: the cards by file, in order of path.
-        problems: what is wrong already.
-        name: how sentences call a file.
+        files: file -> card, in order of path.
+        problems: sentences about cards that could not be read.
+        name: makes the text for a path in sentences.
         group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
     """
     collection = Collection(files=dict(files), problems=list(problems))
@@ -145,7 +148,7 @@ def _without_copies(
     by_time: dict[tuple[str, str], list[Path]] = {}
     for path, card in files.items():
         alike = by_time.setdefault((card.task, card.created), [])
-        # Not the card above that of a chosen learning rate, which may well say the same.
+        # The card of a cell may equal that of its chosen learning rate in a subfolder: this pair is not a copy.
         twin = next((o for o in alike if kept[o] == card and not path.parent.is_relative_to(o.parent)), None)
         if twin is not None:
             problems.append(f"{name(path)} is a copy of {name(twin)} and is left out.")
@@ -158,7 +161,7 @@ def _without_copies(
 def _combined(
     cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
 ) -> dict[Path, ResultCard]:
-    """Folders `fold1`, `fold2`, ... whose parent has no card become one card, filed under the first fold."""
+    """Combine the cards in `fold1`, `fold2`, ... whose parent has no card into one, kept under the first fold's path."""
     folders: dict[Path, list[Path]] = {}
     for path in cards:
         folder = path.parent
@@ -178,7 +181,7 @@ def _combined(
 
 
 def _whole(path: Path, cards: Mapping[Path, ResultCard]) -> Path | None:
-    """The card of the same task and upstream in a folder above, as `wavlm superb` leaves one above folds and rates."""
+    """The card of the same task and upstream in a folder above: `wavlm superb` writes one above folds and rates."""
     card = cards[path]
     for folder in path.parent.parents:
         other = cards.get(folder / "card.json")
@@ -190,7 +193,7 @@ def _whole(path: Path, cards: Mapping[Path, ResultCard]) -> Path | None:
 def _newest_setting(
     paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str]
 ) -> list[Path]:
-    """Those paths whose corpus, length and protocol are the newest card's."""
+    """The cards with the same corpus, length and protocol as the newest card."""
 
     def setting(path: Path) -> tuple[object, ...]:
         card = cards[path]
@@ -201,7 +204,7 @@ def _newest_setting(
     if len(kept) < len(paths):
         others = len(paths) - len(kept)
         problems.append(
-            f"{what} was run in several ways; the newest counts ({newest[0]}, {newest[2]:,} utterances, {newest[3]:,} "
+            f"{what} was run with several settings; the newest counts ({newest[0]}, {newest[2]:,} utterances, {newest[3]:,} "
             f"updates), and {others} other result{' is' if others == 1 else 's are'} left out."
         )
     return kept
@@ -210,7 +213,7 @@ def _newest_setting(
 def _one_of(
     paths: Sequence[Path], cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
 ) -> Path:
-    """The card of one seed: the learning rate that validated best, the newest if that was run twice."""
+    """The card of one seed: that of the best learning rate on validation, the newest if it was run twice."""
     newest: dict[float, Path] = {}
     for path in sorted(paths, key=lambda path: cards[path].created):
         rate = cards[path].learning_rate
@@ -227,7 +230,7 @@ def _one_of(
 
 
 def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:
-    """Learning rate -> test values; the cards of the rates themselves, and what a chosen one remembers of others."""
+    """Learning rate -> test values, from the cards of the rates and from the `details` of the chosen rate's card."""
     values: dict[float, dict[tuple[int, str], float]] = {}
     for card in cards:
         seed = card.seed, weights_of(card)
@@ -235,3 +238,58 @@ def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:
         for rate, tried in card.details.get("learning_rates", {}).items():
             values.setdefault(float(rate), {}).setdefault(seed, tried["test"])
     return {rate: list(values[rate].values()) for rate in sorted(values)}
+
+
+def weights_of(card: ResultCard) -> str:
+    """The sha256 of the encoder, which separates encoders of one label; empty without weights (spectral features)."""
+    return card.upstream["sha256"] if card.upstream["parameters"] else ""
+
+
+def row_names(
+    cards: Iterable[ResultCard], problems: list[str], group_seeds: bool = False
+) -> dict[tuple[str, str], str]:
+    """Name the rows of a report: (label, `weights_of`) of each upstream -> name.
+
+    Args:
+        cards: the results.
+        problems: gets a sentence if one label names several encoders, or labels look like seeds.
+        group_seeds: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do
+            different weights of one label.
+    """
+    hashes: dict[str, list[str]] = {}
+    for card in cards:
+        known = hashes.setdefault(card.upstream["label"], [])
+        if weights_of(card) not in known:
+            known.append(weights_of(card))
+    stems = seed_stems(hashes)
+    if group_seeds:
+        return {(label, sha): stems[label] for label, some in hashes.items() for sha in some}
+    for label, some in hashes.items():
+        if len(some) > 1:
+            problems.append(
+                f"{label} names {len(some)} encoders with different weights, so each has a row of its own; "
+                "`--group-seeds` shows their mean as seeds of one encoder."
+            )
+    alike = [label for label, stem in stems.items() if label != stem]
+    if alike:
+        problems.append(
+            f"{', '.join(alike[:2])} and {len(alike) - 2} more labels end in a number; `--group-seeds` shows the mean "
+            "of those that differ in nothing else, as seeds of one upstream."
+            if len(alike) > 2
+            else f"{' and '.join(alike)} differ by a number alone; `--group-seeds` shows their mean as seeds of one upstream."
+        )
+    return {
+        (label, sha): f"{label} ({sha[:6] or 'no weights'})" if len(some) > 1 else label
+        for label, some in hashes.items()
+        for sha in some
+    }
+
+
+def seed_stems(labels: Iterable[str]) -> dict[str, str]:
+    """Label -> the label without the number at its end, if another label differs from it by that number alone."""
+    labels = list(labels)
+    stems = {label: SEED.sub("", label) or label for label in labels}
+    counts: dict[str, int] = {}
+    for stem in stems.values():
+        counts[stem] = counts.get(stem, 0) + 1
+    return {label: stem if counts[stem] > 1 else label for label, stem in stems.items()}

@@ -1,6 +1,8 @@
-"""The tables of a report: our results, our rows among SUPERB's published ones, and two upstreams side by side."""
+"""Tables of a report: results, our rows among SUPERB's published ones, two upstreams side by side, cost, health, setup."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
 
 from wavlm_lightning.metrics.superb import (
     METRICS,
@@ -13,32 +15,34 @@ from wavlm_lightning.metrics.superb import (
     score,
 )
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics
+from wavlm_lightning.reports.curves import Series
+from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun, health, top_rank
+from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics, weights_of
 from wavlm_lightning.reports.superb_table import METRIC_OF, board_values
-from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
+from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, duration, metric_title, two_columns
 
 OURS = "ours"
 Official = Callable[[ResultCard], str | None]
-"""Why a card must not be compared with the published ones; None if it may be."""
+"""Returns the reason why a card must not be compared with the published rows; None if it may."""
 
-# The board's own precision; what looks like a tie in a table is called one.
+# The board's own precision. Figures that look equal in a table count as equal everywhere.
 DECIMALS = 2
 _BETTER = {column: "lower" if worst > best else "higher" for column, (worst, best) in REFERENCE_POINTS.items()}
 
 
 def figure(value: float) -> str:
-    """A figure at the precision of the tables."""
+    """Write a figure at the precision of the tables."""
     return f"{value:.{DECIMALS}f}"
 
 
 def column_cell(column: Column) -> Cell:
-    """The head of a column: the task, and below it the metric with its unit and direction."""
+    """The head of a column: the task, and below it the metric with unit and direction."""
     measure = "\u00a0".join(filter(None, [column.unit, ARROWS[column.better]]))
     return Cell(column.task, note=f"{metric_title(column.metric)} {measure}")
 
 
 def measured_table(collection: Collection) -> Table:
-    """Every metric (columns) of every upstream (rows): mean ± deviation over seeds, the best of each column strong."""
+    """Every metric (columns) of every upstream (rows): mean ± deviation over seeds, the best of each column in bold."""
     columns = collection.columns
     best = {column: _best(collection, column) for column in columns}
     rows = []
@@ -60,7 +64,7 @@ def measured_table(collection: Collection) -> Table:
 
 
 def winners(collection: Collection) -> dict[Column, list[str]]:
-    """Who has the best figure of each column for which there is a contest; several where tables show a tie."""
+    """Column -> the upstreams with its best figure (several if equal in the table); only columns with two figures or more."""
     found = {}
     for column in collection.columns:
         best = _best(collection, column)
@@ -70,19 +74,19 @@ def winners(collection: Collection) -> dict[Column, list[str]]:
 
 
 def with_deviation(result: Result, metric: str) -> str:
-    """A figure of a result, with its deviation where there are several seeds: "53.40 ± 0.40"."""
+    """Write a figure of a result, with its deviation if there are several seeds: "53.40 ± 0.40"."""
     deviation = result.deviation(metric)
     text = figure(result.card.metrics[metric]["value"])
     return text if deviation is None else f"{text} ± {figure(deviation)}"
 
 
 def board_cards(row: Mapping[str, Result]) -> dict[str, ResultCard]:
-    """The cards of a row that the board has columns for, by task."""
+    """Task -> card, for the tasks of a row that SUPERB's board has columns for."""
     return {task: result.card for task, result in row.items() if task in TASKS and board_metrics(result.card)}
 
 
 def reservations(collection: Collection, official: Official) -> dict[str, str]:
-    """Upstream -> why its row may not be compared with the published ones; those that may be are absent."""
+    """Upstream -> why its row must not be compared with the published ones; comparable upstreams are absent."""
     found = {}
     for upstream, row in collection.results.items():
         reasons = [official(card) for task in board_cards(row) for card in row[task].cards]
@@ -92,7 +96,7 @@ def reservations(collection: Collection, official: Official) -> dict[str, str]:
 
 
 def board_table(collection: Collection, reserved: Mapping[str, str]) -> Table:
-    """The published rows and ours: full official ones in their place by Score, the others below, without Score.
+    """The published rows and ours: complete official rows placed by Score, the others at the end without Score.
 
     Args:
         collection: the results.
@@ -124,7 +128,7 @@ def board_table(collection: Collection, reserved: Mapping[str, str]) -> Table:
 
 
 def partial_tables(collection: Collection, reserved: Mapping[str, str]) -> list[tuple[list[str], Table]]:
-    """For each set of tasks that official rows without all ten cover: (tasks, published and own mean points over them)."""
+    """(tasks, mean points over these tasks of published and own rows), per set of tasks of incomplete official rows."""
     sets: dict[tuple[str, ...], list[tuple[str, dict[str, float]]]] = {}
     for upstream, row in collection.results.items():
         cards = board_cards(row)
@@ -142,7 +146,7 @@ def partial_tables(collection: Collection, reserved: Mapping[str, str]) -> list[
 
 
 def comparison_table(collection: Collection, first: str, second: str) -> Table:
-    """Every metric that both upstreams have: both figures, the second minus the first, and that relative to the first."""
+    """Every metric that both upstreams have: both figures, the difference second minus first, and it relative to the first."""
     rows = []
     for column in collection.columns:
         pair = [collection.results[name].get(column.task) for name in (first, second)]
@@ -158,14 +162,119 @@ def comparison_table(collection: Collection, first: str, second: str) -> Table:
                 Cell(with_deviation(other, column.metric), note=_count(other)),
                 Cell(f"{after - before:+.{DECIMALS}f}"),
                 Cell(relative),
-                Cell(_outcome(column, one, other)),
+                Cell(outcome(column, one, other)),
             ]
         )
     names = ("metric", first, second, "difference", "relative", f"{second} is")
     return Table([Cell(name) for name in names], rows, wide=True)
 
 
-def _outcome(column: Column, one: Result, other: Result) -> str:
+def health_table(runs: Sequence[PretrainingRun]) -> Table:
+    """Losses and health of every pre-training run at its last validation."""
+    head = [Cell("run"), Cell("updates"), Cell("loss", note="held out, nats"), Cell("masked", note="held out, %")]
+    head += [Cell("guessing", note="commonest label, %"), Cell("perplexity", note="held out")]
+    head += [Cell("rank", note="top layer"), Cell("gradient", note="median norm"), Cell("skipped", note="updates")]
+    rows = []
+    for run in runs:
+        curves = run.curves
+        rank, norm = top_rank(curves), curves.get("train/gradient_norm")
+        row = [run.name, f"{run.steps:,}", _last(curves.get("valid/loss"), 2)]
+        row += [_last(curves.get(f"valid/{kind}_accuracy"), 1, 100) for kind in ("masked", "majority")]
+        row.append(_last(curves.get("valid/perplexity"), 1))
+        row += [_last(rank, 1), f"{median(norm.values):.2f}" if norm else MISSING]
+        row += [_last(curves.get("train/skipped_updates"), 0)]
+        rows.append([Cell(text) for text in row])
+    return Table(head, rows, wide=True)
+
+
+def pretraining_cost(runs: Sequence[PretrainingRun]) -> Table:
+    """Time and GPU-hours of every pre-training run, as far as its curves and its configuration tell."""
+    head = [Cell("pre-training"), Cell("updates"), Cell("speed", note="audio-seconds / s, median")]
+    head += [Cell("training", note="without validation"), Cell("cost")]
+    rows = []
+    for run in runs:
+        speed = health(run.curves, "audio_seconds_per_second")
+        row = [run.name, f"{run.steps:,}", f"{median(speed.values):,.0f}" if speed else MISSING]
+        row.append(MISSING if run.seconds is None else duration(run.seconds))
+        if run.seconds is None or run.devices is None:
+            row.append(MISSING)
+        else:
+            row.append(f"{run.seconds / 3600 * run.devices:.2f} {'GPU' if run.on_gpu else 'CPU'}-hours")
+        rows.append([Cell(text) for text in row])
+    return Table(head, rows, wide=True)
+
+
+def heads_cost(collection: Collection) -> Table:
+    """Updates and test time of the heads of every upstream, from their cards."""
+    head = [Cell("heads on"), Cell("heads"), Cell("updates"), Cell("test audio"), Cell("test time")]
+    rows = []
+    for upstream, row in collection.results.items():
+        cards = [card for result in row.values() for card in result.cards]
+        audio = sum(card.corpus["seconds"] for card in cards)
+        time = sum(card.runtime_seconds for card in cards)
+        texts = [upstream, f"{len(cards):,}", f"{sum(card.steps for card in cards):,}", duration(audio)]
+        rows.append([Cell(text) for text in [*texts, duration(time) if time else MISSING]])
+    return Table(head, rows, wide=True)
+
+
+def stages_table(name: str, seconds: Mapping[str, float]) -> Table:
+    """The wall time of the stages of `wavlm demo` or `wavlm recipe`."""
+    rows = [[Cell(stage), Cell(duration(value))] for stage, value in seconds.items()]
+    rows.append([Cell("total"), Cell(duration(sum(seconds.values())))])
+    return Table([Cell(f"stages of {name}"), Cell("wall time")], rows)
+
+
+def setup_pairs(run: PretrainingRun, facts: PretrainingFacts) -> list[tuple[str, str]]:
+    """(what, how) pairs of a pre-training run: corpus, codebook, encoder, precision; unknown ones are empty."""
+    corpus = [facts.corpus, _known(facts.minutes, "{:,.0f} min"), _known(facts.speakers, "{:,} speakers")]
+    codebook = [
+        _known(facts.clusters, "{:,} clusters"),
+        _known(facts.pnmi, "PNMI {:.3f}"),
+        _known(facts.purity, "phone purity {:.3f}"),
+        _known(facts.unigram, "commonest label {:.1%}").replace("%", " %"),
+    ]
+    return [
+        ("corpus", ", ".join(filter(None, corpus))),
+        ("codebook", ", ".join(filter(None, codebook))),
+        ("encoder with prediction head", _known(facts.parameters, "{:,} parameters")),
+        ("audio, repetitions counted", _known(run.audio_seconds, "at most {}", duration)),
+        ("precision", str(run.trainer.get("precision") or "")),
+    ]
+
+
+def setup_table(setups: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
+    """Pre-training runs -> their `setup_pairs`: a list for one run, a row per run for several."""
+    if len(setups) == 1:
+        return two_columns(next(iter(setups.values())))
+    names = [name for name, _ in next(iter(setups.values()))]
+    rows = [[Cell(run), *(Cell(value or MISSING) for _, value in pairs)] for run, pairs in setups.items()]
+    return Table([Cell("pre-training"), *map(Cell, names)], rows, numeric=False, wide=True)
+
+
+def encoders_table(collection: Collection) -> Table:
+    """Size, layers, frame rate and weights of every upstream."""
+    rows = []
+    for name, row in collection.results.items():
+        encoder = next(iter(row.values())).card.upstream
+        size = f"{encoder['parameters']:,}" if encoder["parameters"] else MISSING
+        hashes = {weights_of(card)[:12] for result in row.values() for card in result.cards}
+        weights = f"{len(hashes)} different" if len(hashes) > 1 else hashes.pop() or MISSING
+        cells = [name, size, str(encoder["layers"]), f"{encoder['frame_rate']:g}", weights]
+        rows.append([Cell(text) for text in cells])
+    head = ("upstream", "parameters", "layers", "frames a second", "weights (sha256)")
+    return Table([Cell(name) for name in head], rows)
+
+
+def _known(value: Any, form: str, text: Callable[[Any], Any] = lambda value: value) -> str:
+    return "" if value is None else form.format(text(value))
+
+
+def _last(series: Series | None, decimals: int, factor: float = 1) -> str:
+    return MISSING if series is None else f"{factor * series.last:,.{decimals}f}"
+
+
+def outcome(column: Column, one: Result, other: Result) -> str:
+    """How the second result compares with the first: "level", "better" or "worse", and whether within the seeds' spread."""
     before, after = (result.card.metrics[column.metric]["value"] for result in (one, other))
     if figure(before) == figure(after):
         return "level"
@@ -181,7 +290,7 @@ def _board_row(name: Cell, own_score: str, own_rank: str, values: Mapping[str, f
 
 
 def _best(collection: Collection, column: Column) -> str | None:
-    """The best figure of a column as the table shows it; None without a contest."""
+    """The best figure of a column as the table shows it; None if fewer than two upstreams have one."""
     values = [
         row[column.task].card.metrics[column.metric]["value"]
         for row in collection.results.values()
@@ -212,7 +321,7 @@ def _chance(collection: Collection, column: Column) -> str | None:
 
 
 def _test_sizes(collection: Collection, column: Column) -> str:
-    # Upstreams scored on different test sets cannot be compared; showing all numbers makes that visible.
+    # Results on different test sets cannot be compared: all sizes are shown, so that a reader notices.
     rows: Sequence[Mapping[str, Result]] = list(collection.results.values())
     sizes = dict.fromkeys(row[column.task].card.corpus["utterances"] for row in rows if column.task in row)
     return " / ".join(f"{size:,}" for size in sizes) or MISSING

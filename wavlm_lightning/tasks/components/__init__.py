@@ -1,1 +1,5 @@
-"""Networks and decoders that heads share."""
+"""Networks and decoders that several heads share.
+
+`recurrent` (ASR, SF), `xvector` (SV), `beam_search` with `bigrams` (language models for ASR), `spoken_text` (transcripts
+as the letters that are spoken). Tests: `tests/tasks/`.
+"""

@@ -1,4 +1,4 @@
-"""Beam search over CTC outputs with a lexicon and an n-gram language model of words."""
+"""Beam search over CTC outputs with a lexicon and a word n-gram language model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ WORD_END = "|"
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Which words there are, how likely they follow each other, and how the search weighs that.
+    """Files of a lexicon and an n-gram model, and the weights of the beam search.
 
-    The defaults are SUPERB's (s3prl `downstream/asr/config.yaml`, `decoder_args`). There, `model` is LibriSpeech's
-    official 4-gram (`4-gram.arpa`, openslr.org/11) and `lexicon` fairseq's letter lexicon
+    The defaults are SUPERB's (s3prl `downstream/asr/config.yaml`, `decoder_args`). SUPERB's `model` is LibriSpeech's
+    official 4-gram (`4-gram.arpa`, openslr.org/11), its `lexicon` fairseq's letter lexicon
     (`librispeech_lexicon.lst`). `wavlm_lightning.tasks.components.bigrams.count_bigrams` makes both from a corpus.
 
     Args:
@@ -40,7 +40,7 @@ class LanguageModel:
 
 
 class BeamSearch:
-    """Flashlight's lexicon decoder, by way of torchaudio (Kahn et al. 2022); words of the lexicon only.
+    """Flashlight's lexicon decoder (Kahn et al. 2022), through torchaudio; it finds words of the lexicon only.
 
     Args:
         language_model: files and weights.
@@ -57,7 +57,7 @@ class BeamSearch:
     def __init__(self, language_model: LanguageModel, labels: list[str]) -> None:
         self.language_model, self.labels = language_model, labels
         try:
-            # torchaudio takes the first silently for absent, and says so only when the model is read.
+            # torchaudio's decoder imports without kenlm and fails only when it reads the model, so check kenlm first.
             import flashlight.lib.text.decoder.kenlm  # noqa: F401
             import torchaudio.models.decoder  # noqa: F401
         except ImportError as error:
@@ -86,7 +86,7 @@ class BeamSearch:
 
     @cached_property
     def decoder(self) -> Any:
-        """torchaudio's decoder; a large model takes minutes to read, so only a search reads it."""
+        """torchaudio's decoder, built at the first search because reading a large model takes minutes."""
         from torchaudio.models.decoder import ctc_decoder
 
         model = self.language_model
@@ -106,7 +106,7 @@ class BeamSearch:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"{model.model}: no language model that KenLM can read ({reason}); make it again"
+                f"{model.model}: KenLM cannot read this language model ({reason}); make it again"
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""A small language model counted from a corpus' own text, for corpora that come without one."""
+"""Bigram language models with Kneser-Ney smoothing, counted from a corpus' own transcripts."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _BEGIN, _END, _UNKNOWN = "<s>", "</s>", "<unk>"
 def count_bigrams(texts: Iterable[str], folder: Path | str) -> LanguageModel:
     """Write `bigrams.arpa` and `lexicon.lst` for the words of some texts.
 
-    Bigrams are smoothed as by Kneser and Ney (1995), interpolated and with one discount, n1 / (n1 + 2 n2), a level; the
-    lowest level, how many words a word follows, is interpolated with a uniform distribution, which gives unknown words
-    their share. For larger models KenLM's `lmplz` is the tool.
+    Smoothing is interpolated Kneser-Ney (1995) with one discount for each order, n1 / (n1 + 2 n2); the unigram level (the
+    number of words that a word follows) is interpolated with a uniform distribution, which gives unknown words their
+    share. For larger models use KenLM's `lmplz`.
 
     Args:
-        texts: transcripts; see `spoken_text` for what becomes of punctuation.
-        folder: where the files go; made if needed.
+        texts: transcripts; `spoken_text` removes their punctuation.
+        folder: where the files go; made if missing.
 
     Returns:
         The two files, with SUPERB's weights.
 
     Raises:
-        UserError: there is not a single word.
+        UserError: the texts hold no word.
 
     Example:
         >>> metas = Corpus.open("runs/demo/corpus/pr").split("train").metas()
@@ -82,6 +82,6 @@ def _arpa(sentences: list[list[str]]) -> str:
 
 
 def _discount(counts: Counter) -> float:
-    """What is taken from every count (Ney, Essen and Kneser 1994); a half where that estimate has nothing to go by."""
+    """The absolute discount (Ney, Essen and Kneser 1994), or 0.5 if no pair occurs once or none occurs twice."""
     once, twice = (sum(count == n for count in counts.values()) for n in (1, 2))
     return once / (once + 2 * twice) if once and twice else 0.5

@@ -1,4 +1,4 @@
-"""The head that ASR and SF share: a projection, two bidirectional LSTMs, and a logit for every label."""
+"""The recurrent CTC head of ASR and SF: a projection and bidirectional LSTMs with a logit for every label."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class RecurrentHead(nn.Module):
-    """Linear(dim, hidden), bidirectional LSTMs of `hidden` cells a direction, Linear(2 hidden, labels).
+    """Linear(dim, hidden), bidirectional LSTMs of `hidden` cells in each direction, Linear(2 hidden, labels).
 
     Each direction ends where its row ends, so padding changes nothing. Frames keep the upstream's rate.
 
@@ -16,9 +16,9 @@ class RecurrentHead(nn.Module):
 
     Args:
         dim: of the features.
-        labels: how many outputs.
-        hidden: width of the projection, and cells a direction; 1024 in SUPERB.
-        layers: LSTMs on top of each other; 2 in SUPERB.
+        labels: number of outputs.
+        hidden: width of the projection, and cells in each direction; 1024 in SUPERB.
+        layers: stacked LSTMs; 2 in SUPERB.
         dropout: after each LSTM; 0.2 in SUPERB.
 
     Example:
@@ -29,7 +29,7 @@ class RecurrentHead(nn.Module):
     def __init__(self, dim: int, labels: int, hidden: int = 1024, layers: int = 2, dropout: float = 0.2) -> None:
         super().__init__()
         self.projector = nn.Linear(dim, hidden)
-        # Not one LSTM of several layers: that one would leave out the dropout after the last.
+        # One LSTM with several layers would omit the dropout after its last layer.
         self.recurrent = nn.ModuleList(
             nn.LSTM(hidden if layer == 0 else 2 * hidden, hidden, batch_first=True, bidirectional=True)
             for layer in range(layers)
@@ -70,10 +70,9 @@ def run_packed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
 
 
 def run_reversed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
-    """As `run_packed`, three to four times as fast on a CPU, whose fused kernel takes no packed sequences.
+    """As `run_packed`, three to four times as fast on a CPU, whose fused kernel does not accept packed sequences.
 
-    The forward direction never sees what comes behind a row's end; for the backward direction every row is turned
-    around within its own length.
+    The forward direction never reads the padding; for the backward direction every row is reversed within its own length.
     """
     frames = torch.arange(features.shape[1], device=features.device)[None, :]
     inside = frames < lengths[:, None]
@@ -86,6 +85,7 @@ def run_reversed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tenso
 
 
 def _one_direction(recurrent: nn.LSTM, features: Tensor, direction: str) -> Tensor:
+    # `torch.lstm` is what nn.LSTM calls; the module itself cannot run one of its two directions.
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [getattr(recurrent, name + direction) for name in names]
     state = features.new_zeros(1, len(features), recurrent.hidden_size)

@@ -1,4 +1,4 @@
-"""Text as letters see it: what is said, not how it is printed."""
+"""Text normalisation for letter targets: upper case without punctuation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The x-vector network and the additive-margin softmax that speaker verification trains it with."""
+"""The x-vector network and additive-margin softmax of speaker verification."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from wavlm_lightning.encoder import padding_mask
 
 CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
-"""Frames that a layer sees at once, and the distance between them."""
+"""(Kernel size, dilation) of each time-delay layer, in frames."""
 LOST_FRAMES = sum((context - 1) * dilation for context, dilation in CONTEXTS)
-"""Without padding the layers shorten a sequence by this: 14."""
+"""Frames that the layers, which do not pad, take off a sequence: 14."""
 
 
 def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:
     """Mean and unbiased standard deviation over the valid frames of each row.
 
-    The deviation of a single frame is 0, and so is the gradient of a deviation of 0, where the square root has none.
+    A single frame has deviation 0. Where the deviation is 0 its gradient is 0 as well, since the square root has none there.
 
     Args:
         frames: `(batch, frames, dim)`.
@@ -32,19 +32,19 @@ def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:
     count = lengths[:, None].to(frames.dtype)
     mean = (frames * valid).sum(1) / count
     variance = ((frames - mean[:, None]) * valid).square().sum(1) / (count - 1).clamp(min=1)
-    varies = variance > 0
+    varies = variance > 0  # `where` before the square root: its gradient at 0 is infinite, and inf * 0 is NaN
     deviation = torch.where(varies, variance, 1).sqrt() * varies
     return torch.cat([mean, deviation], dim=1)
 
 
 class XVector(nn.Module):
-    """Five time-delay layers, statistics pooling, an affine layer (Snyder et al. 2018), as small as SUPERB has it.
+    """Five time-delay layers, statistics pooling, an affine layer (Snyder et al. 2018), in SUPERB's reduced form.
 
-    A time-delay layer is an affine layer over spliced frames and a ReLU, which is a convolution without padding. There
-    is no batch norm and no dropout.
+    A time-delay layer is an affine layer over spliced frames and a ReLU: a convolution without padding. SUPERB uses neither
+    batch norm nor dropout.
 
     Source: s3prl `downstream/sv_voxceleb1/model.py` (`XVector`, `SP`, `UtteranceExtractor.inference`). Its pooling
-    takes one frame of padding in with every padded row of a training batch; here a row's length is its length.
+    includes one frame of padding with every padded row of a training batch; ours pools the valid frames only.
 
     Args:
         dim: of the features.
@@ -65,10 +65,10 @@ class XVector(nn.Module):
         self.affine = nn.Linear(2 * widths[-1], embedding)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings, which no number below 0 stands in.
+        """Non-negative embeddings (after the final ReLU).
 
-        Rows too short for the layers are prolonged by their last frame, so that every utterance has an embedding;
-        s3prl's fails on them.
+        Rows too short for the layers are extended by copies of their last frame, so that every utterance has an embedding;
+        s3prl fails on them.
 
         Args:
             features: `(batch, frames, dim)`.
@@ -79,26 +79,27 @@ class XVector(nn.Module):
         """
         shortest = LOST_FRAMES + 1
         places = torch.arange(max(features.shape[1], shortest), device=features.device)
-        # Padding becomes copies of a row's last frame: seen by rows that are too short, masked out of all others.
+        # Replace padding by copies of a row's last frame: short rows use them, the pooling masks them in all others.
         places = torch.minimum(places[None, :], lengths[:, None] - 1)
         hidden = features.gather(1, places[:, :, None].expand(-1, -1, features.shape[2])).transpose(1, 2)
         for layer in self.time_delay:
             hidden = layer(hidden).relu()
+        # Statistics in fp32, also under bf16 autocast.
         pooled = statistics_pooling(hidden.transpose(1, 2).float(), lengths.clamp(min=shortest) - LOST_FRAMES)
         return self.affine(pooled).relu()
 
 
 class AdditiveMarginSoftmax(nn.Module):
-    """Cross-entropy of scaled cosines, a margin off the true class (Wang et al. 2018, arXiv 1801.05599, eq. 6).
+    """Cross-entropy of scaled cosines, with a margin subtracted from the true class (Wang et al. 2018, arXiv 1801.05599, eq. 6).
 
-    s3prl (`downstream/sv_voxceleb1/model.py::AMSoftmaxLoss`) adds exponentials up as they are; the logarithm of the
-    softmax here is the same number without overflow.
+    s3prl (`downstream/sv_voxceleb1/model.py::AMSoftmaxLoss`) sums plain exponentials; the log-softmax here gives the same
+    value without overflow.
 
     Args:
         dim: of the vectors.
-        classes: how many.
+        classes: number of classes.
         scale: of the cosines.
-        margin: off the cosine with the true class, in training.
+        margin: subtracted from the cosine with the true class.
     """
 
     def __init__(self, dim: int, classes: int, scale: float = 30.0, margin: float = 0.4) -> None:
@@ -114,6 +115,7 @@ class AdditiveMarginSoftmax(nn.Module):
             vectors: `(batch, dim)`.
             classes: int64 `(batch,)`.
         """
+        # Cosines in fp32: the scale of 30 would multiply the rounding of bf16.
         directions = nn.functional.normalize(self.weight.float(), dim=0)
         cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions
         margins = self.margin * nn.functional.one_hot(classes, cosines.shape[1])

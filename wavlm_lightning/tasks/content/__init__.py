@@ -1,1 +1,4 @@
-"""What is said: phoneme recognition, speech recognition, keyword spotting, query by example."""
+"""SUPERB's content tasks: phoneme recognition (PR), speech recognition (ASR), keyword spotting (KS), query by example (QbE).
+
+Read `keyword_spotting` first (a classifier), then `phoneme_recognition` (CTC in its simplest form).
+"""

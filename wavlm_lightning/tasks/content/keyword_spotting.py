@@ -1,4 +1,4 @@
-"""KS: which of a few words is said, if any (SUPERB; Speech Commands)."""
+"""KS: keyword spotting in one-second clips (SUPERB; Speech Commands)."""
 
 from wavlm_lightning.tasks.classification import UtteranceClassification
 
@@ -6,10 +6,10 @@ from wavlm_lightning.tasks.classification import UtteranceClassification
 class KeywordSpotting(UtteranceClassification):
     """Twelve classes: ten words, `_unknown_`, `_silence_`; accuracy.
 
-    Three things of s3prl's `downstream/speech_commands`: recordings get -3 dB (`data.gain_db`); classes are drawn evenly
-    in training (`data.balance: keyword`) and, with `protocol: superb`, in validation too, which is then a resampled
-    figure (`fixed` validates on every utterance once); the long noise recordings are in training and validation alike
-    and are cropped anew each time (`data.max_seconds: 1`).
+    Three settings follow s3prl's `downstream/speech_commands`. Recordings get -3 dB (`data.gain_db`). Classes are drawn
+    evenly in training (`data.balance: keyword`) and, with `protocol: superb`, in validation too, which makes that value a
+    resampled one (`fixed` validates on every utterance once). The long noise recordings are in both training and
+    validation and are cropped anew in every epoch (`data.max_seconds: 1`).
 
     Reads `keyword` of each utterance and the corpus' `keywords`. See `UtteranceClassification` for the arguments.
     """

@@ -1,4 +1,4 @@
-"""PR: which phonemes are said (SUPERB; LibriSpeech 100 h)."""
+"""PR: phoneme recognition with CTC (SUPERB; LibriSpeech 100 h)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torchmetrics.text import WordErrorRate
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Protocol
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -24,21 +23,20 @@ PAUSE = "SIL"
 class PhonemeRecognition(CtcTask):
     """Linear(dim, 256), Linear(256, phones + 3), CTC; greedy decoding; phone error rate.
 
-    Targets are the utterance's phones without pauses and with an end symbol, as in s3prl `downstream/ctc`
-    (`libriphone.yaml`); blank is index 0. Stress marks count. Reads `phones` of each utterance, `[[name, ...], ...]`
-    with or without times.
+    Targets are the utterance's phones without pauses, followed by an end symbol, as in s3prl `downstream/ctc`
+    (`libriphone.yaml`); the blank is index 0. Phones that differ in stress are different. Reads `phones` of each
+    utterance, `[[name, ...], ...]` with or without times.
 
-    s3prl draws neighbours by target length and throws half of a batch away whose first recording exceeds 18.75 s;
-    here batches hold like lengths of audio and nothing is dropped. That moves no score on purpose, so no key brings it
-    back. Its empty hypothesis counts as one wrong token, which costs what a missing one costs.
+    Two details of s3prl are not reproduced under either protocol, because they do not change the score systematically. It
+    batches utterances of similar target length and drops half of a batch whose first recording exceeds 18.75 s; here
+    batches hold utterances of similar duration and nothing is dropped. It replaces an empty hypothesis by one wrong
+    token, which costs as much as the missing one.
 
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
         hidden: width between the two layers; 256 in SUPERB.
-        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
-        protocol: makes no difference here.
+        settings: see `Task`: normalize, seed, protocol (which makes no difference here).
     """
 
     name = "PR"
@@ -49,11 +47,9 @@ class PhonemeRecognition(CtcTask):
         upstream: Upstream,
         learning_rate: float = 1e-2,
         hidden: int = 256,
-        normalize: bool = False,
-        seed: int = 1337,
-        protocol: Protocol = "superb",
+        **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        super().__init__(upstream, learning_rate, **settings)
         self.hidden = hidden
 
     def read_labels(self, corpus: Corpus) -> list[str]:
@@ -73,7 +69,6 @@ class PhonemeRecognition(CtcTask):
         return torch.tensor([*said, EOS])
 
     def build_head(self, dim: int) -> None:
-        """Two linear layers."""
         self.projector = nn.Linear(dim, self.hidden)
         self.classifier = nn.Linear(self.hidden, len(self.labels))
 
@@ -86,13 +81,11 @@ class PhonemeRecognition(CtcTask):
         return " ".join(self.labels[number] for number in numbers if number not in (BLANK, EOS))
 
     def build_metric(self) -> Metric:
-        """Edits over reference phones, of the whole split: a word error rate whose words are phones."""
+        """Phone error rate: a word error rate whose words are phones, over the whole split."""
         return WordErrorRate()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch."""
         metric.update(self.decode(outputs, lengths), self.references(batch.targets))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The phones."""
         return [{"phones": text} for text in self.decode(outputs, lengths)]

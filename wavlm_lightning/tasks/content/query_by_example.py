@@ -1,4 +1,4 @@
-"""QbE: in which of many documents a spoken term occurs (SUPERB; QUESST 2014)."""
+"""QbE: query by example, spoken term search without training (SUPERB; QUESST 2014)."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from wavlm_lightning.upstreams import Upstream, WeightedSum
 class QueryByExample(Task):
     """Subsequence dynamic time warping of hidden states; maximum term-weighted value. Nothing is trained.
 
-    Every layer is tried alone; the one with the highest value for the valid queries is reported on the test queries
-    (s3prl `downstream/quesst14_dtw`). Features are normalised by mean and deviation over all frames of the documents
-    and of a split's queries, scores by those of each query over all documents. Reads `term` of each query, `terms` of
-    each document, and the corpus' `terms`.
+    Every layer is searched alone; the layer with the highest value for the valid queries is reported on the test queries
+    (s3prl `downstream/quesst14_dtw`). Features are normalised by mean and deviation over all frames of the documents and of
+    a split's queries, scores for each query over all documents. Reads `term` of each query, `terms` of each
+    document, and the corpus' `terms`.
 
-    `wavlm test` goes through documents and queries twice, first for the queries and the statistics, then to search;
-    a cache (`data.cache`) runs the upstream only once.
+    `wavlm test` reads documents and queries twice, first to collect queries and statistics, then to search; with a cache
+    (`data.cache`) the upstream runs only once.
 
-    Where s3prl's practice moves the score: QUESST's scorer counts the queries in other languages as missed, which should
-    divide published values by about four. With a corpus that says how large the whole task is (`trial_grid`), `superb`
-    counts so, too; `fixed` scores the trials of the corpus alone. On other corpora the two are the same.
+    Where s3prl's practice changes the score: QUESST's scorer counts the queries in other languages as missed, which should
+    divide published values by about four. On a corpus that records the size of the whole task (`trial_grid`), `superb`
+    counts them as missed, too; `fixed` scores the trials of the corpus alone. On other corpora the two are equal.
 
     Args:
         upstream: where features come from.
         distance: between frames; `cosine_exp` in SUPERB, whose rules allow the others.
         documents: split with the documents.
-        valid_queries: split with the queries that the layer is chosen by.
+        valid_queries: split with the queries that choose the layer.
         test_queries: split with the queries that are reported.
-        seed: changes nothing, since nothing is drawn; it is written on the result card.
+        seed: has no effect, since nothing is random; it is written to the result card.
         protocol: which trials count, see above.
     """
 
@@ -72,73 +72,58 @@ class QueryByExample(Task):
         self.searches: list[TermSearch] = []
 
     def prepare_data(self) -> None:
-        """Refuse whatever is not a test on one device, before anything is opened.
+        """Refuse everything but a test on one device, before any data is opened.
 
         Raises:
-            UserError: it is.
+            UserError: the trainer does not run a test, or runs it in several processes.
         """
         if self.trainer.state.fn != "test":
-            raise UserError("QbE has nothing to train and nothing to say of a single recording; run `wavlm test`")
+            raise UserError("QbE has nothing to train and no prediction for a single recording; run `wavlm test`")
         if self.trainer.world_size > 1:
             raise UserError("QbE compares all queries with all documents in one process; set trainer.devices: 1")
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """All terms that are asked for."""
+        """All terms that queries ask for."""
         return list(corpus.inventory("terms"))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """The term of a query, or those of a document, int64 `(terms,)`.
 
         Raises:
-            UserError: the utterance has neither, or a term which is not the corpus'.
+            UserError: the utterance has neither, or a term that is not in the corpus' inventory.
         """
         if "terms" not in meta and "term" not in meta:
             raise UserError("QbE: an utterance has neither a term nor terms; use a corpus of queries and documents")
         terms = meta["terms"] if "terms" in meta else [meta["term"]]
         unknown = [term for term in terms if term not in self.labels]
         if unknown:
-            raise UserError(f"QbE: an utterance has the term {unknown[0]!r}, which is none of the corpus' terms")
+            raise UserError(f"QbE: an utterance has the term {unknown[0]!r}, which is not among the corpus' terms")
         return torch.tensor([self.labels.index(term) for term in terms], dtype=torch.int64)
 
     @property
     def chance(self) -> float:
-        """Detecting nothing."""
+        """Detecting nothing has value 0."""
         return 0.0
 
     def build_head(self, dim: int) -> None:
-        """There is none."""
+        pass  # the search compares hidden states
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """There is no head.
-
-        Raises:
-            UserError: always.
-        """
         raise UserError("QbE searches in hidden states and has no head; run `wavlm test`")
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """There is nothing to train.
-
-        Raises:
-            UserError: always.
-        """
         raise UserError("QbE has nothing to train; run `wavlm test`")
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """Nothing: an utterance alone holds no answer.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("QbE has nothing to say of a single recording; run `wavlm test`")
+        raise UserError("QbE has no prediction for a single recording; run `wavlm test`")
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        """Waveforms or cached layers to (hidden states `(layers, batch, frames, dim)`, valid frames `(batch,)`)."""
+        """Hidden states `(layers, batch, frames, dim)` and valid frames `(batch,)`, from waveforms or cached layers."""
         layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
         return layers.hidden.float(), layers.lengths
 
     def on_test_start(self) -> None:
-        """First pass: the queries of both splits, and the statistics by which everything is normalised."""
+        # First pass: collect the queries of both splits, and the moments that normalise all features.
         self.split_of = self._split_of()
         moments: dict[str, FeatureMoments] = {}
         queries: dict[str, list[Tensor]] = {name: [] for name in self.splits}
@@ -150,7 +135,7 @@ class QueryByExample(Task):
                 found = FeatureMoments.of(frames)
                 moments[name] = moments[name] + found if name in moments else found
                 if name != self.splits[0]:
-                    queries[name].append(frames.transpose(0, 1).clone())
+                    queries[name].append(frames.transpose(0, 1).clone())  # a view would keep the whole batch alive
                     terms[name].append(batch.targets.values[row, 0])
         documents, *asked = self.splits
         self.searches = [
@@ -159,7 +144,7 @@ class QueryByExample(Task):
         ]
 
     def _split_of(self) -> dict[str, str]:
-        """The split of each key."""
+        """The split of each key of the test data."""
         opened, corpus = self.trainer.datamodule.opened["test"], self.trainer.datamodule.corpus
         if sorted(opened.name.split("+")) != sorted(self.splits):
             raise UserError(
@@ -181,16 +166,16 @@ class QueryByExample(Task):
                 bar.update()
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
-        """Second pass: look for all queries in the documents of a batch."""
+        # Second pass: search all queries in the documents of a batch.
         outputs, lengths = self(batch.inputs)
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> Metric:
-        """Scores of all documents."""
+        """Collects the scores of all documents."""
         return Findings()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch, queries of both splits side by side."""
+        """Add the documents of a batch, with the queries of both splits side by side."""
         rows = [row for row, key in enumerate(batch.keys) if self.split_of[key] == self.splits[0]]
         if not rows:
             return
@@ -202,14 +187,14 @@ class QueryByExample(Task):
         )
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """The value for the test queries, of the layer that is best for the valid ones.
+        """The value of the test queries, from the layer that is best for the valid queries.
 
         Raises:
-            UserError: documents are missing, or no query of a split is in any of them.
+            UserError: documents are missing, or no document contains a query of a split.
         """
         scores, truth = (part.cpu() for part in metric.compute())
         if len(scores) < list(self.split_of.values()).count(self.splits[0]):
-            raise UserError("QbE searches all documents; leave trainer.limit_test_batches away")
+            raise UserError("QbE searches all documents; remove trainer.limit_test_batches")
         sizes = [len(search.terms) for search in self.searches]
         parts = zip(self.splits[1:], scores.split(sizes, dim=2), truth.split(sizes, dim=1), strict=True)
         valid, test = (
@@ -228,13 +213,14 @@ class QueryByExample(Task):
         return {self.metric: torch.tensor(test[layer].value)}
 
     def _values(self, split: str, scores: np.ndarray, truth: np.ndarray) -> list[MTWV]:
-        """The value of each layer, from `(layers, queries, documents)` and `(queries, documents)`."""
+        """The value of each layer, from scores `(layers, queries, documents)` and truth `(queries, documents)`."""
         there = int(truth.any(1).sum())
         if not there:
             raise UserError(f"QbE: no term of split {split!r} is in any document; prepare the corpus again")
         grid = self.trainer.datamodule.corpus.inventories.get("trial_grid", {}).get(split)
         absent = {"absent_queries": 0, "absent_documents": 0}
         if grid and self.protocol == "superb":
+            # Trials of the other languages, which the official scorer counts without their scores.
             absent["absent_queries"] = max(0, grid["queries"] - there)
             absent["absent_documents"] = max(0, grid["documents"] - truth.shape[1])
         return [maximum_term_weighted_value(z_normalise(layer), truth, **absent) for layer in scores]

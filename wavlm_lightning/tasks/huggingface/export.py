@@ -1,4 +1,4 @@
-"""A trained head as a folder that the transformers library loads, where it has the same head."""
+"""Exporting a trained head as a folder that the transformers library loads, where the library has the same head."""
 
 from __future__ import annotations
 
@@ -19,22 +19,30 @@ from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.huggingface import heads
-from wavlm_lightning.tasks.huggingface.folder import CLASSIFICATION, CTC, ENCODERS, FRAMES, SAME_NAMES, VERIFICATION
-from wavlm_lightning.tasks.huggingface.tasks import TIME_DELAY, verification_name
+from wavlm_lightning.tasks.huggingface.reading import (
+    CLASSIFICATION,
+    CTC,
+    ENCODERS,
+    FRAMES,
+    SAME_NAMES,
+    TIME_DELAY,
+    VERIFICATION,
+    verification_name,
+)
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
 
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
-"""Heads that there are no classes for."""
+"""`model_type` -> kinds of heads for which transformers has no class."""
 
 
 def head_kind(task: Task) -> str:
-    """The end of the name of the class in transformers that has the same head.
+    """Suffix of the transformers class that has the same head.
 
     Raises:
-        UserError: there is none, and what differs.
+        UserError: transformers lacks it; the message names the difference.
     """
     reason = None
     kind = ""
@@ -43,7 +51,7 @@ def head_kind(task: Task) -> str:
     elif isinstance(task, SpeakerVerification):
         kind = VERIFICATION
         if task.hidden != task.widths[0]:
-            reason = f"its projection has {task.hidden} outputs, where WavLMForXVector has as many as the first layer"
+            reason = f"its projection has {task.hidden} outputs, and WavLMForXVector needs those of the first layer"
     elif isinstance(task, heads.FolderSpeakerDiarization):
         kind = FRAMES
     elif isinstance(task, heads.FolderCtc):
@@ -57,13 +65,15 @@ def head_kind(task: Task) -> str:
     elif isinstance(task, CtcTask):
         reason = "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
     else:
-        reason = "transformers has no head of its kind"
+        reason = "transformers has no such head"
     if task.weighted_sum.normalize:
         reason = (
             "it normalises each layer before the weighted sum (model.normalize), which no head of transformers does"
         )
     if not isinstance(task.upstream, WavLMUpstream):
-        reason = f"its upstream is a {type(task.upstream).__name__}, and only encoders of the WavLM family are written"
+        reason = (
+            f"its upstream is a {type(task.upstream).__name__}, and only encoders of the WavLM family are supported"
+        )
     elif (model_type := _model_type(task.upstream)) in TRANSFORMERS_LACK and kind in TRANSFORMERS_LACK[model_type]:
         reason = f"its encoder is a HuBERT, for which transformers has no {kind}"
     if reason is not None:
@@ -77,8 +87,8 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     Args:
         folder: made if missing.
         task: with a head that transformers has.
-        processing: what was done to every waveform before the encoder heard it (`gain_db`, `trim`), which transformers
-            does not do; kept for `wavlm predict`.
+        processing: changes made to every waveform before the encoder (`gain_db`, `trim`), which transformers does not
+            make; stored for `wavlm predict`.
 
     Returns:
         Name of the class that loads the folder.
@@ -91,7 +101,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     assert isinstance(upstream, WavLMUpstream)
     encoder = upstream.encoder
     state = encoder.state_dict()
-    if isinstance(encoder.encoder.layer_norm, nn.Identity):  # a pre-norm encoder whose head reads what comes before
+    if isinstance(encoder.encoder.layer_norm, nn.Identity):  # the head reads the state before this norm
         state |= {
             "encoder.layer_norm.weight": torch.ones(upstream.dim),
             "encoder.layer_norm.bias": torch.zeros(upstream.dim),
@@ -113,7 +123,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     values |= {
         "architectures": [architecture],
         "use_weighted_layer_sum": weighted,
-        # Heads of ours read the last layer after its final norm, and transformers 5 before unless told so.
+        # Our heads read the last layer after the final norm; transformers 5 reads it before the norm unless this is set.
         "tie_last_hidden_states": not isinstance(encoder.encoder.layer_norm, nn.Identity),
         "final_dropout": 0.0,
     }
@@ -124,7 +134,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
             json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
     else:
-        (folder / "vocab.json").unlink(missing_ok=True)  # of what was exported here before
+        (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
         values |= {"label2id": {name: n for n, name in enumerate(names)}}
     if isinstance(task, UtteranceClassification):
@@ -141,7 +151,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
 
 
 def head_tensors(task: Task) -> dict[str, Tensor]:
-    """The head under the names that transformers has."""
+    """The head's tensors under transformers' names."""
     theirs = {ours: name for name, ours in SAME_NAMES.items()}
     state = {}
     for name, value in task.state_dict().items():

@@ -1,8 +1,9 @@
-"""Heads of the transformers library as tasks: applied, scored on a corpus with the same labels, or trained further."""
+"""The heads that the transformers library can hold, and their encoder, as tasks: to apply, score or train further."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import Layers, padding_mask
+from wavlm_lightning.encoder.frontend import normalize_waveforms
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
@@ -24,21 +27,66 @@ from wavlm_lightning.tasks.semantics.intent_classification import IntentClassifi
 from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.upstreams import WavLMUpstream
 
 WORD_ENDS = ("|", " ")
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
+NORMALIZE_EPS = 1e-7
+"""Added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does."""
+
+
+class HeadEncoder(WavLMUpstream):
+    """A `WavLMUpstream` with the hidden states and the normalisation of a transformers model with a head.
+
+    - Without `use_weighted_layer_sum` the head reads the encoder's output alone.
+    - With it, the last hidden state of a pre-norm model comes from before the final layer norm, unless `config.json`
+      has `tie_last_hidden_states` (transformers 5; version 4 normalised it).
+    - Waveforms are normalised as by the library's feature extractor.
+
+    Args:
+        source: a folder in Hugging Face's format.
+        values: content of its `config.json`.
+        frozen: False trains the encoder with the head.
+    """
+
+    def __init__(self, source: str, values: dict[str, Any], frozen: bool = True) -> None:
+        super().__init__(source, frozen=frozen)
+        self.weighted = bool(values.get("use_weighted_layer_sum", False))
+        # `layers` normalises waveforms with the feature extractor's epsilon, so the encoder must not normalise again.
+        self.normalize_eps = NORMALIZE_EPS if self.encoder.config.normalize_waveform else None
+        self.encoder.config = replace(self.encoder.config, normalize_waveform=False)
+        if not self.weighted:
+            self.num_layers = 1
+        elif self.encoder.config.pre_norm and not values.get("tie_last_hidden_states", False):
+            self.encoder.encoder.layer_norm = nn.Identity()
+
+    def settings(self) -> str:
+        """The encoder's configuration, and which hidden states the head reads."""
+        last = type(self.encoder.encoder.layer_norm).__name__
+        return f"{super().settings()} {self.weighted} {last} {self.normalize_eps}"
+
+    def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
+        """The hidden states that the head reads, `(layers + 1 or 1, batch, frames, dim)`."""
+        if self.normalize_eps is not None:
+            lengths = lengths.to(waveforms.device)
+            waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
+            waveforms = normalize_waveforms(waveforms, lengths, self.normalize_eps)
+        features, frames = self.encoder.features(waveforms, lengths)
+        projected, _ = self.encoder.project(features)
+        last = self.encoder.config.layers
+        return self.encoder.contextualise(projected, frames, keep=range(last + 1) if self.weighted else (last,))
 
 
 class FolderLabels(Task):
-    """What all of them share: the labels are the folder's, in its order. See `Task` for the arguments."""
+    """A head whose labels are the folder's, in its order. See `Task` for the arguments."""
 
     def read_labels(self, corpus: Corpus) -> Any:
         """The head's own labels.
 
         Raises:
-            UserError: the corpus has labels that the head does not know.
+            UserError: the corpus has labels that the head lacks.
         """
-        ours, theirs = self.labels, super().read_labels(corpus)  # type: ignore[safe-super] # of the task beside
+        ours, theirs = self.labels, super().read_labels(corpus)  # type: ignore[safe-super] # the task is the next base class
         pairs = ours.items() if isinstance(ours, Mapping) else [("", ours)]
         for slot, known in pairs:
             unknown = sorted(set(theirs.get(slot, ()) if slot else theirs) - set(known))
@@ -46,24 +94,19 @@ class FolderLabels(Task):
                 raise UserError(
                     f"{self.name}: {corpus.directory} has the label {unknown[0]!r}, which this head of "
                     f"{self.upstream.label} does not know (it knows {', '.join(list(known)[:5])}, ...); use a corpus "
-                    "with its labels"
+                    "with the head's labels"
                 )
         return ours
 
 
 class FolderClassification(FolderLabels, UtteranceClassification):
-    """Some classes, nobody said of what: it can be applied but not scored."""
+    """A classifier whose folder names no task: it can be applied but not scored."""
 
     name = "classification"
     inventory = "labels"
     field = "label"
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """Refuse.
-
-        Raises:
-            UserError: always.
-        """
         raise UserError(f"{self.upstream.label} does not say what it classifies; set model.task to KS, SID or ER")
 
 
@@ -80,32 +123,31 @@ class FolderEmotionRecognition(FolderLabels, EmotionRecognition):
 
 
 class FolderIntentClassification(FolderLabels, IntentClassification):
-    """IC by a `WavLMForSequenceClassification` that `wavlm export` has written: nothing else says where slots begin."""
+    """IC by a `WavLMForSequenceClassification` written by `wavlm export`, which records the slot of each label."""
 
 
 class OwnSpeakerVerification(SpeakerVerification):
-    """SV by a `WavLMForXVector` that `wavlm export` has written: embeddings are what SUPERB takes, after a ReLU."""
+    """SV by a `WavLMForXVector` written by `wavlm export`: embeddings are SUPERB's, after a ReLU."""
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """The speakers that were trained on; trials are of others."""
+        """The training speakers; trials are of other speakers."""
         return self.labels
 
 
 class FolderSpeakerVerification(OwnSpeakerVerification):
-    """SV by a `WavLMForXVector`, which has no ReLU behind the pooling: embeddings may have negative numbers."""
+    """SV by a `WavLMForXVector`, which has no ReLU after the affine layer: embeddings may have negative elements."""
 
     def build_head(self, dim: int) -> None:
-        """Projection, network without its last layer, that layer, second affine layer and classes."""
         self.projector = nn.Linear(dim, self.hidden)
         self.network = XVector(self.hidden, self.widths, self.embedding)
-        # Statistics of rectified frames are not negative, so the ReLU behind a layer that does nothing does nothing.
+        # Pooled ReLU outputs are >= 0, so the ReLU after this nn.Identity has no effect.
         self.network.affine = nn.Identity()
         self.embedder = nn.Linear(2 * self.widths[-1], self.embedding)
         self.affine = nn.Linear(self.embedding, self.embedding)
         self.objective = AdditiveMarginSoftmax(self.embedding, len(self.labels), self.scale, self.margin)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings `(batch, embedding)`, not yet of length 1."""
+        """Embeddings `(batch, embedding)`, not yet scaled to length 1."""
         return self.embedder(super().outputs(features, lengths))
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
@@ -114,15 +156,13 @@ class FolderSpeakerVerification(OwnSpeakerVerification):
 
 
 class FolderSpeakerDiarization(SpeakerDiarization):
-    """SD by a `WavLMForAudioFrameClassification`: a linear layer at every frame, where SUPERB has an LSTM before it."""
+    """SD by a `WavLMForAudioFrameClassification`: a linear layer at every frame, without SUPERB's LSTM before it."""
 
     def build_head(self, dim: int) -> None:
-        """The linear layer."""
         self.classifier = nn.Linear(dim, self.speakers)
         self.register_buffer("setting", torch.tensor(USUAL))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """What the outputs are called."""
         return self.labels
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -131,10 +171,9 @@ class FolderSpeakerDiarization(SpeakerDiarization):
 
 
 class FolderCtc(FolderLabels):
-    """What the two with CTC share: one linear layer, and labels of which some are no text."""
+    """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
     def build_head(self, dim: int) -> None:
-        """The linear layer."""
         self.lm_head = nn.Linear(dim, len(self.labels))
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -142,14 +181,14 @@ class FolderCtc(FolderLabels):
         return self.lm_head(features)
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """The head's own labels; what it cannot spell shows when a target is read."""
+        """The head's own labels; `numbers` reports targets that they cannot spell."""
         return self.labels
 
     def numbers(self, said: list[str]) -> Tensor:
-        """Labels as indices, int64 `(labels,)`; what is not among them is the label for unknown ones.
+        """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token.
 
         Raises:
-            UserError: there is no such label.
+            UserError: a label is missing and the head has no unknown token.
         """
         places = {label: number for number, label in enumerate(self.labels)}
         rest = next((places[token] for token in UNKNOWN_TOKENS if token in places), None)
@@ -161,17 +200,17 @@ class FolderCtc(FolderLabels):
         return torch.tensor([places.get(label, rest) for label in said])
 
     def text(self, numbers: list[int]) -> list[str]:
-        """Labels that stand for something, in order."""
+        """The labels of a sequence that stand for text, in order, without special tokens."""
         said = [self.labels[number] for number in numbers if number != BLANK]
         said = ["\N{REPLACEMENT CHARACTER}" if label in UNKNOWN_TOKENS else label for label in said]
         return [label for label in said if not (len(label) > 1 and label[0] + label[-1] in ("<>", "[]"))]
 
 
 class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
-    """ASR by a `WavLMForCTC`, in the case of its letters."""
+    """ASR by a `WavLMForCTC`, in upper or lower case as its labels are."""
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Letters with a sign between words, int64 `(labels,)`.
+        """Letters with a separator between words, int64 `(labels,)`.
 
         Raises:
             UserError: the utterance has no text, or a letter without label.
@@ -179,6 +218,7 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
         text = spoken_text(meta.get("text") or "")
         if not text:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")
+        # Published models differ in the case of their letters.
         if not any(len(label) == 1 and label.isupper() for label in self.labels):
             text = text.lower()
         return self.numbers(list(text.replace(" ", next(sign for sign in WORD_ENDS if sign in self.labels))))

@@ -1,1 +1,6 @@
-"""Several heads trained on one pass of the upstream."""
+"""Several heads, of one or more tasks, trained from one upstream forward.
+
+In reading order: `many_heads` (the LightningModule), `many_optimizers`, `head_hooks` (what each head gets from
+Lightning), `shared_batches` (which tasks can share batches). The command line builds `ManyHeads` in
+`workflows.fit.joint_heads`; the Lightning callbacks are in `callbacks.joint_heads`. Tests: `tests/tasks/test_many_*.py`.
+"""

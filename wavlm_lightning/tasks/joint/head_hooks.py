@@ -1,11 +1,13 @@
-"""Which of Lightning's hooks each of several heads gets, and that no head counts on another."""
+"""What one of several heads gets from Lightning: its hooks, a view of the trainer, and checks that this is enough."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import lightning.pytorch as pl
 from lightning.pytorch.core.hooks import DataHooks, ModelHooks
+from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
@@ -15,13 +17,13 @@ FORWARDED = (
     *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
     *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
 )
-"""Hooks that each head gets in turn, without arguments."""
+"""Hooks without arguments that `ManyHeads` calls on each head in turn."""
 SHARED = ("upstream_layers", "optimizer_step")
-"""Not hooks of Lightning's, or not among those it lists, and made once for all heads."""
+"""Methods that are called once for all heads and that Lightning's classes of hooks do not list."""
 
 
 def forwarded(hook: str) -> Callable[[Any], None]:
-    """A hook of the whole that calls that of each head."""
+    """A method of `ManyHeads` that calls a hook of each head."""
 
     def call(self: Any) -> None:
         for _, head in self.each():
@@ -32,14 +34,14 @@ def forwarded(hook: str) -> Callable[[Any], None]:
 
 
 def check_hooks(head: Task, handled: Iterable[str]) -> None:
-    """Make sure that a head is one of several as it is alone.
+    """Refuse a head whose training would differ from its training alone.
 
     Args:
-        head: of any class.
-        handled: names of what the whole does for its heads, or lets them do, beside `FORWARDED`.
+        head: a task of any class.
+        handled: names of the hooks that `ManyHeads` implements, beside `FORWARDED`.
 
     Raises:
-        UserError: it makes its outputs itself, or counts on a hook that only a head alone gets.
+        UserError: the head overrides `forward`, or a hook that `ManyHeads` does not call for each head.
     """
     if type(head).forward is not Task.forward:
         raise UserError(f"{head.name}: has no head that could share the upstream's forward; run it alone")
@@ -47,6 +49,46 @@ def check_hooks(head: Task, handled: Iterable[str]) -> None:
     known = {*FORWARDED, *handled, "on_train_batch_start"}
     for name in [*SHARED, *sorted(listed - known)]:
         if "predict" not in name and getattr(type(head), name) is not getattr(Task, name):
-            raise UserError(f"{head.name}: overrides {name}, which is not done for one of several heads; run it alone")
+            raise UserError(
+                f"{head.name}: overrides {name}, which is not called for one of several heads; run it alone"
+            )
     if not head.automatic_optimization:
-        raise UserError(f"{head.name}: optimises by hand, which one of several heads cannot; run it alone")
+        raise UserError(f"{head.name}: uses manual optimization, which several heads do not support; run it alone")
+
+
+class TrainerOfHead:
+    """The trainer as one of several heads sees it: its own metrics, under the names that it logged.
+
+    Args:
+        trainer: the trainer of all heads.
+        label: label of the head.
+    """
+
+    def __init__(self, trainer: pl.Trainer, label: str) -> None:
+        self._trainer, self._prefix = trainer, f"{label}/"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+    @property
+    def callback_metrics(self) -> dict[str, Tensor]:
+        """Metrics of this head, without the label."""
+        found = self._trainer.callback_metrics
+        return {name.removeprefix(self._prefix): found[name] for name in found if name.startswith(self._prefix)}
+
+
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse a trainer under which several heads would influence each other.
+
+    Raises:
+        UserError: it uses several processes, or a loss scale, which all heads would share.
+    """
+    if trainer.num_devices * trainer.num_nodes > 1:
+        raise UserError(
+            "several heads train in one process; set trainer.devices: 1 (and num_nodes: 1), or train one head at a time"
+        )
+    if trainer.scaler is not None:
+        raise UserError(
+            "trainer.precision 16-mixed has one loss scale for all heads, so that one head would change the others; "
+            "use bf16-mixed or 32"
+        )

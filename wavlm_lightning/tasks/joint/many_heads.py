@@ -1,4 +1,4 @@
-"""Several heads on one frozen upstream: one forward a batch serves all, and each is trained as if alone."""
+"""Several heads on one frozen upstream: one upstream forward a batch serves all, and each head trains as if alone."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from torch import Tensor
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.joint.head_hooks import FORWARDED, check_hooks, forwarded
-from wavlm_lightning.tasks.joint.head_trainer import TrainerOfHead, check_trainer
+from wavlm_lightning.tasks.joint.head_hooks import FORWARDED, TrainerOfHead, check_hooks, check_trainer, forwarded
 from wavlm_lightning.tasks.joint.many_optimizers import HeadOptimizers, HeadScheduler
 from wavlm_lightning.upstreams import Upstream
 
 
-@Task.register  # whoever asks whether it is a task that is trained may know its name and upstream
+@Task.register  # so that isinstance(x, Task) holds; callers use .name and .upstream
 class ManyHeads(pl.LightningModule):
-    """Heads of one task that differ in learning rate or seed, or of several tasks, that learn from the same batches.
+    """Heads of one task that differ in learning rate or seed, or heads of several tasks, on the same batches.
 
-    A head gets what it would get alone: its own draws of dropout and masks (`Task.on_train_batch_start`), its own
-    gradient, clipped by its own norm, its own optimiser and scheduler, its own metrics. So an update that is not finite
-    is left out of one head and changes no other. Its metrics are logged as `LABEL/NAME`.
+    A head has its own random draws of dropout and masks (`Task.on_train_batch_start`), its own gradient clipped by its
+    own norm, its own optimiser, scheduler and metrics. A non-finite gradient therefore skips the update of one head and
+    changes no other. Metrics are logged as `LABEL/NAME`.
 
     Args:
-        heads: by label; on one and the same frozen upstream object. Those whose task has one name are of one
-            class and protocol.
+        heads: label -> head, all on the same frozen upstream object. Heads of one task name have one class and
+            protocol.
 
     Attributes:
-        tasks: of the heads of each task the first, by name.
+        tasks: name of each task -> its first head.
 
     Raises:
-        UserError: the heads cannot share an upstream's forward.
+        UserError: the heads cannot share the upstream's forward.
 
     Example:
         >>> upstream = WavLMUpstream("tiny")
@@ -73,17 +72,17 @@ class ManyHeads(pl.LightningModule):
 
     @property
     def first(self) -> Task:
-        """The head that is shown where one stands for all."""
+        """The head that represents all where only one can be shown."""
         return self.heads[0]
 
     @property
     def name(self) -> str:
-        """Of all tasks, such as `PR+ASR`."""
+        """Names of all tasks, such as `PR+ASR`."""
         return "+".join(self.tasks)
 
     @property
     def upstream(self) -> Upstream:
-        """That of all heads."""
+        """The upstream of all heads."""
         return self.first.upstream
 
     def each(self) -> Iterator[tuple[str, Task]]:
@@ -96,19 +95,16 @@ class ManyHeads(pl.LightningModule):
     # Construction.
 
     def setup(self, stage: str) -> None:
-        """Show each head the trainer; see `check_trainer`."""
         check_trainer(self.trainer)
         for label, head in self.each():
             head._trainer = TrainerOfHead(self.trainer, label)
             head.setup(stage)
 
     def configure_model(self) -> None:
-        """Build every head for the corpus at hand."""
         for _, head in self.each():
             head.configure_model()
 
     def configure_optimizers(self) -> Any:
-        """Those of every head, joined; see `HeadOptimizers`."""
         found = [_configure_optimizers(head.configure_optimizers()) for _, head in self.each()]
         self.optimizers_of = [optimizer for (optimizer,), _, _ in found]
         joined, configs = HeadOptimizers(self.optimizers_of), []
@@ -123,14 +119,14 @@ class ManyHeads(pl.LightningModule):
     # Steps.
 
     def _shared(self, batch: TaskBatch) -> TaskBatch:
-        """The batch as hidden states, which every head takes as it takes cached ones."""
+        """The batch with hidden states instead of audio, which heads take as they take cached features."""
         return replace(batch, inputs=self.first.upstream_layers(batch.inputs))
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        """Forward and backward of one head after the other, so that only one head's graph exists at a time.
+        """Forward and backward of one head after the other, so that only one head's graph is in memory.
 
         Returns:
-            The mean loss, for the progress bar; `backward` has been done.
+            The mean loss, for the progress bar; the gradients are already there.
         """
         shared, every, losses = self._shared(batch), self.trainer.accumulate_grad_batches, []
         for (_, head), optimizer in zip(self.each(), self.optimizers_of, strict=True):
@@ -138,7 +134,9 @@ class ManyHeads(pl.LightningModule):
             loss = head.training_step(shared.of(head.name), batch_idx)
             if batch_idx % every == 0:
                 head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
-            with torch.autocast(self.device.type, enabled=False):  # Lightning's backward is outside, this one inside
+            with torch.autocast(
+                self.device.type, enabled=False
+            ):  # Lightning runs backward outside autocast, but this call is inside
                 head.backward(loss / every)
             losses.append(loss.detach())
         mean = torch.stack(losses).mean()
@@ -146,35 +144,30 @@ class ManyHeads(pl.LightningModule):
         return mean
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Nothing: Lightning calls it after `training_step`, where the gradients are already there."""
+        pass  # Lightning calls it after `training_step`, which has already made the gradients
 
     def backward(self, loss: Tensor) -> None:
-        """Nothing: done in `training_step`."""
+        pass  # done in `training_step`
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Each head looks at its gradient."""
         for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
             head.on_before_optimizer_step(own)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Each head clips by its own norm."""
         for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
             head.configure_gradient_clipping(own, gradient_clip_val, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """A step of one head's scheduler."""
         scheduler.head.lr_scheduler_step(scheduler.scheduler, metric)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Score a batch with every head."""
         shared = self._shared(batch)
         for _, head in self.each():
             head.validation_step(shared.of(head.name), batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        """Score a batch with every head."""
         shared = self._shared(batch)
         for _, head in self.each():
             head.test_step(shared.of(head.name), batch_idx)
@@ -183,7 +176,7 @@ class ManyHeads(pl.LightningModule):
 
     @contextlib.contextmanager
     def alone(self, label: str) -> Iterator[None]:
-        """What is saved inside is the checkpoint of one head, as its own run would have written it."""
+        """Within this context, Lightning saves the checkpoint of one head, as its own run would have written it."""
         self._alone = self.head_labels.index(label)
         try:
             yield
@@ -191,7 +184,7 @@ class ManyHeads(pl.LightningModule):
             self._alone = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put in what each head keeps, without the upstream; or, within `alone`, what one head keeps, and no more."""
+        """Store the state of every head without the upstream, or of one head within `alone`."""
         if (place := self._alone) is not None:
             head: Task = self.heads[place]
             checkpoint["state_dict"] = head.state_dict()
@@ -211,22 +204,21 @@ class ManyHeads(pl.LightningModule):
             checkpoint["heads"][label] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the heads.
+        """Build the heads for the labels in the checkpoint.
 
         Raises:
-            UserError: the checkpoint is not of these very heads.
+            UserError: the checkpoint holds other heads.
         """
         kept = checkpoint.get("heads", {})
         if tuple(kept) != self.head_labels:
             raise UserError(
                 f"this checkpoint holds the heads {', '.join(kept) or '(one)'}, not {', '.join(self.head_labels)}; give "
-                "the tasks, learning rates and seeds that it was begun with"
+                "the tasks, learning rates and seeds of the run that wrote it"
             )
         for label, head in self.each():
             head.on_load_checkpoint(kept[label])
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load every head; see `HeadCheckpoint.load_state_dict`."""
         for place, (_, head) in enumerate(self.each()):
             own = f"heads.{place}."
             state = {name.removeprefix(own): value for name, value in state_dict.items() if name.startswith(own)}

@@ -1,4 +1,4 @@
-"""What several tasks that train on the same batches must have in common."""
+"""Checks that several tasks can train on the same batches."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from wavlm_lightning.upstreams.cache import Level
 
 
 def tasks_of(module: pl.LightningModule) -> list[Task]:
-    """What trains on a module's batches: the task that it is, or those of its heads, of several for one task the first.
+    """The task itself, or the first head of each task of `ManyHeads`.
 
     Raises:
-        UserError: it is no task.
+        UserError: the module is not a task.
     """
     if isinstance(module, ManyHeads):
         return list(module.tasks.values())
@@ -27,14 +27,14 @@ def tasks_of(module: pl.LightningModule) -> list[Task]:
 
 
 def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, Any]]) -> None:
-    """Make sure that every task would have got the same batches alone.
+    """Refuse tasks that would get different batches alone.
 
     Args:
-        tasks: that are to share them.
-        decided_by: what a task has a say in, by what it is called.
+        tasks: the tasks.
+        decided_by: settings of the batches that a task decides, by name.
 
     Raises:
-        UserError: two do not say the same.
+        UserError: two tasks differ in a setting.
     """
     first, *others = tasks
     wanted = decided_by(first)
@@ -42,16 +42,16 @@ def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, An
         for what, value in decided_by(task).items():
             if value != wanted[what]:
                 raise UserError(
-                    f"{first.name} and {task.name} cannot share batches: {what} is {wanted[what]!r} for the one and "
-                    f"{value!r} for the other; choose protocols that agree on it, or train them one at a time"
+                    f"{first.name} and {task.name} cannot share batches: {what} is {wanted[what]!r} for the first and "
+                    f"{value!r} for the second; choose protocols that agree on it, or train them one at a time"
                 )
 
 
 def common_level(tasks: Sequence[Task]) -> Level:
-    """What a cache keeps for all tasks, so that each has exactly what it would have of a cache of its own.
+    """The level of a feature cache that gives each task exactly the features of a cache of its own.
 
     Raises:
-        UserError: a task rules a cache out, or they need different ones.
+        UserError: a task cannot use a cache, or the tasks need different levels.
     """
     names: dict[Level, str] = {}
     for task in tasks:

@@ -1,1 +1,1 @@
-"""How it is said: emotion recognition."""
+"""SUPERB's paralinguistic task: emotion recognition (ER), with its cross-validation folds."""

@@ -1,4 +1,4 @@
-"""ER: which of a few emotions a voice shows (SUPERB; IEMOCAP in five folds)."""
+"""ER: emotion recognition (SUPERB; IEMOCAP), and its cross-validation folds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wavlm_lightning.tasks.data import TaskData
 
 
 class EmotionRecognition(UtteranceClassification):
-    """Four classes; accuracy. One run is one fold (`FoldData`); SUPERB's figure is the mean of five.
+    """Four classes; accuracy. One run is one fold (`FoldData`); SUPERB reports the mean of five.
 
     `protocol: superb` validates on a random fifth of the training utterances, so the speakers of both are the same;
     `fixed` validates on the next fold's speakers and trains on the remaining three folds.
@@ -30,14 +30,14 @@ class EmotionRecognition(UtteranceClassification):
 
 
 class FoldData(TaskData):
-    """Cross-validation: the splits of a corpus are folds, one of them is the test.
+    """Cross-validation: the splits of a corpus are folds, and one of them is the test set.
 
     Args:
         corpus: a corpus folder whose splits are the folds.
         fold: number of the fold to test on, from 1.
-        batch_size: utterances a training batch; null for no such limit.
-        batch_seconds: audio a training batch, padding counted; null for no such limit.
-        eval_batch_seconds: audio a batch in validation and test.
+        batch_size: utterances in a training batch; null for no such limit.
+        batch_seconds: audio in a training batch, padding included; null for no such limit.
+        eval_batch_seconds: audio in a batch of validation and test.
         cache: see `TaskData`.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
@@ -67,24 +67,24 @@ class FoldData(TaskData):
             seed=seed,
         )
         self.fold = fold
+        # Placeholders until `open_stage` reads the names of the folds.
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
 
-    def decided_by(self, task: Task) -> dict[str, Any]:
-        """The protocol makes the folds."""
-        return {**super().decided_by(task), "the protocol of the folds": task.protocol}
+    def batch_requirements(self, task: Task) -> dict[str, Any]:
+        return {**super().batch_requirements(task), "the protocol of the folds": task.protocol}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
-        """The fold under test, and the others divided into training and validation.
+        """The test fold, and the others divided into training and validation.
 
         Raises:
-            UserError: there is no such fold.
+            UserError: `fold` is out of range, or the corpus has fewer than three folds.
         """
         corpus, task = self.corpus, self._task()
         folds = corpus.splits
         if not 1 <= self.fold <= len(folds) or len(folds) < 3:
             raise UserError(
-                f"data.fold={self.fold}: {self.path} has {len(folds)} folds ({', '.join(folds)}); at least 3 are "
-                "needed, and the number is one of them, from 1"
+                f"data.fold={self.fold}: {self.path} has {len(folds)} folds ({', '.join(folds)}); data.fold counts "
+                "them from 1, and at least 3 are needed"
             )
         test, following = folds[self.fold - 1], folds[self.fold % len(folds)]
         others = [name for name in folds if name != test]
@@ -105,5 +105,5 @@ class FoldData(TaskData):
         return {name: parts[name] for name in used}
 
     def layout(self) -> dict[str, object]:
-        """Corpus, fold and the arguments that shape training batches."""
+        """As in `TaskData`, with the fold."""
         return {**super().layout(), "fold": self.fold}

@@ -1,6 +1,6 @@
-"""How well spoken queries match some part of spoken documents: subsequence dynamic time warping.
+"""Subsequence dynamic time warping in torch: cost of the best match of spoken queries inside spoken documents.
 
-This is torch's way, for GPUs; on the CPU `compiled_dtw` gives the same many times faster.
+Used on GPUs; `compiled_dtw` gives the same many times faster on a CPU.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 Distance = Literal["cosine_exp", "cosine", "euclidean", "cityblock"]
 RANGE_FLOOR = 1e-9
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Path costs held at a time: what fits the caches of a CPU, and 256 MiB of a GPU's memory."""
+"""Path costs held at once, by device: as many as fit a CPU's caches, and 256 MiB on a GPU."""
 
 
 def pack_queries(queries: Sequence[Tensor], distance: Distance) -> PackedSequence:
-    """Queries in the order in which `subsequence_costs` walks through them, frame by frame.
+    """Pack queries by frame, in the order in which `subsequence_costs` processes them.
 
     Args:
         queries: each `(frames, layers, dim)`.
@@ -31,14 +31,15 @@ def pack_queries(queries: Sequence[Tensor], distance: Distance) -> PackedSequenc
 def subsequence_costs(
     queries: PackedSequence, documents: Tensor, lengths: Tensor, distance: Distance = "cosine_exp"
 ) -> Tensor:
-    """Cost per query frame of the cheapest way through each document.
+    """Cost of the cheapest path of each query through each document, divided by the query's frames.
 
     A path takes every frame of the query in turn and, in the document, starts and ends anywhere and advances by 0, 1 or
-    2 frames a step: step pattern `asymmetric` of the R and Python packages dtw, with open begin and end (Giorgino 2009;
-    s3prl `downstream/quesst14_dtw`). Distances of a query frame are first scaled to 0...1 over the document's frames.
+    2 frames at each step: step pattern `asymmetric` of the R and Python packages dtw, with open begin and end (Giorgino
+    2009; s3prl `downstream/quesst14_dtw`). The distances of a query frame are first scaled to 0...1 over the document's
+    frames.
 
-    A step depends on the step before alone, never on its neighbours, so all documents, queries and layers are computed
-    at once, one frame of the queries after another.
+    A step depends on the previous query frame alone, never on its neighbours in the document, so all documents, queries
+    and layers advance together, one query frame at a time.
 
     Args:
         queries: from `pack_queries`, with the same distance.
@@ -57,8 +58,8 @@ def subsequence_costs(
     count, longest = documents.shape[1], documents.shape[2]
     most, rest = int(queries.batch_sizes[0]), count * longest
     budget = CELLS.get(documents.device.type, CELLS["cpu"])
-    # Padding becomes copies of the document's last frame. They change neither a row's range nor the cheapest path: one
-    # that runs on into them costs what it costs to stay on the last frame instead, which is allowed.
+    # Padding becomes copies of the document's last frame. They change neither a row's range nor the cheapest path: a path
+    # that continues into them costs as much as one that stays on the last frame, which is allowed.
     places = torch.minimum(torch.arange(longest, device=lengths.device)[None, :], lengths[:, None] - 1)
     frames = documents[:, torch.arange(count, device=lengths.device)[:, None], places].flatten(1, 2)
     frames = directions(frames, distance)
@@ -71,7 +72,7 @@ def subsequence_costs(
 
 
 def _costs(queries: PackedSequence, layers: slice, frames: Tensor, documents: int, distance: Distance) -> Tensor:
-    """As `subsequence_costs`, of some layers, from document frames `(layers, documents x frames, dim)`."""
+    """`subsequence_costs` of some layers, from document frames `(layers, documents x frames, dim)`."""
     sizes = queries.batch_sizes.tolist()
     costs = frames.new_empty(frames.shape[0], sizes[0], documents)
     paths = frames.new_empty(0)
@@ -82,12 +83,12 @@ def _costs(queries: PackedSequence, layers: slice, frames: Tensor, documents: in
         low, high = here.aminmax(dim=3, keepdim=True)
         here = here.sub_(low).div_((high - low).clamp_(min=RANGE_FLOOR))
         if number:
-            # Two columns that no path comes from stand before the first frame.
+            # Two infinite columns before the first frame: paths cannot come from there.
             before = nn.functional.pad(paths[:, :size], (2, 0), value=torch.inf)
             here += torch.minimum(before[..., 2:], before[..., 1:-1]).minimum(before[..., :-2])
         paths = here
         begin += size
-        # The queries are sorted by length: those that end here are the last ones.
+        # Packed queries are sorted by length, so those that end at this frame are the last rows.
         ended = sizes[number + 1] if number + 1 < len(sizes) else 0
         costs[:, ended:size] = paths[:, ended:].amin(3) / (number + 1)
     order = queries.unsorted_indices
@@ -98,7 +99,7 @@ def frame_distances(queries: Tensor, documents: Tensor, distance: Distance) -> T
     """Distances between frames.
 
     Args:
-        queries: `(layers, queries, dim)`; directions if the distance is a cosine one.
+        queries: `(layers, queries, dim)`; of length 1 for the cosine distances.
         documents: `(layers, frames, dim)`, likewise.
         distance: `cosine` is 1 - cos, `cosine_exp` is exp(1 - cos) - 1, SUPERB's choice; `euclidean`; `cityblock`.
 
@@ -114,5 +115,5 @@ def frame_distances(queries: Tensor, documents: Tensor, distance: Distance) -> T
 
 
 def directions(frames: Tensor, distance: Distance) -> Tensor:
-    """Frames `(..., dim)` at length 1 if only their direction counts."""
+    """Frames `(..., dim)`, scaled to length 1 for the cosine distances."""
     return nn.functional.normalize(frames, dim=-1) if distance.startswith("cosine") else frames

@@ -1,4 +1,4 @@
-"""Spoken queries, ready to be looked for in documents, and what was found."""
+"""Search of spoken queries in documents: feature normalisation, scores and ground truth (QbE)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 DEVIATION_FLOOR = 1e-9
 SHORTEST = 5
-"""Queries of fewer frames score 0 in every document."""
+"""Queries with fewer frames score 0 in every document, as in s3prl."""
 
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Sums over frames in double precision, of every layer and dimension; they add up with `+`.
+    """Sums over frames in double precision, for every layer and dimension; they add up with `+`.
 
     Attributes:
-        frames: how many.
-        total: their sum, float64 `(layers, dim)`.
-        squares: the sum of their squares, likewise.
+        frames: number of frames.
+        total: sum of the frames, float64 `(layers, dim)`.
+        squares: sum of their squares, float64 `(layers, dim)`.
 
     Example:
         >>> mean, deviation = (FeatureMoments.of(document) + FeatureMoments.of(query)).statistics()
@@ -38,8 +37,8 @@ class FeatureMoments:
 
     @classmethod
     def of(cls, frames: Tensor) -> FeatureMoments:
-        """Of the frames of one utterance, `(layers, frames, dim)`."""
-        # Apple's GPUs have no double precision.
+        """The moments of one utterance, from `(layers, frames, dim)`."""
+        # Apple's GPUs lack double precision.
         wide = (frames if frames.is_cuda else frames.cpu()).double()
         return cls(frames.shape[1], wide.sum(1), wide.square().sum(1))
 
@@ -47,21 +46,21 @@ class FeatureMoments:
         return FeatureMoments(self.frames + other.frames, self.total + other.total, self.squares + other.squares)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and unbiased standard deviation, not under 1e-9; float32 `(layers, dim)`."""
+        """Mean and unbiased standard deviation, at least 1e-9; float32 `(layers, dim)`."""
         mean = self.total / self.frames
         variance = (self.squares - self.total * mean).clamp(min=0) / max(self.frames - 1, 1)
         return mean.float(), variance.sqrt().clamp(min=DEVIATION_FLOOR).float()
 
 
 class TermSearch:
-    """The queries of one split against any document; what s3prl's `downstream/quesst14_dtw` does in one run.
+    """The queries of one split, searched in any document (one run of s3prl's `downstream/quesst14_dtw`).
 
-    On the CPU compiled loops search on all cores (`compiled_dtw`), elsewhere torch does (`subsequence_dtw`).
+    On the CPU compiled loops search on all cores (`compiled_dtw`), on other devices torch does (`subsequence_dtw`).
 
     Args:
-        queries: hidden states of each, `(frames, layers, dim)`.
-        terms: which term each asks for, int64 `(queries,)`.
-        moments: of the frames of these queries and of all documents, by which features are normalised.
+        queries: hidden states of each query, `(frames, layers, dim)`.
+        terms: the term of each query, int64 `(queries,)`.
+        moments: of the frames of these queries and of all documents; they normalise the features.
         distance: see `wavlm_lightning.tasks.search.subsequence_dtw`.
     """
 
@@ -70,6 +69,8 @@ class TermSearch:
         normalised = [(query - self.mean) / self.deviation for query in queries]
         self.costs: Callable[[Tensor, Tensor], Tensor]
         if queries[0].device.type == "cpu":
+            from wavlm_lightning.tasks.search.compiled_dtw import CompiledQueries  # numba takes a second to import
+
             self.costs = CompiledQueries(normalised, distance).costs
         else:
             self.costs = partial(subsequence_costs, pack_queries(normalised, distance), distance=distance)
@@ -77,7 +78,7 @@ class TermSearch:
         self.terms = terms
 
     def scores(self, documents: Tensor, lengths: Tensor) -> Tensor:
-        """How well the queries match, the higher the better, 0 at most.
+        """Scores of the queries in some documents: the higher the better, at most 0.
 
         Args:
             documents: hidden states `(layers, documents, frames, dim)`.
@@ -90,11 +91,11 @@ class TermSearch:
         return -self.costs(documents, lengths).masked_fill(self.short[:, None], 0).permute(2, 0, 1)
 
     def truth(self, terms: Tensor, lengths: Tensor) -> Tensor:
-        """Which documents hold which query.
+        """Whether each document holds each query.
 
         Args:
-            terms: those of each document, int64 `(documents, most)`.
-            lengths: how many of them count `(documents,)`.
+            terms: terms of each document, padded, int64 `(documents, most)`.
+            lengths: number of valid terms `(documents,)`.
 
         Returns:
             bool `(documents, queries)`.
@@ -104,7 +105,7 @@ class TermSearch:
 
 
 class Findings(Metric):
-    """Collects what was found in each document, and what is there."""
+    """Collects the scores and the ground truth of each document."""
 
     full_state_update = False
     is_differentiable = False

@@ -1,1 +1,4 @@
-"""What is meant: intent classification, slot filling."""
+"""SUPERB's semantics tasks: intent classification (IC), slot filling (SF).
+
+`slot_filling` shares its head with `content/speech_recognition`.
+"""

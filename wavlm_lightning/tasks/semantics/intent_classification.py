@@ -1,4 +1,4 @@
-"""IC: what a spoken command asks for (SUPERB; Fluent Speech Commands)."""
+"""IC: intent classification of spoken commands (SUPERB; Fluent Speech Commands)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wavlm_lightning.tasks.classification import UtteranceClassification
 
 
 class IntentClassification(UtteranceClassification):
-    """Action, object and location from one vector of logits; the sum of three cross-entropies; all three must be right.
+    """Action, object and location from one vector of logits; the sum of three cross-entropies; accuracy of all three together.
 
-    With Fluent Speech Commands 6 + 14 + 4 = 24 logits. Reads `intent` of each utterance and the corpus' `intents`,
-    both by slot. s3prl's values depend a little on which utterances share a batch (padded frames enter the mean); here
-    they do not. `protocol` makes no difference. See `UtteranceClassification` for the arguments; source: s3prl
+    With Fluent Speech Commands there are 6 + 14 + 4 = 24 logits. Reads `intent` of each utterance and the corpus' `intents`,
+    both by slot. s3prl's values depend a little on which utterances share a batch (padded frames enter the mean); ours do
+    not. `protocol` makes no difference. See `UtteranceClassification` for the arguments; source: s3prl
     `downstream/fluent_commands`.
     """
 
@@ -42,13 +42,13 @@ class IntentClassification(UtteranceClassification):
         for slot, values in self.labels.items():
             if intent.get(slot) not in values:
                 raise UserError(
-                    f"IC: an utterance has {slot} {intent.get(slot)!r}, which is none of the corpus' intents"
+                    f"IC: an utterance has {slot} {intent.get(slot)!r}, which is not among the corpus' intents"
                 )
         return torch.tensor([values.index(intent[slot]) for slot, values in self.labels.items()])
 
     @property
     def classes(self) -> int:
-        """Logits: the values of all slots."""
+        """Number of logits: the values of all slots."""
         return sum(map(len, self.labels.values()))
 
     @property
@@ -70,13 +70,12 @@ class IntentClassification(UtteranceClassification):
         return BinaryAccuracy()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch."""
         best = torch.stack([logits.argmax(1) for logits in self.slots(outputs)], dim=1)
         right = (best == batch.targets.values).all(1).int()
         metric.update(right, torch.ones_like(right))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The likeliest value of each slot, and the product of their probabilities."""
+        """The most probable value of each slot, and the product of their probabilities."""
         best = [logits.softmax(1).max(1) for logits in self.slots(outputs)]
         probability = torch.stack([slot.values for slot in best]).prod(0).tolist()
         places = torch.stack([slot.indices for slot in best], dim=1).tolist()

@@ -1,4 +1,4 @@
-"""SF: what is said, with the slots marked in it (SUPERB; Audio SNIPS)."""
+"""SF: slot filling, transcripts with marked slots, with CTC (SUPERB; Audio SNIPS)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction, Protocol
+from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.ctc import CtcTask
@@ -27,40 +27,38 @@ EOS, UNKNOWN = 1, 2
 CHARACTERS = " " + string.ascii_uppercase + "'"
 OUTSIDE = "O"
 UNSPOKEN = "?!.,;-"
-"""Words that are a piece of this string are punctuation (s3prl `downstream/ctc/text.py`)."""
+"""Substrings of this string are punctuation tokens (s3prl `downstream/ctc/text.py`)."""
 
 Tagged = list[list[str]]
 
 
 class SlotFilling(CtcTask):
-    """The head of ASR, whose labels are characters and, for each type of slot, `B-type` and `E-type` around a value.
+    """The head of ASR over characters and, for each type of slot, the marks `B-type` and `E-type` around its value.
 
-    The headline is the F1 of slot types; `cer` is the character error rate of slot values (`metrics.slots`). The best
+    The headline metric is the F1 of slot types; `cer` is the character error rate of slot values (`metrics.slots`). The best
     checkpoint is the one with the best F1. SpecAugment in training; blank is index 0. Source: s3prl `downstream/ctc`
     (`snips.yaml`, `text.py`). With Audio SNIPS' 39 types there are 109 outputs.
 
     Reads the corpus' `slots` and, of each utterance, either `tagged`, `[[word, tag], ...]` with `O` outside slots, or
-    `text` and `slots`, `[[type, value], ...]` in the order of the text. Neighbouring words of one tag are one slot, as
-    in SUPERB, since Audio SNIPS' tags do not say where a slot begins.
+    `text` and `slots`, `[[type, value], ...]` in the order of the text. Neighbouring words with one tag form one slot, as
+    in SUPERB, since Audio SNIPS' tags do not mark where a slot begins.
 
-    Of what is peculiar in s3prl:
+    Peculiarities of s3prl:
 
-    - Punctuation is left out together with what belongs to its place: an utterance that ends in it ends in a space and
-      no end symbol, and a slot that begins or ends with it has no begin or no end, so that it does not count. Done with
-      `protocol: superb` for `tagged`; with `fixed`, targets are as if the punctuation had not been there.
-    - Time masks within the padded length with `superb`, within each utterance's own with `fixed`; see
+    - Punctuation is dropped together with the symbols at its place: an utterance that ends in punctuation ends in a space
+      without an end symbol, and a slot that begins or ends with punctuation has no begin or end mark, so that it does not
+      count. `protocol: superb` does the same for `tagged`; `fixed` makes targets as if there were no punctuation.
+    - Time masks lie within the padded length with `superb`, within each utterance's own with `fixed`; see
       `SpeechRecognition`.
-    - Batches of neighbours by target length, halved above 18.75 s: under neither; see `PhonemeRecognition`.
+    - Batches of neighbours by target length, halved above 18.75 s: under neither protocol; see `PhonemeRecognition`.
 
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
-        hidden: width of the projection, and LSTM cells a direction; 1024 in SUPERB.
+        hidden: width of the projection, and LSTM cells in each direction; 1024 in SUPERB.
         layers: LSTMs; 2 in SUPERB.
         dropout: after each LSTM; 0.2 in SUPERB.
-        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
-        protocol: see above.
+        settings: see `Task`: normalize, seed, protocol.
     """
 
     name = "SF"
@@ -75,11 +73,9 @@ class SlotFilling(CtcTask):
         hidden: int = 1024,
         layers: int = 2,
         dropout: float = 0.2,
-        normalize: bool = False,
-        seed: int = 1337,
-        protocol: Protocol = "superb",
+        **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        super().__init__(upstream, learning_rate, **settings)
         self.hidden, self.layers, self.dropout = hidden, layers, dropout
 
     def read_labels(self, corpus: Corpus) -> list[str]:
@@ -95,7 +91,7 @@ class SlotFilling(CtcTask):
         """Characters and marks, int64 `(labels,)`.
 
         Raises:
-            UserError: no text or no slots, a slot that the text or the corpus' inventory lacks.
+            UserError: the utterance has no text or no slots, or a slot that its text or the corpus' inventory lacks.
         """
         if "tagged" in meta:
             tagged = meta["tagged"]
@@ -104,19 +100,18 @@ class SlotFilling(CtcTask):
             symbols = _symbols(_placed(meta.get("text") or "", meta.get("slots")))
         if not symbols:
             raise UserError("SF: an utterance has no text; use a corpus with transcripts and slots")
-        # A mark is longer than a character, so letters that the alphabet lacks are told from slots that the corpus lacks.
+        # Marks have more than one character: an unknown mark is an error, an unknown letter becomes <unk>.
         missing = [symbol for symbol in symbols if len(symbol) > 1 and symbol not in self._numbers]
         if missing:
-            raise UserError(f"SF: an utterance has a slot {missing[0][2:]!r}, which is none of the corpus' slots")
+            raise UserError(f"SF: an utterance has a slot {missing[0][2:]!r}, which is not among the corpus' slots")
         return torch.tensor([self._numbers.get(symbol, UNKNOWN) for symbol in symbols])
 
     def build_head(self, dim: int) -> None:
-        """Augmentation and the recurrent head."""
         self.augment = SpecAugment(own_length=self.protocol == "fixed")
         self.head = RecurrentHead(dim, len(self.labels), self.hidden, self.layers, self.dropout)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Logits `(batch, frames, labels)`, of augmented features in training."""
+        """Logits `(batch, frames, labels)`; in training, of augmented features."""
         return self.head(self.augment(features, lengths), lengths)
 
     def spell(self, numbers: list[int]) -> str:
@@ -132,11 +127,10 @@ class SlotFilling(CtcTask):
         return MetricCollection({"f1": SlotTypeF1(), "cer": SlotValueCER()}, compute_groups=False)
 
     def update_metric(self, metric: MetricCollection, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch."""
         metric.update(self.decode(outputs, lengths), self.references(batch.targets))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The marked transcript, and types and values of its slots."""
+        """The transcript with its marks, and the types and values of its slots."""
         texts = self.decode(outputs, lengths)
         return [{"text": text, "slots": [list(slot) for slot in parse_slots(text)]} for text in texts]
 
@@ -146,7 +140,7 @@ def _spoken(word: str) -> str:
 
 
 def _superb_symbols(tagged: Tagged) -> list[str]:
-    """The target as s3prl makes it: whatever stands at the place of punctuation is left out with it."""
+    """The target as s3prl makes it, which drops with punctuation the symbols at its place."""
     tags = [OUTSIDE, *(tag for _, tag in tagged), OUTSIDE]
     last = len(tagged)
     symbols: list[str] = []
@@ -163,7 +157,7 @@ def _superb_symbols(tagged: Tagged) -> list[str]:
 
 
 def _symbols(spans: Tagged) -> list[str]:
-    """The target of (text, tag) spans that together are the utterance: marks around each slot, and an end symbol."""
+    """The target of consecutive (text, tag) spans: marks around each slot, and an end symbol."""
     symbols: list[str] = []
     for text, tag in spans:
         marked = list(text) if tag == OUTSIDE else ["B-" + tag, *text, "E-" + tag]
@@ -172,7 +166,7 @@ def _symbols(spans: Tagged) -> list[str]:
 
 
 def _spans(tagged: Tagged) -> Tagged:
-    """Runs of one tag as (text, tag), without punctuation and without runs that are nothing else."""
+    """Runs of one tag as (text, tag), without punctuation and without empty runs."""
     runs = [
         (" ".join(_spoken(word) for word, _ in run if word not in UNSPOKEN), tag)
         for tag, run in groupby(tagged, key=lambda pair: pair[1])
@@ -181,7 +175,7 @@ def _spans(tagged: Tagged) -> Tagged:
 
 
 def _placed(text: str, slots: list[list[str]] | None) -> Tagged:
-    """Find slot values in a text, one after the other, as whole words; gives (text, tag) spans."""
+    """The (text, tag) spans of a text whose slot values are searched in order, as whole words."""
     if slots is None:
         raise UserError("SF: an utterance has neither tagged words nor slots; use a corpus with slots")
     words, spans = spoken_text(text).split(), []
@@ -189,7 +183,7 @@ def _placed(text: str, slots: list[list[str]] | None) -> Tagged:
         wanted = spoken_text(value).split()
         start = next((i for i in range(len(words)) if words[i : i + len(wanted)] == wanted), None)
         if start is None or not wanted:
-            raise UserError(f"SF: the {slot} {value!r} is not in the text {text!r}, or not behind the slots before it")
+            raise UserError(f"SF: the {slot} {value!r} is not in the text {text!r}, or not after the slots before it")
         if start:
             spans.append([" ".join(words[:start]), OUTSIDE])
         spans.append([" ".join(wanted), slot])

@@ -1,4 +1,4 @@
-"""SD: who speaks when (SUPERB; Libri2Mix)."""
+"""SD: speaker diarization, who speaks when (SUPERB; Libri2Mix)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.diarization import frames_to_segments
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction, Protocol, Task
+from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.upstreams import Upstream
 
 USUAL = SETTINGS.index(DiarizationSetting(0.5, 11))
-"""How scores become turns as long as nothing was chosen."""
+"""The setting in use until one is chosen: threshold 0.5, median of 11 frames."""
 
 
 def match_frames(targets: Tensor, frames: int) -> Tensor:
-    """Cut frame labels `(batch, labels, speakers)`, or add silence, so that there are `frames` of them; float32."""
+    """Cut frame labels `(batch, labels, speakers)`, or pad them with silence, to `frames`; float32."""
     labels = targets[:, :frames].float()
     return nn.functional.pad(labels, (0, 0, 0, frames - labels.shape[1]))
 
 
 def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For each recording, the order of its speakers that the logits fit best.
+    """For each recording, the order of its speakers that fits the logits best.
 
     Args:
         logits: `(batch, frames, speakers)`.
@@ -38,13 +38,13 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
         lengths: valid frames `(batch,)`.
 
     Returns:
-        The binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and which column of
-        the labels each column of the logits stands for, int64 `(batch, speakers)`.
+        The binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and the column of the
+        labels that each column of the logits stands for, int64 `(batch, speakers)`.
     """
     speakers = logits.shape[2]
     valid = (~padding_mask(lengths, logits.shape[1]))[:, :, None]
     logits, labels = logits.float() * valid, labels * valid
-    # The cross-entropy of logit x and label y is softplus(x) - x y: of all pairs of columns, one matrix product.
+    # The cross-entropy of logit x and label y is softplus(x) - x y, so one matrix product covers all pairs of columns.
     silent = (nn.functional.softplus(logits) * valid).sum(1)
     costs = silent[:, :, None] - logits.transpose(1, 2) @ labels
     orders = torch.tensor(list(permutations(range(speakers))), device=logits.device)
@@ -54,32 +54,30 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
 
 
 STRETCH = 4096
-"""Frames that the LSTM hears at a time, from where it stood: of an hour its inner tensors would take gigabytes."""
+"""Frames passed to the LSTM in one call, its state carried over: over an hour at once it would take gigabytes."""
 
 
 class SpeakerDiarization(Task):
     """LSTM(dim, 512), Linear(512, 2) at every frame, permutation-invariant training; diarization error rate.
 
-    The LSTM reads the weighted sum forwards only, so padding behind a recording changes nothing (s3prl
-    `downstream/diarization`). Labels are at the upstream's frame rate. Reads `turns` of each recording, [[speaker, start,
-    end], ...] in seconds. SUPERB's batches hold 8 stretches of 2000 frames (`data.max_seconds`).
+    The LSTM runs forwards only, so padding behind a recording changes nothing (s3prl `downstream/diarization`). Labels are
+    at the upstream's frame rate. Reads `turns` of each recording, [[speaker, start, end], ...] in seconds. SUPERB's batches
+    hold 8 stretches of 2000 frames (`data.max_frames`).
 
-    Scores become turns by one of ten settings: a threshold and a median filter. Where s3prl's practice moves the score,
-    `superb` does as it does: it reports the setting with the lowest error on the test recordings, and chooses the
-    checkpoint by the share of right frames on valid. `fixed` chooses both by the error on valid, and keeps the setting in the
-    checkpoint. Under both, training stretches are drawn at random rather than on a grid, and evaluation hears whole
-    recordings; s3prl cuts them into stretches, labels a speaker silent who talks through all of one, and glues the
-    padded pieces together. It also adds a copy of the last frame here and there to have as many frames as labels;
-    here labels beyond the last frame (at most 25 ms) are not trained on.
+    Scores become turns by one of ten settings: a threshold and a median filter. Where s3prl's practice changes the score,
+    `superb` follows it: it reports the setting with the lowest error on the test recordings, and chooses the checkpoint by
+    the share of right frames on valid. `fixed` chooses both by the error on valid, and stores the setting in the checkpoint.
+    Under both, training stretches are drawn at random rather than on a grid, and evaluation reads whole recordings; s3prl
+    cuts them into stretches, labels a speaker silent who talks through all of one, and joins the padded pieces. It also
+    repeats the last frame where there are fewer frames than labels; here labels beyond the last frame (at most 25 ms) are
+    not trained on.
 
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
         hidden: cells of the LSTM; 512 in SUPERB.
         speakers: most speakers of a recording; 2 in SUPERB.
-        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
-        protocol: on what the checkpoint and the setting are chosen, see above.
+        settings: see `Task`: normalize, seed, protocol.
     """
 
     name = "SD"
@@ -95,11 +93,9 @@ class SpeakerDiarization(Task):
         learning_rate: float = 1e-4,
         hidden: int = 512,
         speakers: int = 2,
-        normalize: bool = False,
-        seed: int = 1337,
-        protocol: Protocol = "superb",
+        **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        super().__init__(upstream, learning_rate, **settings)
         self.add_means("accuracy")
         self.hidden, self.speakers = hidden, speakers
         self.stride = SAMPLE_RATE / upstream.frame_rate
@@ -107,25 +103,25 @@ class SpeakerDiarization(Task):
 
     @property
     def monitor(self) -> tuple[str, str]:
-        """Right frames under `superb`, the error under `fixed`."""
+        """Frame accuracy under `superb`, diarization error rate under `fixed`."""
         return ("valid/accuracy", "max") if self.protocol == "superb" else super().monitor
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """What the outputs are called; who they are differs from recording to recording."""
+        """Names of the outputs; which speaker an output stands for differs between recordings."""
         return [f"speaker{number + 1}" for number in range(self.speakers)]
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Who speaks in each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1.
+        """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1.
 
         Raises:
             UserError: the recording has no turns, or more speakers than the head.
         """
         if "turns" not in meta:
-            raise UserError("SD: a recording has no turns; use a corpus that says who speaks when")
+            raise UserError("SD: a recording has no turns; use a corpus with speaker turns")
         names = sorted({speaker for speaker, _, _ in meta["turns"]})
         if len(names) > self.speakers:
-            raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers to as many")
-        # In this order of operations, times that end in half a frame are rounded as s3prl rounds them.
+            raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers: {len(names)}")
+        # `_frame` keeps s3prl's order of operations, on which the rounding of half frames depends.
         places = [(names.index(speaker), self._frame(start), self._frame(end)) for speaker, start, end in meta["turns"]]
         target = torch.zeros(max((end for *_, end in places), default=0), self.speakers, dtype=torch.int64)
         for column, start, end in places:
@@ -136,14 +132,14 @@ class SpeakerDiarization(Task):
         return int(np.rint(seconds * SAMPLE_RATE / self.stride))
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        """The frames of a stretch."""
+        """The frame labels of a crop."""
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
 
     def build_head(self, dim: int) -> None:
-        """LSTM and linear layer."""
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)
         self.classifier = nn.Linear(self.hidden, self.speakers)
+        # A buffer, so that the checkpoint stores the setting chosen on valid.
         self.register_buffer("setting", torch.tensor(USUAL))
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
@@ -160,7 +156,7 @@ class SpeakerDiarization(Task):
         return best_permutation(outputs, labels, lengths)[0].sum() / lengths.sum()
 
     def accuracy(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """Share of the decisions, one a frame and speaker, that are right, mean over recordings.
+        """Share of right decisions (one for each frame and speaker), mean over recordings.
 
         s3prl's `calc_diarization_error`; its validation batches hold one recording each.
         """
@@ -171,7 +167,6 @@ class SpeakerDiarization(Task):
         return (right.sum((1, 2)) / (lengths * self.speakers)).mean()
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
-        """Loss, right frames and errors of a batch."""
         outputs, lengths = self(batch.inputs)
         count = len(batch.keys)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), count)
@@ -183,7 +178,7 @@ class SpeakerDiarization(Task):
         return DiarizationErrorRate(self.upstream.frame_rate)
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch; the reference are the turns, not the frames that they were trained as."""
+        # The reference is the turns themselves, not the frame labels that the head is trained on.
         turns = self._turns("valid" if metric is self.valid_metric else "test")
         scores = outputs.float().sigmoid().cpu()
         for key, row, length in zip(batch.keys, scores, lengths.tolist(), strict=True):
@@ -197,7 +192,7 @@ class SpeakerDiarization(Task):
         return self._references[1]
 
     def score(self, metric: Any, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """The error rate of a setting: the best of this split, or in the test of `fixed` the one kept from valid."""
+        """The error rate of the best setting on this split; in the test of `fixed`, of the setting chosen on valid."""
         with metric.sync_context():
             errors = metric.details()
         best = min(range(len(SETTINGS)), key=lambda number: errors[number].rate)
@@ -221,7 +216,7 @@ class SpeakerDiarization(Task):
         return {self.metric: torch.tensor(chosen.rate)}
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The turns by the setting that is kept, or by threshold 0.5 and a median of 11 frames, in order of time."""
+        """The turns, ordered by start, by the setting in the checkpoint or else threshold 0.5 and a median of 11 frames."""
         threshold, median_filter = SETTINGS[int(self.setting)]
         rows = []
         for row, length in zip(outputs.detach().float().sigmoid().cpu(), lengths.tolist(), strict=True):

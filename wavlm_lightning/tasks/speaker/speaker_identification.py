@@ -1,11 +1,12 @@
-"""SID: who of a closed set of speakers is talking (SUPERB; VoxCeleb1)."""
+"""SID: speaker identification in a closed set (SUPERB; VoxCeleb1)."""
 
 from wavlm_lightning.tasks.classification import UtteranceClassification
 
 
 class SpeakerIdentification(UtteranceClassification):
-    """One class a speaker; accuracy. SUPERB crops training utterances to 8 s (`data.max_seconds`) and
-    tests on whole recordings. `protocol` makes no difference.
+    """One class for each speaker; accuracy.
+
+    SUPERB crops training utterances to 8 s (`data.max_seconds`) and tests on whole recordings. `protocol` makes no difference.
 
     Reads `speaker` of each utterance and the corpus' `speakers`. See `UtteranceClassification` for the arguments.
     """

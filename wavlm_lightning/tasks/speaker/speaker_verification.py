@@ -1,4 +1,4 @@
-"""SV: whether two utterances are of one speaker (SUPERB; VoxCeleb1)."""
+"""SV: speaker verification, whether two utterances come from one speaker (SUPERB; VoxCeleb1)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Protocol, Task
+from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
 UNKNOWN = -1
-"""The class of speakers who are not trained on."""
+"""The class of speakers who are not in the training set."""
 
 
 class Trials(NamedTuple):
-    """What a split's utterances are compared by.
+    """The trials (pairs of utterances) of a split.
 
     Attributes:
-        split: whose trials.
-        places: number of each utterance by key.
-        pairs: numbers of the two sides, int64 `(trials, 2)`.
-        same: whether they are one speaker, bool `(trials,)`.
+        split: where the utterances are.
+        places: number of each utterance in the split, by key.
+        pairs: numbers of the two utterances of a trial, int64 `(trials, 2)`.
+        same: whether both are from one speaker, bool `(trials,)`.
     """
 
     split: Split
@@ -42,10 +42,10 @@ class Trials(NamedTuple):
 
     @classmethod
     def read(cls, corpus: Corpus, split: Split) -> Trials:
-        """The trials of a split.
+        """Read the trials of a split.
 
         Raises:
-            UserError: there are none, one names an utterance that the split lacks, or all are of one kind.
+            UserError: the split has no trials, one names an utterance that the split lacks, or all are of one kind.
         """
         trials = corpus.trials(split.name)
         places = {key: number for number, key in enumerate(split.keys)}
@@ -53,7 +53,9 @@ class Trials(NamedTuple):
         if strangers:
             raise UserError(f"SV: trials of split {split.name!r} name {min(strangers)!r}, which is not in the split")
         if {same for same, *_ in trials} != {0, 1}:
-            raise UserError(f"SV: the trials of split {split.name!r} are not of both kinds, one speaker and two")
+            raise UserError(
+                f"SV: the trials of split {split.name!r} must include pairs of one speaker and pairs of two"
+            )
         pairs = torch.tensor([[places[a], places[b]] for _, a, b in trials])
         return cls(split, places, pairs, torch.tensor([bool(same) for same, *_ in trials]))
 
@@ -72,26 +74,26 @@ class Embeddings(Metric):
         self.add_state("numbers", [], dist_reduce_fx="cat")
 
     def update(self, rows: Tensor, numbers: Tensor) -> None:
-        """Add embeddings `(batch, dim)` of the utterances that are `numbers` `(batch,)` in their split."""
+        """Add embeddings `(batch, dim)` and the numbers of their utterances in the split `(batch,)`."""
         self.rows.append(rows.float())
         self.numbers.append(numbers)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Embeddings `(utterances, dim)` and which utterances they are of, `(utterances,)`."""
+        """Embeddings `(utterances, dim)` and the numbers of their utterances `(utterances,)`."""
         return dim_zero_cat(self.rows), dim_zero_cat(self.numbers)
 
 
 class SpeakerVerification(Task):
     """Linear(dim, 512), x-vector network, AM-softmax over the training speakers; cosine of embeddings; equal error rate.
 
-    An embedding is what the first affine layer after the pooling gives, after its ReLU, at length 1; training puts a
-    second affine layer and the classes on top (s3prl `downstream/sv_voxceleb1`, `configs/amsoftmax.yaml`). Reads
-    `speaker` of each utterance, `speakers` and the trials of the corpus. AdamW decays all that is trained, the layer
-    weights too. -3 dB and the removal of quiet stretches are the corpus recipe's part.
+    The embedding is the output of the first affine layer after the pooling and its ReLU, scaled to length 1; training adds a
+    second affine layer and the classes (s3prl `downstream/sv_voxceleb1`, `configs/amsoftmax.yaml`). Reads `speaker` of each
+    utterance, `speakers` and the trials of the corpus. AdamW decays all trained weights, those of the weighted sum included.
+    -3 dB and the removal of quiet stretches belong to the corpus recipe.
 
-    Where s3prl's practice moves the score: it chooses the checkpoint by the test trials, which `superb` does too;
-    `fixed` chooses by the valid trials. Its pooling takes one frame of padding in with each padded row in training;
-    neither protocol does. Utterances of under 15 frames, on which it fails, are prolonged by their last frame.
+    Where s3prl's practice changes the score: it chooses the checkpoint by the test trials, and so does `superb`; `fixed`
+    chooses by the valid trials. Its pooling includes one frame of padding with each padded row in training; neither
+    protocol does. Utterances of under 15 frames, on which s3prl fails, are extended by copies of their last frame.
 
     Args:
         upstream: where features come from.
@@ -102,9 +104,7 @@ class SpeakerVerification(Task):
         scale: of AM-softmax.
         margin: of AM-softmax.
         weight_decay: of AdamW.
-        normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
-        protocol: on which trials the checkpoint is chosen, see above.
+        settings: see `Task`: normalize, seed, protocol.
     """
 
     name = "SV"
@@ -122,11 +122,9 @@ class SpeakerVerification(Task):
         scale: float = 30.0,
         margin: float = 0.4,
         weight_decay: float = 0.01,
-        normalize: bool = False,
-        seed: int = 1337,
-        protocol: Protocol = "superb",
+        **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, normalize, seed, protocol)
+        super().__init__(upstream, learning_rate, **settings)
         self.hidden, self.widths, self.embedding = hidden, tuple(widths), embedding
         self.scale, self.margin, self.weight_decay = scale, margin, weight_decay
         self._read: Trials | None = None
@@ -145,7 +143,7 @@ class SpeakerVerification(Task):
         return list(speakers["train"])
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The speaker, int64 `()`; `UNKNOWN` if he is not trained on, as in trials."""
+        """The speaker, int64 `()`; `UNKNOWN` if the speaker is not in the training set, as in trials."""
         if "speaker" not in meta:
             raise UserError("SV: an utterance has no speaker; use a corpus with speaker labels")
         speaker = meta["speaker"]
@@ -153,24 +151,23 @@ class SpeakerVerification(Task):
 
     @property
     def chance(self) -> float:
-        """Half of the pairs."""
+        """At chance, half of the pairs are wrong."""
         return 0.5
 
     def selection_split(self, valid: str, test: str) -> str:
-        """The test trials under `superb`."""
+        """The test split under `superb`, as in s3prl."""
         return test if self.protocol == "superb" else valid
 
     def build_head(self, dim: int) -> None:
-        """Projection, network, second affine layer and classes."""
         if len(self.widths) != 5:
-            raise UserError(f"SV: model.widths are those of five layers, not of {len(self.widths)}")
+            raise UserError(f"SV: model.widths must have five values, not {len(self.widths)}")
         self.projector = nn.Linear(dim, self.hidden)
         self.network = XVector(self.hidden, self.widths, self.embedding)
         self.affine = nn.Linear(self.embedding, self.embedding)
         self.objective = AdditiveMarginSoftmax(self.embedding, len(self.labels), self.scale, self.margin)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Embeddings `(batch, embedding)`, not yet of length 1."""
+        """Embeddings `(batch, embedding)`, not yet scaled to length 1."""
         return self.network(self.projector(features), lengths)
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
@@ -178,11 +175,7 @@ class SpeakerVerification(Task):
         return self.objective(self.affine(outputs).relu(), targets.values)
 
     def on_fit_start(self) -> None:
-        """Complain of the trials, and of training utterances, which `read_target` cannot tell from those of the trials.
-
-        Raises:
-            UserError: an utterance is of somebody who is no class.
-        """
+        # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
         split = self.trainer.datamodule.opened["train"]
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
@@ -192,28 +185,25 @@ class SpeakerVerification(Task):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW at a constant rate."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def build_metric(self) -> Metric:
-        """The embeddings; which pairs of them are compared, `score` reads from the corpus."""
+        """Collects the embeddings; `score` reads from the corpus which pairs to compare."""
         return Embeddings()
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Stage) -> None:
-        """Embeddings of a batch; there is no loss on speakers who are not trained on."""
+        # No loss: the speakers of the trials have no class.
         outputs, lengths = self(batch.inputs)
         self.update_metric(metric, outputs, lengths, batch)
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        """Add a batch."""
         places = self._trials("valid" if metric is self.valid_metric else "test").places
         numbers = torch.tensor([places[key] for key in batch.keys], device=outputs.device)
         metric.update(nn.functional.normalize(outputs.float(), dim=1), numbers)
 
     def on_test_start(self) -> None:
-        """Complain of the trials before anything is computed."""
-        self._trials("test")
+        self._trials("test")  # to fail on bad trials before anything is computed
 
     def _trials(self, stage: Stage) -> Trials:
         data = self.trainer.datamodule
@@ -222,10 +212,11 @@ class SpeakerVerification(Task):
         return self._read
 
     def score(self, metric: Metric, stage: Stage) -> dict[str, Tensor]:
-        """Equal error rate of the split's trials; not a number if too few of its utterances were evaluated."""
+        """Equal error rate of the split's trials; NaN if too few of its utterances were evaluated."""
         trials = self._trials(stage)
         rows, numbers = metric.compute()
-        numbers = numbers.reshape(-1).cpu()  # torchmetrics hands a single one out as `()`
+        numbers = numbers.reshape(-1).cpu()  # torchmetrics returns a single number as a scalar
+        # The row of each utterance's embedding, -1 if it was not evaluated.
         row_of = torch.full((len(trials.places),), -1)
         row_of[numbers] = torch.arange(len(numbers))
         heard = (row_of[trials.pairs] >= 0).all(1)
@@ -234,7 +225,7 @@ class SpeakerVerification(Task):
             rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
             return {self.metric: torch.tensor(math.nan)}
         rows = rows.double().cpu()
-        if not bool(rows.isfinite().all()):  # a head that diverged has no error rate, and its learning rate no chance
+        if not bool(rows.isfinite().all()):  # NaN for a head that diverged, so that its learning rate is not selected
             return {self.metric: torch.tensor(math.nan)}
         cosines = (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1)
         rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
@@ -243,6 +234,6 @@ class SpeakerVerification(Task):
         return {self.metric: torch.tensor(rate)}
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The embedding; the cosine of two says how alike they are."""
+        """The embedding, of length 1; the cosine of two embeddings measures the similarity of the voices."""
         rows = nn.functional.normalize(outputs.float(), dim=1)
         return [{"embedding": [round(value, 6) for value in row]} for row in rows.tolist()]

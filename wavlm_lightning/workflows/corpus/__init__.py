@@ -1,1 +1,1 @@
-"""`wavlm data`: what a corpus holds and whether it is whole."""
+"""Corpora from Python: `prepare` (`wavlm prepare`), `check` and `info` (`wavlm data`)."""

@@ -1,41 +1,110 @@
-"""`wavlm data check CORPUS`: every shard, index and label file, in parallel; what is damaged, and what to run again."""
+"""Check a corpus: read every shard, index and label file in parallel, and say what is damaged and what to run again."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from wavlm_lightning.workflows.corpus.faults import MISSING, ShardJob, Verdict, examine
+import soundfile
 
-if TYPE_CHECKING:  # help must come at once
-    from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.codebooks import LabelSet
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.remote.mirror import is_remote, materialise
+from wavlm_lightning.data.remote.transport import NotThere
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.worker_pool import in_order
 
 NAMED = 20
-"""Shards that the final sentence names; the list above it has all."""
+"""How many shards the summary names; the list of faults has all."""
 LITTLE = 256 << 20
 """Bytes below which starting processes takes longer than the work."""
+MISSING = "missing"
 
 
-def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: Sequence[str] = ()) -> int:
-    """Examine a corpus and print every fault.
+@dataclass(frozen=True)
+class CorpusCheck:
+    """The result of `check`.
+
+    Attributes:
+        faults: a line for each faulty shard or label file.
+        error: summary of the faults and what to run; empty if the corpus is whole.
+        summary: what was checked.
+    """
+
+    faults: list[str]
+    error: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard to check.
+
+    Attributes:
+        directory: the corpus.
+        split: its split.
+        summary: its entry in `corpus.json`.
+        labels: names of the label sets that cover this split.
+        quick: compare sizes only.
+        remote: the corpus is a mirror, so that missing files are downloaded.
+    """
+
+    directory: Path
+    split: str
+    summary: dict[str, Any]
+    labels: tuple[str, ...]
+    quick: bool
+    remote: bool
+
+
+@dataclass
+class Verdict:
+    """What was found in a shard.
+
+    Attributes:
+        name: of the shard.
+        bytes: of the shard.
+        missing: tar or index is missing.
+        faults: what is wrong with tar or index, one sentence each.
+        sha256: of the tar on disk; empty if it was not read.
+        labels: by label set, what is wrong with the labels of this shard.
+    """
+
+    name: str
+    bytes: int
+    missing: bool = False
+    faults: list[str] = field(default_factory=list)
+    sha256: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def check(
+    corpus: Corpus | Path | str, jobs: int | None = None, quick: bool = False, labels: Sequence[str] = ()
+) -> CorpusCheck:
+    """Compare the files of a corpus with `corpus.json`, and their contents with each other.
 
     Args:
-        corpus: what to examine; a remote one is brought shard by shard.
-        jobs: processes; one a core by default.
-        quick: compare sizes only, which reads no shard.
-        labels: names of the label sets to examine; without, all there are in the folder.
+        corpus: folder or URL; shards of a remote corpus are downloaded one by one.
+        jobs: processes; one per core by default.
+        quick: compare sizes only, without reading shards.
+        labels: names of the label sets to check; all sets in the folder by default.
 
     Raises:
-        UserError: the question makes no sense (see the message), or something is damaged, missing or in the wrong place.
-    """
-    from wavlm_lightning.data.remote.mirror import is_remote
-    from wavlm_lightning.system.errors import UserError
-    from wavlm_lightning.system.progress import progress_bar
+        UserError: `quick` with a remote corpus, or no shard has labels of a given name.
 
+    Example:
+        >>> check("data/mine").error
+        ''
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)
     remote = is_remote(corpus.directory)
     if remote and quick:
         raise UserError(f"{corpus.name}: --quick compares files on disk, and these are behind a URL; leave --quick out")
@@ -46,9 +115,10 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
         for summary in part["shards"]
     ]
     total = sum(job.summary["bytes"] for job in work)
+    jobs = 1 if quick or total < LITTLE else jobs or len(os.sched_getaffinity(0))
     verdicts = []
     with progress_bar(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="check") as bar:
-        for verdict in _examined(work, 1 if quick or total < LITTLE else jobs or len(os.sched_getaffinity(0))):
+        for verdict in in_order(_examiner, work, jobs):
             verdicts.append(verdict)
             bar.update(verdict.bytes)
     for name in labels:
@@ -56,23 +126,16 @@ def check(corpus: Corpus, jobs: int | None = None, quick: bool = False, labels: 
             raise UserError(f"{corpus.directory}: no shard has labels {name!r}; give the name of a set that it has")
     lines, wrong = _describe(corpus, sorted(verdicts, key=lambda verdict: verdict.name))
     lengths = [] if remote else _lengths(corpus)
-    for line in lines:
-        print(line)
+    error = ""
     if wrong or lengths:
         remedy = _remedy(corpus, verdicts, remote, bool(lengths))
-        raise UserError(f"{corpus.directory}: {'; '.join(wrong + lengths)}; {remedy}")
+        error = f"{corpus.directory}: {'; '.join(wrong + lengths)}; {remedy}"
     how = "have the right size" if quick else "are whole"
     names = sorted(labels or {name for job in work for name in job.labels})
-    print(f"{corpus.directory}: {len(work)} shards {how}" + (f", with the labels {', '.join(names)}" if names else ""))
-    return 0
-
-
-def _examined(work: list[ShardJob], jobs: int) -> Iterator[Verdict]:
-    if jobs <= 1:
-        return map(examine, work)
-    from wavlm_lightning.system.ordered_pool import in_order
-
-    return in_order(_examiner, work, jobs)
+    summary = f"{corpus.directory}: {len(work)} shards {how}" + (
+        f", with the labels {', '.join(names)}" if names else ""
+    )
+    return CorpusCheck(lines, error, summary)
 
 
 def _examiner(device: str | None) -> Callable[[ShardJob], Verdict]:
@@ -80,9 +143,9 @@ def _examiner(device: str | None) -> Callable[[ShardJob], Verdict]:
 
 
 def _label_sets(corpus: Corpus, split: str, named: Sequence[str], remote: bool) -> tuple[str, ...]:
-    """The label sets that cover a split: those of which any shard has labels (labels may be made for some splits)."""
+    """The label sets that cover a split: those with labels for any of its shards (a set may cover some splits only)."""
     if remote:
-        return tuple(named)  # which of them cover it is seen when they are fetched
+        return tuple(named)  # fetching them shows which of them cover the split
     shards = corpus.body["splits"][split]["shards"]
     folders = [folder for folder in sorted(corpus.directory.glob("labels/*/")) if not named or folder.name in named]
     files = [f"{Path(shard['name']).stem}.safetensors" for shard in shards]
@@ -90,7 +153,7 @@ def _label_sets(corpus: Corpus, split: str, named: Sequence[str], remote: bool) 
 
 
 def _covers(name: str, work: list[ShardJob], verdicts: list[Verdict]) -> bool:
-    """Whether any shard has labels of a name; what a split without any of them lacks is then no fault."""
+    """Whether any shard has labels of a name; in splits without any, missing labels are removed from the verdicts."""
     covered = False
     for split in {job.split for job in work}:
         asked = [v for job, v in zip(work, verdicts, strict=True) if job.split == split and name in job.labels]
@@ -103,7 +166,7 @@ def _covers(name: str, work: list[ShardJob], verdicts: list[Verdict]) -> bool:
 
 
 def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[str]]:
-    """A line for every fault, and what the final sentence says of them together."""
+    """A line for every fault, and the faults by kind for the summary."""
     owner = {row["sha256"]: row["name"] for part in corpus.body["splits"].values() for row in part["shards"]}
     groups: dict[str, list[str]] = {}
     lines = []
@@ -127,7 +190,7 @@ def _some(names: list[str]) -> str:
 
 
 def _lengths(corpus: Corpus) -> list[str]:
-    """What is wrong with the files of lengths (corpora of before have none; a mirror checks its own when it reads)."""
+    """Faults of the files of lengths. Old corpora have none; a mirror checks its files when it reads them."""
     wrong = []
     for part in corpus.body["splits"].values():
         if facts := part.get("lengths"):
@@ -156,7 +219,7 @@ def _again(corpus: Corpus, remote: bool) -> str:
     where, source = corpus.directory, corpus.body.get("source", {})
     recipe = source.get("recipe")
     if remote:
-        return "remove them: they are fetched again when they are needed"
+        return "remove them: they are downloaded again when they are needed"
     if "permuted" in source:
         return f"remove the folder and run `wavlm data permute ORIGINAL --out {where} --seed {source['permuted']}`"
     if recipe == "mini":
@@ -170,3 +233,97 @@ def _again(corpus: Corpus, remote: bool) -> str:
             "which makes only what is missing"
         )
     return "remove them and make the corpus again as `source` in corpus.json says"
+
+
+def examine(job: ShardJob) -> Verdict:
+    """Check one shard, its index and its labels; errors end up in the verdict."""
+    verdict = Verdict(job.summary["name"], job.summary["bytes"])
+    path = job.directory / job.summary["name"]
+    try:
+        _fetch(job, path, path.with_suffix(".index.json"))
+        with path.open("rb") as tar:
+            _examine_tar(job, verdict, tar)
+    except FileNotFoundError:
+        verdict.missing = True
+        verdict.faults.append("missing")
+    except (UserError, OSError) as error:
+        verdict.faults.append(f"cannot be read ({error})")
+    for name in job.labels:
+        _examine_labels(job, verdict, name)
+    return verdict
+
+
+def _fetch(job: ShardJob, *paths: Path) -> None:
+    if job.remote:
+        for path in paths:
+            materialise(path, job.summary)
+
+
+def _examine_tar(job: ShardJob, verdict: Verdict, tar: io.BufferedReader) -> None:
+    size, wanted = os.fstat(tar.fileno()).st_size, job.summary["bytes"]
+    if size != wanted:
+        verdict.faults.append(f"{'truncated' if size < wanted else 'too long'}, {size:,} of {wanted:,} bytes")
+    if not job.quick:
+        verdict.sha256 = hashlib.file_digest(tar, "sha256").hexdigest()
+        if size == wanted and verdict.sha256 != job.summary["sha256"]:
+            verdict.faults.append("other bytes than were written (sha256 differs)")
+    index = (job.directory / job.summary["name"]).with_suffix(".index.json")
+    if not index.is_file():
+        verdict.missing = True
+        verdict.faults.append("its index is missing")
+    elif not job.quick:
+        try:
+            if fault := _index_fault(json.loads(index.read_text()), job.summary, tar, verdict.faults == []):
+                verdict.faults.append(fault)
+        except (ValueError, KeyError, TypeError, AttributeError, tarfile.TarError) as error:
+            verdict.faults.append(f"its index cannot be used ({error!r})")
+
+
+def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.BufferedReader, whole: bool) -> str:
+    """What is wrong with an index, compared with `corpus.json` and, if the tar is `whole`, with what is in it."""
+    keys, samples = content["keys"], content["samples"]
+    if content["sha256"] != summary["sha256"]:
+        return "its index belongs to another shard"
+    if not len(keys) == len(samples) == len(content["audio"]) == len(content["info"]) == summary["utterances"]:
+        return f"its index lists {len(keys):,} utterances, corpus.json counts {summary['utterances']:,}"
+    if sum(samples) != summary["samples"]:
+        return f"its index counts {sum(samples):,} samples, corpus.json {summary['samples']:,}"
+    if not whole:
+        return ""
+    tar.seek(0)
+    with tarfile.open(fileobj=tar) as archive:
+        members = {member.name: [member.offset_data, member.size] for member in archive}
+    if len(members) != 2 * len(keys):
+        return f"it holds {len(members):,} files for {len(keys):,} utterances"
+    for key, count, audio, info in zip(keys, samples, content["audio"], content["info"], strict=True):
+        if members.get(f"{key}.flac") != list(audio) or members.get(f"{key}.json") != list(info):
+            return f"its index has {key!r} in another place than the tar"
+        # The hash was right, so reading the FLAC header is enough.
+        try:
+            frames = soundfile.info(io.BytesIO(os.pread(tar.fileno(), audio[1], audio[0]))).frames
+            json.loads(os.pread(tar.fileno(), info[1], info[0]))
+        except (soundfile.LibsndfileError, ValueError) as error:
+            return f"utterance {key!r} cannot be read ({error})"
+        if frames != count:
+            return f"utterance {key!r} has {frames:,} samples, its index says {count:,}"
+    return ""
+
+
+def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
+    path = job.directory / "labels" / name / f"{Path(verdict.name).stem}.safetensors"
+    try:
+        _fetch(job, path)
+        if not path.is_file():
+            verdict.labels[name] = MISSING
+        elif not (job.quick or verdict.faults):
+            # A corpus of this shard alone, so that the rules of training are applied and not written a second time.
+            alone = {"utterances": job.summary["utterances"], "shards": [job.summary]}
+            labels = LabelSet.open(Corpus(job.directory, {"splits": {job.split: alone}}), name, job.split)
+            if max((int(row.max()) for row in labels.rows if len(row)), default=0) >= labels.size:
+                verdict.labels[name] = f"holds labels of {labels.size} and more"
+    except NotThere:
+        verdict.labels[name] = MISSING
+    except UserError as error:
+        verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+    except Exception as error:  # safetensors raises its own exception for a damaged file
+        verdict.labels[name] = f"cannot be read ({error!r})"

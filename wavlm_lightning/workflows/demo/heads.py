@@ -1,4 +1,4 @@
-"""The demo's heads: three tasks on three frozen upstreams, two at a time."""
+"""Heads of the demo: three tasks on three frozen upstreams, and their learning rates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wavlm_lightning.workflows.fit.head_runs import HeadRun
 
 TASKS = ("pr", "ks", "sid")
 UPSTREAMS: dict[str, str] = {"pre-trained": "pretrained", "random weights": "random", "FBANK": "fbank"}
-"""What the report calls an upstream, and what its folders are called."""
+"""Label of an upstream in the report -> its part of folder names."""
 
 LEARNING_RATES: dict[tuple[str, str], float] = {
     # Best on the validation split; the grid and its figures: experiments/demo_learning_rates.
@@ -18,12 +18,12 @@ LEARNING_RATES: dict[tuple[str, str], float] = {
     ("sid", "random weights"): 1e-3,
     ("sid", "FBANK"): 1e-3,
 }
-"""Where the rate of the task's YAML is not the best for an upstream (SUPERB tunes the rate per upstream, and only that)."""
+"""Rates that differ from the task's YAML (SUPERB tunes the rate per upstream and task, and nothing else)."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """One run: a task on an upstream.
+    """A task on an upstream.
 
     Attributes:
         task: name of its YAML in `configs/superb/mini`.
@@ -39,14 +39,13 @@ class Head:
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
         return self.out / "heads" / f"{self.task}-{UPSTREAMS[self.upstream]}"
 
     def options(self) -> list[str]:
-        """What follows `wavlm fit` or `wavlm test`, the run folder apart."""
+        """Options of `wavlm fit` and `wavlm test`, without the run folder."""
         options = ["-c", f"configs/superb/mini/{self.task}.yaml"]
         if self.upstream == "FBANK":
-            # CMVN makes all utterances alike after mean pooling (superb.md, section 7), so it is for PR only.
+            # After CMVN the mean over time is the same for every utterance: KS and SID, which pool, cannot use it.
             cmvn = str(self.task == "pr").lower()
             options += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", cmvn]
         else:
@@ -61,12 +60,11 @@ class Head:
         return options
 
     def run(self) -> HeadRun:
-        """The run to make."""
         return HeadRun(self.folder, self.options())
 
 
 def all_heads(out: Path, steps: int | None = None) -> list[Head]:
-    """Every task on every upstream, the slowest first so that two processes end together."""
+    """Every task on every upstream, the slowest first, so that two processes end at about the same time."""
     return [
         Head(task, upstream, out, steps) for task in TASKS for upstream in ("FBANK", "random weights", "pre-trained")
     ]

@@ -1,4 +1,4 @@
-"""`wavlm export --format onnx|torch`: an encoder, or an encoder with its head, as a graph that needs none of our code."""
+"""`wavlm export --format onnx|torch`: an encoder, alone or with its head, as a graph that runs without this package."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead
+from wavlm_lightning.workflows.predict.head import TrainedHead
 
 FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 DESCRIPTION = "model.json"
 TOLERANCE = 1e-4
-"""Largest difference to what the encoder or the task says itself, as a share of its largest number, or absolute below 1."""
+"""Largest accepted difference from the model's output, relative to its largest number, or absolute if that is below 1."""
 
 
 class ExportableHead(nn.Module):
     """Encoder, weighted sum and head in one graph.
 
     Args:
-        head: whose upstream is of the WavLM family.
+        head: a head on an upstream of the WavLM family.
 
     Example:
         >>> scores, lengths = ExportableHead(open_head(Path("runs/demo/ks")))(waveforms, lengths)
@@ -44,7 +44,7 @@ class ExportableHead(nn.Module):
         upstream = head.task.upstream
         assert isinstance(upstream, WavLMUpstream)
         self.task, self.factor = head.task, 10 ** (head.gain_db / 20)
-        self.states = slice(-upstream.num_layers, None)  # a head of transformers may read the last layer alone
+        self.states = slice(-upstream.num_layers, None)  # a head of transformers may read only the last layer
         eps = getattr(upstream, "normalize_eps", None)
         self.encoder = ExportableEncoder(upstream.encoder, _normalize_eps(upstream.encoder) if eps is None else eps)
 
@@ -72,7 +72,7 @@ def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
     """Write encoder and head as a graph; see `write_graph`.
 
     Raises:
-        UserError: its upstream is not of the WavLM family, or nothing can be exported at all.
+        UserError: its upstream is not of the WavLM family, or the head cannot be exported as a graph.
     """
     task = head.task
     if not isinstance(task.upstream, WavLMUpstream):
@@ -87,13 +87,13 @@ def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
             f"--format {form}: the LSTMs of this {task.name} head would be fixed to one length by torch.export; export its "
             "encoder with --encoder and run the head with `wavlm predict`"
         )
-    # A graph has no case of its own for a single frame, and the x-vector network takes 14 away.
+    # torch.export specialises a single frame, and the x-vector network shortens its input by 14 frames.
     frames = 2 + LOST_FRAMES if isinstance(task, SpeakerVerification) else 2
-    facts = {"outputs": {"scores": "what the head says, see labels"}, "task": task.name, "labels": task.labels}
+    facts = {"outputs": {"scores": "outputs of the head, see labels"}, "task": task.name, "labels": task.labels}
     if head.gain_db:
         facts["gain_db"] = f"{head.gain_db:g}, in the graph"
     if head.trim:
-        facts["trim"] = "quiet stretches were removed before training: remove them before the graph, too"
+        facts["trim"] = "quiet stretches were removed before training; remove them before the graph, too"
 
     def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
         layers = task.upstream(waveforms * 10 ** (head.gain_db / 20), lengths)
@@ -111,22 +111,22 @@ def write_graph(
     facts: dict[str, Any],
     frames: int,
 ) -> float:
-    """Trace, write, and compare what was written with what was meant, on batches of several sizes and lengths.
+    """Trace and write a graph, and compare it with the model on batches of several sizes and lengths.
 
     Args:
         module: maps waveforms `(batch, samples)` and lengths `(batch,)` to outputs and valid frames.
-        expected: the same outputs, computed as ever.
+        expected: the same outputs, computed by the model.
         folder: made if missing; gets `model.onnx` or `model.pt2`, and `model.json`.
         form: `onnx` or `torch`.
-        encoder: inside the module.
-        facts: for `model.json`.
-        frames: fewest frames of a batch's longest row that the graph takes.
+        encoder: the encoder inside the module.
+        facts: content of `model.json`.
+        frames: smallest number of frames that the longest row of a batch must have.
 
     Returns:
-        The largest difference, as a share of the largest number of its batch (absolute if that is below 1).
+        The largest difference, relative to the largest number of its batch (absolute if that is below 1).
 
     Raises:
-        UserError: a library is missing, or the graph does not agree; no file is left then.
+        UserError: a library is missing, or the graph does not agree with the model; then no file is left.
     """
     if form == "onnx":
         _need_onnx()
@@ -151,7 +151,7 @@ def write_graph(
         part.rename(path)
     except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a head of one's own may do whatever Python can, and tracers fail in many ways
+    except Exception as error:  # a user's head may hold any Python code, on which tracers fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
         raise UserError(
             f"--format {form}: torch cannot make a graph of the model for any batch and length ({reason})"
@@ -175,7 +175,7 @@ def write_graph(
 
 
 def _trace(module: nn.Module, example: tuple[Tensor, Tensor], path: Path, form: str, names: list[str]) -> None:
-    """Write the graph, for any number of rows and samples."""
+    """Write the graph, with free numbers of rows and samples."""
     free = torch.export.Dim.AUTO
     program = torch.export.export(
         module, example, dynamic_shapes={"waveforms": {0: free, 1: free}, "lengths": {0: free}}
@@ -191,7 +191,7 @@ def _trace(module: nn.Module, example: tuple[Tensor, Tensor], path: Path, form: 
 def _compare(
     run: Callable[[Tensor, Tensor], Tensor], expected: Callable[[Tensor, Tensor], Tensor], shortest: int, least: int
 ) -> tuple[float, list[list[int]]]:
-    """The largest difference, and the sizes `[batch, samples]` that it was looked for in."""
+    """The largest difference, and the tested sizes `[batch, samples]`."""
     sizes = [[1, shortest], [1, SAMPLE_RATE], [2, SAMPLE_RATE + 4321], [4, 2 * SAMPLE_RATE + 77]]
     largest = 0.0
     for seed, (rows, samples) in enumerate(sizes, start=1):
@@ -202,12 +202,12 @@ def _compare(
                 f"the graph gives {tuple(given.shape)} instead of {tuple(wanted.shape)}, so it was not kept"
             )
         difference = (given - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
-        largest = max(largest, difference) if difference == difference else float("inf")  # NaN agrees with nothing
+        largest = max(largest, difference) if difference == difference else float("inf")  # NaN is a difference
     return largest, sizes
 
 
 def _batch(rows: int, samples: int, least: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise of random lengths; the first row is full."""
+    """Noise of random lengths; the first row has the full length."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(least, samples + 1, (rows,), generator=generator)
     lengths[0] = samples
@@ -246,7 +246,7 @@ def _need_onnx() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what torch says of packages that nobody asked for, and of its own future."""
+    """Hide torch's messages about optional packages and deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A head on its encoder for everybody else, with a model card that says how to use it."""
+"""Export of a trained head with its encoder: a transformers folder with a model card, or a graph."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.huggingface.encoder import HeadEncoder
+from wavlm_lightning.system.run_folder import init_args, read_run_config
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
+from wavlm_lightning.tasks.huggingface.heads import HeadEncoder
 from wavlm_lightning.upstreams import WavLMUpstream
-from wavlm_lightning.workflows.export.model_card import HUB_LICENCES, MARK, Section, is_ours
-from wavlm_lightning.workflows.predict.head_sources import open_head
-from wavlm_lightning.workflows.predict.trained_head import TrainedHead
+from wavlm_lightning.workflows.export.model_card import MARK, Section, hub_licence, licence, versions, write_card
+from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
 PIPELINES = {"ForSequenceClassification": "audio-classification", "ForCTC": "automatic-speech-recognition"}
-"""End of the class' name -> what the Hub calls the use; others have no name of their own there."""
+"""End of the class' name -> the Hub's name of the use; the Hub has no name for the other classes."""
 USAGE = """```python
 import torch
 from transformers import AutoFeatureExtractor, {architecture}
@@ -36,7 +36,7 @@ RESULTS = {
     "ForSequenceClassification": "label = model.config.id2label[output.logits.argmax().item()]",
     "ForXVector": "embedding = torch.nn.functional.normalize({embedding}, dim=1)  # the cosine of two is the score",
     "ForAudioFrameClassification": "speaks = output.logits[0].sigmoid() > 0.5  # (frames, speakers)",
-    "ForCTC": "labels = output.logits[0].argmax(1).unique_consecutive()  # names are in vocab.json, 0 says nothing",
+    "ForCTC": "labels = output.logits[0].argmax(1).unique_consecutive()  # names are in vocab.json, 0 is the blank",
 }
 ALONE = (
     "\nOne recording at a time: in a padded batch transformers lets padding into norms and means, and `wavlm predict {title} "
@@ -44,64 +44,57 @@ ALONE = (
 )
 
 
-def export_from_head(given: Path, directory: Path, form: str, only_encoder: bool, command: str) -> None:
-    """Write a head, or the encoder below it.
+def export_head(source: Path, directory: Path, format: str, encoder_only: bool, command: str) -> list[str]:
+    """Write a head with its encoder, or only the encoder.
 
     Args:
-        given: run folder of a head, or a Hugging Face directory with one.
+        source: run folder of a head, or a Hugging Face folder with one.
         directory: made if missing.
-        form: `hf`, `onnx` or `torch`.
-        only_encoder: leave the head out.
-        command: that the user typed, for the card.
+        format: `hf`, `onnx` or `torch`.
+        encoder_only: leave the head out.
+        command: the command for the model card.
+
+    Returns:
+        One sentence for each thing that was written or kept.
 
     Raises:
-        UserError: there is no such class in transformers, or the graph does not agree with the head.
+        UserError: transformers has no class for this head, or the graph does not agree with it.
     """
-    head = open_head(given, "cpu")
-    if form in ("onnx", "torch"):
+    head = open_head(source, "cpu")
+    if format in ("onnx", "torch"):
         from wavlm_lightning.workflows.export.graph import FILES, write_encoder, write_head_graph
 
-        encoder = _encoder(head).encoder if only_encoder else None
-        graph = write_head_graph(head, directory, form) if encoder is None else write_encoder(encoder, directory, form)
-        print(
-            f"{directory / FILES[form]}: off by at most {graph:.1e} from the {'head' if encoder is None else 'encoder'}"
-        )
-        return
-    if only_encoder:
-        _encoder(head).encoder.save_pretrained(directory)
-        print(f"{directory}: the encoder of {given}, without its head")
-        return
+        if encoder_only:
+            difference = write_encoder(_upstream(head).encoder, directory, format)
+        else:
+            difference = write_head_graph(head, directory, format)
+        what = "encoder" if encoder_only else "head"
+        return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the {what}"]
+    if encoder_only:
+        _upstream(head).encoder.save_pretrained(directory)
+        return [f"{directory}: the encoder of {source}, without its head"]
     processing: dict[str, Any] = {"gain_db": head.gain_db} if head.gain_db else {}
     processing |= {"trim": True} if head.trim else {}
     architecture = write_head_folder(directory, head.task, processing)
-    for name in (WEIGHTS, DESCRIPTION):  # of a pre-training run that was exported here before
+    for name in (WEIGHTS, DESCRIPTION):  # of a pre-training run that was exported to this folder earlier
         (directory / name).unlink(missing_ok=True)
-    card = directory / "README.md"
-    if card.is_file() and not is_ours(card.read_text(encoding="utf-8")):
-        print(f"{card}: kept, since `wavlm export` has not written it")
-    else:
-        card.write_text(head_card(directory, head, given, architecture, processing, command), encoding="utf-8")
-    print(f"{directory}: {head.task.name} as a {architecture}")
+    notes = write_card(directory, head_card(directory, head, source, architecture, processing, command))
+    return [*notes, f"{directory}: {head.task.name} as a {architecture}"]
 
 
 def head_card(
-    directory: Path, head: TrainedHead, given: Path, architecture: str, processing: dict[str, Any], command: str
+    directory: Path, head: TrainedHead, source: Path, architecture: str, processing: dict[str, Any], command: str
 ) -> str:
     """The card as Markdown with the Hub's front matter.
 
     Args:
         directory: the exported folder, with its `config.json`.
-        head: what was exported.
-        given: where it was.
-        architecture: name of the class that loads it.
+        head: the exported head.
+        source: the folder it was read from.
+        architecture: name of the transformers class that loads it.
         processing: see `write_head_folder`.
-        command: that wrote the folder.
+        command: the command that wrote the folder.
     """
-    import lightning
-    import torch
-
-    import wavlm_lightning
-
     task, title = head.task, directory.resolve().name
     kind = next(end for end in RESULTS if architecture.endswith(end))
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -110,7 +103,7 @@ def head_card(
     text = f"# {title}\n\nSUPERB's {task.name}: a head on a speech encoder, both in one `{architecture}`.\n\n"
     text += USAGE.format(architecture=architecture, title=title, result=result) + ALONE.format(title=title)
     if rectified:
-        text += "\nThe ReLU is the head's: transformers leaves it out of `embeddings`.\n"
+        text += "\nThe ReLU belongs to the head; transformers leaves it out of `embeddings`.\n"
 
     prepared = Section("Before the model")
     if "gain_db" in processing:
@@ -118,18 +111,18 @@ def head_card(
             "loudness", f"multiply waveforms by {10 ** (processing['gain_db'] / 20):.6g} ({processing['gain_db']:g} dB)"
         )
     if processing.get("trim"):
-        prepared.add("quiet stretches", "removed in training: remove them")
-    corpus = _corpus(given)
+        prepared.add("quiet stretches", "remove them, as in training")
+    corpus = _corpus(source)
     training = Section("Training")
     training.add("corpus", corpus and corpus.name)
-    licence = corpus.body.get("licence") if corpus else None
-    training.add("licence of the recordings", None if licence in ("", "unknown") else licence)
+    terms = licence(corpus) if corpus else None
+    training.add("licence of the recordings", terms)
     training.add("encoder", f"`{task.upstream.label}`, sha256 `{task.upstream.fingerprint()}`")
     for name in ("learning_rate", "seed", "protocol", "best_step"):
         training.add(name.replace("_", " "), task.trained.get(name))
     scores = Section("Test")
-    if (given / CARD_NAME).is_file():
-        tested = ResultCard.read(given / CARD_NAME)
+    if (source / CARD_NAME).is_file():
+        tested = ResultCard.read(source / CARD_NAME)
         for name, metric in tested.metrics.items():
             scores.add(
                 name, f"{metric['value']:.4g} {metric['unit']} on {tested.corpus['name']}, {tested.corpus['split']}"
@@ -139,8 +132,7 @@ def head_card(
     labels.add("outputs", ", ".join(shown[:50]) + (f", ... ({len(shown)})" if len(shown) > 50 else ""))
     made = Section("Made with")
     made.add("command", f"`{command}`")
-    for module in (wavlm_lightning, torch, lightning):
-        made.add(f"{module.__name__} at export", module.__version__)
+    versions(made)
 
     matter: dict[str, Any] = {
         "library_name": "transformers",
@@ -148,32 +140,29 @@ def head_card(
     }
     if kind in PIPELINES:
         matter["pipeline_tag"] = PIPELINES[kind]
-    if training_licence := dict(training.facts).get("licence of the recordings"):
-        name = training_licence.lower().replace(" ", "-")
-        matter["license"] = name if name in HUB_LICENCES else "other"
+    if terms:
+        matter["license"] = hub_licence(terms)
     front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
     sections = (prepared, training, scores, labels, made)
     return "\n".join([f"---\n{front}---\n{MARK}", text, *filter(None, map(str, sections))])
 
 
-def _encoder(head: TrainedHead) -> WavLMUpstream:
+def _upstream(head: TrainedHead) -> WavLMUpstream:
     if not isinstance(head.task.upstream, WavLMUpstream):
         raise UserError(
             f"--encoder: the upstream of this head is a {type(head.task.upstream).__name__}, and only encoders of the WavLM "
             "family are exported"
         )
-    if isinstance(head.task.upstream, HeadEncoder):  # which has given up its norms of waveforms and of the last layer
+    if isinstance(head.task.upstream, HeadEncoder):  # it has lost the norms of the waveform and of the last layer
         raise UserError(
-            f"--encoder: this head was begun from {head.task.upstream.label}; export the encoder from there"
+            f"--encoder: this head was started from {head.task.upstream.label}; export the encoder from there"
         )
     return head.task.upstream
 
 
 def _corpus(run: Path) -> Corpus | None:
-    """What the head was trained on, if it is still there."""
-    config = run / "config.yaml"
-    content = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    path = ((content.get("data") or {}).get("init_args") or {}).get("corpus")
+    """The training corpus of the head, if it is still there."""
+    path = init_args(read_run_config(run), "data").get("corpus")
     try:
         return Corpus.open(path) if isinstance(path, str) else None
     except UserError:

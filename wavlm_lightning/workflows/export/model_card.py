@@ -1,4 +1,4 @@
-"""The model card of an exported encoder: what its run folder knows, and nothing else."""
+"""The model card of an exported encoder: facts from its run folder. Facts that are not known are left out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning
+import torch
 import yaml
 
+import wavlm_lightning
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.workflows.export.run_facts import RunFacts
@@ -25,7 +28,7 @@ HUB_LICENCES = (
     "cc-by-nc-sa-4.0",
     "cc-by-nc-nd-4.0",
 )
-"""Names that the Hugging Face Hub knows; any other licence is `other` there, and spelled out in the text."""
+"""Names of the Hugging Face Hub; any other licence is `other` there, and given in the text."""
 HEADER = """# {title}
 
 A speech encoder of {parameters:,} parameters ({layers} transformer layers of {dim} dimensions): 16 kHz audio in, a hidden state
@@ -44,7 +47,7 @@ with torch.no_grad():
 
 @dataclass
 class Section:
-    """A headline, and facts below it; facts that are not known are left out, and so is a section without any.
+    """A headline with a list of facts; empty as text if there are no facts.
 
     Attributes:
         title: the headline.
@@ -64,9 +67,13 @@ class Section:
         return f"## {self.title}\n\n{rows}\n" if rows else ""
 
 
-def is_ours(card: str) -> bool:
-    """Whether `wavlm export` wrote the card, and nobody has said that it should stay."""
-    return MARK in card
+def write_card(directory: Path, text: str) -> list[str]:
+    """Write `README.md`; return a sentence instead if there is one that the user has written or taken our mark out of."""
+    card = directory / "README.md"
+    if card.is_file() and MARK not in card.read_text(encoding="utf-8"):
+        return [f"{card}: kept, since it was not written by `wavlm export`"]
+    card.write_text(text, encoding="utf-8")
+    return []
 
 
 def model_card(
@@ -76,10 +83,10 @@ def model_card(
 
     Args:
         directory: the exported folder, with its `config.json`.
-        encoder: what was exported.
-        source: the file or folder that it was read from.
+        encoder: the exported encoder.
+        source: the file or folder it was read from.
         checkpoint: content of a `.ckpt` of a pre-training run; None for weights from elsewhere.
-        command: that wrote the folder.
+        command: the command that wrote the folder.
     """
     run = None if checkpoint is None else RunFacts.read(source, checkpoint)
     corpora = run.corpora if run else []
@@ -96,8 +103,8 @@ def model_card(
     )
     if shape.pre_norm:
         header += (
-            "\nThe encoder's output is `last_hidden_state`; transformers leaves its final layer norm out of the last of the\n"
-            "`hidden_states`, on which heads of ours are trained with it.\n"
+            "\nThe encoder's output is `last_hidden_state`; transformers leaves the final layer norm out of the last of the\n"
+            "`hidden_states`, while heads of wavlm_lightning are trained on it with the norm.\n"
         )
     sections = [_data(run), _training(run), _scores(run)] if run else []
     sections.append(_made(source, run, command))
@@ -112,17 +119,21 @@ def _front_matter(model_type: str, corpora: list[Corpus]) -> dict[str, Any]:
     languages = corpora[0].inventories.get("languages") if corpora else None
     if languages:
         matter["language"] = sorted(languages)
-    licences = {licence for corpus in corpora if (licence := _licence(corpus))}
-    if licences:
-        names = {name if (name := each.lower().replace(" ", "-")) in HUB_LICENCES else "other" for each in licences}
+    if names := {hub_licence(terms) for corpus in corpora if (terms := licence(corpus))}:
         matter["license"] = names.pop() if len(names) == 1 else "other"
     return matter
 
 
-def _licence(corpus: Corpus) -> str | None:
-    """Terms of use, if somebody stated them."""
-    licence = corpus.body.get("licence")
-    return None if licence in (None, "", "unknown") else licence
+def licence(corpus: Corpus) -> str | None:
+    """The licence of a corpus; None if it is not known."""
+    stated = corpus.body.get("licence")
+    return None if stated in (None, "", "unknown") else stated
+
+
+def hub_licence(terms: str) -> str:
+    """The Hub's name of a licence, or `other`."""
+    name = terms.lower().replace(" ", "-")
+    return name if name in HUB_LICENCES else "other"
 
 
 def _data(run: RunFacts) -> Section:
@@ -132,12 +143,12 @@ def _data(run: RunFacts) -> Section:
         part = corpus.body["splits"].get(run.split, {})
         hours = f", split `{run.split}`: {part['hours']:.4g} hours, {part['utterances']} utterances" if part else ""
         section.add("corpus", f"{corpus.name}{hours}")
-        section.add("licence of the recordings", _licence(corpus))
+        section.add("licence of the recordings", licence(corpus))
         for each in noise:
             section.add("noise mixed in", each.name)
-            section.add("licence of the noise", _licence(each))
-        if any(map(_licence, run.corpora)):
-            section.add("licence above", "that of the audio; whoever publishes the weights decides on theirs")
+            section.add("licence of the noise", licence(each))
+        if any(map(licence, run.corpora)):
+            section.add("licence above", "that of the audio; the weights may be published under another one")
     section.add("sha256 of the corpus", run.corpus_sha256 and f"`{run.corpus_sha256}`")
     for name, codebook in run.codebooks.items():
         rate = f" at {codebook['rate']:g} Hz" if "rate" in codebook else ""
@@ -167,7 +178,7 @@ def _training(run: RunFacts) -> Section:
 
 
 def _arguments(values: Any) -> str:
-    """`name=value` pairs; of a class given by its path, those of its arguments."""
+    """Arguments as `name=value` pairs; `values` may be a class with `init_args`."""
     if not isinstance(values, Mapping):
         return ""
     values = values.get("init_args", values)
@@ -182,17 +193,17 @@ def _scores(run: RunFacts) -> Section:
 
 
 def _made(source: Path, run: RunFacts | None, command: str) -> Section:
-    import lightning
-    import torch
-
-    import wavlm_lightning
-
     section = Section("Made with")
     section.add("command", f"`{command}`")
     if run is None and source.is_file():
         with source.open("rb") as file:
             section.add("source", f"`{source.name}`, sha256 `{hashlib.file_digest(file, 'sha256').hexdigest()}`")
-    for module in (wavlm_lightning, torch, lightning):
-        section.add(f"{module.__name__} at export", module.__version__)
+    versions(section)
     section.add("lightning at training", run and run.lightning)
     return section
+
+
+def versions(section: Section) -> None:
+    """Add the versions of this package, torch and Lightning to a section."""
+    for module in (wavlm_lightning, torch, lightning):
+        section.add(f"{module.__name__} at export", module.__version__)

@@ -1,4 +1,4 @@
-"""What a pre-training run knows about itself: its checkpoint, its `config.yaml`, its curves and its corpora."""
+"""Facts of a pre-training run for its model card: from the checkpoint, `config.yaml`, the curves and the corpora."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import curve_files, init_args, read_run_config
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts; what is not known is empty or None.
+    """Facts of a run; unknown ones are empty or None.
 
     Attributes:
-        steps: updates made.
+        steps: number of updates.
         model: arguments of the module.
         data: arguments of the data.
         trainer: arguments of the trainer.
-        codebooks: by label set, size, rate and sha256.
-        corpora: the corpus, if it is still what was trained on, and the noise, if there is any.
-        split: that was trained on.
-        corpus_sha256: of the corpus while training.
-        processes: that trained.
-        scores: by name, the last validation before this checkpoint: (step, value).
-        lightning: version while training.
+        codebooks: label set -> size, rate and sha256.
+        corpora: the corpus, if it is unchanged since training, and the noise corpus, if there is one.
+        split: the training split.
+        corpus_sha256: hash of the corpus during training.
+        processes: number of training processes.
+        scores: metric -> (step, value) of the last validation before this checkpoint.
+        lightning: version of Lightning during training.
     """
 
     steps: int
@@ -48,13 +47,12 @@ class RunFacts:
         """Collect them.
 
         Args:
-            path: of the checkpoint; in `RUN/checkpoints/` the run's other files are read, too.
-            checkpoint: its content.
+            path: path of the checkpoint; if it is in `RUN/checkpoints/`, the other files of the run are read, too.
+            checkpoint: content of the checkpoint.
         """
         folder = path.resolve().parent.parent
-        config = folder / "config.yaml"
-        content: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        model, data = ((content.get(name) or {}).get("init_args") or {} for name in ("model", "data"))
+        content = read_run_config(folder)
+        model, data = init_args(content, "model"), init_args(content, "data")
         layout = _layout(checkpoint)
         corpora = _corpora(data, layout.get("corpus"))
         return cls(
@@ -73,7 +71,7 @@ class RunFacts:
 
     @property
     def seconds_per_update(self) -> float | None:
-        """Audio of all processes and micro-steps; the last crops of an epoch may fill less."""
+        """Audio per update, over all processes and micro-steps; the last batches of an epoch may hold less."""
         seconds, times = self.data.get("batch_seconds"), self.trainer.get("accumulate_grad_batches", 1)
         if seconds is None or self.processes is None or not isinstance(times, int):
             return None
@@ -81,13 +79,13 @@ class RunFacts:
 
 
 def _layout(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What `ResumableData` has kept; Lightning files it under the name of the class."""
+    """State of `ResumableData`, which Lightning stores under the qualified name of the class."""
     states = [value for value in checkpoint.values() if isinstance(value, Mapping) and "layout" in value]
     return dict(states[0]["layout"]) if states else {}
 
 
 def _corpora(data: Mapping[str, Any], trained_on: str | None) -> list[Corpus]:
-    """The corpus and the noise; none if the corpus is gone or another one by now."""
+    """The corpus and the noise corpus; empty if the corpus is missing or has changed."""
     corpus, noise = (_open(data.get(name)) for name in ("corpus", "noise_corpus"))
     if corpus is None or corpus.sha256 != trained_on:
         return []
@@ -104,11 +102,10 @@ def _open(path: Any) -> Corpus | None:
 def _scores(folder: Path, steps: int) -> dict[str, tuple[int, float]]:
     from wavlm_lightning.reports.curves import read_curves
 
-    files = (folder / "curves").glob("version_*/metrics.csv")
-    curves = read_curves(sorted(files, key=lambda path: int(path.parent.name.removeprefix("version_"))))
+    curves = read_curves(curve_files(folder))
     scores = {}
     for name, series in curves.series.items():
-        # Lightning counts from 0: what is logged at step N came after N + 1 updates (N, between two micro-steps).
+        # Lightning counts from 0: values logged at step N come after N + 1 updates (N, between two micro-steps).
         points = [point for point in zip(series.steps, series.values, strict=True) if point[0] < steps]
         if name.startswith("valid/") and points:
             scores[name] = points[-1]

@@ -1,4 +1,4 @@
-"""`wavlm fit`, `validate`, `test` and `predict`: LightningCLI, with run folders and errors one can read."""
+"""LightningCLI for `wavlm fit`, `validate`, `test` and `predict -c`: run folders, checkpoints, loggers, several heads."""
 
 from __future__ import annotations
 
@@ -17,74 +17,104 @@ from lightning.pytorch.loggers import CSVLogger
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.callbacks.checkpoint_files import with_whole_files
-from wavlm_lightning.callbacks.checkpoints import (
-    BEST,
-    NEWEST,
-    Newest,
-    StepProgress,
-    StopBetweenUpdates,
-    WritePredictions,
-    best,
-)
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, best, with_whole_files
 from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
-from wavlm_lightning.callbacks.result_card import WriteResultCard
-from wavlm_lightning.callbacks.wandb_logger import settle_loggers
+from wavlm_lightning.callbacks.progress import StepProgress
+from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
+from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import finish_replacing
 from wavlm_lightning.system.plugins import make_importable
+from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
-from wavlm_lightning.tasks.joint.head_trainer import check_trainer
+from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
-from wavlm_lightning.training.fsdp import FSDP2, finish_renaming
-from wavlm_lightning.workflows.fit.dropped_arguments import dropping_logger
-from wavlm_lightning.workflows.fit.further_tasks import HELP, OPTION, added_up, read_also
-from wavlm_lightning.workflows.fit.head_lists import HeadLists, take_lists
-from wavlm_lightning.workflows.fit.head_specs import HeadConfigs, many_heads
-from wavlm_lightning.workflows.fit.quiet import quiet
-from wavlm_lightning.workflows.fit.readable_errors import readable_errors
-from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
+from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.workflows.fit.joint_heads import (
+    HELP,
+    OPTION,
+    HeadConfigs,
+    HeadLists,
+    added_up,
+    many_heads,
+    read_also,
+    take_lists,
+)
+from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
+from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the full configuration in the run folder, and shows it to the loggers."""
+    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers.
+
+    Args:
+        heads: configurations of several heads.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, **settings: Any) -> None:
+        super().__init__(parser, config, **settings)
+        self.heads = heads
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write `config.yaml`, for each of several heads as well; on a resumed run the newest one stands."""
         if stage != "fit":
             return
         content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         root = Path(trainer.default_root_dir)
-        contents = WavLMCLI.configs.by_folder(content, root)
+        contents = self.heads.by_folder(content, root)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(contents[root])
         for folder, content in contents.items():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+            (folder / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 class WavLMCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`.
 
-    There lie `config.yaml`, `curves/version_N/metrics.csv` (one a start), `checkpoints/best.ckpt` and `last.ckpt`, and
-    `card.json`. `--ckpt_path last` (or `best`) finds them. A trainer that names its own logger or ModelCheckpoint
-    keeps those. With lists of learning rates or seeds, or with further tasks (`--also`), each head has such a folder in
-    it; see `many_runs`.
+    A run folder holds `config.yaml`, `curves/version_N/metrics.csv` (one for each start), `checkpoints/best.ckpt` and
+    `last.ckpt`, and after `test` `card.json`. `--ckpt_path last` (or `best`) refers to these. A trainer that names its
+    own logger or ModelCheckpoint keeps them. With lists of learning rates or seeds, or with further tasks (`--also`),
+    each head has such a folder inside the run folder; see `joint_heads`.
+
+    Args:
+        options: what LightningCLI parses, without lists.
+        lists: listed values of the first task, from `take_lists`.
+        run: the options begin with a subcommand, which is run; otherwise model, data and trainer are only built.
+        command: the command as the user typed it, for result cards.
+        callbacks: further callbacks of a fit.
 
     Attributes:
-        command: what the user typed; result cards keep it.
-        lists: what several heads of the first task differ in.
-        configs: of several heads.
+        heads: configurations of several heads; empty for one head.
     """
 
-    command = ""
-    lists = HeadLists()
-    configs = HeadConfigs()
     model: Any
 
+    def __init__(
+        self, options: list[str], lists: HeadLists, run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()
+    ) -> None:
+        # Before the base class's constructor, which parses, builds and runs.
+        self.lists, self.command, self.callbacks = lists, command, list(callbacks)
+        self.heads = HeadConfigs()
+        settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            parser_kwargs=settings | dict.fromkeys(SUBCOMMANDS, settings),
+            trainer_defaults={"log_every_n_steps": 10},
+            args=options,
+            run=run,
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `also`, `checkpoint_every` and `recipe`."""
         parser.add_argument(OPTION, type=list[str | dict[str, Any]] | None, default=None, help=HELP)
         parser.add_argument(
             "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
@@ -94,27 +124,33 @@ class WavLMCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: a checkpoint must never override what the command line says."""
+        # LightningCLI would let hyperparameters in the checkpoint replace options of the command line.
+        pass
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the run folder's logger and checkpoints."""
+        """Add the run folder's loggers, checkpoints and progress bar, and build several heads if they are asked for."""
         config = self._get(self.config_init, "trainer")
         root = Path(config.get("default_root_dir") or "runs/default")
         if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
-        fitting = self.subcommand in ("fit", None)  # None: a notebook, which may
+        fitting = self.subcommand in ("fit", None)  # None: a notebook, which may fit
         also = read_also(self._get(self.config, "also"))
         if self.lists or also:
-            self.model, WavLMCLI.configs = many_heads(self.model, self._get(self.config, "model"), self.lists, also)
+            self.model, self.heads = many_heads(self.model, self._get(self.config, "model"), self.lists, also)
             data = self._get(self.config, "data").as_dict()
             for one in also:
                 one.check_data(data)
                 if fitting:
-                    one.say_unused(data, self._get(self.config, "trainer").as_dict())
-        config["use_distributed_sampler"] = False  # our batch plan deals to the ranks itself
+                    one.note_unused(data, self._get(self.config, "trainer").as_dict())
+        config["use_distributed_sampler"] = False  # our batch plan already gives each rank its own batches
         config["plugins"] = with_whole_files(config.get("plugins"))
-        labels = tuple(WavLMCLI.configs.models)
+        labels = tuple(self.heads.models)
         config["logger"] = curve_loggers(config.get("logger"), root, fitting, labels)
         callbacks = list(config.get("callbacks") or [])
         fresh = fitting and self._get(self.config_init, "ckpt_path") is None
@@ -123,13 +159,13 @@ class WavLMCLI(LightningCLI):
             check_callbacks(callbacks)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
-            callbacks += [StopBetweenUpdates(), *ReportToSweep.of_environment()]
+            callbacks += [StopBetweenUpdates(), *self.callbacks]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             if isinstance(self.model, ManyHeads):
                 callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
             elif hasattr(self.model, "monitor"):
                 callbacks.append(best(root / "checkpoints", *self.model.monitor))
-            # The last one, for it keeps what the others know.
+            # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
@@ -139,32 +175,33 @@ class WavLMCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
+        self.save_config_kwargs = {"heads": self.heads, "save_to_log_dir": False}
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(self.model, ManyHeads):
             check_trainer(trainer)  # before it starts processes
         return trainer
 
     def before_fit(self) -> None:
-        """Refuse to write over a run, and find `last`."""
-        folder = Path(self.trainer.default_root_dir) / "checkpoints"
-        for name in (NEWEST, BEST):
-            finish_renaming(folder / f"{name}.ckpt")
+        """Resolve `--ckpt_path last`, and refuse to overwrite a run."""
+        for name in (LAST, BEST):
+            finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
-        asked = self._get(self.config, "ckpt_path")
-        found = [name for name in (NEWEST, BEST) if (folder / f"{name}.ckpt").exists()]
-        if asked is None and not self.trainer.fast_dev_run and (found or any(folder.glob("*.ckpt"))):
-            # Killed between its first validation and its first regular checkpoint, a run has none but the best.
+        if self._get(self.config, "ckpt_path") is not None or self.trainer.fast_dev_run:
+            return
+        # A run that was killed after its first validation and before its first regular checkpoint has only the best one.
+        found = [name for name in (LAST, BEST) if checkpoint(self.folder, name).exists()]
+        if found or any((self.folder / "checkpoints").glob("*.ckpt")):
             raise UserError(
-                f"{folder.parent} already holds a run; go on with --ckpt_path {found[0] if found else 'FILE'}, "
+                f"{self.folder} already holds a run; resume it with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
-        if asked is None and isinstance(self.model, ManyHeads) and not self.trainer.fast_dev_run:
-            check_new(folder.parent, self.model.head_labels)
+        if isinstance(self.model, ManyHeads):
+            check_new(self.folder, self.model.head_labels)
 
     def before_validate(self) -> None:
-        """Find `best`, or the best of every head."""
+        """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
-            load_best(self.model, Path(self.trainer.default_root_dir))
+            load_best(self.model, self.folder)
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
         self._resolve_checkpoint()
@@ -172,15 +209,14 @@ class WavLMCLI(LightningCLI):
     before_test = before_validate
 
     def before_predict(self) -> None:
-        """Find `best`; one head predicts at a time."""
         if isinstance(self.model, ManyHeads):
             raise UserError(f"`wavlm predict` takes one head: give one learning rate and seed, and no {OPTION}")
         self._resolve_checkpoint()
 
     def _resolve_checkpoint(self) -> None:
         asked = self._get(self.config, "ckpt_path")
-        if asked in (NEWEST, BEST):
-            path = Path(self.trainer.default_root_dir) / "checkpoints" / f"{asked}.ckpt"
+        if asked in (LAST, BEST):
+            path = checkpoint(self.folder, asked)
             if not path.exists():
                 raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
         elif asked is not None:
@@ -191,16 +227,16 @@ class WavLMCLI(LightningCLI):
             return
         if path.is_dir() and not isinstance(self.trainer.strategy, FSDP2):
             raise UserError(
-                f"{path}: a sharded checkpoint, which only trainer.strategy fsdp2 goes on from; "
-                "set that, or start from it with model.encoder"
+                f"{path}: a sharded checkpoint, which only trainer.strategy fsdp2 can resume; "
+                "set that strategy, or start a new run from it with model.encoder"
             )
-        # The subcommand's arguments are read from `config_init` after this hook.
+        # LightningCLI reads the subcommand's arguments from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
 
 
 def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...] = ()) -> Any:
-    """The loggers of a fit: curves as CSV always, by head if there are several, and what was asked for; `false` is none."""
+    """Add the curves as CSV (of several heads, by label) to the value of `trainer.logger`; False switches all off."""
     if asked is False or not fitting:
         return False if asked in (None, True) else asked
     named = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
@@ -208,47 +244,29 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
         return named
     if labels:
         return [*named, CurvesOfHeads(root, labels)]
-    return [*named, CSVLogger(root, name="curves", flush_logs_every_n_steps=100)]
+    return [*named, CSVLogger(root, name=CURVES, flush_logs_every_n_steps=100)]
 
 
-def main(argv: list[str]) -> int:
-    """Run a LightningCLI subcommand.
+def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
+    """Run `fit`, `validate`, `test` or `predict`.
 
     Args:
         argv: the subcommand and its options.
+        callbacks: further callbacks of a fit.
+
+    Returns:
+        The finished run: `.model`, `.datamodule`, `.trainer` and `.folder`.
 
     Raises:
-        UserError: options that do not parse, in one sentence.
+        UserError: options that do not parse, or an error that the user can fix, in one sentence.
     """
-    WavLMCLI.command = shlex.join(["wavlm", *argv])
     with quiet(), readable_errors():
-        command_line(argv, run=True)
-    return 0
+        return command_line(argv, run=True, command=shlex.join(["wavlm", *argv]), callbacks=callbacks)
 
 
-def command_line(argv: Sequence[str], run: bool) -> WavLMCLI:
-    """Parse options, and build model, data and trainer.
-
-    Args:
-        argv: with `run`, a subcommand and its options; else options alone.
-        run: the subcommand.
-    """
+def command_line(argv: Sequence[str], run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
+    """Parse options and build model, data and trainer; see `WavLMCLI` for the arguments."""
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)
-    arguments, WavLMCLI.lists = take_lists(added_up(arguments))
-    WavLMCLI.configs = HeadConfigs()
-    settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
-    return WavLMCLI(
-        pl.LightningModule,
-        pl.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        parser_kwargs=settings | dict.fromkeys(("fit", "validate", "test", "predict"), settings),
-        trainer_defaults={"log_every_n_steps": 10},
-        args=arguments,
-        run=run,
-    )
+    options, lists = take_lists(added_up(arguments))
+    return WavLMCLI(options, lists, run, command, callbacks)

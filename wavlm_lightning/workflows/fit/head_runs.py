@@ -1,4 +1,4 @@
-"""Fitting and testing several heads, some at a time, each with its own log."""
+"""Train and test several heads in parallel processes, each with its own run folder and log."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
 
 RECORD = "run.json"
-"""What a run folder was begun with: options, and the state of every file they name."""
+"""File in a run folder: the options of the run, and the state of every file that they name."""
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """One head, or several of one pass, from the configuration to the result cards.
+    """One head, or several heads that share a pass, from the configuration to the result cards.
 
     Attributes:
-        folder: its run folder; `card.json` there means it is done.
-        options: what follows `wavlm fit` and `wavlm test`.
+        folder: its run folder; a `card.json` there means that the run is done.
+        options: options of `wavlm fit` and `wavlm test`.
         fits: False for a task with nothing to train.
-        heads: names of the heads' folders in it, whose cards count instead; none if it is one head.
+        heads: folders of the heads inside `folder` if there are several; each gets a card.
     """
 
     folder: Path
@@ -38,34 +40,33 @@ class HeadRun:
 
     @property
     def results(self) -> list[Path]:
-        """The folders that get a card."""
+        """The folders that get a result card."""
         return [self.folder / head for head in self.heads] or [self.folder]
 
     @property
     def is_done(self) -> bool:
-        """Whether it has its cards."""
         return all((folder / CARD_NAME).is_file() for folder in self.results)
 
     def check(self) -> None:
-        """Make sure that what lies in the folder is this very run, or nothing.
+        """Check that the folder is empty or holds this run.
 
         Raises:
-            UserError: it is another: other options, or files that have changed since.
+            UserError: it holds a run with other options, or one whose files have changed since.
         """
         record = self.folder / RECORD
         if record.is_file():
             if json.loads(record.read_text()) != self._facts():
                 raise UserError(
-                    f"{self.folder} holds a run with other options, or of files that have changed since; choose another "
+                    f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
                 )
         elif self.is_done:
-            raise UserError(f"{self.folder} holds a result of something else; choose another output folder")
+            raise UserError(f"{self.folder} holds a result that another command made; choose another output folder")
 
     def begin(self) -> None:
-        """Write down what is being run."""
+        """Make the folder and record the options in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / RECORD).write_text(json.dumps(self._facts(), indent=1))
+        write_text(self.folder / RECORD, json.dumps(self._facts(), indent=1))
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -75,7 +76,7 @@ class HeadRun:
 
 
 def _state(word: str) -> list[object] | None:
-    """What would be different if the file or folder that an option names were another."""
+    """A fingerprint of the file or folder that an option names; None if the word names no file."""
     path = Path(resolve_config(word))
     for inside in (
         "corpus.json",
@@ -95,16 +96,16 @@ def _state(word: str) -> list[object] | None:
 
 
 def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
-    """Fit and test heads in parallel; one that has a card is left alone, one that was interrupted goes on.
+    """Train and test heads in parallel; runs with a card are skipped, interrupted ones continue.
 
     Args:
-        runs: what to run.
-        done: is called after each.
-        processes: how many at a time; they share the cores (two runs of one thread do more work than one of two), and
-            take the GPUs in turn.
+        runs: the runs.
+        done: called after each run.
+        processes: runs at a time; they share the cores (two runs of one thread do more work than one of two), and take
+            the GPUs in turn.
 
     Raises:
-        UserError: a folder holds another run, before any is begun; or heads failed, after all others have ended.
+        UserError: a folder holds another run (before any run is started), or runs failed (after all others have ended).
     """
     for run in runs:
         run.check()
@@ -125,19 +126,20 @@ def _fit_and_test(run: HeadRun) -> None:
     if run.is_done:
         return
     run.begin()
-    from wavlm_lightning.workflows.fit import command_line as training
+    from wavlm_lightning.workflows.fit import fit, test
 
     options = [*run.options, "--trainer.default_root_dir", str(run.folder)]
     log = run.folder / "log.txt"
     with output_to(log):
         try:
             if run.fits:
-                newest = run.folder / "checkpoints" / "last.ckpt"
-                if not newest.is_file():  # killed before it could write one: what else there is cannot be gone on with
+                newest = checkpoint(run.folder, LAST)
+                if not newest.is_file():
+                    # Killed before the first last.ckpt: the other checkpoints cannot be resumed, so delete them.
                     for folder in {run.folder, *run.results}:
                         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                training.main(["fit", *options, *(["--ckpt_path", "last"] if newest.is_file() else [])])
-            training.main(["test", *options, *(["--ckpt_path", "best"] if run.fits else [])])
+                fit(*options, *(["--ckpt_path", LAST] if newest.is_file() else []))
+            test(*options, *(["--ckpt_path", BEST] if run.fits else []))
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{run.folder} failed ({error}); see {log}") from error

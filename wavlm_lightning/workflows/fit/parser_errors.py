@@ -1,8 +1,14 @@
-"""jsonargparse's nested complaints, as one sentence with the nearest name that exists."""
+"""jsonargparse's messages, read by regular expressions because it offers them only as text.
+
+`one_sentence` reduces a nested error to its innermost part and adds the nearest existing name. `dropping_logger` reports
+arguments that jsonargparse drops when a class is replaced.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,17 +19,22 @@ NOISE = re.compile(
     r"|Not a valid subclass|Subclass types expect|^- ?a |^a (class path|dict)"
 )
 DOT_IMPORT = re.compile(r"Expected a dot import path string: (\S+)")
+DROPPED = re.compile(
+    r"Due to class_path change from '(?P<old>[^']+)' to '(?P<new>[^']+)', discarding init_args: \{(?P<dropped>.*)\}\.",
+    re.S,
+)
+"""jsonargparse's record, at level DEBUG, of arguments that it drops."""
 TYPE = re.compile(r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>.*?)\])")
 
 
 @dataclass
 class Complaint:
-    """What is wrong, and where.
+    """The innermost error of a message, and its place.
 
     Attributes:
-        place: keys and classes that lead there.
+        place: keys and classes that lead to it.
         owner: dotted path of the innermost class, if any.
-        lines: what the parser says there: several where several types were tried.
+        lines: the parser's text; one line for each type that it tried.
         given: the value, if the parser shows it.
     """
 
@@ -34,23 +45,23 @@ class Complaint:
 
 
 def one_sentence(text: str, known_classes: Sequence[type]) -> str:
-    """The innermost complaint, after the keys that lead to it.
+    """The innermost error of a message, after the keys that lead to it.
 
     Args:
         text: the parser's message.
-        known_classes: whose short names may be meant where a class is not found.
+        known_classes: candidates for the hint where a class is not found.
 
     Example:
         >>> one_sentence('Parser key "model":\\n  Parser key "lr":\\n    Expected a number', [])
         'model, lr: Expected a number'
     """
     complaint = innermost(text)
-    said = _mended(complaint, known_classes)
+    said = _reworded(complaint, known_classes)
     return f"{complaint.place}: {said}" if complaint.place else said
 
 
 def innermost(text: str) -> Complaint:
-    """The complaint at the bottom of a message."""
+    """Parse a message of the parser down to its innermost error."""
     found = Complaint()
     for line in (line.strip().removeprefix("- ") for line in text.splitlines()):
         if key := re.fullmatch(r'Parser key "([^"]+)":(?: (.+))?', line):
@@ -65,15 +76,14 @@ def innermost(text: str) -> Complaint:
             found.place += f" ({path[1].rsplit('.', 1)[-1]})"
         elif value := re.fullmatch(r"Given value: (.+)", line):
             found.given = value[1]
-            break  # what follows belongs to a level further out
+            break  # the following lines belong to an outer level
         elif not NOISE.search(line) and line not in found.lines:
             found.lines.append(line)
     found.lines = found.lines or [text.strip().splitlines()[0]]
     return found
 
 
-def _mended(complaint: Complaint, known_classes: Sequence[type]) -> str:
-    """The complaint in our words where we know better ones, and what to do."""
+def _reworded(complaint: Complaint, known_classes: Sequence[type]) -> str:
     for line in complaint.lines:
         if name := DOT_IMPORT.match(line):
             return f"no class {name[1]}{name_hints.of_class(name[1], known_classes) or '; give its dotted path'}"
@@ -96,7 +106,7 @@ def _mended(complaint: Complaint, known_classes: Sequence[type]) -> str:
         return f"no {attribute[2]} in {attribute[1]}{name_hints.of_attribute(*attribute.groups())}"
     if base := re.search(r"does not correspond to a subclass of (\w+)", first):
         named = re.search(r"'class_path': '([^']+)'", complaint.given or "")
-        return f"{named[1] if named else complaint.given} is no {base[1]}"
+        return f"{named[1] if named else complaint.given} is not a subclass of {base[1]}"
     if first.startswith("Problems parsing config"):
         place = re.findall(r"line (\d+), column", "\n".join(complaint.lines))
         return f"the YAML of -c is not readable{f' at line {place[-1]}' if place else ''}; correct it there"
@@ -104,7 +114,7 @@ def _mended(complaint: Complaint, known_classes: Sequence[type]) -> str:
 
 
 def _types(complaint: Complaint) -> str | None:
-    """`expected int or one of 'a', 'b', not 'c'`, or None if it is not about types."""
+    """`expected int or one of 'a', 'b', not 'c'`; None if a line is about something else than types."""
     found = [TYPE.match(line) for line in complaint.lines]
     if not all(found):
         return None
@@ -113,3 +123,33 @@ def _types(complaint: Complaint) -> str | None:
     value = got[1] if got else complaint.given
     choices = [choice for one in found if one and one["choices"] for choice in re.findall(r"'([^']+)'", one["choices"])]
     return f"expected {' or '.join(wanted)}, not {value}{name_hints.nearest(str(value), choices)}"
+
+
+class DroppedArguments(logging.Handler):
+    """Print one line on standard error for each class that replaces another and does not take all of its arguments.
+
+    jsonargparse passes on the arguments that both classes have and drops the others silently.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = DROPPED.fullmatch(record.getMessage())
+        if found is None:
+            return
+        old, new = (found[name].rpartition(".")[2] for name in ("old", "new"))
+        line = f"note: {new} replaces {old} and does not take {found['dropped']}, which is dropped"
+        if line not in self.printed:  # the parser parses the same options more than once
+            self.printed.add(line)
+            print(line, file=sys.stderr)
+
+
+def dropping_logger() -> logging.Logger:
+    """A logger for a parser that prints `DroppedArguments` and nothing else."""
+    logger = logging.getLogger("wavlm_lightning.parser")  # parsers are deep-copied, which only named loggers survive
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [DroppedArguments()]
+    return logger

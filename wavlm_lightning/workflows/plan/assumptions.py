@@ -1,7 +1,8 @@
-"""What `wavlm plan` assumes, and how it reads a configuration without making what that describes."""
+"""What `wavlm plan` assumes, and how it reads a configuration without building the model."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +12,20 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
+from wavlm_lightning.workflows.recipe.chain import Configuration
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a configuration does not know.
+    """What a configuration does not say.
 
     Attributes:
-        mfu: share of the GPU's peak that the run reaches.
-        gpus: processes; None for those the configuration was written for.
-        gpu: their kind; None for that the configuration was written for.
-        hours: audio of the corpus; None for what the configuration was written for.
-        memory_gib: for the features that k-means sees; a quarter of a machine of 256 GiB, as `wavlm codebook fit` takes a
-            quarter of the one it runs on (the plan must not depend on the machine that prints it).
+        mfu: model FLOPs utilisation, the share of the GPU's peak that the run reaches.
+        gpus: number of processes; None for that of the configuration.
+        gpu: kind of GPU; None for that of the configuration.
+        hours: audio of the corpus; None for that of the configuration.
+        memory_gib: memory for the features that k-means sees. `wavlm codebook fit` takes a quarter of its machine; the
+            plan must not depend on the machine that prints it, so the default is a quarter of 256 GiB.
     """
 
     mfu: float = 0.25
@@ -34,41 +35,48 @@ class Assumptions:
     memory_gib: float = 64.0
 
 
-def find_hardware(stage: RecipeStage, assumptions: Assumptions) -> tuple[str, Gpu | None]:
-    """The kind of GPU, and what is known of it; None for `cpu`.
+def find_hardware(stage: Configuration, assumptions: Assumptions) -> tuple[str, Gpu | None]:
+    """Name and data of the GPU; None for `cpu`.
 
     Raises:
-        UserError: it is not in the table.
+        UserError: the GPU is not in the table.
     """
     name = (assumptions.gpu or stage.recipe.gpu).lower()
     if name != "cpu" and name not in GPUS:
         where = "--gpu" if assumptions.gpu else f"{stage.path}: recipe.gpu"
-        raise UserError(f"{where} {name}: its peak is not known here; take one of {', '.join(GPUS)} or cpu")
+        raise UserError(f"{where} {name}: the peak of this GPU is unknown here; take one of {', '.join(GPUS)} or cpu")
     return name, GPUS.get(name)
 
 
-def section(stage: RecipeStage, *keys: str) -> Mapping[str, Any]:
-    """A section of a configuration; empty if it is not there."""
+def default(kind: type, argument: str) -> Any:
+    """The default of a constructor's argument, so that the plan does not repeat it."""
+    return inspect.signature(kind).parameters[argument].default
+
+
+def section(stage: Configuration, *keys: str) -> Mapping[str, Any]:
+    """A section of a configuration; empty if the configuration lacks it."""
     values: Any = stage.content
     for key in keys:
         values = values.get(key) if isinstance(values, Mapping) else None
     return values if isinstance(values, Mapping) else {}
 
 
-def number(stage: RecipeStage, values: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+def number(
+    stage: Configuration, values: Mapping[str, Any], key: str, where: str, missing: float | None = None
+) -> float:
     """A number above 0 in a section.
 
     Args:
         stage: the configuration.
         values: the section.
-        key: in it.
-        where: the section's name, for the message.
-        default: if the key is not there; None if it must be.
+        key: name of the number.
+        where: name of the section, for messages.
+        missing: value if the key is missing; None if it is required.
 
     Raises:
-        UserError: it is missing, or something else.
+        UserError: the value is missing or not a number above 0.
     """
-    value = values.get(key, default)
+    value = values.get(key, missing)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise UserError(f"{stage.path}: {where}.{key} must be a number above 0, not {value!r}")
     return value
@@ -78,15 +86,15 @@ def encoder_shape(source: str, overrides: dict[str, Any], where: str) -> tuple[W
     """The shape of an encoder.
 
     Args:
-        source: a preset or checkpoint.
+        source: a preset or a checkpoint.
         overrides: fields to change.
-        where: who names it, for messages.
+        where: the key that names the encoder, for messages.
 
     Returns:
-        The shape; and a remark if the checkpoint is not here, so that the shape is a guess.
+        The shape, and a remark if the checkpoint is missing here and the shape is therefore a guess.
 
     Raises:
-        UserError: the overrides contradict it, or the checkpoint is none.
+        UserError: the overrides contradict the encoder, or the file is not a checkpoint.
     """
     remark = None
     if source not in PRESETS:

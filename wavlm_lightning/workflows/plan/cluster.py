@@ -1,4 +1,4 @@
-"""`wavlm plan NAME --cluster`: the scripts of `configs/cluster`, filled in for a configuration."""
+"""`wavlm plan NAME --cluster`: fills in the scripts of `configs/cluster` for a configuration."""
 
 from __future__ import annotations
 
@@ -13,41 +13,40 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import section
 from wavlm_lightning.workflows.plan.costs import StagePlan
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
-from wavlm_lightning.workflows.recipe.stages import Road, pasteable
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain
+from wavlm_lightning.workflows.recipe.stages import RecipeRun, pasteable
 
-SYSTEMS = ("slurm", "torchrun")
 GPUS_A_NODE = 8
-"""Assumed where nobody says how many nodes there are."""
+"""Assumed if the number of nodes is not given."""
 
 
-def cluster_files(system: str, stage: RecipeStage, plan: StagePlan, nodes: int | None) -> dict[str, str]:
-    """The scripts of a configuration.
+def cluster_files(system: str, configuration: str, plan: StagePlan, nodes: int | None = None) -> dict[str, str]:
+    """The scripts that train a configuration, and label its corpus, on a cluster.
 
     Args:
-        system: one of `SYSTEMS`.
-        stage: the configuration.
-        plan: its cost.
-        nodes: machines; None for as many as hold its GPUs by eight.
+        system: `slurm` or `torchrun`.
+        configuration: name in `configs/pretrain`, or path.
+        plan: the last entry of its plan.
+        nodes: number of machines; None for one per eight GPUs.
 
     Returns:
-        By file name, the content.
+        File name -> content.
 
     Raises:
-        UserError: the GPUs do not divide by the nodes, or there is no GPU.
+        UserError: the number of GPUs is not a multiple of the number of nodes, or there is no GPU.
     """
-    run = plan.training
+    stage, run = chain(configuration)[-1], plan.training
     if run.wall_hours is None:
-        raise UserError(f"--cluster {system}: {stage.path} is planned for a CPU; say which GPUs with --gpu and --gpus")
+        raise UserError(f"--cluster {system}: {stage.path} is planned for a CPU; name the GPUs with --gpu and --gpus")
     nodes = nodes or math.ceil(run.gpus / GPUS_A_NODE)
     if run.gpus % nodes:
-        raise UserError(f"--nodes {nodes}: {run.gpus} GPUs do not divide by them; change --nodes or --gpus")
+        raise UserError(f"--nodes {nodes}: {run.gpus} GPUs cannot be divided among them; change --nodes or --gpus")
     accumulation = math.ceil(run.accumulation)
     values: dict[str, Any] = {
         "CONFIG": shlex.quote(pasteable(stage.path)),
         "RUN": shlex.quote(_run_folder(stage)),
         "ACCUMULATE": accumulation,
-        # Rounded down: an update may be a little shorter, never longer than what the memory was planned for.
+        # Rounded down: a longer batch would need more memory than planned.
         "BATCH_SECONDS": f"{math.floor(1e4 * run.batch_seconds * run.accumulation / accumulation) / 1e4:.10g}",
     }
     devices = run.gpus // nodes
@@ -67,19 +66,18 @@ def cluster_files(system: str, stage: RecipeStage, plan: StagePlan, nodes: int |
     return files if labels is None else {**files, "slurm_labels.sh": labels}
 
 
-def _labels(stage: RecipeStage, plan: StagePlan) -> str | None:
-    """The script of the job array; None if the configuration needs none, or several sets."""
+def _labels(stage: Configuration, plan: StagePlan) -> str | None:
+    """The script of the labelling job array; None if the configuration needs no labels, or several label sets."""
     data = section(stage, "data", "init_args")
     if plan.labelling is None or isinstance(data.get("labels"), list):
-        return None  # several label sets are made by hand, as `wavlm recipe` says too
+        return None  # `wavlm recipe` refuses several label sets, too
     corpora = data.get("corpus")
     entries = corpora if isinstance(corpora, list) else [corpora]
     folders = [str(each.get("path") if isinstance(each, Mapping) else each) for each in entries]
-    # The road knows the commands; its output folder is where runs of configurations lie by their names.
-    out = Path(_run_folder(stage)).parent
-    road = Road([stage], Path(folders[0]), out)
-    fit = next(each for each in road.stages if each.name.startswith("codebook/")).command
-    labels = str(road.label_set(stage))
+    # The parent of the run folder holds the runs of earlier configurations, whose encoders are clustered.
+    recipe = RecipeRun([stage], Path(folders[0]), Path(_run_folder(stage)).parent)
+    fit = next(each for each in recipe.stages if each.name.startswith("codebook/")).command
+    labels = str(recipe.label_set(stage))
     tasks, gpu = plan.training.gpus, plan.labelling.cpu_hours == 0
     hours = (plan.labelling.gpu_hours or 0.0) if gpu else plan.labelling.cpu_hours
     header = {
@@ -89,7 +87,7 @@ def _labels(stage: RecipeStage, plan: StagePlan) -> str | None:
         "time": time_limit(hours / tasks),
     }
     values = {
-        # Without `codebook fit CORPUS` in front and `--out CODEBOOK` at the end.
+        # Without the leading `codebook fit CORPUS` and the final `--out CODEBOOK`.
         "FIT_OPTIONS": f'"{shlex.join(fit[3:-2])}"',
         "CODEBOOK": shlex.quote(fit[-1]),
         "LABELS": shlex.quote(labels),
@@ -99,15 +97,15 @@ def _labels(stage: RecipeStage, plan: StagePlan) -> str | None:
 
 
 def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """A script of `configs/cluster` with other values.
+    """A script of `configs/cluster` with its values replaced.
 
     Args:
-        template: its file name.
-        header: options of #SBATCH, by name; None takes the line out.
-        values: variables, by name, as bash reads them.
+        template: file name of the script.
+        header: option of #SBATCH -> its value; None removes the line.
+        values: name of a shell variable -> its value, quoted for bash.
 
     Raises:
-        UserError: the script does not have one of them, once.
+        UserError: the script does not contain each of them exactly once.
     """
     path = configs_folder() / "cluster" / template
     text = path.read_text(encoding="utf-8")
@@ -118,7 +116,7 @@ def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) ->
         pattern = re.compile(f"^{re.escape(begin)}.*\n", flags=re.M)
         if len(pattern.findall(text)) != 1:
             raise UserError(
-                f"{path}: it must have one line that begins with {begin}; take the file as it was published"
+                f"{path}: the file must have exactly one line that begins with {begin}; restore the published file"
             )
         line = "" if value is None else f"{begin}{value}\n"
         text = pattern.sub(lambda _, line=line: line, text)  # type: ignore[misc]
@@ -126,10 +124,10 @@ def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) ->
 
 
 def time_limit(hours: float) -> str:
-    """Half as much again and one hour, in whole hours, as SLURM writes it: `days-hours:minutes:seconds`."""
+    """1.5 times `hours` plus one, in whole hours, in SLURM's format `days-hours:minutes:seconds`."""
     days, rest = divmod(math.ceil(1.5 * hours + 1), 24)
     return f"{days}-{rest:02d}:00:00"
 
 
-def _run_folder(stage: RecipeStage) -> str:
+def _run_folder(stage: Configuration) -> str:
     return str(section(stage, "trainer").get("default_root_dir") or f"runs/{stage.name}")

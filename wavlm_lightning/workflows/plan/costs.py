@@ -1,4 +1,4 @@
-"""What a recipe costs, configuration by configuration."""
+"""The cost of a pre-training recipe: labels and training of every configuration in its chain."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.pretraining.memory import parameter_count
-from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, section
+from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, encoder_shape, section
 from wavlm_lightning.workflows.plan.labels import Labelling, labelling_cost
 from wavlm_lightning.workflows.plan.training import PreTraining, training_cost
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Labels and pre-training of one configuration.
+    """Cost of the labels and the pre-training of one configuration.
 
     Attributes:
-        name: of the configuration.
+        name: name of the configuration.
         hours: audio of its corpus.
-        labelling: None if it needs no labels.
-        training: the run.
+        labelling: cost of its labels; None if it needs none.
+        training: cost of the run.
         export_bytes: size of the exported encoder.
     """
 
@@ -32,28 +33,57 @@ class StagePlan:
     export_bytes: int
 
 
-def plan(stages: Sequence[RecipeStage], assumptions: Assumptions) -> list[StagePlan]:
-    """The cost of a chain of configurations.
+def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[StagePlan]:  # noqa: B008 - frozen
+    """The cost of a pre-training and of all configurations that it builds on, first stage first.
 
     Args:
-        stages: see `recipes.chain`.
-        assumptions: what they leave open; `hours` is for the last configuration, and for those that were written for the
-            same corpus size as that.
+        configuration: name of a file in `configs/pretrain` (`wavlm_base`), or a path ending in `.yaml`.
+        assumptions: what the configurations leave open. `hours` applies to the last configuration, and to those written
+            for the same corpus size.
 
     Raises:
-        UserError: a configuration lacks a value, or names an encoder, GPU or precision that is not known.
+        UserError: a configuration lacks a value, or names an unknown encoder, GPU or precision.
+
+    Example:
+        >>> [stage.training.updates for stage in plan("wavlm_base")]
+        [250000, 400000]
     """
+    stages = chain(configuration)
     plans: list[StagePlan] = []
     before: WavLMConfig | None = None
     for stage in stages:
         hours = stage.recipe.hours
         if assumptions.hours is not None and hours == stages[-1].recipe.hours:
             hours = assumptions.hours
-        model = section(stage, "model", "init_args")
-        overrides = dict(model.get("encoder_overrides") or {})
-        config, remark = encoder_shape(str(model.get("encoder", "base")), overrides, f"{stage.path}: model.encoder")
+        config, remark = _encoder(stage)
         training = training_cost(stage, config, hours, assumptions, remark)
         labelling = labelling_cost(stage, before, hours, assumptions)
         plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))
         before = config
     return plans
+
+
+def _encoder(stage: Configuration) -> tuple[WavLMConfig, str | None]:
+    model = section(stage, "model", "init_args")
+    source = str(model.get("encoder", default(WavLMPretraining, "encoder")))
+    return encoder_shape(source, dict(model.get("encoder_overrides") or {}), f"{stage.path}: model.encoder")
+
+
+def totals(plans: Sequence[StagePlan]) -> dict[str, float | None]:
+    """Sums over all stages: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
+    flops = sum(stage.training.flops for stage in plans)
+    gpu: list[float | None] = [stage.training.gpu_hours for stage in plans]
+    wall: list[float | None] = [stage.training.wall_hours for stage in plans]
+    cpu = 0.0
+    for stage in plans:
+        if stage.labelling is not None:
+            flops += stage.labelling.fit_flops + stage.labelling.apply_flops
+            cpu += stage.labelling.cpu_hours
+            gpu.append(stage.labelling.gpu_hours)
+            wall.append(stage.labelling.gpu_hours)
+    return {"flops": flops, "cpu_hours": cpu, "gpu_hours": _sum(gpu), "wall_hours": _sum(wall)}
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None

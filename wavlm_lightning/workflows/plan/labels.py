@@ -1,4 +1,4 @@
-"""What the labels of a configuration cost."""
+"""The cost of a configuration's codebook labels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, find_hardware
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
+from wavlm_lightning.workflows.recipe.chain import Configuration
 
 MFCC_RATE = 6_800.0
-"""Seconds of audio a second whose MFCC one CPU core computes (torchaudio, measured)."""
+"""Seconds of audio per second whose MFCC one CPU core computes (torchaudio, measured)."""
 UTTERANCE_SECONDS = 12.0
-"""Typical length of an utterance that is labelled; it matters for attention only."""
+"""Typical length of a labelled utterance; it affects only the cost of attention."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Labelling:
     """Codebook and labels of one configuration.
 
     Attributes:
-        source: what is clustered.
+        source: name of the clustered features.
         clusters: size of the codebook.
         fit_hours: audio that k-means sees.
-        wanted_hours: audio of the share that it ought to see; more than `fit_hours` where memory ends.
-        memory_gib: that would hold the features of the share.
+        wanted_hours: audio of the share that k-means should see; more than `fit_hours` if the memory is too small.
+        memory_gib: memory that would hold the features of the whole share.
         apply_hours: audio that is labelled.
-        fit_flops: operations of the encoder for the fit; 0 for MFCC.
-        apply_flops: for the labels.
-        cpu_hours: of one core, for MFCC; k-means itself is not counted.
-        gpu_hours: of the encoder; None without a GPU.
+        fit_flops: operations of the encoder for k-means; 0 for MFCC.
+        apply_flops: operations of the encoder for the labels; 0 for MFCC.
+        cpu_hours: hours of one core for MFCC; k-means itself is not counted.
+        gpu_hours: hours of one GPU for the encoder; None without a GPU.
     """
 
     source: str
@@ -48,18 +48,18 @@ class Labelling:
 
 
 def labelling_cost(
-    stage: RecipeStage, before: WavLMConfig | None, hours: float, assumptions: Assumptions
+    stage: Configuration, before: WavLMConfig | None, hours: float, assumptions: Assumptions
 ) -> Labelling | None:
     """The cost of the labels of a configuration; None if it needs none.
 
     Args:
         stage: the configuration.
-        before: the encoder of the one before it in the chain.
-        hours: audio of its corpus.
+        before: the encoder of the previous configuration of the chain.
+        hours: audio of the corpus.
         assumptions: see `Assumptions`.
 
     Raises:
-        UserError: the encoder to be clustered has no such layer.
+        UserError: the clustered encoder lacks the layer.
     """
     codebook = stage.recipe.codebook
     if codebook is None:
@@ -72,7 +72,7 @@ def labelling_cost(
         if codebook.checkpoint is not None:
             config, _ = encoder_shape(codebook.checkpoint, {}, f"{stage.path}: recipe.codebook.checkpoint")
         else:
-            assert before is not None  # the chain puts the encoder's configuration in front
+            assert before is not None  # the chain puts the configuration of that encoder first
             config = before
         if codebook.layer > config.layers:
             raise UserError(

@@ -1,18 +1,23 @@
-"""What a run of pre-training costs."""
+"""The cost of one pre-training run: memory, operations, hours."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.pretraining.flops import encoder_flops
+from wavlm_lightning.pretraining import PretrainingData, WavLMPretraining, objectives
+from wavlm_lightning.pretraining.flops import encoder_flops, masked_share
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
-from wavlm_lightning.workflows.plan.assumptions import Assumptions, find_hardware, number, section
-from wavlm_lightning.workflows.plan.heads import head_cost
-from wavlm_lightning.workflows.recipe.chain import RecipeStage
+from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
+from wavlm_lightning.workflows.recipe.chain import Configuration
 
 
 @dataclass(frozen=True)
@@ -20,20 +25,20 @@ class PreTraining:
     """One run of `wavlm fit`.
 
     Attributes:
-        parameters: of encoder and objectives.
-        gpus: processes.
-        gpu: their kind.
+        parameters: number of parameters of encoder and objectives.
+        gpus: number of processes.
+        gpu: kind of GPU.
         batch_seconds: audio of a micro-step in each process.
-        accumulation: micro-steps of an update; with fractions where no whole number keeps the audio of an update.
+        accumulation: micro-steps per update; a fraction if no whole number keeps the audio of an update.
         update_seconds: audio of an update, at most: crops rarely fill a batch to the last second.
-        updates: of the run.
+        updates: number of updates of the run.
         epochs: passes over the corpus.
         flops: operations of the run.
-        memory: of the first process.
-        fits: whether that is within each GPU of this kind, by its memory in 10^9 bytes; empty without a GPU.
-        gpu_hours: all GPUs together; None without a GPU.
-        wall_hours: of the run.
-        remarks: sentences about what is odd.
+        memory: memory of the first process.
+        fits: memory of a variant of this GPU in 10^9 bytes -> whether the run fits; empty without a GPU.
+        gpu_hours: sum over all GPUs; None without a GPU.
+        wall_hours: duration of the run; None without a GPU.
+        remarks: sentences about anything unusual.
     """
 
     parameters: int
@@ -53,23 +58,23 @@ class PreTraining:
 
 
 def training_cost(
-    stage: RecipeStage, config: WavLMConfig, hours: float, assumptions: Assumptions, remark: str | None
+    stage: Configuration, config: WavLMConfig, hours: float, assumptions: Assumptions, remark: str | None
 ) -> PreTraining:
     """The cost of a run.
 
     Args:
-        stage: its configuration.
-        config: shape of its encoder.
-        hours: audio of its corpus.
+        stage: the configuration.
+        config: shape of the encoder.
+        hours: audio of the corpus.
         assumptions: see `Assumptions`.
-        remark: about the encoder, or None.
+        remark: a remark about the encoder, or None.
 
     Raises:
-        UserError: a number is missing, or GPU or precision are not known.
+        UserError: a number is missing, or GPU or precision are unknown.
     """
     data, trainer = section(stage, "data", "init_args"), section(stage, "trainer")
-    batch_seconds = number(stage, data, "batch_seconds", "data", 87.5)
-    crop_seconds = number(stage, data, "max_seconds", "data", 15.625)
+    batch_seconds = number(stage, data, "batch_seconds", "data", default(PretrainingData, "batch_seconds"))
+    crop_seconds = number(stage, data, "max_seconds", "data", default(PretrainingData, "max_seconds"))
     updates = int(number(stage, trainer, "max_steps", "trainer"))
     precision = str(trainer.get("precision", "32-true"))
     written_for = stage.recipe.gpus * int(number(stage, trainer, "accumulate_grad_batches", "trainer", 1))
@@ -91,16 +96,14 @@ def training_cost(
     if precision.startswith("bf16") and gpu is not None and not gpu.precision.startswith("bf16"):
         remarks.append(f"{name} has no bf16: take --trainer.precision {gpu.precision}")
     if precision.startswith("32") and gpu is not None:
-        remarks.append("fp32 reaches a fraction of the peak counted with, which is that of half precision")
+        remarks.append("fp32 reaches only a fraction of the peak assumed here, which is that of half precision")
 
     crop_seconds = min(crop_seconds, batch_seconds)
     crops, samples = batch_seconds / crop_seconds, round(crop_seconds * SAMPLE_RATE)
     frames = crops * config.frames(samples)
-    labels = stage.recipe.codebook.clusters if stage.recipe.codebook else 0
-    model = section(stage, "model", "init_args")
-    head = head_cost(model, config, labels, frames, COMPUTE_BYTES.get(precision, 4))
-    if head.unknown:
-        remarks.append(f"without the cost of {', '.join(head.unknown)}, which is not known here")
+    head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
+    if unknown:
+        remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
     memory = step_memory(
         config,
         crops,
@@ -109,7 +112,7 @@ def training_cost(
         device="cpu" if gpu is None else "cuda",
         processes=gpus,
         sharded=_sharded(trainer.get("strategy")),
-        checkpointed=model.get("activation_checkpointing") is True,
+        checkpointed=section(stage, "model", "init_args").get("activation_checkpointing") is True,
         head_parameters=head.parameters,
         head_bytes=head.kept,
     )
@@ -132,6 +135,58 @@ def training_cost(
         wall_hours=None if gpu_hours is None else gpu_hours / gpus,
         remarks=tuple(remarks),
     )
+
+
+def objectives_cost(
+    stage: Configuration, config: WavLMConfig, frames: float, compute_bytes: int
+) -> tuple[ObjectiveCost, list[str]]:
+    """The cost of all objectives of a configuration in a micro-step.
+
+    Args:
+        stage: the configuration.
+        config: shape of the encoder.
+        frames: frames of a micro-step.
+        compute_bytes: bytes of a number in matrix products.
+
+    Returns:
+        The sum, and the class names of the objectives whose cost is unknown.
+
+    Raises:
+        UserError: an objective refuses its arguments.
+    """
+    model = section(stage, "model", "init_args")
+    labels = stage.recipe.codebook.clusters if stage.recipe.codebook else 0
+    masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
+    probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
+    masked = frames * masked_share(probability, span)
+    entries: list[Any] = model.get("objectives") or objectives.published()
+    total, unknown = ObjectiveCost(), []
+    for entry in entries:
+        objective = entry if isinstance(entry, Objective) else _read_objective(entry, stage)
+        cost = objective.cost(config, labels, frames, masked, compute_bytes) if objective is not None else None
+        if cost is None:
+            unknown.append(_class_path(entry).rpartition(".")[2])
+        else:
+            total = ObjectiveCost(total.parameters + cost.parameters, total.flops + cost.flops, total.kept + cost.kept)
+    return total, unknown
+
+
+def _class_path(entry: Any) -> str:
+    return str(entry.get("class_path") if isinstance(entry, Mapping) else entry)
+
+
+def _read_objective(entry: Any, stage: Configuration) -> Objective | None:
+    """The objective that an entry of the YAML describes; None if its class cannot be imported here."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--objective", type=Objective)
+    try:
+        return parser.instantiate(parser.parse_object({"objective": entry})).objective
+    except (ArgumentError, ValueError) as error:
+        module, _, name = _class_path(entry).rpartition(".")
+        if module.partition(".")[0] not in ("", "wavlm_lightning") or not hasattr(objectives, name):
+            return None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{stage.path}: model.objectives: {name}: {reason}") from error
 
 
 def _sharded(strategy: object) -> bool:

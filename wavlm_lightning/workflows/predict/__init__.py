@@ -1,1 +1,61 @@
-"""`wavlm predict`: a trained head on recordings."""
+"""`wavlm predict`: a trained head on recordings.
+
+In reading order: `head` (loads it), `recordings` (applies it to files, writes JSON lines and RTTM), `windows` (recordings
+that are too long for memory). Importing the package imports nothing heavy. Tests: `tests/workflows/test_predict.py`,
+`tests/tasks/test_long_recordings.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wavlm_lightning.system.errors import UserError
+
+
+def predict_recordings(
+    run: str | Path,
+    recordings: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    device: str | None = None,
+    batch_seconds: float = 60.0,
+    window: float = 60.0,
+) -> Iterator[dict[str, Any]]:
+    """Predict what a head was trained for, as `wavlm predict RUN FILE...` does.
+
+    Args:
+        run: run folder of a head, or a folder in Hugging Face's format.
+        recordings: audio files, or folders of them.
+        out: folder for `predictions.jsonl` and, for speaker turns, `predictions.rttm`.
+        device: such as `cuda`; the GPU if there is one by default.
+        batch_seconds: audio in a batch, padding included.
+        window: longer recordings are processed in windows of this many seconds, at least 1; 0 for no windows.
+
+    Yields:
+        For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
+        all embeddings, for each pair of them `a`, `b` and the cosine as `score`.
+
+    Raises:
+        UserError: the head or a recording cannot be used.
+
+    Example:
+        >>> for row in predict_recordings("runs/demo/heads/pr-mine", ["recordings"]):
+        ...     print(row["file"], row["phones"])
+    """
+    if window and not window >= 1:
+        raise UserError(f"--window {window:g}: too short; give at least 1 second, or 0 for no windows")
+    from wavlm_lightning.workflows.predict.head import open_head
+    from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_files, write_predictions
+
+    paths = [path for given in recordings for path in audio_files(Path(given))]
+    rows = []
+    for row in predict_files(open_head(Path(run), device), paths, batch_seconds, window):
+        rows.append(row)
+        yield row
+    for row in list(compare(rows)):
+        rows.append(row)
+        yield row
+    if out is not None:
+        write_predictions(Path(out), rows)

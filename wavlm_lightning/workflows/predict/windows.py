@@ -1,4 +1,4 @@
-"""Recordings too long to be heard at once: the upstream hears windows, the head decides what becomes of them."""
+"""Recordings that are too long for memory: the upstream processes overlapping windows, whose answers are joined."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.ctc import CtcTask
 
 CONTEXT_SECONDS = 5.0
-"""What a window hears on either side of the frames that it answers for; a quarter of short windows."""
+"""Context on either side of the frames that a window answers for; a quarter of a shorter window."""
 
 
 class Window(NamedTuple):
-    """A stretch of a recording.
+    """A part of a recording with context on both sides.
 
     Attributes:
-        samples: what the upstream hears.
-        before: frames of it that the window before answers for.
-        frames: how many it answers for itself; None for all up to the end.
+        samples: input of the upstream.
+        before: number of context frames at its begin.
+        frames: number of frames after these that the window answers for; None for all up to the end.
     """
 
     samples: slice
@@ -31,12 +31,12 @@ class Window(NamedTuple):
     frames: int | None
 
 
-class Heard(NamedTuple):
-    """What the upstream made of a window.
+class WindowFeatures(NamedTuple):
+    """The features of a window.
 
     Attributes:
-        features: weighted sum of its layers, context included, `(1, frames, dim)`.
-        own: which of the frames the window answers for.
+        features: weighted sum of the upstream's layers, context included, `(1, frames, dim)`.
+        own: the frames that the window answers for.
     """
 
     features: Tensor
@@ -44,10 +44,10 @@ class Heard(NamedTuple):
 
 
 def windows(samples: int, hop: int, seconds: float) -> Iterator[Window]:
-    """Divide a recording into windows that answer for equally many frames and together for each frame once.
+    """Divide a recording into windows that answer for equally many frames, and together for each frame once.
 
     Args:
-        samples: of the recording, at 16 kHz.
+        samples: length of the recording at 16 kHz.
         hop: samples between two frames.
         seconds: length of a window, context included.
     """
@@ -64,41 +64,44 @@ def windows(samples: int, hop: int, seconds: float) -> Iterator[Window]:
 
 
 def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
-    """What `task(inputs)` gives for one recording, without the hidden states of all layers for all of it at once.
+    """The outputs of a task for one long recording, with the hidden states of one window in memory at a time.
 
-    What a window is normalised by (group norm, level of the waveform) and attends to is the window. Then:
+    Normalisation (group norm, level of the waveform) and attention are those of the window. The features are used by
+    kind of head:
 
-    - a head with nothing nonlinear before a mean over time reads the mean of all frames, which is exact;
-    - labels a frame by CTC are given window by window, where the context is heard, too, but not written;
-    - one vector a recording (speaker verification) is the mean of the windows' vectors, weighted by their frames;
-    - anything else a frame reads the whole sequence of weighted sums: who is who in diarization must not change.
+    - a head that is linear up to a mean over time gets the mean of all frames, which is exact;
+    - a CTC head labels each window with its context, and the labels of the context are dropped;
+    - a head with one vector per recording (speaker verification) answers for each window; the result is the mean of the
+      vectors, weighted by frames;
+    - any other head of frames gets the whole sequence of weighted sums: diarization must not swap speakers between
+      windows.
 
     Args:
-        task: in eval mode; call it without gradients.
+        task: in eval mode; call this function without gradients.
         waveform: `(samples,)`, on the device of the task.
         seconds: length of a window.
 
     Returns:
-        Outputs with a batch of one, and its frames, int64 `(1,)`; frames are 1 where there is one vector a recording.
+        Outputs with a batch of one, and their frames, int64 `(1,)`; 1 for one vector per recording.
     """
-    heard = listen(task, waveform, seconds)
+    parts = window_features(task, waveform, seconds)
     if task.cache_level == "utterance":
-        return _of_the_mean(task, heard)
+        return _answer_of_mean(task, parts)
     if isinstance(task, CtcTask):
-        outputs = torch.cat([_answer(task, features)[:, own] for features, own in heard], 1)
+        outputs = torch.cat([_answer(task, features)[:, own] for features, own in parts], 1)
         return outputs, _count(outputs)
-    first = next(heard)
+    first = next(parts)
     if _answer(task, first.features[:, first.own]).ndim == 2:
-        return _mean_answer(task, first, heard)
-    features = torch.cat([first.features[:, first.own], *(features[:, own] for features, own in heard)], 1)
+        return _mean_of_answers(task, first, parts)
+    features = torch.cat([first.features[:, first.own], *(features[:, own] for features, own in parts)], 1)
     return _answer(task, features), _count(features)
 
 
-def listen(task: Task, waveform: Tensor, seconds: float) -> Iterator[Heard]:
+def window_features(task: Task, waveform: Tensor, seconds: float) -> Iterator[WindowFeatures]:
     """The weighted sums of the windows of a recording, one after the other.
 
     Args:
-        task: whose upstream and layer weights.
+        task: its upstream and layer weights are used.
         waveform: `(samples,)`.
         seconds: length of a window.
     """
@@ -107,8 +110,8 @@ def listen(task: Task, waveform: Tensor, seconds: float) -> Iterator[Heard]:
         stretch = waveform[samples]
         features = task.weighted_sum(task.upstream(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
         own = slice(before, None if frames is None else before + frames)
-        if features[:, own].shape[1]:  # the last samples need not make a frame
-            yield Heard(features, own)
+        if features[:, own].shape[1]:  # the last samples may be shorter than a frame
+            yield WindowFeatures(features, own)
 
 
 def _count(frames: Tensor) -> Tensor:
@@ -119,9 +122,9 @@ def _answer(task: Task, features: Tensor) -> Tensor:
     return task.outputs(features, _count(features))
 
 
-def _of_the_mean(task: Task, heard: Iterator[Heard]) -> tuple[Tensor, Tensor]:
+def _answer_of_mean(task: Task, parts: Iterator[WindowFeatures]) -> tuple[Tensor, Tensor]:
     total, frames = torch.zeros((), dtype=torch.float64), 0
-    for features, own in heard:
+    for features, own in parts:
         total = features[:, own].double().sum(1, keepdim=True) + total.to(features.device)
         frames += features[:, own].shape[1]
         dtype = features.dtype
@@ -129,7 +132,7 @@ def _of_the_mean(task: Task, heard: Iterator[Heard]) -> tuple[Tensor, Tensor]:
     return _answer(task, mean), _count(mean)
 
 
-def _mean_answer(task: Task, first: Heard, others: Iterator[Heard]) -> tuple[Tensor, Tensor]:
+def _mean_of_answers(task: Task, first: WindowFeatures, others: Iterator[WindowFeatures]) -> tuple[Tensor, Tensor]:
     features = first.features[:, first.own]
     frames = features.shape[1]
     total = frames * _answer(task, features)

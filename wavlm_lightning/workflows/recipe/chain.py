@@ -1,29 +1,28 @@
-"""Pre-training configurations by name, and the chain of them that a codebook needs."""
+"""Reads pre-training configurations by name, with the chain of earlier ones whose encoders make their labels."""
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
+from wavlm_lightning.workflows.fit.messages import readable_errors
 
 
 @dataclass(frozen=True)
-class RecipeStage:
-    """One pre-training of a recipe, with the codebook that it needs before.
+class Configuration:
+    """A pre-training configuration.
 
     Attributes:
-        name: of the file, without suffix; no two stages of a chain share it.
+        name: name of the file without suffix, unique within a chain.
         path: the YAML file.
-        content: what is in it.
+        content: the parsed file.
         recipe: its section `recipe`.
     """
 
@@ -33,27 +32,27 @@ class RecipeStage:
     recipe: Recipe
 
 
-def chain(name: str) -> list[RecipeStage]:
-    """The configurations to train one after the other: each labels its corpus with the encoder before it.
+def chain(name: str) -> list[Configuration]:
+    """The configurations to train one after the other: each labels its corpus with the encoder of the previous one.
 
     Args:
-        name: of a file in `configs/pretrain` (`wavlm_base`), or a path ending in `.yaml`.
+        name: name of a file in `configs/pretrain` (`wavlm_base`), or a path ending in `.yaml`.
 
     Returns:
-        First stage first; the last is the one asked for.
+        First stage first; the last is the configuration of that name.
 
     Raises:
-        UserError: a file is missing or no YAML, its section `recipe` is missing or wrong, or the codebooks go in a
+        UserError: a file is missing or not YAML, its section `recipe` is missing or wrong, or the codebooks form a
             circle.
     """
-    stages: list[RecipeStage] = []
+    stages: list[Configuration] = []
     path = _find(name, None)
     while True:
         stage = _read(path)
         if any(stage.name == later.name for later in stages):
             raise UserError(
-                f"{path}: the chain of recipe.codebook.encoder comes to {stage.name!r} twice; let its codebooks start from "
-                "MFCC (encoder: null), and give every configuration a file name of its own"
+                f"{path}: the chain of recipe.codebook.encoder contains {stage.name!r} twice; let its first codebook be "
+                "made from MFCC (encoder: null), and give every configuration its own file name"
             )
         stages.insert(0, stage)
         codebook = stage.recipe.codebook
@@ -82,7 +81,7 @@ def _find(name: str, named_in: Path | None) -> Path:
     raise UserError(f"{named_in or name}: the configuration {name} does not exist; give the path of a YAML file")
 
 
-def _read(path: Path) -> RecipeStage:
+def _read(path: Path) -> Configuration:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -94,19 +93,30 @@ def _read(path: Path) -> RecipeStage:
             f"{path} has no section `recipe`; add `recipe: {{hours: HOURS OF THE CORPUS, gpus: 8, gpu: a100, "
             "codebook: {clusters: 100}}`, or `codebook: null` if it needs no labels"
         )
-    recipe: Recipe = _build(Recipe, content["recipe"], f"{path}: recipe")
+    recipe = _read_recipe(content["recipe"], path)
     for key, value in (("hours", recipe.hours), ("gpus", recipe.gpus)):
         if value <= 0:
             raise UserError(f"{path}: recipe.{key} must be above 0, not {value}")
     if recipe.codebook is not None:
         _check_codebook(recipe.codebook, path)
-    return RecipeStage(path.stem, path, content, recipe)
+    return Configuration(path.stem, path, content, recipe)
+
+
+def _read_recipe(values: dict[str, Any], path: Path) -> Recipe:
+    """The section as `wavlm fit` reads it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--recipe", type=Recipe)
+    try:
+        with readable_errors():
+            return parser.instantiate(parser.parse_object({"recipe": values})).recipe
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
     if codebook.encoder is not None and codebook.checkpoint is not None:
         raise UserError(
-            f"{path}: recipe.codebook has both encoder and checkpoint; give the one whose layer is clustered"
+            f"{path}: recipe.codebook has both encoder and checkpoint; give only the one whose layer is clustered"
         )
     if (codebook.encoder is None and codebook.checkpoint is None) != (codebook.layer is None):
         raise UserError(
@@ -118,30 +128,3 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         value = getattr(codebook, key)
         if value is not None and value < 1:
             raise UserError(f"{path}: recipe.codebook.{key} must be 1 or more, not {value}")
-
-
-def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a YAML mapping, nested ones as well; types are checked, int passes for float."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    types = typing.get_type_hints(kind)
-    for key in values:
-        if key not in fields:
-            raise UserError(f"{where} has no key {key!r}; it knows {', '.join(fields)}")
-    built = {}
-    for name, field in fields.items():
-        if name not in values:
-            if field.default is dataclasses.MISSING:
-                raise UserError(f"{where} lacks {name!r}; add it")
-            continue
-        value, choices = values[name], typing.get_args(types[name]) or (types[name],)
-        nested = next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
-        if nested is not None and isinstance(value, Mapping):
-            value = _build(typing.cast(type, nested), value, f"{where}.{name}")
-        elif float in choices and type(value) is int:
-            value = float(value)
-        elif type(value) not in choices:
-            names = {type(None): "null", nested: "keys with values"}
-            expected = " or ".join(names.get(choice, choice.__name__) for choice in choices)
-            raise UserError(f"{where}.{name} must be {expected}, not {value!r}")
-        built[name] = value
-    return kind(**built)

@@ -1,4 +1,4 @@
-"""What `wavlm superb` has to run: every task on every upstream, fold and learning rate, cheapest first."""
+"""Plan the runs of SUPERB: every task on every upstream, with its folds and learning rates, cheapest task first."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.upstreams.specs import resolve
-from wavlm_lightning.workflows.fit.head_lists import HeadLists
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
+from wavlm_lightning.workflows.fit.joint_heads import HeadLists
 
 COST: dict[str, float] = {
     "ks": 1,
@@ -30,10 +30,10 @@ COST: dict[str, float] = {
     "sf": 7,
     "asr": 8,
 }
-"""What a run of each task costs relative to KS, in the order they are run; only the estimate of the time left reads it."""
+"""Cost of a task relative to KS, in the order in which tasks are run; used for the estimate of the time left."""
 
 POOLED = ("ks", "ic", "sid", "er")
-"""Tasks whose head averages over time: CMVN would make all utterances alike (s3prl issue 316)."""
+"""Tasks whose head averages over time: after CMVN that average is the same for all utterances (s3prl issue 316)."""
 
 FOLDS = 5
 
@@ -43,9 +43,9 @@ class UpstreamSpec:
     """An upstream as the command line names it.
 
     Attributes:
-        spec: as typed.
-        class_path: its class.
-        init_args: its arguments.
+        spec: the word on the command line.
+        class_path: import path of its class.
+        init_args: arguments of the class.
     """
 
     spec: str
@@ -54,23 +54,23 @@ class UpstreamSpec:
 
     @classmethod
     def parse(cls, spec: str) -> UpstreamSpec:
-        """Read what `wavlm_lightning.upstreams.specs` understands."""
+        """Read a word of the command line (see `wavlm_lightning.upstreams.specs`)."""
         return cls(spec, *resolve(spec))
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return self.init_args.get("label") or {"fbank": "FBANK", "mfcc": "MFCC"}.get(self.spec, self.spec)
 
     @property
     def folder(self) -> str:
-        """A name for its folder, made of the label if there is one, else of what was typed."""
+        """Name of its folder, made of the label if there is one, else of the word on the command line."""
         name = self.label if "=" in self.spec else self.spec
         slug = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
         return slug or hashlib.sha256(name.encode()).hexdigest()[:12]
 
     def options(self, task: str) -> list[str]:
-        """What `wavlm fit` must be told to use it."""
+        """Options of `wavlm fit` that choose this upstream for a task."""
         arguments = dict(self.init_args)
         if task in POOLED and self.spec.split("=")[-1].strip() in ("fbank", "mfcc"):
             arguments["cmvn"] = False
@@ -81,17 +81,17 @@ class UpstreamSpec:
 
 
 def parse_upstreams(specs: Sequence[str]) -> list[UpstreamSpec]:
-    """All upstreams of a command.
+    """Read all upstreams of a command.
 
     Raises:
-        UserError: one names nothing, or two would share a row or a folder.
+        UserError: an upstream does not exist, or two would share a row or a folder.
     """
     upstreams = [UpstreamSpec.parse(spec) for spec in specs]
     for one in upstreams:
         for other in upstreams:
             if one is not other and (one.label == other.label or one.folder == other.folder):
                 raise UserError(
-                    f"{one.spec!r} and {other.spec!r} would share a row or a folder; tell them apart by LABEL= in front"
+                    f"{one.spec!r} and {other.spec!r} would share a row or a folder; put LABEL= in front of one"
                 )
     return upstreams
 
@@ -102,10 +102,10 @@ class Cell:
 
     Attributes:
         task: name of its YAML.
-        upstream: what features it reads.
-        folder: where its runs and its card go.
-        runs: the run, or that of each fold; one run trains the heads of all learning rates.
-        rates: those that are searched; none for that of the YAML.
+        upstream: where its features come from.
+        folder: for its runs and its card.
+        runs: one run, or one per fold; each trains the heads of all learning rates.
+        rates: learning rates to try; empty for the rate of the YAML.
     """
 
     task: str
@@ -115,24 +115,24 @@ class Cell:
     rates: list[float]
 
     def results(self) -> dict[float | None, list[Path]]:
-        """By learning rate (None: that of the YAML), the folder that gets a card, or that of each fold."""
+        """Learning rate (None: that of the YAML) -> the folders with a card, one per fold."""
         if not self.rates:
             return {None: [run.folder for run in self.runs]}
         return {rate: [run.results[place] for run in self.runs] for place, rate in enumerate(self.rates)}
 
 
 def config_name(task: str, mini: bool) -> str:
-    """The YAML of a task, as `-c` takes it."""
+    """The path of a task's YAML, for `-c`."""
     return f"configs/superb/{'mini/' if mini else ''}{task}.yaml"
 
 
 def configuration(task: str, mini: bool) -> dict[str, Any]:
-    """What that YAML says."""
+    """The content of a task's YAML."""
     return yaml.safe_load((configs_folder().parent / config_name(task, mini)).read_text())
 
 
 def corpus_name(task: str, mini: bool) -> str:
-    """The folder of a task's corpus in the folder of corpora."""
+    """Name of a task's corpus in the folder of corpora."""
     return Path(configuration(task, mini)["data"]["init_args"]["corpus"]).name
 
 
@@ -149,17 +149,17 @@ def plan_cell(
     out: Path,
     *,
     mini: bool,
-    rates: list[float] | None,
+    rates: Sequence[float] | None,
     steps: int | None,
 ) -> Cell:
-    """All runs of a task on an upstream.
+    """Plan all runs of a task on an upstream.
 
     Args:
         task: name of its YAML.
-        upstream: what to score.
-        data: folder of corpora; the YAML says which of them.
+        upstream: the encoder to score.
+        data: folder of corpora; the YAML names one of them.
         out: folder of all upstreams.
-        mini: take the YAML for the mini corpus.
+        mini: use the YAML for the mini corpus.
         rates: learning rates to try; the YAML's if None.
         steps: updates; the YAML's if None.
     """
@@ -170,7 +170,7 @@ def plan_cell(
     options += upstream.options(task)
     trained = "learning_rate" in content["model"]["init_args"]
     if steps is not None and trained:
-        # Validation is counted in batches, of which an update may take several.
+        # val_check_interval counts batches, and an update may take several batches.
         every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
         options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
     tried = list(rates or []) if trained else []
@@ -187,7 +187,7 @@ def plan_cell(
 
 
 def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
-    """Make sure that every task has its corpus.
+    """Check that every task has its corpus.
 
     Raises:
         UserError: one is missing.
@@ -202,15 +202,15 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
         Corpus.open(data / name)
 
 
-def check_tasks(tasks: list[str] | None) -> list[str]:
-    """The tasks asked for, cheapest first; all by default.
+def check_tasks(tasks: Sequence[str] | None) -> list[str]:
+    """The requested tasks in the order in which they are run; all by default.
 
     Raises:
         UserError: there is no such task.
     """
     for task in tasks or []:
         if task.lower() not in COST:
-            raise UserError(f"--tasks: {task!r} is none of SUPERB's tasks ({', '.join(COST)})")
+            raise UserError(f"--tasks: {task!r} is not one of SUPERB's tasks ({', '.join(COST)})")
     return [task for task in COST if tasks is None or task in {t.lower() for t in tasks}]
 
 

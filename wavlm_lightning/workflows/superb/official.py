@@ -1,4 +1,4 @@
-"""Whether a result may stand beside the published ones."""
+"""Whether a SUPERB result may be compared with the published rows: corpus, protocol and number of updates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ CORPORA: dict[str, tuple[str, dict[str, int]]] = {
     "ER": ("iemocap", {"fold1": 1_085, "fold2": 1_023, "fold3": 1_151, "fold4": 1_031, "fold5": 1_241}),
     "QbE": ("quesst14", {"documents": 2_438, "queries-valid": 138, "queries-test": 138}),
     "SF": ("snips", {"train": 104_672, "valid": 2_800, "test": 2_800}),
-    "SV": ("voxceleb1", {}),  # how many are left after trimming is not published; the trials are counted
+    "SV": ("voxceleb1", {}),  # the number of utterances after trimming is not published, so the trials are counted
     "SD": ("libri2mix", {"train": 13_900, "valid": 3_000, "test": 3_000}),
 }
-"""Recipe and utterances of each task's own corpus, as the recipes count them."""
+"""Task -> its corpus recipe, and the utterances of each split."""
 
 TRIALS = 37_720
+"""Test trials of SV."""
 
 
 def is_official(card: ResultCard) -> str | None:
-    """Why a result is not to be compared with the published ones; None if it is."""
+    """The reason why a result must not be compared with the published rows; None if it may.
+
+    Raises:
+        UserError: the corpus of the test cannot be opened.
+    """
     recipe, splits = CORPORA[card.task]
     corpus = Corpus.open(card.corpus["path"])
     source = corpus.body["source"]
@@ -32,7 +37,7 @@ def is_official(card: ResultCard) -> str | None:
         return f"{card.task} was not run on SUPERB's own corpus"
     found = {name: corpus.body["splits"].get(name, {}).get("utterances") for name in splits}
     if found != splits or (card.task == "SV" and card.details.get("trials") != TRIALS):
-        return f"the corpus of {card.task} is not whole"
+        return f"the corpus of {card.task} is incomplete"
     if card.protocol != "superb":
         return f"{card.task} was run with protocol: {card.protocol}"
     steps = configuration(card.task.lower(), mini=False)["trainer"].get("max_steps", 0)

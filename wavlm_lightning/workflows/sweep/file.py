@@ -1,22 +1,25 @@
-"""A W&B sweep file, and the commands that W&B's agent would make of it."""
+"""Reads W&B sweep files: search method, metric, parameters, and the command of each trial."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.system.shipped_configs import resolve_config
-from wavlm_lightning.workflows.sweep.space import Parameter, read_parameter
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 METHODS = ("grid", "random", "bayes")
 KEYS = {
@@ -25,83 +28,136 @@ KEYS = {
 }  # fmt: skip
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+RANGES: dict[str, set[str]] = {
+    "int_uniform": {"integer"},
+    "uniform": set(),
+    "q_uniform": {"rounded"},
+    "log_uniform_values": {"log"},
+    "q_log_uniform_values": {"log", "rounded"},
+    "log_uniform": {"log", "exponents"},
+}
+"""Supported distributions of https://docs.wandb.ai/models/sweeps/sweep-config-keys, with their traits."""
 
 
 @dataclass(frozen=True)
-class Halving:
-    """`early_terminate` of a sweep: hyperband as W&B means it, which is asynchronous successive halving.
+class Parameter:
+    """An option whose value differs between the trials of a sweep.
 
     Attributes:
-        first: validations after which a trial is first compared with the others.
-        factor: one in so many goes on; the next comparison comes after so many times as many validations.
+        name: name of the option, without dashes.
+        values: the choices; empty for a range.
+        low: smallest value of a range.
+        high: largest value of a range.
+        log: whether the range is sampled evenly on a logarithmic scale.
+        step: values of a range are rounded to multiples of this; None for no rounding.
+        integer: whether the range holds whole numbers.
     """
 
-    first: int
-    factor: int
+    name: str
+    values: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+
+    def distribution(self) -> BaseDistribution:
+        """The Optuna distribution."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.values:
+            return CategoricalDistribution([self.encode(value) for value in self.values])
+        if self.integer:
+            return IntDistribution(int(self.low), int(self.high))
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def encode(self, value: Any) -> Any:
+        """The value as Optuna stores it: choices as JSON, because Optuna takes no lists and confuses 1 with true."""
+        return json.dumps(value) if self.values else value
+
+    def decode(self, stored: Any) -> Any:
+        """The value of the option, from the value that Optuna stores."""
+        if self.values:
+            return json.loads(stored)
+        if self.step is None:
+            return stored
+        # Ten digits hide the rounding error of the product: 3 * 0.1 is 0.30000000000000004.
+        return float(f"{round(stored / self.step) * self.step:.10g}")
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """What a sweep file says.
+    """The content of a sweep file.
 
     Attributes:
         path: the file.
         method: `grid`, `random` or `bayes`.
-        metric: the logged metric by which trials are ranked.
+        metric: name of the logged metric that ranks the trials.
         goal: `minimize` or `maximize`.
-        parameters: what the trials differ in.
-        program: what `${program}` stands for.
-        command: the words of a trial's command, with placeholders.
-        halving: when trials are given up early; None for never.
-        run_cap: trials at most; None for no limit.
-        body: the whole file.
+        parameters: the options that differ between trials.
+        program: replacement of `${program}` in the command.
+        command: words of a trial's command, with placeholders.
+        halving: `early_terminate: hyperband`, which is asynchronous successive halving: trials are first compared after
+            this many validations, and one in this many continues; None for never.
+        run_cap: maximum number of trials; None for no limit.
+        body: the parsed file.
     """
 
     path: Path
     method: str
     metric: str
-    goal: str
+    goal: Literal["minimize", "maximize"]
     parameters: tuple[Parameter, ...]
     program: str
     command: tuple[str, ...]
-    halving: Halving | None
+    halving: tuple[int, int] | None
     run_cap: int | None
     body: dict[str, Any]
 
     def grid(self) -> list[dict[str, Any]]:
-        """The values of every trial of a grid, the last parameter changing fastest.
+        """The values of every trial of a grid; the last parameter changes fastest.
 
         Raises:
-            UserError: a parameter is a range.
+            UserError: a parameter is a range of real numbers.
         """
         for parameter in self.parameters:
             if not parameter.values and not parameter.integer:
                 raise UserError(f"{self.path}: parameters: {parameter.name}: a grid needs `values: [...]`, not a range")
-        choices = [
-            parameter.values or tuple(range(int(parameter.low), int(parameter.high) + 1))
-            for parameter in self.parameters
-        ]
+        choices = [p.values or tuple(range(int(p.low), int(p.high) + 1)) for p in self.parameters]
         names = [parameter.name for parameter in self.parameters]
         return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
 
+    def trial_count(self, asked: int | None) -> int:
+        """Number of trials: `asked` (`--trials`) or `run_cap`, and for a grid at most its size.
+
+        Raises:
+            UserError: a search without end, because neither is given.
+        """
+        if self.method == "grid":
+            return min(len(self.grid()), asked or self.run_cap or len(self.grid()))
+        if (count := asked or self.run_cap) is None:
+            raise UserError(
+                f"{self.path}: method {self.method} has no end; give the number of trials with --trials or run_cap"
+            )
+        return count
+
     def words(self, values: Mapping[str, Any]) -> list[str]:
-        """The command of a trial, word by word as W&B's agent starts it.
+        """The command of a trial as W&B's agent builds it.
 
         Args:
-            values: by parameter.
+            values: name of a parameter -> its value.
         """
         pairs = [f"{name}={value}" for name, value in values.items()]
-        flags = [f"--{pair}" for pair in pairs]
-        meaning = {
+        macros = {
             "env": ["/usr/bin/env"],
             "interpreter": ["python"],
             "program": [self.program],
-            "args": flags,
+            "args": [f"--{pair}" for pair in pairs],
             "args_no_equals": [word for name, value in values.items() for word in (f"--{name}", str(value))],
             "args_no_hyphens": pairs,
             "args_no_boolean_flags": [
-                f"--{name}" if value is True else flag
-                for (name, value), flag in zip(values.items(), flags, strict=True)
+                f"--{name}" if value is True else f"--{name}={value}"
+                for name, value in values.items()
                 if value is not False
             ],
             "args_append_hydra": [f"+{pair}" for pair in pairs],
@@ -111,14 +167,14 @@ class SweepFile:
         words: list[str] = []
         for part in self.command:
             part = VARIABLE.sub(lambda found: os.environ.get(found[1], found[1]), part)
-            words += meaning.get(part[2:-1], []) if part.startswith("${") and part.endswith("}") else [part]
+            words += macros.get(part[2:-1], []) if part.startswith("${") and part.endswith("}") else [part]
         return words
 
     def options(self, values: Mapping[str, Any]) -> list[str]:
-        """What a trial's command says after `wavlm fit`.
+        """The part of a trial's command that follows `wavlm fit`.
 
         Raises:
-            UserError: the command starts something else.
+            UserError: the command does not start `wavlm fit`.
         """
         words = self.words(values)
         if words[:1] == ["/usr/bin/env"]:
@@ -134,14 +190,14 @@ def read_sweep(name: str) -> SweepFile:
     """Read a sweep file.
 
     Args:
-        name: its path; `configs/...` is found from any folder.
+        name: path of the file; `configs/...` is found from any folder.
 
     Raises:
-        UserError: it is none, or says what cannot be run here.
+        UserError: the file is missing or not a sweep file, or asks for something that is not supported here.
     """
     path = Path(resolve_config(name))
     if not path.is_file():
-        raise UserError(f"{name}: no such sweep file; those of the suite lie in configs/sweeps")
+        raise UserError(f"{name}: no such sweep file; the sweeps of the SUPERB tasks are in configs/sweeps")
     try:
         body = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -150,22 +206,24 @@ def read_sweep(name: str) -> SweepFile:
         raise UserError(f"{name}: a sweep file is a mapping with `method`, `metric`, `parameters` and `command`")
     for key in body:
         if key not in KEYS:
-            raise UserError(f"{name}: unknown key {key!r}{_nearest(key, KEYS)}")
-    method = body.get("method")
+            raise UserError(f"{name}: unknown key {key!r}{nearest(str(key), KEYS)}")
+    method, metric, cap = body.get("method"), body.get("metric"), body.get("run_cap")
     if method not in METHODS:
-        raise UserError(f"{name}: method {method!r} is none of {', '.join(METHODS)}{_nearest(method, METHODS)}")
-    metric = body.get("metric")
+        raise UserError(
+            f"{name}: method must be one of {', '.join(METHODS)}, not {method!r}{nearest(str(method), METHODS)}"
+        )
     if not isinstance(metric, dict) or "name" not in metric or metric.get("goal") not in ("minimize", "maximize"):
-        raise UserError(f"{name}: metric must say by what to rank: `{{name: valid/loss, goal: minimize}}`, or maximize")
-    cap = body.get("run_cap")
+        raise UserError(
+            f"{name}: metric must name what ranks the trials: `{{name: valid/loss, goal: minimize}}`, or maximize"
+        )
     if cap is not None and (not isinstance(cap, int) or cap < 1):
-        raise UserError(f"{name}: run_cap must be a whole number from 1 up")
+        raise UserError(f"{name}: run_cap must be a whole number of 1 or more")
     return SweepFile(
         path,
         method,
         str(metric["name"]),
         metric["goal"],
-        tuple(read_parameter(str(key), value, name) for key, value in body["parameters"].items()),
+        tuple(_parameter(str(key), value, f"{name}: parameters: {key}") for key, value in body["parameters"].items()),
         str(body.get("program", "")),
         tuple(str(part) for part in body.get("command") or DEFAULT_COMMAND),
         _halving(body.get("early_terminate"), name),
@@ -174,27 +232,62 @@ def read_sweep(name: str) -> SweepFile:
     )
 
 
-def _halving(body: Any, place: str) -> Halving | None:
-    """When to give trials up.
+def _parameter(name: str, body: Any, where: str) -> Parameter:
+    if not isinstance(body, dict):
+        raise UserError(f"{where}: give `values: [...]`, `value: ...`, or `min:` and `max:`")
+    if "parameters" in body:
+        raise UserError(f"{where}: nested parameters would become one unknown option; write `{name}.KEY:` instead")
+    if "value" in body:
+        return Parameter(name, (body["value"],))
+    if "values" not in body:
+        return _range(name, body, where)
+    if not isinstance(body["values"], list) or not body["values"]:
+        raise UserError(f"{where}: values must be a list with at least one entry")
+    if "probabilities" in body:
+        raise UserError(f"{where}: values are equally probable here; remove `probabilities`")
+    return Parameter(name, tuple(body["values"]))
 
-    W&B compares after `min_iter * eta^k` validations, or after `max_iter / eta^k` for k = s, ..., 1.
-    """
+
+def _range(name: str, body: dict[str, Any], where: str) -> Parameter:
+    low: Any = body.get("min")
+    high: Any = body.get("max")
+    for bound, value in (("min", low), ("max", high)):
+        if isinstance(value, str):
+            raise UserError(f"{where}: {bound} is the text {value!r}; YAML reads 1.0e-5 as a number, but not 1e-5")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{where}: give `values: [...]`, `value: ...`, or `min:` and `max:`")
+    whole = isinstance(low, int) and isinstance(high, int)
+    kind = body.get("distribution", "int_uniform" if whole else "uniform")
+    if kind not in RANGES:
+        raise UserError(f"{where}: distribution {kind!r} is not supported here; choose one of {', '.join(RANGES)}")
+    log, integer = "log" in RANGES[kind], "integer" in RANGES[kind]
+    if integer and not whole:
+        raise UserError(f"{where}: {kind} needs whole numbers as min and max")
+    if "exponents" in RANGES[kind]:  # the bounds of W&B's `log_uniform` are natural logarithms
+        low, high = math.exp(low), math.exp(high)
+    if not low < high or (log and low <= 0):
+        raise UserError(f"{where}: min must be below max{' and above 0' if log else ''}")
+    step = body.get("q", 1) if "rounded" in RANGES[kind] else None
+    if step is not None and not step > 0:
+        raise UserError(f"{where}: q must be above 0")
+    return Parameter(name, (), low, high, log, step, integer)
+
+
+def _halving(body: Any, name: str) -> tuple[int, int] | None:
+    """`early_terminate`: W&B compares after `min_iter * eta^k` validations, or `max_iter / eta^k` for k = s, ..., 1."""
     if body is None:
         return None
     factor = body.get("eta", 3) if isinstance(body, dict) else None
     if factor is None or body.get("type") != "hyperband" or not isinstance(factor, int) or factor < 2:
-        raise UserError(f"{place}: early_terminate must be `{{type: hyperband, min_iter: N, eta: 3}}`, eta from 2 up")
+        raise UserError(
+            f"{name}: early_terminate must be `{{type: hyperband, min_iter: N, eta: 3}}` with eta of 2 or more"
+        )
     if "min_iter" in body:
         first = body["min_iter"]
     elif "max_iter" in body and "s" in body:
         first = int(body["max_iter"] / factor ** body["s"])
     else:
-        raise UserError(f"{place}: early_terminate needs min_iter, or max_iter and s")
+        raise UserError(f"{name}: early_terminate needs min_iter, or max_iter and s")
     if not isinstance(first, int) or first < 1:
-        raise UserError(f"{place}: early_terminate would compare trials before their first validation; raise min_iter")
-    return Halving(first, factor)
-
-
-def _nearest(word: Any, known: Any) -> str:
-    near = difflib.get_close_matches(str(word), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{name}: early_terminate would compare trials before their first validation; raise min_iter")
+    return first, factor

@@ -1,4 +1,4 @@
-"""What came of a sweep: `trials.csv`, a ranking to read, the best trial's command."""
+"""Results of a sweep: `trials.csv`, a ranking as text, and the command of one trial."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from wavlm_lightning.system.files import atomic_write
 from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, Trial
 
@@ -15,43 +16,40 @@ TABLE = "trials.csv"
 
 
 def ranked(trials: Sequence[Trial], sweep: SweepFile) -> list[Trial]:
-    """Trials that have ended well, the best first."""
+    """The trials that are done or given up, best first."""
     sign = 1 if sweep.goal == "minimize" else -1
     ended = [(sign * t.value, t.slot, t) for t in trials if t.state in ENDED and t.value is not None]
     return [trial for *_, trial in sorted(ended, key=lambda row: row[:2])]
 
 
-def write_trials(folder: Path, trials: Sequence[Trial], sweep: SweepFile, extra: Sequence[str]) -> Path:
+def write_trials(folder: Path, trials: Sequence[Trial], sweep: SweepFile, extra: Sequence[str]) -> None:
     """Write `trials.csv`: every trial that was begun, its best value and the validation that gave it.
 
     Args:
-        folder: of the sweep.
-        trials: in the order of the rows.
-        sweep: its file.
-        extra: options of every trial.
+        folder: folder of the sweep.
+        trials: the rows.
+        sweep: the sweep file.
+        extra: further options of every trial.
     """
-    path, fresh = folder / TABLE, folder / f"{TABLE}.new"
     names = [parameter.name for parameter in sweep.parameters]
-    with fresh.open("w", newline="") as file:
+    with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["trial", "state", sweep.metric, "best_validation", "validations", *names, "command"])
         for trial in trials:
-            best = [step for step, value in sorted(trial.reported.items()) if value == trial.value]
-            row = [trial.folder_name, trial.state, trial.value, best[0] if best else None, len(trial.reported)]
+            best = next((step for step, value in sorted(trial.reported.items()) if value == trial.value), None)
+            row = [trial.folder_name, trial.state, trial.value, best, len(trial.reported)]
             values = [trial.values[name] for name in names]
             table.writerow([*row, *values, command(trial, sweep, extra, folder / trial.folder_name)])
-    fresh.replace(path)
-    return path
 
 
 def command(trial: Trial, sweep: SweepFile, extra: Sequence[str], folder: Path) -> str:
-    """What runs a trial by itself.
+    """The command that runs one trial alone.
 
     Args:
-        trial: whose values.
-        sweep: its file.
-        extra: options of every trial.
-        folder: where the run goes.
+        trial: the trial.
+        sweep: the sweep file.
+        extra: further options of every trial.
+        folder: run folder.
     """
     options = [*sweep.options(trial.values), *extra, "--trainer.default_root_dir", str(folder)]
     return shlex.join(["wavlm", "fit", *options])
@@ -61,9 +59,9 @@ def ranking(trials: Sequence[Trial], sweep: SweepFile, most: int = 10) -> str:
     """The best trials as a text table.
 
     Args:
-        trials: all of them.
-        sweep: its file.
-        most: how many rows.
+        trials: all trials.
+        sweep: the sweep file.
+        most: maximum number of rows.
     """
     names = [parameter.name for parameter in sweep.parameters if len(parameter.values) != 1]
     order = ranked(trials, sweep)

@@ -1,0 +1,128 @@
+"""What `wavlm test` and `wavlm predict -c` leave in the run folder: result card and predictions."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+import wavlm_lightning
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+
+
+class WriteResultCard(pl.Callback):
+    """Writes `card.json` to the run folder at the end of `wavlm test`, or to the folder of each of several heads.
+
+    Args:
+        folder: the run folder.
+        command: the command as the user typed it.
+    """
+
+    def __init__(self, folder: Path, command: str) -> None:
+        self.folder, self.command = folder, command
+        self.started = 0.0
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the cards, on rank 0.
+
+        Raises:
+            UserError: some of several heads have no finite figures; the others have their cards.
+        """
+        if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        if not isinstance(pl_module, ManyHeads):
+            self.card(pl_module).write(self.folder)
+            return
+        failures = []
+        for label, head in pl_module.each():
+            try:
+                self.card(head).write(self.folder / label)
+            except UserError as error:
+                failures.append(str(error))
+        if failures:
+            raise UserError(f"{len(failures)} of {len(pl_module.head_labels)} heads have no card: {failures[0]}")
+
+    def card(self, task: Task) -> ResultCard:
+        """The card of a task that has just been tested."""
+        data: Any = task.trainer.datamodule
+        part = data.opened["test"]
+        trained = task.trained
+        selection: Selection | None = trained.get("selection")
+        if selection is not None:
+            names = data.splits["valid"], data.splits["test"]
+            selection = {**selection, "split": task.selection_split(*names)}
+        metrics: dict[str, MetricValue] = {}
+        for name, better in {task.metric: task.better, **task.others}.items():
+            value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * 100, 4)
+            metrics[name] = {"value": value, "unit": "%", "better": better}
+        if task.chance is not None:
+            metrics[task.metric]["chance"] = 100 * task.chance
+        return ResultCard(
+            task=task.name,
+            metrics=metrics,
+            headline=task.metric,
+            corpus={
+                "name": data.corpus.name,
+                "path": str(data.path),
+                "split": part.name,
+                "utterances": len(part),
+                "seconds": round(part.seconds, 2),
+            },
+            upstream=task.upstream.describe(),  # type: ignore[arg-type]
+            learning_rate=trained.get("learning_rate", task.learning_rate),
+            seed=trained.get("seed", task.seed),
+            steps=trained.get("steps", 0),
+            best_step=trained.get("best_step", 0),
+            selection=selection,
+            protocol=task.protocol,
+            details=task.details,
+            trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
+            layer_weights=task.weighted_sum.weights(),
+            runtime_seconds=round(time.perf_counter() - self.started, 2),
+            command=self.command,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={
+                "wavlm_lightning": wavlm_lightning.__version__,
+                "torch": torch.__version__,
+                "lightning": pl.__version__,
+                "python": platform.python_version(),
+            },
+        )
+
+
+class WritePredictions(BasePredictionWriter):
+    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("batch_and_epoch")
+        self.folder = folder
+        self.rows: dict[str, Tensor] = {}
+
+    def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
+        # Kept are `(classes,)`, or `(frames, classes)` without the padding.
+        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
+            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
+
+    def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
+        save_file(self.rows, self.folder / f"predictions{rank}.safetensors")

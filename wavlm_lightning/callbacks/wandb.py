@@ -1,0 +1,347 @@
+"""Weights & Biases: a logger that needs no login, and a callback for audio, predictions, layer weights and artefacts.
+
+Without a login the run is written offline. One run folder is one W&B run, and a resumed run keeps its id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.callbacks.wandb_login import logged_in
+from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
+from wavlm_lightning.encoder import Layers
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
+from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+
+KEPT = "wandb.json"
+"""File in the run folder with the id of the W&B run."""
+
+
+class Wandb(WandbLogger):
+    """Logs metrics, the configuration, audio samples with spectrograms and predictions, layer weights and artefacts.
+
+    Its files are in `wandb/` of the run folder; `wandb sync` uploads an offline run. A resumed run keeps its id. `wandb` is
+    imported when the run starts.
+
+    Args:
+        project: W&B project; WANDB_PROJECT or `wavlm` by default.
+        name: name of the run; WANDB_NAME or the name of its folder by default.
+        group: group of runs; WANDB_RUN_GROUP or the name of the folder above by default.
+        tags: tags, to which the task's name is added.
+        notes: remark on the run.
+        entity: user or team.
+        offline: write locally only; null takes WANDB_MODE, or is offline unless this machine is logged in.
+        codebook: folder of the codebook of a pre-training's labels; its files become an artefact.
+        upload_checkpoint: upload the best checkpoint; false logs only its path and hash.
+        samples: number of utterances logged as audio, spectrogram and predictions.
+
+    Example:
+        >>> # wavlm fit -c configs/superb/mini/ks.yaml --trainer.logger Wandb
+    """
+
+    _experiment: Any
+
+    def __init__(
+        self,
+        project: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        entity: str | None = None,
+        offline: bool | None = None,
+        codebook: str | None = None,
+        upload_checkpoint: bool = False,
+        samples: int = 4,
+    ) -> None:
+        super().__init__(name=name, project=project or os.environ.get("WANDB_PROJECT", "wavlm"))
+        self.offline, self.codebook, self.upload_checkpoint, self.samples = (
+            offline,
+            codebook,
+            upload_checkpoint,
+            samples,
+        )
+        asked = {"group": group, "tags": tags, "notes": notes, "entity": entity}
+        self._wandb_init.update({key: value for key, value in asked.items() if value is not None})
+
+    def settle(self, root: Path, fresh: bool) -> Callback:
+        """Set run folder, names, id and mode, before the run starts.
+
+        Args:
+            root: the run folder.
+            fresh: begin a new W&B run even if the folder has the id of one.
+
+        Returns:
+            The callback that logs samples and artefacts.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        given = self._wandb_init
+        named = root.resolve()
+        given["name"] = given["name"] or os.environ.get("WANDB_NAME") or named.name
+        given.setdefault("group", os.environ.get("WANDB_RUN_GROUP") or named.parent.name)
+        given["dir"], given["id"] = str(root), run_id(root, fresh)
+        given.pop("anonymous", None)  # Lightning passes this option, which wandb now refuses
+        if self.offline is not None:
+            given["mode"] = "offline" if self.offline else "online"
+        elif "WANDB_MODE" not in os.environ and not logged_in():
+            given["mode"] = "offline"
+        self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
+        return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+        run: Any = self._experiment
+        if run is not None:  # ended here, or the next fit of this process would log to the same W&B run
+            run.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+
+def settle_loggers(loggers: Any, root: Path, fresh: bool) -> list[Callback]:
+    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks."""
+    named = loggers if isinstance(loggers, list) else [loggers]
+    return [logger.settle(root, fresh) for logger in named if isinstance(logger, Wandb)]
+
+
+def run_id(root: Path, fresh: bool) -> str:
+    """The id of a run folder's W&B run: WANDB_RUN_ID (set by a W&B agent), the id in the folder, or a new one.
+
+    Args:
+        root: the run folder.
+        fresh: ignore the id in the folder.
+    """
+    path = root / KEPT
+    if asked := os.environ.get("WANDB_RUN_ID"):
+        found = asked
+    elif path.is_file() and not fresh:
+        found = json.loads(path.read_text())["id"]
+    else:
+        found = secrets.token_hex(4)
+    if rank_zero_only.rank == 0:
+        path.write_text(json.dumps({"id": found}))
+    return found
+
+
+class WandbMedia(pl.Callback):
+    """Logs audio, spectrograms, predictions and layer weights at each validation, and artefacts after a completed run.
+
+    Args:
+        logger: the logger whose W&B run is used.
+        root: run folder.
+        samples: number of utterances of the first validation batch.
+        codebook: folder of the codebook; None logs only its hash.
+        upload_checkpoint: upload the file, not only its path and hash.
+
+    Raises:
+        UserError: there is no codebook in that folder.
+
+    Attributes:
+        weights: update -> share of each layer, over the whole run.
+    """
+
+    def __init__(
+        self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool
+    ) -> None:
+        self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
+        self.codebook = None if codebook is None else Path(codebook)
+        if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
+            raise UserError(
+                f"{codebook}: no codebook here; trainer.logger.codebook is a folder of `wavlm codebook fit`"
+            )
+        self.weights: dict[int, list[float]] = {}
+        self.audio_logged = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.weights = dict(state_dict["weights"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        run = self.logger.experiment
+        name = pl_module.name if isinstance(pl_module, Task) else type(pl_module).__name__
+        run.tags = tuple(dict.fromkeys([*(run.tags or ()), name]))
+        # A hosted sweep ranks by the summary: keep the best value of the metric that selects the checkpoint.
+        if stage == "fit" and (monitor := getattr(pl_module, "monitor", None)):
+            run.define_metric(monitor[0], summary=monitor[1], step_metric="trainer/global_step")
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Log utterances of the first batch: audio once, predictions each time."""
+        if batch_idx or not self.samples or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        shown: dict[str, Any] = {}
+        if isinstance(batch, PretrainingBatch) and not self.audio_logged:
+            rows = [row.float().cpu().numpy() for row in batch.audio[: self.samples]]
+            shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
+        elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
+            keys = batch.keys[: self.samples]
+            found = _utterances(trainer, keys)
+            if not self.audio_logged:
+                shown = _sounds([found[key][0] for key in keys], list(keys))
+            shown["samples/predictions"] = self._table(trainer, task, batch, [found[key][1] for key in keys])
+        self.audio_logged = True
+        self._log(trainer, shown)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        task = _head(pl_module)
+        if trainer.sanity_checking or not trainer.is_global_zero or task is None:
+            return
+        if weights := task.weighted_sum.weights():
+            import wandb
+
+            self.weights[trainer.global_step] = weights
+            self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Log codebooks and the checkpoint; Lightning does not call this hook for an interrupted run."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        import wandb
+
+        run = self.logger.experiment
+        for name, book in (getattr(pl_module, "codebooks", None) or {}).items():
+            artifact = wandb.Artifact(f"codebook-{_plain(name)}", "codebook", metadata=book)
+            with artifact.new_file("labels.json") as file:
+                json.dump(book, file)
+            if self.codebook is not None and _made_by(self.codebook, book):
+                artifact.add_dir(str(self.codebook), policy="immutable")
+            run.log_artifact(artifact)
+        found = [checkpoint(self.root, name) for name in (BEST, LAST)]
+        if path := next((path for path in found if path.is_file()), None):
+            artifact = wandb.Artifact(
+                f"{_plain(self.root.resolve().name)}-checkpoint", "model", metadata={"path": str(path)}
+            )
+            if self.upload_checkpoint:
+                artifact.add_file(str(path), policy="immutable")
+            else:
+                artifact.add_reference(path.resolve().as_uri())
+            run.log_artifact(artifact)
+
+    def _table(self, trainer: pl.Trainer, task: Task, batch: TaskBatch, labelled: Sequence[str]) -> Any:
+        """Predictions beside labels."""
+        import wandb
+
+        count, inputs = len(labelled), batch.inputs
+        if isinstance(inputs, Layers):
+            inputs = replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
+        else:
+            assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
+            inputs = Waveforms(inputs.audio[:count], inputs.lengths[:count])
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            said = task.readable(*task(inputs))
+        rows = [
+            [key, text, json.dumps(words, ensure_ascii=False)]
+            for key, text, words in zip(batch.keys, labelled, said, strict=False)
+        ]
+        return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
+
+    def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
+        if shown:
+            self.logger.experiment.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def _head(module: pl.LightningModule) -> Task | None:
+    """The task, or the first of several heads; None in pre-training."""
+    if isinstance(module, ManyHeads):
+        return module.first
+    return module if isinstance(module, Task) else None
+
+
+def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
+    """Key -> waveform `(samples,)` and metadata as JSON, from the split: a batch from a feature cache has no audio."""
+    split = trainer.datamodule.opened["valid"]
+    found: dict[str, tuple[np.ndarray, str]] = {}
+    for number in range(len(split)):
+        shard, place = split.locate(number)
+        if (key := shard.keys[place]) in keys and key not in found:
+            meta = {name: value for name, value in shard.meta(place).items() if isinstance(value, str | int | float)}
+            found[key] = shard.waveform(place), json.dumps(meta, ensure_ascii=False)
+            if len(found) == len(set(keys)):
+                break
+    return found
+
+
+def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
+    import wandb
+
+    pairs = list(zip(waveforms, captions, strict=True))
+    return {
+        "samples/audio": [wandb.Audio(wave, sample_rate=SAMPLE_RATE, caption=text) for wave, text in pairs],
+        "samples/spectrogram": [wandb.Image(spectrogram(torch.from_numpy(wave)), caption=text) for wave, text in pairs],
+    }
+
+
+def spectrogram(waveform: Tensor) -> np.ndarray:
+    """Log spectrogram as a picture: 25 ms windows every 10 ms, 80 dB from the maximum to black.
+
+    Args:
+        waveform: `(samples,)`.
+
+    Returns:
+        uint8 `(201 frequencies, the highest first, frames, 3)`.
+    """
+    from matplotlib import colormaps
+
+    power = torch.stft(waveform, 400, 160, window=torch.hann_window(400), return_complex=True).abs().square()
+    decibels = 10 * power.clamp_min(1e-10).log10()
+    scaled = ((decibels - decibels.max()) / 80 + 1).clamp(0, 1)
+    return colormaps["magma"](scaled.flip(0).numpy(), bytes=True)[..., :3]
+
+
+def heat_map(weights: dict[int, list[float]]) -> np.ndarray:
+    """Layer weights over time as a picture.
+
+    Args:
+        weights: update -> share of each layer.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    from wavlm_lightning.reports.theme import new_figure, style
+
+    steps = sorted(weights)
+    with style():
+        figure = new_figure(6, 3.5)
+        axes = figure.add_subplot()
+        image = axes.imshow(
+            np.array([weights[step] for step in steps]).T, aspect="auto", origin="lower", vmin=0, cmap="viridis"
+        )
+        places = np.unique(np.linspace(0, len(steps) - 1, min(6, len(steps))).astype(int))
+        axes.set_xticks(places, [f"{steps[place]:,}" for place in places])
+        axes.grid(visible=False)
+        axes.set_xlabel("update")
+        axes.set_ylabel("layer")
+        figure.colorbar(image, label="weight")
+        figure.canvas.draw()
+        return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _made_by(folder: Path, labels: dict[str, Any]) -> bool:
+    return json.loads((folder / "codebook.json").read_text())["sha256"] == labels["sha256"]
+
+
+def _plain(name: str) -> str:
+    """A name without the characters that W&B refuses in names of artefacts."""
+    return re.sub(r"[^\w.-]+", "-", name)

@@ -1,0 +1,45 @@
+"""The files of a run folder: config.yaml, checkpoints/best.ckpt and last.ckpt, curves/version_N/metrics.csv, card.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LAST, BEST = "last", "best"
+"""Names of a run's checkpoints, also for `--ckpt_path`."""
+CONFIG = "config.yaml"
+CARD = "card.json"
+CURVES = "curves"
+
+
+def checkpoint(run: Path, name: str) -> Path:
+    """Path of the checkpoint `LAST` or `BEST`: a file, or the folder of a sharded one. It may not exist."""
+    return run / "checkpoints" / f"{name}.ckpt"
+
+
+def curve_files(run: Path) -> list[Path]:
+    """The CSV files of a run's curves, oldest start first; a resumed run has one for each start."""
+    return sorted((run / CURVES).glob("version_*/metrics.csv"), key=_version)
+
+
+def _version(path: Path) -> tuple[int, str]:
+    number = path.parent.name.removeprefix("version_")  # version_10 comes after version_9
+    return (int(number) if number.isdigit() else -1, number)
+
+
+def read_run_config(run: Path) -> dict[str, Any]:
+    """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping."""
+    try:
+        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The constructor arguments in a section (`model`, `data`) of a configuration; empty if there are none."""
+    block = config.get(section)
+    return (block.get("init_args") or {}) if isinstance(block, Mapping) else {}

@@ -1,0 +1,79 @@
+"""Prepare a corpus with a recipe: one of ours, one registered by an installed package, or one named by a dotted path."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wavlm_lightning.data.corpora import RECIPES
+from wavlm_lightning.system.plugins import find_recipe, load, registered_corpora
+
+if TYPE_CHECKING:  # `wavlm prepare --help` imports this module and must not wait for numpy
+    from wavlm_lightning.data.corpus import Corpus
+
+
+def recipe_named(name: str) -> Any:
+    """A recipe: a module or class with `HELP`, `add_arguments(parser)` and `plan(folder, arguments)`.
+
+    Args:
+        name: such as `librispeech`, a registered name, or a dotted path.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if name in RECIPES:
+        return importlib.import_module(RECIPES[name])
+    registered = registered_corpora()
+    return load(registered[name]) if name in registered else find_recipe(name)
+
+
+def prepare(
+    recipe: str,
+    folder: Path,
+    out: Path,
+    arguments: argparse.Namespace,
+    workers: int | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+) -> Corpus:
+    """Write the corpus that a recipe plans for a published data set.
+
+    Folders of your own recordings go through `wavlm_lightning.data.folder.FolderRecipe`, the synthetic corpora through
+    `wavlm_lightning.data.mini.prepare_mini`.
+
+    Args:
+        recipe: its name, see `recipe_named`.
+        folder: the data set as published, unpacked.
+        out: the corpus folder to make.
+        arguments: `allow_partial` and the options that the recipe's `add_arguments` defines.
+        workers: processes; one per core by default.
+        on_error: `stop` at a file that cannot be used, or `skip` it.
+
+    Raises:
+        UserError: see `wavlm_lightning.data.writing.write_corpus`.
+    """
+    from wavlm_lightning.data.recordings import require_folder
+    from wavlm_lightning.data.writing import write_corpus
+
+    require_folder(folder, f"the files of {recipe} (`wavlm prepare {recipe} --help`)")
+    plan = recipe_named(recipe).plan(folder, arguments)
+    plan = replace(plan, source={"recipe": recipe, **plan.source})
+    return write_corpus(plan, out, workers, on_error)
+
+
+def summary(corpus: Corpus) -> list[str]:
+    """Lines that say what a prepared corpus holds and what was left out."""
+    lines = []
+    for split in corpus.splits:
+        part = corpus.body["splits"][split]
+        lines.append(f"{split}: {part['utterances']} utterances, {part['hours']:.3f} h, {len(part['shards'])} shards")
+    source, file = corpus.body["source"], corpus.directory / "corpus.json"
+    if source["skipped"]:
+        lines.append(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
+    for split, count in source.get("too_short", {}).items():
+        lines.append(f"{split}: left out {count} utterances that are too short, as the protocol says")
+    for split, count in source.get("trials_dropped", {}).items():
+        lines.append(f"{split}: left out {count} trials with a skipped file")
+    return lines

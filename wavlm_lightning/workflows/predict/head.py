@@ -1,0 +1,125 @@
+"""Load a trained head: from a run folder of `wavlm fit`, or from a folder in Hugging Face's format."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+
+from wavlm_lightning.audio import BadAudio, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
+from wavlm_lightning.system.device import choose_device
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
+from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
+from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+
+EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A trained task on a device.
+
+    Attributes:
+        task: the task, in eval mode.
+        gain_db: gain of every waveform, as in training.
+        trim: remove quiet stretches, as the recipe of the training corpus did.
+        device: device of the task.
+    """
+
+    task: Task
+    gain_db: float
+    trim: bool
+    device: torch.device
+
+    def read(self, path: Path) -> np.ndarray:
+        """Read a recording and prepare it as in training, float32 `(samples,)`.
+
+        Raises:
+            UserError: the recording cannot be used.
+        """
+        try:
+            waveform = load_mono(path)
+            if self.gain_db:
+                waveform = gain(waveform, self.gain_db)
+            if self.trim:
+                waveform = trim_silence(waveform)
+                check_waveform(waveform, f"{path}: without its quiet stretches")
+        except (BadAudio, OSError) as error:
+            raise UserError(f"{error}; leave it out") from error
+        return waveform
+
+
+def holds_head(path: Path) -> bool:
+    """Whether a path holds a head, and not only an encoder.
+
+    Args:
+        path: a run folder, a folder in Hugging Face's format, or anything else.
+    """
+    best = checkpoint(path, BEST)
+    if best.is_file():
+        return "task" in read_run_checkpoint(best)
+    if not is_head_folder(path):
+        return False
+    try:
+        named = read_json(path / "config.json").get("architectures") or [""]
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    return str(named[0]).endswith(HEADS)
+
+
+def open_head(path: Path, device: str | None = None) -> TrainedHead:
+    """Load a head.
+
+    Args:
+        path: a run folder of `wavlm fit`, or a folder in Hugging Face's format.
+        device: see `choose_device`.
+
+    Raises:
+        UserError: the path holds no head, its upstream is missing, or the device cannot be used.
+    """
+    place = choose_device(device)
+    task, gain_db, trim = _from_huggingface(path) if is_head_folder(path) else _from_run(path)
+    return TrainedHead(task.eval().to(place), gain_db, trim, place)
+
+
+def _from_huggingface(path: Path) -> tuple[Task, float, bool]:
+    task = huggingface_head(str(path))
+    processing = task.trained["processing"]
+    return task, float(processing.get("gain_db", 0.0)), bool(processing.get("trim"))
+
+
+def _from_run(run: Path) -> tuple[Task, float, bool]:
+    config, best = run / CONFIG, checkpoint(run, BEST)
+    for path in (config, best):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; {EXPECTED}")
+    content = read_run_config(run)
+    if "model" not in content:
+        raise UserError(f"{config}: has no model; {EXPECTED}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(pl.LightningModule, "model")
+    try:
+        model = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
+        state = torch.load(best, map_location="cpu", weights_only=True)
+    except ArgumentError as error:
+        raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{best}: not readable as a checkpoint; is it cut short?") from error
+    if not isinstance(model, Task):
+        raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
+    model.on_load_checkpoint(state)
+    model.load_state_dict(state["state_dict"])
+    processing = state["task"].get("processing", {})
+    # The corpus was made with `processing`; the data module may have applied a further gain while training.
+    gain_db = (init_args(content, "data").get("gain_db") or 0.0) + processing.get("gain_db", 0.0)
+    return model, gain_db, bool(processing.get("trim"))

@@ -1,0 +1,116 @@
+"""Apply a trained head to audio files: batching, comparison of speaker embeddings, JSON lines and RTTM."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.folder import SUFFIXES
+from wavlm_lightning.metrics.rttm import rttm_lines
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.predict.head import TrainedHead
+from wavlm_lightning.workflows.predict.windows import long_outputs
+
+
+def audio_files(given: Path) -> list[Path]:
+    """The file itself, or all audio files in a folder and below it, sorted.
+
+    Raises:
+        UserError: there is no audio file.
+    """
+    if given.is_file():
+        return [given]
+    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise UserError(f"{given}: no such file, and no recordings in a folder of that name")
+    return found
+
+
+def predict_files(
+    head: TrainedHead, paths: Sequence[Path], batch_seconds: float, window: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """Predictions for audio files, in their order.
+
+    Args:
+        head: from `open_head`.
+        paths: audio files of any sample rate.
+        batch_seconds: audio in a batch, padding included; a longer file is a batch of its own.
+        window: longer files are processed in windows of this many seconds (see `long_outputs`); 0 for no windows.
+
+    Yields:
+        `file`, and the keys of the task's `readable`.
+
+    Raises:
+        UserError: a file cannot be used.
+    """
+    waiting: list[tuple[Path, np.ndarray]] = []
+    for path in paths:
+        waveform = head.read(path)
+        longest = max(len(waveform), *(len(w) for _, w in waiting)) if waiting else len(waveform)
+        long = 0 < window * SAMPLE_RATE < len(waveform)
+        if waiting and (long or (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE):
+            yield from _predict(head, waiting)
+            waiting = []
+        if long:
+            yield from _predict(head, [(path, waveform)], window)
+        else:
+            waiting.append((path, waveform))
+    if waiting:
+        yield from _predict(head, waiting)
+
+
+@torch.inference_mode()
+def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]], window: float = 0.0) -> Iterator[dict[str, Any]]:
+    inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
+    try:
+        outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
+    except UserError as error:
+        raise UserError(f"{', '.join(str(path) for path, _ in batch)}: {error}") from error
+    for (path, _), row in zip(batch, head.task.readable(outputs, lengths), strict=True):
+        yield {"file": str(path), **row}
+
+
+def compare(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The cosine of each pair of embeddings; the higher, the more likely one speaker.
+
+    Args:
+        rows: from `predict_files`; rows without `embedding` are skipped.
+
+    Yields:
+        The two files as `a` and `b`, and `score`.
+    """
+    for one, other in combinations((row for row in rows if "embedding" in row), 2):
+        score = sum(a * b for a, b in zip(one["embedding"], other["embedding"], strict=True))
+        yield {"a": one["file"], "b": other["file"], "score": round(score, 4)}
+
+
+def recording_names(files: Sequence[str]) -> list[str]:
+    """Names for RTTM, which has no white space: file names without suffix, or whole paths where two names are equal."""
+    names = [re.sub(r"\s+", "_", Path(file).stem) for file in files]
+    paths = [re.sub(r"\s+", "_", file) for file in files]
+    return [name if names.count(name) == 1 else path for name, path in zip(names, paths, strict=True)]
+
+
+def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm`.
+
+    Args:
+        folder: made if missing.
+        rows: from `predict_files` and `compare`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    diarized = [row for row in rows if "turns" in row]
+    names = recording_names([row["file"] for row in diarized])
+    turns = [line for name, row in zip(names, diarized, strict=True) for line in rttm_lines(name, row["turns"])]
+    if turns:
+        (folder / "predictions.rttm").write_text("\n".join(turns) + "\n")

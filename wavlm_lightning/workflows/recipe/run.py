@@ -1,0 +1,161 @@
+"""Runs the stages of a recipe: prints each command, skips finished stages, resumes an interrupted one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.stages import (
+    ENCODER,
+    RecipeRun,
+    RecipeStage,
+    continued_from,
+    lasting,
+    option_groups,
+)
+
+LEDGER = "recipe.json"
+
+
+def run_recipe(
+    recipe: str,
+    corpus: Path,
+    out: Path,
+    options: Sequence[str] = (),
+    *,
+    corpus_of: Mapping[str, Path] | None = None,
+    checkpoint: str | None = None,
+    noise_corpus: Path | None = None,
+    tag: str | None = None,
+    memory_gib: float | None = None,
+    jobs: int | None = None,
+    until: str | None = None,
+    adopt: bool = False,
+    dry_run: bool = False,
+) -> Path | None:
+    """Run the stages of a recipe that are not done yet: codebooks, labels, pre-training, export.
+
+    Args:
+        recipe: name of a file in `configs/pretrain` (`wavlm_base`), or the path of a configuration.
+        corpus: the training corpus; the labels are written into it.
+        out: folder for codebooks, runs and the encoder.
+        options: further options of every `wavlm fit`.
+        corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
+        checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
+        noise_corpus: noise corpus, instead of those that the configurations name.
+        tag: prefix of the names of label sets, so that two runs can label one corpus.
+        memory_gib: memory for the features of k-means; None for a quarter of the machine's.
+        jobs: processes for codebook and labels; None for one per GPU (layers) or core (MFCC).
+        until: name of the last stage to run; None for all.
+        adopt: continue in a folder where commands of the recipe were run by hand.
+        dry_run: only print the commands that would run now.
+
+    Returns:
+        Folder of the exported encoder; None if it was not exported because of `until` or `dry_run`.
+
+    Raises:
+        UserError: a wrong option, a missing corpus, a folder or labels of another run, or a stage that failed.
+
+    Example:
+        >>> run_recipe("wavlm_base", Path("data/librispeech960"), Path("runs/base"), ["--trainer.devices", "8"])
+    """
+    configurations = chain(recipe)
+    if checkpoint:
+        configurations = continued_from(configurations, checkpoint)
+    run = RecipeRun(
+        configurations, corpus, out, corpus_of or {}, noise_corpus, tag, memory_gib, jobs, option_groups(options)
+    )
+    stages = _until(run.stages, until)
+    if dry_run:
+        _print_commands(run, stages)
+        return None
+    ledger = _open_ledger(run, adopt)
+    for number, stage in enumerate(stages, start=1):
+        ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
+    return out / ENCODER if stages[-1].name == "export" else None
+
+
+def _until(stages: list[RecipeStage], name: str | None) -> list[RecipeStage]:
+    names = [stage.name for stage in stages]
+    if name is None:
+        return stages
+    if name not in names:
+        raise UserError(f"--until {name}: no such stage; this recipe has {', '.join(names)}")
+    return stages[: names.index(name) + 1]
+
+
+def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
+    """The ledger in the output folder.
+
+    Args:
+        run: the recipe's run.
+        adopt: accept a folder that holds products of some stages already; each stage checks what it finds.
+
+    Raises:
+        UserError: a corpus is missing, or the folder or the labels belong to another run.
+    """
+    path = run.out / LEDGER
+    corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
+    noise = [Corpus.open(each) for each in run.noise_corpora()]
+    ledger = Ledger(path, _settings(run, corpora, noise), "recipe")
+    if path.is_file() or adopt:
+        return ledger
+    if run.out.is_dir() and any(run.out.iterdir()):
+        raise UserError(
+            f"{run.out} is not empty and holds no {LEDGER}; choose another --out, or give --adopt if commands of this "
+            "recipe were run there by hand"
+        )
+    for each, corpus in zip(run.chain, corpora, strict=True):
+        codebook, labels = each.recipe.codebook, corpus.directory / "labels" / str(run.label_set(each))
+        # Labels of MFCC may be shared: the same codebook gives the same labels, and `codebook apply` refuses another.
+        if codebook is not None and codebook.layer is not None and labels.is_dir():
+            raise UserError(
+                f"{labels}: another run has labelled this corpus under that name; give --tag WORD for other names"
+            )
+    return ledger
+
+
+def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]) -> dict[str, Any]:
+    """Everything that the weights depend on."""
+
+    def short_hash(content: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+    return {
+        "configurations": {each.name: short_hash(each.content) for each in run.chain},
+        "corpora": [each.sha256 for each in corpora],
+        "noise": [each.sha256 for each in noise],
+        "tag": run.tag,
+        "options of fit": lasting(run.options),
+    }
+
+
+def _run_stage(stage: RecipeStage) -> None:
+    if stage.product is not None and stage.product.is_file():
+        print(f"  {stage.product}: exists already")
+        return
+    if stage.run_folder is not None and not stage.has_checkpoint:
+        # Killed before the first last.ckpt: the other checkpoints cannot be resumed.
+        shutil.rmtree(stage.run_folder / "checkpoints", ignore_errors=True)
+    wavlm(*stage.words())
+
+
+def _print_commands(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
+    ledger = _open_ledger(run) if (run.out / LEDGER).is_file() else None
+    for number, stage in enumerate(stages, start=1):
+        made = stage.product is not None and stage.product.is_file()
+        done = ledger is not None and (ledger.is_done(stage.name) or made)
+        print(f"# {number}/{len(stages)} {stage.name}: {'done before' if done else stage.headline}")
+        if not done:
+            print(f"wavlm {shlex.join(stage.words())}")

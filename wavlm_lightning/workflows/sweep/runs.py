@@ -1,0 +1,168 @@
+"""Runs the trials of a sweep: several at a time, each in its own folder, each resumed where it stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from unittest import mock
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import locked
+from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
+from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
+from wavlm_lightning.workflows.sweep.file import SweepFile
+from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
+from wavlm_lightning.workflows.sweep.table import command, ranked, ranking, write_trials
+
+TOO_MANY = 3
+"""Stop after this many failures without a success: the cause is then not the values of one trial."""
+
+
+def run_sweep(
+    sweep: SweepFile,
+    output: Path,
+    extra: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    jobs: int | None = None,
+    test: bool = False,
+    seed: int = 0,
+) -> list[Trial]:
+    """Run the trials of a sweep that are not done yet, print their results, and write `trials.csv`.
+
+    Args:
+        sweep: the sweep file, see `read_sweep`.
+        output: folder of the sweep; one run folder per trial is created in it.
+        extra: further options of every trial, which override the sweep file.
+        trials: number of trials; None for the whole grid or `run_cap` of the file.
+        jobs: number of trials at a time; None for one per GPU or core.
+        test: test the best checkpoint of every trial and write its result card.
+        seed: seed of the drawn values.
+
+    Returns:
+        The trials that are done or given up, best first.
+
+    Raises:
+        UserError: trials failed; the others are finished and in the table.
+
+    Example:
+        >>> best, *others = run_sweep(read_sweep("configs/sweeps/pretrain.yaml"), Path("runs/sweep"), trials=8)
+    """
+    _check_options(extra)
+    count = sweep.trial_count(trials)
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output / "lock", f"another `wavlm sweep` is running in {output}; wait for it, or stop it"):
+        study = SweepStudy(output, sweep, extra, seed)
+        failures = _run_trials(study, range(count), extra, jobs or default_jobs(), test)
+        found = study.trials()
+        write_trials(output, found, sweep, extra)
+    best = ranked(found, sweep)
+    if best:
+        print(f"\n{ranking(found, sweep)}\n")
+        print(f"The best is {checkpoint(output / best[0].folder_name, BEST)}; to run it alone:")
+        print(f"  {command(best[0], sweep, extra, output / 'best')}")
+        print(hosted(sweep, extra))
+    if failures:
+        stopped = "" if best else "; the sweep stops here because no trial has succeeded"
+        raise UserError(
+            f"{len(failures)} of {count} trials failed{stopped}; the same command tries them again: {failures[0]}"
+        )
+    return best
+
+
+def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], jobs: int, test: bool) -> list[str]:
+    """Run the trials of `slots` that have not ended; one sentence for each that failed."""
+    ended = {trial.slot for trial in study.trials() if trial.state in ENDED}
+    left = [slot for slot in slots if slot not in ended]
+    failures: list[str] = []
+    running: dict[Future[None], Trial] = {}
+    succeeded = bool(ended)
+    if not left:
+        return failures
+    with worker_pool(min(jobs, len(left))) as pool:
+        while left or running:
+            while left and len(running) < jobs:  # values are drawn one by one: a trial knows all results before it
+                trial = study.begin(left.pop(0))
+                options = (*study.sweep.options(trial.values), *extra)
+                running[pool.submit(run_trial, study.folder, study.sweep, trial, options, test)] = trial
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                trial = running.pop(future)
+                if (error := future.exception()) is not None and not isinstance(error, UserError):
+                    raise error
+                try:
+                    if error is not None:
+                        study.fail(trial)
+                        raise error
+                    trial = study.end(trial)
+                    succeeded = True
+                    values = ", ".join(f"{name} {value}" for name, value in trial.values.items())
+                    result = f"{study.sweep.metric} {trial.value:.5g}"
+                    print(f"{trial.folder_name} {trial.state}: {result} ({values})", flush=True)
+                except UserError as failure:
+                    failures.append(str(failure))
+                write_trials(study.folder, study.trials(), study.sweep, extra)
+            if len(failures) >= TOO_MANY and not succeeded:
+                left.clear()
+    return failures
+
+
+def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Sequence[str], test: bool) -> None:
+    """Train a trial, resuming from its last checkpoint, and test it if asked to; output goes to its `log.txt`.
+
+    Raises:
+        UserError: the trial failed; its log shows the reason.
+    """
+    from wavlm_lightning.workflows.fit import fit
+    from wavlm_lightning.workflows.fit import test as score
+    from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
+
+    folder = sweep_folder / trial.folder_name
+    folder.mkdir(parents=True, exist_ok=True)
+    options = [*options, "--trainer.default_root_dir", str(folder)]
+    log = folder / "log.txt"
+    # Our own W&B logger names runs like this; W&B's logger would take the working directory's name.
+    names = {"WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
+    with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
+        try:
+            newest = checkpoint(folder, LAST)
+            if not newest.exists():  # killed before the first last.ckpt: the other checkpoints cannot be resumed
+                shutil.rmtree(newest.parent, ignore_errors=True)
+            resume = ["--ckpt_path", LAST] if newest.exists() else []
+            with mock.patch.dict(os.environ, names):
+                fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
+            pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
+            if test and not pruned and not (folder / CARD).is_file():
+                score(*options, "--ckpt_path", BEST)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(f"{folder} failed ({error}); see {log}") from error
+
+
+def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = None) -> list[str]:
+    """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands."""
+    _check_options(extra)
+    count = sweep.trial_count(trials)
+    grid = sweep.grid()[:count] if sweep.method == "grid" else [{}]
+    commands = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
+    if sweep.method == "grid":
+        return commands
+    return [f"{count} trials with drawn values ({sweep.method}); each command begins with:", *commands]
+
+
+def _check_options(extra: Sequence[str]) -> None:
+    if "--trainer.default_root_dir" in {word.split("=")[0] for word in extra}:
+        raise UserError("--trainer.default_root_dir: every trial has its own in the folder of the sweep; give --output")
+
+
+def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
+    """Instructions for running the same file with a W&B server."""
+    lines = ["With a W&B account the same file runs on any number of machines:", f"  wandb sweep {sweep.path}"]
+    lines.append("  wandb agent ENTITY/PROJECT/SWEEP      (printed by the first command; once per machine or GPU)")
+    if extra:
+        lines.append(f"  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}")
+    return "\n".join(lines)
