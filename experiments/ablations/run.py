@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wavlm_lightning.workflows.demo.stages import precision
+from wavlm_lightning.workflows.demo.stages import fastest_options
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {
@@ -105,7 +105,7 @@ class Ablation:
         options = ["-c", "configs/pretrain/tiny.yaml"]
         options += ["--data.labels", ITERATION] if variant == ITERATION else ["-c", HERE / f"{variant}.yaml"]
         options += ["--data.corpus", self.corpus / "pretrain", "--model.seed", seed, "--data.seed", seed]
-        options += ["--trainer.max_steps", self.steps, "--trainer.precision", precision()]
+        options += ["--trainer.max_steps", self.steps, *fastest_options()]
         options += ["--trainer.default_root_dir", folder]
         if (folder / "checkpoints" / "last.ckpt").is_file():
             options += ["--ckpt_path", "last"]

@@ -23,10 +23,13 @@ from pathlib import Path
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "spin 300": {"GOMP_SPINCOUNT": "300"},
+    "spin 1000": {"GOMP_SPINCOUNT": "1000"},
+    "spin 3000": {"GOMP_SPINCOUNT": "3000"},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-WARM_UP, MEASURED = 15, 60
+WARM_UP, MEASURED = 8, 30
 OWN = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 

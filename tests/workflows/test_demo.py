@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.workflows.demo import stages
@@ -32,7 +33,7 @@ def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd)
         "PNMI 0.",
         "8 speakers",
         "2,087,736 parameters",
-        "-mixed" if stages.precision() != "32-true" else "32-true",
+        yaml.safe_load((out / "pretrain" / "config.yaml").read_text())["trainer"]["precision"],
     ):
         assert fact in page
     for name in ("report.md", "curves.png", "results.png", "layers.png"):

@@ -26,6 +26,7 @@ OPTIONS = (
     "model",
     "data",
     "also",
+    "threads",
     "checkpoint_every",
     "recipe",
     "ckpt_path",

@@ -7,6 +7,7 @@ from typing import Any
 
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.system.run_folder import LAST, checkpoint, read_run_config
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.workflows.fit.head_runs import run_heads
 
@@ -79,13 +80,15 @@ class _Demo:
         folder = self.out / "pretrain"
         arguments: list[Any] = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", self.corpus / "pretrain"]
         arguments += ["--trainer.default_root_dir", folder, "--model.seed", self.seed, "--data.seed", self.seed]
-        arguments += ["--trainer.precision", precision()]
         if self.steps is not None:
             every = max(1, min(300, self.steps // 4))
             arguments += ["--trainer.max_steps", self.steps, "--trainer.val_check_interval", every]
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            arguments += ["--ckpt_path", "last"]
-        wavlm("fit", *arguments)
+        if checkpoint(folder, LAST).is_file():
+            # With the threads and the precision it began with: fit takes the former from the run folder.
+            precision = read_run_config(folder)["trainer"]["precision"]
+            wavlm("fit", *arguments, "--trainer.precision", precision, "--ckpt_path", "last")
+        else:
+            wavlm("fit", *arguments, *fastest_options())
 
     def fit_heads(self) -> None:
         from wavlm_lightning.system.progress import progress_bar
@@ -108,15 +111,23 @@ class _Demo:
         return page
 
 
-def precision() -> str:
-    """bf16 if the hardware has it, else fp32 (which takes about 1.7 times as long on a CPU)."""
+def fastest_options() -> list[str]:
+    """Options of `wavlm fit` for the precision, and on a CPU the threads, that train fastest on this machine now.
+
+    On a CPU a few training steps are timed, which takes about ten seconds.
+    """
     import torch
 
-    from wavlm_lightning.system.hardware import cpu_bf16_instructions
+    from wavlm_lightning.training.trial import faster_precision, fastest_threads, threads_are_set
 
     if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if cpu_bf16_instructions() else "32-true"
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ["--trainer.precision", "bf16-mixed" if bf16 else "32-true"]
+    threads: list[str] = []
+    if not threads_are_set():
+        torch.set_num_threads(fastest_threads())
+        threads = ["--threads", str(torch.get_num_threads())]
+    return [*threads, "--trainer.precision", faster_precision()]
 
 
 def machine() -> list[tuple[str, str]]:

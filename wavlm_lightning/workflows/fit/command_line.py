@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -26,11 +28,12 @@ from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import finish_replacing
 from wavlm_lightning.system.plugins import make_importable
-from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint
+from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.training.trial import fastest_threads, threads_are_set
 from wavlm_lightning.workflows.fit.joint_heads import (
     HELP,
     OPTION,
@@ -45,6 +48,9 @@ from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
+DEFAULT_FOLDER = "runs/default"
+LONG = 200
+"""Updates from which a timing of a few seconds pays."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -120,8 +126,43 @@ class WavLMCLI(LightningCLI):
             "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
         )
         parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads of a fit on the CPU; by default OMP_NUM_THREADS, else the fastest number in a short timing, "
+            "and that of the run folder when a run is resumed",
+        )
+        parser.add_argument(
             "--recipe", type=Recipe | None, default=None, help="for `wavlm plan` and `wavlm recipe`; fitting ignores it"
         )
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand in ("fit", None):
+            self._settle_threads()
+
+    def _settle_threads(self) -> None:
+        """Set the number of CPU threads and keep it in the configuration: it decides the last digits of a run."""
+        config = self.config.get(str(self.subcommand), self.config)
+        trainer, threads = config["trainer"], config["threads"]
+        on_cpu = trainer["accelerator"] == "cpu" or (
+            trainer["accelerator"] == "auto" and not torch.accelerator.is_available()
+        )
+        if not on_cpu:
+            return
+        if threads is not None and threads < 1:
+            raise UserError(f"--threads {threads}: must be 1 or more")
+        if threads is None and not threads_are_set():
+            if config.get("ckpt_path") is not None:
+                threads = read_run_config(Path(trainer["default_root_dir"] or DEFAULT_FOLDER)).get("threads")
+            elif trainer["devices"] in (1, "1", "auto") and not trainer["fast_dev_run"] and _is_long(trainer):
+                threads, every = fastest_threads(), torch.get_num_threads()
+                if threads < every:
+                    print(
+                        f"note: other work on this machine: training with {threads} of {every} threads", file=sys.stderr
+                    )
+        if threads is not None:
+            torch.set_num_threads(threads)
+            config["threads"] = threads
 
     def _parse_ckpt_path(self) -> None:
         # LightningCLI would let hyperparameters in the checkpoint replace options of the command line.
@@ -135,7 +176,7 @@ class WavLMCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the run folder's loggers, checkpoints and progress bar, and build several heads if they are asked for."""
         config = self._get(self.config_init, "trainer")
-        root = Path(config.get("default_root_dir") or "runs/default")
+        root = Path(config.get("default_root_dir") or DEFAULT_FOLDER)
         if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
@@ -233,6 +274,10 @@ class WavLMCLI(LightningCLI):
         # LightningCLI reads the subcommand's arguments from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
+
+
+def _is_long(trainer: Any) -> bool:
+    return trainer["max_steps"] < 0 or trainer["max_steps"] >= LONG
 
 
 def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...] = ()) -> Any:
