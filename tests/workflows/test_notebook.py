@@ -25,7 +25,7 @@ def test_every_cell_runs_in_this_process(notebook, tmp_path, monkeypatch):
     names: dict = {}
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            exec(cell.source.replace('"60"', '"4"').replace('"10"', '"2"'), names)
+            exec(cell.source.replace('"60"', '"12"'), names)
     assert names["scores"][0] and (tmp_path / "runs" / "first_steps" / "checkpoints" / "best.ckpt").is_file()
 
 
