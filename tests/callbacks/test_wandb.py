@@ -27,7 +27,11 @@ def stranger(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     (tmp_path / "home").mkdir()
-    return tmp_path
+    yield tmp_path
+    if "wandb" in sys.modules:
+        import wandb
+
+        wandb.teardown()  # it reads the environment once in a process, and later tests have another
 
 
 def read(folder: Path) -> list[dict[str, list]]:

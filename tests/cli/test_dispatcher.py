@@ -79,6 +79,7 @@ def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
     assert "continues where it stopped" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_is_no_error():
     """`wavlm plan wavlm_base | head -1`."""
     command = f"{sys.executable} -m wavlm_lightning plan wavlm_base | head -1"

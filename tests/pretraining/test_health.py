@@ -210,7 +210,6 @@ def test_padding_is_zeros_at_the_end_of_a_row():
     assert float(padding_share(audio)) == pytest.approx((0 + 3 + 4 + 1) / 16)
 
 
-@pytest.mark.slow
 def test_two_processes_find_the_same(tiny, tmp_path):
     """Ranks are those of both first batches together, and both processes stop."""
     together(2, tmp_path / "log", one_of_two_processes, tiny, tmp_path)

@@ -24,6 +24,16 @@ def test_it_is_kept_without_outputs(notebook):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
+def test_every_cell_runs_in_this_process(notebook, tmp_path, monkeypatch):
+    """With fewer updates and without a kernel."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            exec(cell.source.replace('"60"', '"12"'), names)
+    assert names["scores"][0] and (tmp_path / "runs" / "first_steps" / "checkpoints" / "best.ckpt").is_file()
+
+
 @pytest.mark.slow
 def test_every_cell_runs(notebook, tmp_path):
     nbclient = pytest.importorskip("nbclient")
