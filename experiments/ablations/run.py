@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from wavlm_lightning.workflows.demo.stages import fastest_options
+from wavlm_lightning.system.hardware import cpu_bf16_instructions
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {
@@ -105,7 +105,8 @@ class Ablation:
         options = ["-c", "configs/pretrain/tiny.yaml"]
         options += ["--data.labels", ITERATION] if variant == ITERATION else ["-c", HERE / f"{variant}.yaml"]
         options += ["--data.corpus", self.corpus / "pretrain", "--model.seed", seed, "--data.seed", seed]
-        options += ["--trainer.max_steps", self.steps, *fastest_options()]
+        precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"  # not timed: a resumed run must get the same
+        options += ["--trainer.max_steps", self.steps, "--trainer.precision", precision]
         options += ["--trainer.default_root_dir", folder]
         if (folder / "checkpoints" / "last.ckpt").is_file():
             options += ["--ckpt_path", "last"]
