@@ -29,7 +29,7 @@ def start(ranks: int, log: Path, work: Callable[..., int | None], *arguments: An
 
 
 def ended(processes: Sequence[BaseProcess], seconds: float) -> list[int | None]:
-    """Exit statuses once all have ended; None for those that had to be killed after so many seconds."""
+    """Exit statuses once all have ended; None for those that had to be killed after that many seconds."""
     end, hung = time.monotonic() + seconds, set()
     for process in processes:
         process.join(max(0.0, end - time.monotonic()))

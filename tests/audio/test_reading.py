@@ -21,7 +21,7 @@ def test_any_format_and_rate_becomes_16_khz_mono(tmp_path, suffix, rate):
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert abs(len(waveform) - 8000) < 2000  # lossy coders pad
     spectrum = np.abs(np.fft.rfft(waveform[: 16000 // 4]))
-    assert abs(np.argmax(spectrum) * 4 - 440) <= 8  # the tone is still at 440 Hz: nobody forgot to resample
+    assert abs(np.argmax(spectrum) * 4 - 440) <= 8  # the tone is still at 440 Hz: the signal was resampled
 
 
 def test_channels_are_averaged(tmp_path):

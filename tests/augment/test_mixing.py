@@ -76,7 +76,7 @@ def test_silence_changes_nothing_and_is_never_changed(seed, silent):
     mixed = mix(UtteranceMixing(probability=1.0), audio, seed)
     assert torch.isfinite(mixed).all()
     assert torch.equal(mixed[silent], audio[silent])
-    if sum(silent) >= len(silent) - 1:  # nobody is left to mix with, but oneself
+    if sum(silent) >= len(silent) - 1:  # the only partner left is the row itself
         assert torch.equal(mix(UtteranceMixing(probability=1.0, allow_self=False), audio, seed), audio)
 
 

@@ -21,7 +21,7 @@ KEYS = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_
 
 @pytest.fixture
 def stranger(monkeypatch, tmp_path):
-    """Nobody is logged in, and W&B's own files go to the test's folder."""
+    """No account is logged in, and W&B's own files go to the test's folder."""
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""Labels and codebooks are the same, byte by byte, however the work was shared and whoever was stopped."""
+"""Labels and codebooks are the same, byte by byte, however the work was shared and whichever process was stopped."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_piece_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, encod
         else:
             process.kill()
         status = process.wait(timeout=60)
-        # Nobody is left behind: the group ends with its first process.
+        # No process is left behind: the group ends with its first process.
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:

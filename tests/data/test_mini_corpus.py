@@ -178,7 +178,7 @@ def test_turns_match_what_is_heard_and_overlap(tiny: Made) -> None:
         assert 0.10 <= active.all(axis=0).sum() / speech.sum() <= 0.25, key
         level = 10 * np.log10(np.mean(wave[: frames * 160].reshape(-1, 160) ** 2, axis=1) + 1e-12)
         assert np.median(level[speech]) > np.median(level[~speech]) + 3, key
-        # Nobody talks over himself.
+        # No speaker overlaps with himself.
         for speaker in meta["speakers"]:
             own = [(s, e) for name, s, e in turns if name == speaker]
             assert all(end <= after for (_, end), (after, _) in pairwise(own)), key

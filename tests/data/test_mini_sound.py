@@ -143,7 +143,7 @@ def test_without_espeak_a_buzz_is_used_with_a_warning(
     corpus = Corpus.open(tmp_path / "ks")
     assert corpus.body["source"]["synthesiser"] == "buzz"
     assert all(len(wave) == RATE and np.abs(wave).max() > 1e-3 for _, wave, _ in corpus.split("train").utterances())
-    # Nothing to mend while espeak-ng is missing; a clear sentence once it is there.
+    # Nothing to fix while espeak-ng is missing; a clear sentence once it is there.
     prepare_mini(tmp_path, size="tiny", datasets=["ks"], progress=False)
     monkeypatch.delitem(sys.modules, "espeakng_loader")
     if importlib.util.find_spec("espeakng_loader"):

@@ -28,7 +28,7 @@ DIED = "another process of this run has died"
 
 
 def command(tiny: Path, folder: Path, *options: str, every: int = OFTEN) -> list[str]:
-    """A run that writes a checkpoint after so many updates and at its end; it goes on with what is there."""
+    """A run that writes a checkpoint every few updates and at its end; it resumes from what is there."""
     fit = ["fit", "-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
     fit += ["--trainer.default_root_dir", str(folder), "--checkpoint_every", str(every), "--data.batch_seconds", "4"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", str(STEPS)]
@@ -135,7 +135,7 @@ def test_a_process_that_reads_audio(tiny, tmp_path):
     log = tmp_path / "broken.log"
     processes = start(1, log, main, command(tiny, broken, *options))
     wait_for_checkpoint(broken, 0.0, log)
-    while processes[0].is_alive():  # one that has read its last batch of an epoch is missed by nobody
+    while processes[0].is_alive():  # one that has read its last batch of an epoch is not missed
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
             os.kill(children(processes[0].pid)[-1], signal.SIGKILL)
         time.sleep(0.05)

@@ -175,7 +175,7 @@ def test_shares_of_sharded_weights():
     assert share.exchanged == pytest.approx(4 * 13.2e6 + (2 * 2 + 4) * 12.6e6, rel=0.05)
     assert whole.casts - share.casts == pytest.approx(2 * 24 * 12.6e6, rel=0.01)  # layers come in bf16
     assert (share.front_end, share.projection, share.layers) == (whole.front_end, whole.projection, whole.layers)
-    assert step_memory(config, 1, 32_000, sharded=True) == step_memory(config, 1, 32_000)  # nobody to share with
+    assert step_memory(config, 1, 32_000, sharded=True) == step_memory(config, 1, 32_000)  # no process to share with
 
 
 def test_total_and_what_fits():

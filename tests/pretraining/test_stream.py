@@ -44,7 +44,7 @@ def uneven(tmp_path_factory, tiny) -> Path:
 
 
 def test_two_ranks_two_workers_uneven_shards(uneven, tmp_path):
-    """Everything that fills whole rounds of batches is given to exactly one process, and nobody waits for ever."""
+    """Everything that fills whole rounds of batches is given to exactly one process, and no process waits for ever."""
     split = Corpus.open(uneven / "pretrain").split("train")
     sizes = [shard.utterances for shard in split.shards]
     assert len(sizes) > 3 and len(set(sizes)) > 2

@@ -102,7 +102,7 @@ def gradient(tiny: Path, strategy: str) -> list[torch.Tensor]:
 
 def together(tiny: Path, strategy: str) -> dict[str, Any]:
     """Four updates with LayerDrop; the second process meets a NaN in one of them."""
-    shape = {**SMALL, "layers": 4, "layer_drop": 0.5, "feature_grad_mult": 0.0}  # frozen convolutions wait for nobody
+    shape = {**SMALL, "layers": 4, "layer_drop": 0.5, "feature_grad_mult": 0.0}  # frozen convolutions wait for no gradient
     model = module(Poisoned, encoder_overrides=shape, objectives=[MaskedPrediction(final_dim=16)])
     trainer = quiet_trainer(max_steps=4, devices=2, strategy=strategy, limit_val_batches=0)
     trainer.fit(model, data(tiny, batch_seconds=2.0))
@@ -111,7 +111,7 @@ def together(tiny: Path, strategy: str) -> dict[str, Any]:
 
 
 def stopped(tiny: Path, folder: Path, strategy: str) -> dict[str, Any]:
-    """Weights of a run that validates on the way, and of one that was stopped and gone on with; where it stopped."""
+    """Weights of a run that validates on the way, and of one that was stopped and resumed; where it stopped."""
 
     def fit(*callbacks: pl.Callback, ckpt_path: Path | None = None) -> tuple[WavLMPretraining, int]:
         model = module(encoder_overrides={**SMALL, "dropout": 0.1})

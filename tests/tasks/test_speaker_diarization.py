@@ -103,7 +103,7 @@ def test_who_chooses_the_setting():
     turns = [("anna", 0.0, 2.0)]
     loud, soft = torch.zeros(100, 2), torch.zeros(100, 2)
     loud[:, 0], soft[:, 0] = 0.65, 0.35  # found at thresholds up to 0.6, and at 0.3 alone
-    loud[50:, 1] = 0.45  # nobody: only thresholds from 0.5 on say so
+    loud[50:, 1] = 0.45  # silence: only thresholds from 0.5 on say so
     for protocol, chosen, value in (("superb", DiarizationSetting(0.3, 1), 0.0), ("fixed", None, 1.0)):
         head = built(SpeakerDiarization(Shaped(1, 4), protocol=protocol))
         head.valid_metric.update(loud, turns)

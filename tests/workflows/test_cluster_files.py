@@ -122,7 +122,7 @@ def test_a_job_array_labels(tiny, stand_ins, capsys, monkeypatch):
     assert fit is not None
     asked = ["--encoder runs/hubert_base_it1 --layer 6", "--clusters 500", "--share 0.1", "fit data/librispeech960"]
     assert all(words in fit[1] for words in asked)
-    assert main(fit[1].split()) == 2  # understood: it stops for want of the encoder
+    assert main(fit[1].split()) == 2  # understood: it stops because the encoder is missing
     assert "runs/hubert_base_it1" in capsys.readouterr().err
 
     book = Path("runs/codebooks/hubert_base_it1-l6-k500")

@@ -51,7 +51,7 @@ def test_each_head_is_as_if_alone(tiny, tmp_path, task):
 
 @pytest.mark.slow
 def test_lists_in_a_file_and_an_interrupted_run(tiny, tmp_path, capsys):
-    """Stopped after three updates and gone on with, all heads end as in one go; with other lists that is refused."""
+    """Stopped after three updates and resumed, all heads end as in one go; with other lists that is refused."""
     file = tmp_path / "lists.yaml"
     shipped = yaml.safe_load((configs_folder() / "superb" / "mini" / "sf.yaml").read_text())
     shipped["model"]["init_args"]["learning_rate"] = [1e-2, 1e-3]
