@@ -12,14 +12,7 @@ import csv
 import hashlib
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import (
-    CorpusPlan,
-    Recording,
-    check_counts,
-    clean_key,
-    existing,
-    require_file,
-)
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, require_file
 from wavlm_lightning.system.errors import UserError
 
 HELP = "Common Voice in one language; DIR is the unpacked release, or the folder of the language in it"

@@ -57,10 +57,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         licence=arguments.licence,
         splits=splits,
         inventories={},
-        source={
-            "piece_seconds": arguments.piece_seconds,
-            "files_too_short": sum(not part for part in pieces.values()),
-        },
+        source={"piece_seconds": arguments.piece_seconds, "files_too_short": sum(not part for part in pieces.values())},
     )
 
 

@@ -11,14 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import (
-    CorpusPlan,
-    Recording,
-    check_counts,
-    existing,
-    require_file,
-    require_folder,
-)
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, existing, require_file, require_folder
 from wavlm_lightning.system.errors import UserError
 
 HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder that contains it"

@@ -11,14 +11,7 @@ from wavlm_lightning.data.mini import rooms
 from wavlm_lightning.data.mini.effects import Conditions, record
 from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import (
-    SAMPLE_RATE,
-    Segment,
-    Speech,
-    SpeechRequest,
-    Synthesiser,
-    spoken_words,
-)
+from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, Synthesiser, spoken_words
 from wavlm_lightning.data.mini.voices import Speaker
 
 _FADE = 80

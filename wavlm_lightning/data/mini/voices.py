@@ -70,12 +70,7 @@ class Speaker:
     @property
     def labels(self) -> dict[str, str]:
         """The speaker's part of an utterance's metadata."""
-        return {
-            "speaker": self.name,
-            "accent": self.accent,
-            "variant": self.variant,
-            "pitch_class": self.pitch_class,
-        }
+        return {"speaker": self.name, "accent": self.accent, "variant": self.variant, "pitch_class": self.pitch_class}
 
 
 def speakers(pool: str, prefix: str, count: int, seed: int, variants: Sequence[str] | None = None) -> list[Speaker]:
