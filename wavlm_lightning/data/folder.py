@@ -15,10 +15,9 @@ from wavlm_lightning.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
-SHARD_FILES = 500
-"""Recordings per shard."""
+SHARD_FILES = 500  # recordings per shard
+# With fewer speakers, holding out whole ones would cost much data and give noisy scores.
 FEWEST_SPEAKERS = 10
-"""Speakers from which on whole speakers are held out; with fewer, that would cost much data and give noisy scores."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,7 @@ class FolderRecipe:
         if given:
             splits: dict[str, list[Recording]] = {}
             for recording in recordings:
-                name = clean_key(recording.meta["split"])
-                splits.setdefault(name, []).append(recording)
+                splits.setdefault(clean_key(recording.meta["split"]), []).append(recording)
             return splits
         by_speaker = self._by_speaker(recordings)
         units = {r.key: str(r.meta["speaker"]) if by_speaker else r.key for r in recordings}

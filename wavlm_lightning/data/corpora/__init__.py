@@ -9,6 +9,7 @@ verification) are shared parts. Imports `audio`, `system` and `data`. Tests: `te
 trees with the official layout.
 """
 
+# Recipe name to module.
 RECIPES: dict[str, str] = {
     name: f"wavlm_lightning.data.corpora.{name}"
     for name in (
@@ -28,4 +29,3 @@ RECIPES: dict[str, str] = {
         "noise",
     )
 }
-"""Recipe name to module."""

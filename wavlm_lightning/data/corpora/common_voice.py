@@ -30,20 +30,12 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Clips with `text`, `speaker` (from the client's hash) and `language`.
 
     Official counts differ between languages and releases, so the tables themselves say which clips must be present.
-
-    Args:
-        root: the unpacked release, or the folder of the language.
-        arguments: `allow_partial`, `language`.
-
-    Raises:
-        UserError: the tables are missing, or clips that they list.
     """
     folder = root / arguments.language if (root / arguments.language).is_dir() else root
     listed = {split: _recordings(folder, name, arguments.language) for split, name in TABLES.items()}
     splits = {split: existing(part) for split, part in listed.items()}
-    found = {split: len(part) for split, part in splits.items()}
     wanted = {split: len(part) for split, part in listed.items()}
-    check_counts(found, wanted, arguments.allow_partial, folder, "clips")
+    check_counts(splits, wanted, arguments.allow_partial, folder, "clips")
     return CorpusPlan(
         name=f"common_voice-{arguments.language}",
         licence="CC0-1.0",

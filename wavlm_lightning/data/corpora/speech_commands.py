@@ -17,8 +17,8 @@ from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts,
 HELP = "Speech Commands, twelve classes by SUPERB's protocol (KS)"
 
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
+# The order of s3prl `downstream/speech_commands/dataset.py`.
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", UNKNOWN, SILENCE)
-"""The order of s3prl `downstream/speech_commands/dataset.py`."""
 
 # Words without the six background noises. SUPERB's data card counts 51,094 / 6,798 / 3,081, with the noises in train
 # alone; s3prl appends them to train and valid. v0.02: the data card of Speech Commands.
@@ -56,8 +56,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         for folder in sorted(path for path in test.iterdir() if path.is_dir())
         for path in sorted(folder.glob("*.wav"))
     ]
-    found = {split: len(part) for split, part in splits.items()}
-    check_counts(found, OFFICIAL[version], arguments.allow_partial, root)
+    check_counts(splits, OFFICIAL[version], arguments.allow_partial, root)
     noises = [_recording(path, SILENCE) for path in sorted((root / NOISE_FOLDER).glob("*.wav"))]
     check_counts({NOISE_FOLDER: len(noises)}, {NOISE_FOLDER: NOISES}, arguments.allow_partial, root, "files")
     for split in ("train", "valid"):
@@ -73,13 +72,10 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def split_of(name: str) -> str | None:
-    """`valid`, `train` or None (the tenth that the archive reserves for tests) of a recording, by the hash of its speaker.
+    """`valid`, `train` or None (the tenth that the archive reserves for tests) of a file `SPEAKER_nohash_NUMBER.wav`.
 
-    All recordings of a speaker share a split. Source: s3prl `downstream/speech_commands/expert.py::split_dataset`, after
-    the data set's own README.
-
-    Args:
-        name: of the file, as `SPEAKER_nohash_NUMBER.wav`.
+    The hash of the speaker decides, so all recordings of a speaker share a split. Source: s3prl
+    `downstream/speech_commands/expert.py::split_dataset`, after the data set's own README.
     """
     speaker = name.split("_nohash_")[0]
     most = 2**27

@@ -59,7 +59,6 @@ def qbe(size: Size, seed: int) -> Plan:
                 speaker=speaker,
                 text=grammar.written(list(texts[i])),
                 origin=("qbe", "documents"),
-                rooms="documents",
                 labels={"terms": [term for term in everything if _contains(texts[i], term)]},
                 conditions=_CONDITIONS,
             )
@@ -78,7 +77,6 @@ def qbe(size: Size, seed: int) -> Plan:
                 speaker=speaker,
                 text=grammar.written([term]),
                 origin=("qbe", split),
-                rooms=split,
                 labels={"term": term},
                 conditions=_CONDITIONS,
             )
