@@ -36,16 +36,10 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     splits = {split: existing(part) for split, part in listed.items()}
     wanted = {split: len(part) for split, part in listed.items()}
     check_counts(splits, wanted, arguments.allow_partial, folder, "clips")
-    return CorpusPlan(
-        name=f"common_voice-{arguments.language}",
-        licence="CC0-1.0",
-        splits=splits,
-        inventories={
-            "languages": [arguments.language],
-            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
-        },
-        source={"release": folder.resolve().parent.name},
-    )
+    speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
+    inventories = {"languages": [arguments.language], "speakers": speakers}
+    source = {"release": folder.resolve().parent.name}
+    return CorpusPlan(f"common_voice-{arguments.language}", "CC0-1.0", splits, inventories, source=source)
 
 
 def _recordings(folder: Path, name: str, language: str) -> list[Recording]:

@@ -49,12 +49,9 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
                     intents[slot][value] = None
         splits[split] = existing(recordings)
     check_counts(splits, OFFICIAL, arguments.allow_partial, folder)
-    return CorpusPlan(
-        name="Fluent Speech Commands",
-        licence="Fluent Speech Commands Public License (academic research)",
-        splits=splits,
-        inventories={
-            "intents": {slot: list(values) for slot, values in intents.items()},
-            "speakers": {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()},
-        },
-    )
+    inventories = {
+        "intents": {slot: list(values) for slot, values in intents.items()},
+        "speakers": {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()},
+    }
+    licence = "Fluent Speech Commands Public License (academic research)"
+    return CorpusPlan("Fluent Speech Commands", licence, splits, inventories)

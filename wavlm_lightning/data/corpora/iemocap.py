@@ -37,15 +37,9 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     metas = [recording.meta for part in splits.values() for recording in part]
     emotions = Counter(meta["emotion"] for meta in metas)
     check_counts(emotions, OF_EMOTION, arguments.allow_partial, root, "turns (as an emotion)")
-    return CorpusPlan(
-        name="iemocap",
-        licence="IEMOCAP release licence (research, by request to USC)",
-        splits=splits,
-        inventories={
-            "emotions": list(dict.fromkeys(EMOTIONS.values())),
-            "speakers": sorted({meta["speaker"] for meta in metas}),
-        },
-    )
+    speakers = sorted({meta["speaker"] for meta in metas})
+    inventories = {"emotions": list(dict.fromkeys(EMOTIONS.values())), "speakers": speakers}
+    return CorpusPlan("iemocap", "IEMOCAP release licence (research, by request to USC)", splits, inventories)
 
 
 def _session(folder: Path, number: int) -> list[Recording]:

@@ -52,14 +52,12 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
             *_, text, tags, domain = data.get_metadata(number)
             splits[split].append(Recording(path, path.stem, _meta(path, text.split(" "), tags.split(" "), domain)))
     check_counts(splits, COUNTS, arguments.allow_partial, base)
+    speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
     return CorpusPlan(
         name="snips",
         licence="Audio SNIPS terms, see aws-samples/aws-lex-noisy-spoken-language-understanding",
         splits=splits,
-        inventories={
-            "slots": _slots(base, splits),
-            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
-        },
+        inventories={"slots": _slots(base, splits), "speakers": speakers},
     )
 
 
@@ -67,14 +65,8 @@ def _meta(path: Path, words: list[str], tags: list[str], domain: str) -> dict[st
     if len(words) != len(tags):
         raise UserError(f"{path.stem}: {len(words)} words but {len(tags)} tags in all.iob.snips.txt; prepare it again")
     tagged = [[word, tag] for word, tag in zip(words, tags, strict=True)]
-    return {
-        "speaker": path.stem.split("-")[0],
-        "language": "en",
-        "text": _spoken(tagged),
-        "slots": spans(tagged),
-        "tagged": tagged,
-        "domain": domain,
-    }
+    meta = {"speaker": path.stem.split("-")[0], "language": "en", "text": _spoken(tagged)}
+    return {**meta, "slots": spans(tagged), "tagged": tagged, "domain": domain}
 
 
 def _spoken(tagged: Tagged) -> str:

@@ -46,16 +46,11 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     test = arguments.test_dir or root.absolute().parent / f"speech_commands_test_set_{version}"
     require_folder(test, f"the test archive of {version}, one folder for each class (name another one with --test-dir)")
     splits: dict[str, list[Recording]] = {"train": [], "valid": []}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name != NOISE_FOLDER):
-        for path in sorted(folder.glob("*.wav")):
-            split = split_of(path.name)
-            if split is not None:
-                splits[split].append(_recording(path, folder.name))
-    splits["test"] = [
-        _recording(path, folder.name)
-        for folder in sorted(path for path in test.iterdir() if path.is_dir())
-        for path in sorted(folder.glob("*.wav"))
-    ]
+    for path in sorted(root.glob("*/*.wav")):
+        split = split_of(path.name)
+        if split is not None and path.parent.name != NOISE_FOLDER:
+            splits[split].append(_recording(path, path.parent.name))
+    splits["test"] = [_recording(path, path.parent.name) for path in sorted(test.glob("*/*.wav"))]
     check_counts(splits, OFFICIAL[version], arguments.allow_partial, root)
     noises = [_recording(path, SILENCE) for path in sorted((root / NOISE_FOLDER).glob("*.wav"))]
     check_counts({NOISE_FOLDER: len(noises)}, {NOISE_FOLDER: NOISES}, arguments.allow_partial, root, "files")

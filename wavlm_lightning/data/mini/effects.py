@@ -35,8 +35,8 @@ def record(
     """Apply random recording conditions to clean speech, float32 (samples,) at 16 kHz; alignment and length are kept.
 
     Room (one of the impulse responses (rooms, taps)), noise and frequency response are combined in the frequency
-    domain, which needs a single pair of transforms. Returns float32 (samples,) with peaks below 0.95, and the conditions
-    drawn: `room`, `snr_db` (if noise), `level_db`.
+    domain, which needs a single pair of transforms. Returns float32 (samples,) with peaks below 0.95, and the
+    conditions drawn: `room`, `snr_db` (if noise), `level_db`.
     """
     done: dict[str, float | bool] = {}
     length = fft.next_fast_len(len(waveform) + TAPS, real=True)

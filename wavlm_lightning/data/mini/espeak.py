@@ -36,11 +36,8 @@ class EspeakProcess:
     def __init__(self) -> None:
         if importlib.util.find_spec("espeakng_loader") is None:
             raise EspeakUnavailableError("the package espeakng-loader is not installed")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        command = [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             greeting, _ = self._receive()
         except RuntimeError as error:

@@ -72,15 +72,6 @@ def _silence(key: str, split: str, studio: Studio) -> Utterance:
     waveform = noise(SAMPLE_RATE, colour, level, rng)
     # A slow swell, as of a passing car, so that the level varies.
     swell = 1 + 0.5 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.0) * np.arange(SAMPLE_RATE) / SAMPLE_RATE + rng.random()))
-    return Utterance(
-        key,
-        (waveform * (swell / 1.5)).astype(np.float32),
-        {
-            "keyword": NOISE,
-            "language": "en",
-            "text": "",
-            "phones": [[SILENCE, 0.0, 1.0]],
-            "words": [],
-            "recording": {"colour": round(colour, 2), "level_db": round(level, 1)},
-        },
-    )
+    labels = {"keyword": NOISE, "language": "en", "text": "", "phones": [[SILENCE, 0.0, 1.0]], "words": []}
+    recording = {"colour": round(colour, 2), "level_db": round(level, 1)}
+    return Utterance(key, (waveform * (swell / 1.5)).astype(np.float32), {**labels, "recording": recording})

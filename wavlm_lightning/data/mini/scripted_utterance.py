@@ -71,19 +71,9 @@ class ScriptedUtterance:
         else:
             speech = placed(speech, self.seconds, rng)
         waveform, recording = record(speech.waveform, self.conditions, studio.rooms(self.origin[1]), rng)
-        return Utterance(
-            self.key,
-            waveform,
-            {
-                **self.speaker.labels,
-                "language": "en",
-                "text": " ".join(spoken_words(self.text)),
-                "phones": rows(speech.phones),
-                "words": rows(speech.words),
-                "recording": recording,
-                **self.labels,
-            },
-        )
+        heard = {"language": "en", "text": " ".join(spoken_words(self.text))}
+        aligned = {"phones": rows(speech.phones), "words": rows(speech.words), "recording": recording}
+        return Utterance(self.key, waveform, {**self.speaker.labels, **heard, **aligned, **self.labels})
 
 
 @dataclass(frozen=True)
