@@ -61,7 +61,8 @@ class FolderRecipe:
                 cannot be used.
         """
         splits = self._assign(self._recordings())
-        name, source = self.name or self.folder.resolve().name, {"recipe": "folder", "split_by": self._unit(splits)}
+        name = self.name or self.folder.resolve().name
+        source = {"recipe": "folder", "split_by": self._unit(splits)}
         plan = CorpusPlan(name, self.licence, splits, _inventories, source=source, shard_files=SHARD_FILES)
         return write_corpus(plan, self.out, workers, self.on_error)
 

@@ -13,4 +13,4 @@ _NAMES = (
     "librispeech librilight_limited librilight speech_commands fluent_speech_commands voxceleb1 iemocap quesst14 snips "
     "libri2mix gigaspeech voxpopuli common_voice noise"
 )
-RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # to its module
+RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module

@@ -35,7 +35,8 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
     The inventory `trial_grid` records, for each split of queries, the number of queries and documents of the whole
     multilingual task. The official scorer drops queries that no document contains and gives trials that a system did
-    not submit a low score; SUPERB submits English alone, so its published figures count all other trials as missed.
+    not submit a low score; SUPERB submits English alone, so its published figures count the trials of all other
+    languages as missed.
     """
     from torchaudio.datasets import QUESST14
 

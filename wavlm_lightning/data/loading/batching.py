@@ -118,7 +118,7 @@ class BatchPlan(Sampler[list[Any]]):
 
     In training every rank gets the same number of batches; the few left over are dropped, different ones each epoch. In
     evaluation every utterance goes to exactly one rank, and every rank gets the same number of batches. Batches are
-    distributed, not shards, so there may be more ranks and workers than shards. `UserError` if there are fewer batches.
+    distributed, not shards, so ranks and workers may outnumber shards, but not batches: that raises `UserError`.
 
     An epoch of training is planned window by window while it runs (see `passes`). Every rank plans the whole epoch, so
     ranks need not communicate.

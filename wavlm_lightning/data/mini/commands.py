@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import inventory, turns
+from wavlm_lightning.data.mini.readings import inventory, readers
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.voices import Speaker
@@ -69,7 +69,7 @@ def ic(size: Size, seed: int) -> Plan:
         allowed = combinations if split == "test" else [c for c in combinations if c not in held_out]
         rng = generator(seed, "ic", split, "commands")
         utterances = []
-        for i, speaker in enumerate(turns("ic", split, group_size, count, seed)):
+        for i, speaker in enumerate(readers("ic", split, group_size, count, seed)):
             # Random order, with every combination equally frequent.
             if i % len(allowed) == 0:
                 order = rng.permutation(len(allowed))
@@ -99,7 +99,7 @@ def sf(size: Size, seed: int) -> Plan:
     for split, count, group_size in zip(SPLITS, size.sf, size.speakers, strict=True):
         rng = generator(seed, "sf", split, "requests")
         utterances = []
-        for i, speaker in enumerate(turns("sf", split, group_size, count, seed)):
+        for i, speaker in enumerate(readers("sf", split, group_size, count, seed)):
             words, slots = [], []
             for word in _REQUESTS[i % len(_REQUESTS)].split():
                 if word.startswith("{"):

@@ -9,7 +9,7 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions, record, set_level
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import sentences, turns
+from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, spoken_words
@@ -28,7 +28,7 @@ def sd(size: Size, seed: int) -> Plan:
     for split, count, group_size in zip(SPLITS, size.sd, size.speakers, strict=True):
         texts = sentences(("sd", split), split, count * _SENTENCES, seed)
         # Neighbours in a speaker table are alike; dealing shuffles them, so that a dialogue pairs any two.
-        group = turns("sd", split, group_size, 2 * count, seed)
+        group = readers("sd", split, group_size, 2 * count, seed)
         dialogues = []
         for i in range(count):
             pair = (group[2 * i], group[2 * i + 1])

@@ -21,8 +21,8 @@ class Conditions:
     noise: float = 0.3  # probability
     snr: tuple[float, float] = (20.0, 35.0)  # range in dB
     equaliser: float = 0.8  # probability of a random smooth frequency response
-    # Largest gain and loss. Without it a mean log spectrum nearly identifies a synthetic speaker (FBANK gains 13 points on
-    # speaker identification).
+    # Largest gain and loss. Without it, a mean log spectrum nearly identifies a synthetic speaker (FBANK gains 13 points
+    # on speaker identification).
     equaliser_db: float = 8.0
     gain_db: float = 6.0  # largest deviation from the mean level
     loudness_db: float = 0.0  # added to the level, for intentionally loud or quiet speech

@@ -25,7 +25,7 @@ class EspeakUnavailableError(Exception):
 
 
 class EspeakProcess:
-    """A synthesiser that runs espeak-ng in a child process; not thread-safe.
+    """A synthesiser that runs espeak-ng in a child process, for one thread; `EspeakUnavailableError` if it does not load.
 
     Example:
         >>> voice = EspeakProcess()

@@ -8,7 +8,7 @@ from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini.effects import Conditions, noise
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import turns
+from wavlm_lightning.data.mini.readings import readers
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE
@@ -43,7 +43,7 @@ def ks(size: Size, seed: int) -> Plan:
         unknown = [str(word) for word in generator(seed, "ks", split, "unknown").permutation(unknown)]
         texts = [(word, word) for word in WORDS for _ in range(count)]
         texts += [(UNKNOWN, unknown[i % len(unknown)]) for i in range(count)]
-        group = turns("ks", split, group_size, len(texts), seed)
+        group = readers("ks", split, group_size, len(texts), seed)
         clips: list[ScriptedUtterance | ComposedUtterance] = [
             ScriptedUtterance(
                 key=f"ks-{split}-{keyword.strip('_')}-{i:04d}",

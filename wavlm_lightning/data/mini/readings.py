@@ -28,8 +28,8 @@ def dealt(group: list[Speaker], count: int, *origin: object) -> list[Speaker]:
     return order[:count]
 
 
-def turns(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
-    """`count` turns of the speakers of a split, dealt for one data set."""
+def readers(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
+    """The speakers of a split, dealt to `count` utterances of a data set."""
     return dealt(speakers(split, split, group_size, seed), count, seed, dataset, split)
 
 
@@ -59,7 +59,7 @@ def pr(size: Size, seed: int) -> Plan:
 def _read(dataset: str, split: str, count: int, each: int, group_size: int, seed: int) -> Iterator[tuple[Speaker, str]]:
     """A speaker and a text of `each` sentences for each of `count` utterances."""
     texts = sentences((dataset, split), split, each * count, seed)
-    for i, speaker in enumerate(turns(dataset, split, group_size, count, seed)):
+    for i, speaker in enumerate(readers(dataset, split, group_size, count, seed)):
         yield speaker, grammar.written(texts[each * i : each * (i + 1)])
 
 
