@@ -47,16 +47,10 @@ def er(size: Size, seed: int) -> Plan:
                 rate=rate * rng.uniform(0.93, 1.07),
                 pitch_range=float(np.clip(wide + rng.normal(0, 9), 5, 99)),
             )
+            said = grammar.written([text])[:-1] + mark
+            conditions = Conditions(loudness_db=loudness, gain_db=4.0)
             utterances.append(
-                ScriptedUtterance(
-                    key=key,
-                    speaker=speaker,
-                    text=grammar.written([text])[:-1] + mark,
-                    origin=("er", fold),
-                    labels={"emotion": emotion},
-                    conditions=Conditions(loudness_db=loudness, gain_db=4.0),
-                    prosody=prosody,
-                )
+                ScriptedUtterance(key, speaker, said, ("er", fold), {"emotion": emotion}, conditions, prosody=prosody)
             )
         splits[fold] = utterances
     return Plan(splits, {**inventory(splits), "emotions": list(EMOTIONS)})
