@@ -22,7 +22,7 @@ def _utterances(dataset: str, split: str, group: list[Speaker], each: int, seed:
             key=f"{dataset}-{split}-{speaker.name}-{i:02d}",
             speaker=speaker,
             text=grammar.written([texts[number * each + i]]),
-            origin=(dataset, split),  # other rooms in every split, so that the room does not reveal the speaker
+            origin=(dataset, split),
             conditions=_SPOILT,
             jitter=_VARIED,
         )

@@ -55,12 +55,16 @@ class ScriptedUtterance:
     key: str
     speaker: Speaker
     text: str  # with punctuation and capitals
-    origin: tuple[str, str]  # data set and split, which seed all randomness and choose the rooms
+    origin: tuple[str, str]  # data set and split, which seed all randomness
     labels: dict[str, Any] = field(default_factory=dict)  # metadata besides that of every utterance
     conditions: Conditions = field(default_factory=Conditions)
     jitter: Jitter = field(default_factory=Jitter)
     prosody: Prosody = field(default_factory=Prosody)
     seconds: float | None = None  # of the waveform; None adds a short random silence before and after
+
+    @property
+    def rooms(self) -> str:
+        return self.origin[1]  # other rooms in every split, so that a room does not reveal the speaker
 
     def render(self, studio: Studio) -> Utterance:
         """Synthesise and record. The same seed and script give the same samples in any process and order."""
@@ -70,7 +74,7 @@ class ScriptedUtterance:
             speech = padded(speech, *rng.uniform(0.04, 0.2, 2))
         else:
             speech = placed(speech, self.seconds, rng)
-        waveform, recording = record(speech.waveform, self.conditions, studio.rooms(self.origin[1]), rng)
+        waveform, recording = record(speech.waveform, self.conditions, studio.rooms(self.rooms), rng)
         heard = {"language": "en", "text": " ".join(spoken_words(self.text))}
         aligned = {"phones": rows(speech.phones), "words": rows(speech.words), "recording": recording}
         return Utterance(self.key, waveform, {**self.speaker.labels, **heard, **aligned, **self.labels})
