@@ -29,11 +29,9 @@ class Transferable:
         return replace(self, **changed)  # type: ignore[type-var]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """A copy on a device."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """A copy in page-locked memory."""
         return self._map(lambda value: value.pin_memory())
 
 

@@ -82,14 +82,10 @@ class CorpusWriter:
     def finish(
         self, inventories: dict[str, Any], trials: dict[str, list[tuple[int, str, str]]] | None = None
     ) -> Corpus:
-        """Write trials and `corpus.json`.
+        """Write trials, by split rows of (1 if same speaker else 0, key, key), and `corpus.json`.
 
-        Args:
-            inventories: label sets, each a list (or nested dict of lists) of names.
-            trials: for a split, rows of (1 if same speaker else 0, key, key).
-
-        Raises:
-            UserError: no utterance was written, or a key occurs twice in a split.
+        Inventories are label sets, each a list (or nested dict of lists) of names. `UserError` if no utterance was
+        written, or if a key occurs twice in a split.
         """
         if not self._shards:
             raise UserError(f"{self.directory}: no utterance was written, so there is no corpus to finish")
@@ -187,18 +183,14 @@ class Corpus:
         return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
     def inventory(self, name: str) -> Any:
-        """A label set.
-
-        Raises:
-            UserError: this corpus has no label set of that name.
-        """
+        """A label set by name; `UserError` names those that this corpus has."""
         if not self.inventories.get(name):
             have = ", ".join(k for k, v in self.inventories.items() if v) or "none"
             raise UserError(f"{self.directory}: this corpus has no {name!r} labels (it has: {have}); use one that has")
         return self.inventories[name]
 
     def split(self, name: str) -> Split:
-        """A split; opened at the first call and kept.
+        """A split, opened at the first call and kept.
 
         Raises:
             UserError: there is no such split, or a shard or its index is missing or has another size.
@@ -222,11 +214,7 @@ class Corpus:
         return self._opened[name]
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
-        """Rows of (same speaker 1/0, key, key).
-
-        Raises:
-            UserError: there are no trials for that split.
-        """
+        """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials."""
         path = self.directory / f"trials-{split}.csv"
         if not path.is_file():
             raise UserError(f"{path}: no trials for split {split!r} in this corpus")

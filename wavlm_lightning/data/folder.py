@@ -15,10 +15,9 @@ from wavlm_lightning.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
-SHARD_FILES = 500
-"""Recordings per shard."""
+SHARD_FILES = 500  # recordings per shard
+# With fewer speakers, holding out whole ones would cost much data and give noisy scores.
 FEWEST_SPEAKERS = 10
-"""Speakers from which on whole speakers are held out; with fewer, that would cost much data and give noisy scores."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +61,9 @@ class FolderRecipe:
                 cannot be used.
         """
         splits = self._assign(self._recordings())
-        plan = CorpusPlan(
-            name=self.name or self.folder.resolve().name,
-            licence=self.licence,
-            splits=splits,
-            inventories=_inventories,
-            source={"recipe": "folder", "split_by": self._unit(splits)},
-            shard_files=SHARD_FILES,
-        )
+        name = self.name or self.folder.resolve().name
+        source = {"recipe": "folder", "split_by": self._unit(splits)}
+        plan = CorpusPlan(name, self.licence, splits, _inventories, source=source, shard_files=SHARD_FILES)
         return write_corpus(plan, self.out, workers, self.on_error)
 
     def _recordings(self) -> list[Recording]:
@@ -142,8 +136,7 @@ class FolderRecipe:
         if given:
             splits: dict[str, list[Recording]] = {}
             for recording in recordings:
-                name = clean_key(recording.meta["split"])
-                splits.setdefault(name, []).append(recording)
+                splits.setdefault(clean_key(recording.meta["split"]), []).append(recording)
             return splits
         by_speaker = self._by_speaker(recordings)
         units = {r.key: str(r.meta["speaker"]) if by_speaker else r.key for r in recordings}

@@ -19,28 +19,16 @@ from wavlm_lightning.system.files import write_bytes
 
 @dataclass(frozen=True)
 class Lengths:
-    """A file of lengths.
-
-    Attributes:
-        path: of the file, a NumPy array uint32 `(utterances,)`.
-        utterances: number of lengths.
-        size: of the file in bytes.
-        sha256: of the file.
-        remote: it belongs to a remote corpus and is downloaded when it is needed.
-    """
+    """A file of lengths: a NumPy array uint32 `(utterances,)`."""
 
     path: Path
     utterances: int
-    size: int
-    sha256: str
-    remote: bool = False
+    size: int  # of the file in bytes
+    sha256: str  # of the file
+    remote: bool = False  # of a remote corpus, so it is downloaded when it is needed
 
     def read(self) -> np.ndarray:
-        """Length of each utterance in samples, int64 `(utterances,)`.
-
-        Raises:
-            UserError: the file is missing or altered.
-        """
+        """Length of each utterance in samples, int64 `(utterances,)`; `UserError` if the file is missing or altered."""
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
 
@@ -60,15 +48,7 @@ class Lengths:
 
 
 def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
-    """Write a file of lengths.
-
-    Args:
-        path: the file; written atomically.
-        samples: length of each utterance, `(utterances,)`, each below 2^32 (74 hours).
-
-    Returns:
-        Its entry in `corpus.json`.
-    """
+    """Write lengths in samples, `(utterances,)`, each below 2^32 (74 hours); returns the entry in `corpus.json`."""
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
     data = buffer.getvalue()

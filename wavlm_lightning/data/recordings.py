@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,30 +105,20 @@ def clean_key(name: str) -> str:
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """Return `path` if it is a folder.
-
-    Args:
-        path: of the folder.
-        what: what the folder should hold, to end the sentence "it should hold ...".
-
-    Raises:
-        UserError: there is no such folder.
-    """
+    """`path` if it is a folder; otherwise `UserError`, in a sentence that ends with what it should hold."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; it should hold {what}")
     return path
 
 
+def require_named(root: Path, name: str, what: str) -> Path:
+    """The folder `name`, which is `root` or in it: torchaudio reads some data sets only under their published name."""
+    root = root.absolute()
+    return require_folder(root if root.name == name else root / name, what)
+
+
 def require_file(path: Path, what: str) -> Path:
-    """Return `path` if it is a file.
-
-    Args:
-        path: of the file.
-        what: what the file should be, to end the sentence "it should be ...".
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """`path` if it is a file; otherwise `UserError`, in a sentence that ends with what it should be."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; it should be {what}")
     return path
@@ -142,16 +132,8 @@ def existing(recordings: list[Recording]) -> list[Recording]:
 def hold_out(units: Iterable[str], shares: dict[str, float], what: str) -> dict[str, str]:
     """Assign units such as speakers to splits by the hash of their names, so that adding one hardly moves the others.
 
-    Args:
-        units: names; duplicates count once.
-        shares: fraction of the units per split, rounded up; `train` gets the rest.
-        what: plural noun for the units, for the message.
-
-    Returns:
-        The split of each unit.
-
-    Raises:
-        UserError: nothing would be left to train on.
+    Each split gets its share of the units, rounded up, and `train` the rest. If nothing is left to train on,
+    `UserError` says so with the plural noun `what`.
     """
     order = sorted(set(units), key=lambda unit: hashlib.sha256(unit.encode()).hexdigest())
     held = [split for split, share in shares.items() for _ in range(math.ceil(share * len(order)))]
@@ -162,24 +144,22 @@ def hold_out(units: Iterable[str], shares: dict[str, float], what: str) -> dict[
 
 
 def check_counts(
-    found: dict[str, int], official: dict[str, int], allow_partial: bool, where: Path, what: str = "utterances"
+    found: Mapping[str, int | Sized],
+    official: Mapping[str, int],
+    allow_partial: bool,
+    where: Path,
+    what: str = "utterances",
 ) -> None:
-    """Compare the counts of a data set with the official ones.
+    """Compare counts with the official ones, in the splits that `official` lists.
 
-    Args:
-        found: counts by split.
-        official: expected counts; splits that are not listed are not checked.
-        allow_partial: warn on standard error instead of refusing.
-        where: the folder, for the message.
-        what: plural noun for what is counted.
-
-    Raises:
-        UserError: a count differs and `allow_partial` is off.
+    `found` holds counts or the recordings to count. A difference raises `UserError` or, with `allow_partial`, prints a
+    warning; `where` (the folder) and `what` (a plural noun) are for the message.
     """
+    counts = {split: len(part) if isinstance(part, Sized) else part for split, part in found.items()}
     wrong = [
-        f"{split} has {found.get(split, 0):,} {what} instead of {wanted:,}"
+        f"{split} has {counts.get(split, 0):,} {what} instead of {wanted:,}"
         for split, wanted in official.items()
-        if found.get(split, 0) != wanted
+        if counts.get(split, 0) != wanted
     ]
     if not wrong:
         return

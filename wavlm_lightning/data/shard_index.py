@@ -23,51 +23,33 @@ from wavlm_lightning.audio import BadAudio, decode_flac
 from wavlm_lightning.system.errors import UserError
 
 T = TypeVar("T")
-TAIL = 80
-"""Bytes at the end of an index file that contain its last value, the 64-digit hash of the tar."""
+TAIL = 80  # bytes at the end of an index file that contain its last value, the 64-digit hash of the tar
+# Files of remote corpora that a process keeps open; few, because an evicted file takes disk space until it is closed.
 REMOTE_HANDLES = 16
-"""Files of remote corpora that a process keeps open; few, because an evicted file takes disk space until it is closed."""
 
 
 class Members(NamedTuple):
-    """The content of an index file.
-
-    Attributes:
-        keys: keys in order.
-        samples: audio length of each.
-        audio: (offset, bytes) of each FLAC.
-        info: (offset, bytes) of each JSON.
-        sha256: hash of the tar.
-    """
+    """The content of an index file, one entry an utterance in each list."""
 
     keys: list[str]
-    samples: list[int]
-    audio: list[tuple[int, int]]
-    info: list[tuple[int, int]]
-    sha256: str
+    samples: list[int]  # audio length
+    audio: list[tuple[int, int]]  # (offset, bytes) of the FLAC
+    info: list[tuple[int, int]]  # (offset, bytes) of the JSON
+    sha256: str  # of the tar
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A shard (tar file): its entry in `corpus.json`, and the positions of its members, read from the index on first use.
-
-    Attributes:
-        path: the tar.
-        utterances: how many it holds.
-        size: of the tar in bytes.
-        sha256: hash of the tar.
-        remote: the folder mirrors a remote corpus; files are downloaded when they are needed.
-    """
+    """A shard (tar file): its entry in `corpus.json`, and where its members are, read from the index on first use."""
 
     path: Path
     utterances: int
-    size: int
-    sha256: str
-    remote: bool = False
+    size: int  # of the tar in bytes
+    sha256: str  # of the tar
+    remote: bool = False  # the folder mirrors a remote corpus; files are downloaded when they are needed
 
     @property
     def index_path(self) -> Path:
-        """The index file beside the tar."""
         return self.path.with_suffix(".index.json")
 
     @property
@@ -95,14 +77,6 @@ class ShardIndex:
         """Describe a shard by its entry in `corpus.json`, or without one by its index.
 
         With an entry the index is not read: 200,000 of them would take minutes and gigabytes. `check` compares it.
-
-        Args:
-            path: the tar.
-            summary: its entry in `corpus.json`.
-            remote: the folder mirrors a remote corpus.
-
-        Raises:
-            UserError: there is no summary, and tar or index is missing.
         """
         if summary is None:
             _check_present(path)
@@ -111,11 +85,7 @@ class ShardIndex:
         return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote)
 
     def check(self) -> None:
-        """Compare the size of the tar, and the hash at the end of the index file, with `corpus.json`.
-
-        Raises:
-            UserError: tar or index is missing, or one of them belongs to another shard.
-        """
+        """Compare tar size, and the hash at the end of the index, with `corpus.json`; `UserError` if they differ."""
         # Plain system calls: with hundreds of thousands of shards, `Path` and file objects would double the time.
         path = os.fspath(self.path)
         try:
@@ -136,19 +106,9 @@ class ShardIndex:
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 
     def waveform(self, place: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None) -> np.ndarray:
-        """Decode an utterance or a stretch of it.
+        """Decode utterance `place`, or `samples` of it from `start` on (-1 for all), into `out` or a new array.
 
-        Args:
-            place: which utterance of the shard.
-            start: first sample.
-            samples: how many; -1 for all up to the end.
-            out: array to write to; a new one by default.
-
-        Returns:
-            float32 `(samples,)`.
-
-        Raises:
-            BadAudio: the bytes cannot be decoded.
+        Returns float32 `(samples,)`. Raises `BadAudio` if the bytes cannot be decoded.
         """
         members = self.members
         data = self._read(members.audio[place])
@@ -158,7 +118,6 @@ class ShardIndex:
             raise BadAudio(f"{self.path}: utterance {members.keys[place]!r} cannot be decoded ({error})") from error
 
     def meta(self, place: int) -> dict[str, Any]:
-        """The metadata of an utterance."""
         return json.loads(self._read(self.members.info[place]))
 
     def _read(self, member: tuple[int, int]) -> bytes:
@@ -171,11 +130,7 @@ class ShardIndex:
         return data
 
     def fetch(self, path: Path) -> Path:
-        """Download one of the shard's files (tar, index, labels) if the corpus is remote and the file is missing.
-
-        Raises:
-            UserError: the download failed.
-        """
+        """Download one of the shard's files (tar, index, labels) if the corpus is remote and the file is missing."""
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
 
@@ -184,11 +139,7 @@ class ShardIndex:
 
 
 def check_each(check: Callable[[T], object], items: Sequence[T]) -> None:
-    """Call a check for each item, in threads, because a check mostly waits for a disk or a file server.
-
-    Raises:
-        UserError: of the first check that fails.
-    """
+    """Call a check for each item, in threads, because a check mostly waits for a disk or a file server."""
     with ThreadPoolExecutor(16) as pool:
         parts = [items[begin : begin + 256] for begin in range(0, len(items), 256)]
         for _ in pool.map(lambda part: [check(item) for item in part], parts):

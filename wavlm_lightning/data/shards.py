@@ -45,15 +45,8 @@ class Utterance:
 def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | None:
     """Stream utterances into one shard and write its index; the same utterances always give the same bytes.
 
-    Args:
-        path: the tar; written atomically.
-        utterances: in the order of writing; one is in memory at a time.
-
-    Returns:
-        The index, saved beside the tar; None (and no file) if there is no utterance.
-
-    Raises:
-        UserError: the disk is full, a key is invalid, or a waveform is empty, not finite, or silent without `allow_silence`.
+    One utterance is in memory at a time. Returns the index; None, and no file, if there is no utterance. `UserError` if
+    the disk is full, a key is invalid, or a waveform is empty, not finite, or silent without `allow_silence`.
     """
     import webdataset
 
@@ -85,9 +78,8 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     audio = [members[f"{key}.flac"] for key in keys]
     info = [members[f"{key}.json"] for key in keys]
     index = ShardIndex(path, len(keys), size, digest)
-    body = Members(
-        keys, samples, audio, info, digest
-    )._asdict()  # the hash comes last: `ShardIndex.check` reads only the end
+    # The hash comes last, because `ShardIndex.check` reads only the end.
+    body = Members(keys, samples, audio, info, digest)._asdict()
     write_bytes(index.index_path, json.dumps(body).encode())
     return index
 

@@ -17,16 +17,7 @@ from wavlm_lightning.system.progress import progress_bar
 
 
 def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
-    """Write a copy in which the metadata of every split, and the answers of its trials, are permuted.
-
-    Args:
-        corpus: the original.
-        out: folder of the copy.
-        seed: of the permutation.
-
-    Raises:
-        UserError: `out` is the corpus itself.
-    """
+    """Write to `out` a copy in which the metadata of every split, and the answers of its trials, are permuted."""
     if out.resolve() == corpus.directory.resolve():
         raise UserError(f"{out}: is the corpus itself; choose another --out")
     rng = np.random.default_rng(seed)

@@ -17,26 +17,15 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """All utterances of one split, in shard order.
-
-    Attributes:
-        name: of the split.
-        shards: the index of each shard.
-        lengths: files with the length of every utterance, which spare reading the indices; empty for old corpora, which
-            have none.
-    """
+    """All utterances of one split, in shard order."""
 
     name: str
     shards: list[ShardIndex]
-    lengths: tuple[Lengths, ...] = ()
+    lengths: tuple[Lengths, ...] = ()  # files that spare reading the indices; old corpora have none
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """Length of each utterance in samples, int64 `(utterances,)`.
-
-        Raises:
-            UserError: the file of lengths is missing or altered.
-        """
+        """Length of each utterance in samples, int64 `(utterances,)`."""
         if self.lengths:
             return np.concatenate([file.read() for file in self.lengths])
         return np.concatenate([np.asarray(shard.samples, dtype=np.int64) for shard in self.shards])
@@ -60,7 +49,6 @@ class Split:
 
     @property
     def seconds(self) -> float:
-        """Audio in seconds."""
         return float(self.samples.sum()) / SAMPLE_RATE
 
     def utterances(self) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:

@@ -16,23 +16,12 @@ from wavlm_lightning.system.errors import UserError
 
 
 def open_splits(corpus: Corpus, names: str) -> Split:
-    """One split, or several joined by `+`.
-
-    Args:
-        corpus: of the splits.
-        names: such as `train` or `fold2+fold3`.
-    """
-    parts = [corpus.split(name) for name in names.split("+")]
-    return join_splits(names, parts)
+    """One split, or several joined by `+`, as in `fold2+fold3`."""
+    return join_splits(names, [corpus.split(name) for name in names.split("+")])
 
 
 def join_splits(name: str, parts: Sequence[Split]) -> Split:
-    """Join splits, possibly of different corpora, in this order.
-
-    Args:
-        name: of the result.
-        parts: whole splits; a `Subset` is not allowed.
-    """
+    """Join whole splits (not a `Subset`), possibly of different corpora, in this order."""
     if len(parts) == 1:
         return parts[0]
     # Files of lengths help only if every part has one.
@@ -42,25 +31,15 @@ def join_splits(name: str, parts: Sequence[Split]) -> Split:
 
 @dataclass(frozen=True)
 class Subset(Split):
-    """Some utterances of a split.
-
-    Attributes:
-        numbers: of the utterances in the split, int64 `(utterances,)`.
-    """
+    """Some utterances of a split: those with `numbers`, int64 `(utterances,)`."""
 
     numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def of(cls, split: Split, numbers: Sequence[int] | np.ndarray, why: str) -> Subset:
-        """Choose utterances of a whole split.
+        """Choose utterances of a whole split, which is not a `Subset` itself.
 
-        Args:
-            split: not a `Subset` itself.
-            numbers: of the utterances in the split.
-            why: ends the message "no utterance is left ...".
-
-        Raises:
-            UserError: `numbers` is empty.
+        If none is chosen, `UserError` says that no utterance is left `why`.
         """
         if len(numbers) == 0:
             raise UserError(f"split {split.name}: no utterance is left {why}")
@@ -87,5 +66,4 @@ class Subset(Split):
             yield shard.keys[place], shard.waveform(place), shard.meta(place)
 
     def metas(self) -> list[dict[str, Any]]:
-        places = map(self.locate, range(len(self)))
-        return [shard.meta(place) for shard, place in places]
+        return [shard.meta(place) for shard, place in map(self.locate, range(len(self)))]

@@ -87,13 +87,11 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
             bar.update(len(chunk))
     if too_short:
         source["too_short"] = too_short
-    trials = {
-        split: [row for row in rows if not absent.get(split, set()).intersection(row[1:])]
-        for split, rows in (plan.trials or {}).items()
-    }
-    dropped = {split: len(rows) - len(trials[split]) for split, rows in (plan.trials or {}).items()}
-    if any(dropped.values()):
-        source["trials_dropped"] = {split: count for split, count in dropped.items() if count}
+    listed = plan.trials or {}
+    trials = {s: [row for row in rows if absent.get(s, set()).isdisjoint(row[1:])] for s, rows in listed.items()}
+    dropped = {s: len(rows) - len(trials[s]) for s, rows in listed.items() if len(rows) > len(trials[s])}
+    if dropped:
+        source["trials_dropped"] = dropped
     inventories = plan.inventories(written) if callable(plan.inventories) else plan.inventories
     labels = {name: names for name, names in inventories.items() if names}
     return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})

@@ -9,23 +9,8 @@ verification) are shared parts. Imports `audio`, `system` and `data`. Tests: `te
 trees with the official layout.
 """
 
-RECIPES: dict[str, str] = {
-    name: f"wavlm_lightning.data.corpora.{name}"
-    for name in (
-        "librispeech",
-        "librilight_limited",
-        "librilight",
-        "speech_commands",
-        "fluent_speech_commands",
-        "voxceleb1",
-        "iemocap",
-        "quesst14",
-        "snips",
-        "libri2mix",
-        "gigaspeech",
-        "voxpopuli",
-        "common_voice",
-        "noise",
-    )
-}
-"""Recipe name to module."""
+_NAMES = (
+    "librispeech librilight_limited librilight speech_commands fluent_speech_commands voxceleb1 iemocap quesst14 snips "
+    "libri2mix gigaspeech voxpopuli common_voice noise"
+)
+RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module

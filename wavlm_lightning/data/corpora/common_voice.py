@@ -12,14 +12,7 @@ import csv
 import hashlib
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import (
-    CorpusPlan,
-    Recording,
-    check_counts,
-    clean_key,
-    existing,
-    require_file,
-)
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, require_file
 from wavlm_lightning.system.errors import UserError
 
 HELP = "Common Voice in one language; DIR is the unpacked release, or the folder of the language in it"
@@ -37,30 +30,16 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Clips with `text`, `speaker` (from the client's hash) and `language`.
 
     Official counts differ between languages and releases, so the tables themselves say which clips must be present.
-
-    Args:
-        root: the unpacked release, or the folder of the language.
-        arguments: `allow_partial`, `language`.
-
-    Raises:
-        UserError: the tables are missing, or clips that they list.
     """
     folder = root / arguments.language if (root / arguments.language).is_dir() else root
     listed = {split: _recordings(folder, name, arguments.language) for split, name in TABLES.items()}
     splits = {split: existing(part) for split, part in listed.items()}
-    found = {split: len(part) for split, part in splits.items()}
     wanted = {split: len(part) for split, part in listed.items()}
-    check_counts(found, wanted, arguments.allow_partial, folder, "clips")
-    return CorpusPlan(
-        name=f"common_voice-{arguments.language}",
-        licence="CC0-1.0",
-        splits=splits,
-        inventories={
-            "languages": [arguments.language],
-            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
-        },
-        source={"release": folder.resolve().parent.name},
-    )
+    check_counts(splits, wanted, arguments.allow_partial, folder, "clips")
+    speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
+    inventories = {"languages": [arguments.language], "speakers": speakers}
+    source = {"release": folder.resolve().parent.name}
+    return CorpusPlan(f"common_voice-{arguments.language}", "CC0-1.0", splits, inventories, source=source)
 
 
 def _recordings(folder: Path, name: str, language: str) -> list[Recording]:

@@ -15,7 +15,7 @@ from wavlm_lightning.data.recordings import (
     clean_key,
     existing,
     require_file,
-    require_folder,
+    require_named,
 )
 
 HELP = "Fluent Speech Commands, with action, object and location (IC)"
@@ -32,9 +32,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Utterances with `intent`, `text` and `speaker`."""
     from torchaudio.datasets import FluentSpeechCommands
 
-    # torchaudio accepts only the published name of the folder.
-    folder = root.absolute() if root.absolute().name == FOLDER else root / FOLDER
-    require_folder(folder, "the unpacked Fluent Speech Commands, with the folders data and wavs")
+    folder = require_named(root, FOLDER, "the unpacked Fluent Speech Commands, with the folders data and wavs")
     splits: dict[str, list[Recording]] = {}
     intents: dict[str, dict[str, None]] = {"action": {}, "object": {}, "location": {}}
     for split in OFFICIAL:
@@ -50,13 +48,10 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
                 for slot, value in intent.items():
                     intents[slot][value] = None
         splits[split] = existing(recordings)
-    check_counts({split: len(part) for split, part in splits.items()}, OFFICIAL, arguments.allow_partial, folder)
-    return CorpusPlan(
-        name="Fluent Speech Commands",
-        licence="Fluent Speech Commands Public License (academic research)",
-        splits=splits,
-        inventories={
-            "intents": {slot: list(values) for slot, values in intents.items()},
-            "speakers": {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()},
-        },
-    )
+    check_counts(splits, OFFICIAL, arguments.allow_partial, folder)
+    inventories = {
+        "intents": {slot: list(values) for slot, values in intents.items()},
+        "speakers": {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()},
+    }
+    licence = "Fluent Speech Commands Public License (academic research)"
+    return CorpusPlan("Fluent Speech Commands", licence, splits, inventories)

@@ -37,13 +37,6 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Segments with `text` (upper case, no punctuation); `train` is the subset, `valid` DEV and `test` TEST.
 
     Audio may be the released opus files, or wav or flac files under the same names.
-
-    Args:
-        root: the folder with `GigaSpeech.json`.
-        arguments: `allow_partial`, `subset`.
-
-    Raises:
-        UserError: the metadata or audio that it lists is missing, or counts differ from the official ones.
     """
     path = require_file(root / "GigaSpeech.json", "the metadata of GigaSpeech")
     try:
@@ -61,12 +54,11 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
                 listed[split] += 1
                 if file is not None:
                     splits[split].append(_recording(file, segment, text))
-    found = {split: len(part) for split, part in splits.items()}
-    check_counts(found, listed, arguments.allow_partial, root, "segments with their audio")
-    check_counts(found, EVALUATION, arguments.allow_partial, root, "segments")
-    if listed["train"] == found["train"]:
+    check_counts(splits, listed, arguments.allow_partial, root, "segments with their audio")
+    check_counts(splits, EVALUATION, arguments.allow_partial, root, "segments")
+    if listed["train"] == len(splits["train"]):
         official = {"train": TRAINING[arguments.subset]}
-        check_counts(found, official, allow_partial=True, where=root, what="segments")
+        check_counts(splits, official, allow_partial=True, where=root, what="segments")
     return CorpusPlan(
         name=f"gigaspeech-{arguments.subset.lower()}",
         licence="GigaSpeech terms of access (non-commercial research and education)",

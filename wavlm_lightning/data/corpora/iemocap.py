@@ -16,9 +16,9 @@ from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts,
 
 HELP = "IEMOCAP, four emotions, one split a session (SUPERB ER); DIR holds Session1 to Session5"
 
+# Label in the release to class, in the order of s3prl `downstream/emotion/IEMOCAP_preprocess.py`: excitement counts as
+# happiness, and all other labels are left out.
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
-"""Label in the release to class, in the order of s3prl `downstream/emotion/IEMOCAP_preprocess.py`: excitement counts as
-happiness, and all other labels are left out."""
 
 # Counted in the metadata that s3prl ships (`downstream/emotion/meta_data/Session*/test_meta_data.json`).
 FOLDS = {"fold1": 1085, "fold2": 1023, "fold3": 1151, "fold4": 1031, "fold5": 1241}
@@ -30,30 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Split `foldK` holds session K: fold K of SUPERB tests on it and trains on the other four.
-
-    Args:
-        root: the folder with `Session1` ... `Session5`.
-        arguments: `allow_partial`.
-
-    Raises:
-        UserError: the tree is missing, or counts differ from the official ones.
-    """
+    """Split `foldK` holds session K: fold K of SUPERB tests on it and trains on the other four."""
     require_folder(root, "the folders Session1 to Session5 of the IEMOCAP release")
     splits = {f"fold{number}": existing(_session(root / f"Session{number}", number)) for number in range(1, 6)}
-    check_counts({split: len(part) for split, part in splits.items()}, FOLDS, arguments.allow_partial, root)
+    check_counts(splits, FOLDS, arguments.allow_partial, root)
     metas = [recording.meta for part in splits.values() for recording in part]
     emotions = Counter(meta["emotion"] for meta in metas)
     check_counts(emotions, OF_EMOTION, arguments.allow_partial, root, "turns (as an emotion)")
-    return CorpusPlan(
-        name="iemocap",
-        licence="IEMOCAP release licence (research, by request to USC)",
-        splits=splits,
-        inventories={
-            "emotions": list(dict.fromkeys(EMOTIONS.values())),
-            "speakers": sorted({meta["speaker"] for meta in metas}),
-        },
-    )
+    speakers = sorted({meta["speaker"] for meta in metas})
+    inventories = {"emotions": list(dict.fromkeys(EMOTIONS.values())), "speakers": speakers}
+    return CorpusPlan("iemocap", "IEMOCAP release licence (research, by request to USC)", splits, inventories)
 
 
 def _session(folder: Path, number: int) -> list[Recording]:

@@ -12,15 +12,13 @@ VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW"
 CONSONANTS = ["B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N"]
 CONSONANTS += ["NG", "P", "R", "S", "SH", "T", "TH", "V", "W", "Y", "Z", "ZH"]
 SILENCE, SPOKEN_NOISE = "SIL", "SPN"
+# 71 symbols: SIL, SPN, then 24 consonants and 15 vowels with stress 0 (none), 1 (primary) and 2 (secondary), sorted: the
+# order of s3prl `downstream/ctc/vocab/phoneme.txt`.
 PHONES: tuple[str, ...] = (
     SILENCE,
     SPOKEN_NOISE,
     *sorted([*CONSONANTS, *(f"{vowel}{stress}" for vowel in VOWELS for stress in "012")]),
 )
-"""71 symbols: SIL, SPN, then 24 consonants and 15 vowels with stress 0 (none), 1 (primary) and 2 (secondary), sorted.
-
-The order of s3prl `downstream/ctc/vocab/phoneme.txt`.
-"""
 
 Lexicon = dict[str, tuple[str, ...]]
 
@@ -41,13 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_lexica(paths: list[Path]) -> Lexicon:
-    """The first pronunciation of every word, in the order of the files.
+    """The first pronunciation of every word, in the order of the files, whose words and phones white space separates.
 
-    Args:
-        paths: lexica; words and phones are separated by spaces or tabs.
-
-    Raises:
-        UserError: a file is missing, or a pronunciation is empty or has a symbol outside `PHONES`.
+    Raises `UserError` if a file is missing, or a pronunciation is empty or has a symbol outside `PHONES`.
     """
     known = set(PHONES)
     lexicon: Lexicon = {}
@@ -67,18 +61,9 @@ def read_lexica(paths: list[Path]) -> Lexicon:
 
 
 def phones_of(texts: list[str], lexicon: Lexicon, missing: str = "stop") -> list[list[list[str]]]:
-    """`meta["phones"]` of each text: the phones of its words in order, without silences between words.
+    """`meta["phones"]` of each text, a list of `[phone]`: the phones of its words, without silences between words.
 
-    Args:
-        texts: words separated by spaces, written as in the lexicon.
-        lexicon: see `read_lexica`.
-        missing: `stop` raises an error for words that the lexicon lacks; `spn` makes them spoken noise.
-
-    Returns:
-        For each text, a list of `[phone]`.
-
-    Raises:
-        UserError: words are missing, with `missing="stop"`.
+    Words that the lexicon lacks raise `UserError` or, with `missing="spn"`, become spoken noise.
 
     Example:
         >>> phones_of(["HI HI"], {"HI": ("HH", "AY1")})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_folder
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_named
 from wavlm_lightning.system.errors import UserError
 
 HELP = "Libri2Mix, 16 kHz max mix_both (SUPERB SD); DIR is Libri2Mix or the folder that contains it"
@@ -40,29 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Mixtures with `turns`, by start, and `speakers`.
 
-    Times are kept in full precision: an end is start + duration, as s3prl computes it. Rounding the sum to 10 ms would move
-    6 % of the ends by a frame of 20 ms, because ends at half a frame round to even.
-
-    Args:
-        root: `Libri2Mix`, or the folder that contains it.
-        arguments: `allow_partial`, `labels`.
-
-    Raises:
-        UserError: the tree or its labels are missing, or counts differ from the official ones.
+    Times are kept in full precision: an end is start + duration, as s3prl computes it. Rounding the sum to 10 ms would
+    move 6 % of the ends by a frame of 20 ms, because ends at half a frame round to even.
     """
     from torchaudio.datasets import LibriMix
 
-    root = root.absolute()
-    parent = root.parent if root.name == FOLDER else root
-    base = require_folder(parent / FOLDER, "Libri2Mix as generate_librimix_sd.sh of s3prl/LibriMix makes it")
+    base = require_named(root, FOLDER, "Libri2Mix as generate_librimix_sd.sh of s3prl/LibriMix makes it")
     splits: dict[str, list[Recording]] = {}
     for split, (subset, labels, alignments, _) in SPLITS.items():
         turns = _turns(arguments.labels, labels, alignments)
-        data = LibriMix(parent, subset, num_speakers=2, sample_rate=16_000, task="sep_noisy", mode="max")
+        data = LibriMix(base.parent, subset, num_speakers=2, sample_rate=16_000, task="sep_noisy", mode="max")
         paths = [base / data.get_metadata(number)[1] for number in range(len(data))]
         splits[split] = [Recording(path, path.stem, _meta(path.stem, turns, arguments.labels)) for path in paths]
     counts = {split: count for split, (*_, count) in SPLITS.items()}
-    check_counts({k: len(part) for k, part in splits.items()}, counts, arguments.allow_partial, base, "mixtures")
+    check_counts(splits, counts, arguments.allow_partial, base, "mixtures")
     return CorpusPlan(
         name="libri2mix",
         licence="CC BY 4.0 (LibriSpeech), noise CC BY-NC 4.0 (WHAM!)",

@@ -23,8 +23,7 @@ HELP = "Libri-Light, unlabelled, in pieces of some seconds (pre-training)"
 # Hours of each archive, rounded: Libri-Light, data_preparation/README.md.
 HOURS = {"small": 577, "medium": 5_193, "large": 51_934, "duplicate": 4_500}
 HOURS_TOLERANCE = 0.01
-LONGEST_PAUSE = 2.0
-"""Seconds without voice activity that end a piece: silence, music, or a jingle."""
+LONGEST_PAUSE = 2.0  # seconds without voice activity that end a piece: silence, music, or a jingle
 
 Stretch = tuple[float, float]
 
@@ -101,17 +100,11 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def cut(activity: list[Stretch], seconds: float, longest: float) -> Iterator[Stretch]:
-    """Cut a recording into pieces, none longer than `longest`.
+    """Cut a recording of some seconds into pieces (start, end), none longer than `longest`.
 
-    Args:
-        activity: (start, end) of each stretch of speech, in seconds, in order; empty if unknown.
-        seconds: length of the recording.
-        longest: most seconds of a piece.
-
-    Yields:
-        (start, end) in seconds: as many consecutive stretches as fit, with the pauses between them. A stretch that
-        does not fit alone (or the whole recording, if its activity is unknown) is cut into equal parts. A pause of
-        more than two seconds ends a piece.
+    A piece is as many consecutive stretches of speech as fit, with the pauses between them. A stretch that does not fit
+    alone (or the whole recording, if its activity is unknown) is cut into equal parts. A pause of more than two seconds
+    ends a piece.
 
     Example:
         >>> list(cut([(0.5, 4.0), (4.5, 9.0), (9.5, 14.0)], 20.0, 10.0))

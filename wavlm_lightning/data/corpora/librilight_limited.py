@@ -55,8 +55,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         found = {}
         for split in ("valid", "test"):
             name = getattr(arguments, split)
-            splits[split] = librispeech.read_subset(arguments.librispeech, name)
-            found[name] = len(splits[split])
+            found[name] = splits[split] = librispeech.read_subset(arguments.librispeech, name)
         official = {name: librispeech.OFFICIAL[name] for name in found}
         check_counts(found, official, arguments.allow_partial, arguments.librispeech)
     splits, inventories = librispeech.label(splits, arguments)

@@ -41,23 +41,14 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Recordings with `text`, `speaker`, `chapter` and `subset` and, given a lexicon, `phones`."""
     subsets = {split: list(dict.fromkeys(getattr(arguments, split))) for split in ("train", "valid", "test")}
     parts = {name: read_subset(root, name) for names in subsets.values() for name in names}
-    found = {name: len(part) for name, part in parts.items()}
-    check_counts(found, {name: OFFICIAL[name] for name in parts}, arguments.allow_partial, root)
+    check_counts(parts, {name: OFFICIAL[name] for name in parts}, arguments.allow_partial, root)
     splits = {split: [r for name in names for r in parts[name]] for split, names in subsets.items()}
     splits, inventories = label(splits, arguments)
     return CorpusPlan("LibriSpeech", LICENCE, splits, inventories, source={"subsets": subsets})
 
 
 def read_subset(root: Path, name: str) -> list[Recording]:
-    """The recordings of one subset, in the order of their names.
-
-    Args:
-        root: the folder `LibriSpeech`, or the one above it.
-        name: one of `OFFICIAL`.
-
-    Raises:
-        UserError: the subset or a text is missing.
-    """
+    """The recordings of one of `OFFICIAL`, in the order of their names; `root` may be the folder above, too."""
     from torchaudio.datasets import LIBRISPEECH
 
     folder = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root.absolute()

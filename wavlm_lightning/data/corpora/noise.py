@@ -7,7 +7,7 @@ import hashlib
 import math
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, clean_key, require_folder
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, clean_key, hold_out, require_folder
 from wavlm_lightning.system.errors import UserError
 
 HELP = "any folder of noises, cut into pieces, for utterance mixing; silent pieces need --on-error skip"
@@ -25,15 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Pieces with their file as `source`; the hash of a file's path decides the split of all its pieces.
-
-    Args:
-        root: searched recursively.
-        arguments: `piece_seconds`, `valid`, `test`, `name`, `licence`.
-
-    Raises:
-        UserError: the folder is missing or has no recordings, or no training recording remains.
-    """
+    """Pieces with their file as `source`; the hash of a file's path decides the split of all its pieces."""
     from wavlm_lightning.data.folder import SUFFIXES
 
     require_folder(root, "recordings of noise")
@@ -42,14 +34,12 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise UserError(f"{root}: no {', '.join(sorted(SUFFIXES))} file here or below")
-    order = sorted(files, key=lambda file: hashlib.sha256(file.as_posix().encode()).hexdigest())
-    valid, test = math.ceil(arguments.valid * len(order)), math.ceil(arguments.test * len(order))
-    if valid + test >= len(order):
-        raise UserError(f"{root}: --valid and --test would hold out all {len(order)} recordings")
-    held = {"valid": set(order[:valid]), "test": set(order[valid : valid + test])}
-    held["train"] = set(order[valid + test :])
+    shares = {"valid": arguments.valid, "test": arguments.test}
+    split_of = hold_out((file.as_posix() for file in files), shares, "recordings")
     pieces = {file: _pieces(root, file, arguments.piece_seconds) for file in files}
-    splits = {s: [p for file in files if file in held[s] for p in pieces[file]] for s in ("train", "valid", "test")}
+    splits: dict[str, list[Recording]] = {"train": [], "valid": [], "test": []}
+    for file, part in pieces.items():
+        splits[split_of[file.as_posix()]] += part
     if not splits["train"]:
         raise UserError(f"{root}: no recording to train on is {SHORTEST_SECONDS:g} s long")
     return CorpusPlan(
@@ -57,10 +47,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         licence=arguments.licence,
         splits=splits,
         inventories={},
-        source={
-            "piece_seconds": arguments.piece_seconds,
-            "files_too_short": sum(not part for part in pieces.values()),
-        },
+        source={"piece_seconds": arguments.piece_seconds, "files_too_short": sum(not part for part in pieces.values())},
     )
 
 

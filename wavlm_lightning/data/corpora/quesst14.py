@@ -11,14 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import (
-    CorpusPlan,
-    Recording,
-    check_counts,
-    existing,
-    require_file,
-    require_folder,
-)
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, existing, require_file, require_named
 from wavlm_lightning.system.errors import UserError
 
 HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder that contains it"
@@ -41,29 +34,21 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Splits `documents` (`terms`: keys of the queries they hold), `queries-valid` and `queries-test` (`term`).
 
     The inventory `trial_grid` records, for each split of queries, the number of queries and documents of the whole
-    multilingual task. The official scorer drops queries that no document contains and gives trials that a system did not
-    submit a low score; SUPERB submits English alone, so its published figures count those of all other languages as missed.
-
-    Args:
-        root: `quesst14Database`, or the folder that contains it.
-        arguments: `allow_partial`.
-
-    Raises:
-        UserError: the tree or its ground truth is missing, or counts differ from the official ones.
+    multilingual task. The official scorer drops queries that no document contains and gives trials that a system did
+    not submit a low score; SUPERB submits English alone, so its published figures count the trials of all other
+    languages as missed.
     """
     from torchaudio.datasets import QUESST14
 
-    root = root.absolute()
-    parent = root.parent if root.name == FOLDER else root
-    base = require_folder(parent / FOLDER, "QUESST 2014 (Audio, dev_queries, eval_queries, scoring)")
+    base = require_named(root, FOLDER, "QUESST 2014 (Audio, dev_queries, eval_queries, scoring)")
     for _, name, *_ in SUBSETS.values():
         require_file(base / "scoring" / f"language_key_{name}.lst", "a list of QUESST 2014")
     paths: dict[str, list[Path]] = {}
     listed: dict[str, list[Path]] = {}
     for split, (subset, *_) in SUBSETS.items():
         # torchaudio only reads the list here; it downloads nothing unless told to.
-        paths[split] = QUESST14(parent, subset, language=LANGUAGE).data
-        listed[split] = QUESST14(parent, subset, language=None).data
+        paths[split] = QUESST14(base.parent, subset, language=LANGUAGE).data
+        listed[split] = QUESST14(base.parent, subset, language=None).data
     truth = {"queries-valid": _truth(base, "dev"), "queries-test": _truth(base, "eval")}
     grid = {}
     for split, places in truth.items():
@@ -79,10 +64,9 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     }
     splits = {split: existing(part) for split, part in splits.items()}
     official = {split: english for split, (_, _, english, _) in SUBSETS.items()}
-    check_counts({split: len(part) for split, part in splits.items()}, official, arguments.allow_partial, base)
+    check_counts(splits, official, arguments.allow_partial, base)
     everything = {split: everyone for split, (_, _, _, everyone) in SUBSETS.items()}
-    found = {split: len(part) for split, part in listed.items()}
-    check_counts(found, everything, allow_partial=True, where=base, what="listed files of all languages")
+    check_counts(listed, everything, allow_partial=True, where=base, what="listed files of all languages")
     unheard = sorted(path.stem for split, places in truth.items() for path in paths[split] if path.stem not in places)
     return CorpusPlan(
         name="quesst14",

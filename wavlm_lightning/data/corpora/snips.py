@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_named
 from wavlm_lightning.system.errors import UserError
 
 HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder that contains it"
@@ -24,8 +24,7 @@ VOICES = {
     "test": ["Brian", "Emma", "Raveena", "Russell"],
 }
 COUNTS = {"train": 104_672, "valid": 2_800, "test": 2_800}
-SILENT = "?!.,;-"
-"""Substrings of this string are tokens that are not spoken (s3prl `downstream/ctc/text.py`)."""
+SILENT = "?!.,;-"  # substrings of it are tokens that are not spoken (s3prl `downstream/ctc/text.py`)
 
 Tagged = list[list[str]]
 
@@ -38,39 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Utterances with `text`, `slots` and `tagged`, the annotation as published.
-
-    Args:
-        root: `SNIPS`, or the folder that contains it.
-        arguments: `allow_partial`, `audio_format`.
-
-    Raises:
-        UserError: the tree is missing, counts differ from the official ones, or an annotation does not fit.
-    """
+    """Utterances with `text`, `slots` and `tagged`, the annotation as published."""
     from torchaudio.datasets import Snips
 
-    root = root.absolute()
-    parent = root.parent if root.name == FOLDER else root
-    base = require_folder(parent / FOLDER, "Audio SNIPS as s3prl prepares it (train, valid, test, all.iob.snips.txt)")
+    base = require_named(root, FOLDER, "Audio SNIPS as s3prl prepares it (train, valid, test, all.iob.snips.txt)")
     annotation = require_file(base / "all.iob.snips.txt", "the annotation of Audio SNIPS")
     splits: dict[str, list[Recording]] = {}
     for split, voices in VOICES.items():
-        data = Snips(parent, split, speakers=voices, audio_format=arguments.audio_format)
+        data = Snips(base.parent, split, speakers=voices, audio_format=arguments.audio_format)
         splits[split] = []
         for number, path in enumerate(data.data):
             if path.stem not in data.labels:
                 raise UserError(f"{annotation}: no line for {path.name}; prepare Audio SNIPS again")
             *_, text, tags, domain = data.get_metadata(number)
             splits[split].append(Recording(path, path.stem, _meta(path, text.split(" "), tags.split(" "), domain)))
-    check_counts({split: len(part) for split, part in splits.items()}, COUNTS, arguments.allow_partial, base)
+    check_counts(splits, COUNTS, arguments.allow_partial, base)
+    speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
     return CorpusPlan(
         name="snips",
         licence="Audio SNIPS terms, see aws-samples/aws-lex-noisy-spoken-language-understanding",
         splits=splits,
-        inventories={
-            "slots": _slots(base, splits),
-            "speakers": sorted({recording.meta["speaker"] for part in splits.values() for recording in part}),
-        },
+        inventories={"slots": _slots(base, splits), "speakers": speakers},
     )
 
 
@@ -78,14 +65,8 @@ def _meta(path: Path, words: list[str], tags: list[str], domain: str) -> dict[st
     if len(words) != len(tags):
         raise UserError(f"{path.stem}: {len(words)} words but {len(tags)} tags in all.iob.snips.txt; prepare it again")
     tagged = [[word, tag] for word, tag in zip(words, tags, strict=True)]
-    return {
-        "speaker": path.stem.split("-")[0],
-        "language": "en",
-        "text": _spoken(tagged),
-        "slots": spans(tagged),
-        "tagged": tagged,
-        "domain": domain,
-    }
+    meta = {"speaker": path.stem.split("-")[0], "language": "en", "text": _spoken(tagged)}
+    return {**meta, "slots": spans(tagged), "tagged": tagged, "domain": domain}
 
 
 def _spoken(tagged: Tagged) -> str:
@@ -93,17 +74,11 @@ def _spoken(tagged: Tagged) -> str:
 
 
 def spans(tagged: Tagged) -> list[list[str]]:
-    """Slots in the order of the text.
+    """Slots, pairs of type and value, in the order of the text; a value is the spoken words of its span.
 
-    The tags lack B and I, so neighbouring slots of one type form one slot, as in SUPERB. In SUPERB's target, a span that
-    begins or ends with a token that is not spoken loses that mark and does not count as a slot; here it is one. The
-    official target can be made from `tagged`.
-
-    Args:
-        tagged: (word, tag) pairs, without sentence boundaries; tag `O` is outside all slots.
-
-    Returns:
-        (type, value) pairs; values are the spoken words of the span, and slots without any are left out.
+    The tags (`O` is outside all slots) lack B and I, so neighbouring slots of one type form one slot, as in SUPERB. In
+    SUPERB's target, a span that begins or ends with a token that is not spoken loses that mark and does not count as a
+    slot; here it is one, unless it has no spoken word. The official target can be made from `tagged`.
 
     Example:
         >>> spans([["PLAY", "O"], ["ROCK", "genre"], ["&", "genre"], ["ROLL", "genre"], [".", "O"]])

@@ -17,8 +17,8 @@ from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts,
 HELP = "Speech Commands, twelve classes by SUPERB's protocol (KS)"
 
 UNKNOWN, SILENCE = "_unknown_", "_silence_"
+# The order of s3prl `downstream/speech_commands/dataset.py`.
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", UNKNOWN, SILENCE)
-"""The order of s3prl `downstream/speech_commands/dataset.py`."""
 
 # Words without the six background noises. SUPERB's data card counts 51,094 / 6,798 / 3,081, with the noises in train
 # alone; s3prl appends them to train and valid. v0.02: the data card of Speech Commands.
@@ -46,18 +46,12 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     test = arguments.test_dir or root.absolute().parent / f"speech_commands_test_set_{version}"
     require_folder(test, f"the test archive of {version}, one folder for each class (name another one with --test-dir)")
     splits: dict[str, list[Recording]] = {"train": [], "valid": []}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name != NOISE_FOLDER):
-        for path in sorted(folder.glob("*.wav")):
-            split = split_of(path.name)
-            if split is not None:
-                splits[split].append(_recording(path, folder.name))
-    splits["test"] = [
-        _recording(path, folder.name)
-        for folder in sorted(path for path in test.iterdir() if path.is_dir())
-        for path in sorted(folder.glob("*.wav"))
-    ]
-    found = {split: len(part) for split, part in splits.items()}
-    check_counts(found, OFFICIAL[version], arguments.allow_partial, root)
+    for path in sorted(root.glob("*/*.wav")):
+        split = split_of(path.name)
+        if split is not None and path.parent.name != NOISE_FOLDER:
+            splits[split].append(_recording(path, path.parent.name))
+    splits["test"] = [_recording(path, path.parent.name) for path in sorted(test.glob("*/*.wav"))]
+    check_counts(splits, OFFICIAL[version], arguments.allow_partial, root)
     noises = [_recording(path, SILENCE) for path in sorted((root / NOISE_FOLDER).glob("*.wav"))]
     check_counts({NOISE_FOLDER: len(noises)}, {NOISE_FOLDER: NOISES}, arguments.allow_partial, root, "files")
     for split in ("train", "valid"):
@@ -73,13 +67,10 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 
 def split_of(name: str) -> str | None:
-    """`valid`, `train` or None (the tenth that the archive reserves for tests) of a recording, by the hash of its speaker.
+    """`valid`, `train` or None (the tenth that the archive reserves for tests) of a file `SPEAKER_nohash_NUMBER.wav`.
 
-    All recordings of a speaker share a split. Source: s3prl `downstream/speech_commands/expert.py::split_dataset`, after
-    the data set's own README.
-
-    Args:
-        name: of the file, as `SPEAKER_nohash_NUMBER.wav`.
+    The hash of the speaker decides, so all recordings of a speaker share a split. Source: s3prl
+    `downstream/speech_commands/expert.py::split_dataset`, after the data set's own README.
     """
     speaker = name.split("_nohash_")[0]
     most = 2**27

@@ -9,19 +9,10 @@ Trial = tuple[int, str, str]
 
 
 def draw_trials(by_speaker: dict[str, list[str]], count: int, most_speakers: int, seed: int = 1337) -> list[Trial]:
-    """Draw pairs without repetition, target and impostor alternately.
+    """Draw pairs of utterances without repetition, target and impostor alternately, as (1 same speaker or 0, key, key).
 
     Like the development list of s3prl (`downstream/sv_voxceleb1/dev_meta_data`: 20,000 pairs of 40 training speakers,
-    half of them target), which is not part of VoxCeleb.
-
-    Args:
-        by_speaker: keys of each speaker's utterances.
-        count: number of pairs; fewer are returned if either kind has too few.
-        most_speakers: number of speakers that the pairs are drawn from.
-        seed: another seed gives other speakers and pairs.
-
-    Returns:
-        Rows of (1 same speaker or 0, key, key).
+    half of them target), which is not part of VoxCeleb. Fewer than `count` are returned if either kind has too few.
 
     Example:
         >>> sorted(same for same, _, _ in draw_trials({"a": ["a1", "a2"], "b": ["b1", "b2"]}, 4, 2))

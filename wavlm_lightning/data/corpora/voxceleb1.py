@@ -32,8 +32,7 @@ HELP = "VoxCeleb1, speakers to identify or to verify (SID, SV)"
 
 IDENTIFICATION = {"train": 138_361, "valid": 6_904, "test": 8_251}
 SPEAKERS = 1_251
-TEST_SPEAKERS = {f"id{number}" for number in range(10_270, 10_310)}
-"""The speakers of the test archive: those whose names begin with E."""
+TEST_SPEAKERS = {f"id{number}" for number in range(10_270, 10_310)}  # those whose names begin with E
 VERIFICATION_TRAIN = 148_642
 TRIALS = {"veri_test.txt": 37_720, "veri_test2.txt": 37_611}
 LICENCE = "CC BY 4.0 for the selection; the copyright in the recordings remains with the owners of the videos"
@@ -75,11 +74,10 @@ def _identification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         listed = VoxCeleb1Identification(root, subset, "iden_split.txt")
         names = [listed.get_metadata(number)[0] for number in range(len(listed))]
         splits[split] = existing([_recording(root, name) for name in names])
-    found = {split: len(part) for split, part in splits.items()}
-    check_counts(found, IDENTIFICATION, arguments.allow_partial, root)
+    check_counts(splits, IDENTIFICATION, arguments.allow_partial, root)
     # Sorted by number, the order of s3prl's classes.
     speakers = sorted({recording.meta["speaker"] for part in splits.values() for recording in part})
-    check_counts({"the whole": len(speakers)}, {"the whole": SPEAKERS}, arguments.allow_partial, root, "speakers")
+    check_counts({"the whole": speakers}, {"the whole": SPEAKERS}, arguments.allow_partial, root, "speakers")
     return CorpusPlan("VoxCeleb1 sid", LICENCE, splits, {"speakers": speakers}, source={"task": "sid"})
 
 
@@ -94,12 +92,10 @@ def _verification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         if file.parts[-3] not in TEST_SPEAKERS
     ]
     test = existing([_recording(root, name) for name in named])
-    found = {"train": len(train), "test": len(test)}
     official = {"train": VERIFICATION_TRAIN, "test": len(named)}
-    check_counts(found, official, arguments.allow_partial, root)
+    check_counts({"train": train, "test": test}, official, arguments.allow_partial, root)
     if path.name in TRIALS:
-        wanted = {path.name: TRIALS[path.name]}
-        check_counts({path.name: len(trials)}, wanted, arguments.allow_partial, root, "trials")
+        check_counts({path.name: trials}, {path.name: TRIALS[path.name]}, arguments.allow_partial, root, "trials")
 
     by_speaker: dict[str, list[str]] = {}
     for recording in train:
@@ -117,20 +113,9 @@ def _verification(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     there = {recording.key for recording in test}
     pairs = [(same, _key(a), _key(b)) for same, a, b in trials]
     speakers = {split: sorted({r.meta["speaker"] for r in part}) for split, part in splits.items()}
-    return CorpusPlan(
-        "VoxCeleb1 sv",
-        LICENCE,
-        splits,
-        {"speakers": speakers},
-        trials={"valid": drawn, "test": [row for row in pairs if there.issuperset(row[1:])]},
-        source={
-            "task": "sv",
-            "trials": path.name,
-            "gain_db": GAIN_DB,
-            "trim": True,
-            "valid_apart": arguments.valid_apart,
-        },
-    )
+    trials_of = {"valid": drawn, "test": [row for row in pairs if there.issuperset(row[1:])]}
+    source = {"task": "sv", "trials": path.name, "gain_db": GAIN_DB, "trim": True, "valid_apart": arguments.valid_apart}
+    return CorpusPlan("VoxCeleb1 sv", LICENCE, splits, {"speakers": speakers}, trials_of, source)
 
 
 def _processed(recording: Recording) -> Recording:
@@ -140,8 +125,7 @@ def _processed(recording: Recording) -> Recording:
 def read_trials(path: Path) -> list[Trial]:
     """Rows of (1 same speaker or 0, file, file) of an official list, in its order; files relative to `wav`.
 
-    Raises:
-        UserError: the file is missing, a row is malformed, or a speaker belongs to the training set.
+    Raises `UserError` if the file is missing, a row is malformed, or a speaker belongs to the training set.
     """
     require_file(path, "the official trials, from the VoxCeleb site (name another list with --trials)")
     trials = []

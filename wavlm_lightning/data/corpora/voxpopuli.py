@@ -12,13 +12,11 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import hashlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing
+from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, hold_out
 from wavlm_lightning.system.errors import UserError
 
 HELP = "VoxPopuli in one language, unlabelled or transcribed; DIR is the --root of the official tools"
@@ -38,15 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
-    """Unlabelled: `train` and `valid`, whole events held out; `asr`: `train`, `valid` and `test` with text and speaker.
-
-    Args:
-        root: the `--root` that the official tools were given.
-        arguments: `allow_partial`, `kind`, `language`, `valid`.
-
-    Raises:
-        UserError: the manifest or audio that it lists is missing, or has nothing in this language.
-    """
+    """Unlabelled: `train` and `valid`, whole events held out; `asr`: all three splits with text and speaker."""
     return _unlabelled(root, arguments) if arguments.kind == "unlabelled" else _transcribed(root, arguments)
 
 
@@ -63,14 +53,11 @@ def _unlabelled(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     found = {language: sum(len(segments[event]) for event in present)}
     listed = {language: sum(map(len, segments.values()))}
     check_counts(found, listed, arguments.allow_partial, folder, "segments with their audio")
-    order = sorted(present, key=lambda event: hashlib.sha256(event.encode()).hexdigest())
-    held = set(order[: math.ceil(arguments.valid * len(order))])
-    if len(held) == len(order):
-        raise UserError(f"--valid {arguments.valid:g} would hold out all {len(order)} events that have audio")
+    split_of = hold_out(present, {"valid": arguments.valid}, "events that have audio")
     splits: dict[str, list[Recording]] = {"train": [], "valid": []}
     for event in present:
         path, meta = folder / event[:4] / f"{event}.ogg", {"language": language, "event": event}
-        splits["valid" if event in held else "train"] += [
+        splits[split_of[event]] += [
             Recording(path, clean_key(f"{event}_{number}"), meta, float(start), float(end))
             for number, start, end in segments[event]
         ]
@@ -100,8 +87,7 @@ def _transcribed(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
             recordings.append(Recording(folder / key[:4] / f"{key}.ogg", clean_key(key), meta))
         listed[split] = len(recordings)
         splits[split] = existing(recordings)
-    found = {split: len(part) for split, part in splits.items()}
-    check_counts(found, listed, arguments.allow_partial, folder, "utterances with their audio")
+    check_counts(splits, listed, arguments.allow_partial, folder, "utterances with their audio")
     check_counts(listed, TRANSCRIBED.get(language, {}), allow_partial=True, where=folder)
     wordless = sum(not recording.meta["text"] for part in splits.values() for recording in part)
     splits = {split: [r for r in part if r.meta["text"]] for split, part in splits.items()}

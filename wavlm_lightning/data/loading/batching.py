@@ -19,39 +19,22 @@ from wavlm_lightning.system.errors import UserError
 
 
 def plan_batches(
-    samples: np.ndarray,
+    samples: np.ndarray,  # length of each utterance, int64 (utterances,)
     *,
-    batch_seconds: float | None = None,
-    batch_size: int | None = None,
-    max_seconds: float | None = None,
-    shuffle: bool = True,
-    weights: np.ndarray | None = None,
+    batch_seconds: float | None = None,  # most audio in a batch, including padding
+    batch_size: int | None = None,  # most utterances in a batch
+    max_seconds: float | None = None,  # utterances will be cropped to this length
+    shuffle: bool = True,  # False keeps them sorted by length, for evaluation
+    weights: np.ndarray | None = None,  # draw as many, with replacement, in proportion to these
     seed: int = 0,
     epoch: int = 0,
     pool_batches: int = 50,
-    window: int | None = None,
+    window: int | None = None,  # number of this window of the epoch, which gets its own random numbers
 ) -> list[np.ndarray]:
-    """Group utterances of similar length into batches.
+    """Group utterances of similar length into batches: for each an int64 array of utterance numbers.
 
-    Args:
-        samples: length of each utterance in samples, int64 `(utterances,)`.
-        batch_seconds: most audio in a batch including padding, in seconds; None for no such limit.
-        batch_size: most utterances in a batch; None for no such limit.
-        max_seconds: utterances will be cropped to this length.
-        shuffle: draw the order anew from (seed, epoch); False keeps them sorted by length, for evaluation.
-        weights: draw `len(samples)` utterances with replacement in proportion to these, `(utterances,)`; None takes each
-            utterance once.
-        seed: of the whole run.
-        epoch: number of the epoch.
-        pool_batches: with shuffling, utterances are sorted by length within pools of about this many batches, so that
-            batches hold similar lengths and their order stays random.
-        window: number of this window of the epoch, which gets its own random numbers; None for a whole epoch.
-
-    Returns:
-        For each batch an int64 array of utterance numbers.
-
-    Raises:
-        UserError: neither limit is given, or a single utterance is longer than `batch_seconds`.
+    Shuffling sorts utterances by length within pools of about `pool_batches` batches, so that batches hold similar
+    lengths and their order stays random. `UserError` without any limit, or if one utterance exceeds `batch_seconds`.
     """
     if batch_seconds is None and batch_size is None:
         raise UserError("data: give batch_size (utterances) or batch_seconds (seconds of audio), or both")
@@ -97,9 +80,7 @@ def _fill(order: np.ndarray, lengths: np.ndarray, budget: float, most: int) -> l
 def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
     """Split the largest batches in two until there are as many as wanted; the order stays.
 
-    Args:
-        batches: int64 `(utterances,)` each.
-        wanted: number of batches; with fewer utterances than that, some batches come twice.
+    With fewer utterances than that, some batches come twice.
     """
     while 0 < len(batches) < wanted:
         missing = wanted - len(batches)
@@ -113,16 +94,9 @@ def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
 
 
 def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
-    """Split batches until their number is a multiple of `shares`, so that every rank makes the same number of steps.
+    """Split batches (ascending in length) until their number is a multiple of `shares`, one for each process.
 
     DDP exchanges buffers in every forward, in evaluation too: a rank that stops early leaves the others waiting.
-
-    Args:
-        batches: ascending in length, int64 `(utterances,)` each.
-        shares: processes.
-
-    Raises:
-        UserError: there are fewer utterances than processes.
     """
     if sum(map(len, batches)) < shares:
         raise UserError(f"data: {sum(map(len, batches))} utterances cannot be shared by {shares} processes; use fewer")
@@ -144,34 +118,22 @@ class BatchPlan(Sampler[list[Any]]):
 
     In training every rank gets the same number of batches; the few left over are dropped, different ones each epoch. In
     evaluation every utterance goes to exactly one rank, and every rank gets the same number of batches. Batches are
-    distributed, not shards, so there may be more ranks and workers than shards.
+    distributed, not shards, so ranks and workers may outnumber shards, but not batches: that raises `UserError`.
 
     An epoch of training is planned window by window while it runs (see `passes`). Every rank plans the whole epoch, so
     ranks need not communicate.
-
-    Args:
-        samples: length of each utterance in samples, `(utterances,)`.
-        rank: this process.
-        world_size: processes.
-        train: training (shuffled, equal shares) or evaluation.
-        multiple: batches per update; an epoch of training is a multiple of it if it is long enough.
-        passes: order of an epoch of training; None for every utterance, in one window.
-        plan: the other arguments of `plan_batches`.
-
-    Raises:
-        UserError: there are fewer batches than processes.
     """
 
     def __init__(
         self,
-        samples: np.ndarray,
+        samples: np.ndarray,  # length of each utterance, (utterances,)
         *,
         rank: int = 0,
         world_size: int = 1,
-        train: bool = True,
-        multiple: int = 1,
-        passes: Passes | None = None,
-        **plan: Any,
+        train: bool = True,  # shuffled, equal shares; False for evaluation
+        multiple: int = 1,  # batches per update, of which an epoch of training holds a multiple
+        passes: Passes | None = None,  # order of an epoch; None for one window
+        **plan: Any,  # the other arguments of `plan_batches`
     ) -> None:
         self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan
         self.passes = passes or Passes(np.array([0, len(samples)]))

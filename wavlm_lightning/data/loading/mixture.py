@@ -27,11 +27,7 @@ class Source:
 
 
 def sources_of(corpus: str | Sequence[str | Source]) -> list[Source]:
-    """The option `data.corpus` as a list of sources.
-
-    Raises:
-        UserError: the list is empty, only some sources have a weight, or a weight is not positive.
-    """
+    """The option `data.corpus` as a list of sources; `UserError` if it is empty or its weights do not fit."""
     given = [corpus] if isinstance(corpus, str) else list(corpus)
     sources = [each if isinstance(each, Source) else Source(str(each)) for each in given]
     if not sources:
@@ -54,9 +50,6 @@ def folders_of(pattern: str) -> list[str]:
     Example:
         >>> folders_of("data/part-{08..11}")
         ['data/part-08', 'data/part-09', 'data/part-10', 'data/part-11']
-
-    Raises:
-        UserError: the braces do not hold a range.
     """
     if "{" not in pattern and "}" not in pattern:
         return [pattern]
@@ -77,34 +70,22 @@ class Mixture(Passes):
     Each source is cycled, in a new order of its shards each time, and an epoch continues where the last one stopped. So
     no utterance comes a second time before all of its source came once, however small the share is, and the order
     depends on (seed, epoch) alone.
-
-    Args:
-        starts: number of the first utterance of each shard, and the total, int64 `(shards + 1,)`.
-        lengths: length of each utterance after cropping, `(utterances,)`.
-        bounds: first shard of each source, and the total, `(sources + 1,)`.
-        weights: of the sources.
-        window: shards per shuffle window.
-        seed: of the whole run.
-
-    Raises:
-        UserError: a source is empty.
     """
 
     repeats = True
 
     def __init__(
         self,
-        starts: np.ndarray,
-        lengths: np.ndarray,
-        bounds: Sequence[int],
+        starts: np.ndarray,  # first utterance of each shard, and the total, int64 (shards + 1,)
+        lengths: np.ndarray,  # after cropping, (utterances,)
+        bounds: Sequence[int],  # first shard of each source, and the total, (sources + 1,)
         weights: Sequence[float],
-        window: int = WINDOW,
+        window: int = WINDOW,  # shards per shuffle window
         seed: int = 0,
     ) -> None:
         super().__init__(starts, window, seed)
         self.bounds = list(bounds)
-        self.draws: list[int] = []
-        """Utterances per epoch of each source."""
+        self.draws: list[int] = []  # utterances per epoch of each source
         for number, (weight, (first, end)) in enumerate(zip(weights, itertools.pairwise(self.bounds), strict=True)):
             part = lengths[self.starts[first] : self.starts[end]]
             if not len(part):

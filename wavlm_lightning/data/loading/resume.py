@@ -34,11 +34,7 @@ class ResumableData(pl.LightningDataModule):
         self._position = state_dict or None
 
     def resume(self, plan: BatchPlan) -> None:
-        """Move the plan of the training batches to the position in the checkpoint.
-
-        Raises:
-            UserError: the batches would differ from those of the interrupted run.
-        """
+        """Move the plan to the position in the checkpoint; `UserError` if the batches would differ from that run's."""
         position, self._position = self._position, None
         if position is None or self.trainer is None:
             return

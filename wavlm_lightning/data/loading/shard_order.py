@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import numpy as np
 
-WINDOW = 2048
-"""Shards per shuffle window: a thousand hours, or 60 GB, for shards of half an hour of FLAC."""
+WINDOW = 2048  # shards per shuffle window: a thousand hours, or 60 GB, for shards of half an hour of FLAC
 
 
 class Passes:
     """Epochs that read every shard once.
 
-    Args:
-        starts: number of the first utterance of each shard, and the total, int64 `(shards + 1,)`.
-        window: shards per shuffle window.
-        seed: of the whole run.
+    `starts` holds the number of the first utterance of each shard, and the total, int64 `(shards + 1,)`; `window` is in
+    shards, and `seed` is that of the whole run.
     """
 
-    repeats = False
-    """Whether an utterance may come more than once in an epoch."""
+    repeats = False  # whether an utterance may come more than once in an epoch
 
     def __init__(self, starts: np.ndarray, window: int = WINDOW, seed: int = 0) -> None:
         self.starts, self.window, self.seed = np.asarray(starts, dtype=np.int64), window, seed
@@ -48,13 +44,5 @@ def utterances_of(stretches: np.ndarray) -> np.ndarray:
 
 
 def starts_among(starts: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Shard starts in a subset of the utterances.
-
-    Args:
-        starts: number of the first utterance of each shard, and the total, `(shards + 1,)`.
-        numbers: the utterances of the subset, ascending.
-
-    Returns:
-        The same as `starts`, counted within the subset, int64 `(shards + 1,)`.
-    """
+    """Shard starts counted within a subset of the utterances (ascending numbers), int64 `(shards + 1,)`."""
     return np.searchsorted(numbers, starts).astype(np.int64)

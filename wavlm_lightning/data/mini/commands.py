@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import dealt, inventory
+from wavlm_lightning.data.mini.readings import inventory, readers
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import Speaker, speakers
+from wavlm_lightning.data.mini.voices import Speaker
 
 _LOCATIONS = ("none", "kitchen", "bedroom", "garden")
 _PHRASES: dict[str, list[str]] = {
@@ -69,7 +69,7 @@ def ic(size: Size, seed: int) -> Plan:
         allowed = combinations if split == "test" else [c for c in combinations if c not in held_out]
         rng = generator(seed, "ic", split, "commands")
         utterances = []
-        for i, speaker in enumerate(_turns("ic", split, group_size, count, seed)):
+        for i, speaker in enumerate(readers("ic", split, group_size, count, seed)):
             # Random order, with every combination equally frequent.
             if i % len(allowed) == 0:
                 order = rng.permutation(len(allowed))
@@ -99,7 +99,7 @@ def sf(size: Size, seed: int) -> Plan:
     for split, count, group_size in zip(SPLITS, size.sf, size.speakers, strict=True):
         rng = generator(seed, "sf", split, "requests")
         utterances = []
-        for i, speaker in enumerate(_turns("sf", split, group_size, count, seed)):
+        for i, speaker in enumerate(readers("sf", split, group_size, count, seed)):
             words, slots = [], []
             for word in _REQUESTS[i % len(_REQUESTS)].split():
                 if word.startswith("{"):
@@ -118,10 +118,6 @@ def _value(kind: str, split: str, rng: np.random.Generator) -> str:
     return values[rng.integers(len(values) if split == "test" else known)]
 
 
-def _turns(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
-    return dealt(speakers(split, split, group_size, seed), count, seed, dataset, split)
-
-
 def _utterance(
     dataset: str, split: str, number: int, speaker: Speaker, text: str, labels: dict[str, Any]
 ) -> ScriptedUtterance:
@@ -130,6 +126,5 @@ def _utterance(
         speaker=speaker,
         text=text[0].upper() + text[1:] + ".",
         origin=(dataset, split),
-        rooms=split,
         labels=labels,
     )

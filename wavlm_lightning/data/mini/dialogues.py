@@ -9,11 +9,11 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions, record, set_level
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import dealt, sentences
+from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, spoken_words
-from wavlm_lightning.data.mini.voices import Speaker, speakers
+from wavlm_lightning.data.mini.voices import Speaker
 
 _OVERLAP = (0.11, 0.24)
 _LONGEST_PAUSE_INSIDE_A_TURN = 0.25
@@ -28,7 +28,7 @@ def sd(size: Size, seed: int) -> Plan:
     for split, count, group_size in zip(SPLITS, size.sd, size.speakers, strict=True):
         texts = sentences(("sd", split), split, count * _SENTENCES, seed)
         # Neighbours in a speaker table are alike; dealing shuffles them, so that a dialogue pairs any two.
-        group = dealt(speakers(split, split, group_size, seed), 2 * count, seed, "sd", split)
+        group = readers("sd", split, group_size, 2 * count, seed)
         dialogues = []
         for i in range(count):
             pair = (group[2 * i], group[2 * i + 1])
@@ -52,7 +52,7 @@ def _dialogue(
     for number, line in enumerate(lines):
         # Speakers mostly alternate; sometimes one continues.
         speaker = pair[(number + (number > 2 and rng.random() < 0.2)) % 2]
-        utterance = ScriptedUtterance(f"{key}-{number}", speaker, grammar.written([line]), ("sd", split), split)
+        utterance = ScriptedUtterance(f"{key}-{number}", speaker, grammar.written([line]), ("sd", split))
         speech = speak(utterance, studio.synthesiser, rng)
         if talks and spoken + speech.seconds > target:
             break
@@ -87,15 +87,10 @@ def _dialogue(
 
 
 def timetable(talks: list[tuple[str, float]], limits: tuple[float, float], rng: np.random.Generator) -> list[float]:
-    """Start times of sentences with pauses and interruptions.
+    """Start times, in seconds, of sentences (speaker, seconds) with pauses and interruptions.
 
-    Args:
-        talks: Speaker and duration in seconds of each sentence.
-        limits: Shortest and longest dialogue in seconds.
-        rng: Draws pauses and interruptions, up to 400 times, until 11 to 24 % of the speech is overlapped.
-
-    Returns:
-        The start of each sentence in seconds; sentences of one speaker never overlap.
+    Draws both up to 400 times, until 11 to 24 % of the speech is overlapped and the end is below the upper limit.
+    Sentences of one speaker never overlap.
     """
     best: tuple[float, list[float]] = (np.inf, [])
     for _ in range(400):

@@ -15,45 +15,28 @@ _KNOTS_HERTZ = np.array([60.0, 180, 400, 900, 1800, 3500, 8000])
 
 @dataclass(frozen=True)
 class Conditions:
-    """Probability and strength of the distortions of a recording.
+    """Probability and strength of the distortions of a recording."""
 
-    Attributes:
-        room: Probability of a room.
-        noise: Probability of noise.
-        snr: Range of the signal-to-noise ratio in dB.
-        equaliser: Probability of a random smooth frequency response.
-        equaliser_db: Its largest gain and loss in dB. Without it a mean log spectrum nearly identifies a synthetic
-            speaker (FBANK gains 13 points on speaker identification).
-        gain_db: Largest deviation from the mean level in dB.
-        loudness_db: Added to the level, for intentionally loud or quiet speech.
-        colour: Range of the noise's spectral slope: 0 white, 1 pink, 2 brown.
-    """
-
-    room: float = 0.5
-    noise: float = 0.3
-    snr: tuple[float, float] = (20.0, 35.0)
-    equaliser: float = 0.8
+    room: float = 0.5  # probability
+    noise: float = 0.3  # probability
+    snr: tuple[float, float] = (20.0, 35.0)  # range in dB
+    equaliser: float = 0.8  # probability of a random smooth frequency response
+    # Largest gain and loss. Without it, a mean log spectrum nearly identifies a synthetic speaker (FBANK gains 13 points
+    # on speaker identification).
     equaliser_db: float = 8.0
-    gain_db: float = 6.0
-    loudness_db: float = 0.0
-    colour: tuple[float, float] = (0.0, 2.0)
+    gain_db: float = 6.0  # largest deviation from the mean level
+    loudness_db: float = 0.0  # added to the level, for intentionally loud or quiet speech
+    colour: tuple[float, float] = (0.0, 2.0)  # range of the noise's spectral slope: 0 white, 1 pink, 2 brown
 
 
 def record(
     waveform: np.ndarray, conditions: Conditions, rooms: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, float | bool]]:
-    """Apply random recording conditions to clean speech.
+    """Apply random recording conditions to clean speech, float32 (samples,) at 16 kHz; alignment and length are kept.
 
-    Room, noise and frequency response are combined in the frequency domain, which needs a single pair of transforms.
-
-    Args:
-        waveform: Clean speech, float32 (samples,) at 16 kHz; alignment and length are kept.
-        conditions: Their probabilities and ranges.
-        rooms: Impulse responses, (rooms, taps).
-        rng: Draws the conditions.
-
-    Returns:
-        float32 (samples,) with peaks below 0.95, and the conditions drawn: `room`, `snr_db` (if noise), `level_db`.
+    Room (one of the impulse responses (rooms, taps)), noise and frequency response are combined in the frequency
+    domain, which needs a single pair of transforms. Returns float32 (samples,) with peaks below 0.95, and the
+    conditions drawn: `room`, `snr_db` (if noise), `level_db`.
     """
     done: dict[str, float | bool] = {}
     length = fft.next_fast_len(len(waveform) + TAPS, real=True)

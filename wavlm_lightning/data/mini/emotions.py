@@ -4,6 +4,8 @@ The classes are prosody classes: pitch range, tempo, loudness and punctuation ov
 shifted at random, so that absolute pitch does not reveal the class.
 """
 
+from itertools import product
+
 import numpy as np
 
 from wavlm_lightning.data.mini import grammar
@@ -36,27 +38,19 @@ def er(size: Size, seed: int) -> Plan:
     for number, fold in enumerate(FOLDS):
         group = speakers("test", f"er{number + 1}-", size.er_speakers, seed, variants=ranked[number :: len(FOLDS)])
         utterances = []
-        for speaker in group:
-            for text_number, text in enumerate(texts):
-                for emotion in EMOTIONS:
-                    key = f"er-{fold}-{speaker.name}-{text_number:02d}-{emotion}"
-                    rng = generator(seed, "er", key, "prosody")
-                    wide, rate, loudness, mark = _MANNERS[emotion]
-                    utterances.append(
-                        ScriptedUtterance(
-                            key=key,
-                            speaker=speaker,
-                            text=grammar.written([text])[:-1] + mark,
-                            origin=("er", fold),
-                            rooms=fold,
-                            labels={"emotion": emotion},
-                            conditions=Conditions(loudness_db=loudness, gain_db=4.0),
-                            prosody=Prosody(
-                                pitch=rng.uniform(-15, 15),
-                                rate=rate * rng.uniform(0.93, 1.07),
-                                pitch_range=float(np.clip(wide + rng.normal(0, 9), 5, 99)),
-                            ),
-                        )
-                    )
+        for speaker, (text_number, text), emotion in product(group, enumerate(texts), EMOTIONS):
+            key = f"er-{fold}-{speaker.name}-{text_number:02d}-{emotion}"
+            rng = generator(seed, "er", key, "prosody")
+            wide, rate, loudness, mark = _MANNERS[emotion]
+            prosody = Prosody(
+                pitch=rng.uniform(-15, 15),
+                rate=rate * rng.uniform(0.93, 1.07),
+                pitch_range=float(np.clip(wide + rng.normal(0, 9), 5, 99)),
+            )
+            said = grammar.written([text])[:-1] + mark
+            conditions = Conditions(loudness_db=loudness, gain_db=4.0)
+            utterances.append(
+                ScriptedUtterance(key, speaker, said, ("er", fold), {"emotion": emotion}, conditions, prosody=prosody)
+            )
         splits[fold] = utterances
     return Plan(splits, {**inventory(splits), "emotions": list(EMOTIONS)})

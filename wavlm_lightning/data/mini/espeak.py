@@ -25,25 +25,19 @@ class EspeakUnavailableError(Exception):
 
 
 class EspeakProcess:
-    """A synthesiser that runs espeak-ng in a child process; not thread-safe.
+    """A synthesiser that runs espeak-ng in a child process, for one thread; `EspeakUnavailableError` if it does not load.
 
     Example:
         >>> voice = EspeakProcess()
         >>> speech = voice.speak(SpeechRequest("The cat sat.", "en-US", "f2", rate=160, pitch=50, pitch_range=50))
         >>> voice.close()
-
-    Raises:
-        EspeakUnavailableError: `espeakng_loader` is not installed or its library does not load.
     """
 
     def __init__(self) -> None:
         if importlib.util.find_spec("espeakng_loader") is None:
             raise EspeakUnavailableError("the package espeakng-loader is not installed")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        command = [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             greeting, _ = self._receive()
         except RuntimeError as error:
@@ -52,11 +46,6 @@ class EspeakProcess:
         self.name = f"espeak-ng {greeting['version']}"
 
     def speak(self, request: SpeechRequest) -> Speech:
-        """The speech of a request, at 16 kHz.
-
-        Raises:
-            RuntimeError: espeak-ng refused the request or its process ended.
-        """
         job = {
             "text": request.text,
             "voice": f"{request.accent}+{request.variant}",
@@ -105,14 +94,9 @@ class EspeakProcess:
 
 
 def resample(raw: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
-    """Resample a waveform to 16 kHz.
+    """Resample a waveform (samples,), to be played at `rate` Hz, to 16 kHz; the second result is the rate that it got.
 
-    Args:
-        raw: float32 (samples,).
-        rate: Hz at which `raw` is to be played; approximated within 1 %, by lengths whose transforms are fast.
-
-    Returns:
-        float32 (samples,) at 16 kHz, band-limited, and the rate at which `raw` was actually played.
+    The rate is approximated within 1 %, by lengths whose transforms are fast.
     """
     pairs, length = [], len(raw) + 64
     for _ in range(24):
@@ -132,17 +116,10 @@ def resample(raw: np.ndarray, rate: float) -> tuple[np.ndarray, float]:
 def align(
     phone_events: list[tuple[int, str]], word_events: list[tuple[int, int]], text: str, raw: np.ndarray, rate: float
 ) -> tuple[list[Segment], list[Segment]]:
-    """Phone and word segments from espeak-ng's events.
+    """Phone and word segments, in seconds, from espeak-ng's events; phones are contiguous from 0 to the end of `raw`.
 
-    Args:
-        phone_events: Sample and espeak-ng name of each phone.
-        word_events: Sample and position in the text (characters) of each word that espeak-ng reports.
-        text: That was spoken.
-        raw: float32 (samples,), the waveform before resampling.
-        rate: Hz at which `raw` is played.
-
-    Returns:
-        Phones, contiguous from 0 to the end of `raw`, and words; times in seconds.
+    An event is a sample and the phone's name, or a sample and the word's position (characters) in the text. `raw` is
+    the waveform before resampling, played at `rate` Hz.
     """
     seconds = len(raw) / rate
     word_starts = sorted({sample / rate for sample, _ in word_events})

@@ -117,10 +117,8 @@ def split_of(sentence: str) -> str:
 def sentence(split: str, rng: np.random.Generator, template: str | None = None) -> str:
     """A sentence of `train`, `valid` or `test` in lower case, such as "the lazy fox chased the goat".
 
-    Args:
-        split: Two splits never share a sentence.
-        rng: Chooses template and words.
-        template: To use instead of a random one; each `{group}` is filled from `WORDS`, `{group+s}` by a plural.
+    Two splits never share a sentence. `template` replaces a random one; each `{group}` is filled from `WORDS`, and
+    `{group+s}` by a plural.
     """
     while True:
         words: list[str] = []

@@ -15,18 +15,14 @@ _VARIED = Jitter(pitch=10.0, rate=0.15, tract=0.03)
 _SPOILT = Conditions(room=0.7, noise=0.8, snr=(5.0, 25.0))
 
 
-def _utterances(
-    dataset: str, split: str, texts_of: str, group: list[Speaker], each: int, seed: int
-) -> list[ScriptedUtterance]:
-    texts = sentences((dataset, split), texts_of, each * len(group), seed)
+def _utterances(dataset: str, split: str, group: list[Speaker], each: int, seed: int) -> list[ScriptedUtterance]:
+    texts = sentences((dataset, split), split, each * len(group), seed)
     return [
         ScriptedUtterance(
             key=f"{dataset}-{split}-{speaker.name}-{i:02d}",
             speaker=speaker,
             text=grammar.written([texts[number * each + i]]),
             origin=(dataset, split),
-            # Other rooms in every split, so that the room does not reveal the speaker.
-            rooms=split,
             conditions=_SPOILT,
             jitter=_VARIED,
         )
@@ -41,34 +37,24 @@ def sid(size: Size, seed: int) -> Plan:
     Every split has sentences and rooms of its own.
     """
     group = speakers("test", "sid", size.sid_speakers, seed)
-    splits = {
-        split: _utterances("sid", split, split, group, each, seed) for split, each in zip(SPLITS, size.sid, strict=True)
-    }
+    splits = {split: _utterances("sid", split, group, n, seed) for split, n in zip(SPLITS, size.sid, strict=True)}
     return Plan(splits, {**inventory(splits), "speakers": [speaker.name for speaker in group]})
 
 
 def sv(size: Size, seed: int) -> Plan:
     """Plan unseen speakers in valid and test, and trials: half of them target, a quarter hard impostors."""
     splits: dict[str, list[ScriptedUtterance]] = {}
-    trials: dict[str, list[Trial]] = {}
     for split, each, group_size in zip(SPLITS, size.sv, size.sv_speakers, strict=True):
         group = speakers(split, f"sv-{split}", group_size, seed)
-        splits[split] = _utterances("sv", split, split, group, each, seed)
-    for split, count in zip(SPLITS[1:], size.sv_trials, strict=True):
-        trials[split] = pairs(splits[split], count, seed, split)
+        splits[split] = _utterances("sv", split, group, each, seed)
+    trials = {s: pairs(splits[s], count, seed, s) for s, count in zip(SPLITS[1:], size.sv_trials, strict=True)}
     return Plan(splits, inventory(splits), trials)
 
 
 def pairs(utterances: list[ScriptedUtterance], count: int, seed: int, split: str) -> list[Trial]:
-    """`count` trials without repetition.
+    """`count` trials without repetition, or fewer if there are too few pairs.
 
     Half are target pairs; half of the others pair speakers of one accent and pitch class, as far as there are any.
-
-    Args:
-        utterances: Of the split.
-        count: Number of trials; fewer if the split has too few pairs.
-        seed: Of the corpus.
-        split: Seeds the choice.
     """
     same, hard, easy = [], [], []
     for a, b in combinations(utterances, 2):
@@ -82,8 +68,7 @@ def pairs(utterances: list[ScriptedUtterance], count: int, seed: int, split: str
     rng = generator(seed, "sv", split, "trials")
 
     def draw(pool: list[Trial], wanted: int) -> list[Trial]:
-        chosen = rng.permutation(len(pool))[:wanted]
-        return [pool[int(i)] for i in chosen]
+        return [pool[int(i)] for i in rng.permutation(len(pool))[:wanted]]
 
     targets = draw(same, min(count // 2, len(same), len(hard) + len(easy)))
     chosen_hard = draw(hard, len(hard))
@@ -91,4 +76,4 @@ def pairs(utterances: list[ScriptedUtterance], count: int, seed: int, split: str
     impostors = chosen_hard[:wanted]
     impostors += draw(easy, len(targets) - len(impostors))
     mixed = [*targets, *impostors]
-    return [mixed[int(i)] for i in rng.permutation(len(mixed))]
+    return draw(mixed, len(mixed))

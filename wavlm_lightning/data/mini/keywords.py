@@ -8,11 +8,10 @@ from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini.effects import Conditions, noise
 from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import dealt
+from wavlm_lightning.data.mini.readings import readers
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE
-from wavlm_lightning.data.mini.voices import speakers
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, NOISE = "_unknown_", "_silence_"
@@ -44,14 +43,13 @@ def ks(size: Size, seed: int) -> Plan:
         unknown = [str(word) for word in generator(seed, "ks", split, "unknown").permutation(unknown)]
         texts = [(word, word) for word in WORDS for _ in range(count)]
         texts += [(UNKNOWN, unknown[i % len(unknown)]) for i in range(count)]
-        group = dealt(speakers(split, split, group_size, seed), len(texts), seed, "ks", split)
+        group = readers("ks", split, group_size, len(texts), seed)
         clips: list[ScriptedUtterance | ComposedUtterance] = [
             ScriptedUtterance(
                 key=f"ks-{split}-{keyword.strip('_')}-{i:04d}",
                 speaker=speaker,
                 text=word.capitalize() + ".",
                 origin=("ks", split),
-                rooms=split,
                 labels={"keyword": keyword},
                 conditions=_CONDITIONS,
                 seconds=1.0,
@@ -74,15 +72,6 @@ def _silence(key: str, split: str, studio: Studio) -> Utterance:
     waveform = noise(SAMPLE_RATE, colour, level, rng)
     # A slow swell, as of a passing car, so that the level varies.
     swell = 1 + 0.5 * np.sin(2 * np.pi * (rng.uniform(0.2, 1.0) * np.arange(SAMPLE_RATE) / SAMPLE_RATE + rng.random()))
-    return Utterance(
-        key,
-        (waveform * (swell / 1.5)).astype(np.float32),
-        {
-            "keyword": NOISE,
-            "language": "en",
-            "text": "",
-            "phones": [[SILENCE, 0.0, 1.0]],
-            "words": [],
-            "recording": {"colour": round(colour, 2), "level_db": round(level, 1)},
-        },
-    )
+    labels = {"keyword": NOISE, "language": "en", "text": "", "phones": [[SILENCE, 0.0, 1.0]], "words": []}
+    recording = {"colour": round(colour, 2), "level_db": round(level, 1)}
+    return Utterance(key, (waveform * (swell / 1.5)).astype(np.float32), {**labels, "recording": recording})

@@ -26,16 +26,10 @@ PHONES: tuple[str, ...] = tuple(sorted({phone for folded in _FOLDS.values() for 
 
 
 def fold(name: str) -> tuple[str, ...]:
-    """The CMU phones of one espeak-ng phone name.
+    """The CMU phones of one espeak-ng mnemonic, with or without stress marks, such as `'aI3`.
 
-    Args:
-        name: A mnemonic as reported by espeak-ng, with or without stress marks, such as `'aI3`.
-
-    Returns:
-        One or two of `PHONES`, `("SIL",)` for a pause, or nothing if the sound is merged into the phone before it.
-
-    Raises:
-        KeyError: The table lacks the name, as with another version of espeak-ng or another accent.
+    One or two of `PHONES`, `("SIL",)` for a pause, or nothing if the sound is merged into the phone before it.
+    `KeyError` if the table lacks the name, as with another version of espeak-ng or another accent.
     """
     plain = name.lstrip("',%=")
     if not plain or plain.startswith("_"):

@@ -11,60 +11,34 @@ Trial = tuple[int, str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole data set before any sample exists.
-
-    Attributes:
-        splits: Utterances to be rendered, by split, in the order they are written.
-        inventories: Label sets for `corpus.json`.
-        trials: For a split, rows of (1 same speaker or 0, key, key).
-    """
+    """A whole data set before any sample exists: utterances by split, in the order they are written, and its labels."""
 
     splits: Mapping[str, Sequence[ScriptedUtterance | ComposedUtterance]]
-    inventories: dict[str, Any]
-    trials: dict[str, list[Trial]] = field(default_factory=dict)
+    inventories: dict[str, Any]  # label sets for `corpus.json`
+    trials: dict[str, list[Trial]] = field(default_factory=dict)  # by split, (1 same speaker or 0, key, key)
 
 
 @dataclass(frozen=True)
 class Size:
-    """Size of each data set; three numbers are train, valid and test.
+    """Size of each data set; three numbers are train, valid and test."""
 
-    Attributes:
-        speakers: Speakers in train, valid and test of every set with unseen test speakers.
-        pretrain: Utterances of two sentences in train and valid.
-        pretrain_speakers: Speakers of `pretrain`'s train split.
-        pr: Sentences.
-        ks: One-second clips of each of the 12 classes.
-        ic: Commands.
-        sid_speakers: Closed set of speakers.
-        sid: Sentences of each of them.
-        sv: Sentences of each speaker.
-        sv_speakers: Speakers in train, valid and test.
-        sv_trials: Trials of valid and test.
-        sd: Dialogues.
-        sd_seconds: Shortest and longest dialogue.
-        er_texts: Texts, each read by every speaker in every emotion.
-        er_speakers: Speakers of each of the five folds.
-        qbe: Documents, and queries of each of the two query splits.
-        sf: Requests.
-    """
-
-    speakers: tuple[int, int, int] = (80, 20, 20)
-    pretrain: tuple[int, int] = (692, 60)
-    pretrain_speakers: int = 80
-    pr: tuple[int, int, int] = (600, 100, 100)
-    ks: tuple[int, int, int] = (60, 20, 40)
-    ic: tuple[int, int, int] = (480, 80, 120)
-    sid_speakers: int = 60
-    sid: tuple[int, int, int] = (9, 3, 5)
-    sv: tuple[int, int, int] = (8, 10, 20)
+    speakers: tuple[int, int, int] = (80, 20, 20)  # of every set with unseen test speakers
+    pretrain: tuple[int, int] = (692, 60)  # utterances of two sentences in train and valid
+    pretrain_speakers: int = 80  # of its train split
+    pr: tuple[int, int, int] = (600, 100, 100)  # sentences
+    ks: tuple[int, int, int] = (60, 20, 40)  # one-second clips of each of the 12 classes
+    ic: tuple[int, int, int] = (480, 80, 120)  # commands
+    sid_speakers: int = 60  # a closed set
+    sid: tuple[int, int, int] = (9, 3, 5)  # sentences of each speaker
+    sv: tuple[int, int, int] = (8, 10, 20)  # sentences of each speaker
     sv_speakers: tuple[int, int, int] = (80, 10, 20)
-    sv_trials: tuple[int, int] = (600, 4000)
-    sd: tuple[int, int, int] = (60, 15, 30)
-    sd_seconds: tuple[float, float] = (15.0, 20.0)
-    er_texts: int = 10
-    er_speakers: int = 2
-    qbe: tuple[int, int] = (200, 40)
-    sf: tuple[int, int, int] = (480, 80, 120)
+    sv_trials: tuple[int, int] = (600, 4000)  # of valid and test
+    sd: tuple[int, int, int] = (60, 15, 30)  # dialogues
+    sd_seconds: tuple[float, float] = (15.0, 20.0)  # shortest and longest dialogue
+    er_texts: int = 10  # each read by every speaker in every emotion
+    er_speakers: int = 2  # of each of the five folds
+    qbe: tuple[int, int] = (200, 40)  # documents, and queries of each of the two query splits
+    sf: tuple[int, int, int] = (480, 80, 120)  # requests
 
 
 SIZES: dict[str, Size] = {

@@ -53,15 +53,8 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
 
 def _write(directory: Path, name: str, size: str, seed: int, renderers: RendererPool, progress: bool) -> None:
     plan = _PLANS[name](SIZES[size], seed)
-    source = {
-        "recipe": "mini",
-        "dataset": name,
-        "size": size,
-        "seed": seed,
-        "format": FORMAT,
-        "synthesiser": renderers.synthesiser,
-        "grammar": grammar.fingerprint(),
-    }
+    source = {"recipe": "mini", "dataset": name, "size": size, "seed": seed, "format": FORMAT}
+    source |= {"synthesiser": renderers.synthesiser, "grammar": grammar.fingerprint()}
     writer = CorpusWriter(directory, f"mini/{name}", _LICENCE, source)
     total = sum(len(utterances) for utterances in plan.splits.values())
     with tqdm(total=total, desc=f"mini/{name}", unit="utt", disable=not progress) as bar:

@@ -1,6 +1,7 @@
 """Query by example (`qbe`): spoken terms, and documents that other voices read."""
 
 from collections import Counter
+from typing import Any
 
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions
@@ -8,7 +9,7 @@ from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import VARIANTS, speakers
+from wavlm_lightning.data.mini.voices import VARIANTS, Speaker, speakers
 
 _TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")
 # Words under five letters are too short to be found.
@@ -52,20 +53,11 @@ def qbe(size: Size, seed: int) -> Plan:
 
     test = list(VARIANTS["test"])
     readers = speakers("test", "doc", size.speakers[2], seed, variants=test[0::2])
-    splits: dict[str, list[ScriptedUtterance]] = {
-        "documents": [
-            ScriptedUtterance(
-                key=f"qbe-document-{i:04d}",
-                speaker=speaker,
-                text=grammar.written(list(texts[i])),
-                origin=("qbe", "documents"),
-                rooms="documents",
-                labels={"terms": [term for term in everything if _contains(texts[i], term)]},
-                conditions=_CONDITIONS,
-            )
-            for i, speaker in enumerate(dealt(readers, documents, seed, "qbe", "documents"))
-        ]
-    }
+    turns = dealt(readers, documents, seed, "qbe", "documents")
+    splits: dict[str, list[ScriptedUtterance]] = {"documents": []}
+    for i, (speaker, text) in enumerate(zip(turns, texts, strict=True)):
+        labels = {"terms": [term for term in everything if _contains(text, term)]}
+        splits["documents"].append(_read(f"qbe-document-{i:04d}", speaker, text, "documents", labels))
     askers = {
         "queries-valid": speakers("valid", "ask-valid", size.speakers[1], seed),
         "queries-test": speakers("test", "ask-test", size.speakers[2], seed, variants=test[1::2]),
@@ -73,18 +65,14 @@ def qbe(size: Size, seed: int) -> Plan:
     for split, group in askers.items():
         turns = dealt(group, len(terms[split]), seed, "qbe", split)
         splits[split] = [
-            ScriptedUtterance(
-                key=f"qbe-{split}-{term.replace(' ', '-')}",
-                speaker=speaker,
-                text=grammar.written([term]),
-                origin=("qbe", split),
-                rooms=split,
-                labels={"term": term},
-                conditions=_CONDITIONS,
-            )
+            _read(f"qbe-{split}-{term.replace(' ', '-')}", speaker, (term,), split, {"term": term})
             for term, speaker in zip(terms[split], turns, strict=True)
         ]
     return Plan(splits, {**inventory(splits), "terms": sorted(everything)})
+
+
+def _read(key: str, speaker: Speaker, text: tuple[str, ...], split: str, labels: dict[str, Any]) -> ScriptedUtterance:
+    return ScriptedUtterance(key, speaker, grammar.written(list(text)), ("qbe", split), labels, _CONDITIONS)
 
 
 def _featured_pairs(seed: int, count: int) -> list[tuple[str, str]]:

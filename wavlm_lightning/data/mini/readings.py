@@ -1,5 +1,7 @@
 """Read sentences: `pretrain` (two in each recording) and `pr` (phones and text, for PR and ASR)."""
 
+from collections.abc import Iterator
+
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.phones import PHONES
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
@@ -9,14 +11,7 @@ from wavlm_lightning.data.mini.voices import Speaker, speakers
 
 
 def sentences(origin: tuple[str, str], split: str, count: int, seed: int) -> list[str]:
-    """`count` different sentences of a split, drawn for one data set.
-
-    Args:
-        origin: Data set and split, or another pair of names, which seeds the list.
-        split: `train`, `valid` or `test`, whose sentences are drawn.
-        count: Number of sentences.
-        seed: Of the corpus.
-    """
+    """`count` different sentences of a split; `origin`, such as data set and split, seeds the list."""
     rng = generator(seed, *origin, "sentences")
     drawn: dict[str, None] = {}
     while len(drawn) < count:
@@ -33,23 +28,19 @@ def dealt(group: list[Speaker], count: int, *origin: object) -> list[Speaker]:
     return order[:count]
 
 
+def readers(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
+    """The speakers of a split, dealt to `count` utterances of a data set."""
+    return dealt(speakers(split, split, group_size, seed), count, seed, dataset, split)
+
+
 def pretrain(size: Size, seed: int) -> Plan:
     """Plan recordings of two sentences, 4.8 s on average; single sentences are too short for random crops."""
     splits = {}
-    for split, count, group_size in zip(
-        ("train", "valid"), size.pretrain, (size.pretrain_speakers, size.speakers[1]), strict=True
-    ):
-        texts = sentences(("pretrain", split), split, 2 * count, seed)
-        group = speakers(split, split, group_size, seed)
+    groups = (size.pretrain_speakers, size.speakers[1])
+    for split, count, group_size in zip(("train", "valid"), size.pretrain, groups, strict=True):
         splits[split] = [
-            ScriptedUtterance(
-                key=f"pretrain-{split}-{i:05d}",
-                speaker=speaker,
-                text=grammar.written(texts[2 * i : 2 * i + 2]),
-                origin=("pretrain", split),
-                rooms=split,
-            )
-            for i, speaker in enumerate(dealt(group, count, seed, "pretrain", split))
+            ScriptedUtterance(f"pretrain-{split}-{i:05d}", speaker, text, ("pretrain", split))
+            for i, (speaker, text) in enumerate(_read("pretrain", split, count, 2, group_size, seed))
         ]
     return Plan(splits, inventory(splits))
 
@@ -58,26 +49,23 @@ def pr(size: Size, seed: int) -> Plan:
     """Plan single sentences; valid and test have speakers, voice variants and sentences of their own."""
     splits = {}
     for split, count, group_size in zip(SPLITS, size.pr, size.speakers, strict=True):
-        texts = sentences(("pr", split), split, count, seed)
-        group = speakers(split, split, group_size, seed)
         splits[split] = [
-            ScriptedUtterance(
-                key=f"pr-{split}-{i:04d}",
-                speaker=speaker,
-                text=grammar.written([texts[i]]),
-                origin=("pr", split),
-                rooms=split,
-            )
-            for i, speaker in enumerate(dealt(group, count, seed, "pr", split))
+            ScriptedUtterance(f"pr-{split}-{i:04d}", speaker, text, ("pr", split))
+            for i, (speaker, text) in enumerate(_read("pr", split, count, 1, group_size, seed))
         ]
     return Plan(splits, inventory(splits))
+
+
+def _read(dataset: str, split: str, count: int, each: int, group_size: int, seed: int) -> Iterator[tuple[Speaker, str]]:
+    """A speaker and a text of `each` sentences for each of `count` utterances."""
+    texts = sentences((dataset, split), split, each * count, seed)
+    for i, speaker in enumerate(readers(dataset, split, group_size, count, seed)):
+        yield speaker, grammar.written(texts[each * i : each * (i + 1)])
 
 
 def inventory(splits: dict[str, list[ScriptedUtterance]]) -> dict[str, list[str] | dict[str, list[str]]]:
     """The inventories of every spoken data set: phones, and speakers by split."""
     return {
         "phones": list(PHONES),
-        "speakers": {
-            split: sorted({utterance.speaker.name for utterance in utterances}) for split, utterances in splits.items()
-        },
+        "speakers": {split: sorted({script.speaker.name for script in part}) for split, part in splits.items()},
     }

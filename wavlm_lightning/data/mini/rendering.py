@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError
@@ -17,13 +17,9 @@ _AHEAD = 8
 
 
 class RendererPool:
-    """Synthesisers, and a thread for each.
+    """Synthesisers, which are closed with the pool, and a thread for each.
 
     Threads suffice: espeak-ng runs in processes of its own and numpy's transforms release the interpreter's lock.
-
-    Args:
-        synthesisers: One for each worker; closed with the pool.
-        seed: Of the corpus.
     """
 
     def __init__(self, synthesisers: list[Synthesiser], seed: int) -> None:
@@ -57,7 +53,6 @@ class RendererPool:
             self._idle.put(synthesiser)
 
     def close(self) -> None:
-        """End threads and synthesisers."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         for synthesiser in self._synthesisers:
             synthesiser.close()
@@ -79,8 +74,5 @@ def open_renderers(workers: int, seed: int) -> Iterator[RendererPool]:
         for synthesiser in synthesisers:
             synthesiser.close()
         synthesisers = [FormantSynthesiser() for _ in range(workers)]
-    opened = RendererPool(synthesisers, seed)
-    try:
+    with closing(RendererPool(synthesisers, seed)) as opened:
         yield opened
-    finally:
-        opened.close()

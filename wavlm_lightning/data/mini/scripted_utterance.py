@@ -11,14 +11,7 @@ from wavlm_lightning.data.mini import rooms
 from wavlm_lightning.data.mini.effects import Conditions, record
 from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import (
-    SAMPLE_RATE,
-    Segment,
-    Speech,
-    SpeechRequest,
-    Synthesiser,
-    spoken_words,
-)
+from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, Synthesiser, spoken_words
 from wavlm_lightning.data.mini.voices import Speaker
 
 _FADE = 80
@@ -27,26 +20,20 @@ _LONGEST_SHARE = 0.96
 
 @dataclass(frozen=True)
 class Jitter:
-    """Random variation of one speaker between utterances; without it, speaker tasks saturate.
+    """Random variation of one speaker between utterances; without it, speaker tasks saturate."""
 
-    Attributes:
-        pitch: Largest change of espeak-ng's pitch (0 to 99).
-        rate: Largest relative change of the tempo.
-        tract: Largest relative change of the vocal-tract factor.
-    """
-
-    pitch: float = 6.0
-    rate: float = 0.08
-    tract: float = 0.0
+    pitch: float = 6.0  # largest change of espeak-ng's pitch (0 to 99)
+    rate: float = 0.08  # largest relative change of the tempo
+    tract: float = 0.0  # largest relative change of the vocal-tract factor
 
 
 @dataclass(frozen=True)
 class Prosody:
-    """Intended prosody of one utterance: offset of the pitch, factor on the tempo, or another pitch range."""
+    """Intended prosody of one utterance."""
 
-    pitch: float = 0.0
-    rate: float = 1.0
-    pitch_range: float | None = None
+    pitch: float = 0.0  # added to the speaker's
+    rate: float = 1.0  # factor on the speaker's
+    pitch_range: float | None = None  # in place of the speaker's
 
 
 @dataclass(frozen=True)
@@ -63,31 +50,21 @@ class Studio:
 
 @dataclass(frozen=True)
 class ScriptedUtterance:
-    """One utterance of one speaker, before it is rendered.
-
-    Attributes:
-        key: Unique within the split.
-        speaker: The voice.
-        text: With punctuation and capitals.
-        origin: Data set and split, which seed all randomness.
-        rooms: Name of the pool of rooms.
-        labels: Metadata besides that of every utterance.
-        conditions: Room, noise, frequency response and level of the recording.
-        jitter: Random variation of the speaker.
-        prosody: Intended prosody.
-        seconds: Length of the waveform; None adds a short random silence before and after.
-    """
+    """One utterance of one speaker, before it is rendered."""
 
     key: str
     speaker: Speaker
-    text: str
-    origin: tuple[str, str]
-    rooms: str
-    labels: dict[str, Any] = field(default_factory=dict)
+    text: str  # with punctuation and capitals
+    origin: tuple[str, str]  # data set and split, which seed all randomness
+    labels: dict[str, Any] = field(default_factory=dict)  # metadata besides that of every utterance
     conditions: Conditions = field(default_factory=Conditions)
     jitter: Jitter = field(default_factory=Jitter)
     prosody: Prosody = field(default_factory=Prosody)
-    seconds: float | None = None
+    seconds: float | None = None  # of the waveform; None adds a short random silence before and after
+
+    @property
+    def rooms(self) -> str:
+        return self.origin[1]  # other rooms in every split, so that a room does not reveal the speaker
 
     def render(self, studio: Studio) -> Utterance:
         """Synthesise and record. The same seed and script give the same samples in any process and order."""
@@ -98,19 +75,9 @@ class ScriptedUtterance:
         else:
             speech = placed(speech, self.seconds, rng)
         waveform, recording = record(speech.waveform, self.conditions, studio.rooms(self.rooms), rng)
-        return Utterance(
-            self.key,
-            waveform,
-            {
-                **self.speaker.labels,
-                "language": "en",
-                "text": " ".join(spoken_words(self.text)),
-                "phones": rows(speech.phones),
-                "words": rows(speech.words),
-                "recording": recording,
-                **self.labels,
-            },
-        )
+        heard = {"language": "en", "text": " ".join(spoken_words(self.text))}
+        aligned = {"phones": rows(speech.phones), "words": rows(speech.words), "recording": recording}
+        return Utterance(self.key, waveform, {**self.speaker.labels, **heard, **aligned, **self.labels})
 
 
 @dataclass(frozen=True)
@@ -178,11 +145,7 @@ def padded(speech: Speech, before: float, after: float) -> Speech:
 
 
 def placed(speech: Speech, seconds: float, rng: np.random.Generator) -> Speech:
-    """Exactly `seconds`, with the speech at a random place.
-
-    Raises:
-        ValueError: The speech is longer than that.
-    """
+    """Exactly `seconds`, with the speech at a random place; `ValueError` if the speech is longer."""
     total = round(seconds * SAMPLE_RATE)
     room = total - len(speech.waveform)
     if room < 0:

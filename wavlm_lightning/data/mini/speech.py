@@ -23,42 +23,25 @@ class Segment(NamedTuple):
 # `formant_synth` seeds its noise with the repr of a request: a renamed class or field would change the tests' corpus.
 @dataclass(frozen=True)
 class SpeechRequest:
-    """One text read by one voice.
+    """One text read by one voice."""
 
-    Attributes:
-        text: Words with punctuation; a sentence after the first must begin with a capital to be preceded by a pause.
-        accent: Language file of espeak-ng, for example `en-US`.
-        variant: Voice variant of espeak-ng, for example `f2`.
-        rate: Words a minute.
-        pitch: 0 to 99, 50 is the variant's own.
-        pitch_range: 0 (monotone) to 99, 50 is the variant's own.
-        tract: Factor on all formants and on the pitch; above 1 a shorter vocal tract.
-        seed: Seeds breath and other noise of the voice.
-    """
-
-    text: str
-    accent: str
-    variant: str
-    rate: float
-    pitch: float
-    pitch_range: float
-    tract: float = 1.0
-    seed: int = 0
+    text: str  # a sentence after the first must begin with a capital to be preceded by a pause
+    accent: str  # language file of espeak-ng, for example `en-US`
+    variant: str  # voice variant of espeak-ng, for example `f2`
+    rate: float  # words a minute
+    pitch: float  # 0 to 99, 50 is the variant's own
+    pitch_range: float  # 0 (monotone) to 99, 50 is the variant's own
+    tract: float = 1.0  # factor on all formants and on the pitch; above 1 a shorter vocal tract
+    seed: int = 0  # of breath and other noise of the voice
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Clean speech with its alignment.
-
-    Attributes:
-        waveform: float32 (samples,) at 16 kHz, within [-1, 1].
-        phones: Contiguous from 0 to the end of the waveform, names from `phones.PHONES` or `SIL`.
-        words: In the order of the text; a group without a boundary of its own, such as "in the", is one entry.
-    """
+    """Clean speech, float32 (samples,) at 16 kHz within [-1, 1], with its alignment."""
 
     waveform: np.ndarray
-    phones: tuple[Segment, ...]
-    words: tuple[Segment, ...]
+    phones: tuple[Segment, ...]  # contiguous over the waveform, names from `phones.PHONES` or `SIL`
+    words: tuple[Segment, ...]  # in order; a group without a boundary of its own, such as "in the", is one
 
     @property
     def seconds(self) -> float:

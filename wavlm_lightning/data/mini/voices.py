@@ -41,24 +41,14 @@ _HIGH_PITCH = 145.0
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice.
+    """One voice; pitch, pitch range and tract are as in `speech.SpeechRequest`."""
 
-    Attributes:
-        name: Unique over all data sets.
-        variant: espeak-ng voice variant.
-        accent: espeak-ng language file.
-        pitch: 0 to 99, 50 is the variant's own.
-        pitch_range: 0 to 99.
-        rate: Words per minute.
-        tract: Factor on formants and pitch.
-    """
-
-    name: str
-    variant: str
-    accent: str
+    name: str  # unique over all data sets
+    variant: str  # voice variant of espeak-ng
+    accent: str  # language file of espeak-ng
     pitch: float
     pitch_range: float
-    rate: float
+    rate: float  # words a minute
     tract: float
 
     @property
@@ -70,26 +60,15 @@ class Speaker:
     @property
     def labels(self) -> dict[str, str]:
         """The speaker's part of an utterance's metadata."""
-        return {
-            "speaker": self.name,
-            "accent": self.accent,
-            "variant": self.variant,
-            "pitch_class": self.pitch_class,
-        }
+        return {"speaker": self.name, "accent": self.accent, "variant": self.variant, "pitch_class": self.pitch_class}
 
 
 def speakers(pool: str, prefix: str, count: int, seed: int, variants: Sequence[str] | None = None) -> list[Speaker]:
-    """Draw the speakers of one group; the first n of a larger group are the group of n.
+    """Draw the speakers of one group of a pool (`train`, `valid`, `test`), named `prefix000`, `prefix001`, ...
 
-    Neighbours (0 and 1, 2 and 3, ...) share accent and, where the variants allow, pitch class: they are hard impostors
-    for each other.
-
-    Args:
-        pool: `train`, `valid` or `test`, the pool of their variants.
-        prefix: Speakers are named `prefix000`, `prefix001`, ...
-        count: Number of speakers; beyond the number of variants, variants recur with another accent and pitch.
-        seed: Of the corpus.
-        variants: Only these variants of the pool, for groups that must not share any.
+    The first n of a larger group are the group of n. Beyond the number of variants, variants recur with another accent
+    and pitch; `variants` restricts them, for groups that must not share any. Neighbours (0 and 1, 2 and 3, ...) share
+    accent and, where the variants allow, pitch class: they are hard impostors for each other.
     """
     allowed = VARIANTS[pool] if variants is None else {v: VARIANTS[pool][v] for v in variants}
     table: list[Speaker] = []

@@ -16,17 +16,12 @@ from wavlm_lightning.system.files import Busy, locked
 
 BOUND = "WAVLM_CACHE_GIB"
 GIB = 1 << 30
-SMALL = 1 << 20
-"""Bytes below which a file is admitted without making room; it is counted when the next large file is admitted."""
+SMALL = 1 << 20  # a file of fewer bytes is admitted without making room, and counted when the next large one comes
 EVICTABLE = (".tar", ".index.json", ".safetensors", ".part")
 
 
 def bound() -> int:
-    """Bytes that the cache may hold: $WAVLM_CACHE_GIB, else 100 GiB.
-
-    Raises:
-        UserError: it is not a positive number.
-    """
+    """Bytes that the cache may hold: $WAVLM_CACHE_GIB, else 100 GiB."""
     text = os.environ.get(BOUND, "100")
     try:
         gib = float(text)
@@ -46,13 +41,8 @@ def part_of(path: Path, size: int | None) -> Path:
 def growing(root: Path, path: Path, size: int | None) -> Iterator[io.BufferedRandom | None]:
     """The unfinished file of `path`, for this process alone, once there is room for it; None if `path` exists by now.
 
-    Args:
-        root: the cache; the bound holds for everything below it.
-        path: the wanted file.
-        size: its size in bytes; None if unknown (then it must be small).
-
-    Raises:
-        UserError: the bound or the disk is too small, or the file system has no locks.
+    The bound holds for everything below `root`. A file of unknown size (None) must be small. Raises `UserError` if the
+    bound or the disk is too small, or the file system has no locks.
     """
     part = part_of(path, size)
     if size is not None and size > bound():
@@ -114,7 +104,7 @@ class _Held(NamedTuple):
 
 def _make_room(root: Path, part: Path, size: int) -> bool:
     """Evict until `size` more bytes fit; False if what others are downloading leaves no room yet."""
-    files = sorted(_Held(*each) for each in _held(root) if each[2] != part)
+    files = sorted(file for file in _held(root) if file.path != part)  # by time of last use
     total = size + sum(file.bytes for file in files)
     for file in files:
         if total <= bound():
@@ -135,8 +125,8 @@ def _make_room(root: Path, part: Path, size: int) -> bool:
     return True
 
 
-def _held(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time of last use, bytes and path of every file that may be evicted."""
+def _held(root: Path) -> Iterator[_Held]:
+    """Every file that may be evicted."""
     for folder, _, names in os.walk(root):
         for name in names:
             if name.endswith(EVICTABLE):
@@ -144,7 +134,7 @@ def _held(root: Path) -> Iterator[tuple[float, int, Path]]:
                 with contextlib.suppress(FileNotFoundError):
                     state = path.stat()
                     promised = int(name.split(".")[-2]) if name.endswith(".part") else 0
-                    yield state.st_mtime, max(state.st_size, promised), path
+                    yield _Held(state.st_mtime, max(state.st_size, promised), path)
 
 
 def _abandoned(part: Path) -> bool:

@@ -27,11 +27,9 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import FULL, atomic_write, locked, write_bytes
 
 NOTE = "remote.json"
-WHOLE = (".tar", ".npy")
-"""Suffixes of files whose size and hash are in `corpus.json`."""
+WHOLE = (".tar", ".npy")  # suffixes of files whose size and hash are in `corpus.json`
 _AGAIN_SECONDS = 600.0
-_brought: dict[Path, float] = {}
-"""Time of this process' last download of each shard."""
+_brought: dict[Path, float] = {}  # time of this process' last download of each shard
 
 
 def is_url(corpus: Path | str) -> bool:
@@ -45,16 +43,10 @@ def is_remote(folder: Path) -> bool:
 
 
 def mirror(url: str, patience: Patience | None = None) -> Path:
-    """Make, or find, the local folder of a remote corpus.
+    """Make, or find, the local folder of a remote corpus, given the URL of the folder that holds its `corpus.json`.
 
-    If the corpus changed on the server, the mirror is another folder, so a run never sees shards of two versions.
-
-    Args:
-        url: the folder of `corpus.json`: `https://HOST/corpus/`, `s3://BUCKET/corpus/`, or any other URL that fsspec reads.
-        patience: how often to try.
-
-    Raises:
-        UserError: there is no corpus at the URL, or the server does not answer.
+    The URL is `https://HOST/corpus/`, `s3://BUCKET/corpus/`, or any other that fsspec reads. If the corpus changed on
+    the server, the mirror is another folder, so a run never sees shards of two versions. `UserError` without a corpus.
     """
     url = url.removesuffix("corpus.json")
     root = _root()
@@ -87,11 +79,8 @@ def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Pat
     If several processes need the same file, one downloads it. The part that an interrupted process left is continued.
     A file may be evicted while a process has it open; it stays readable until it is closed.
 
-    Args:
-        path: a file in the mirror, which need not exist.
-        summary: its entry in `corpus.json`, or that of its shard for an index or labels (`bytes`, `sha256`, ...); None
-            for a file without an entry (`labels.json`, trials).
-        patience: how often to try.
+    `summary` is its entry in `corpus.json` (`bytes`, `sha256`, ...), or that of its shard for an index or labels, or
+    None for a file without an entry (`labels.json`, trials).
 
     Raises:
         NotThere: the server has no such file.

@@ -12,17 +12,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file.
-
-    Attributes:
-        metadata: strings by name.
-        tensors: `dtype`, `shape` and `data_offsets` by name.
-        begin: first byte of the tensors.
-    """
+    """The header of a safetensors file: its metadata, and `dtype`, `shape` and `data_offsets` of each tensor."""
 
     metadata: dict[str, str]
     tensors: dict[str, dict[str, Any]]
-    begin: int
+    begin: int  # first byte of the tensors
 
     @property
     def bytes(self) -> int:
@@ -36,23 +30,12 @@ class Header:
 
 
 def header_end(content: bytes) -> int:
-    """Bytes up to the first tensor.
-
-    Args:
-        content: at least the first 8 bytes of the file.
-    """
+    """Bytes up to the first tensor, from at least the first 8 bytes of the file."""
     return 8 + int.from_bytes(content[:8], "little")
 
 
 def parse_header(content: bytes) -> Header:
-    """Parse a header.
-
-    Args:
-        content: the file, or its beginning up to the first tensor.
-
-    Raises:
-        ValueError: the content is not that of a safetensors file.
-    """
+    """Parse the header in a file, or in its beginning up to the first tensor; `ValueError` if it is not one."""
     end = header_end(content)
     if len(content) < max(end, 9):
         raise ValueError(f"a header of {end} bytes in {len(content)}")

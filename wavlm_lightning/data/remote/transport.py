@@ -17,29 +17,22 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from wavlm_lightning.system.errors import UserError
 
 CHUNK = 1 << 17
-PROGRESS = 1 << 20
-"""Bytes after which a failed attempt does not count as a failure."""
+PROGRESS = 1 << 20  # bytes after which a failed attempt does not count as a failure
 
 
 @dataclass(frozen=True)
 class Patience:
     """How often and how fast to retry.
 
-    Attributes:
-        attempts: failures in a row that brought less than a MiB each.
-        first_seconds: pause after the first failure; it doubles with each, less up to half of it by chance, so that
-            many processes do not retry at the same moment.
-        longest_seconds: longest pause.
-        timeout_seconds: silence of the server that counts as a failure.
+    The pause doubles with each failure, less up to half of it by chance, so that many processes do not retry together.
     """
 
-    attempts: int = 8
-    first_seconds: float = 0.5
-    longest_seconds: float = 30.0
-    timeout_seconds: float = 60.0
+    attempts: int = 8  # failures in a row that brought less than a MiB each
+    first_seconds: float = 0.5  # pause after the first failure
+    longest_seconds: float = 30.0  # longest pause
+    timeout_seconds: float = 60.0  # silence of the server that counts as a failure
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after a number of failures in a row."""
         return random.uniform(0.5, 1.0) * min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1))
 
 
@@ -48,12 +41,7 @@ class NotThere(UserError):
 
 
 class Temporary(Exception):
-    """An error after which another attempt may succeed.
-
-    Args:
-        reason: what happened.
-        wait_seconds: the pause that the server asked for.
-    """
+    """An error after which another attempt may succeed, with the pause that the server asked for."""
 
     def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -75,11 +63,8 @@ def shown(url: str) -> str:
 def download(url: str, file: BinaryIO, size: int | None = None, patience: Patience | None = None) -> None:
     """Download a file, continuing after the bytes that `file` already holds.
 
-    Args:
-        url: of the file.
-        file: opened for reading and writing; it may hold the beginning, if `size` is known.
-        size: bytes of the whole file; None if unknown, which trusts the server.
-        patience: how often to try.
+    `file` is open for reading and writing; it may hold the beginning if `size` (bytes of the whole) is known. Without
+    `size`, the server is trusted.
 
     Raises:
         NotThere: the server does not have the file.
