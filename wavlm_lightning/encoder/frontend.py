@@ -77,7 +77,7 @@ class ConvLayer(nn.Module):
         return (self.layer_norm.weight, self.layer_norm.bias) if isinstance(self.layer_norm, nn.LayerNorm) else ()
 
     def activate(self, x: Tensor, *norm: Tensor) -> Tensor:
-        """Layer norm, if this layer has one, and GELU: `(batch, steps, channels)`, of any memory layout, to the same shape.
+        """Layer norm, if this layer has one, and GELU, on `(batch, steps, channels)` of any memory layout.
 
         `norm` is what `norm_parameters` gives: an argument, because recomputing passes copies that need gradients.
         """

@@ -28,19 +28,12 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """An opened split of all sources.
+    """An opened split of all sources."""
 
-    Attributes:
-        split: its utterances, source after source.
-        labels: their labels, by label set.
-        numbers: ascending numbers of the utterances that are long enough, int64 `(utterances,)`.
-        bounds: number of the first shard of each source, and the number of all shards.
-    """
-
-    split: Split
+    split: Split  # source after source
     labels: dict[str, LabelSet]
-    numbers: np.ndarray
-    bounds: list[int]
+    numbers: np.ndarray  # ascending numbers of the utterances that are long enough, int64
+    bounds: list[int]  # number of the first shard of each source, and the number of all shards
 
 
 class PretrainingData(ResumableData):
@@ -112,7 +105,6 @@ class PretrainingData(ResumableData):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
 
     def _part(self, name: str, everywhere: bool) -> Part:
-        """Open a split of the corpora that have it; with `everywhere`, all must."""
         used = [[corpus for corpus in group if everywhere or name in corpus.splits] for group in self.corpora]
         flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # whose `split` raises the error
         split = join_splits(name, [corpus.split(name) for corpus in flat])
@@ -126,12 +118,10 @@ class PretrainingData(ResumableData):
 
     @property
     def label_sets(self) -> dict[str, LabelSet]:
-        """Label sets of the training split, by name."""
         return self._parts[self.train_split].labels
 
     @property
     def has_noise(self) -> bool:
-        """Whether batches contain noise clips."""
         return self.noise_path is not None
 
     @property

@@ -8,11 +8,7 @@ from torchmetrics import Metric
 
 
 class PredictionScores(Metric):
-    """Scores over masked frames, or over unmasked ones.
-
-    Args:
-        classes: number of codewords.
-    """
+    """Scores over masked frames, or over unmasked ones, of `classes` codewords."""
 
     full_state_update = False
 
@@ -22,12 +18,7 @@ class PredictionScores(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add frames.
-
-        Args:
-            logits: float32 `(frames, classes)`.
-            labels: int64 `(frames,)`.
-        """
+        """Add frames: logits, float32 `(frames, classes)`, and labels, int64 `(frames,)`."""
         log_probabilities = logits.log_softmax(1)
         self.loss += torch.nn.functional.nll_loss(log_probabilities, labels, reduction="sum").double()
         self.correct += (logits.argmax(1) == labels).sum()

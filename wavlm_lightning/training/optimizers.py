@@ -14,11 +14,8 @@ from wavlm_lightning.training.fsdp import whole
 def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     """Parameter groups for AdamW.
 
-    Args:
-        module: whose parameters are trained.
-        weight_decay: of the parameters that decay.
-        decay_all: decay all of them, as fairseq trained HuBERT and WavLM; False spares all but matrices and kernels
-            (biases, norms, gates, the mask embedding), which is the better practice today.
+    `decay_all` is how fairseq trained HuBERT and WavLM; False spares all but matrices and kernels (biases, norms, gates,
+    the mask embedding), which is the better practice today.
     """
     decaying: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -31,16 +28,10 @@ def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool) ->
 
 
 def drop_gradient_unless_finite(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, bool]:
-    """Set all gradients to None if their norm is not finite, so that the optimiser skips the update.
+    """Set all gradients to None if their norm is not finite, so that the optimiser skips the update; the norm and whether it is.
 
     One such update would put NaN into the weights and into the moments of Adam. An optimiser leaves a parameter without
-    gradient unchanged, and its moments as well.
-
-    Args:
-        parameters: those of one optimiser. All ranks must hold the same gradients, so that they skip together.
-
-    Returns:
-        The norm of the gradients, a scalar, and whether it is finite.
+    gradient unchanged, and its moments as well. All ranks must hold the same gradients, so that they skip together.
     """
     parameters = list(parameters)
     norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))

@@ -7,16 +7,9 @@ from typing import Literal
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, decay: Literal["linear", "cosine"] = "linear") -> float:
-    """Factor on the peak learning rate.
+    """Factor on the peak learning rate, 0 to 1, after `step` of `total` updates.
 
-    Args:
-        step: updates made so far.
-        total: updates of the whole run.
-        warmup: share of the run over which the rate rises from zero (0.08 in HuBERT and WavLM).
-        decay: shape of the decay to zero.
-
-    Returns:
-        Between 0 and 1.
+    `warmup` is the share of the run over which the rate rises from zero (0.08 in HuBERT and WavLM).
     """
     climb = max(1.0, warmup * total)
     if step < climb:

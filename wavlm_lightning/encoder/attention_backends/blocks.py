@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 
 CACHE_BYTES = 4 * 2**20  # size of a block on a CPU: its few tensors stay in the last-level cache
-
 DEVICE_BYTES = 256 * 2**20  # size of a block on other devices: large enough to keep a GPU busy
-
 FEWEST_QUERIES = 64  # products with fewer rows are slow, so long utterances make larger blocks, up to `LARGEST_BYTES`
-
 LARGEST_BYTES = 64 * 2**20
 
 

@@ -46,7 +46,7 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 
 
 def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Check the tensors of a checkpoint against the model's state dict, of which names and shapes count, and cast them to fp32.
+    """Check names and shapes of a checkpoint's tensors against the model's state dict, and cast the tensors to fp32.
 
     Raises:
         CheckpointError: names are missing or unexpected, or a shape differs.

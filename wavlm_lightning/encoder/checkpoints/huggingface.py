@@ -39,7 +39,7 @@ FIELDS = {
     "layer_norm_eps": "layer_norm_eps",
 }
 
-# section of `config.json` for fields that Hugging Face has no key for; transformers ignores it
+# Section of `config.json` for fields that Hugging Face has no key for; transformers ignores it
 OWN_KEY = "wavlm_lightning"
 OWN_FIELDS = ("feature_grad_mult", "batch_invariant", "position_bias")
 
@@ -103,7 +103,7 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
             raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
-    # Without `do_normalize`, as in the published models.
+    # Published models with layer norms in the front-end read normalised waveforms, the others do not.
     fields["normalize_waveform"] = bool(preprocessor.get("do_normalize", layered))
     fields["feature_grad_mult"] = 1.0 if layered else 0.1  # as the published models were trained
     own = values.get(OWN_KEY)

@@ -32,7 +32,7 @@ class FoldedConvolution:
     def fold(
         cls, convolution: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor, lengths: Tensor | None
     ) -> FoldedConvolution:
-        """Take the statistics of `(batch, samples)` within `lengths`, and fold the norm into the weights, differentiably."""
+        """Fold the norm over `(batch, samples)`, within `lengths` if given, into the weights, differentiably."""
         kernel, stride = convolution.kernel_size[0], convolution.stride[0]
         centre, mean, covariance = window_statistics(waveforms, kernel, stride, lengths)
         filters = convolution.weight[:, 0].double()
@@ -50,7 +50,7 @@ class FoldedConvolution:
         return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
 
     def __call__(self, waveforms: Tensor, *, time_major: bool = False) -> Tensor:
-        """The same samples of each row, `(batch, samples)`, to `(batch, channels, steps)`, or `time_major` steps first."""
+        """Normalised `(batch, channels, steps)` of `(batch, samples)`; with `time_major`, steps come before channels."""
         centred = (waveforms - self.centre).to(self.weight.dtype)
         windows = centred.unfold(1, self.weight.shape[2], self.stride)
         if time_major:

@@ -53,6 +53,6 @@ def positional_weight(conv: nn.Conv1d) -> Tensor:
 
 
 def positional_embedding(x: Tensor, weight: Tensor, conv: nn.Conv1d) -> Tensor:
-    """The convolution of `(batch, frames, channels)` with its bias, fp32, before GELU; see `spectral_convolution.usable`."""
+    """The convolution of `(batch, frames, channels)` by `spectral_convolution` with its bias, fp32, before GELU."""
     spectrum = kept("spectrum", norm_parameters(conv))
     return spectral_convolution.convolve(x, weight, spectrum) + conv.bias

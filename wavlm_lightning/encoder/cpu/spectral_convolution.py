@@ -49,9 +49,9 @@ def spectrum(weight: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, transformed: Tensor | None = None) -> Tensor:
-    """Grouped `conv1d` over frames with padding `taps // 2` and without bias: `(batch, frames, channels)` to fp32 of that shape.
+    """Grouped `conv1d` of `(batch, frames, channels)` with padding `taps // 2`, without bias, in fp32.
 
-    `transformed`, what `spectrum` gives, is used only without gradients. The additional frame of an even kernel is cut off.
+    `transformed` is what `spectrum` gives, used only without gradients. The extra frame of an even kernel is cut off.
     """
     x, weight = x.float(), weight.float()
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):

@@ -32,7 +32,7 @@ class Layer(Protocol):
 
 
 def fast_path(layers: Sequence[Layer], waveforms: Tensor) -> Callable[..., Tensor] | None:
-    """The front-end as a function `(waveforms, folded, trained) -> features`, see `multiply`; None if it does not apply."""
+    """`multiply` as a function `(waveforms, folded, trained) -> features`; None where it does not apply."""
     convolutions = [layer.conv for layer in layers[1:]]
     if not convolutions or not strided_products.usable(convolutions, waveforms):
         return None

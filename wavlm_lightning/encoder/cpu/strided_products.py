@@ -62,7 +62,7 @@ def convolve(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
 def gradients(
     x: Tensor, matrices: tuple[Tensor, ...], gradient: Tensor, to_input: bool = True
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """The gradient of `convolve`'s input, or None if not `to_input`, and those of its matrices, which must not be packed."""
+    """The gradients of `convolve`'s input (None if not wanted) and of its matrices, which must not be packed."""
     backward = _pairs_backward if len(matrices) == 1 else _triples_backward
     to_x = torch.empty_like(x) if to_input else None
     total: tuple[Tensor, ...] = ()

@@ -51,17 +51,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ObjectiveCost:
-    """The cost of an objective in one micro-step.
-
-    Attributes:
-        parameters: number of its parameters.
-        flops: operations of its forward pass.
-        kept: bytes of the activations that it keeps for the backward pass.
-    """
+    """The cost of an objective in one micro-step."""
 
     parameters: int = 0
-    flops: float = 0.0
-    kept: float = 0.0
+    flops: float = 0.0  # operations of its forward pass
+    kept: float = 0.0  # bytes of the activations that it keeps for the backward pass
 
 
 class Objective(nn.Module, ABC):
@@ -150,11 +144,6 @@ class LayerObjective(Objective):
         return (count if self.layer is None else self.layer,)
 
     def build_layer_norm(self, encoder: WavLMConfig) -> None:
-        """Create the layer norm.
-
-        Raises:
-            UserError: the encoder has no such layer.
-        """
         (self.index,) = self.layers(encoder.layers)
         if self.index > encoder.layers:
             raise UserError(f"{type(self).__name__}: layer {self.index}, but the encoder has {encoder.layers}")
@@ -162,7 +151,6 @@ class LayerObjective(Objective):
         self.layer_norm = nn.Identity() if normed else nn.LayerNorm(encoder.dim, encoder.layer_norm_eps)
 
     def layer_norm_parameters(self, encoder: WavLMConfig) -> int:
-        """Number of parameters of the layer norm that `build_layer_norm` creates."""
         (index,) = self.layers(encoder.layers)
         return 2 * encoder.dim if encoder.pre_norm and index != encoder.layers else 0
 

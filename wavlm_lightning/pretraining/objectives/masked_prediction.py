@@ -56,11 +56,7 @@ class MaskedPrediction(LayerObjective):
         self.unmasked_weight, self.codeword_init, self.extra_codewords = unmasked_weight, codeword_init, extra_codewords
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`.
-
-        Raises:
-            UserError: the data lack the label set, or the encoder lacks the layer.
-        """
+        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`."""
         self.build_layer_norm(encoder)
         if not label_sizes:
             raise UserError("objectives: masked prediction needs labels, but data.labels names none")
@@ -89,15 +85,9 @@ class MaskedPrediction(LayerObjective):
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Cosine of each frame to each codeword over the temperature.
-
-        Args:
-            hidden: `(frames, dim)`.
-
-        Returns:
-            float32 `(frames, codewords)`, in fp32 at any precision of the run, because cosines differ in the third digit.
-        """
+        """Cosine of each frame `(frames, dim)` to each codeword over the temperature, float32 `(frames, codewords)`."""
         projected = self.project(hidden)
+        # In fp32 at any precision of the run, because cosines differ in the third digit.
         with torch.autocast(hidden.device.type, enabled=False):
             frames = nn.functional.normalize(projected.float(), dim=-1)
             codewords = nn.functional.normalize(self.codewords.float(), dim=-1)
@@ -132,7 +122,6 @@ class MaskedPrediction(LayerObjective):
         self.visible_scores.update(*self._frames(prediction, prediction.visible))
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """All of `PredictionScores` for masked frames, and the accuracy on visible frames."""
         scores = self.masked_scores.compute()
         scores["masked_accuracy"] = scores.pop("accuracy")
         scores["unmasked_accuracy"] = self.visible_scores.compute()["accuracy"]
