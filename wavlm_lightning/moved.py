@@ -122,7 +122,8 @@ MOVED: dict[str, str | dict[str, str]] = {
     "pretraining.health_speed": "pretraining.health",
     "pretraining.masking": "augment.span_masking",
     "pretraining.mixing": "augment.mixing",
-    "pretraining.schedule": "training.schedules",
+    "pretraining.schedule": "training.optimizers",
+    "pretraining.scores": "pretraining.objectives.masked_prediction",
     "pretraining.sharding": {
         ALL: "training.fsdp",
         "OLD": "system.files",

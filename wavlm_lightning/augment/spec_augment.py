@@ -76,8 +76,8 @@ class SpecAugment(nn.Module):
     def draw_masks(count: int, width_below: int, size: int, room: Tensor, own: bool) -> Tensor:
         """The union of `count` random masks in each row, bool `(batch, size)`, with widths from 0 to `width_below - 1`.
 
-        `room` is the number of leading positions in which masks lie, int64 `(batch,)`. With `own`, room is reserved for each
-        mask's own width instead of the batch's widest.
+        `room` is the number of leading positions in which masks lie, int64 `(batch,)`. With `own`, room is reserved for
+        each mask's own width instead of the batch's widest.
         """
         shape = len(room), count
         if count == 0:
@@ -93,8 +93,8 @@ def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) 
     """Move a point in time: the frames before it are stretched, those after it squeezed (or vice versa), by cubic interpolation.
 
     The two parts of `(batch, frames, dim)` are interpolated separately: frames before `center` become those before
-    `moved`. Both are int64 `(batch,)`, below the length; a row where they are equal stays unchanged. Zeros follow the end
-    of a row.
+    `moved`. Both are int64 `(batch,)` and below the length. A row where they are equal stays unchanged; zeros follow
+    the end of a row.
     """
     dim = features.shape[2]
     lengths, center, moved = lengths[:, None], center[:, None], moved[:, None]

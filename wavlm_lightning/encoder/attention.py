@@ -56,8 +56,8 @@ class Attention(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """The factor on the position bias, `(batch, frames, dim)` to `(batch, heads, frames)`; 1.75 before training.
 
-        a, b = σ(sums over 4 rows each of an 8-row projection shared by the heads); gate = a·(b·s − 1) + 2. It is computed
-        from the hidden state itself, not from the projected query.
+        a, b = σ(sums over 4 rows each of an 8-row projection shared by the heads); gate = a·(b·s − 1) + 2. It is
+        computed from the hidden state itself, not from the projected query.
         """
         batch, frames, _ = x.shape
         # Summing the rows of the weight first gives the same two numbers for a quarter of the work. The parameter has

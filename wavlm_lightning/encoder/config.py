@@ -12,7 +12,7 @@ from torch import Tensor
 
 SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 
-PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")
+PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
 
 Samples = TypeVar("Samples", int, Tensor)
 

@@ -75,9 +75,9 @@ class FeedForward(nn.Module):
 class DroppedLayer(torch.autograd.Function):
     """A layer that LayerDrop skips: the input unchanged, and zeros as gradients of the layer's parameters.
 
-    Without gradients DDP would wait for them, or search the graph for missing ones in every step; and Adam would neither
-    decay nor move these parameters, though it does so if another process ran the layer. With zeros all processes take
-    the same step, driven by momentum and weight decay.
+    Without gradients DDP would wait for them, or search the graph for missing ones in every step; and Adam would
+    neither decay nor move these parameters, though it does so if another process ran the layer. With zeros all
+    processes take the same step, driven by momentum and weight decay.
     """
 
     @staticmethod

@@ -105,6 +105,7 @@ class PretrainingData(ResumableData):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
 
     def _part(self, name: str, everywhere: bool) -> Part:
+        """Open a split of the corpora that have it; with `everywhere`, all must."""
         used = [[corpus for corpus in group if everywhere or name in corpus.splits] for group in self.corpora]
         flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # whose `split` raises the error
         split = join_splits(name, [corpus.split(name) for corpus in flat])
@@ -118,10 +119,12 @@ class PretrainingData(ResumableData):
 
     @property
     def label_sets(self) -> dict[str, LabelSet]:
+        """Label sets of the training split, by name."""
         return self._parts[self.train_split].labels
 
     @property
     def has_noise(self) -> bool:
+        """Whether batches contain noise clips."""
         return self.noise_path is not None
 
     @property

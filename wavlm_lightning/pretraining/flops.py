@@ -109,7 +109,7 @@ GPUS: dict[str, Gpu] = {
     "rtx-4090": Gpu(165e12, (24,)),
 }
 
-# words in the names of devices that are slower than the GPU of the same name in the table
+# Words in the names of devices that are slower than the GPU of the same name in the table
 UNLIKE = {"laptop", "mig", "d", "nvl"}
 
 

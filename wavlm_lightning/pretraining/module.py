@@ -22,7 +22,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
-TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams; see `WavLMPretraining._seed`
+TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams, each with its own seed at every step
 
 
 class WavLMPretraining(NormalisedUpdates):
@@ -106,7 +106,7 @@ class WavLMPretraining(NormalisedUpdates):
             self.trainer.strategy.shard(self, self.encoder.encoder)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
-        """Create the parameters of the objectives for codebooks with `size` and `sha256`; a second call does nothing."""
+        """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""
         if self.codebooks is not None:
             return
         torch.manual_seed(self.seed + 1)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.optimizers import drop_gradient_unless_finite, parameter_groups
-from wavlm_lightning.training.schedules import learning_rate_factor
+from wavlm_lightning.training.optimizers import drop_gradient_unless_finite, learning_rate_factor, parameter_groups
 
 # Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range; the
 # true number of masked frames, over all ranks and micro-steps, divides the gradient before the update.
@@ -18,7 +17,10 @@ NOMINAL_FRAMES = 1000.0
 
 
 class NormalisedUpdates(pl.LightningModule):
-    """A module whose loss is a sum over masked frames, and whose gradient is the mean over the masked frames of an update."""
+    """Makes the gradient of a loss that sums over masked frames the mean over the masked frames of an update.
+
+    For the arguments see `WavLMPretraining`.
+    """
 
     def __init__(
         self,

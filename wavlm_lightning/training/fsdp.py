@@ -81,8 +81,8 @@ class FSDP2(ModelParallelStrategy):
     def shard(self, module: pl.LightningModule, transformer: Transformer) -> None:
         """Give each process its shard of every parameter of `module`; a second call does nothing.
 
-        The module's training and validation steps count as forward passes. The layers of `transformer`, a stack inside it, are
-        gathered one by one.
+        The module's training and validation steps count as forward passes. The layers of `transformer`, a stack inside
+        it, are gathered one by one.
         """
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 

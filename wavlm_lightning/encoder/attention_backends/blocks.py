@@ -19,7 +19,7 @@ LARGEST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Block:
-    """A range of queries of a range of heads of a range of utterances, with all keys that any of these utterances has."""
+    """A range of queries of some heads of some utterances, with all keys that any of these utterances has."""
 
     rows: slice
     heads: slice
@@ -69,7 +69,7 @@ class Block:
 
 
 def valid_lengths(x: Tensor, padding: Tensor | None) -> list[int]:
-    """Valid frames of each utterance of `(batch, heads, frames, head dim)`; waits for the device if there is padding."""
+    """Valid frames of each utterance of `(batch, heads, frames, head dim)`; waits for the device if padded."""
     return [x.shape[2]] * len(x) if padding is None else (~padding).sum(1).tolist()
 
 

@@ -39,7 +39,7 @@ def attend(
 
 
 def score_mod(frames: int, table: Tensor | None, gate: Tensor | None, lengths: Tensor | None) -> SCORE | None:
-    """The function that adds position bias and padding mask to the score of a query and a key; None if there is neither."""
+    """Adds position bias and padding mask to the score of a query and a key; None if there is neither."""
 
     def position(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         if table is None:

@@ -39,7 +39,7 @@ FIELDS = {
     "layer_norm_eps": "layer_norm_eps",
 }
 
-# Section of `config.json` for fields that Hugging Face has no key for; transformers ignores it
+# Section of `config.json` for fields that Hugging Face has no key for; transformers ignores it.
 OWN_KEY = "wavlm_lightning"
 OWN_FIELDS = ("feature_grad_mult", "batch_invariant", "position_bias")
 

@@ -22,7 +22,7 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Convert a state dict of `torchaudio.models.wavlm_model`; `path` is for messages.
+    """Convert a state dict of `torchaudio.models.wavlm_model`.
 
     Values that shapes do not determine are as published: strides, `max_distance`, dropouts; pre-norm and normalised
     waveforms if the front-end has layer norms.

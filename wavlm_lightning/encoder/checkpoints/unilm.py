@@ -69,7 +69,7 @@ HEAD = re.compile(
 
 
 def convert(content: Mapping[str, Any], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Convert a loaded checkpoint to a `WavLMConfig` and a state dict with the names of `WavLM`; `path` is for messages.
+    """Convert a loaded checkpoint to a `WavLMConfig` and a state dict with the names of `WavLM`.
 
     Raises:
         CheckpointError: the settings are missing or describe an encoder that cannot be built.

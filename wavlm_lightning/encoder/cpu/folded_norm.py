@@ -50,7 +50,7 @@ class FoldedConvolution:
         return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
 
     def __call__(self, waveforms: Tensor, *, time_major: bool = False) -> Tensor:
-        """Normalised `(batch, channels, steps)` of `(batch, samples)`; with `time_major`, steps come before channels."""
+        """Normalised `(batch, channels, steps)` of `(batch, samples)`; with `time_major`, steps before channels."""
         centred = (waveforms - self.centre).to(self.weight.dtype)
         windows = centred.unfold(1, self.weight.shape[2], self.stride)
         if time_major:

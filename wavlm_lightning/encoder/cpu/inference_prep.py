@@ -47,7 +47,7 @@ def norm_parameters(conv: nn.Module) -> tuple[Tensor, ...]:
 
 
 def positional_weight(conv: nn.Conv1d) -> Tensor:
-    """`conv.weight`, without computing the weight norm again after `prepare_positional`."""
+    """`conv.weight`, without computing the weight norm again after `prepare`."""
     found = kept("weight norm", norm_parameters(conv))
     return conv.weight if found is None else found
 

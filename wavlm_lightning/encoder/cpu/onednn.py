@@ -19,7 +19,7 @@ def has_onednn() -> bool:
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """x Wᵀ + b in fp32 without gradients, `(..., inputs)` to `(..., outputs)`; the weight may be transposed or packed."""
+    """fp32 x Wᵀ + b without gradients, `(..., inputs)` to `(..., outputs)`; W may be transposed or packed."""
     after, variant = ("gelu", "none") if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], variant)
 

@@ -33,7 +33,7 @@ def wide(weight: Tensor) -> bool:
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether the convolution of `(batch, frames, channels)` can be computed by Fourier transforms, and it is faster."""
+    """Whether Fourier transforms can compute the convolution of `(batch, frames, channels)`, and are faster."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not wide(weight):
         return False
     known = type(x) is Tensor and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in (x, weight))
@@ -108,7 +108,7 @@ class _Convolution(torch.autograd.Function):
 
 @cache
 def _fourier(taps: int) -> tuple[Tensor, Tensor]:
-    """The transform of `2 * taps` real numbers as a matrix, and the rows of its inverse without circular wrap-around."""
+    """The transform of `2 * taps` real numbers as a matrix, and the rows of its inverse without wrap-around."""
     size = 2 * taps
     angles = torch.outer(torch.arange(taps + 1), torch.arange(size)).remainder(size).double() * (2 * math.pi / size)
     waves = torch.cat([angles.cos(), -angles.sin()])

@@ -50,8 +50,8 @@ def multiply(
 ) -> Tensor:
     """Run the front-end: `(rows, samples)` to `(rows, frames, channels)`.
 
-    `matrices` is what `strided_products.taps` gives, of each convolution but the first. `folded` is the first convolution
-    with its group norm folded in, or None without group norm.
+    `matrices` is what `strided_products.taps` gives, of each convolution but the first. `folded` is the first
+    convolution with its group norm folded in, or None without group norm.
     """
     first = layers[0]
     make: Callable[..., Tensor] = partial(_first_activations, first)
@@ -80,8 +80,8 @@ def _first_activations(layer: Layer, waveforms: Tensor, *parameters: Tensor) -> 
 def convolve_made(make: Callable[..., Tensor], inputs: tuple[Tensor, ...], matrices: tuple[Tensor, ...]) -> Tensor:
     """Convolve `make(*inputs)`; only the inputs are kept for the backward pass, which calls `make` again.
 
-    `make` gives `(rows, steps, channels)`; its arguments must be all it uses that needs a gradient. torch's checkpointing
-    would repeat the convolution as well: it cannot look into an autograd function.
+    `make` gives `(rows, steps, channels)`; its arguments must be all it uses that needs a gradient. torch's
+    checkpointing would repeat the convolution as well: it cannot look into an autograd function.
     """
     return _RecomputedInput.apply(make, len(matrices), *matrices, *inputs)
 

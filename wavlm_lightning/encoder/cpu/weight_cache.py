@@ -18,7 +18,7 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by first parameter: purpos
 
 
 def keep(purpose: str, parameters: Sequence[Tensor], value: Any) -> None:
-    """Store a value under all parameters it was computed from, in order; the same parameters may serve several purposes.
+    """Store a value under all parameters it was computed from, in order; they may serve several purposes.
 
     The value must not refer to the parameters, or they would never be freed.
     """

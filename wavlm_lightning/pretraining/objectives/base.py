@@ -144,6 +144,7 @@ class LayerObjective(Objective):
         return (count if self.layer is None else self.layer,)
 
     def build_layer_norm(self, encoder: WavLMConfig) -> None:
+        """Create the layer norm; refuses a layer that the encoder does not have."""
         (self.index,) = self.layers(encoder.layers)
         if self.index > encoder.layers:
             raise UserError(f"{type(self).__name__}: layer {self.index}, but the encoder has {encoder.layers}")
@@ -151,6 +152,7 @@ class LayerObjective(Objective):
         self.layer_norm = nn.Identity() if normed else nn.LayerNorm(encoder.dim, encoder.layer_norm_eps)
 
     def layer_norm_parameters(self, encoder: WavLMConfig) -> int:
+        """Number of parameters of the layer norm that `build_layer_norm` creates."""
         (index,) = self.layers(encoder.layers)
         return 2 * encoder.dim if encoder.pre_norm and index != encoder.layers else 0
 

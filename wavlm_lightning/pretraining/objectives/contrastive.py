@@ -126,7 +126,7 @@ class ContrastivePrediction(LayerObjective):
 
     @torch.no_grad()
     def update_scores(self, prediction: Prediction) -> None:
-        self.valid_scores.update(*self._contrast(prediction))
+        self.valid_scores.update(*self._contrast(prediction))  # in evaluation with the likeliest codes, without noise
 
     def compute_scores(self) -> dict[str, Tensor]:
         scores = self.valid_scores.compute()

@@ -100,7 +100,7 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def code_perplexity(probabilities: Tensor) -> Tensor:
-    """Effective number of codes in use: exp of the entropy of each group of `(groups, entries)`, summed over the groups."""
+    """Effective number of codes in use: the sum over groups of exp(entropy), from `(groups, entries)`."""
     # torch.special.entr would have an infinite gradient where a probability has underflowed.
     logarithms = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
     return (-(probabilities * logarithms).sum(-1)).exp().sum()
