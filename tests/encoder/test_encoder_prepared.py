@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavlm_lightning.encoder.cpu import linears
-from wavlm_lightning.encoder.cpu.positional import norm_parameters
+from wavlm_lightning.encoder.cpu.inference_prep import norm_parameters
 from wavlm_lightning.encoder.cpu.weight_cache import kept
 
 

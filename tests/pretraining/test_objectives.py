@@ -9,9 +9,9 @@ from torch import nn
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
 from wavlm_lightning.pretraining.objectives import Prediction
-from wavlm_lightning.pretraining.scores import PredictionScores, perplexity
+from wavlm_lightning.pretraining.objectives.masked_prediction import PredictionScores, perplexity
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.schedules import learning_rate_factor
+from wavlm_lightning.training.optimizers import learning_rate_factor
 
 
 def prediction(seed: int = 0, labels: int = 17) -> Prediction:

@@ -74,17 +74,10 @@ class SpecAugment(nn.Module):
 
     @staticmethod
     def draw_masks(count: int, width_below: int, size: int, room: Tensor, own: bool) -> Tensor:
-        """The union of `count` random masks in each row.
+        """The union of `count` random masks in each row, bool `(batch, size)`, with widths from 0 to `width_below - 1`.
 
-        Args:
-            count: masks per row.
-            width_below: widths are drawn from 0 to `width_below - 1`.
-            size: positions in a row.
-            room: number of leading positions in which masks lie, int64 `(batch,)`.
-            own: reserve room for each mask's own width instead of the batch's widest.
-
-        Returns:
-            bool `(batch, size)`, true where masked.
+        `room` is the number of leading positions in which masks lie, int64 `(batch,)`. With `own`, room is reserved for
+        each mask's own width instead of the batch's widest.
         """
         shape = len(room), count
         if count == 0:
@@ -99,17 +92,9 @@ class SpecAugment(nn.Module):
 def time_warp(features: Tensor, lengths: Tensor, center: Tensor, moved: Tensor) -> Tensor:
     """Move a point in time: the frames before it are stretched, those after it squeezed (or vice versa), by cubic interpolation.
 
-    Frames before `center` become the frames before `moved`, and the others the others; the two parts are interpolated
-    separately. A row whose point does not move stays unchanged.
-
-    Args:
-        features: `(batch, frames, dim)`.
-        lengths: valid frames, int64 `(batch,)`.
-        center: the point in each row, int64 `(batch,)`; below the length.
-        moved: where it moves to, int64 `(batch,)`; below the length, and 0 only if `center` is.
-
-    Returns:
-        `(batch, frames, dim)`, zeros after the end of a row.
+    The two parts of `(batch, frames, dim)` are interpolated separately: frames before `center` become those before
+    `moved`. Both are int64 `(batch,)` and below the length. A row where they are equal stays unchanged; zeros follow
+    the end of a row.
     """
     dim = features.shape[2]
     lengths, center, moved = lengths[:, None], center[:, None], moved[:, None]

@@ -54,15 +54,10 @@ class Attention(nn.Module):
             self.rel_attn_embed = RelativePositionTable(config)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The factor on the position bias, computed from the hidden state itself, not from the projected query.
+        """The factor on the position bias, `(batch, frames, dim)` to `(batch, heads, frames)`; 1.75 before training.
 
-        a, b = σ(sums over 4 rows each of an 8-row projection shared by the heads); gate = a·(b·s − 1) + 2.
-
-        Args:
-            x: input of the attention, `(batch, frames, dim)`.
-
-        Returns:
-            `(batch, heads, frames)`; 1.75 everywhere before training.
+        a, b = σ(sums over 4 rows each of an 8-row projection shared by the heads); gate = a·(b·s − 1) + 2. It is
+        computed from the hidden state itself, not from the projected query.
         """
         batch, frames, _ = x.shape
         # Summing the rows of the weight first gives the same two numbers for a quarter of the work. The parameter has

@@ -10,11 +10,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-SAMPLE_RATE = 16_000
-"""Samples per second of every waveform the encoder reads."""
+SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 
-PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")
-"""Names of the presets; each is a class method of `WavLMConfig`."""
+PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
 
 Samples = TypeVar("Samples", int, Tensor)
 
@@ -242,7 +240,4 @@ class WavLMConfig:
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name}; choose one of {', '.join(PRESETS)}")
-        unknown = sorted(set(overrides) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(f"WavLMConfig has no field {', '.join(unknown)}")
-        return replace(getattr(cls, name)(), **overrides)
+        return cls.from_dict({**getattr(cls, name)().to_dict(), **overrides})

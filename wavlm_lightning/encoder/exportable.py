@@ -62,7 +62,6 @@ class ExportableEncoder(nn.Module):
         return hidden.masked_fill(padding[None, :, :, None], 0.0), frames
 
     def _convolve(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """`(batch, samples)` to `(batch, frames, channels)`."""
         x, steps = waveforms[:, None, :], lengths
         for layer in self.encoder.feature_extractor.conv_layers:
             x = layer.conv(x)
@@ -73,7 +72,7 @@ class ExportableEncoder(nn.Module):
             elif norm is not None:
                 x = norm(x.transpose(1, 2)).transpose(1, 2)
             x = F.gelu(x)
-        return x.transpose(1, 2)
+        return x.transpose(1, 2)  # (batch, frames, channels)
 
     def _norm_over_time(self, norm: nn.GroupNorm, x: Tensor, steps: Tensor) -> Tensor:
         """Group norm with one group per channel, over the valid steps of each row if the encoder is `batch_invariant`."""
@@ -118,7 +117,6 @@ class ExportableEncoder(nn.Module):
         return F.embedding(bucket, embedding.weight).permute(2, 0, 1)
 
     def _attend(self, attention: nn.Module, x: Tensor, table: Tensor | None, padding: Tensor) -> Tensor:
-        """Self-attention of one layer, `(batch, frames, dim)` to the same shape (arXiv 2110.13900, section III-B)."""
         heads = self.config.heads
         query, key, value = (
             projection(x).unflatten(2, (heads, -1)).transpose(1, 2)

@@ -39,12 +39,7 @@ def normalize_waveforms(waveforms: Tensor, lengths: Tensor, eps: float = 1e-5) -
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:
-    """Return `x` unchanged, with its gradient multiplied by `factor` (fairseq's `feature_grad_mult`).
-
-    Args:
-        x: any shape.
-        factor: between 0 (no gradient) and 1 (no change).
-    """
+    """Return `x` unchanged, with its gradient multiplied by `factor`, 0 to 1 (fairseq's `feature_grad_mult`)."""
     if factor == 1 or not x.requires_grad:
         return x
     # A lerp between equal ends gives `x` to the last bit; m·x + (1 − m)·x would round.
@@ -82,14 +77,9 @@ class ConvLayer(nn.Module):
         return (self.layer_norm.weight, self.layer_norm.bias) if isinstance(self.layer_norm, nn.LayerNorm) else ()
 
     def activate(self, x: Tensor, *norm: Tensor) -> Tensor:
-        """Layer norm, if this layer has one, and GELU.
+        """Layer norm, if this layer has one, and GELU, on `(batch, steps, channels)` of any memory layout.
 
-        Args:
-            x: output of the convolution, `(batch, steps, channels)`, of any memory layout.
-            norm: what `norm_parameters` gives.
-
-        Returns:
-            The same shape and precision.
+        `norm` is what `norm_parameters` gives: an argument, because recomputing passes copies that need gradients.
         """
         if isinstance(self.layer_norm, nn.LayerNorm):
             # Autocast would return fp32, which the next convolution casts back. The kernel sums in fp32 in any case.

@@ -9,18 +9,10 @@ from wavlm_lightning.encoder.config import WavLMConfig
 
 
 def distance_buckets(num_buckets: int, max_distance: int) -> list[int]:
-    """The bucket of each distance |j - i| from 0 to `max_distance`, for one direction.
+    """The bucket of each distance |j - i| from 0 to `max_distance`, for one direction: each below `num_buckets / 2`.
 
     With h = num_buckets / 2 and e = h / 2, distances below e have a bucket each; larger distances d have bucket
-    min(h - 1, e + floor((h - e) · ln(d / e) / ln(max_distance / e))). The floor is found by comparing powers of
-    integers, so rounding of a logarithm cannot move a boundary.
-
-    Args:
-        num_buckets: all buckets, both directions (320).
-        max_distance: distance from which all distances share the last bucket (800).
-
-    Returns:
-        `max_distance + 1` bucket numbers, each below `num_buckets / 2`.
+    min(h - 1, e + floor((h - e) · ln(d / e) / ln(max_distance / e))).
     """
     half = num_buckets // 2
     exact = half // 2
@@ -28,6 +20,7 @@ def distance_buckets(num_buckets: int, max_distance: int) -> list[int]:
     buckets = list(range(exact))
     step = 0
     for distance in range(exact, max_distance + 1):
+        # By powers of integers, so that rounding of a logarithm cannot move a boundary:
         # floor(...) > step  <=>  (d / e)^(h - e) >= (max_distance / e)^(step + 1)
         while step < steps - 1 and distance**steps * exact ** (step + 1) >= max_distance ** (step + 1) * exact**steps:
             step += 1
@@ -63,9 +56,6 @@ class RelativePositionTable(nn.Embedding):
 
     def forward(self, frames: int) -> Tensor:
         """The bias before gating, as a vector: the frames x frames matrix has only 2 · frames − 1 different entries.
-
-        Args:
-            frames: number of queries and keys.
 
         Returns:
             `(heads, 2 * frames - 1)`: entry m is the bias of all keys that lie `frames - 1 - m` after their query. With

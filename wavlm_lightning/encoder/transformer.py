@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,8 @@ from wavlm_lightning.encoder.attention import Attention, compute_dtype, linear
 from wavlm_lightning.encoder.attention_backends import BACKENDS, choose
 from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.cpu import spectral_convolution
+from wavlm_lightning.encoder.cpu.inference_prep import positional_embedding, positional_weight
 from wavlm_lightning.encoder.cpu.linears import gelu_product, product
-from wavlm_lightning.encoder.cpu.positional import positional_embedding, positional_weight
-from wavlm_lightning.encoder.dropped_layer import DroppedLayer
 
 
 class PositionalConvolution(nn.Module):
@@ -42,14 +42,7 @@ class PositionalConvolution(nn.Module):
         self.conv = weight_norm(conv, dim=2)  # one norm for each tap of the kernel, as in fairseq
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed positions.
-
-        Args:
-            x: `(batch, frames, dim)`, zero where a frame is padding.
-
-        Returns:
-            `(batch, frames, dim)`, to be added.
-        """
+        """Positions of `(batch, frames, dim)`, zero where a frame is padding, in the same shape, to be added."""
         conv, weight = self.conv, positional_weight(self.conv)
         if spectral_convolution.usable(x, weight):
             return F.gelu(positional_embedding(x, weight, conv).to(compute_dtype(x)))
@@ -77,6 +70,29 @@ class FeedForward(nn.Module):
         inner, outer = self.intermediate_dense, self.output_dense
         x = self.activation_dropout(gelu_product(x, inner.weight, inner.bias))  # F.gelu(inner(x))
         return self.dropout(product(x, outer.weight, outer.bias))  # outer(x)
+
+
+class DroppedLayer(torch.autograd.Function):
+    """A layer that LayerDrop skips: the input unchanged, and zeros as gradients of the layer's parameters.
+
+    Without gradients DDP would wait for them, or search the graph for missing ones in every step; and Adam would
+    neither decay nor move these parameters, though it does so if another process ran the layer. With zeros all
+    processes take the same step, driven by momentum and weight decay.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *others: Tensor | None) -> Tensor:
+        # `others`, the parameters and the position bias, only join the graph.
+        ctx.save_for_backward(*others)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        zeros = (
+            torch.zeros_like(other) if needed else None
+            for other, needed in zip(ctx.saved_tensors, ctx.needs_input_grad[1:], strict=True)
+        )
+        return gradient, *zeros
 
 
 class TransformerLayer(nn.Module):
@@ -129,7 +145,6 @@ class TransformerLayer(nn.Module):
         return run(x, table, padding, backend)
 
     def compile_run(self) -> None:
-        """Compile the layer with torch.compile, once for all lengths."""
         # A compiled function, not a compiled module: the latter would put `_orig_mod` into the parameters' names.
         self._compiled = torch.compile(self._run, dynamic=True)
 
@@ -209,10 +224,8 @@ class Transformer(nn.Module):
         return [states[number] for number in keep]
 
     def table(self, frames: int, dtype: torch.dtype) -> Tensor | None:
-        """The position bias before gating, `(heads, 2 * frames - 1)`, or None for models without bias.
-
-        Computed here and not in layer 0, which holds its parameter: LayerDrop of layer 0 must not remove it from the others.
-        """
+        """The position bias before gating, `(heads, 2 * frames - 1)`, or None for models without bias."""
+        # Not inside layer 0, which holds the parameter: LayerDrop of layer 0 must not remove the bias from the others.
         return None if self.position_bias == "none" else self.layers[0].attention.rel_attn_embed(frames).to(dtype)
 
     def run_layers(self, recomputed: bool, compiled: bool, attention: str | None = None) -> None:
@@ -237,13 +250,12 @@ class Transformer(nn.Module):
 
     def linear_weights(self) -> list[Tensor]:
         """The weights of the linear layers that `cpu.linears` multiplies with."""
-        weights = []
+        linears: list[nn.Linear] = []
         for layer in self.layers:
             attention, feed_forward = layer.attention, layer.feed_forward
-            linears = [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
+            linears += [attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj]
             linears += [feed_forward.intermediate_dense, feed_forward.output_dense]
-            weights += [linear.weight for linear in linears]
-        return weights
+        return [linear.weight for linear in linears]
 
     def _drops_layer(self) -> bool:
         # Drawn on the CPU: reading a draw from the GPU would make every layer wait for it.

@@ -73,14 +73,10 @@ class WavLM(nn.Module):
         return scale_gradient(features, self.config.feature_grad_mult), self.config.frames(lengths)
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Project convolution features to the width of the transformer.
+        """The inputs of the transformer, `(batch, frames, dim)`, from the `(batch, frames, channels)` of `features`.
 
-        Args:
-            features: what `features` returned, `(batch, frames, channels)`.
-
-        Returns:
-            The inputs of the transformer, `(batch, frames, dim)`; and the features after the layer norm of the
-            projection, `(batch, frames, channels)`, which the quantiser of wav2vec 2.0 reads.
+        Also returns the features after the projection's layer norm, `(batch, frames, channels)`, which the quantiser of
+        wav2vec 2.0 reads.
         """
         return self.feature_projection(features)
 

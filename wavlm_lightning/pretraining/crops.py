@@ -19,16 +19,8 @@ from wavlm_lightning.encoder import WavLMConfig
 class Crops(Dataset[PretrainingBatch]):
     """Batches of crops of one length; an item is a whole batch, because all crops are as long as its shortest utterance.
 
-    Args:
-        split: the utterances.
-        labels: their labels, by label set.
-        numbers: numbers of the utterances in use; items are positions in this list.
-        max_seconds: longest crop.
-        grid: configuration of the encoder, for its frame grid.
-        noise: the noise clips, or None.
-        noise_clips: noise clips per crop of a batch, rounded up.
-        seed: crops and noise are drawn from (seed, epoch, first utterance), so a resumed run draws the same.
-        random: crop at random places (training) or at the beginning (validation).
+    `numbers` are the utterances in use; items are positions in this list. Crops lie at random places if `random`
+    (training), else at the beginning. `noise_clips` noise clips are drawn per crop, rounded up.
     """
 
     def __init__(
@@ -47,9 +39,9 @@ class Crops(Dataset[PretrainingBatch]):
         self.max_samples = round(max_seconds * SAMPLE_RATE)
         self.noise, self.noise_clips, self.seed, self.random = noise, noise_clips, seed, random
 
-    def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:
-        """Read a batch of (number, epoch) pairs."""
+    def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:  # (number, epoch) pairs
         numbers = [int(self.numbers[number]) for number, _ in items]
+        # From (seed, epoch, first utterance), so that a resumed run draws the same crops and noise.
         rng = np.random.default_rng([self.seed, items[0][1], numbers[0]])
         lengths = [int(self.split.samples[number]) for number in numbers]
         # Crops start on the frame grid, so that labels and frames are aligned (in fairseq they differ by up to 10 ms).

@@ -28,19 +28,12 @@ from wavlm_lightning.system.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """An opened split of all sources.
+    """An opened split of all sources."""
 
-    Attributes:
-        split: its utterances, source after source.
-        labels: their labels, by label set.
-        numbers: ascending numbers of the utterances that are long enough, int64 `(utterances,)`.
-        bounds: number of the first shard of each source, and the number of all shards.
-    """
-
-    split: Split
+    split: Split  # source after source
     labels: dict[str, LabelSet]
-    numbers: np.ndarray
-    bounds: list[int]
+    numbers: np.ndarray  # ascending numbers of the utterances that are long enough, int64
+    bounds: list[int]  # number of the first shard of each source, and the number of all shards
 
 
 class PretrainingData(ResumableData):

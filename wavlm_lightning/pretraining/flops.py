@@ -16,27 +16,16 @@ from wavlm_lightning.encoder import WavLMConfig
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one forward pass by part, and the totals.
+    """Operations of one forward pass by part, and the totals."""
 
-    Attributes:
-        front_end: the convolutions.
-        projection: convolution features to the width of the transformer.
-        positional: the convolutional positional embedding.
-        linears: attention projections, gates and feed-forward blocks of all layers.
-        attention: queries by keys and weights by values of all layers.
-        front_end_backward: the backward pass of the convolutions; 0 if they are frozen.
-        objectives: the objectives' forward pass; 0 unless added.
-        layer_drop: share of the layers that a training step skips on average.
-    """
-
-    front_end: float
-    projection: float
+    front_end: float  # the convolutions
+    projection: float  # convolution features to the width of the transformer
     positional: float
-    linears: float
-    attention: float
-    front_end_backward: float
-    objectives: float = 0.0
-    layer_drop: float = 0.0
+    linears: float  # attention projections, gates and feed-forward blocks of all layers
+    attention: float  # queries by keys and weights by values of all layers
+    front_end_backward: float  # 0 if the convolutions are frozen
+    objectives: float = 0.0  # their forward pass
+    layer_drop: float = 0.0  # share of the layers that a training step skips on average
 
     @property
     def forward(self) -> float:
@@ -53,11 +42,8 @@ class StepFlops:
         utilisation describes the model, not the implementation.
         """
         layers = (1.0 - self.layer_drop) * (self.linears + self.attention)
-        return (
-            self.front_end
-            + self.front_end_backward
-            + 3 * (self.projection + self.positional + layers + self.objectives)
-        )
+        tripled = self.projection + self.positional + layers + self.objectives
+        return self.front_end + self.front_end_backward + 3 * tripled
 
 
 def linear_flops(rows: float, inputs: int, outputs: int) -> float:
@@ -66,21 +52,14 @@ def linear_flops(rows: float, inputs: int, outputs: int) -> float:
 
 
 def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
-    """Operations of the encoder on a batch.
+    """Operations of the encoder on a batch of utterances (a fraction is allowed) of `samples` at 16 kHz, by part.
 
-    Args:
-        config: shape of the encoder.
-        batch: number of utterances; may be fractional.
-        samples: length of each at 16 kHz.
-
-    Returns:
-        Operations by part, without objectives (see `Objective.cost`).
+    Those of the objectives are not included; see `Objective.cost`.
     """
     front_end, first, inputs = 0.0, 0.0, 1
     whole = config.frames(samples)
-    steps = (
-        (whole - 1) * config.hop + config.receptive_field if whole else 0
-    )  # samples outside every frame cost nothing
+    # Samples outside every frame cost nothing.
+    steps = (whole - 1) * config.hop + config.receptive_field if whole else 0
     for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
         steps = max((steps - kernel) // stride + 1, 0)
         convolution = linear_flops(batch * steps, inputs * kernel, channels)
@@ -105,30 +84,20 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
 
 
 def masked_share(probability: float, span: int) -> float:
-    """Share of the frames that random spans mask (wav2vec 2.0, arXiv 2006.11477): 1 − (1 − p/l)^l, 57 % for WavLM.
-
-    Args:
-        probability: share of the frames that spans would mask if they did not overlap.
-        span: number of frames per span.
-    """
+    """Share of the frames that random spans mask (wav2vec 2.0, arXiv 2006.11477): 1 − (1 − p/l)^l, 57 % for WavLM."""
     return 1.0 - (1.0 - probability / span) ** span
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The peak performance of a GPU.
+    """The peak performance of a GPU."""
 
-    Attributes:
-        peak: operations per second of dense matrix products in half precision with fp32 sums.
-        memory_gb: memory of its variants in 10^9 bytes.
-        precision: Lightning's name of the half precision of `peak`; V100s have no bf16.
-    """
-
-    peak: float
-    memory_gb: tuple[int, ...]
-    precision: str = "bf16-mixed"
+    peak: float  # operations per second of dense matrix products in half precision with fp32 sums
+    memory_gb: tuple[int, ...]  # of its variants, in 10^9 bytes
+    precision: str = "bf16-mixed"  # Lightning's name of the half precision of `peak`; V100s have no bf16
 
 
+# Peaks without sparsity from NVIDIA's data sheets; names without suffix are SXM modules.
 GPUS: dict[str, Gpu] = {
     "v100": Gpu(125e12, (16, 32), "16-mixed"),
     "v100-pcie": Gpu(112e12, (16, 32), "16-mixed"),
@@ -139,10 +108,9 @@ GPUS: dict[str, Gpu] = {
     "l40s": Gpu(362e12, (48,)),
     "rtx-4090": Gpu(165e12, (24,)),
 }
-"""Peaks without sparsity from NVIDIA's data sheets; names without suffix are SXM modules."""
 
+# Words in the names of devices that are slower than the GPU of the same name in the table
 UNLIKE = {"laptop", "mig", "d", "nvl"}
-"""Words in the names of devices that are slower than the GPU of the same name in the table."""
 
 
 def find_gpu(name: str) -> Gpu | None:
@@ -158,14 +126,6 @@ def find_gpu(name: str) -> Gpu | None:
 
 
 def model_flops_utilisation(flops_per_second: float, gpu_name: str) -> float | None:
-    """Model FLOPs utilisation: the share of a GPU's peak that a run reaches.
-
-    Args:
-        flops_per_second: operations of the model (`StepFlops.training`) per second on one GPU.
-        gpu_name: name of that GPU, see `find_gpu`.
-
-    Returns:
-        A number between 0 and 1; None for a device whose peak is unknown.
-    """
+    """Model FLOPs utilisation, 0 to 1: the share of a GPU's peak that a run reaches; None if the peak is unknown."""
     gpu = find_gpu(gpu_name)
     return flops_per_second / gpu.peak if gpu and math.isfinite(flops_per_second) else None

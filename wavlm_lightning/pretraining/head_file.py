@@ -17,12 +17,9 @@ PREFIX = "objectives."
 
 
 def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict[str, Any]]) -> None:
-    """Write the head into the folder of an exported encoder.
+    """Write the objectives' part of a module's state dict into the folder of an exported encoder.
 
-    Args:
-        folder: of the exported encoder.
-        state: state dict of the module, of which only the objectives' parameters are written.
-        codebooks: by label set, size and hash of the codebook that the head predicts.
+    `codebooks` holds, by label set, size and hash of the codebook that the head predicts.
     """
     head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     save_file(head, folder / WEIGHTS)
@@ -30,10 +27,7 @@ def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict
 
 
 def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Read the head of an exported folder, a run folder or a `.ckpt`.
-
-    Returns:
-        The objectives' part of the state dict, and the codebooks it predicts.
+    """The objectives' part of the state dict and the codebooks they predict, from an export, a run folder or a `.ckpt`.
 
     Raises:
         UserError: there is no head.
@@ -51,12 +45,7 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
 
 
 def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict[str, Any]]) -> None:
-    """Load the head of `source` into objectives that have been built.
-
-    Args:
-        objectives: of the module.
-        source: see `read_head`.
-        codebooks: by label set, `sha256` of the codebook in use.
+    """Load the head of `source` into objectives that have been built for `codebooks`.
 
     Raises:
         UserError: there is no head, or it predicts other labels, or it belongs to other objectives.

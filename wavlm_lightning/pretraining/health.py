@@ -80,19 +80,12 @@ class Health(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.collapsed_in_a_row = state_dict["collapsed_in_a_row"]
 
-    # Training.
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         self.speed, self.updates = Speed(pl_module.encoder.config), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Watched, outputs: Any, batch: PretrainingBatch, batch_idx: int
     ) -> None:
-        """Log speed and padding.
-
-        Raises:
-            UserError: too many updates in a row were skipped.
-        """
         assert self.speed is not None
         self.speed.count(*batch.audio.shape)
         updated, self.updates = trainer.global_step > self.updates, trainer.global_step
@@ -104,8 +97,6 @@ class Health(pl.Callback):
         if updated and trainer.global_step % trainer.log_every_n_steps == 0:
             figures = {**self.speed.read(trainer.strategy), "padding_share": padding_share(batch.audio)}
             pl_module.log_dict({f"health/{name}": value for name, value in figures.items()})
-
-    # Validation.
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         if self.speed is not None:
@@ -121,7 +112,6 @@ class Health(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Log the effective rank of all hidden states of the first batch."""
         if batch_idx or trainer.sanity_checking:
             return
         with trainer.precision_plugin.forward_context():
@@ -139,11 +129,6 @@ class Health(pl.Callback):
         return rank.compute()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Watched) -> None:
-        """Count collapses.
-
-        Raises:
-            UserError: the run has collapsed.
-        """
         if self.speed is not None:
             self.speed.resume()
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
@@ -160,7 +145,6 @@ class Health(pl.Callback):
             )
 
     def _signs(self, pl_module: Watched, metrics: Mapping[str, Tensor]) -> list[str]:
-        """Signs of a collapse, in words."""
         signs = []
         if self.top_rank < self.minimum_rank:
             signs.append(f"effective rank of the top layer {self.top_rank:.2f}, below {self.minimum_rank:g}")
@@ -180,9 +164,6 @@ class Speed:
 
     The clock is paused during validation. Waiting for data, checkpoints and probes count, because they are costs of the
     run. Only a reading synchronises with the device.
-
-    Args:
-        config: of the encoder.
     """
 
     def __init__(self, config: WavLMConfig) -> None:
@@ -192,7 +173,6 @@ class Speed:
         self.seconds = self.flops = 0.0
 
     def count(self, batch: int, samples: int) -> None:
-        """Add a batch of this process."""
         if self.begun is None:  # the first batch, which includes the start of loader processes and kernels, is left out
             self.begun = time.perf_counter()
             return
@@ -200,11 +180,9 @@ class Speed:
         self.flops += encoder_flops(self.config, batch, samples).training
 
     def pause(self) -> None:
-        """Stop the clock."""
         self.paused = time.perf_counter()
 
     def resume(self) -> None:
-        """Start the clock again."""
         if self.begun is not None and self.paused is not None:
             self.begun += time.perf_counter() - self.paused
         self.paused = None
@@ -237,13 +215,10 @@ class Speed:
 
 
 def padding_share(audio: Tensor) -> Tensor:
-    """Share of the samples that are zeros at the end of their row, a float32 scalar.
+    """Share of the samples of `(batch, samples)` that are zeros at the end of their row, a float32 scalar.
 
     Crops are cut out of utterances and never padded; this finds digital silence at the ends of recordings, or whole silent
     rows, which a corpus should not have.
-
-    Args:
-        audio: `(batch, samples)`.
     """
     sounding = (audio != 0).to(torch.uint8)
     trailing = sounding.flip(1).cummax(1).values == 0

@@ -18,44 +18,31 @@ from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES
 from wavlm_lightning.encoder.cpu.chunks import CACHE_FRIENDLY, ROOMY
 from wavlm_lightning.system.errors import UserError
 
+# Share of a GPU's memory that a step may fill, a rule of thumb; CUDA's context, workspaces and fragmentation take the
+# rest.
 USABLE = 0.85
-"""Share of a GPU's memory that a step may fill, a rule of thumb; CUDA's context, workspaces and fragmentation take the
-rest."""
 
+# `trainer.precision` -> bytes of a number in matrix products; weights, gradients and optimiser are fp32 in all three.
 COMPUTE_BYTES = {"32-true": 4, "bf16-mixed": 2, "16-mixed": 2}
-"""`trainer.precision` -> bytes of a number in matrix products; weights, gradients and optimiser are fp32 in all three."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step at its peak: at the start of the backward pass, or at its end if that needs more.
+    """Bytes of a training step at its peak: at the start of the backward pass, or at its end if that needs more."""
 
-    Attributes:
-        parameters: weights in fp32; with FSDP2 the process's share, here and in the next two.
-        gradients: gradients in fp32.
-        optimiser: both moments of AdamW.
-        exchanged: buffers between processes: the gradient copies that DistributedDataParallel sums, or the weights
-            that FSDP2 gathers temporarily.
-        casts: weight copies kept for the backward pass, in half precision or normalised.
-        front_end: activations of the convolutions.
-        projection: activations from the convolutions to the first layer.
-        layers: activations of the transformer; only the inputs of checkpointed layers.
-        recomputed: temporary tensors that the backward pass computes again: at its start the frames x frames tensors of
-            some utterances, or all activations of a checkpointed layer; or, if the end of the backward pass needs more,
-            the amount by which the first convolution raises the peak there.
-        objectives: activations of the objectives.
-    """
-
-    parameters: float
-    gradients: float
-    optimiser: float
-    exchanged: float
-    casts: float
-    front_end: float
-    projection: float
-    layers: float
+    parameters: float  # weights in fp32; with FSDP2 the process's share, here and in the next two
+    gradients: float  # in fp32
+    optimiser: float  # both moments of AdamW
+    exchanged: float  # gradient copies that DDP sums, or weights that FSDP2 gathers temporarily
+    casts: float  # weight copies kept for the backward pass, in half precision or normalised
+    front_end: float  # activations of the convolutions
+    projection: float  # activations from the convolutions to the first layer
+    layers: float  # activations of the transformer; only the inputs of checkpointed layers
+    # Temporary tensors that the backward pass computes again: at its start the frames x frames tensors of some
+    # utterances, or all activations of a checkpointed layer; or, if the end of the backward pass needs more, the amount
+    # by which the first convolution raises the peak there.
     recomputed: float
-    objectives: float = 0.0
+    objectives: float = 0.0  # activations of the objectives
 
     @property
     def kept(self) -> float:
@@ -64,7 +51,6 @@ class StepMemory:
 
     @property
     def total(self) -> float:
-        """Sum of all parts."""
         return sum(getattr(self, field.name) for field in fields(self))
 
     def fits(self, memory_gb: float) -> bool:
@@ -91,15 +77,11 @@ def step_memory(
     head_parameters: int = 0,
     head_bytes: float = 0.0,
 ) -> StepMemory:
-    """Memory of a training step in one process.
+    """Memory of a training step in one process, for crops of `samples` at 16 kHz.
 
     Args:
-        config: shape of the encoder.
         batch: crops of a micro-step in this process; a fraction stands for space that shorter crops fill.
-        samples: length of each crop at 16 kHz.
-        precision: `trainer.precision`.
         device: where the kernels run; neither device keeps frames x frames tensors for the backward pass.
-        processes: number of data-parallel processes.
         sharded: whether FSDP2 (`trainer.strategy: fsdp2`) shards the weights; otherwise DDP copies them.
         checkpointed: whether the layers run again in the backward pass (`model.activation_checkpointing`).
         head_parameters: number of parameters of the objectives.
@@ -203,14 +185,12 @@ def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: i
 
 
 def _attention(config: WavLMConfig, batch: float, frames: int, compute: int, device: str) -> float:
-    """Temporary frames x frames tensors, for as many utterances at a time as `DEVICE_BYTES` allow.
-
-    They are the position bias and its gradient, and a second gradient if the bias is gated.
-    """
+    """Temporary frames x frames tensors, for as many utterances at a time as `DEVICE_BYTES` allow."""
     if device == "cpu" or config.position_bias == "none":  # works in cache-sized blocks; a kernel without bias
         return 0
     # The kernel requires rows of the bias to be aligned to 8 numbers.
     one = config.heads * frames * (-(-frames // 8) * 8) * compute
+    # The position bias and its gradient, and a second gradient if the bias is gated.
     copies = 3 if config.position_bias == "gated" else 2
     return copies * min(batch * one, max(one, DEVICE_BYTES))
 

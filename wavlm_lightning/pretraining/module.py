@@ -22,8 +22,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
-TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)
-"""Random streams, each with its own seed at every step; see `WavLMPretraining._seed`."""
+TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams, each with its own seed at every step
 
 
 class WavLMPretraining(NormalisedUpdates):
@@ -85,15 +84,9 @@ class WavLMPretraining(NormalisedUpdates):
     # Construction. The objectives are built in `configure_model`, when the data have told the sizes of the codebooks.
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Add `Health` to every run, unless the user has added one."""
         return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
 
     def configure_model(self) -> None:
-        """Build the objectives for the codebooks in use, and shard the module under FSDP2.
-
-        Raises:
-            UserError: noise is mixed in but there is no noise corpus, or labels are cut for another frame grid.
-        """
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
         data: Any = self.trainer.datamodule
@@ -113,11 +106,7 @@ class WavLMPretraining(NormalisedUpdates):
             self.trainer.strategy.shard(self, self.encoder.encoder)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
-        """Create the parameters of the objectives; a second call does nothing.
-
-        Args:
-            codebooks: by label set, `size` and `sha256` of the codebook.
-        """
+        """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""
         if self.codebooks is not None:
             return
         torch.manual_seed(self.seed + 1)
@@ -141,11 +130,6 @@ class WavLMPretraining(NormalisedUpdates):
         checkpoint["codebooks"] = self.codebooks
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the objectives if needed, and refuse other codebooks.
-
-        Raises:
-            UserError: the checkpoint was trained on other labels.
-        """
         if "codebooks" not in checkpoint:
             raise UserError("resume: the checkpoint was written by an older version and cannot be resumed")
         self.keep_head = False  # the head is in this checkpoint
@@ -173,9 +157,6 @@ class WavLMPretraining(NormalisedUpdates):
             generator: randomness of masks and objectives.
             step: updates made so far.
             dropped: which layers LayerDrop skips.
-
-        Returns:
-            What the objectives read: hidden states, features, mask and labels.
         """
         features, frame_lengths = self.encoder.features(audio)  # without lengths: crops of a batch have one length
         # At the end of an utterance there can be fewer labels than frames.

@@ -9,22 +9,17 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.optimizers import drop_gradient_unless_finite, parameter_groups
-from wavlm_lightning.training.schedules import learning_rate_factor
+from wavlm_lightning.training.optimizers import drop_gradient_unless_finite, learning_rate_factor, parameter_groups
 
+# Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range; the
+# true number of masked frames, over all ranks and micro-steps, divides the gradient before the update.
 NOMINAL_FRAMES = 1000.0
-"""Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range;
-the true number of masked frames, over all ranks and micro-steps, divides the gradient before the update."""
 
 
 class NormalisedUpdates(pl.LightningModule):
-    """A module whose loss is a sum over masked frames, and whose gradient is the mean over the masked frames of an update.
+    """Makes the gradient of a loss that sums over masked frames the mean over the masked frames of an update.
 
     For the arguments see `WavLMPretraining`.
-
-    Attributes:
-        skipped_updates: updates skipped so far because their gradient was not finite.
-        skipped_in_a_row: number of the latest updates that were all skipped.
     """
 
     def __init__(
@@ -40,7 +35,7 @@ class NormalisedUpdates(pl.LightningModule):
         super().__init__()
         self.learning_rate, self.warmup, self.decay = learning_rate, warmup, decay
         self.betas, self.eps, self.weight_decay, self.decay_all = betas, eps, weight_decay, decay_all
-        self.skipped_updates = self.skipped_in_a_row = 0
+        self.skipped_updates = self.skipped_in_a_row = 0  # because their gradient was not finite
         self._masked_frames: Tensor | float = 0.0
         self._norm: Tensor | None = None
 
@@ -50,7 +45,6 @@ class NormalisedUpdates(pl.LightningModule):
         return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
 
     def count_masked_frames(self, frames: Tensor) -> None:
-        """Add the masked frames of a micro-step."""
         self._masked_frames = self._masked_frames + frames
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """What pre-training and tasks share as Lightning code; imports `encoder` and `system` only.
 
-- `optimizers`: parameter groups with and without weight decay, the guard against gradients that are not finite.
-- `schedules`: learning rate over steps.
+- `optimizers`: parameter groups with and without weight decay, the learning rate over steps, the guard against gradients
+  that are not finite.
 - `fsdp`: the strategy `fsdp2` and its sharded checkpoints.
 
 Tests: `tests/training`, `tests/pretraining/test_updates.py`.

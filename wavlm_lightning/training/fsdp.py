@@ -21,8 +21,8 @@ from wavlm_lightning.system.files import remove, replace_folder
 if TYPE_CHECKING:
     from wavlm_lightning.encoder.transformer import Transformer
 
+# Environment variables that Lightning's launcher sets.
 LAUNCHED = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-"""Environment variables that Lightning's launcher sets."""
 
 
 class FSDP2(ModelParallelStrategy):
@@ -60,11 +60,6 @@ class FSDP2(ModelParallelStrategy):
         self._environment: dict[str, str] = {}
 
     def setup_environment(self) -> None:
-        """Make all processes data parallel.
-
-        Raises:
-            UserError: a precision that needs a loss scale.
-        """
         if self.precision_plugin.precision in ("16-mixed", "16-true"):
             raise UserError(
                 f"trainer.precision {self.precision_plugin.precision} does not work with trainer.strategy fsdp2; "
@@ -86,9 +81,8 @@ class FSDP2(ModelParallelStrategy):
     def shard(self, module: pl.LightningModule, transformer: Transformer) -> None:
         """Give each process its shard of every parameter of `module`; a second call does nothing.
 
-        Args:
-            module: everything that is trained; its training and validation steps count as forward passes.
-            transformer: the stack inside it, whose layers are gathered one by one.
+        The module's training and validation steps count as forward passes. The layers of `transformer`, a stack inside
+        it, are gathered one by one.
         """
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -115,11 +109,7 @@ class FSDP2(ModelParallelStrategy):
             register_fsdp_forward_method(module, step)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Write to a new folder and rename it when it is complete: a killed run keeps a complete checkpoint.
-
-        Raises:
-            UserError: a file could not be written.
-        """
+        """Write to a new folder and rename it when it is complete: a killed run keeps a complete checkpoint."""
         path = Path(self.broadcast(filepath))
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -140,11 +130,7 @@ class FSDP2(ModelParallelStrategy):
             replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a sharded checkpoint, or one file. Resume only trusted checkpoints: torch unpickles optimiser settings.
-
-        Raises:
-            UserError: the checkpoint is incomplete or does not fit the model.
-        """
+        """Load a sharded checkpoint, or one file. Resume only trusted ones: torch unpickles optimiser settings."""
         path = Path(self.broadcast(checkpoint_path))
         try:
             if path.is_dir():

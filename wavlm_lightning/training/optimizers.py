@@ -1,9 +1,10 @@
-"""Parameter groups of an optimiser, and the guard that skips an update whose gradient is not finite."""
+"""Parameter groups, the learning rate over steps, and the guard that skips an update whose gradient is not finite."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,8 @@ from wavlm_lightning.training.fsdp import whole
 def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     """Parameter groups for AdamW.
 
-    Args:
-        module: whose parameters are trained.
-        weight_decay: of the parameters that decay.
-        decay_all: decay all of them, as fairseq trained HuBERT and WavLM; False spares all but matrices and kernels
-            (biases, norms, gates, the mask embedding), which is the better practice today.
+    `decay_all` is how fairseq trained HuBERT and WavLM; False spares all but matrices and kernels (biases, norms,
+    gates, the mask embedding), which is the better practice today.
     """
     decaying: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -30,22 +28,28 @@ def parameter_groups(module: nn.Module, weight_decay: float, decay_all: bool) ->
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
+def learning_rate_factor(step: int, total: int, warmup: float, decay: Literal["linear", "cosine"] = "linear") -> float:
+    """Factor on the peak learning rate, 0 to 1, after `step` of `total` updates.
+
+    `warmup` is the share of the run over which the rate rises from zero (0.08 in HuBERT and WavLM).
+    """
+    climb = max(1.0, warmup * total)
+    if step < climb:
+        return step / climb
+    rest = min(1.0, (step - climb) / max(1.0, total - climb))
+    return 1.0 - rest if decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+
+
 def drop_gradient_unless_finite(parameters: Iterable[nn.Parameter]) -> tuple[Tensor, bool]:
-    """Set all gradients to None if their norm is not finite, so that the optimiser skips the update.
+    """Drop all gradients if their norm is not finite, so that the optimiser skips the update.
 
-    One such update would put NaN into the weights and into the moments of Adam. An optimiser leaves a parameter without
-    gradient unchanged, and its moments as well.
-
-    Args:
-        parameters: those of one optimiser. All ranks must hold the same gradients, so that they skip together.
-
-    Returns:
-        The norm of the gradients, a scalar, and whether it is finite.
+    Returns the norm, a scalar, and whether it is finite. All ranks must hold the same gradients, so that they skip
+    together.
     """
     parameters = list(parameters)
     norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
     finite = bool(norm.isfinite())
-    if not finite:
+    if not finite:  # the update would put NaN into the weights and into the moments of Adam
         for parameter in parameters:
-            parameter.grad = None
+            parameter.grad = None  # an optimiser leaves the parameter and its moments unchanged
     return norm, finite

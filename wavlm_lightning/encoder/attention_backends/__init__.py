@@ -19,17 +19,7 @@ BACKENDS = {"sdpa": sdpa.attend, "recomputed": recomputed.attend, "flex": flex.a
 
 
 def choose(device: torch.device, dtype: torch.dtype, biased: bool, dropout: float) -> str:
-    """The fastest exact backend whose memory grows with the frames, not with their square.
-
-    Args:
-        device: where attention runs.
-        dtype: precision of its products.
-        biased: whether there is a position bias.
-        dropout: probability that an attention weight is dropped.
-
-    Returns:
-        A key of `BACKENDS`.
-    """
+    """The fastest exact backend, a key of `BACKENDS`, whose memory grows with the frames, not with their square."""
     if device.type != "cpu":
         return "recomputed" if biased and torch.is_grad_enabled() else "sdpa"
     if torch.is_grad_enabled():  # the CPU's fused kernel gives no gradient to a bias and knows no dropout

@@ -11,41 +11,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CACHE_BYTES = 4 * 2**20
-"""Size of a block on a CPU: its few tensors stay in the last-level cache."""
-
-DEVICE_BYTES = 256 * 2**20
-"""Size of a block on other devices: large enough to keep a GPU busy."""
-
-FEWEST_QUERIES = 64
-"""Products with fewer rows are slow, so long utterances make larger blocks, up to `LARGEST_BYTES`."""
-
+CACHE_BYTES = 4 * 2**20  # size of a block on a CPU: its few tensors stay in the last-level cache
+DEVICE_BYTES = 256 * 2**20  # size of a block on other devices: large enough to keep a GPU busy
+FEWEST_QUERIES = 64  # products with fewer rows are slow, so long utterances make larger blocks, up to `LARGEST_BYTES`
 LARGEST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Block:
-    """A range of queries of a range of heads of a range of utterances, with all keys that any of these utterances has.
-
-    Attributes:
-        rows: range of utterances.
-        heads: range of heads.
-        queries: range of frames as queries.
-        keys: number of keys, from frame 0.
-        short: for each utterance, the number of these keys that are padding.
-    """
+    """A range of queries of some heads of some utterances, with all keys that any of these utterances has."""
 
     rows: slice
     heads: slice
     queries: slice
-    keys: int
-    short: tuple[int, ...]
+    keys: int  # number of keys, from frame 0
+    short: tuple[int, ...]  # for each utterance, the number of these keys that are padding
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of the logits: `(rows, heads, queries, keys)`."""
-        parts = (self.rows, self.heads, self.queries)
-        rows, heads, queries = (part.stop - part.start for part in parts)
+        rows, heads, queries = (part.stop - part.start for part in (self.rows, self.heads, self.queries))
         return rows, heads, queries, self.keys
 
     def of(self, x: Tensor) -> Tensor:
@@ -67,15 +52,9 @@ class Block:
         return table[self.heads, frames - self.keys : frames + self.keys - 1].unfold(1, self.keys, 1)[:, self.queries]
 
     def bias(self, table: Tensor | None, gate: Tensor | None, out: Tensor) -> Tensor:
-        """Write the gated position bias, and minus infinity for padding, into `out`.
+        """Write the gated position bias, and minus infinity for padding, into `out`, `(rows, heads, queries, keys)`.
 
-        Args:
-            table: `(heads, 2 * frames - 1)`, or None.
-            gate: `(batch, heads, frames)`, or None for gates of 1.
-            out: `(rows, heads, queries, keys)`.
-
-        Returns:
-            `out`.
+        `table` is `(heads, 2 * frames - 1)` or None, `gate` `(batch, heads, frames)`, or None for gates of 1.
         """
         if table is None:
             out.zero_()
@@ -90,23 +69,15 @@ class Block:
 
 
 def valid_lengths(x: Tensor, padding: Tensor | None) -> list[int]:
-    """Valid frames of each utterance; synchronises with the device if there is padding.
-
-    Args:
-        x: `(batch, heads, frames, head dim)`.
-        padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; or None.
-    """
+    """Valid frames of each utterance of `(batch, heads, frames, head dim)`; waits for the device if padded."""
     return [x.shape[2]] * len(x) if padding is None else (~padding).sum(1).tolist()
 
 
 def split(x: Tensor, lengths: list[int]) -> list[Block]:
     """Cut attention into blocks: whole utterances where several fit, else heads of one, else queries of one head.
 
-    Frames that are padding in all utterances of a block are left out, as keys and as queries.
-
-    Args:
-        x: queries, `(batch, heads, frames, head dim)`, whose device and precision decide on the size of a block.
-        lengths: valid frames of each utterance.
+    Frames that are padding in all utterances of a block are left out, as keys and as queries. `x` are the queries,
+    `(batch, heads, frames, head dim)`, whose device and precision decide on the size of a block.
     """
     heads, size = x.shape[1], x.element_size()
     budget = (CACHE_BYTES if x.device.type == "cpu" else DEVICE_BYTES) // size

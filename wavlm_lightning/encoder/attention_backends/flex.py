@@ -26,11 +26,7 @@ def attend(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """See `attention_backends.attend`.
-
-    Raises:
-        ValueError: dropout, which FlexAttention lacks.
-    """
+    """See `attention_backends.attend`."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if dropout:
@@ -43,17 +39,7 @@ def attend(
 
 
 def score_mod(frames: int, table: Tensor | None, gate: Tensor | None, lengths: Tensor | None) -> SCORE | None:
-    """The function that adds position bias and padding mask to the score of a query and a key.
-
-    Args:
-        frames: number of queries and keys.
-        table: `(heads, 2 * frames - 1)`, or None.
-        gate: `(batch, heads, frames)`, or None.
-        lengths: valid frames of each row, `(batch,)`, or None.
-
-    Returns:
-        The `score_mod` of FlexAttention; None if there is nothing to add.
-    """
+    """Adds position bias and padding mask to the score of a query and a key; None if there is neither."""
 
     def position(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         if table is None:

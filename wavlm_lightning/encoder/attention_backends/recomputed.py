@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES, Block, scratch, split, take, valid_lengths
-from wavlm_lightning.encoder.attention_backends.replayed_dropout import LaneDropout
+from wavlm_lightning.encoder.attention_backends.replayed_dropout import Factors, LaneDropout
 from wavlm_lightning.encoder.attention_backends.sdpa import attend_whole
 
 # Operators of torch 2.11 below its public interface, which has no gradient of softmax that writes into given memory.
@@ -18,23 +18,10 @@ softmax_out = torch.ops.aten._softmax.out
 softmax_backward_out = torch.ops.aten._softmax_backward_data.out
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    table: Tensor | None,
-    gate: Tensor | None,
-    padding: Tensor | None,
-    dropout: float,
-) -> Tensor:
-    """See `attention_backends.attend`.
-
-    On a CPU, whose fused kernel gives no gradient to a bias, by plain products, block by block; on other devices torch's
-    fused kernel, which runs again in the backward pass.
-    """
-    if query.device.type == "cpu":
-        return attend_in_blocks(query, key, value, table, gate, padding, dropout)
-    return attend_again(query, key, value, table, gate, padding, dropout)
+def attend(query: Tensor, *others: Any) -> Tensor:
+    """See `attention_backends.attend`; `others` are the rest of its arguments, from `key` to `dropout`."""
+    # The fused kernel of the CPU gives no gradient to a bias.
+    return attend_in_blocks(query, *others) if query.device.type == "cpu" else attend_again(query, *others)
 
 
 def attend_again(
@@ -46,7 +33,7 @@ def attend_again(
     padding: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """By the fused kernel, for as many utterances at a time as fit into `DEVICE_BYTES` of mask."""
+    """By torch's fused kernel, which runs again in the backward pass, for `DEVICE_BYTES` of mask at a time."""
     batch, heads, frames, _ = query.shape
     # For the compiler the number of frames is a symbol; cutting the batch by it would recompile for each length.
     compiling = torch.compiler.is_compiling()
@@ -97,14 +84,13 @@ class BlockAttention(torch.autograd.Function):
         lengths: list[int],
         dropout: LaneDropout | None,
     ) -> Tensor:
-        """`(batch, heads, frames, head dim)`; see `attend` for the arguments."""
         ctx.save_for_backward(query, key, value, table, gate)
         ctx.lengths, ctx.dropout = lengths, dropout
         batch, heads, frames, size = query.shape
         attended = query.new_zeros(batch, frames, heads, size).transpose(1, 2)
         blocks = split(query, lengths)
         memory = scratch(blocks, query)
-        factors = dropout.start(blocks, query) if dropout else None
+        factors = Factors(dropout, blocks, query) if dropout else None
         for block in blocks:
             weights = _weights(block, query, block.reversed_keys(key), table, gate, memory)
             if factors:
@@ -118,7 +104,6 @@ class BlockAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of query, key, value, table and gate."""
         query, key, value, table, gate = ctx.saved_tensors
         dropout: LaneDropout | None = ctx.dropout
         scale = query.shape[-1] ** -0.5
@@ -128,7 +113,7 @@ class BlockAttention(torch.autograd.Function):
         to_gate = None if gate is None else torch.zeros_like(gate)
         blocks = split(query, ctx.lengths)
         memory, second = scratch(blocks, query), scratch(blocks, query)
-        factors = dropout.start(blocks, query) if dropout else None
+        factors = Factors(dropout, blocks, query) if dropout else None
         diagonals = Diagonals(blocks, query) if table is not None else None
         with torch.autocast(query.device.type, enabled=False):
             for block in blocks:
@@ -160,11 +145,7 @@ class Diagonals:
     """The table's gradient: sums of the logits' gradient over all pairs of query and key with the same offset.
 
     Rows are copied into a wider buffer of zeros, each shifted one step further to the right than the row before, so that
-    each offset is one column.
-
-    Args:
-        blocks: all blocks that will be added.
-        like: tensor whose precision and device the buffer has.
+    each offset is one column. The buffer has the precision and device of `like`.
     """
 
     def __init__(self, blocks: list[Block], like: Tensor):
@@ -182,10 +163,7 @@ class Diagonals:
             self.shape = block.shape
         wide.view(rows, heads, queries, width + 1)[..., :keys] = to_logits
         skewed = wide[:, : queries * width].view(rows * heads, queries, width)
-        if gate is None:
-            sums = skewed.sum(1, dtype=total.dtype)
-        else:
-            sums = torch.bmm(block.of(gate[..., None]).mT, skewed)
+        sums = skewed.sum(1, dtype=total.dtype) if gate is None else torch.bmm(block.of(gate[..., None]).mT, skewed)
         first = (total.shape[1] + 1) // 2 - keys + block.queries.start
         total[block.heads, first : first + width] += sums.view(rows, heads, width).sum(0)
 

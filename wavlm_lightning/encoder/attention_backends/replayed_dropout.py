@@ -19,20 +19,16 @@ class LaneDropout:
     On a CPU torch draws one random number per weight, which takes longer than all products of attention together. Here
     each 64-bit draw decides on four weights, with 16 bits each. The probability is rounded to a multiple of 1 / 65,536,
     and the weights that stay are scaled by exactly that.
-
-    Attributes:
-        seed: from torch's generator of the CPU, so that it follows the seed of the run and activation checkpointing, which
-            restores this generator.
-        dropped: number of the 65,536 values of 16 bits that drop a weight.
     """
 
     seed: int
-    dropped: int
+    dropped: int  # how many of the 65,536 values of 16 bits drop a weight
 
     @classmethod
     def draw(cls, probability: float) -> LaneDropout | None:
         """Draw the seed for one attention; None if the probability is 0."""
         dropped = min(round(probability * LANES), LANES - 1)
+        # From torch's generator of the CPU: activation checkpointing restores its state, and it follows the run's seed.
         return cls(int(torch.randint(2**62, ())), dropped) if dropped else None
 
     @property
@@ -40,18 +36,11 @@ class LaneDropout:
         """Factor on the weights that stay, 1 / (1 − p)."""
         return LANES / (LANES - self.dropped)
 
-    def start(self, blocks: list[Block], like: Tensor) -> Factors:
-        """Start drawing; both passes must ask for the blocks in the same order."""
-        return Factors(self, blocks, like)
-
 
 class Factors:
     """Dropout masks, block after block: 1 for each weight that stays, 0 for each that is dropped.
 
-    Args:
-        dropout: seed and probability.
-        blocks: all blocks that will be asked for.
-        like: tensor whose precision and device the masks have.
+    Both passes must ask for the blocks in the same order. The masks have the precision and device of `like`.
     """
 
     def __init__(self, dropout: LaneDropout, blocks: list[Block], like: Tensor):

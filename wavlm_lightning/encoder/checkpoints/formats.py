@@ -5,7 +5,7 @@ Every format is converted to a `WavLMConfig` and a state dict with Hugging Face'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,13 +21,7 @@ __all__ = ["CheckpointError", "match_state", "read_checkpoint"]
 
 
 def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Read any supported checkpoint.
-
-    Args:
-        path: a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict.
-
-    Returns:
-        The configuration, and the state dict with the names of `WavLM`.
+    """Read a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict, with the names of `WavLM`.
 
     Raises:
         CheckpointError: the file is missing, broken or of another format.
@@ -38,10 +32,7 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
         raise CheckpointError(
             f"{path} does not exist; from_pretrained reads local files only, so download the checkpoint first"
         )
-    if path.suffix == ".safetensors":
-        content: object = read_tensors(path)
-    else:
-        content = read_pickle(path)
+    content: object = (read_tensors if path.suffix == ".safetensors" else read_pickle)(path)
     if isinstance(content, Mapping) and is_state_dict(content.get("model")):
         return from_unilm.convert(content, path)
     if isinstance(content, dict) and is_state_dict(content.get("state_dict")):
@@ -55,15 +46,7 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 
 
 def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Check the tensors of a checkpoint against the model and cast them to fp32.
-
-    Args:
-        state: tensors of the checkpoint, with the names of `WavLM`.
-        expected: state dict of the model; only names and shapes matter.
-        path: where the checkpoint came from, for the message.
-
-    Returns:
-        The tensors in fp32. Released checkpoints are fp32; others are cast so that they run on a CPU.
+    """Check names and shapes of a checkpoint's tensors against the model's state dict, and cast the tensors to fp32.
 
     Raises:
         CheckpointError: names are missing or unexpected, or a shape differs.
@@ -81,10 +64,9 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
             f"{path} does not fit its configuration: {_some(differing)} of another shape, the first "
             f"{tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
         )
+    # Released checkpoints are fp32; others are cast so that they run on a CPU.
     return {name: state[name].detach().to(torch.float32) for name in expected}
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first three names, and the number of the others."""
-    names = list(names)
+def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -15,6 +15,7 @@ from torch import Tensor
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_json, read_tensors
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 
+# Field of `WavLMConfig` -> key in Hugging Face's `config.json`.
 FIELDS = {
     "conv_channels": "conv_dim",
     "conv_kernels": "conv_kernel",
@@ -37,15 +38,15 @@ FIELDS = {
     "layer_drop": "layerdrop",
     "layer_norm_eps": "layer_norm_eps",
 }
-"""Field of `WavLMConfig` -> key in Hugging Face's `config.json`."""
 
+# Section of `config.json` for fields that Hugging Face has no key for; transformers ignores it.
 OWN_KEY = "wavlm_lightning"
-"""Section of `config.json` for the fields that Hugging Face has no key for; transformers ignores it."""
 OWN_FIELDS = ("feature_grad_mult", "batch_invariant", "position_bias")
 
+# `model_type` -> position bias; all other parameters have the same names in the three.
 POSITION_BIAS = {"wavlm": "gated", "hubert": "none", "wav2vec2": "none"}
-"""`model_type` -> position bias; all other parameters have the same names in the three."""
 
+# Required values of keys for parts of which `WavLM` has only one kind; the keys may be missing.
 SUPPORTED = {
     "hidden_act": "gelu",
     "feat_extract_activation": "gelu",
@@ -54,26 +55,20 @@ SUPPORTED = {
     "feat_proj_layer_norm": True,
     "conv_pos_batch_norm": False,
 }
-"""Required values of keys for parts of which `WavLM` has only one kind; the keys may be missing."""
 
-GATE = ".attention.gru_rel_pos_"
-"""Part of the names of all gate parameters."""
+GATE = ".attention.gru_rel_pos_"  # part of the names of all gate parameters
+# Bias of the four rows whose sum gives a of `Attention.gate`: its sigmoid is exactly 1.0, in fp32 and in bf16.
 OPEN = 25.0
-"""Bias of the four rows whose sum gives a of `Attention.gate`: its sigmoid is exactly 1.0, in fp32 and in bf16."""
 
-WEIGHT_NORM_NAMES = {".conv.weight_g": ".conv.parametrizations.weight.original0"}
-WEIGHT_NORM_NAMES[".conv.weight_v"] = ".conv.parametrizations.weight.original1"
-"""Names of the weight-normalised positional convolution: before torch 2.0 -> now."""
+# Names of the weight-normalised positional convolution: before torch 2.0 -> now.
+WEIGHT_NORM_NAMES = {
+    ".conv.weight_g": ".conv.parametrizations.weight.original0",
+    ".conv.weight_v": ".conv.parametrizations.weight.original1",
+}
 
 
 def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Read a folder with `config.json` and weights.
-
-    Args:
-        folder: of a `WavLMModel`, `HubertModel` or `Wav2Vec2Model`, or of a model with a head, which is left out.
-
-    Returns:
-        The configuration and the state dict.
+    """Read a folder of a `WavLMModel`, `HubertModel` or `Wav2Vec2Model`, or of a model with a head, which is left out.
 
     Raises:
         CheckpointError: a file is missing or broken, or the model is not supported.
@@ -93,14 +88,9 @@ def read_checkpoint(folder: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 
 
 def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path: Path) -> WavLMConfig:
-    """Convert Hugging Face's two configuration files to a `WavLMConfig`.
+    """Convert the content of Hugging Face's `config.json` and `preprocessor_config.json` (or {}) to a `WavLMConfig`.
 
-    Args:
-        values: content of `config.json`; keys left out have the defaults of `WavLMConfig`, which are Hugging Face's but
-            for dropouts.
-        preprocessor: content of `preprocessor_config.json`, or empty. Its `do_normalize` decides whether waveforms are
-            normalised; without it they are if the front-end has layer norms, as in the published models.
-        path: of `config.json`, for messages.
+    Keys left out have the defaults of `WavLMConfig`, which are Hugging Face's but for dropouts.
 
     Raises:
         CheckpointError: not a WavLM, HuBERT or wav2vec 2.0, or one with unsupported parts.
@@ -113,6 +103,7 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
             raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
+    # Published models with layer norms in the front-end read normalised waveforms, the others do not.
     fields["normalize_waveform"] = bool(preprocessor.get("do_normalize", layered))
     fields["feature_grad_mult"] = 1.0 if layered else 0.1  # as the published models were trained
     own = values.get(OWN_KEY)
@@ -145,11 +136,6 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
 
     The model class is `HubertModel` without position bias, otherwise `WavLMModel`. Hugging Face has no class for an ungated
     bias: such an encoder gets gates that are 1 everywhere, and our section of `config.json` says so.
-
-    Args:
-        folder: made if missing.
-        config: configuration of the encoder.
-        state: its state dict, in any precision.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ours = config.to_dict()
@@ -195,22 +181,15 @@ def _constant_gates(config: WavLMConfig) -> dict[str, Tensor]:
 
 
 def _gates_are_constant(state: Mapping[str, Tensor]) -> bool:
-    """Whether all gates are as `_constant_gates` makes them."""
-    gates = {name: tensor for name, tensor in state.items() if GATE in name}
     return all(
-        torch.equal(tensor[:4], torch.full_like(tensor[:4], OPEN)) and not tensor[4:].any()
-        if name.endswith(".bias")
-        else not tensor.any()
-        for name, tensor in gates.items()
+        (tensor[:4] == OPEN).all() and not tensor[4:].any() if name.endswith(".bias") else not tensor.any()
+        for name, tensor in state.items()
+        if GATE in name
     )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder, in one file or in shards.
-
-    Raises:
-        CheckpointError: a file is missing or broken.
-    """
+    """All tensors of a folder, in one file or in shards."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():

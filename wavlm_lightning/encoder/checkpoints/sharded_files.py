@@ -12,11 +12,11 @@ from torch import Tensor
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_pickle
 
-SHARD_INDEX, EXTRAS = ".metadata", "meta.pt"
-"""DCP's index file (a pickle), and Lightning's file for non-tensor state."""
+SHARD_INDEX, EXTRAS = ".metadata", "meta.pt"  # DCP's index file, a pickle; Lightning's file for non-tensor state
 
 WEIGHTS = "state_dict."
 # Underscore names of torch 2.11, which its index files contain. If torch renames them, `read_index` refuses the file.
+# Module -> names that an index may refer to.
 INDEX_CLASSES = {
     "torch": {"Size", "bfloat16", "bool", "float16", "float32", "float64", "int64"},
     "torch.distributed.checkpoint.metadata": {
@@ -33,7 +33,6 @@ INDEX_CLASSES = {
     "torch.serialization": {"_get_layout"},
     "pathlib": {"PosixPath", "WindowsPath"},
 }
-"""Module -> names that an index may refer to."""
 
 
 class _Index(pickle.Unpickler):
@@ -64,13 +63,7 @@ def read_index(folder: Path) -> Any:
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
-    """Read a sharded checkpoint like a single file: weights joined, the optimiser's state left out.
-
-    Args:
-        folder: written by Lightning's `ModelParallelStrategy`.
-
-    Returns:
-        The content of `meta.pt`, and `state_dict` with whole tensors on the CPU.
+    """Read a sharded checkpoint like a single file: whole tensors on the CPU, the optimiser's state left out.
 
     Raises:
         CheckpointError: a file is missing, broken or cut short.

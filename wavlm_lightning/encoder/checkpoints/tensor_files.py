@@ -25,11 +25,7 @@ class CheckpointError(ValueError):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        CheckpointError: the file does not hold a JSON object.
-    """
+    """A JSON object from a file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -59,11 +55,7 @@ def read_pickle(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A flat dict of tensors from a safetensors or PyTorch file.
-
-    Raises:
-        CheckpointError: the file is broken or holds something else.
-    """
+    """A flat dict of tensors from a safetensors or PyTorch file."""
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -22,15 +22,10 @@ def recognise(state: Mapping[str, Tensor]) -> bool:
 
 
 def convert(state: Mapping[str, Tensor], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Convert a state dict of torchaudio.
+    """Convert a state dict of `torchaudio.models.wavlm_model`.
 
-    Args:
-        state: state dict of `torchaudio.models.wavlm_model`.
-        path: of the file, for messages.
-
-    Returns:
-        The configuration and the state dict with the names of `WavLM`. Values that shapes do not determine are as
-        published: strides, `max_distance`, dropouts; pre-norm and normalised waveforms if the front-end has layer norms.
+    Values that shapes do not determine are as published: strides, `max_distance`, dropouts; pre-norm and normalised
+    waveforms if the front-end has layer norms.
 
     Raises:
         CheckpointError: tensors of a WavLM are missing.

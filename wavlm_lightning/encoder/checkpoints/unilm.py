@@ -17,6 +17,7 @@ from torch import Tensor
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.encoder.config import WavLMConfig
 
+# Field of `WavLMConfig` -> key in `cfg`, and the default of unilm's class for a key left out.
 FIELDS = {
     "dim": ("encoder_embed_dim", 768),
     "ffn_dim": ("encoder_ffn_embed_dim", 3072),
@@ -36,10 +37,10 @@ FIELDS = {
     "layer_drop": ("encoder_layerdrop", 0.0),
     "feature_grad_mult": ("feature_grad_mult", 1.0),
 }
-"""Field of `WavLMConfig` -> key in `cfg`, and the default of unilm's class for a key left out."""
 
 PUBLISHED_CONVOLUTIONS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
+# Parameter name in the checkpoint -> name in `WavLM`; names that match no pattern are the same in both.
 NAMES = [
     (r"feature_extractor\.conv_layers\.(\d+)\.0\.(weight|bias)", r"feature_extractor.conv_layers.\1.conv.\2"),
     (r"feature_extractor\.conv_layers\.(\d+)\.2(?:\.1)?\.(\w+)", r"feature_extractor.conv_layers.\1.layer_norm.\2"),
@@ -60,30 +61,24 @@ NAMES = [
     (r"encoder\.layers\.(\d+)\.fc1\.(\w+)", r"encoder.layers.\1.feed_forward.intermediate_dense.\2"),
     (r"encoder\.layers\.(\d+)\.fc2\.(\w+)", r"encoder.layers.\1.feed_forward.output_dense.\2"),
 ]
-"""Parameter name in the checkpoint -> name in `WavLM`; names that match no pattern are the same in both."""
 
+# Names of parameters of the pre-training or fine-tuning head, which are left out.
 HEAD = re.compile(
     r"(final_proj|label_embs_concat|target_glu|proj|w2v_model_ctc|quantizer|project_q|post_layer_norm|weights)\b.*"
 )
-"""Names of parameters of the pre-training or fine-tuning head, which are left out."""
 
 
 def convert(content: Mapping[str, Any], path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     """Convert a loaded checkpoint to a `WavLMConfig` and a state dict with the names of `WavLM`.
-
-    Args:
-        content: the dict in the file.
-        path: of the file, for messages.
 
     Raises:
         CheckpointError: the settings are missing or describe an encoder that cannot be built.
     """
     model = content["model"]
     state = {rename(name): tensor for name, tensor in model.items() if not HEAD.fullmatch(name)}
+    # Pre-norm ILS-SSL trains one norm per supervised layer and leaves the encoder's own final norm untrained.
     supervised = sum(re.fullmatch(r"post_layer_norm\.\d+\.weight", name) is not None for name in model)
-    if (
-        supervised
-    ):  # pre-norm ILS-SSL trains one norm per supervised layer and leaves the encoder's own final norm untrained
+    if supervised:
         for leaf in ("weight", "bias"):
             state[f"encoder.layer_norm.{leaf}"] = model[f"post_layer_norm.{supervised - 1}.{leaf}"]
     return config_from(_settings(content, path), path), state
@@ -99,11 +94,7 @@ def rename(name: str) -> str:
 
 
 def config_from(settings: Mapping[str, Any], path: Path) -> WavLMConfig:
-    """Convert the settings in `cfg` to a `WavLMConfig`.
-
-    Raises:
-        CheckpointError: they describe an encoder that cannot be built.
-    """
+    """Convert the settings in `cfg` to a `WavLMConfig`."""
     fields = {ours: settings.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
     if settings.get("relative_position_embedding", False):
         fields["position_bias"] = "gated" if settings.get("gru_rel_pos", False) else "ungated"
@@ -119,17 +110,9 @@ def config_from(settings: Mapping[str, Any], path: Path) -> WavLMConfig:
 
 
 def parse_convolutions(expression: str, path: Path) -> list[tuple[int, int, int]]:
-    """Parse fairseq's notation of convolutions, such as `[(512,10,5)] + [(512,3,2)] * 4`, which fairseq passes to `eval`.
+    """(channels, kernel, stride) of each layer, from fairseq's notation such as `[(512,10,5)] + [(512,3,2)] * 4`.
 
-    Args:
-        expression: lists of triples joined by `+` and repeated by `*`.
-        path: of the checkpoint, for the message.
-
-    Returns:
-        (channels, kernel, stride) of each layer.
-
-    Raises:
-        CheckpointError: the expression is anything else.
+    fairseq passes it to `eval`; here only lists of triples, joined by `+` and repeated by `*`, are accepted.
     """
 
     def value(node: ast.expr) -> Any:

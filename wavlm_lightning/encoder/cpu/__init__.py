@@ -2,7 +2,7 @@
 
 - `linears`: `F.linear` by oneDNN where asked for (`linear_timing` measures, `onednn` holds the private operators).
 - `strided_front_end`: the convolutions of stride 2 as matrix products (`strided_products`).
-- `positional` and `spectral_convolution`: the positional convolution by Fourier transforms.
+- `spectral_convolution`: the positional convolution by Fourier transforms.
 - `inference_prep` and `weight_cache`: values that depend on the weights alone, computed once.
 - `folded_norm` and `chunks` bound the memory of the front-end, on every device.
 

@@ -10,22 +10,15 @@ import torch
 
 from wavlm_lightning.encoder.config import WavLMConfig
 
+# Bytes of the first layer's output on a CPU: 1.3 s of one row of Base in fp32. Larger chunks leave the processor's
+# caches and are slower (experiments/throughput/front_end).
 CACHE_FRIENDLY = 8 << 20
-"""Bytes of the first layer's output on a CPU: 1.3 s of one row of Base in fp32. Chunks larger than the processor's caches
-are slower (experiments/throughput/front_end)."""
 
-ROOMY = 1 << 29
-"""Bytes on other devices, which need large products: 160 s of audio in bf16. A guess, not measured."""
+ROOMY = 1 << 29  # bytes on other devices, which need large products: 160 s of audio in bf16. A guess, not measured.
 
 
 class Chunk(NamedTuple):
-    """Some rows and some frames of a batch.
-
-    Attributes:
-        rows: range of rows.
-        frames: range of frames in each of these rows.
-        samples: range of samples that these frames see.
-    """
+    """Some rows of a batch, some frames of each of these rows, and the samples that these frames see."""
 
     rows: slice
     frames: slice
@@ -33,20 +26,10 @@ class Chunk(NamedTuple):
 
 
 def chunks(config: WavLMConfig, batch: int, samples: int, dtype: torch.dtype, device: str) -> Iterator[Chunk]:
-    """Divide a batch.
+    """Divide a batch of `samples` per row: whole rows as long as they fit, otherwise stretches of one row.
 
     Neighbouring chunks overlap by the samples that frames on both sides of the border see, so that every frame has the
-    value it would have without a border.
-
-    Args:
-        config: sizes of the encoder.
-        batch: number of rows.
-        samples: length of each row.
-        dtype: precision of the convolutions' outputs.
-        device: type of the device, such as `cpu`.
-
-    Yields:
-        Whole rows as long as they fit, otherwise stretches of one row, of equal length but the last.
+    value it would have without a border. `dtype` is the precision of the convolutions' outputs.
     """
     frames, hop = config.frames(samples), config.hop
     a_frame = config.conv_channels[0] * (hop // config.conv_strides[0]) * dtype.itemsize

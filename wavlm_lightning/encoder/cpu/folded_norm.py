@@ -15,40 +15,24 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.layers import padding_mask
 
+# Windows of a row whose products are summed at once, which bounds the memory of the statistics (40 MiB per row).
 BLOCK = 1 << 18
-"""Windows of a row whose products are summed at once, which bounds the memory of the statistics (40 MiB per row)."""
 
 
 @dataclass(frozen=True)
 class FoldedConvolution:
-    """A convolution of one input channel that normalises its output, for the rows of one batch.
+    """A convolution of one input channel that normalises its output, for the rows of one batch."""
 
-    Attributes:
-        centre: subtracted from the samples first, `(batch, 1)`. The norm removes an offset in any case, but before that
-            it would cost precision.
-        weight: `(batch, channels, kernel)`.
-        bias: `(batch, channels, 1)`.
-        stride: in samples.
-    """
-
-    centre: Tensor
-    weight: Tensor
-    bias: Tensor
+    centre: Tensor  # (batch, 1), subtracted from the samples: an offset, which the norm removes, would cost precision
+    weight: Tensor  # (batch, channels, kernel)
+    bias: Tensor  # (batch, channels, 1)
     stride: int
 
     @classmethod
     def fold(
         cls, convolution: nn.Conv1d, norm: nn.GroupNorm, waveforms: Tensor, lengths: Tensor | None
     ) -> FoldedConvolution:
-        """Take the statistics of a batch and fold the norm into the weights, differentiably.
-
-        Args:
-            convolution: with one input channel.
-            norm: with one group per channel.
-            waveforms: `(batch, samples)`.
-            lengths: valid samples of each row, int64 `(batch,)`, over which the statistics are taken; None for all
-                samples.
-        """
+        """Fold the norm over `(batch, samples)`, within `lengths` if given, into the weights, differentiably."""
         kernel, stride = convolution.kernel_size[0], convolution.stride[0]
         centre, mean, covariance = window_statistics(waveforms, kernel, stride, lengths)
         filters = convolution.weight[:, 0].double()
@@ -63,19 +47,10 @@ class FoldedConvolution:
         return cls(centre, weight.to(dtype), bias[:, :, None].to(dtype), stride)
 
     def rows(self, rows: slice) -> FoldedConvolution:
-        """The same convolution for some of the rows."""
         return FoldedConvolution(self.centre[rows], self.weight[rows], self.bias[rows], self.stride)
 
     def __call__(self, waveforms: Tensor, *, time_major: bool = False) -> Tensor:
-        """Convolve and normalise.
-
-        Args:
-            waveforms: the rows, or the same range of samples of each, `(batch, samples)`.
-            time_major: whether steps come before channels in the result.
-
-        Returns:
-            `(batch, channels, steps)`, or `(batch, steps, channels)`.
-        """
+        """Normalised `(batch, channels, steps)` of `(batch, samples)`; with `time_major`, steps before channels."""
         centred = (waveforms - self.centre).to(self.weight.dtype)
         windows = centred.unfold(1, self.weight.shape[2], self.stride)
         if time_major:
@@ -86,13 +61,7 @@ class FoldedConvolution:
 def window_statistics(
     waveforms: Tensor, kernel: int, stride: int, lengths: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and covariance of the windows that a convolution sees.
-
-    Args:
-        waveforms: `(batch, samples)`.
-        kernel: samples of a window.
-        stride: samples between two windows.
-        lengths: valid samples of each row, int64 `(batch,)`: only windows within them count; None if all do.
+    """Statistics of the windows that a convolution sees in `(batch, samples)`, of those within `lengths` if given.
 
     Returns:
         The mean of each row's valid samples, fp32 `(batch, 1)`; and, with this mean subtracted from the samples, the mean, fp64

@@ -14,25 +14,17 @@ from torch import Tensor
 
 from wavlm_lightning.encoder.cpu.onednn import onednn_packed, onednn_product
 
-CLEARLY = 1.05
-"""Gain from which oneDNN is used: two timings agree within 3 %."""
+CLEARLY = 1.05  # gain from which oneDNN is used: two timings agree within 3 %
 ROUNDS = 4
 _alone = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Time of PyTorch's own product divided by that of oneDNN; 0 where oneDNN cannot be used.
+    """Time of PyTorch's own product divided by that of oneDNN; 0 where oneDNN cannot be used."""
 
-    Attributes:
-        forward: x Wᵀ + b, with the weight in row-major layout.
-        packed: the same, with the weight in oneDNN's own layout.
-        input_gradient: the gradient of x.
-        weight_gradient: the gradient of W.
-    """
-
-    forward: float
-    packed: float
+    forward: float  # x Wᵀ + b, with the weight in row-major layout
+    packed: float  # the same, with the weight in oneDNN's own layout
     input_gradient: float
     weight_gradient: float
 

@@ -23,8 +23,7 @@ from wavlm_lightning.encoder.cpu.onednn import onednn_packed, onednn_product
 from wavlm_lightning.encoder.cpu.weight_cache import keep, kept
 
 KINDS = ("plain", "auto", "onednn")
-SMALLEST = 2**24
-"""Multiply-adds from which the fixed cost of a call into oneDNN is negligible."""
+SMALLEST = 2**24  # multiply-adds from which the fixed cost of a call into oneDNN is negligible
 ALL = Gains(forward=2.0, packed=2.0, input_gradient=2.0, weight_gradient=2.0)
 NONE = Gains(forward=0.0, packed=0.0, input_gradient=0.0, weight_gradient=0.0)
 
@@ -49,11 +48,7 @@ def use(kind: str | None) -> None:
 
 
 def in_use() -> str:
-    """The kind in use now: `plain`, `auto` or `onednn`.
-
-    Raises:
-        ValueError: the environment variable `WAVLM_LINEARS` has another value.
-    """
+    """The kind in use now: `plain`, `auto` or `onednn`; ValueError if `WAVLM_LINEARS` has another value."""
     kind = _chosen or os.environ.get("WAVLM_LINEARS") or "plain"
     if kind not in KINDS:
         raise ValueError(f"environment variable WAVLM_LINEARS={kind}: choose one of {', '.join(KINDS)}")
@@ -69,16 +64,7 @@ def gains() -> Gains:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b, like `torch.nn.functional.linear`, with gradients.
-
-    Args:
-        x: `(..., inputs)`.
-        weight: `(outputs, inputs)`.
-        bias: `(outputs,)`, or None.
-
-    Returns:
-        `(..., outputs)`.
-    """
+    """x Wᵀ + b, like `torch.nn.functional.linear`, with gradients: `(..., inputs)` to `(..., outputs)`."""
     if not _eligible(x, weight):
         return F.linear(x, weight, bias)
     if _wants_gradient(x, weight, bias):
@@ -93,32 +79,16 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def gelu_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """GELU(x Wᵀ + b), fused if the weight is packed: GELU alone takes a tenth of the time of such a product.
-
-    Args:
-        x: `(..., inputs)`.
-        weight: `(outputs, inputs)`.
-        bias: `(outputs,)`, or None.
-
-    Returns:
-        `(..., outputs)`.
-    """
+    """GELU(x Wᵀ + b), `(..., inputs)` to `(..., outputs)`."""
     if _eligible(x, weight) and not _wants_gradient(x, weight, bias):
         packed = kept("packed", (weight,))
         if packed is not None:
-            return onednn_product(x, packed, bias, gelu=True)
+            return onednn_product(x, packed, bias, gelu=True)  # GELU alone takes a tenth of the time of the product
     return F.gelu(product(x, weight, bias))
 
 
 def pack(weight: Tensor) -> bool:
-    """Store a copy of a weight in oneDNN's own layout in the weight cache, for products without gradient.
-
-    Args:
-        weight: fp32 `(outputs, inputs)` on the CPU.
-
-    Returns:
-        Whether there is a copy now; False if oneDNN cannot take the weight.
-    """
+    """Cache a fp32 weight in oneDNN's own layout, for products without gradient; False if oneDNN cannot take it."""
     if weight.dtype != torch.float32 or weight.device.type != "cpu" or type(weight) not in (Tensor, nn.Parameter):
         return False
     try:

@@ -19,30 +19,12 @@ def has_onednn() -> bool:
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False) -> Tensor:
-    """x Wᵀ + b through oneDNN, without gradients.
-
-    Args:
-        x: fp32 `(..., inputs)`.
-        weight: fp32 `(outputs, inputs)`, row-major, transposed or packed.
-        bias: `(outputs,)`, or None.
-        gelu: apply the exact GELU in the same pass.
-
-    Returns:
-        `(..., outputs)`.
-    """
+    """fp32 x Wᵀ + b without gradients, `(..., inputs)` to `(..., outputs)`; W may be transposed or packed."""
     after, variant = ("gelu", "none") if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], variant)
 
 
 def onednn_packed(weight: Tensor) -> Tensor:
-    """A copy of a weight in oneDNN's own layout, which only `onednn_product` can read.
-
-    Args:
-        weight: fp32 `(outputs, inputs)` on the CPU.
-
-    Raises:
-        RuntimeError: oneDNN cannot take the weight.
-        AttributeError: this build of torch has no such operator.
-    """
+    """A copy of a fp32 weight `(outputs, inputs)` in oneDNN's own layout, which only `onednn_product` can read."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
     return packed

@@ -16,34 +16,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Fewest frames of a batch for which this is faster, the spectrum of the weights included. A cached spectrum must not
+# lower it: a prepared encoder gives the same bits.
 FEWEST_FRAMES = 400
-"""Fewest frames of a batch for which this is faster, the spectrum of the weights included. A cached spectrum must not lower
-it: a prepared encoder gives the same bits."""
 
+# Fewest multiply-adds per output value of the plain convolution (taps times channels of a group; Base has 6,144) for
+# which this is faster.
 LEAST_WORK = 4096
-"""Fewest multiply-adds per output value of the plain convolution (taps times channels of a group; Base has 6,144) for which
-this is faster."""
 
-BLOCKS = 64
-"""Blocks transformed at once if no gradient is needed: 50 MB in Base."""
+BLOCKS = 64  # blocks transformed at once if no gradient is needed: 50 MB in Base
 
 
 def wide(weight: Tensor) -> bool:
-    """Whether the kernel is wide enough for Fourier transforms to be faster.
-
-    Args:
-        weight: `(channels, channels / groups, taps)`.
-    """
+    """Whether a kernel `(channels, channels / groups, taps)` is wide enough for Fourier transforms to be faster."""
     return weight[0].numel() >= LEAST_WORK
 
 
 def usable(x: Tensor, weight: Tensor) -> bool:
-    """Whether this convolution can be computed by Fourier transforms, and it is faster.
-
-    Args:
-        x: `(batch, frames, channels)`.
-        weight: `(channels, channels / groups, taps)`.
-    """
+    """Whether Fourier transforms can compute the convolution of `(batch, frames, channels)`, and are faster."""
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not wide(weight):
         return False
     known = type(x) is Tensor and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in (x, weight))
@@ -51,14 +41,7 @@ def usable(x: Tensor, weight: Tensor) -> bool:
 
 
 def spectrum(weight: Tensor) -> Tensor:
-    """Fourier transform of the weights, without gradients.
-
-    Args:
-        weight: `(channels, channels / groups, taps)`.
-
-    Returns:
-        fp32 `(2, frequencies * groups, outputs, inputs)`: real and imaginary parts, outputs and inputs of a group.
-    """
+    """Fourier transform of the weights without gradients, fp32 `(2, frequencies * groups, outputs, inputs)`."""
     _, inputs, taps = weight.shape
     with torch.autocast(weight.device.type, enabled=False):
         transformed = _fourier(taps)[0][:, :taps] @ weight.float().reshape(-1, taps).T
@@ -66,15 +49,9 @@ def spectrum(weight: Tensor) -> Tensor:
 
 
 def convolve(x: Tensor, weight: Tensor, transformed: Tensor | None = None) -> Tensor:
-    """Grouped `conv1d` over frames with padding `taps // 2` and without bias.
+    """Grouped `conv1d` of `(batch, frames, channels)` with padding `taps // 2`, without bias, in fp32.
 
-    Args:
-        x: `(batch, frames, channels)`.
-        weight: `(channels, channels / groups, taps)`.
-        transformed: what `spectrum` gives, if it is known already; used only without gradients.
-
-    Returns:
-        fp32 `(batch, frames, channels)`; the additional frame that an even kernel gives is cut off.
+    `transformed` is what `spectrum` gives, used only without gradients. The extra frame of an even kernel is cut off.
     """
     x, weight = x.float(), weight.float()
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
@@ -131,11 +108,7 @@ class _Convolution(torch.autograd.Function):
 
 @cache
 def _fourier(taps: int) -> tuple[Tensor, Tensor]:
-    """The transform of `2 * taps` real numbers as a matrix, and the rows of its inverse without circular wrap-around.
-
-    Returns:
-        `(2 * (taps + 1), 2 * taps)` and `(taps + 1, 2 * (taps + 1))`, fp32.
-    """
+    """The transform of `2 * taps` real numbers as a matrix, and the rows of its inverse without wrap-around."""
     size = 2 * taps
     angles = torch.outer(torch.arange(taps + 1), torch.arange(size)).remainder(size).double() * (2 * math.pi / size)
     waves = torch.cat([angles.cos(), -angles.sin()])
@@ -154,15 +127,9 @@ def _padded(x: Tensor, taps: int) -> tuple[Tensor, int]:
 
 
 def _correlate(padded: Tensor, transformed: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Transform, multiply and transform back, all blocks at once.
+    """Transform, multiply and transform back all blocks of what `_padded` gave at once.
 
-    Args:
-        padded: `(batch, (blocks - 1) * (taps + 1) + 2 * taps, channels)`.
-        transformed: what `spectrum` gives.
-        shape: of the weights.
-
-    Returns:
-        `(batch, blocks * (taps + 1), channels)`, and the transform of the blocks as `_by_frequency` gives it.
+    Returns `(batch, blocks * (taps + 1), channels)`, and the transform of the blocks as `_by_frequency` gives it.
     """
     taps = shape[2]
     forth, back = _fourier(taps)

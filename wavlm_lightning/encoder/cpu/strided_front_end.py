@@ -32,12 +32,7 @@ class Layer(Protocol):
 
 
 def fast_path(layers: Sequence[Layer], waveforms: Tensor) -> Callable[..., Tensor] | None:
-    """The front-end as a function `(waveforms, folded, trained) -> features`, see `multiply`; None if it does not apply.
-
-    Args:
-        layers: of the front-end.
-        waveforms: the batch, whose device and precision decide.
-    """
+    """`multiply` as a function `(waveforms, folded, trained) -> features`; None where it does not apply."""
     convolutions = [layer.conv for layer in layers[1:]]
     if not convolutions or not strided_products.usable(convolutions, waveforms):
         return None
@@ -53,17 +48,10 @@ def multiply(
     folded: FoldedConvolution | None,
     trained: bool,
 ) -> Tensor:
-    """Run the front-end.
+    """Run the front-end: `(rows, samples)` to `(rows, frames, channels)`.
 
-    Args:
-        layers: of the front-end.
-        matrices: of each convolution but the first, what `strided_products.taps` gives.
-        waveforms: `(rows, samples)`.
-        folded: the first convolution with its group norm folded in; None if the layer has no group norm.
-        trained: whether gradients are wanted.
-
-    Returns:
-        `(rows, frames, channels)`.
+    `matrices` is what `strided_products.taps` gives, of each convolution but the first. `folded` is the first
+    convolution with its group norm folded in, or None without group norm.
     """
     first = layers[0]
     make: Callable[..., Tensor] = partial(_first_activations, first)
@@ -92,15 +80,8 @@ def _first_activations(layer: Layer, waveforms: Tensor, *parameters: Tensor) -> 
 def convolve_made(make: Callable[..., Tensor], inputs: tuple[Tensor, ...], matrices: tuple[Tensor, ...]) -> Tensor:
     """Convolve `make(*inputs)`; only the inputs are kept for the backward pass, which calls `make` again.
 
-    torch's checkpointing would repeat the convolution as well: it cannot look into an autograd function.
-
-    Args:
-        make: gives `(rows, steps, channels)`; its arguments must be all it uses that needs a gradient.
-        inputs: its arguments.
-        matrices: what `strided_products.taps` gave.
-
-    Returns:
-        `(rows, (steps - kernel) // 2 + 1, outputs)`.
+    `make` gives `(rows, steps, channels)`; its arguments must be all it uses that needs a gradient. torch's
+    checkpointing would repeat the convolution as well: it cannot look into an autograd function.
     """
     return _RecomputedInput.apply(make, len(matrices), *matrices, *inputs)
 

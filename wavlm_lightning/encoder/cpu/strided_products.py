@@ -19,20 +19,14 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.cpu.onednn import has_onednn, onednn_product
 
-KINDS = {(3, 2), (2, 2)}
-"""(kernel, stride) of the supported convolutions."""
+KINDS = {(3, 2), (2, 2)}  # (kernel, stride) of the supported convolutions
 
+# Fewest channels for which products are used; fewer were not measured, and their tensors fit into the caches anyway.
 NARROWEST = 512
-"""Fewest channels for which products are used; fewer were not measured, and their tensors fit into the caches anyway."""
 
 
 def usable(convolutions: Sequence[nn.Conv1d], waveforms: Tensor) -> bool:
-    """Whether these convolutions can be computed by products, and it is faster.
-
-    Args:
-        convolutions: of a front-end, without the first.
-        waveforms: its input, whose device and precision decide.
-    """
+    """Whether these convolutions, without a front-end's first, can be computed by products, and it is faster."""
     # The exact type: subclasses (DTensor, fake tensors of tracing) cannot enter the private operators.
     if waveforms.device.type != "cpu" or waveforms.dtype != torch.float32 or type(waveforms) is not Tensor:
         return False
@@ -48,14 +42,9 @@ def usable(convolutions: Sequence[nn.Conv1d], waveforms: Tensor) -> bool:
 
 
 def taps(weight: Tensor) -> tuple[Tensor, ...]:
-    """The matrices that `convolve` multiplies with.
+    """The matrices that `convolve` multiplies with, from a weight `(outputs, inputs, kernel)`.
 
-    Args:
-        weight: of the convolution, `(outputs, inputs, kernel)`.
-
-    Returns:
-        For two taps one matrix `(outputs, 2 * inputs)`, the taps side by side; for three taps W0, W1, W2 and W0 + W2,
-        `(outputs, inputs)` each.
+    For two taps one matrix `(outputs, 2 * inputs)`, the taps side by side; for three W0, W1, W2 and W0 + W2.
     """
     if weight.shape[2] == 2:
         return (weight.mT.flatten(1),)
@@ -64,15 +53,7 @@ def taps(weight: Tensor) -> tuple[Tensor, ...]:
 
 
 def convolve(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
-    """Convolve, without gradients.
-
-    Args:
-        x: contiguous `(rows, steps, inputs)`.
-        matrices: what `taps` gave; each may be packed for oneDNN.
-
-    Returns:
-        `(rows, (steps - kernel) // 2 + 1, outputs)`.
-    """
+    """Contiguous `(rows, steps, inputs)` to `(rows, (steps - kernel) // 2 + 1, outputs)`, without gradients."""
     forward = _pairs if len(matrices) == 1 else _triples
     rows = [forward(row, matrices) for row in x]
     return rows[0][None] if len(rows) == 1 else torch.stack(rows)
@@ -81,17 +62,7 @@ def convolve(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
 def gradients(
     x: Tensor, matrices: tuple[Tensor, ...], gradient: Tensor, to_input: bool = True
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """The gradients of the arguments of `convolve`.
-
-    Args:
-        x: contiguous `(rows, steps, inputs)`.
-        matrices: what `taps` gave, not packed.
-        gradient: of the output.
-        to_input: whether the gradient of `x` is needed.
-
-    Returns:
-        The gradient of `x` or None, and those of the matrices.
-    """
+    """The gradients of `convolve`'s input (None if not wanted) and of its matrices, which must not be packed."""
     backward = _pairs_backward if len(matrices) == 1 else _triples_backward
     to_x = torch.empty_like(x) if to_input else None
     total: tuple[Tensor, ...] = ()
@@ -102,7 +73,6 @@ def gradients(
 
 
 def _pairs(x: Tensor, matrices: tuple[Tensor, ...]) -> Tensor:
-    """`(steps, inputs)` to `(steps // 2, outputs)`."""
     return onednn_product(_joined(x), matrices[0])
 
 
@@ -148,9 +118,7 @@ def _triples_backward(
     if to_x is not None:
         to_before, to_shared, to_after, to_between = _inputs_of_pairs(to_x, steps)
         to_between.copy_(onednn_product(gradient, second.t()))
-        to_x[2 * steps :] = (
-            0  # what follows the last pair: `to_after` adds to the first of these, no output sees the others
-        )
+        to_x[2 * steps :] = 0  # behind the last pair: `to_after` adds to the first of these, no output sees the others
         through_first, through_both = onednn_product(even, first.t()), onednn_product(both, outer.t())
         torch.sub(through_both, through_first, out=to_shared)
         to_before.copy_(through_first)

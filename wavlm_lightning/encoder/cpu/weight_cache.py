@@ -14,17 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""By the first parameter: purpose -> (stamps of all parameters, value)."""
+_kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by first parameter: purpose -> (stamps of all parameters, value)
 
 
 def keep(purpose: str, parameters: Sequence[Tensor], value: Any) -> None:
-    """Store a value.
+    """Store a value under all parameters it was computed from, in order; they may serve several purposes.
 
-    Args:
-        purpose: what it is for; the same parameters may serve several.
-        parameters: all that it was computed from; it is found by the same ones in the same order.
-        value: it must not refer to the parameters, or they would never be freed.
+    The value must not refer to the parameters, or they would never be freed.
     """
     _kept.setdefault(parameters[0], {})[purpose] = (_stamps(parameters), value)
 

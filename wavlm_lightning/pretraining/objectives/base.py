@@ -51,17 +51,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ObjectiveCost:
-    """The cost of an objective in one micro-step.
-
-    Attributes:
-        parameters: number of its parameters.
-        flops: operations of its forward pass.
-        kept: bytes of the activations that it keeps for the backward pass.
-    """
+    """The cost of an objective in one micro-step."""
 
     parameters: int = 0
-    flops: float = 0.0
-    kept: float = 0.0
+    flops: float = 0.0  # operations of its forward pass
+    kept: float = 0.0  # bytes of the activations that it keeps for the backward pass
 
 
 class Objective(nn.Module, ABC):
@@ -150,11 +144,7 @@ class LayerObjective(Objective):
         return (count if self.layer is None else self.layer,)
 
     def build_layer_norm(self, encoder: WavLMConfig) -> None:
-        """Create the layer norm.
-
-        Raises:
-            UserError: the encoder has no such layer.
-        """
+        """Create the layer norm; refuses a layer that the encoder does not have."""
         (self.index,) = self.layers(encoder.layers)
         if self.index > encoder.layers:
             raise UserError(f"{type(self).__name__}: layer {self.index}, but the encoder has {encoder.layers}")

@@ -73,15 +73,10 @@ class ContrastivePrediction(LayerObjective):
         self.diversity_weight, self.dropout_features, self.weight = diversity_weight, dropout_features, weight
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Create the quantiser, and the projections of predictions and targets (fairseq's `final_proj` and `project_q`).
-
-        Raises:
-            UserError: the encoder lacks the layer, or `vq_dim` is not a multiple of `groups`.
-        """
         self.build_layer_norm(encoder)
         self.quantiser = GumbelQuantiser(encoder.conv_channels[-1], self.vq_dim, self.groups, self.entries)
-        self.project = nn.Linear(encoder.dim, self.final_dim)
-        self.project_target = nn.Linear(self.vq_dim, self.final_dim)
+        self.project = nn.Linear(encoder.dim, self.final_dim)  # fairseq's `final_proj`
+        self.project_target = nn.Linear(self.vq_dim, self.final_dim)  # fairseq's `project_q`
         self.valid_scores = ContrastiveScores(self.groups, self.entries)
 
     def cost(
@@ -131,11 +126,9 @@ class ContrastivePrediction(LayerObjective):
 
     @torch.no_grad()
     def update_scores(self, prediction: Prediction) -> None:
-        """Add the masked frames of a validation batch; evaluation takes the likeliest codes."""
-        self.valid_scores.update(*self._contrast(prediction))
+        self.valid_scores.update(*self._contrast(prediction))  # in evaluation with the likeliest codes, without noise
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """The figures of `ContrastiveScores`."""
         scores = self.valid_scores.compute()
         self.valid_scores.reset()
         return scores
@@ -147,8 +140,6 @@ def draw_negatives(mask: Tensor, frames: int, count: int, generator: torch.Gener
     Args:
         mask: bool `(batch, width)`; rows may hold different numbers of masked frames.
         frames: number of masked frames, which the caller knows; counting them here would wait for the GPU.
-        count: number of negatives per frame.
-        generator: source of randomness on the device of the mask.
 
     Returns:
         int64 `(frames, count)`, positions in the list of all masked frames, row by row. The only masked frame of a row
@@ -167,26 +158,22 @@ def draw_negatives(mask: Tensor, frames: int, count: int, generator: torch.Gener
 def contrastive_logits(
     predicted: Tensor, targets: Tensor, codes: Tensor, negatives: Tensor, temperature: float
 ) -> Tensor:
-    """Cosine of each prediction to its target and to its negatives, divided by the temperature.
+    """Cosine of each prediction `(frames, dim)` to its target and to its negatives, divided by the temperature.
 
     The cosines of all pairs are computed first and then gathered: `frames ** 2` numbers, where copies of the negatives
     would take `frames * negatives * dim`, which is more for any batch below 25,000 masked frames of 256 dimensions.
 
     Args:
-        predicted: `(frames, dim)`.
-        targets: `(frames, dim)`.
         codes: int64 `(frames, groups)`; a negative with the same codes as the target gets -inf.
         negatives: int64 `(frames, negatives)`, positions in `targets`.
-        temperature: divisor of the cosine.
 
     Returns:
         float32 `(frames, 1 + negatives)`, the target first; in fp32 at any precision of the run, because cosines differ
         in the third digit.
     """
     with torch.autocast(predicted.device.type, enabled=False):
-        cosines = (
-            nn.functional.normalize(predicted.float(), dim=-1) @ nn.functional.normalize(targets.float(), dim=-1).T
-        )
+        predicted, targets = (nn.functional.normalize(x.float(), dim=-1) for x in (predicted, targets))
+        cosines = predicted @ targets.T
         same = (codes[negatives] == codes[:, None]).all(-1)
         distractors = (cosines.gather(1, negatives) / temperature).masked_fill(same, -torch.inf)
         return torch.cat([cosines.diagonal()[:, None] / temperature, distractors], 1)
@@ -209,12 +196,7 @@ def count_codes(codes: Tensor, entries: int) -> Tensor:
 
 
 class ContrastiveScores(Metric):
-    """Scores of contrastive prediction as sums that add up over batches and ranks.
-
-    Args:
-        groups: codebooks.
-        entries: of each codebook.
-    """
+    """Scores of contrastive prediction as sums that add up over batches and ranks."""
 
     full_state_update = False
 
@@ -225,12 +207,7 @@ class ContrastiveScores(Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, quantised: Quantised) -> None:
-        """Add frames.
-
-        Args:
-            logits: of `contrastive_logits`.
-            quantised: their targets.
-        """
+        """Add frames: what `contrastive_logits` gives, and their targets."""
         self.frames += len(logits)
         self.loss += cross_entropy(logits).double().sum()
         self.correct += told_apart(logits).sum()

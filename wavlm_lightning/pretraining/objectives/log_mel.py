@@ -30,7 +30,6 @@ class LogMelRegression(Objective):
         self.bins, self.weight = bins, weight
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Create one linear layer, `dim` to `bins`."""
         self.predict = nn.Linear(encoder.dim, self.bins)
         self.hop = encoder.hop
 
@@ -46,8 +45,7 @@ class LogMelRegression(Objective):
     def forward(self, prediction: Prediction) -> Tensor:
         """Mean squared error against log-mels with zero mean and unit variance per filter over the batch, a float32 scalar."""
         target = log_mel(prediction.audio, self.bins, self.hop)[:, : prediction.projected.shape[1]]
-        target = target - target.mean(1, keepdim=True).mean(
-            2, keepdim=True
-        )  # group norm removes the level, so the model cannot predict it
+        # Group norm removes the level of the waveform, so the model cannot predict it.
+        target = target - target.mean(1, keepdim=True).mean(2, keepdim=True)
         target = (target - target.mean((0, 1))) / target.std((0, 1)).clamp(min=1e-5)
         return (self.predict(prediction.projected).float() - target).square().mean()

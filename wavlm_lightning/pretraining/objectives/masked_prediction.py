@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.flops import linear_flops
 from wavlm_lightning.pretraining.objectives.base import LayerObjective, ObjectiveCost, Prediction
-from wavlm_lightning.pretraining.scores import PredictionScores
 from wavlm_lightning.system.errors import UserError
 
 
@@ -56,11 +56,7 @@ class MaskedPrediction(LayerObjective):
         self.unmasked_weight, self.codeword_init, self.extra_codewords = unmasked_weight, codeword_init, extra_codewords
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`.
-
-        Raises:
-            UserError: the data lack the label set, or the encoder lacks the layer.
-        """
+        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`."""
         self.build_layer_norm(encoder)
         if not label_sizes:
             raise UserError("objectives: masked prediction needs labels, but data.labels names none")
@@ -89,15 +85,9 @@ class MaskedPrediction(LayerObjective):
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Cosine of each frame to each codeword over the temperature.
-
-        Args:
-            hidden: `(frames, dim)`.
-
-        Returns:
-            float32 `(frames, codewords)`, in fp32 at any precision of the run, because cosines differ in the third digit.
-        """
+        """Cosine of each frame `(frames, dim)` to each codeword over the temperature, float32 `(frames, codewords)`."""
         projected = self.project(hidden)
+        # In fp32 at any precision of the run, because cosines differ in the third digit.
         with torch.autocast(hidden.device.type, enabled=False):
             frames = nn.functional.normalize(projected.float(), dim=-1)
             codewords = nn.functional.normalize(self.codewords.float(), dim=-1)
@@ -132,10 +122,44 @@ class MaskedPrediction(LayerObjective):
         self.visible_scores.update(*self._frames(prediction, prediction.visible))
 
     def compute_scores(self) -> dict[str, Tensor]:
-        """All of `PredictionScores` for masked frames, and the accuracy on visible frames."""
         scores = self.masked_scores.compute()
         scores["masked_accuracy"] = scores.pop("accuracy")
         scores["unmasked_accuracy"] = self.visible_scores.compute()["accuracy"]
         self.masked_scores.reset()
         self.visible_scores.reset()
         return scores
+
+
+class PredictionScores(Metric):
+    """Scores over masked frames, or over unmasked ones, of `classes` codewords."""
+
+    full_state_update = False
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        for name, shape in (("loss", ()), ("correct", ()), ("predicted", (classes,)), ("targets", (classes,))):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add frames: logits, float32 `(frames, classes)`, and labels, int64 `(frames,)`."""
+        log_probabilities = logits.log_softmax(1)
+        self.loss += nn.functional.nll_loss(log_probabilities, labels, reduction="sum").double()
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.predicted += log_probabilities.exp().sum(0)
+        self.targets += torch.bincount(labels, minlength=len(self.targets))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Loss (nats), accuracy, perplexity of the mean prediction and of the targets, accuracy of the majority class."""
+        frames = self.targets.sum().clamp(min=1)
+        return {
+            "loss": (self.loss / frames).float(),
+            "accuracy": (self.correct / frames).float(),
+            "perplexity": perplexity(self.predicted / frames),
+            "target_perplexity": perplexity(self.targets / frames),
+            "majority_accuracy": (self.targets.max() / frames).float(),
+        }
+
+
+def perplexity(probabilities: Tensor) -> Tensor:
+    """exp of the entropy of a distribution `(classes,)`: the effective number of classes."""
+    return torch.special.entr(probabilities).sum().exp().float()

@@ -45,17 +45,11 @@ class GumbelTemperature:
 
 @dataclass(frozen=True)
 class Quantised:
-    """Quantised frames.
+    """Quantised frames."""
 
-    Attributes:
-        vectors: float32 `(frames, dim)`, the chosen code vectors of all groups side by side.
-        codes: chosen entries, int64 `(frames, groups)`.
-        probabilities: softmax of the quantiser's logits without noise and temperature, averaged over the frames,
-            float32 `(groups, entries)`.
-    """
-
-    vectors: Tensor
-    codes: Tensor
+    vectors: Tensor  # float32 (frames, dim), the chosen code vectors of all groups side by side
+    codes: Tensor  # chosen entries, int64 (frames, groups)
+    # Softmax of the logits without noise and temperature, averaged over the frames, float32 (groups, entries).
     probabilities: Tensor
 
 
@@ -63,18 +57,9 @@ class GumbelQuantiser(nn.Module):
     """Chooses one entry of each codebook for every frame; gradients pass through the choice.
 
     It computes in fp32 at any precision of the run: the logits of 512 channels reach tens, where bf16 has steps of 1/8,
-    so that entries would tie.
+    so that entries would tie. `dim`, the width of the quantised vector, is divided evenly among the groups.
 
     Source: wav2vec 2.0, arXiv 2006.11477, section 2 (quantization module) and equation 1; initial values as fairseq.
-
-    Args:
-        channels: width of the features.
-        dim: width of the quantised vector, divided evenly among the groups.
-        groups: number of codebooks.
-        entries: number of entries of each codebook.
-
-    Raises:
-        UserError: `dim` is not a multiple of `groups`.
     """
 
     def __init__(self, channels: int, dim: int = 256, groups: int = 2, entries: int = 320) -> None:
@@ -90,12 +75,9 @@ class GumbelQuantiser(nn.Module):
         self.codevectors = nn.Parameter(torch.rand(1, groups * entries, dim // groups))
 
     def forward(self, features: Tensor, temperature: float, generator: torch.Generator | None) -> Quantised:
-        """Quantise frames: a random draw in training, the likeliest entries in evaluation.
+        """Quantise `(frames, channels)`: a random draw in training, the likeliest entries in evaluation.
 
-        Args:
-            features: `(frames, channels)`.
-            temperature: temperature of the Gumbel-softmax; it affects only the gradient.
-            generator: source of the Gumbel noise on the device of the features; unused in evaluation.
+        The temperature affects only the gradient. The generator, on the device of the features, gives the Gumbel noise.
         """
         with torch.autocast(features.device.type, enabled=False):
             logits = nn.functional.linear(features.float(), self.project.weight.float(), self.project.bias.float())
@@ -118,25 +100,15 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def code_perplexity(probabilities: Tensor) -> Tensor:
-    """Effective number of codes in use: exp of the entropy of each group, summed over the groups.
-
-    Args:
-        probabilities: `(groups, entries)`.
-
-    Returns:
-        A scalar between `groups` (collapse) and `groups * entries`.
-    """
+    """Effective number of codes in use: the sum over groups of exp(entropy), from `(groups, entries)`."""
     # torch.special.entr would have an infinite gradient where a probability has underflowed.
     logarithms = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
     return (-(probabilities * logarithms).sum(-1)).exp().sum()
 
 
 def diversity_loss(probabilities: Tensor) -> Tensor:
-    """Share of unused codes: `(G V - perplexity) / (G V)`, 0 for uniform use.
+    """Share of unused codes: `(G V - perplexity) / (G V)`, from probabilities `(groups, entries)`; 0 for uniform use.
 
     wav2vec 2.0, arXiv 2006.11477, equation 4, prints the entropy itself; this is the formula of fairseq.
-
-    Args:
-        probabilities: `(groups, entries)`.
     """
     return 1 - code_perplexity(probabilities) / probabilities.numel()
