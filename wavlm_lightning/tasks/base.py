@@ -236,12 +236,7 @@ class Task(HeadCheckpoint):
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         """Raw outputs and JSON-serialisable predictions of a batch."""
         outputs, lengths = self(batch.inputs)
-        return {
-            "keys": batch.keys,
-            "outputs": outputs,
-            "lengths": lengths,
-            "readable": self.readable(outputs, lengths),
-        }
+        return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam at a constant rate, as in s3prl's configurations of these tasks."""

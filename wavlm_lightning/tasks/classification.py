@@ -38,13 +38,7 @@ class UtteranceClassification(Task):
     inventory: ClassVar[str]
     field: ClassVar[str]
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        learning_rate: float = 1e-4,
-        hidden: int = 256,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 256, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.hidden = hidden
 

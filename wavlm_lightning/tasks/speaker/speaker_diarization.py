@@ -88,12 +88,7 @@ class SpeakerDiarization(Task):
     setting: Tensor
 
     def __init__(
-        self,
-        upstream: Upstream,
-        learning_rate: float = 1e-4,
-        hidden: int = 512,
-        speakers: int = 2,
-        **settings: Any,
+        self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.add_means("accuracy")
