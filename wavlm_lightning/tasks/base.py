@@ -146,11 +146,7 @@ class Task(HeadCheckpoint):
             self.build(self.read_labels(self.trainer.datamodule.corpus))
 
     def build(self, labels: Any) -> None:
-        """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for.
-
-        Raises:
-            UserError: the head was built for another inventory.
-        """
+        """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
         if self.labels is not None:
             if self.labels != labels:
                 raise UserError(

@@ -57,11 +57,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         return {name: source[name] for name in PROCESSING if name in source}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the head, after checking that it belongs to this task, upstream and protocol.
-
-        Raises:
-            UserError: the checkpoint is of another task, or was trained on another upstream or by another protocol.
-        """
+        """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task", {})
         if kept.get("name") != self.name:
             raise UserError(
@@ -81,11 +77,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load a head; only parameters of a frozen upstream may be missing.
-
-        Raises:
-            UserError: other parameters are missing or unknown.
-        """
+        """Load a head; only parameters of a frozen upstream may be missing."""
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)

@@ -46,11 +46,7 @@ class UtteranceClassification(Task):
         return list(corpus.inventory(self.inventory))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The class of an utterance, int64 `()`.
-
-        Raises:
-            UserError: the utterance has no label, or one that the inventory lacks.
-        """
+        """The class of an utterance, int64 `()`."""
         label = meta.get(self.field)
         if label not in self.labels:
             raise UserError(

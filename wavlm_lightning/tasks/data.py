@@ -100,12 +100,7 @@ class TaskData(ResumableData):
         return self._tasks()[0]
 
     def setup(self, stage: str) -> None:
-        """Open the splits of a stage and, with a cache, compute the features that it lacks.
-
-        Raises:
-            UserError: a split is missing, several tasks cannot share batches, or the cache is ruled out by a task, its
-                budget or the disk.
-        """
+        """Open the splits of a stage and, with a cache, compute the features that it lacks."""
         check_alike(self._tasks(), self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)

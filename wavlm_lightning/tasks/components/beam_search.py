@@ -76,9 +76,6 @@ class BeamSearch:
         Args:
             outputs: logits `(batch, frames, labels)`.
             lengths: valid frames `(batch,)`.
-
-        Raises:
-            UserError: the language model cannot be read.
         """
         log_probabilities = outputs.detach().float().log_softmax(-1).cpu().contiguous()
         found = self.decoder(log_probabilities, lengths.cpu())

@@ -51,11 +51,7 @@ class PhonemeRecognition(CtcTask):
         return [*SPECIAL, *corpus.inventory("phones")]
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Phones and end symbol, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no phones.
-        """
+        """Phones and end symbol, int64 `(labels,)`."""
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
         numbers = {phone: number for number, phone in enumerate(self.labels)}

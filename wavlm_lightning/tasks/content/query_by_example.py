@@ -72,11 +72,7 @@ class QueryByExample(Task):
         self.searches: list[TermSearch] = []
 
     def prepare_data(self) -> None:
-        """Refuse everything but a test on one device, before any data is opened.
-
-        Raises:
-            UserError: the trainer does not run a test, or runs it in several processes.
-        """
+        """Refuse everything but a test on one device, before any data is opened."""
         if self.trainer.state.fn != "test":
             raise UserError("QbE has nothing to train and no prediction for a single recording; run `wavlm test`")
         if self.trainer.world_size > 1:
@@ -87,11 +83,7 @@ class QueryByExample(Task):
         return list(corpus.inventory("terms"))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The term of a query, or those of a document, int64 `(terms,)`.
-
-        Raises:
-            UserError: the utterance has neither, or a term that is not in the corpus' inventory.
-        """
+        """The term of a query, or those of a document, int64 `(terms,)`."""
         if "terms" not in meta and "term" not in meta:
             raise UserError("QbE: an utterance has neither a term nor terms; use a corpus of queries and documents")
         terms = meta["terms"] if "terms" in meta else [meta["term"]]
@@ -187,11 +179,7 @@ class QueryByExample(Task):
         )
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """The value of the test queries, from the layer that is best for the valid queries.
-
-        Raises:
-            UserError: documents are missing, or no document contains a query of a split.
-        """
+        """The value of the test queries, from the layer that is best for the valid queries."""
         scores, truth = (part.cpu() for part in metric.compute())
         if len(scores) < list(self.split_of.values()).count(self.splits[0]):
             raise UserError("QbE searches all documents; remove trainer.limit_test_batches")

@@ -80,11 +80,7 @@ class SpeechRecognition(CtcTask):
             self.others = {**type(self).others, "wer_lm": "lower"}  # type: ignore[misc]
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet.
-
-        Raises:
-            UserError: `alphabet` is `corpus`, but its training split has no text.
-        """
+        """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet."""
         if self.alphabet is None:
             return [*SPECIAL, WORD_END, *LETTERS]
         data = getattr(self._trainer, "datamodule", None)
@@ -100,11 +96,7 @@ class SpeechRecognition(CtcTask):
         return {label: number for number, label in enumerate(self.labels)}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Letters, `|` after every word, and end symbol, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text, or a letter that SUPERB's alphabet lacks.
-        """
+        """Letters, `|` after every word, and end symbol, int64 `(labels,)`."""
         words = spoken_text(meta.get("text") or "").split()
         if not words:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")

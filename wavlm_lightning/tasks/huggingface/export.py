@@ -39,11 +39,7 @@ TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
 
 
 def head_kind(task: Task) -> str:
-    """Suffix of the transformers class that has the same head.
-
-    Raises:
-        UserError: transformers lacks it; the message names the difference.
-    """
+    """Suffix of the transformers class that has the same head."""
     reason = None
     kind = ""
     if isinstance(task, UtteranceClassification):

@@ -81,11 +81,7 @@ class FolderLabels(Task):
     """A head whose labels are the folder's, in its order. See `Task` for the arguments."""
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """The head's own labels.
-
-        Raises:
-            UserError: the corpus has labels that the head lacks.
-        """
+        """The head's own labels."""
         ours, theirs = self.labels, super().read_labels(corpus)  # type: ignore[safe-super] # the task is the next base class
         pairs = ours.items() if isinstance(ours, Mapping) else [("", ours)]
         for slot, known in pairs:
@@ -185,11 +181,7 @@ class FolderCtc(FolderLabels):
         return self.labels
 
     def numbers(self, said: list[str]) -> Tensor:
-        """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token.
-
-        Raises:
-            UserError: a label is missing and the head has no unknown token.
-        """
+        """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token."""
         places = {label: number for number, label in enumerate(self.labels)}
         rest = next((places[token] for token in UNKNOWN_TOKENS if token in places), None)
         strange = [label for label in said if label not in places]
@@ -210,11 +202,7 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
     """ASR by a `WavLMForCTC`, in upper or lower case as its labels are."""
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Letters with a separator between words, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text, or a letter without label.
-        """
+        """Letters with a separator between words, int64 `(labels,)`."""
         text = spoken_text(meta.get("text") or "")
         if not text:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")
@@ -232,11 +220,7 @@ class FolderPhonemeRecognition(FolderCtc, PhonemeRecognition):
     """PR by a `WavLMForCTC` whose labels are phones."""
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Phones, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no phones, or one without label.
-        """
+        """Phones, int64 `(labels,)`."""
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
         return self.numbers([phone for phone, *_ in meta["phones"] if phone != PAUSE])

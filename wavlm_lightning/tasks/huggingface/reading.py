@@ -65,11 +65,7 @@ class HeadFolder:
 
     @classmethod
     def read(cls, path: Path) -> HeadFolder:
-        """Read a folder.
-
-        Raises:
-            UserError: it is not a model folder, or holds a head of a kind that we lack.
-        """
+        """Read a folder."""
         try:
             values = read_json(path / "config.json") if (path / "config.json").is_file() else None
             if values is None:
@@ -93,11 +89,7 @@ class HeadFolder:
 
     @property
     def names(self) -> list[str]:
-        """The label of each logit, by `id2label`.
-
-        Raises:
-            UserError: `id2label` does not name each logit exactly once.
-        """
+        """The label of each logit, by `id2label`."""
         wanted = {str(number) for number in range(self.shape("classifier.weight")[0])}
         given = self.values.get("id2label") or {}
         names = {key: str(given[key]) if key in given else f"LABEL_{key}" for key in wanted}
@@ -106,11 +98,7 @@ class HeadFolder:
         return [names[key] for key in sorted(wanted, key=int)]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor of the head.
-
-        Raises:
-            UserError: the weights lack it.
-        """
+        """Shape of a tensor of the head."""
         if name not in self.state:
             raise UserError(f"{self.path}: its weights lack {name}, which a {self.kind} head has")
         return tuple(self.state[name].shape)

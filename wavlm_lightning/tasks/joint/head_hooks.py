@@ -39,9 +39,6 @@ def check_hooks(head: Task, handled: Iterable[str]) -> None:
     Args:
         head: a task of any class.
         handled: names of the hooks that `ManyHeads` implements, beside `FORWARDED`.
-
-    Raises:
-        UserError: the head overrides `forward`, or a hook that `ManyHeads` does not call for each head.
     """
     if type(head).forward is not Task.forward:
         raise UserError(f"{head.name}: has no head that could share the upstream's forward; run it alone")
@@ -78,11 +75,7 @@ class TrainerOfHead:
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
-    """Refuse a trainer under which several heads would influence each other.
-
-    Raises:
-        UserError: it uses several processes, or a loss scale, which all heads would share.
-    """
+    """Refuse a trainer under which several heads would influence each other."""
     if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError(
             "several heads train in one process; set trainer.devices: 1 (and num_nodes: 1), or train one head at a time"

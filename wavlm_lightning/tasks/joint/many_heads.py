@@ -204,11 +204,7 @@ class ManyHeads(pl.LightningModule):
             checkpoint["heads"][label] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the heads for the labels in the checkpoint.
-
-        Raises:
-            UserError: the checkpoint holds other heads.
-        """
+        """Build the heads for the labels in the checkpoint."""
         kept = checkpoint.get("heads", {})
         if tuple(kept) != self.head_labels:
             raise UserError(

@@ -74,11 +74,7 @@ class FoldData(TaskData):
         return {**super().batch_requirements(task), "the protocol of the folds": task.protocol}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
-        """The test fold, and the others divided into training and validation.
-
-        Raises:
-            UserError: `fold` is out of range, or the corpus has fewer than three folds.
-        """
+        """The test fold, and the others divided into training and validation."""
         corpus, task = self.corpus, self._task()
         folds = corpus.splits
         if not 1 <= self.fold <= len(folds) or len(folds) < 3:

@@ -33,11 +33,7 @@ class IntentClassification(UtteranceClassification):
         return {slot: list(values) for slot, values in corpus.inventory(self.inventory).items()}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The value of each slot, int64 `(slots,)`.
-
-        Raises:
-            UserError: a slot is missing, or has a value that the inventory lacks.
-        """
+        """The value of each slot, int64 `(slots,)`."""
         intent = meta.get(self.field) or {}
         for slot, values in self.labels.items():
             if intent.get(slot) not in values:

@@ -88,11 +88,7 @@ class SlotFilling(CtcTask):
         return {label: number for number, label in enumerate(self.labels)}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Characters and marks, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text or no slots, or a slot that its text or the corpus' inventory lacks.
-        """
+        """Characters and marks, int64 `(labels,)`."""
         if "tagged" in meta:
             tagged = meta["tagged"]
             symbols = _superb_symbols(tagged) if self.protocol == "superb" else _symbols(_spans(tagged))

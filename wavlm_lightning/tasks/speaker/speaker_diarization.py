@@ -106,11 +106,7 @@ class SpeakerDiarization(Task):
         return [f"speaker{number + 1}" for number in range(self.speakers)]
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1.
-
-        Raises:
-            UserError: the recording has no turns, or more speakers than the head.
-        """
+        """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1."""
         if "turns" not in meta:
             raise UserError("SD: a recording has no turns; use a corpus with speaker turns")
         names = sorted({speaker for speaker, _, _ in meta["turns"]})

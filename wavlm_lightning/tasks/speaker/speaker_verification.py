@@ -42,11 +42,7 @@ class Trials(NamedTuple):
 
     @classmethod
     def read(cls, corpus: Corpus, split: Split) -> Trials:
-        """Read the trials of a split.
-
-        Raises:
-            UserError: the split has no trials, one names an utterance that the split lacks, or all are of one kind.
-        """
+        """Read the trials of a split."""
         trials = corpus.trials(split.name)
         places = {key: number for number, key in enumerate(split.keys)}
         strangers = {key for _, *pair in trials for key in pair if key not in places}
@@ -130,11 +126,7 @@ class SpeakerVerification(Task):
         self._read: Trials | None = None
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """The training speakers.
-
-        Raises:
-            UserError: the corpus has no speakers, or does not say which of them are in train.
-        """
+        """The training speakers."""
         speakers = corpus.inventory("speakers")
         if not isinstance(speakers, dict):
             return list(speakers)
