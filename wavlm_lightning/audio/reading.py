@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-SAMPLE_RATE = 16_000
-"""Samples per second in the whole project."""
+SAMPLE_RATE = 16_000  # samples per second in the whole project
 
-SILENCE_PEAK = 1e-4
-"""A waveform whose peak is below this (-80 dBFS) counts as silent."""
+SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as silent
 
-END_TOLERANCE = 0.1
-"""Seconds by which a requested stretch may end after its file."""
+END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
 
 
 class BadAudio(ValueError):

@@ -10,8 +10,7 @@ import lightning.pytorch as pl
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 
-PROCESSING = ("gain_db", "trim")
-"""Keys of `corpus.json` under which a corpus recipe records what it did to the audio."""
+PROCESSING = ("gain_db", "trim")  # keys of `corpus.json` under which a corpus recipe records what it did to the audio
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):

@@ -12,8 +12,7 @@ from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.tasks.base import Direction, Task
 
-BLANK = 0
-"""Index of the CTC blank."""
+BLANK = 0  # index of the CTC blank
 
 
 class CtcTask(Task):

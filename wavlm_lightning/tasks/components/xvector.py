@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder import padding_mask
 
-CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
-"""(Kernel size, dilation) of each time-delay layer, in frames."""
+CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (Kernel size, dilation) of each time-delay layer, in frames
+# Frames that the layers, which do not pad, take off a sequence: 14.
 LOST_FRAMES = sum((context - 1) * dilation for context, dilation in CONTEXTS)
-"""Frames that the layers, which do not pad, take off a sequence: 14."""
 
 
 def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
 
+# `model_type` -> kinds of heads for which transformers has no class.
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
-"""`model_type` -> kinds of heads for which transformers has no class."""
 
 
 def head_kind(task: Task) -> str:

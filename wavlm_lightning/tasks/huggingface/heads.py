@@ -31,8 +31,7 @@ from wavlm_lightning.upstreams import WavLMUpstream
 
 WORD_ENDS = ("|", " ")
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
-NORMALIZE_EPS = 1e-7
-"""Added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does."""
+NORMALIZE_EPS = 1e-7  # added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does
 
 
 class HeadEncoder(WavLMUpstream):

@@ -19,15 +19,13 @@ from wavlm_lightning.tasks.huggingface import heads
 
 CLASSIFICATION, VERIFICATION = "ForSequenceClassification", "ForXVector"
 FRAMES, CTC = "ForAudioFrameClassification", "ForCTC"
-HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)
-"""Suffixes of the transformers classes whose heads we have."""
+HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)  # suffixes of the transformers classes whose heads we have
 
-ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}
-"""`model_type` -> prefix of its class names."""
+ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}  # `model_type` -> prefix of its class names
 
-SAME_NAMES = {"layer_weights": "weighted_sum.logits"}
-"""Name of a parameter of every transformers head -> our name."""
+SAME_NAMES = {"layer_weights": "weighted_sum.logits"}  # name of a parameter of every transformers head -> our name
 
+# The tasks that a head of each kind can serve.
 TASKS: dict[str, dict[str, type[Task]]] = {
     CLASSIFICATION: {
         "KS": heads.FolderKeywordSpotting,
@@ -39,10 +37,9 @@ TASKS: dict[str, dict[str, type[Task]]] = {
     FRAMES: {"SD": heads.FolderSpeakerDiarization},
     CTC: {"ASR": heads.FolderSpeechRecognition, "PR": heads.FolderPhonemeRecognition},
 }
-"""The tasks that a head of each kind can serve."""
 
+# The keys of `config.json` that describe the x-vector network beyond the shapes of its tensors.
 TIME_DELAY = {"tdnn_kernel": [context for context, _ in CONTEXTS], "tdnn_dilation": [step for _, step in CONTEXTS]}
-"""The keys of `config.json` that describe the x-vector network beyond the shapes of its tensors."""
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from torch import Tensor
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 
+# Hooks without arguments that `ManyHeads` calls on each head in turn.
 FORWARDED = (
     *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end"),
     *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
     *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
 )
-"""Hooks without arguments that `ManyHeads` calls on each head in turn."""
+# Methods that are called once for all heads and that Lightning's classes of hooks do not list.
 SHARED = ("upstream_layers", "optimizer_step")
-"""Methods that are called once for all heads and that Lightning's classes of hooks do not list."""
 
 
 def forwarded(hook: str) -> Callable[[Any], None]:

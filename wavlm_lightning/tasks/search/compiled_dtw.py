@@ -22,8 +22,8 @@ from torch import Tensor
 
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance, directions
 
+# Approximate query and document frames of one matrix product: enough for full speed, few enough for the caches.
 ROWS, COLUMNS = 1024, 512
-"""Approximate query and document frames of one matrix product: enough for full speed, few enough for the caches."""
 
 COSINE_EXP, COSINE, EUCLIDEAN, CITYBLOCK = range(4)
 KINDS: dict[Distance, int] = {
@@ -34,11 +34,11 @@ KINDS: dict[Distance, int] = {
 }
 ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 RANGE_FLOOR = 1e-9
+# Rows whose distances differ by less than this share of their size are recomputed in double precision: single
+# precision has seven digits, and scaling such a row to 0...1 would leave fewer than five.
 FLAT = np.float32(1e-2)
-"""Rows whose distances differ by less than this share of their size are recomputed in double precision: single precision
-has seven digits, and scaling such a row to 0...1 would leave fewer than five."""
+# Squared distances under this share of |q|² + |d|² are recomputed from the frames, for the same reason.
 CANCELLED = np.float32(0.1)
-"""Squared distances under this share of |q|² + |d|² are recomputed from the frames, for the same reason."""
 # numba's fast-math flags without `ninf`: infinities mark cells that no path reaches.
 FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
 (C2, C3, C4, C5, C6, C7, C8, C9, C10, C11) = (

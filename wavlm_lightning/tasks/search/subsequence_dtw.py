@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 Distance = Literal["cosine_exp", "cosine", "euclidean", "cityblock"]
 RANGE_FLOOR = 1e-9
+# Path costs held at once, by device: as many as fit a CPU's caches, and 256 MiB on a GPU.
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Path costs held at once, by device: as many as fit a CPU's caches, and 256 MiB on a GPU."""
 
 
 def pack_queries(queries: Sequence[Tensor], distance: Distance) -> PackedSequence:

@@ -14,8 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 DEVIATION_FLOOR = 1e-9
-SHORTEST = 5
-"""Queries with fewer frames score 0 in every document, as in s3prl."""
+SHORTEST = 5  # queries with fewer frames score 0 in every document, as in s3prl
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 EOS, UNKNOWN = 1, 2
 CHARACTERS = " " + string.ascii_uppercase + "'"
 OUTSIDE = "O"
-UNSPOKEN = "?!.,;-"
-"""Substrings of this string are punctuation tokens (s3prl `downstream/ctc/text.py`)."""
+UNSPOKEN = "?!.,;-"  # substrings of this string are punctuation tokens (s3prl `downstream/ctc/text.py`)
 
 Tagged = list[list[str]]
 

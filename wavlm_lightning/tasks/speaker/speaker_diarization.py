@@ -19,8 +19,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.upstreams import Upstream
 
+# The setting in use until one is chosen: threshold 0.5, median of 11 frames.
 USUAL = SETTINGS.index(DiarizationSetting(0.5, 11))
-"""The setting in use until one is chosen: threshold 0.5, median of 11 frames."""
 
 
 def match_frames(targets: Tensor, frames: int) -> Tensor:
@@ -53,8 +53,8 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
     return best.values, orders[best.indices]
 
 
+# Frames passed to the LSTM in one call, its state carried over: over an hour at once it would take gigabytes.
 STRETCH = 4096
-"""Frames passed to the LSTM in one call, its state carried over: over an hour at once it would take gigabytes."""
 
 
 class SpeakerDiarization(Task):

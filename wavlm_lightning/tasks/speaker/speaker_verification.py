@@ -21,8 +21,7 @@ from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVec
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
-UNKNOWN = -1
-"""The class of speakers who are not in the training set."""
+UNKNOWN = -1  # the class of speakers who are not in the training set
 
 
 class Trials(NamedTuple):
