@@ -56,7 +56,6 @@ class UtteranceClassification(Task):
 
     @property
     def classes(self) -> int:
-        """Number of logits."""
         return len(self.labels)
 
     @property

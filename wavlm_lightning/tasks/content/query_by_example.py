@@ -94,8 +94,7 @@ class QueryByExample(Task):
 
     @property
     def chance(self) -> float:
-        """Detecting nothing has value 0."""
-        return 0.0
+        return 0.0  # of detecting nothing
 
     def build_head(self, dim: int) -> None:
         pass  # the search compares hidden states
@@ -139,9 +138,7 @@ class QueryByExample(Task):
         """The split of each key of the test data."""
         opened, corpus = self.trainer.datamodule.opened["test"], self.trainer.datamodule.corpus
         if sorted(opened.name.split("+")) != sorted(self.splits):
-            raise UserError(
-                f"QbE tests on documents and queries together; set data.test_split: {'+'.join(self.splits)}"
-            )
+            raise UserError(f"QbE tests documents and queries together; set data.test_split: {'+'.join(self.splits)}")
         split_of = {key: name for name in self.splits for key in corpus.split(name).keys}
         if len(split_of) < len(opened):
             raise UserError(f"QbE: the splits {', '.join(self.splits)} have keys in common; prepare the corpus again")
@@ -163,7 +160,6 @@ class QueryByExample(Task):
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> Metric:
-        """Collects the scores of all documents."""
         return Findings()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:

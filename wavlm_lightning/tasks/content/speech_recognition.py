@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -90,10 +89,6 @@ class SpeechRecognition(CtcTask):
         if not letters:
             raise UserError(f"ASR: split {train.name} of {corpus.directory} has no text; use a corpus with transcripts")
         return [*SPECIAL, WORD_END, *letters]
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {label: number for number, label in enumerate(self.labels)}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Letters, `|` after every word, and end symbol, int64 `(labels,)`."""

@@ -186,7 +186,7 @@ class FolderCtc(FolderLabels):
         strange = [label for label in said if label not in places]
         if strange and rest is None:
             raise UserError(
-                f"{self.name}: an utterance has {strange[0]!r}, which {self.upstream.label} has no label for"
+                f"{self.name}: an utterance has {strange[0]!r}, a label {self.upstream.label} does not have"
             )
         return torch.tensor([places.get(label, rest) for label in said])
 

@@ -34,32 +34,20 @@ def forwarded(hook: str) -> Callable[[Any], None]:
 
 
 def check_hooks(head: Task, handled: Iterable[str]) -> None:
-    """Refuse a head whose training would differ from its training alone.
-
-    Args:
-        head: a task of any class.
-        handled: names of the hooks that `ManyHeads` implements, beside `FORWARDED`.
-    """
+    """Refuse a head whose training would differ from its training alone, given the hooks `handled` beside `FORWARDED`."""
     if type(head).forward is not Task.forward:
         raise UserError(f"{head.name}: has no head that could share the upstream's forward; run it alone")
     listed = {name for hooks in (ModelHooks, DataHooks) for name in vars(hooks) if not name.startswith("_")}
     known = {*FORWARDED, *handled, "on_train_batch_start"}
     for name in [*SHARED, *sorted(listed - known)]:
         if "predict" not in name and getattr(type(head), name) is not getattr(Task, name):
-            raise UserError(
-                f"{head.name}: overrides {name}, which is not called for one of several heads; run it alone"
-            )
+            raise UserError(f"{head.name}: overrides {name}, which several heads do not call one by one; run it alone")
     if not head.automatic_optimization:
         raise UserError(f"{head.name}: uses manual optimization, which several heads do not support; run it alone")
 
 
 class TrainerOfHead:
-    """The trainer as one of several heads sees it: its own metrics, under the names that it logged.
-
-    Args:
-        trainer: the trainer of all heads.
-        label: label of the head.
-    """
+    """The trainer as one of several heads sees it: its own metrics, under the names that it logged."""
 
     def __init__(self, trainer: pl.Trainer, label: str) -> None:
         self._trainer, self._prefix = trainer, f"{label}/"
@@ -69,7 +57,6 @@ class TrainerOfHead:
 
     @property
     def callback_metrics(self) -> dict[str, Tensor]:
-        """Metrics of this head, without the label."""
         found = self._trainer.callback_metrics
         return {name.removeprefix(self._prefix): found[name] for name in found if name.startswith(self._prefix)}
 

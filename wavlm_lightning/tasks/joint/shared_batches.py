@@ -23,12 +23,7 @@ def tasks_of(module: pl.LightningModule) -> list[Task]:
 
 
 def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, Any]]) -> None:
-    """Refuse tasks that would get different batches alone.
-
-    Args:
-        tasks: the tasks.
-        decided_by: settings of the batches that a task decides, by name.
-    """
+    """Refuse tasks that would get different batches alone; `decided_by` returns the settings a task decides, by name."""
     first, *others = tasks
     wanted = decided_by(first)
     for task in others:

@@ -56,16 +56,8 @@ class FoldData(TaskData):
         num_workers: int = 0,
         seed: int = 1337,
     ) -> None:
-        super().__init__(
-            corpus,
-            batch_size,
-            batch_seconds,
-            eval_batch_seconds,
-            cache=cache,
-            cache_gib=cache_gib,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        reading: dict[str, Any] = {"cache": cache, "cache_gib": cache_gib, "num_workers": num_workers, "seed": seed}
+        super().__init__(corpus, batch_size, batch_seconds, eval_batch_seconds, **reading)
         self.fold = fold
         # Placeholders until `open_stage` reads the names of the folds.
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
@@ -101,5 +93,4 @@ class FoldData(TaskData):
         return {name: parts[name] for name in used}
 
     def layout(self) -> dict[str, object]:
-        """As in `TaskData`, with the fold."""
         return {**super().layout(), "fold": self.fold}

@@ -30,16 +30,10 @@ def match_frames(targets: Tensor, frames: int) -> Tensor:
 
 
 def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For each recording, the order of its speakers that fits the logits best.
+    """For each recording, the order of its speakers that fits the logits best; logits and labels `(batch, frames, speakers)`.
 
-    Args:
-        logits: `(batch, frames, speakers)`.
-        labels: 0 or 1, `(batch, frames, speakers)`.
-        lengths: valid frames `(batch,)`.
-
-    Returns:
-        The binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and the column of the
-        labels that each column of the logits stands for, int64 `(batch, speakers)`.
+    Returns the binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and the column of
+    the labels that each column of the logits stands for, int64 `(batch, speakers)`.
     """
     speakers = logits.shape[2]
     valid = (~padding_mask(lengths, logits.shape[1]))[:, :, None]
@@ -123,7 +117,6 @@ class SpeakerDiarization(Task):
         return int(np.rint(seconds * SAMPLE_RATE / self.stride))
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        """The frame labels of a crop."""
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
 
@@ -147,10 +140,7 @@ class SpeakerDiarization(Task):
         return best_permutation(outputs, labels, lengths)[0].sum() / lengths.sum()
 
     def accuracy(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """Share of right decisions (one for each frame and speaker), mean over recordings.
-
-        s3prl's `calc_diarization_error`; its validation batches hold one recording each.
-        """
+        """Share of right decisions (one for each frame and speaker), mean over recordings: s3prl's `calc_diarization_error`."""
         labels = match_frames(targets.values, outputs.shape[1])
         orders = best_permutation(outputs, labels, lengths)[1]
         labels = labels.gather(2, orders[:, None].expand(-1, labels.shape[1], -1))
@@ -159,13 +149,11 @@ class SpeakerDiarization(Task):
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self(batch.inputs)
-        count = len(batch.keys)
-        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), count)
-        self.log_mean(stage, "accuracy", self.accuracy(outputs, lengths, batch.targets), count)
+        for name, measure in (("loss", self.loss), ("accuracy", self.accuracy)):
+            self.log_mean(stage, name, measure(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> DiarizationErrorRate:
-        """Error rates of the ten settings."""
         return DiarizationErrorRate(self.upstream.frame_rate)
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
