@@ -205,3 +205,7 @@ def _worse(metric: str, other: Mapping[str, float], own: Mapping[str, float]) ->
         return False
     low, high = REFERENCE_POINTS[metric]
     return other[metric] < own[metric] if low < high else other[metric] > own[metric]
+
+
+def _mean(numbers: list[float]) -> float:
+    return sum(numbers) / len(numbers)

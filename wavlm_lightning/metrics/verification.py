@@ -29,7 +29,7 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(same)
     if scores.ndim != 1 or scores.shape != labels.shape:
-        raise ValueError(f"equal_error_rate needs a label for each score, got shapes {scores.shape}, {labels.shape}")
+        raise ValueError(f"equal_error_rate needs one label for each score, got shapes {scores.shape}, {labels.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("equal_error_rate got a score that is not a finite number")
     if not np.isin(labels, (0, 1)).all():

@@ -59,7 +59,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task", {})
         if kept.get("name") != self.name:
-            raise UserError(f"this checkpoint holds a head for {kept.get('name', 'something else')}, not {self.name}")
+            raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
         if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "

@@ -93,7 +93,9 @@ class BeamSearch:
             )
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{model.model}: KenLM cannot read this model ({reason}); make it again") from error
+            raise UserError(
+                f"{model.model}: KenLM cannot read this language model ({reason}); make it again"
+            ) from error
 
 
 def _check_lexicon(path: Path, labels: list[str]) -> None:

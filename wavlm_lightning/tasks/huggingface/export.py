@@ -38,7 +38,7 @@ TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
 
 
 def head_kind(task: Task) -> str:
-    """Suffix of the transformers class that has the same head."""
+    """Suffix of the transformers class that has the same head; if there is none, an error names the difference."""
     reason = None
     kind = ""
     if isinstance(task, UtteranceClassification):

@@ -80,7 +80,7 @@ class FolderLabels(Task):
     """A head whose labels are the folder's, in its order. See `Task` for the arguments."""
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """The head's own labels."""
+        """The head's own labels, which must include those of the corpus."""
         ours, theirs = self.labels, super().read_labels(corpus)  # type: ignore[safe-super] # the task is the next base class
         pairs = ours.items() if isinstance(ours, Mapping) else [("", ours)]
         for slot, known in pairs:
@@ -186,7 +186,7 @@ class FolderCtc(FolderLabels):
         strange = [label for label in said if label not in places]
         if strange and rest is None:
             raise UserError(
-                f"{self.name}: an utterance has {strange[0]!r}, a label {self.upstream.label} does not have"
+                f"{self.name}: an utterance has {strange[0]!r}, which {self.upstream.label} has no label for"
             )
         return torch.tensor([places.get(label, rest) for label in said])
 

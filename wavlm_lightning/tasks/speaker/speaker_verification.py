@@ -40,7 +40,7 @@ class Trials(NamedTuple):
         if strangers:
             raise UserError(f"SV: trials of split {split.name!r} name {min(strangers)!r}, which is not in the split")
         if {same for same, *_ in trials} != {0, 1}:
-            raise UserError(f"SV: the trials of split {split.name!r} must include pairs of one speaker and of two")
+            raise UserError(f"SV: trials of split {split.name!r} must include pairs of one speaker and pairs of two")
         pairs = torch.tensor([[places[a], places[b]] for _, a, b in trials])
         return cls(split, places, pairs, torch.tensor([bool(same) for same, *_ in trials]))
 
