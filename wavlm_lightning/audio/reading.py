@@ -139,4 +139,4 @@ def _wav_is_cut(path: Path) -> bool:
             if name == b"data":
                 # Streaming recorders leave 0xFFFFFFFF (or 0) for an unknown length.
                 return length not in (0, 0xFFFFFFFF) and file.tell() + length > size
-            file.seek(length + (length & 1), io.SEEK_CUR)
+            file.seek(length + (length & 1), io.SEEK_CUR)  # RIFF pads chunks to an even length

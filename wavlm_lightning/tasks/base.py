@@ -72,8 +72,8 @@ class Task(HeadCheckpoint):
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
-        self.trained: dict[str, Any] = {}
-        self.details: dict[str, Any] = {}
+        self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
+        self.details: dict[str, Any] = {}  # of the test, for the result card
         self.skipped_updates = 0
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False

@@ -76,7 +76,7 @@ class TaskData(ResumableData):
         self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
         if max_seconds is not None and max_frames is not None:
             raise UserError("data.max_seconds and data.max_frames both crop; give one of them")
-        self.max_frames, self.factor = max_frames, 10 ** (gain_db / 20)
+        self.max_frames, self.factor = max_frames, 10 ** (gain_db / 20)  # the gain of an amplitude, not of a power
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
         if cache is not None:
@@ -211,7 +211,7 @@ class TaskData(ResumableData):
     def _weights(split: Split, field: str) -> np.ndarray:
         values = [str(meta.get(field)) for meta in split.metas()]
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return 1.0 / counts[place]
+        return 1.0 / counts[place]  # each value of the field gets the same total weight
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", train=True)

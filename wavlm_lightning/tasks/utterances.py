@@ -66,7 +66,7 @@ class LabelledUtterances(Dataset[TaskBatch]):
         self.names = [task.name for task in tasks]
         self.read_target, self.crop_target = [t.read_target for t in tasks], [t.crop_target for t in tasks]
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-        self._targets: dict[int, tuple[Tensor, ...]] = {}
+        self._targets: dict[int, tuple[Tensor, ...]] = {}  # by utterance, read on first use
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
         places = [self.split.locate(number) for number, _ in items]

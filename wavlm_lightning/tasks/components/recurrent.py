@@ -78,4 +78,5 @@ def _one_direction(recurrent: nn.LSTM, features: Tensor, direction: str) -> Tens
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [getattr(recurrent, name + direction) for name in names]
     state = features.new_zeros(1, len(features), recurrent.hidden_size)
+    # The arguments are: biases, layers, dropout, training, bidirectional, batch first.
     return torch.lstm(features, (state, state), weights, True, 1, 0.0, recurrent.training, False, True)[0]

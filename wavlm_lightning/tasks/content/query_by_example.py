@@ -63,7 +63,7 @@ class QueryByExample(Task):
         seed: int = 1337,
         protocol: Protocol = "superb",
     ) -> None:
-        super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)
+        super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)  # nothing is trained
         # Layers are not mixed, so there are no weights to learn or to report.
         self.weighted_sum = WeightedSum(1)
         self.distance: Distance = distance

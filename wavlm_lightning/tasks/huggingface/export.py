@@ -112,10 +112,10 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         "use_weighted_layer_sum": task.weighted_sum.logits is not None,
         # Our heads read the last layer after the final norm; transformers 5 reads it before the norm unless this is set.
         "tie_last_hidden_states": not isinstance(encoder.encoder.layer_norm, nn.Identity),
-        "final_dropout": 0.0,
+        "final_dropout": 0.0,  # our heads have none
     }
     if kind == CTC:
-        values |= {"vocab_size": len(names), "pad_token_id": 0}
+        values |= {"vocab_size": len(names), "pad_token_id": 0}  # transformers takes the padding token for the blank
         vocabulary = {name: number for number, name in enumerate(names)}
         text = json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n"
         (folder / "vocab.json").write_text(text, encoding="utf-8")

@@ -21,7 +21,7 @@ from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVec
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
-from wavlm_lightning.tasks.ctc import BLANK
+from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
@@ -165,7 +165,7 @@ class FolderSpeakerDiarization(SpeakerDiarization):
         return self.classifier(features)
 
 
-class FolderCtc(FolderLabels):
+class FolderCtc(CtcTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
     def build_head(self, dim: int) -> None:
@@ -181,7 +181,7 @@ class FolderCtc(FolderLabels):
 
     def numbers(self, said: list[str]) -> Tensor:
         """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token."""
-        places = {label: number for number, label in enumerate(self.labels)}
+        places = self._numbers
         rest = next((places[token] for token in UNKNOWN_TOKENS if token in places), None)
         strange = [label for label in said if label not in places]
         if strange and rest is None:

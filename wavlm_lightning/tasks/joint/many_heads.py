@@ -97,10 +97,10 @@ class ManyHeads(pl.LightningModule):
             raise UserError(
                 "model.upstream.frozen: false trains the upstream, which several heads cannot share; train one at a time"
             )
-        self.strict_loading = False
+        self.strict_loading = False  # each head checks its own keys
         self.optimizers_of: list[torch.optim.Optimizer] = []
         self.schedulers: list[HeadScheduler] = []
-        self._alone: int | None = None
+        self._alone: int | None = None  # number of the head that is being saved alone
         for label, head in heads.items():
             head.log = partial(self._log_of, label)
 
@@ -120,7 +120,7 @@ class ManyHeads(pl.LightningModule):
         return zip(self.head_labels, self.heads, strict=True)
 
     def _log_of(self, label: str, name: str, value: Any, **options: Any) -> None:
-        self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})
+        self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})  # the bar has no room for every head
 
     # Construction.
 
@@ -161,7 +161,7 @@ class ManyHeads(pl.LightningModule):
         for head, optimizer in zip(self.heads, self.optimizers_of, strict=True):
             head.on_train_batch_start(batch.of(head.name), batch_idx)
             loss = head.training_step(shared.of(head.name), batch_idx)
-            if batch_idx % every == 0:
+            if batch_idx % every == 0:  # the first batch of an update
                 head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
             # Lightning runs backward outside autocast, but this call is inside.
             with torch.autocast(self.device.type, enabled=False):
@@ -216,7 +216,7 @@ class ManyHeads(pl.LightningModule):
         if (place := self._alone) is not None:
             head: Task = self.heads[place]
             checkpoint["state_dict"] = head.state_dict()
-            checkpoint["callbacks"] = {}
+            checkpoint["callbacks"] = {}  # those of all heads do not belong to one
             if "optimizer_states" in checkpoint:
                 checkpoint["optimizer_states"] = [self.optimizers_of[place].state_dict()]
                 checkpoint["lr_schedulers"] = [s.state_dict() for s in self.schedulers if s.head is head]

@@ -144,6 +144,7 @@ class SpeakerDiarization(Task):
         labels = match_frames(targets.values, outputs.shape[1])
         orders = best_permutation(outputs, labels, lengths)[1]
         labels = labels.gather(2, orders[:, None].expand(-1, labels.shape[1], -1))
+        # A logit above 0 is a probability above one half.
         right = ((outputs > 0) == (labels > 0)) & ~padding_mask(lengths, outputs.shape[1])[:, :, None]
         return (right.sum((1, 2)) / (lengths * self.speakers)).mean()
 
