@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.encoder import Layers
 from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
@@ -110,7 +109,7 @@ class QueryByExample(Task):
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Hidden states `(layers, batch, frames, dim)` and valid frames `(batch,)`, from waveforms or cached layers."""
-        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        layers = self.upstream_layers(inputs)
         return layers.hidden.float(), layers.lengths
 
     def on_test_start(self) -> None:
