@@ -140,7 +140,7 @@ def _merged(segments: Iterable[Sequence[Any]]) -> dict[Any, list[tuple[float, fl
     for speaker, start, end in sorted(segments, key=lambda segment: segment[1]):
         if not (np.isfinite(start) and np.isfinite(end) and start <= end):
             raise ValueError(
-                f"segments need finite times, the end after the start, got {start} to {end} s of {speaker!r}"
+                f"segments need finite times and an end after the start, got {start} to {end} seconds for speaker {speaker!r}"
             )
         if start == end:
             continue

@@ -97,7 +97,7 @@ class SlotValueCER(CharErrorRate):
 def _paired(hypotheses: Sequence[str], references: Sequence[str]) -> Iterator[tuple[str, str]]:
     if len(hypotheses) != len(references):
         raise ValueError(
-            f"slot metrics need one hypothesis for each reference, got {len(hypotheses)}, {len(references)}"
+            f"slot metrics need one hypothesis for each reference, got {len(hypotheses)} and {len(references)}"
         )
     return zip(hypotheses, references, strict=True)
 

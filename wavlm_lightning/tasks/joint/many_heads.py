@@ -90,7 +90,7 @@ class ManyHeads(pl.LightningModule):
             task = self.tasks.setdefault(head.name, head)
             if type(head) is not type(task) or head.protocol != task.protocol or head.upstream is not self.upstream:
                 raise ValueError(
-                    f"heads for {head.name} differ in class or protocol, or are not on one upstream object"
+                    f"the heads for {head.name} are not of one class and protocol, or not on one upstream object"
                 )
             check_hooks(head, vars(ManyHeads))
         if not self.upstream.frozen:
