@@ -5,14 +5,7 @@
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
-from wavlm_lightning.audio.reading import (
-    SAMPLE_RATE,
-    BadAudio,
-    check_waveform,
-    decode_flac,
-    encode_flac,
-    load_mono,
-)
+from wavlm_lightning.audio.reading import SAMPLE_RATE, BadAudio, check_waveform, decode_flac, encode_flac, load_mono
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, with_deltas
 
 __all__ = [

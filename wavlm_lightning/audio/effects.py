@@ -6,8 +6,7 @@ import numpy as np
 
 from wavlm_lightning.audio.reading import SAMPLE_RATE
 
-WINDOW_SECONDS = 0.02
-"""SoX measures loudness as the root mean square of the last 20 ms."""
+WINDOW_SECONDS = 0.02  # SoX measures loudness as the root mean square of the last 20 ms
 
 
 def gain(waveform: np.ndarray, db: float) -> np.ndarray:

@@ -9,14 +9,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-SAMPLE_RATE = 16_000
-"""Samples per second in the whole project."""
+SAMPLE_RATE = 16_000  # samples per second in the whole project
 
-SILENCE_PEAK = 1e-4
-"""A waveform whose peak is below this (-80 dBFS) counts as silent."""
+SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as silent
 
-END_TOLERANCE = 0.1
-"""Seconds by which a requested stretch may end after its file."""
+END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
 
 
 class BadAudio(ValueError):
@@ -142,4 +139,4 @@ def _wav_is_cut(path: Path) -> bool:
             if name == b"data":
                 # Streaming recorders leave 0xFFFFFFFF (or 0) for an unknown length.
                 return length not in (0, 0xFFFFFFFF) and file.tell() + length > size
-            file.seek(length + (length & 1), io.SEEK_CUR)
+            file.seek(length + (length & 1), io.SEEK_CUR)  # RIFF pads chunks to an even length

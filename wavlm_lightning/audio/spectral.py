@@ -63,6 +63,7 @@ def with_deltas(features: Tensor, order: int = 2) -> Tensor:
 def _mel_filters(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     from torchaudio.functional import melscale_fbanks
 
+    # 201 bins of an FFT over 400 samples.
     filters = melscale_fbanks(201, 20.0, SAMPLE_RATE / 2, bins, SAMPLE_RATE, norm=None, mel_scale="htk")
     return filters.to(device), torch.hann_window(400, device=device)
 

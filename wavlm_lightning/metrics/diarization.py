@@ -6,7 +6,7 @@ Segments of a recording are `(speaker, start, end)` in seconds; where speakers o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,7 @@ class DiarizationErrors:
     total: float = 0.0
 
     def __add__(self, other: DiarizationErrors) -> DiarizationErrors:
-        return DiarizationErrors(
-            self.missed + other.missed,
-            self.false_alarm + other.false_alarm,
-            self.confusion + other.confusion,
-            self.total + other.total,
-        )
+        return DiarizationErrors(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def rate(self) -> float:

@@ -49,11 +49,7 @@ class DiarizationErrorRate(Metric):
     errors: Tensor
 
     def __init__(
-        self,
-        frame_rate: float,
-        settings: Sequence[DiarizationSetting] = SETTINGS,
-        collar: float = 0.0,
-        **options: Any,
+        self, frame_rate: float, settings: Sequence[DiarizationSetting] = SETTINGS, collar: float = 0.0, **options: Any
     ) -> None:
         super().__init__(**options)
         self.frame_rate = frame_rate

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-RESOLUTION = 1e-6
-"""Variation below this share of the frames' length counts as rounding (float32 resolves 1e-7)."""
+RESOLUTION = 1e-6  # variation below this share of the frames' length counts as rounding (float32 resolves 1e-7)
 
 
 class EffectiveRank(Metric):

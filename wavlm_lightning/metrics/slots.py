@@ -31,10 +31,8 @@ def parse_slots(text: str) -> list[tuple[str, str]]:
         [('artist', 'NINA SIMONE'), ('playlist', 'JAZZ')]
     """
     single_spaced = re.sub(" +", " ", text)
-    return [
-        (slot["type"], _STRAY_END.sub("", _STRAY_BEGIN.sub("", slot["value"])))
-        for slot in _SLOT.finditer(single_spaced)
-    ]
+    found = _SLOT.finditer(single_spaced)
+    return [(slot["type"], _STRAY_END.sub("", _STRAY_BEGIN.sub("", slot["value"]))) for slot in found]
 
 
 def slot_type_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:

@@ -81,14 +81,10 @@ def published_entries() -> tuple[SuperbEntry, ...]:
 
 
 def points(metric: str, value: float) -> float:
-    """Points of a value: 0 for FBANK's, 1000 for the best of 2021, linear and unbounded on both sides.
-
-    Args:
-        metric: one of `METRICS`.
-        value: in percent.
+    """Points of a value in percent: 0 for FBANK's, 1000 for the best of 2021, linear and unbounded on both sides.
 
     Raises:
-        ValueError: an unknown metric, or a value that is not finite.
+        ValueError: a metric that is not in `METRICS`, or a value that is not finite.
 
     Example:
         >>> points("PR", 3.53)
@@ -115,7 +111,7 @@ def score(values: Mapping[str, float]) -> int:
     missing = sorted(set(TASKS) - set(_complete_tasks(values)), key=list(TASKS).index)
     if missing:
         raise ValueError(
-            f"a SUPERB Score needs all ten tasks, missing {', '.join(missing)}; use partial_score for fewer tasks"
+            f"a SUPERB Score needs all ten tasks, missing {', '.join(missing)}; use partial_score for fewer"
         )
     return math.floor(partial_score(values) + 0.5)  # halves go up, as in JavaScript
 

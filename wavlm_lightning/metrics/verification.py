@@ -29,9 +29,7 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
     """
     scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(same)
     if scores.ndim != 1 or scores.shape != labels.shape:
-        raise ValueError(
-            f"equal_error_rate needs one label for each score, got {scores.shape} scores and {labels.shape} labels"
-        )
+        raise ValueError(f"equal_error_rate needs one label for each score, got shapes {scores.shape}, {labels.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("equal_error_rate got a score that is not a finite number")
     if not np.isin(labels, (0, 1)).all():
@@ -40,9 +38,7 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike) -> tuple[float, float]:
     targets = int(labels.sum())
     others = len(labels) - targets
     if targets == 0 or others == 0:
-        raise ValueError(
-            f"equal_error_rate needs pairs of both kinds, got {targets} of the same speaker in {len(labels)}"
-        )
+        raise ValueError(f"equal_error_rate needs pairs of both kinds, got {targets} of one speaker in {len(labels)}")
 
     order = np.argsort(-scores, kind="stable")
     scores, labels = scores[order], labels[order]

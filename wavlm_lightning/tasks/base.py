@@ -72,8 +72,8 @@ class Task(HeadCheckpoint):
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
-        self.trained: dict[str, Any] = {}
-        self.details: dict[str, Any] = {}
+        self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
+        self.details: dict[str, Any] = {}  # of the test, for the result card
         self.skipped_updates = 0
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
@@ -86,7 +86,10 @@ class Task(HeadCheckpoint):
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`."""
+        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`.
+
+        Raises `UserError` if the metadata lack it or it is not among the labels.
+        """
 
     @abstractmethod
     def build_head(self, dim: int) -> None:
@@ -115,13 +118,7 @@ class Task(HeadCheckpoint):
     # A subclass may override these methods.
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        """The target that belongs to a crop of an utterance; tasks with frame labels cut them to the same stretch.
-
-        Args:
-            target: of the whole utterance.
-            start: first sample of the crop.
-            samples: length of the crop.
-        """
+        """The target of a crop of an utterance, `start` and `samples` in samples; tasks with frame labels cut them alike."""
         return target
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
@@ -146,16 +143,10 @@ class Task(HeadCheckpoint):
             self.build(self.read_labels(self.trainer.datamodule.corpus))
 
     def build(self, labels: Any) -> None:
-        """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for.
-
-        Raises:
-            UserError: the head was built for another inventory.
-        """
+        """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
         if self.labels is not None:
             if self.labels != labels:
-                raise UserError(
-                    f"{self.name}: the checkpoint's labels differ from the corpus' labels; train the head again"
-                )
+                raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")
             return
         self.labels = labels
         # A random stream of its own: initial weights depend on the seed alone, not on earlier draws.
@@ -172,7 +163,6 @@ class Task(HeadCheckpoint):
     # Steps.
 
     def upstream_layers(self, inputs: Any) -> Layers:
-        """`Layers` from waveforms, or the cached ones unchanged."""
         return inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
@@ -192,7 +182,6 @@ class Task(HeadCheckpoint):
         return loss
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
-        """Add a batch of validation or test to the mean loss and the metric."""
         outputs, lengths = self(batch.inputs)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
@@ -202,16 +191,10 @@ class Task(HeadCheckpoint):
         self.means.update({f"{stage}/{name}": MeanMetric() for stage in ("valid", "test")})
 
     def log_mean(self, stage: Literal["valid", "test"], name: str, value: Tensor, weight: int | Tensor) -> None:
-        """Log the mean of a quantity over the batches of all ranks.
+        """Log the mean over all ranks of a scalar that `add_means` registered; `weight`: utterances or frames of the batch.
 
         Lightning's own mean over ranks rounds the mean weight down; with 5 utterances on one rank and 4 on the other it is
         12 % off.
-
-        Args:
-            stage: `valid` or `test`.
-            name: registered with `add_means`.
-            value: of one batch, a scalar.
-            weight: of the batch: its number of utterances or frames.
         """
         mean = self.means[f"{stage}/{name}"]
         mean.update(value, weight)
@@ -234,17 +217,11 @@ class Task(HeadCheckpoint):
         self.test_metric.reset()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        """Raw outputs and JSON-serialisable predictions of a batch."""
         outputs, lengths = self(batch.inputs)
-        return {
-            "keys": batch.keys,
-            "outputs": outputs,
-            "lengths": lengths,
-            "readable": self.readable(outputs, lengths),
-        }
+        return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a constant rate, as in s3prl's configurations of these tasks."""
+        # Adam at a constant rate, as in s3prl's configurations of these tasks.
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

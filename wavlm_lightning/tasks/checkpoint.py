@@ -10,8 +10,7 @@ import lightning.pytorch as pl
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 
-PROCESSING = ("gain_db", "trim")
-"""Keys of `corpus.json` under which a corpus recipe records what it did to the audio."""
+PROCESSING = ("gain_db", "trim")  # keys of `corpus.json` under which a corpus recipe records what it did to the audio
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -57,16 +56,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         return {name: source[name] for name in PROCESSING if name in source}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the head, after checking that it belongs to this task, upstream and protocol.
-
-        Raises:
-            UserError: the checkpoint is of another task, or was trained on another upstream or by another protocol.
-        """
+        """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task", {})
         if kept.get("name") != self.name:
-            raise UserError(
-                f"this checkpoint holds a head for {kept.get('name', 'something else')}, not for {self.name}"
-            )
+            raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
         if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
@@ -81,11 +74,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load a head; only parameters of a frozen upstream may be missing.
-
-        Raises:
-            UserError: other parameters are missing or unknown.
-        """
+        """Load a head; only parameters of a frozen upstream may be missing."""
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)

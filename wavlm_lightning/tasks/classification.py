@@ -38,13 +38,7 @@ class UtteranceClassification(Task):
     inventory: ClassVar[str]
     field: ClassVar[str]
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        learning_rate: float = 1e-4,
-        hidden: int = 256,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 256, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.hidden = hidden
 
@@ -52,11 +46,7 @@ class UtteranceClassification(Task):
         return list(corpus.inventory(self.inventory))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The class of an utterance, int64 `()`.
-
-        Raises:
-            UserError: the utterance has no label, or one that the inventory lacks.
-        """
+        """The class of an utterance, int64 `()`."""
         label = meta.get(self.field)
         if label not in self.labels:
             raise UserError(
@@ -66,7 +56,6 @@ class UtteranceClassification(Task):
 
     @property
     def classes(self) -> int:
-        """Number of logits."""
         return len(self.labels)
 
     @property

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.data.batch import Targets
+from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.tasks.base import Direction, Task
 
-BLANK = 0
-"""Index of the CTC blank."""
+BLANK = 0  # index of the CTC blank
 
 
 class CtcTask(Task):
@@ -29,6 +29,10 @@ class CtcTask(Task):
     def spell(self, numbers: list[int]) -> str:
         """The text of a sequence of labels from which blanks and repeats were removed."""
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {label: number for number, label in enumerate(self.labels)}
+
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss per label, mean over utterances; an utterance with fewer frames than its labels need counts zero."""
         # In fp32, also under bf16 autocast.
@@ -38,12 +42,7 @@ class CtcTask(Task):
         )
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
-        """Greedy decoding: the best label of each frame, repeats merged, blanks dropped. Returns one text for each utterance.
-
-        Args:
-            outputs: logits `(batch, frames, labels)`.
-            lengths: valid frames `(batch,)`.
-        """
+        """Greedy decoding of logits `(batch, frames, labels)`: the best label of each frame, repeats merged, blanks dropped."""
         best = outputs.argmax(-1).masked_fill(padding_mask(lengths, outputs.shape[1]), BLANK)
         merged = [torch.unique_consecutive(row).tolist() for row in best]
         return [self.spell([number for number in row if number != BLANK]) for row in merged]
@@ -51,6 +50,9 @@ class CtcTask(Task):
     def references(self, targets: Targets) -> list[str]:
         rows = zip(targets.values, targets.lengths.tolist(), strict=True)
         return [self.spell(row[:length].tolist()) for row, length in rows]
+
+    def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        metric.update(self.decode(outputs, lengths), self.references(batch.targets))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         return [{"text": text} for text in self.decode(outputs, lengths)]

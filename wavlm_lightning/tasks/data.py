@@ -21,8 +21,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level, tasks_of
-from wavlm_lightning.tasks.partly_cached import PartlyCached
-from wavlm_lightning.tasks.utterances import LabelledUtterances
+from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
@@ -77,14 +76,12 @@ class TaskData(ResumableData):
         self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
         if max_seconds is not None and max_frames is not None:
             raise UserError("data.max_seconds and data.max_frames both crop; give one of them")
-        self.max_frames = max_frames
-        self.factor = 10 ** (gain_db / 20)
+        self.max_frames, self.factor = max_frames, 10 ** (gain_db / 20)  # the gain of an amplitude, not of a power
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
         if cache is not None:
             self.cache_directory = cache_directory() / "features" if cache == "auto" else Path(cache)
-        self.cache_gib = cache_gib
-        self.num_workers, self.seed = num_workers, seed
+        self.cache_gib, self.num_workers, self.seed = cache_gib, num_workers, seed
         self.cache: FeatureCache | None = None
 
     @property
@@ -100,12 +97,7 @@ class TaskData(ResumableData):
         return self._tasks()[0]
 
     def setup(self, stage: str) -> None:
-        """Open the splits of a stage and, with a cache, compute the features that it lacks.
-
-        Raises:
-            UserError: a split is missing, several tasks cannot share batches, or the cache is ruled out by a task, its
-                budget or the disk.
-        """
+        """Open the splits of a stage and, with a cache, compute the features that it lacks."""
         check_alike(self._tasks(), self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
@@ -121,7 +113,7 @@ class TaskData(ResumableData):
         return {"the split to validate on": split, "resampling in validation": self._resamples(task)}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
-        """The splits that a stage uses: some of `train`, `valid` and `test`."""
+        """The splits that a stage uses, `used`: some of `train`, `valid` and `test`."""
         corpus, task = self.corpus, self._task()
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
         opened = {name: open_splits(corpus, names[name]) for name in used}
@@ -131,7 +123,6 @@ class TaskData(ResumableData):
         return opened
 
     def _crop(self) -> float | None:
-        """Longest training stretch in seconds, or None."""
         return self.max_seconds if self.max_frames is None else self.max_frames / self._task().upstream.frame_rate
 
     def _resamples(self, task: Task) -> bool:
@@ -220,7 +211,7 @@ class TaskData(ResumableData):
     def _weights(split: Split, field: str) -> np.ndarray:
         values = [str(meta.get(field)) for meta in split.metas()]
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return 1.0 / counts[place]
+        return 1.0 / counts[place]  # each value of the field gets the same total weight
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", train=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,24 +11,46 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
+from wavlm_lightning.data.batch import Targets, TaskBatch, Transferable, Waveforms
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.partly_cached import PartlyCached
-from wavlm_lightning.upstreams.cache import FeatureCache
+from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.cache import FeatureCache, Level, pooled
+
+
+@dataclass(frozen=True)
+class PartlyCached(Transferable):
+    """Inputs of a batch that mix cached features with random crops, which must still pass through the upstream."""
+
+    cached: Layers  # of the rows `cached_rows`
+    crops: Waveforms  # of the rows `crop_rows`, cropped anew in every epoch
+    cached_rows: Tensor  # int64 `(cached,)`
+    crop_rows: Tensor  # int64 `(crops,)`
+    level: Level  # of the cache
+
+    def complete(self, upstream: Upstream) -> Layers:
+        """Run the upstream over the crops. An upstream's rows are independent, so this equals running the whole batch."""
+        layers = upstream(self.crops.audio, self.crops.lengths)
+        fresh, frames = layers.hidden, layers.lengths
+        if self.level == "utterance":
+            # A cached mean is a sequence of one frame.
+            fresh, frames = pooled(layers)[:, :, None], torch.ones_like(frames)
+        kept = self.cached.hidden
+        rows = kept.shape[1] + fresh.shape[1]
+        hidden = kept.new_zeros(kept.shape[0], rows, max(kept.shape[2], fresh.shape[2]), kept.shape[3])
+        hidden[:, self.cached_rows, : kept.shape[2]] = kept
+        hidden[:, self.crop_rows, : fresh.shape[2]] = fresh.to(hidden.dtype)
+        lengths = torch.empty(rows, dtype=torch.int64, device=hidden.device)
+        lengths[self.cached_rows], lengths[self.crop_rows] = self.cached.lengths, frames
+        return Layers(hidden, lengths, self.cached.frame_rate)
 
 
 class LabelledUtterances(Dataset[TaskBatch]):
     """Batches of a split; an item is a list of (utterance number, seed of its crop) pairs, see `BatchPlan`.
 
-    Args:
-        split: where the utterances are.
-        tasks: each reads its own targets; those of the first become the batch's `targets`, the rest its `others`.
-        max_seconds: crop longer utterances at a random place; None for whole utterances.
-        seed: of the crops.
-        cache: read features from here instead of audio, except for utterances that are cropped.
-        factor: gain applied to every waveform, as a factor.
+    Each task reads its own targets; those of the first become the batch's `targets`, the rest its `others`. Utterances
+    longer than `max_seconds` are cropped at a random place and not read from the cache. `factor` is a gain.
     """
 
     def __init__(
@@ -43,15 +66,14 @@ class LabelledUtterances(Dataset[TaskBatch]):
         self.names = [task.name for task in tasks]
         self.read_target, self.crop_target = [t.read_target for t in tasks], [t.crop_target for t in tasks]
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-        self._targets: dict[int, tuple[Tensor, ...]] = {}
+        self._targets: dict[int, tuple[Tensor, ...]] = {}  # by utterance, read on first use
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
         cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
         if cached:
-            inputs, targets = self._from_cache(items, cached)
-            return self._batch(keys, inputs, targets)
+            return self._batch(keys, *self._from_cache(items, cached))
         waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
         return self._batch(keys, Waveforms.pad(waveforms), cropped)
 

@@ -46,9 +46,6 @@ class BeamSearch:
         language_model: files and weights.
         labels: the symbols of the head's outputs, in order; the first is the blank, `|` ends a word.
 
-    Raises:
-        UserError: the libraries or a file are missing, or the lexicon has letters that the head lacks.
-
     Example:
         >>> BeamSearch(LanguageModel("lexicon.lst", "4-gram.arpa"), labels)(logits, lengths)
         ['THE CAT', 'A CAR']
@@ -71,18 +68,9 @@ class BeamSearch:
         _check_lexicon(Path(language_model.lexicon), labels)
 
     def __call__(self, outputs: Tensor, lengths: Tensor) -> list[str]:
-        """The best words of each utterance.
-
-        Args:
-            outputs: logits `(batch, frames, labels)`.
-            lengths: valid frames `(batch,)`.
-
-        Raises:
-            UserError: the language model cannot be read.
-        """
+        """The best words of each utterance, from logits `(batch, frames, labels)` and valid frames `(batch,)`."""
         log_probabilities = outputs.detach().float().log_softmax(-1).cpu().contiguous()
-        found = self.decoder(log_probabilities, lengths.cpu())
-        return [" ".join(hypotheses[0].words) for hypotheses in found]
+        return [" ".join(best.words) for best, *_ in self.decoder(log_probabilities, lengths.cpu())]
 
     @cached_property
     def decoder(self) -> Any:

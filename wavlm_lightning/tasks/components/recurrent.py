@@ -38,14 +38,9 @@ class RecurrentHead(nn.Module):
         self.classifier = nn.Linear(2 * hidden, labels)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Logits.
+        """Logits `(batch, frames, labels)`, behind the end of a row the bias alone.
 
-        Args:
-            features: `(batch, frames, dim)`.
-            lengths: valid frames, int64 `(batch,)`, at least 1.
-
-        Returns:
-            `(batch, frames, labels)`; behind the end of a row the bias alone.
+        From features `(batch, frames, dim)` and valid frames, int64 `(batch,)`, at least 1.
         """
         hidden = self.projector(features)
         run = run_reversed if hidden.device.type == "cpu" else run_packed
@@ -55,15 +50,9 @@ class RecurrentHead(nn.Module):
 
 
 def run_packed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
-    """A bidirectional LSTM over rows of different lengths.
+    """A bidirectional `batch_first` LSTM of one layer over features `(batch, frames, dim)` with `lengths` valid frames.
 
-    Args:
-        recurrent: of one layer, `batch_first`.
-        features: `(batch, frames, dim)`.
-        lengths: valid frames, int64 `(batch,)`.
-
-    Returns:
-        `(batch, frames, 2 cells)`, zeros behind the end of a row.
+    Returns `(batch, frames, 2 cells)`, zeros behind the end of a row.
     """
     packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
     return pad_packed_sequence(recurrent(packed)[0], batch_first=True, total_length=features.shape[1])[0]
@@ -89,4 +78,5 @@ def _one_direction(recurrent: nn.LSTM, features: Tensor, direction: str) -> Tens
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     weights = [getattr(recurrent, name + direction) for name in names]
     state = features.new_zeros(1, len(features), recurrent.hidden_size)
+    # The arguments are: biases, layers, dropout, training, bidirectional, batch first.
     return torch.lstm(features, (state, state), weights, True, 1, 0.0, recurrent.training, False, True)[0]

@@ -18,8 +18,5 @@ def spoken_text(text: str) -> str:
         "DON'T GO IT'S TWENTY ONE ÉMILE"
     """
     letters = unicodedata.normalize("NFC", text).replace("’", "'").upper()
-    return " ".join("".join(" " if _silent(letter) else letter for letter in letters).split())
-
-
-def _silent(letter: str) -> bool:
-    return unicodedata.category(letter).startswith("P") and letter not in _SPOKEN_MARKS
+    punctuation = {c for c in letters if unicodedata.category(c).startswith("P")} - _SPOKEN_MARKS
+    return " ".join("".join(" " if letter in punctuation else letter for letter in letters).split())

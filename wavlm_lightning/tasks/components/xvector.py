@@ -10,23 +10,16 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder import padding_mask
 
-CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
-"""(Kernel size, dilation) of each time-delay layer, in frames."""
+CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (Kernel size, dilation) of each time-delay layer, in frames
+# Frames that the layers, which do not pad, take off a sequence: 14.
 LOST_FRAMES = sum((context - 1) * dilation for context, dilation in CONTEXTS)
-"""Frames that the layers, which do not pad, take off a sequence: 14."""
 
 
 def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:
     """Mean and unbiased standard deviation over the valid frames of each row.
 
-    A single frame has deviation 0. Where the deviation is 0 its gradient is 0 as well, since the square root has none there.
-
-    Args:
-        frames: `(batch, frames, dim)`.
-        lengths: valid frames, int64 `(batch,)`, at least 1.
-
-    Returns:
-        `(batch, 2 dim)`.
+    `(batch, frames, dim)` with valid frames, int64 `(batch,)`, at least 1, become `(batch, 2 dim)`. A single frame has
+    deviation 0. Where the deviation is 0 its gradient is 0 as well, since the square root has none there.
     """
     valid = (~padding_mask(lengths, frames.shape[1]))[:, :, None]
     count = lengths[:, None].to(frames.dtype)
@@ -65,17 +58,10 @@ class XVector(nn.Module):
         self.affine = nn.Linear(2 * widths[-1], embedding)
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Non-negative embeddings (after the final ReLU).
+        """Non-negative embeddings `(batch, embedding)`, from `(batch, frames, dim)` and valid frames `(batch,)`, at least 1.
 
         Rows too short for the layers are extended by copies of their last frame, so that every utterance has an embedding;
         s3prl fails on them.
-
-        Args:
-            features: `(batch, frames, dim)`.
-            lengths: valid frames, int64 `(batch,)`, at least 1.
-
-        Returns:
-            `(batch, embedding)`.
         """
         shortest = LOST_FRAMES + 1
         places = torch.arange(max(features.shape[1], shortest), device=features.device)
@@ -109,12 +95,7 @@ class AdditiveMarginSoftmax(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def forward(self, vectors: Tensor, classes: Tensor) -> Tensor:
-        """The loss, mean over rows in nats.
-
-        Args:
-            vectors: `(batch, dim)`.
-            classes: int64 `(batch,)`.
-        """
+        """The loss of vectors `(batch, dim)` and classes, int64 `(batch,)`: mean over rows in nats."""
         # Cosines in fp32: the scale of 30 would multiply the rounding of bf16.
         directions = nn.functional.normalize(self.weight.float(), dim=0)
         cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.text import WordErrorRate
 
-from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
@@ -42,13 +41,7 @@ class PhonemeRecognition(CtcTask):
     name = "PR"
     metric = "per"
 
-    def __init__(
-        self,
-        upstream: Upstream,
-        learning_rate: float = 1e-2,
-        hidden: int = 256,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, upstream: Upstream, learning_rate: float = 1e-2, hidden: int = 256, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.hidden = hidden
 
@@ -57,15 +50,10 @@ class PhonemeRecognition(CtcTask):
         return [*SPECIAL, *corpus.inventory("phones")]
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Phones and end symbol, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no phones.
-        """
+        """Phones and end symbol, int64 `(labels,)`."""
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
-        numbers = {phone: number for number, phone in enumerate(self.labels)}
-        said = [numbers.get(phone, UNKNOWN) for phone, *_ in meta["phones"] if phone != PAUSE]
+        said = [self._numbers.get(phone, UNKNOWN) for phone, *_ in meta["phones"] if phone != PAUSE]
         return torch.tensor([*said, EOS])
 
     def build_head(self, dim: int) -> None:
@@ -83,9 +71,6 @@ class PhonemeRecognition(CtcTask):
     def build_metric(self) -> Metric:
         """Phone error rate: a word error rate whose words are phones, over the whole split."""
         return WordErrorRate()
-
-    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        metric.update(self.decode(outputs, lengths), self.references(batch.targets))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         return [{"phones": text} for text in self.decode(outputs, lengths)]

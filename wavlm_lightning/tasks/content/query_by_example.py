@@ -13,7 +13,6 @@ from torchmetrics import Metric
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.encoder import Layers
 from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
@@ -63,7 +62,7 @@ class QueryByExample(Task):
         seed: int = 1337,
         protocol: Protocol = "superb",
     ) -> None:
-        super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)
+        super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)  # nothing is trained
         # Layers are not mixed, so there are no weights to learn or to report.
         self.weighted_sum = WeightedSum(1)
         self.distance: Distance = distance
@@ -72,11 +71,7 @@ class QueryByExample(Task):
         self.searches: list[TermSearch] = []
 
     def prepare_data(self) -> None:
-        """Refuse everything but a test on one device, before any data is opened.
-
-        Raises:
-            UserError: the trainer does not run a test, or runs it in several processes.
-        """
+        """Refuse everything but a test on one device, before any data is opened."""
         if self.trainer.state.fn != "test":
             raise UserError("QbE has nothing to train and no prediction for a single recording; run `wavlm test`")
         if self.trainer.world_size > 1:
@@ -87,11 +82,7 @@ class QueryByExample(Task):
         return list(corpus.inventory("terms"))
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The term of a query, or those of a document, int64 `(terms,)`.
-
-        Raises:
-            UserError: the utterance has neither, or a term that is not in the corpus' inventory.
-        """
+        """The term of a query, or those of a document, int64 `(terms,)`."""
         if "terms" not in meta and "term" not in meta:
             raise UserError("QbE: an utterance has neither a term nor terms; use a corpus of queries and documents")
         terms = meta["terms"] if "terms" in meta else [meta["term"]]
@@ -102,8 +93,7 @@ class QueryByExample(Task):
 
     @property
     def chance(self) -> float:
-        """Detecting nothing has value 0."""
-        return 0.0
+        return 0.0  # of detecting nothing
 
     def build_head(self, dim: int) -> None:
         pass  # the search compares hidden states
@@ -119,7 +109,7 @@ class QueryByExample(Task):
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Hidden states `(layers, batch, frames, dim)` and valid frames `(batch,)`, from waveforms or cached layers."""
-        layers = inputs if isinstance(inputs, Layers) else self.upstream(inputs.audio, inputs.lengths)
+        layers = self.upstream_layers(inputs)
         return layers.hidden.float(), layers.lengths
 
     def on_test_start(self) -> None:
@@ -147,9 +137,7 @@ class QueryByExample(Task):
         """The split of each key of the test data."""
         opened, corpus = self.trainer.datamodule.opened["test"], self.trainer.datamodule.corpus
         if sorted(opened.name.split("+")) != sorted(self.splits):
-            raise UserError(
-                f"QbE tests on documents and queries together; set data.test_split: {'+'.join(self.splits)}"
-            )
+            raise UserError(f"QbE tests documents and queries together; set data.test_split: {'+'.join(self.splits)}")
         split_of = {key: name for name in self.splits for key in corpus.split(name).keys}
         if len(split_of) < len(opened):
             raise UserError(f"QbE: the splits {', '.join(self.splits)} have keys in common; prepare the corpus again")
@@ -171,7 +159,6 @@ class QueryByExample(Task):
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> Metric:
-        """Collects the scores of all documents."""
         return Findings()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
@@ -187,11 +174,7 @@ class QueryByExample(Task):
         )
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """The value of the test queries, from the layer that is best for the valid queries.
-
-        Raises:
-            UserError: documents are missing, or no document contains a query of a split.
-        """
+        """The value of the test queries, from the layer that is best for the valid queries."""
         scores, truth = (part.cpu() for part in metric.compute())
         if len(scores) < list(self.split_of.values()).count(self.splits[0]):
             raise UserError("QbE searches all documents; remove trainer.limit_test_batches")

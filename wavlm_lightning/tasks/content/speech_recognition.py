@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -80,11 +79,7 @@ class SpeechRecognition(CtcTask):
             self.others = {**type(self).others, "wer_lm": "lower"}  # type: ignore[misc]
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet.
-
-        Raises:
-            UserError: `alphabet` is `corpus`, but its training split has no text.
-        """
+        """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet."""
         if self.alphabet is None:
             return [*SPECIAL, WORD_END, *LETTERS]
         data = getattr(self._trainer, "datamodule", None)
@@ -95,16 +90,8 @@ class SpeechRecognition(CtcTask):
             raise UserError(f"ASR: split {train.name} of {corpus.directory} has no text; use a corpus with transcripts")
         return [*SPECIAL, WORD_END, *letters]
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {label: number for number, label in enumerate(self.labels)}
-
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Letters, `|` after every word, and end symbol, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text, or a letter that SUPERB's alphabet lacks.
-        """
+        """Letters, `|` after every word, and end symbol, int64 `(labels,)`."""
         words = spoken_text(meta.get("text") or "").split()
         if not words:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")

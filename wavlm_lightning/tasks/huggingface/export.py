@@ -16,7 +16,6 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
-from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.huggingface.reading import (
@@ -34,16 +33,12 @@ from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
 
+# `model_type` -> kinds of heads for which transformers has no class.
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
-"""`model_type` -> kinds of heads for which transformers has no class."""
 
 
 def head_kind(task: Task) -> str:
-    """Suffix of the transformers class that has the same head.
-
-    Raises:
-        UserError: transformers lacks it; the message names the difference.
-    """
+    """Suffix of the transformers class that has the same head; if there is none, an error names the difference."""
     reason = None
     kind = ""
     if isinstance(task, UtteranceClassification):
@@ -58,8 +53,6 @@ def head_kind(task: Task) -> str:
         kind = CTC
     elif isinstance(task, SpeakerDiarization):
         reason = "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"
-    elif isinstance(task, SpeechRecognition):
-        reason = "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
     elif isinstance(task, PhonemeRecognition):
         reason = "it reads a weighted sum of all layers, and WavLMForCTC the last layer alone"
     elif isinstance(task, CtcTask):
@@ -67,9 +60,7 @@ def head_kind(task: Task) -> str:
     else:
         reason = "transformers has no such head"
     if task.weighted_sum.normalize:
-        reason = (
-            "it normalises each layer before the weighted sum (model.normalize), which no head of transformers does"
-        )
+        reason = "it normalises each layer before the weighted sum (model.normalize), and no head of transformers does"
     if not isinstance(task.upstream, WavLMUpstream):
         reason = (
             f"its upstream is a {type(task.upstream).__name__}, and only encoders of the WavLM family are supported"
@@ -102,10 +93,8 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     encoder = upstream.encoder
     state = encoder.state_dict()
     if isinstance(encoder.encoder.layer_norm, nn.Identity):  # the head reads the state before this norm
-        state |= {
-            "encoder.layer_norm.weight": torch.ones(upstream.dim),
-            "encoder.layer_norm.bias": torch.zeros(upstream.dim),
-        }
+        state["encoder.layer_norm.weight"] = torch.ones(upstream.dim)
+        state["encoder.layer_norm.bias"] = torch.zeros(upstream.dim)
     normalised = encoder.config.normalize_waveform or getattr(upstream, "normalize_eps", None) is not None
     write_checkpoint(folder, replace(encoder.config, normalize_waveform=normalised), state)
 
@@ -113,26 +102,23 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     values = json.loads(path.read_text(encoding="utf-8"))
     architecture = f"{ENCODERS[values['model_type']]}{kind}"
     labels = task.labels
-    names = (
-        [f"{slot}={value}" for slot, each in labels.items() for value in each] if _is_slotted(task) else list(labels)
-    )
     own: dict[str, Any] = {"task": task.name, "processing": processing}
-    if _is_slotted(task):
+    names = list(labels)
+    if isinstance(task, IntentClassification):
+        names = [f"{slot}={value}" for slot, each in labels.items() for value in each]
         own["labels"] = labels
-    weighted = task.weighted_sum.logits is not None
     values |= {
         "architectures": [architecture],
-        "use_weighted_layer_sum": weighted,
+        "use_weighted_layer_sum": task.weighted_sum.logits is not None,
         # Our heads read the last layer after the final norm; transformers 5 reads it before the norm unless this is set.
         "tie_last_hidden_states": not isinstance(encoder.encoder.layer_norm, nn.Identity),
-        "final_dropout": 0.0,
+        "final_dropout": 0.0,  # our heads have none
     }
     if kind == CTC:
-        values |= {"vocab_size": len(names), "pad_token_id": 0}
+        values |= {"vocab_size": len(names), "pad_token_id": 0}  # transformers takes the padding token for the blank
         vocabulary = {name: number for number, name in enumerate(names)}
-        (folder / "vocab.json").write_text(
-            json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n"
+        (folder / "vocab.json").write_text(text, encoding="utf-8")
     else:
         (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
@@ -143,8 +129,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         values |= {"tdnn_dim": list(task.widths), "xvector_output_dim": task.embedding, **TIME_DELAY}
         own["embedding"] = "linear" if isinstance(task, heads.FolderSpeakerVerification) else "relu"
     values[OWN_KEY]["head"] = own
-    prefix = values["model_type"]
-    tensors = {f"{prefix}.{name}": value for name, value in load_file(weights).items()}
+    tensors = {f"{values['model_type']}.{name}": value for name, value in load_file(weights).items()}
     save_file(tensors | head_tensors(task), weights, metadata={"format": "pt"})
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return architecture
@@ -173,10 +158,6 @@ def _verification(task: SpeakerVerification, name: str, value: Tensor) -> tuple[
         layer, part = name.split(".")[2:]
         return f"tdnn.{layer}.kernel.{part}", value.transpose(1, 2).flatten(1) if part == "weight" else value
     return name, value
-
-
-def _is_slotted(task: Task) -> bool:
-    return isinstance(task, IntentClassification)
 
 
 def _model_type(upstream: WavLMUpstream) -> str:

@@ -21,7 +21,7 @@ from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVec
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
-from wavlm_lightning.tasks.ctc import BLANK
+from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
@@ -31,8 +31,7 @@ from wavlm_lightning.upstreams import WavLMUpstream
 
 WORD_ENDS = ("|", " ")
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")
-NORMALIZE_EPS = 1e-7
-"""Added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does."""
+NORMALIZE_EPS = 1e-7  # added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does
 
 
 class HeadEncoder(WavLMUpstream):
@@ -81,11 +80,7 @@ class FolderLabels(Task):
     """A head whose labels are the folder's, in its order. See `Task` for the arguments."""
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """The head's own labels.
-
-        Raises:
-            UserError: the corpus has labels that the head lacks.
-        """
+        """The head's own labels, which must include those of the corpus."""
         ours, theirs = self.labels, super().read_labels(corpus)  # type: ignore[safe-super] # the task is the next base class
         pairs = ours.items() if isinstance(ours, Mapping) else [("", ours)]
         for slot, known in pairs:
@@ -170,7 +165,7 @@ class FolderSpeakerDiarization(SpeakerDiarization):
         return self.classifier(features)
 
 
-class FolderCtc(FolderLabels):
+class FolderCtc(CtcTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
     def build_head(self, dim: int) -> None:
@@ -185,12 +180,8 @@ class FolderCtc(FolderLabels):
         return self.labels
 
     def numbers(self, said: list[str]) -> Tensor:
-        """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token.
-
-        Raises:
-            UserError: a label is missing and the head has no unknown token.
-        """
-        places = {label: number for number, label in enumerate(self.labels)}
+        """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token."""
+        places = self._numbers
         rest = next((places[token] for token in UNKNOWN_TOKENS if token in places), None)
         strange = [label for label in said if label not in places]
         if strange and rest is None:
@@ -210,11 +201,7 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
     """ASR by a `WavLMForCTC`, in upper or lower case as its labels are."""
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Letters with a separator between words, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text, or a letter without label.
-        """
+        """Letters with a separator between words, int64 `(labels,)`."""
         text = spoken_text(meta.get("text") or "")
         if not text:
             raise UserError("ASR: an utterance has no text; use a corpus with transcripts")
@@ -232,11 +219,7 @@ class FolderPhonemeRecognition(FolderCtc, PhonemeRecognition):
     """PR by a `WavLMForCTC` whose labels are phones."""
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Phones, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no phones, or one without label.
-        """
+        """Phones, int64 `(labels,)`."""
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
         return self.numbers([phone for phone, *_ in meta["phones"] if phone != PAUSE])

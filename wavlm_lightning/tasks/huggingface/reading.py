@@ -19,15 +19,13 @@ from wavlm_lightning.tasks.huggingface import heads
 
 CLASSIFICATION, VERIFICATION = "ForSequenceClassification", "ForXVector"
 FRAMES, CTC = "ForAudioFrameClassification", "ForCTC"
-HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)
-"""Suffixes of the transformers classes whose heads we have."""
+HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)  # suffixes of the transformers classes whose heads we have
 
-ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}
-"""`model_type` -> prefix of its class names."""
+ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}  # `model_type` -> prefix of its class names
 
-SAME_NAMES = {"layer_weights": "weighted_sum.logits"}
-"""Name of a parameter of every transformers head -> our name."""
+SAME_NAMES = {"layer_weights": "weighted_sum.logits"}  # name of a parameter of every transformers head -> our name
 
+# The tasks that a head of each kind can serve.
 TASKS: dict[str, dict[str, type[Task]]] = {
     CLASSIFICATION: {
         "KS": heads.FolderKeywordSpotting,
@@ -39,37 +37,23 @@ TASKS: dict[str, dict[str, type[Task]]] = {
     FRAMES: {"SD": heads.FolderSpeakerDiarization},
     CTC: {"ASR": heads.FolderSpeechRecognition, "PR": heads.FolderPhonemeRecognition},
 }
-"""The tasks that a head of each kind can serve."""
 
+# The keys of `config.json` that describe the x-vector network beyond the shapes of its tensors.
 TIME_DELAY = {"tdnn_kernel": [context for context, _ in CONTEXTS], "tdnn_dilation": [step for _, step in CONTEXTS]}
-"""The keys of `config.json` that describe the x-vector network beyond the shapes of its tensors."""
 
 
 @dataclass(frozen=True)
 class HeadFolder:
-    """A folder of a model with a head, as transformers writes it.
-
-    Attributes:
-        path: of the folder.
-        values: content of `config.json`.
-        kind: one of `HEADS`.
-        state: the head's tensors under transformers' names, without those of the encoder.
-        tokens: of a model with CTC, the label of each logit; empty for others.
-    """
+    """A folder of a model with a head, as transformers writes it."""
 
     path: Path
-    values: dict[str, Any]
-    kind: str
-    state: dict[str, Tensor]
-    tokens: list[str]
+    values: dict[str, Any]  # content of `config.json`
+    kind: str  # one of `HEADS`
+    state: dict[str, Tensor]  # the head's tensors under transformers' names, without those of the encoder
+    tokens: list[str]  # of a model with CTC, the label of each logit; empty for others
 
     @classmethod
     def read(cls, path: Path) -> HeadFolder:
-        """Read a folder.
-
-        Raises:
-            UserError: it is not a model folder, or holds a head of a kind that we lack.
-        """
         try:
             values = read_json(path / "config.json") if (path / "config.json").is_file() else None
             if values is None:
@@ -93,11 +77,7 @@ class HeadFolder:
 
     @property
     def names(self) -> list[str]:
-        """The label of each logit, by `id2label`.
-
-        Raises:
-            UserError: `id2label` does not name each logit exactly once.
-        """
+        """The label of each logit, by `id2label`."""
         wanted = {str(number) for number in range(self.shape("classifier.weight")[0])}
         given = self.values.get("id2label") or {}
         names = {key: str(given[key]) if key in given else f"LABEL_{key}" for key in wanted}
@@ -106,11 +86,6 @@ class HeadFolder:
         return [names[key] for key in sorted(wanted, key=int)]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor of the head.
-
-        Raises:
-            UserError: the weights lack it.
-        """
         if name not in self.state:
             raise UserError(f"{self.path}: its weights lack {name}, which a {self.kind} head has")
         return tuple(self.state[name].shape)
@@ -187,9 +162,8 @@ def huggingface_head(
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
     expected = {name: value for name, value in model.state_dict().items() if not name.startswith("upstream.")}
-    state |= {
-        name: value for name, value in expected.items() if name == "setting"
-    }  # SD's buffer, unknown to transformers
+    if "setting" in expected:  # SD's buffer, unknown to transformers
+        state["setting"] = expected["setting"]
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")
@@ -269,9 +243,6 @@ def _verification(folder: HeadFolder, kind: type[Task]) -> tuple[type[Task], dic
         if list(given) != wanted:
             raise UserError(f"{folder.path / 'config.json'}: {name} is {list(given)}, but our network has {wanted}")
     widths = [folder.shape(f"tdnn.{layer}.kernel.weight")[0] for layer in range(len(CONTEXTS))]
-    sizes = {
-        "hidden": folder.shape("projector.weight")[0],
-        "widths": widths,
-        "embedding": folder.shape("feature_extractor.weight")[0],
-    }
+    hidden, embedding = (folder.shape(f"{layer}.weight")[0] for layer in ("projector", "feature_extractor"))
+    sizes = {"hidden": hidden, "widths": widths, "embedding": embedding}
     return (heads.OwnSpeakerVerification if folder.own.get("embedding") == "relu" else kind), sizes

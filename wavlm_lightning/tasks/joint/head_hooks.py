@@ -12,14 +12,14 @@ from torch import Tensor
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 
+# Hooks without arguments that `ManyHeads` calls on each head in turn.
 FORWARDED = (
     *("on_fit_start", "on_fit_end", "on_train_start", "on_train_end", "on_train_epoch_start", "on_train_epoch_end"),
     *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
     *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
 )
-"""Hooks without arguments that `ManyHeads` calls on each head in turn."""
+# Methods that are called once for all heads and that Lightning's classes of hooks do not list.
 SHARED = ("upstream_layers", "optimizer_step")
-"""Methods that are called once for all heads and that Lightning's classes of hooks do not list."""
 
 
 def forwarded(hook: str) -> Callable[[Any], None]:
@@ -34,35 +34,20 @@ def forwarded(hook: str) -> Callable[[Any], None]:
 
 
 def check_hooks(head: Task, handled: Iterable[str]) -> None:
-    """Refuse a head whose training would differ from its training alone.
-
-    Args:
-        head: a task of any class.
-        handled: names of the hooks that `ManyHeads` implements, beside `FORWARDED`.
-
-    Raises:
-        UserError: the head overrides `forward`, or a hook that `ManyHeads` does not call for each head.
-    """
+    """Refuse a head whose training would differ from its training alone, given the hooks `handled` beside `FORWARDED`."""
     if type(head).forward is not Task.forward:
         raise UserError(f"{head.name}: has no head that could share the upstream's forward; run it alone")
     listed = {name for hooks in (ModelHooks, DataHooks) for name in vars(hooks) if not name.startswith("_")}
     known = {*FORWARDED, *handled, "on_train_batch_start"}
     for name in [*SHARED, *sorted(listed - known)]:
         if "predict" not in name and getattr(type(head), name) is not getattr(Task, name):
-            raise UserError(
-                f"{head.name}: overrides {name}, which is not called for one of several heads; run it alone"
-            )
+            raise UserError(f"{head.name}: overrides {name}, which several heads do not call one by one; run it alone")
     if not head.automatic_optimization:
         raise UserError(f"{head.name}: uses manual optimization, which several heads do not support; run it alone")
 
 
 class TrainerOfHead:
-    """The trainer as one of several heads sees it: its own metrics, under the names that it logged.
-
-    Args:
-        trainer: the trainer of all heads.
-        label: label of the head.
-    """
+    """The trainer as one of several heads sees it: its own metrics, under the names that it logged."""
 
     def __init__(self, trainer: pl.Trainer, label: str) -> None:
         self._trainer, self._prefix = trainer, f"{label}/"
@@ -72,17 +57,12 @@ class TrainerOfHead:
 
     @property
     def callback_metrics(self) -> dict[str, Tensor]:
-        """Metrics of this head, without the label."""
         found = self._trainer.callback_metrics
         return {name.removeprefix(self._prefix): found[name] for name in found if name.startswith(self._prefix)}
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
-    """Refuse a trainer under which several heads would influence each other.
-
-    Raises:
-        UserError: it uses several processes, or a loss scale, which all heads would share.
-    """
+    """Refuse a trainer under which several heads would influence each other."""
     if trainer.num_devices * trainer.num_nodes > 1:
         raise UserError(
             "several heads train in one process; set trainer.devices: 1 (and num_nodes: 1), or train one head at a time"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,8 +17,46 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.joint.head_hooks import FORWARDED, TrainerOfHead, check_hooks, check_trainer, forwarded
-from wavlm_lightning.tasks.joint.many_optimizers import HeadOptimizers, HeadScheduler
 from wavlm_lightning.upstreams import Upstream
+
+
+class HeadOptimizers(torch.optim.Optimizer):
+    """Steps the optimiser of every head; Lightning's automatic optimisation takes one optimiser and counts one update."""
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        # The parameter groups are the same objects, so that schedulers reach them.
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None if closure is None else closure()  # the closure computes the gradients
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"heads": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["heads"], strict=True):
+            optimizer.load_state_dict(state)
+
+
+class HeadScheduler:
+    """The scheduler that a head configured, attached to the joined optimiser, as Lightning requires."""
+
+    def __init__(self, scheduler: Any, head: pl.LightningModule, optimizer: HeadOptimizers) -> None:
+        self.scheduler, self.head, self.optimizer = scheduler, head, optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state_dict)
 
 
 @Task.register  # so that isinstance(x, Task) holds; callers use .name and .upstream
@@ -35,9 +73,6 @@ class ManyHeads(pl.LightningModule):
 
     Attributes:
         tasks: name of each task -> its first head.
-
-    Raises:
-        UserError: the heads cannot share the upstream's forward.
 
     Example:
         >>> upstream = WavLMUpstream("tiny")
@@ -60,37 +95,32 @@ class ManyHeads(pl.LightningModule):
             check_hooks(head, vars(ManyHeads))
         if not self.upstream.frozen:
             raise UserError(
-                "model.upstream.frozen: false trains the upstream, which several heads cannot share; train one head at a "
-                "time"
+                "model.upstream.frozen: false trains the upstream, which several heads cannot share; train one at a time"
             )
-        self.strict_loading = False
+        self.strict_loading = False  # each head checks its own keys
         self.optimizers_of: list[torch.optim.Optimizer] = []
         self.schedulers: list[HeadScheduler] = []
-        self._alone: int | None = None
+        self._alone: int | None = None  # number of the head that is being saved alone
         for label, head in heads.items():
             head.log = partial(self._log_of, label)
 
     @property
-    def first(self) -> Task:
-        """The head that represents all where only one can be shown."""
+    def first(self) -> Task:  # represents all heads where only one can be shown
         return self.heads[0]
 
     @property
     def name(self) -> str:
-        """Names of all tasks, such as `PR+ASR`."""
-        return "+".join(self.tasks)
+        return "+".join(self.tasks)  # such as `PR+ASR`
 
     @property
     def upstream(self) -> Upstream:
-        """The upstream of all heads."""
         return self.first.upstream
 
     def each(self) -> Iterator[tuple[str, Task]]:
-        """Labels and heads."""
         return zip(self.head_labels, self.heads, strict=True)
 
     def _log_of(self, label: str, name: str, value: Any, **options: Any) -> None:
-        self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})
+        self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})  # the bar has no room for every head
 
     # Construction.
 
@@ -101,11 +131,11 @@ class ManyHeads(pl.LightningModule):
             head.setup(stage)
 
     def configure_model(self) -> None:
-        for _, head in self.each():
+        for head in self.heads:
             head.configure_model()
 
     def configure_optimizers(self) -> Any:
-        found = [_configure_optimizers(head.configure_optimizers()) for _, head in self.each()]
+        found = [_configure_optimizers(head.configure_optimizers()) for head in self.heads]
         self.optimizers_of = [optimizer for (optimizer,), _, _ in found]
         joined, configs = HeadOptimizers(self.optimizers_of), []
         self.schedulers = []
@@ -125,18 +155,16 @@ class ManyHeads(pl.LightningModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """Forward and backward of one head after the other, so that only one head's graph is in memory.
 
-        Returns:
-            The mean loss, for the progress bar; the gradients are already there.
+        Returns the mean loss, for the progress bar; the gradients are already there.
         """
         shared, every, losses = self._shared(batch), self.trainer.accumulate_grad_batches, []
-        for (_, head), optimizer in zip(self.each(), self.optimizers_of, strict=True):
+        for head, optimizer in zip(self.heads, self.optimizers_of, strict=True):
             head.on_train_batch_start(batch.of(head.name), batch_idx)
             loss = head.training_step(shared.of(head.name), batch_idx)
-            if batch_idx % every == 0:
+            if batch_idx % every == 0:  # the first batch of an update
                 head.optimizer_zero_grad(self.current_epoch, batch_idx, optimizer)
-            with torch.autocast(
-                self.device.type, enabled=False
-            ):  # Lightning runs backward outside autocast, but this call is inside
+            # Lightning runs backward outside autocast, but this call is inside.
+            with torch.autocast(self.device.type, enabled=False):
                 head.backward(loss / every)
             losses.append(loss.detach())
         mean = torch.stack(losses).mean()
@@ -150,13 +178,13 @@ class ManyHeads(pl.LightningModule):
         pass  # done in `training_step`
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
+        for head, own in zip(self.heads, self.optimizers_of, strict=True):
             head.on_before_optimizer_step(own)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        for (_, head), own in zip(self.each(), self.optimizers_of, strict=True):
+        for head, own in zip(self.heads, self.optimizers_of, strict=True):
             head.configure_gradient_clipping(own, gradient_clip_val, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -164,12 +192,12 @@ class ManyHeads(pl.LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         shared = self._shared(batch)
-        for _, head in self.each():
+        for head in self.heads:
             head.validation_step(shared.of(head.name), batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         shared = self._shared(batch)
-        for _, head in self.each():
+        for head in self.heads:
             head.test_step(shared.of(head.name), batch_idx)
 
     # Checkpoints.
@@ -188,7 +216,7 @@ class ManyHeads(pl.LightningModule):
         if (place := self._alone) is not None:
             head: Task = self.heads[place]
             checkpoint["state_dict"] = head.state_dict()
-            checkpoint["callbacks"] = {}
+            checkpoint["callbacks"] = {}  # those of all heads do not belong to one
             if "optimizer_states" in checkpoint:
                 checkpoint["optimizer_states"] = [self.optimizers_of[place].state_dict()]
                 checkpoint["lr_schedulers"] = [s.state_dict() for s in self.schedulers if s.head is head]
@@ -204,11 +232,6 @@ class ManyHeads(pl.LightningModule):
             checkpoint["heads"][label] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the heads for the labels in the checkpoint.
-
-        Raises:
-            UserError: the checkpoint holds other heads.
-        """
         kept = checkpoint.get("heads", {})
         if tuple(kept) != self.head_labels:
             raise UserError(
@@ -219,7 +242,7 @@ class ManyHeads(pl.LightningModule):
             head.on_load_checkpoint(kept[label])
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        for place, (_, head) in enumerate(self.each()):
+        for place, head in enumerate(self.heads):
             own = f"heads.{place}."
             state = {name.removeprefix(own): value for name, value in state_dict.items() if name.startswith(own)}
             result = head.load_state_dict(state, strict, assign)

@@ -14,11 +14,7 @@ from wavlm_lightning.upstreams.cache import Level
 
 
 def tasks_of(module: pl.LightningModule) -> list[Task]:
-    """The task itself, or the first head of each task of `ManyHeads`.
-
-    Raises:
-        UserError: the module is not a task.
-    """
+    """The task itself, or the first head of each task of `ManyHeads`."""
     if isinstance(module, ManyHeads):
         return list(module.tasks.values())
     if not isinstance(module, Task):
@@ -27,15 +23,7 @@ def tasks_of(module: pl.LightningModule) -> list[Task]:
 
 
 def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, Any]]) -> None:
-    """Refuse tasks that would get different batches alone.
-
-    Args:
-        tasks: the tasks.
-        decided_by: settings of the batches that a task decides, by name.
-
-    Raises:
-        UserError: two tasks differ in a setting.
-    """
+    """Refuse tasks that would get different batches alone; `decided_by` returns the settings a task decides, by name."""
     first, *others = tasks
     wanted = decided_by(first)
     for task in others:
@@ -48,11 +36,7 @@ def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, An
 
 
 def common_level(tasks: Sequence[Task]) -> Level:
-    """The level of a feature cache that gives each task exactly the features of a cache of its own.
-
-    Raises:
-        UserError: a task cannot use a cache, or the tasks need different levels.
-    """
+    """The level of a feature cache that gives each task exactly the features of a cache of its own."""
     names: dict[Level, str] = {}
     for task in tasks:
         if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):

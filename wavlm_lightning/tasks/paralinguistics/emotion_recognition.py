@@ -56,16 +56,8 @@ class FoldData(TaskData):
         num_workers: int = 0,
         seed: int = 1337,
     ) -> None:
-        super().__init__(
-            corpus,
-            batch_size,
-            batch_seconds,
-            eval_batch_seconds,
-            cache=cache,
-            cache_gib=cache_gib,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        reading: dict[str, Any] = {"cache": cache, "cache_gib": cache_gib, "num_workers": num_workers, "seed": seed}
+        super().__init__(corpus, batch_size, batch_seconds, eval_batch_seconds, **reading)
         self.fold = fold
         # Placeholders until `open_stage` reads the names of the folds.
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
@@ -74,11 +66,7 @@ class FoldData(TaskData):
         return {**super().batch_requirements(task), "the protocol of the folds": task.protocol}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
-        """The test fold, and the others divided into training and validation.
-
-        Raises:
-            UserError: `fold` is out of range, or the corpus has fewer than three folds.
-        """
+        """The test fold, and the others divided into training and validation."""
         corpus, task = self.corpus, self._task()
         folds = corpus.splits
         if not 1 <= self.fold <= len(folds) or len(folds) < 3:
@@ -105,5 +93,4 @@ class FoldData(TaskData):
         return {name: parts[name] for name in used}
 
     def layout(self) -> dict[str, object]:
-        """As in `TaskData`, with the fold."""
         return {**super().layout(), "fold": self.fold}

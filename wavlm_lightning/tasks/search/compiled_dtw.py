@@ -22,23 +22,18 @@ from torch import Tensor
 
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance, directions
 
+# Approximate query and document frames of one matrix product: enough for full speed, few enough for the caches.
 ROWS, COLUMNS = 1024, 512
-"""Approximate query and document frames of one matrix product: enough for full speed, few enough for the caches."""
 
 COSINE_EXP, COSINE, EUCLIDEAN, CITYBLOCK = range(4)
-KINDS: dict[Distance, int] = {
-    "cosine_exp": COSINE_EXP,
-    "cosine": COSINE,
-    "euclidean": EUCLIDEAN,
-    "cityblock": CITYBLOCK,
-}
+KINDS: dict[str, int] = {"cosine_exp": COSINE_EXP, "cosine": COSINE, "euclidean": EUCLIDEAN, "cityblock": CITYBLOCK}
 ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 RANGE_FLOOR = 1e-9
+# Rows whose distances differ by less than this share of their size are recomputed in double precision: single
+# precision has seven digits, and scaling such a row to 0...1 would leave fewer than five.
 FLAT = np.float32(1e-2)
-"""Rows whose distances differ by less than this share of their size are recomputed in double precision: single precision
-has seven digits, and scaling such a row to 0...1 would leave fewer than five."""
+# Squared distances under this share of |q|² + |d|² are recomputed from the frames, for the same reason.
 CANCELLED = np.float32(0.1)
-"""Squared distances under this share of |q|² + |d|² are recomputed from the frames, for the same reason."""
 # numba's fast-math flags without `ninf`: infinities mark cells that no path reaches.
 FAST = {"nnan", "nsz", "arcp", "contract", "reassoc"}
 (C2, C3, C4, C5, C6, C7, C8, C9, C10, C11) = (
@@ -137,29 +132,17 @@ def _scale(row: np.ndarray, query: np.ndarray, frames: np.ndarray, distance: int
 
 @compiled
 def block_costs(
-    products: np.ndarray,
-    queries: np.ndarray,
-    query_starts: np.ndarray,
-    query_squares: np.ndarray,
-    frames: np.ndarray,
-    frame_starts: np.ndarray,
+    products: np.ndarray,  # of query and document frames, `(query frames, document frames)`; overwritten
+    queries: np.ndarray,  # `(query frames, dim)`
+    query_starts: np.ndarray,  # first row of each query, and the number of rows, int64 `(queries + 1,)`
+    query_squares: np.ndarray,  # squared length of every query frame, for `EUCLIDEAN` alone
+    frames: np.ndarray,  # `(document frames, dim)`
+    frame_starts: np.ndarray,  # first frame of each document, and the number of frames, int64 `(documents + 1,)`
     frame_squares: np.ndarray,
-    distance: int,
-    costs: np.ndarray,
+    distance: int,  # for `CITYBLOCK`, `products` are the distances
+    costs: np.ndarray,  # `(queries, documents)`, written
 ) -> None:
-    """Cost of the cheapest path of some queries through some documents in one layer, divided by the query's frames.
-
-    Args:
-        products: of query frames and document frames, float32 `(query frames, document frames)`; overwritten.
-        queries: float32 `(query frames, dim)`.
-        query_starts: first row of each query, and the number of rows, int64 `(queries + 1,)`.
-        query_squares: squared length of every query frame, float32 `(query frames,)`; used for `euclidean` alone.
-        frames: float32 `(document frames, dim)`.
-        frame_starts: first frame of each document, and the number of frames, int64 `(documents + 1,)`.
-        frame_squares: squared length of every document frame.
-        distance: `COSINE_EXP`, `COSINE`, `EUCLIDEAN`, or `CITYBLOCK`, whose `products` are the distances.
-        costs: float32 `(queries, documents)`, written.
-    """
+    """Cost of the cheapest path of some queries through some documents in one layer, divided by the query's frames."""
     for document in range(len(frame_starts) - 1):
         first, last = frame_starts[document], frame_starts[document + 1]
         there, width = frames[first:last], last - first
@@ -210,10 +193,7 @@ def cityblock(queries: np.ndarray, frames: np.ndarray, distances: np.ndarray) ->
             distances[i, j] = one
 
 
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    """The linear algebra libraries in this process; finding them takes milliseconds."""
-    return ThreadpoolController()
+_libraries = functools.cache(ThreadpoolController)  # finding the linear algebra libraries takes milliseconds
 
 
 def _groups(starts: np.ndarray, size: int) -> list[slice]:
@@ -231,17 +211,7 @@ def _starts(lengths: Sequence[int]) -> np.ndarray:
 
 
 class CompiledQueries:
-    """Queries prepared for search in any documents.
-
-    Args:
-        queries: each `(frames, layers, dim)`, on the CPU.
-        distance: see `wavlm_lightning.tasks.search.subsequence_dtw`.
-
-    Example:
-        >>> queries = CompiledQueries([torch.randn(30, 13, 768), torch.randn(45, 13, 768)], "cosine_exp")
-        >>> queries.costs(torch.randn(13, 5, 300, 768), torch.full((5,), 300)).shape
-        torch.Size([13, 2, 5])
-    """
+    """Queries, each `(frames, layers, dim)` on the CPU, prepared for search in any documents."""
 
     def __init__(self, queries: Sequence[Tensor], distance: Distance) -> None:
         self.distance: Distance = distance
@@ -260,13 +230,6 @@ class CompiledQueries:
 
         A document's frames are scaled to length 1 once, for all queries. One matrix product covers about a thousand query
         frames and 512 document frames, so the memory beside the features depends on the longest document and query alone.
-
-        Args:
-            documents: `(layers, documents, frames, dim)`.
-            lengths: valid frames of each document, int64 `(documents,)`, at least 1.
-
-        Returns:
-            float32 `(layers, queries, documents)`.
         """
         valid = torch.arange(documents.shape[2])[None, :] < lengths[:, None]
         starts = _starts(lengths.tolist())
@@ -284,8 +247,7 @@ class CompiledQueries:
         # The threads below are the parallelism: each job's matrix product stays on its own core.
         with _libraries().limit(limits=1, user_api="blas"):
             if cores == 1:
-                for job in jobs:
-                    search(job)
+                list(map(search, jobs))
             else:
                 with ThreadPoolExecutor(cores) as pool:
                     list(pool.map(search, jobs))

@@ -14,17 +14,12 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 Distance = Literal["cosine_exp", "cosine", "euclidean", "cityblock"]
 RANGE_FLOOR = 1e-9
+# Path costs held at once, by device: as many as fit a CPU's caches, and 256 MiB on a GPU.
 CELLS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Path costs held at once, by device: as many as fit a CPU's caches, and 256 MiB on a GPU."""
 
 
 def pack_queries(queries: Sequence[Tensor], distance: Distance) -> PackedSequence:
-    """Pack queries by frame, in the order in which `subsequence_costs` processes them.
-
-    Args:
-        queries: each `(frames, layers, dim)`.
-        distance: see `frame_distances`.
-    """
+    """Pack queries, each `(frames, layers, dim)`, by frame, in the order in which `subsequence_costs` processes them."""
     return pack_sequence([directions(query, distance) for query in queries], enforce_sorted=False)
 
 
@@ -96,15 +91,9 @@ def _costs(queries: PackedSequence, layers: slice, frames: Tensor, documents: in
 
 
 def frame_distances(queries: Tensor, documents: Tensor, distance: Distance) -> Tensor:
-    """Distances between frames.
+    """Distances `(layers, queries, frames)` of `(layers, queries, dim)` to `(layers, frames, dim)`.
 
-    Args:
-        queries: `(layers, queries, dim)`; of length 1 for the cosine distances.
-        documents: `(layers, frames, dim)`, likewise.
-        distance: `cosine` is 1 - cos, `cosine_exp` is exp(1 - cos) - 1, SUPERB's choice; `euclidean`; `cityblock`.
-
-    Returns:
-        `(layers, queries, frames)`.
+    `cosine` is 1 - cos and `cosine_exp` exp(1 - cos) - 1, SUPERB's choice; both need frames of length 1.
     """
     if distance in ("cosine", "cosine_exp"):
         cosines = 1 - queries @ documents.transpose(1, 2)

@@ -14,26 +14,16 @@ from torchmetrics.utilities import dim_zero_cat
 from wavlm_lightning.tasks.search.subsequence_dtw import Distance, pack_queries, subsequence_costs
 
 DEVIATION_FLOOR = 1e-9
-SHORTEST = 5
-"""Queries with fewer frames score 0 in every document, as in s3prl."""
+SHORTEST = 5  # queries with fewer frames score 0 in every document, as in s3prl
 
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """Sums over frames in double precision, for every layer and dimension; they add up with `+`.
-
-    Attributes:
-        frames: number of frames.
-        total: sum of the frames, float64 `(layers, dim)`.
-        squares: sum of their squares, float64 `(layers, dim)`.
-
-    Example:
-        >>> mean, deviation = (FeatureMoments.of(document) + FeatureMoments.of(query)).statistics()
-    """
+    """Sums over frames in double precision, for every layer and dimension; they add up with `+`."""
 
     frames: int
-    total: Tensor
-    squares: Tensor
+    total: Tensor  # sum of the frames, float64 `(layers, dim)`
+    squares: Tensor  # sum of their squares, float64 `(layers, dim)`
 
     @classmethod
     def of(cls, frames: Tensor) -> FeatureMoments:
@@ -78,27 +68,14 @@ class TermSearch:
         self.terms = terms
 
     def scores(self, documents: Tensor, lengths: Tensor) -> Tensor:
-        """Scores of the queries in some documents: the higher the better, at most 0.
-
-        Args:
-            documents: hidden states `(layers, documents, frames, dim)`.
-            lengths: valid frames of each document `(documents,)`.
-
-        Returns:
-            `(documents, layers, queries)`.
-        """
+        """Scores up to 0, `(documents, layers, queries)`, in hidden states `(layers, documents, frames, dim)`."""
         documents = (documents - self.mean[:, None, None]) / self.deviation[:, None, None]
         return -self.costs(documents, lengths).masked_fill(self.short[:, None], 0).permute(2, 0, 1)
 
     def truth(self, terms: Tensor, lengths: Tensor) -> Tensor:
-        """Whether each document holds each query.
+        """Whether each document, with terms `(documents, most)` of which `lengths` are valid, holds each query.
 
-        Args:
-            terms: terms of each document, padded, int64 `(documents, most)`.
-            lengths: number of valid terms `(documents,)`.
-
-        Returns:
-            bool `(documents, queries)`.
+        Returns bool `(documents, queries)`.
         """
         valid = torch.arange(terms.shape[1], device=terms.device)[None, :] < lengths[:, None]
         return ((terms[:, :, None] == self.terms) & valid[:, :, None]).any(1)

@@ -29,31 +29,22 @@ class IntentClassification(UtteranceClassification):
     field = "intent"
 
     def read_labels(self, corpus: Corpus) -> Any:
-        """Names of the values of each slot."""
         return {slot: list(values) for slot, values in corpus.inventory(self.inventory).items()}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The value of each slot, int64 `(slots,)`.
-
-        Raises:
-            UserError: a slot is missing, or has a value that the inventory lacks.
-        """
+        """The value of each slot, int64 `(slots,)`."""
         intent = meta.get(self.field) or {}
         for slot, values in self.labels.items():
             if intent.get(slot) not in values:
-                raise UserError(
-                    f"IC: an utterance has {slot} {intent.get(slot)!r}, which is not among the corpus' intents"
-                )
+                raise UserError(f"IC: an utterance has {slot} {intent.get(slot)!r}, not among the corpus' intents")
         return torch.tensor([values.index(intent[slot]) for slot, values in self.labels.items()])
 
     @property
     def classes(self) -> int:
-        """Number of logits: the values of all slots."""
         return sum(map(len, self.labels.values()))
 
     @property
     def chance(self) -> float:
-        """Guessing every slot."""
         return 1 / float(torch.tensor([len(values) for values in self.labels.values()]).prod())
 
     def slots(self, outputs: Tensor) -> tuple[Tensor, ...]:
@@ -80,7 +71,6 @@ class IntentClassification(UtteranceClassification):
         probability = torch.stack([slot.values for slot in best]).prod(0).tolist()
         places = torch.stack([slot.indices for slot in best], dim=1).tolist()
         names = [
-            {slot: values[place] for (slot, values), place in zip(self.labels.items(), row, strict=True)}
-            for row in places
+            {slot: self.labels[slot][place] for slot, place in zip(self.labels, row, strict=True)} for row in places
         ]
         return [{"intent": row, "probability": round(p, 4)} for row, p in zip(names, probability, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-from functools import cached_property
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from wavlm_lightning.augment.spec_augment import SpecAugment
-from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
 from wavlm_lightning.system.errors import UserError
@@ -26,8 +24,7 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 EOS, UNKNOWN = 1, 2
 CHARACTERS = " " + string.ascii_uppercase + "'"
 OUTSIDE = "O"
-UNSPOKEN = "?!.,;-"
-"""Substrings of this string are punctuation tokens (s3prl `downstream/ctc/text.py`)."""
+UNSPOKEN = "?!.,;-"  # substrings of this string are punctuation tokens (s3prl `downstream/ctc/text.py`)
 
 Tagged = list[list[str]]
 
@@ -83,16 +80,8 @@ class SlotFilling(CtcTask):
         marks = [mark + slot for slot in corpus.inventory("slots") for mark in ("B-", "E-")]
         return [*SPECIAL, *CHARACTERS, *marks]
 
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {label: number for number, label in enumerate(self.labels)}
-
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Characters and marks, int64 `(labels,)`.
-
-        Raises:
-            UserError: the utterance has no text or no slots, or a slot that its text or the corpus' inventory lacks.
-        """
+        """Characters and marks, int64 `(labels,)`."""
         if "tagged" in meta:
             tagged = meta["tagged"]
             symbols = _superb_symbols(tagged) if self.protocol == "superb" else _symbols(_spans(tagged))
@@ -116,18 +105,12 @@ class SlotFilling(CtcTask):
 
     def spell(self, numbers: list[int]) -> str:
         """Text with marks, such as `PLAY B-artist NINA SIMONE E-artist`, without end symbols."""
-        return "".join(self._spelled(self.labels[number]) for number in numbers if number != EOS)
-
-    @staticmethod
-    def _spelled(label: str) -> str:
-        return {"B-": f"{label} ", "E-": f" {label}"}.get(label[:2], label)
+        labels = [self.labels[number] for number in numbers if number != EOS]
+        return "".join({"B-": f"{label} ", "E-": f" {label}"}.get(label[:2], label) for label in labels)
 
     def build_metric(self) -> MetricCollection:
         """F1 of slot types and character error rate of slot values."""
         return MetricCollection({"f1": SlotTypeF1(), "cer": SlotValueCER()}, compute_groups=False)
-
-    def update_metric(self, metric: MetricCollection, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        metric.update(self.decode(outputs, lengths), self.references(batch.targets))
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The transcript with its marks, and the types and values of its slots."""

@@ -19,8 +19,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.upstreams import Upstream
 
+# The setting in use until one is chosen: threshold 0.5, median of 11 frames.
 USUAL = SETTINGS.index(DiarizationSetting(0.5, 11))
-"""The setting in use until one is chosen: threshold 0.5, median of 11 frames."""
 
 
 def match_frames(targets: Tensor, frames: int) -> Tensor:
@@ -30,16 +30,10 @@ def match_frames(targets: Tensor, frames: int) -> Tensor:
 
 
 def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """For each recording, the order of its speakers that fits the logits best.
+    """For each recording, the order of its speakers that fits the logits best; logits and labels `(batch, frames, speakers)`.
 
-    Args:
-        logits: `(batch, frames, speakers)`.
-        labels: 0 or 1, `(batch, frames, speakers)`.
-        lengths: valid frames `(batch,)`.
-
-    Returns:
-        The binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and the column of the
-        labels that each column of the logits stands for, int64 `(batch, speakers)`.
+    Returns the binary cross-entropy, mean over speakers and sum over valid frames, float32 `(batch,)`, and the column of
+    the labels that each column of the logits stands for, int64 `(batch, speakers)`.
     """
     speakers = logits.shape[2]
     valid = (~padding_mask(lengths, logits.shape[1]))[:, :, None]
@@ -53,8 +47,8 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
     return best.values, orders[best.indices]
 
 
+# Frames passed to the LSTM in one call, its state carried over: over an hour at once it would take gigabytes.
 STRETCH = 4096
-"""Frames passed to the LSTM in one call, its state carried over: over an hour at once it would take gigabytes."""
 
 
 class SpeakerDiarization(Task):
@@ -88,12 +82,7 @@ class SpeakerDiarization(Task):
     setting: Tensor
 
     def __init__(
-        self,
-        upstream: Upstream,
-        learning_rate: float = 1e-4,
-        hidden: int = 512,
-        speakers: int = 2,
-        **settings: Any,
+        self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.add_means("accuracy")
@@ -111,11 +100,7 @@ class SpeakerDiarization(Task):
         return [f"speaker{number + 1}" for number in range(self.speakers)]
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1.
-
-        Raises:
-            UserError: the recording has no turns, or more speakers than the head.
-        """
+        """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1."""
         if "turns" not in meta:
             raise UserError("SD: a recording has no turns; use a corpus with speaker turns")
         names = sorted({speaker for speaker, _, _ in meta["turns"]})
@@ -132,7 +117,6 @@ class SpeakerDiarization(Task):
         return int(np.rint(seconds * SAMPLE_RATE / self.stride))
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        """The frame labels of a crop."""
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
 
@@ -156,25 +140,21 @@ class SpeakerDiarization(Task):
         return best_permutation(outputs, labels, lengths)[0].sum() / lengths.sum()
 
     def accuracy(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """Share of right decisions (one for each frame and speaker), mean over recordings.
-
-        s3prl's `calc_diarization_error`; its validation batches hold one recording each.
-        """
+        """Share of right decisions (one for each frame and speaker), mean over recordings: s3prl's `calc_diarization_error`."""
         labels = match_frames(targets.values, outputs.shape[1])
         orders = best_permutation(outputs, labels, lengths)[1]
         labels = labels.gather(2, orders[:, None].expand(-1, labels.shape[1], -1))
+        # A logit above 0 is a probability above one half.
         right = ((outputs > 0) == (labels > 0)) & ~padding_mask(lengths, outputs.shape[1])[:, :, None]
         return (right.sum((1, 2)) / (lengths * self.speakers)).mean()
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self(batch.inputs)
-        count = len(batch.keys)
-        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), count)
-        self.log_mean(stage, "accuracy", self.accuracy(outputs, lengths, batch.targets), count)
+        for name, measure in (("loss", self.loss), ("accuracy", self.accuracy)):
+            self.log_mean(stage, name, measure(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
 
     def build_metric(self) -> DiarizationErrorRate:
-        """Error rates of the ten settings."""
         return DiarizationErrorRate(self.upstream.frame_rate)
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:

@@ -21,41 +21,26 @@ from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVec
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
-UNKNOWN = -1
-"""The class of speakers who are not in the training set."""
+UNKNOWN = -1  # the class of speakers who are not in the training set
 
 
 class Trials(NamedTuple):
-    """The trials (pairs of utterances) of a split.
-
-    Attributes:
-        split: where the utterances are.
-        places: number of each utterance in the split, by key.
-        pairs: numbers of the two utterances of a trial, int64 `(trials, 2)`.
-        same: whether both are from one speaker, bool `(trials,)`.
-    """
+    """The trials (pairs of utterances) of a split."""
 
     split: Split
-    places: dict[str, int]
-    pairs: Tensor
-    same: Tensor
+    places: dict[str, int]  # number of each utterance in the split, by key
+    pairs: Tensor  # numbers of the two utterances of a trial, int64 `(trials, 2)`
+    same: Tensor  # whether both are from one speaker, bool `(trials,)`
 
     @classmethod
     def read(cls, corpus: Corpus, split: Split) -> Trials:
-        """Read the trials of a split.
-
-        Raises:
-            UserError: the split has no trials, one names an utterance that the split lacks, or all are of one kind.
-        """
         trials = corpus.trials(split.name)
         places = {key: number for number, key in enumerate(split.keys)}
         strangers = {key for _, *pair in trials for key in pair if key not in places}
         if strangers:
             raise UserError(f"SV: trials of split {split.name!r} name {min(strangers)!r}, which is not in the split")
         if {same for same, *_ in trials} != {0, 1}:
-            raise UserError(
-                f"SV: the trials of split {split.name!r} must include pairs of one speaker and pairs of two"
-            )
+            raise UserError(f"SV: trials of split {split.name!r} must include pairs of one speaker and pairs of two")
         pairs = torch.tensor([[places[a], places[b]] for _, a, b in trials])
         return cls(split, places, pairs, torch.tensor([bool(same) for same, *_ in trials]))
 
@@ -130,11 +115,7 @@ class SpeakerVerification(Task):
         self._read: Trials | None = None
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """The training speakers.
-
-        Raises:
-            UserError: the corpus has no speakers, or does not say which of them are in train.
-        """
+        """The training speakers."""
         speakers = corpus.inventory("speakers")
         if not isinstance(speakers, dict):
             return list(speakers)
@@ -151,12 +132,10 @@ class SpeakerVerification(Task):
 
     @property
     def chance(self) -> float:
-        """At chance, half of the pairs are wrong."""
-        return 0.5
+        return 0.5  # half of the pairs are wrong
 
     def selection_split(self, valid: str, test: str) -> str:
-        """The test split under `superb`, as in s3prl."""
-        return test if self.protocol == "superb" else valid
+        return test if self.protocol == "superb" else valid  # as in s3prl
 
     def build_head(self, dim: int) -> None:
         if len(self.widths) != 5:
@@ -180,9 +159,7 @@ class SpeakerVerification(Task):
         split = self.trainer.datamodule.opened["train"]
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
         if strangers:
-            raise UserError(
-                f"SV: the speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers"
-            )
+            raise UserError(f"SV: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -221,11 +198,12 @@ class SpeakerVerification(Task):
         row_of[numbers] = torch.arange(len(numbers))
         heard = (row_of[trials.pairs] >= 0).all(1)
         pairs, same = row_of[trials.pairs[heard]], trials.same[heard]
-        if not 0 < int(same.sum()) < len(same):
+        too_few = not 0 < int(same.sum()) < len(same)
+        if too_few:
             rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
-            return {self.metric: torch.tensor(math.nan)}
         rows = rows.double().cpu()
-        if not bool(rows.isfinite().all()):  # NaN for a head that diverged, so that its learning rate is not selected
+        if too_few or not bool(rows.isfinite().all()):
+            # Also NaN for a head that diverged, so that its learning rate is not selected.
             return {self.metric: torch.tensor(math.nan)}
         cosines = (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1)
         rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
