@@ -6,17 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import (
-    Any,
-    Literal,
-    NoReturn,
-    NotRequired,
-    TypedDict,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text

@@ -45,10 +45,7 @@ def draw_perplexity(axes: "Axes", curves: Curves) -> None:
 
 
 def draw_results(
-    axes: "Axes",
-    cards: Sequence[ResultCard],
-    upstreams: Sequence[str],
-    deviations: Mapping[str, float] | None = None,
+    axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[str], deviations: Mapping[str, float] | None = None
 ) -> None:
     """Draw one task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
 

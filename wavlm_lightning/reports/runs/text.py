@@ -191,10 +191,7 @@ def versions(collection: Collection) -> str:
 
 
 def key_facts(
-    collection: Collection,
-    runs: Sequence[PretrainingRun],
-    facts: Sequence[PretrainingFacts],
-    stage_seconds: float,
+    collection: Collection, runs: Sequence[PretrainingRun], facts: Sequence[PretrainingFacts], stage_seconds: float
 ) -> list[tuple[str, str]]:
     """(what, figure) pairs for the top of the page; details of pre-training if there is just one run."""
     cards = [card for row in collection.results.values() for result in row.values() for card in result.cards]
