@@ -16,12 +16,7 @@ def default_budget_gib() -> float:
 
 
 def _limits(membership: Path, root: Path) -> list[int]:
-    """Memory limits in bytes of the control groups of a process, innermost first; empty if there are none.
-
-    Args:
-        membership: `/proc/PID/cgroup` of the process.
-        root: mount point of control groups.
-    """
+    """Memory limits in bytes of the control groups in `/proc/PID/cgroup`, innermost first, from their mount point `root`."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

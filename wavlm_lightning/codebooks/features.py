@@ -18,13 +18,9 @@ from wavlm_lightning.system.errors import UserError
 
 
 class FeatureSource(ABC):
-    """Frame-level features of one utterance.
+    """Frame-level features of one utterance."""
 
-    Attributes:
-        rate: frames per second.
-    """
-
-    rate: float
+    rate: float  # frames per second
 
     @abstractmethod
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
@@ -40,11 +36,7 @@ class FeatureSource(ABC):
 
     @staticmethod
     def from_description(description: dict[str, Any], device: str | None = None) -> FeatureSource:
-        """The source a codebook was fitted on.
-
-        Args:
-            description: from `describe`.
-            device: of the encoder; a GPU by default if there is one.
+        """The source a codebook was fitted on, from its `describe`; a GPU is the default device if there is one.
 
         Raises:
             UserError: the kind is unknown, or the encoder on disk is not the one the codebook was fitted on.
@@ -128,7 +120,6 @@ class LayerFeatures(FeatureSource):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the encoder's weights."""
         digest = hashlib.sha256()
         for name, value in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

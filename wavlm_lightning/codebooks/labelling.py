@@ -85,14 +85,7 @@ def label_corpus(
 
 
 class Labeller:
-    """Labels one shard per call; the worker of `label_corpus`.
-
-    Args:
-        corpus: folder of the corpus.
-        directory: folder of the labels.
-        codebook: the tokeniser.
-        device: of an encoder.
-    """
+    """Labels one shard per call; the worker of `label_corpus`. `device` is that of an encoder."""
 
     def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
         self.corpus, self.directory, self.codebook = Corpus.open(corpus), directory, codebook
@@ -100,11 +93,6 @@ class Labeller:
         self.shards: dict[str, Any] = {}
 
     def __call__(self, place: Place) -> Place:
-        """Label a shard.
-
-        Raises:
-            UserError: an utterance cannot be decoded.
-        """
         split, number = place
         if split not in self.shards:
             self.shards[split] = self.corpus.split(split).shards
@@ -128,11 +116,7 @@ class Labeller:
 
 
 def _write_head(path: Path, codebook: Codebook) -> None:
-    """Write `labels.json` unless it exists.
-
-    Raises:
-        UserError: it exists and belongs to another codebook.
-    """
+    """Write `labels.json`; refuse one of another codebook."""
     body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but

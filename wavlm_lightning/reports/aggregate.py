@@ -14,12 +14,8 @@ from wavlm_lightning.system.errors import UserError
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """Average every metric over folds, and add the spread of the headline (SUPERB's figure for ER is this mean).
 
-    Args:
-        cards: one per fold, which differ only in the tested split. A single card is returned unchanged.
-
-    Returns:
-        A card whose `details["folds"]` holds the headline of each fold, and whose metric `HEADLINE_spread` is the sample
-        standard deviation over folds.
+    The cards differ only in the tested split. In the result `details["folds"]` holds the headline of each fold, and the
+    metric `HEADLINE_spread` is the sample standard deviation over folds; a single card is returned without them.
     """
     first = cards[0]
     if len(cards) == 1:
@@ -57,13 +53,9 @@ def validation(cards: Sequence[ResultCard]) -> float:
 
 
 def best_rate(cards: Mapping[float | None, Sequence[ResultCard]]) -> float | None:
-    """Choose the learning rate with the best mean on validation; test figures are not used.
+    """Choose the learning rate with the best mean on validation over the folds; test figures are not used.
 
-    Args:
-        cards: learning rate -> cards, one per fold.
-
-    Raises:
-        UserError: no rate has a finite validation value.
+    A UserError says if no rate has a finite validation value.
     """
     if len(cards) == 1:
         return next(iter(cards))

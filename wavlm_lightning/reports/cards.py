@@ -102,7 +102,6 @@ class ResultCard:
 
     @property
     def main(self) -> MetricValue:
-        """The main metric with its unit and direction."""
         return self.metrics[self.headline]
 
     @property
@@ -111,16 +110,9 @@ class ResultCard:
         return self.main["value"]
 
     def write(self, path: Path) -> Path:
-        """Write the card; another process sees the whole file or none.
+        """Check and write the card to a `.json` file, or as `card.json` to a directory; return the file.
 
-        Args:
-            path: a `.json` file, or a directory that gets `card.json`.
-
-        Returns:
-            The file written.
-
-        Raises:
-            UserError: a field is missing its parts or a figure is not finite.
+        Another process sees the whole file or none. A UserError names a field that lacks a part or is not finite.
         """
         path = Path(path)
         if path.suffix != ".json":
@@ -133,10 +125,7 @@ class ResultCard:
 
     @classmethod
     def read(cls, path: Path) -> "ResultCard":
-        """Read a card and check every field; keys that this version does not know are ignored.
-
-        Args:
-            path: a card file, or a directory that holds `card.json`.
+        """Read a card (a file, or the directory of `card.json`) and check every field; unknown keys are ignored.
 
         Raises:
             UserError: no such file, not JSON, another format, or a field that is missing or wrong.
@@ -162,7 +151,6 @@ class ResultCard:
 
     @classmethod
     def _check(cls, content: dict[str, Any], where: str) -> None:
-        """Raise a UserError that names the first wrong field of a card's JSON."""
         kinds = get_type_hints(cls)
         for entry in fields(cls):
             if entry.name in content:
@@ -179,11 +167,8 @@ class ResultCard:
 def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], list[str]]:
     """Read every `card.json` below the given directories, and the given card files, each once.
 
-    Returns:
-        The cards by file, in order of path, and one sentence for each file that cannot be read as a card.
-
-    Raises:
-        UserError: a directory does not exist.
+    Returns the cards by file, in order of path, and one sentence for each file that cannot be read as a card. A UserError
+    names a directory that does not exist.
     """
     found: set[Path] = set()
     for directory in map(Path, directories):
@@ -201,11 +186,7 @@ def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], lis
 
 
 def _check_types(value: Any, expected: Any, name: str, where: str) -> None:
-    """Compare a value from JSON with a type annotation: TypedDict, dict, list, Literal, `X | None` or a plain type.
-
-    Raises:
-        UserError: the first wrong part, by name.
-    """
+    """Compare a value from JSON with a type annotation: TypedDict, dict, list, Literal, `X | None` or a plain type."""
     origin, parts = get_origin(expected), get_args(expected)
     if expected is Any:
         return

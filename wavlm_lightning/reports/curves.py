@@ -18,7 +18,6 @@ class Series:
 
     @property
     def last(self) -> float:
-        """The value at the highest step."""
         return self.values[-1]
 
 
@@ -27,8 +26,7 @@ class Curves:
     """The curves of one run, by the names they were logged under.
 
     Example:
-        >>> curves = read_curves([Path("runs/demo/pretrain/metrics.csv")])
-        >>> curves["valid/loss"].last
+        >>> read_curves([Path("runs/demo/pretrain/metrics.csv")])["valid/loss"].last
         3.52
     """
 
@@ -60,16 +58,10 @@ class Curves:
 
 
 def read_curves(paths: Iterable[Path]) -> Curves:
-    """Read and merge the metric files of one run.
+    """Read and merge the metric files of one run, in the order in which they were written; missing files are empty.
 
     A run that was stopped and resumed leaves one file per start. Points are merged by name and step; if two files hold
     the same step, the later file wins, because a resumed run repeats the steps after its checkpoint.
-
-    Args:
-        paths: CSV files in the order in which they were written; a file that does not exist (yet) counts as empty.
-
-    Raises:
-        UserError: a file that has no `step` column, or a cell that is not a number.
     """
     points: dict[str, dict[int, float]] = {}
     for path in map(Path, paths):

@@ -47,13 +47,10 @@ def draw_perplexity(axes: "Axes", curves: Curves) -> None:
 def draw_results(
     axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[str], deviations: Mapping[str, float] | None = None
 ) -> None:
-    """Draw one task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
+    """Draw one task: a bar for each upstream, from top to bottom in the order of `upstreams`, the best in bold.
 
-    Args:
-        axes: what to draw on.
-        cards: the cards of one task, at most one per upstream.
-        upstreams: labels from top to bottom; an upstream without a card keeps an empty line.
-        deviations: label -> deviation over seeds, drawn as a whisker and written after the figure.
+    There is at most one card per upstream; an upstream without a card keeps an empty line. `deviations` over seeds are
+    drawn as whiskers and written after the figures.
     """
     by_label = {card.upstream["label"]: card for card in cards}
     best = _best(cards)
@@ -105,11 +102,7 @@ def draw_layers(
 ) -> None:
     """Draw layer weights in percent as a heat map: one row per task, one column per layer, 0 the transformer's input.
 
-    Args:
-        axes: what to draw on.
-        rows: name -> softmaxed weights; shorter rows end early.
-        title: the upstream's name.
-        darkest: the weight (0..1) of the darkest colour; by default the largest of these rows.
+    Shorter rows end early. `darkest` is the weight (0..1) of the darkest colour, by default the largest of these rows.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -151,18 +144,10 @@ def draw_lines(
     better: str = "",
     log: bool = False,
 ) -> None:
-    """Draw several runs over their steps; runs of one name become their mean.
+    """Draw (name, series) pairs over steps; several series of one name become their mean.
 
-    Seven names can be told apart by colour. With more, only the runs that end best and worst have a colour.
-
-    Args:
-        axes: what to draw on.
-        title: of the panel.
-        unit: of the values.
-        lines: (name, series) pairs.
-        order: all names of the report, so that one has the same colour everywhere.
-        better: "lower" or "higher"; says what best is.
-        log: draw values on a logarithmic scale.
+    `order` has all names of the report, so that one has the same colour everywhere. Seven names can be told apart by
+    colour; with more, only the runs that end best and worst have one, where `better` says "lower" or "higher".
     """
     merged = means(lines)
     colours = line_colours(merged, order, better)
@@ -187,10 +172,7 @@ def draw_lines(
 
 
 def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
-    """Average the series of each name over the steps that all of them have.
-
-    If they have no step in common, the first series is returned as it is.
-    """
+    """Average the series of each name over their common steps; without any, its first series is returned as it is."""
     groups: dict[str, list[Series]] = {}
     for name, series in lines:
         groups.setdefault(name, []).append(series)
@@ -223,15 +205,9 @@ def draw_rates(
     chosen: Mapping[str, float],
     order: Sequence[str],
 ) -> None:
-    """Draw test figures over learning rates, the chosen rate of each upstream as a large dot.
+    """Draw mean test figures over learning rates (upstream -> rate -> figure), the `chosen` rate as a large dot.
 
-    Args:
-        axes: what to draw on.
-        title: of the panel.
-        unit: of the figures.
-        lines: upstream -> learning rate -> mean test figure.
-        chosen: upstream -> the rate that validated best.
-        order: all upstreams of the report, so that one has the same colour everywhere.
+    `order` has all upstreams of the report, so that one has the same colour everywhere.
     """
     rates = sorted({rate for line in lines.values() for rate in line})
     many = len(order) > len(SERIES)
@@ -255,14 +231,9 @@ def draw_rates(
 def draw_radar(
     axes: "Axes", title: str, names: Sequence[str], own: Sequence[float], others: Sequence[Sequence[float]]
 ) -> None:
-    """Draw one upstream's figures on spokes, 0 at the centre and 1 at the rim, with the others' outlines in grey.
+    """Draw one upstream's figures on spokes, clockwise from the top, with the others' outlines in grey.
 
-    Args:
-        axes: what to draw on; ordinary axes, so that radars share a grid with other panels.
-        title: of the panel.
-        names: of the spokes, clockwise from the top; at least three.
-        own: a value per spoke, cut to 0..1.
-        others: the same for the other upstreams.
+    Values are cut to 0 (centre) to 1 (rim). The axes are ordinary ones, so that radars share a grid with other panels.
     """
     angles = [math.pi / 2 - 2 * math.pi * index / len(names) for index in range(len(names))]
 

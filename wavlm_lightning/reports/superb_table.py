@@ -45,12 +45,7 @@ def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
 
 
 def superb_table(results: Results, tasks: Sequence[str]) -> Table:
-    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold.
-
-    Args:
-        results: the cards.
-        tasks: the tasks to show, by their names on the board.
-    """
+    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold."""
     columns = columns_of(tasks)
     rows = {upstream: board_values(cards) for upstream, cards in results.items()}
     # Unit and direction are the same on every card of a task.
@@ -82,12 +77,7 @@ def superb_table(results: Results, tasks: Sequence[str]) -> Table:
 
 
 def board_verdict(results: Results, reservation: str | None = None) -> list[str]:
-    """Compare each upstream with the published rows, in a sentence or two.
-
-    Args:
-        results: the cards.
-        reservation: the reason why they must not be compared with the published rows; None if they may.
-    """
+    """Compare each upstream with the published rows, in a sentence or two; `reservation` says why that is not fair."""
     if reservation is not None:
         return [f"Not comparable with the published rows, so without Score and Rank: {reservation}."]
     lines = []

@@ -34,7 +34,6 @@ class Table:
     wide: bool = False
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown."""
         rule = ["---", *(["---:" if self.numeric else "---"] * (len(self.columns) - 1))]
         lines = [[_markdown(cell) for cell in self.columns], rule]
         lines += [[_markdown(cell) for cell in row] for row in self.rows]

@@ -78,12 +78,9 @@ def save_png(figure: "Figure", path: Path) -> Path:
 
 
 def to_svg(figure: "Figure", name: str, description: str) -> str:
-    """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, without links.
+    """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, no links.
 
-    Args:
-        figure: drawn inside `style`.
-        name: unique on the page, so that the element ids of two figures differ.
-        description: text for screen readers.
+    The name must be unique on the page, so that the element ids of two figures differ; screen readers read the description.
     """
     import matplotlib
 

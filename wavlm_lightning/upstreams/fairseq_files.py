@@ -24,15 +24,10 @@ LEGACY_PICKLES = 4
 
 
 class Inert:
-    """A placeholder for an object of an unknown class, which is not imported.
+    """A placeholder for an object of an unknown class, which is not imported."""
 
-    Attributes:
-        arguments: of its constructor.
-        state: its attributes.
-    """
-
-    arguments: tuple[Any, ...]
-    state: dict[str, Any]
+    arguments: tuple[Any, ...]  # of its constructor
+    state: dict[str, Any]  # its attributes
 
     def __new__(cls, *arguments: Any) -> Inert:
         inert = super().__new__(cls)
@@ -48,22 +43,14 @@ class Inert:
 
 
 def words(path: Path) -> set[str]:
-    """All strings in a PyTorch file, among them the names of its tensors; no tensor is read.
-
-    Raises:
-        UserError: the file was not written by torch.
-    """
+    """All strings in a PyTorch file, among them the names of its tensors; no tensor is read."""
     return _scan(path)[1]
 
 
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint in which every object that is not a tensor, container, string or number is an `Inert`.
 
-    Args:
-        path: of a file written by any version of fairseq, or converted from one.
-
-    Raises:
-        UserError: the file cannot be read this way.
+    Any version of fairseq may have written it. A UserError says if it cannot be read this way.
     """
     stubs: list[Any] = [(Inert, name) for name in _scan(path)[0]]
     try:

@@ -75,11 +75,9 @@ class HuggingFaceUpstream(WaveformEncoder):
         return json.dumps({"config": values, "normalize": self.normalize}, sort_keys=True, default=str)
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """`(batch, samples)` to `(batch, frames, channels)`."""
         return self.model.feature_extractor(waveforms).transpose(1, 2)
 
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
-        """See `WaveformEncoder`."""
         projected = self.model.feature_projection(features)
         if isinstance(projected, tuple):  # all models but HuBERT also return the normalised features
             projected = projected[0]
@@ -116,15 +114,7 @@ def _zero_padding(positional: nn.Module, padding: Tensor) -> Iterator[None]:
 
 
 def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None]:
-    """The model in fp32 on the CPU, and `do_normalize` of its preprocessor (None if it has none).
-
-    Args:
-        source: a name on the hub, or a folder.
-        overrides: fields of the configuration to change.
-
-    Raises:
-        UserError: the model cannot be loaded or is not supported.
-    """
+    """The model in fp32 on the CPU, from the hub or a folder, and its preprocessor's `do_normalize` (None without one)."""
     try:
         import transformers
     except ImportError as error:

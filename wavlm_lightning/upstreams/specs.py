@@ -68,9 +68,6 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
 def build(spec: str) -> Upstream:
     """Build the upstream of a specification; see `resolve`.
 
-    Raises:
-        UserError: the specification is wrong, or the upstream cannot be loaded.
-
     Example:
         >>> build("fbank").dim
         240

@@ -46,11 +46,7 @@ class Spectral(Upstream):
         return features
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """One layer, `(1, batch, frames, dim)`; each utterance is analysed before padding.
-
-        Raises:
-            UserError: an utterance is shorter than one window (400 samples).
-        """
+        """One layer, `(1, batch, frames, dim)`; each utterance is analysed before padding."""
         if int(lengths.min()) < SHORTEST:
             raise UserError(f"an utterance of {int(lengths.min())} samples is shorter than one window (400 samples)")
         rows = [self.features(row[:length]) for row, length in zip(waveforms, lengths.tolist(), strict=True)]

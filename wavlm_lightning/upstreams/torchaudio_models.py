@@ -62,14 +62,10 @@ class TorchaudioModel(WaveformEncoder):
         )
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """`(batch, samples)` to `(batch, frames, channels)`."""
         return self.front_end(waveforms, None)[0]
 
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
-        """See `WaveformEncoder`.
-
-        torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
-        """
+        # torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
         x = self.feature_projection(features)
         masks: dict[str, Tensor] = {}
         if padding.any():
@@ -123,11 +119,7 @@ def bundles() -> dict[str, Any]:
 
 
 def find_bundle(name: str) -> Any:
-    """The bundle of a name.
-
-    Raises:
-        UserError: there is no such bundle.
-    """
+    """The bundle of a name; a UserError lists the names."""
     known = bundles()
     if name not in known:
         hint = nearest(name.upper(), list(known)) or f"; it has {', '.join(sorted(known))}"
@@ -168,16 +160,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:
-    """A model with given weights; an output layer among them is left out.
+    """A model with given weights under torchaudio's names; an output layer among them is left out.
 
-    Args:
-        builder: `wav2vec2_model` or `wavlm_model`.
-        parameters: its arguments.
-        state: the weights under torchaudio's names.
-        path: of the weights, for messages.
-
-    Raises:
-        UserError: the weights do not fit.
+    `builder` is `wav2vec2_model` or `wavlm_model`. A UserError says if the weights, read from `path`, do not fit.
     """
     with torch.random.fork_rng(
         devices=[]

@@ -131,10 +131,8 @@ def pretraining_panels(
 ) -> tuple[list[Draw], tuple[float, float]]:
     """The curves of one run in detail, or those of several runs together; gradient norm, rank and speed of both.
 
-    Args:
-        runs: any number of runs.
-        group_seeds: runs whose names differ only by a number at the end become their mean.
-        upstreams: rows of the report; a run with the name of one gets its colour.
+    `group_seeds`: runs whose names differ only by a number at the end become their mean. A run with the name of one of
+    the `upstreams` gets its colour.
     """
     if not runs:
         return [], line_size(1)

@@ -19,12 +19,7 @@ def centre(weights: Sequence[float]) -> float:
 
 
 def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float]]) -> str:
-    """Whether speaker tasks weigh lower layers than content tasks.
-
-    Args:
-        speaker: layer weights of each speaker task, at least one.
-        content: the same of content tasks.
-    """
+    """Whether speaker tasks weigh lower layers than content tasks, from the layer weights of at least one task each."""
     low = [centre(weights) / (len(weights) - 1) for weights in speaker]
     high = [centre(weights) / (len(weights) - 1) for weights in content]
     if abs(fmean(high) - fmean(low)) < LEVEL:

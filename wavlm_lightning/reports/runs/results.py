@@ -19,17 +19,11 @@ SEED = re.compile(r"[-_ ]?\d+$")
 
 @dataclass(frozen=True)
 class Result:
-    """One cell of the tables: a task on an upstream.
+    """One cell of the tables: a task on an upstream."""
 
-    Args:
-        cards: one per seed.
-        files: the file of each card.
-        rates: learning rate -> test values of the headline, one per seed, in the unit of the metric.
-    """
-
-    cards: Sequence[ResultCard]
-    files: Sequence[Path]
-    rates: Mapping[float, Sequence[float]]
+    cards: Sequence[ResultCard]  # one per seed
+    files: Sequence[Path]  # of the cards
+    rates: Mapping[float, Sequence[float]]  # learning rate -> test values of the headline, one per seed
 
     @cached_property
     def card(self) -> ResultCard:
@@ -65,19 +59,12 @@ class Column:
 
 @dataclass
 class Collection:
-    """All results of a report.
+    """All results of a report."""
 
-    Args:
-        results: upstream -> task -> result.
-        files: file -> card, of every card that could be read.
-        counted: the files whose cards make the results; the others are folds, losing learning rates and older runs.
-        problems: a sentence for each thing that was left out.
-    """
-
-    results: dict[str, dict[str, Result]] = field(default_factory=dict)
-    files: dict[Path, ResultCard] = field(default_factory=dict)
-    counted: set[Path] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)  # upstream -> task -> result
+    files: dict[Path, ResultCard] = field(default_factory=dict)  # every card that could be read
+    counted: set[Path] = field(default_factory=set)  # the rest are folds, losing learning rates and older runs
+    problems: list[str] = field(default_factory=list)  # a sentence for each thing that was left out
 
     @property
     def tasks(self) -> list[str]:
@@ -112,12 +99,7 @@ def collect(
 
     A card in a subfolder of another card's folder, of the same task and upstream, is a part of that card. Runs whose
     corpus, length or protocol differs from the newest run of the same task and upstream are left out and reported.
-
-    Args:
-        files: file -> card, in order of path.
-        problems: sentences about cards that could not be read.
-        name: makes the text for a path in sentences.
-        group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+    `name` makes the text for a path in sentences.
     """
     collection = Collection(files=dict(files), problems=list(problems))
     cards = _combined(_without_copies(files, collection.problems, name), collection.problems, name)
@@ -250,11 +232,8 @@ def row_names(
 ) -> dict[tuple[str, str], str]:
     """Name the rows of a report: (label, `weights_of`) of each upstream -> name.
 
-    Args:
-        cards: the results.
-        problems: gets a sentence if one label names several encoders, or labels look like seeds.
-        group_seeds: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do
-            different weights of one label.
+    `group_seeds`: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do different
+    weights of one label.
     """
     hashes: dict[str, list[str]] = {}
     for card in cards:

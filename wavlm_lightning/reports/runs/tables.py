@@ -96,12 +96,7 @@ def reservations(collection: Collection, official: Official) -> dict[str, str]:
 
 
 def board_table(collection: Collection, reserved: Mapping[str, str]) -> Table:
-    """The published rows and ours: complete official rows placed by Score, the others at the end without Score.
-
-    Args:
-        collection: the results.
-        reserved: upstreams that may not be compared.
-    """
+    """The published rows and ours: complete official rows placed by Score, the others at the end without Score."""
     ranked: list[tuple[float, list[Cell]]] = [
         (entry.score or 0, _board_row(Cell(entry.name), str(entry.score), f"{entry.rank:.2f}", entry.values))
         for entry in published_entries()
