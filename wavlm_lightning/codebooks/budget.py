@@ -16,7 +16,7 @@ def default_budget_gib() -> float:
 
 
 def _limits(membership: Path, root: Path) -> list[int]:
-    """Memory limits in bytes of the control groups in `/proc/PID/cgroup`, innermost first, from their mount point `root`."""
+    """Memory limits in bytes of the control groups in `/proc/PID/cgroup`, innermost first; they are mounted at `root`."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:

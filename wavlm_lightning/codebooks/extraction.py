@@ -72,7 +72,7 @@ class UtteranceSample:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def features(self, jobs: int | None = 1, keep: Path | None = None) -> np.ndarray:
-        """All features float32 `(frames, dim)`, in the order of the draw; with `jobs=None`, audio and machine set the processes.
+        """All features float32 `(frames, dim)`, in the order of the draw; `jobs=None` chooses by audio and machine.
 
         The folder `keep` holds the features of each group, which are reused after an interruption.
         """
@@ -123,7 +123,7 @@ class Extractor:
         self.split, self.source, self.wanted = split, source, wanted
 
     def __call__(self, task: tuple[np.ndarray, np.ndarray, Path | None]) -> np.ndarray:
-        """Features float32 `(frames, dim)` of a task: utterances, frames of each, and the file to keep the features in."""
+        """Features float32 `(frames, dim)` of a task: utterances, frames of each, file to keep the features in."""
         numbers, frames, kept = task
         if kept is not None and (features := _found(kept, int(frames.sum()))) is not None:
             return features if self.wanted else features[:0]

@@ -30,8 +30,8 @@ def extract_part(
 ) -> int:
     """Extract and keep a part of the features that `fit_kmeans` needs, and return its number of groups of utterances.
 
-    So several machines share the work. All arguments but `part` must be those of the later `fit_kmeans`, `memory_gib` as
-    well, because it limits the number of utterances.
+    So several machines share the work. All arguments but `part` must be those of the later `fit_kmeans`; so must
+    `memory_gib`, because it limits the number of utterances.
     """
     return _draw(corpus, source, split, share, memory_gib, seed).extract(part, keep, jobs)
 

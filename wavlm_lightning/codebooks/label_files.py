@@ -70,8 +70,8 @@ class LabelHead:
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
     """Check that a label file belongs to a shard, whose utterances have `samples`, and to the label set of `head`.
 
-    `again` is the command that makes the labels again. A missing file of a remote corpus is a FileNotFoundError, and can be
-    downloaded again; everything else is a UserError.
+    `again` is the command that makes the labels again. A missing file of a remote corpus is a FileNotFoundError, since it
+    can be downloaded again; everything else is a UserError.
     """
     try:
         found = LabelHead.read(path)

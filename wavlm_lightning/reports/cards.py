@@ -167,8 +167,8 @@ class ResultCard:
 def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], list[str]]:
     """Read every `card.json` below the given directories, and the given card files, each once.
 
-    Returns the cards by file, in order of path, and one sentence for each file that cannot be read as a card. A UserError
-    names a directory that does not exist.
+    Returns the cards by file, in order of path, and one sentence for each file that is not readable as a card. A missing
+    directory is a UserError.
     """
     found: set[Path] = set()
     for directory in map(Path, directories):

@@ -80,7 +80,8 @@ def save_png(figure: "Figure", path: Path) -> Path:
 def to_svg(figure: "Figure", name: str, description: str) -> str:
     """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, no links.
 
-    The name must be unique on the page, so that the element ids of two figures differ; screen readers read the description.
+    The name must be unique on the page, so that the element ids of two figures differ; the description is for screen
+    readers.
     """
     import matplotlib
 

@@ -184,7 +184,7 @@ class FeatureCache:
         """Compute the features of a shard that are not in the cache, and return the files.
 
         Several runs may share a cache: one computes a file while the others wait for it. After a kill, the next call
-        continues with the first missing file. Only utterances of at most `longest` samples will be read; a forward takes
+        continues with the first missing file. Only utterances of at most `longest` samples will be read. A forward takes
         `batch_seconds` of audio, padding counted.
         """
         paths = []

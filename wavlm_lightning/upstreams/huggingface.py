@@ -114,7 +114,7 @@ def _zero_padding(positional: nn.Module, padding: Tensor) -> Iterator[None]:
 
 
 def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None]:
-    """The model in fp32 on the CPU, from the hub or a folder, and its preprocessor's `do_normalize` (None without one)."""
+    """The model in fp32 on the CPU, from the hub or a folder, and `do_normalize` of its preprocessor, if any."""
     try:
         import transformers
     except ImportError as error:

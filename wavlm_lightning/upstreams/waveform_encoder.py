@@ -50,8 +50,8 @@ class WaveformEncoder(Upstream):
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
         """Convolved features `(batch, frames, channels)` to the hidden states, each `(batch, frames, dim)`.
 
-        These are the input of every block, then the encoder's output (after the final norm, if there is one); values are
-        arbitrary where `padding` `(batch, frames)` is true. s3prl's `upstream/hubert/expert.py` hooks the same places.
+        These are the input of every block, then the encoder's output (after the final norm, if there is one). Values where
+        `padding` `(batch, frames)` is true are arbitrary. s3prl's `upstream/hubert/expert.py` hooks the same places.
         """
 
     def frames(self, lengths: Tensor) -> Tensor:

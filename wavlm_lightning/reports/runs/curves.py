@@ -63,7 +63,7 @@ class PretrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingFacts:
-    """Facts of a pre-training run from its corpus, labels and checkpoint, which its curves do not hold. All are optional."""
+    """Facts of a pre-training run that its curves do not hold: of corpus, labels and checkpoint. All are optional."""
 
     corpus: str = ""  # its name, and how it was made
     minutes: float | None = None  # of audio in the training split
