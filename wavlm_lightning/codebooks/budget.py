@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-SHARE = 4
-"""Features get a quarter; the rest is for encoders (one per process), the page cache and other processes."""
+SHARE = 4  # features get a quarter; the rest is for encoders (one per process), the page cache and other processes
 
 
 def default_budget_gib() -> float:
@@ -24,10 +23,10 @@ def _limits(membership: Path, root: Path) -> list[int]:
     limits = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        # cgroup v2 has a single tree without controller names; v1 has a tree for memory.
-        tree, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
         if controllers and "memory" not in controllers.split(","):
             continue
+        # cgroup v2 has a single tree without controller names; v1 has a tree for memory.
+        tree, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
         inner = Path(group.lstrip("/"))
         for folder in (inner, *inner.parents):
             try:

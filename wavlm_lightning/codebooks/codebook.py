@@ -60,15 +60,8 @@ class Codebook:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_bytes(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
-        body = {
-            "format": FORMAT,
-            "kind": "kmeans",
-            "size": self.size,
-            "rate": self.rate,
-            "features": self.features,
-            "fitted": self.fitted,
-            "sha256": self.sha256,
-        }
+        body = {"format": FORMAT, "kind": "kmeans", "size": self.size, "rate": self.rate}
+        body |= {"features": self.features, "fitted": self.fitted, "sha256": self.sha256}
         write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode())
 
     @classmethod

@@ -26,8 +26,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
 from wavlm_lightning.system.worker_pool import in_order
 
+# Audio per task: 18 MB of features of a Base model, which wait in memory and are kept on disk as one file.
 GROUP_SECONDS = 120.0
-"""Audio per task: 18 MB of features of a Base model, which wait in memory and are kept on disk as one file."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class UtteranceSample:
 
     def extract(self, part: JobShard, keep: Path, jobs: int | None = 1) -> int:
         """Extract and keep the features of a part of the groups, for a later call of `features`; return the number."""
-        mine = part.deal(range(len(self.groups)))
-        return sum(1 for _ in self._read(mine, jobs, keep, wanted=False))
+        return sum(1 for _ in self._read(part.deal(range(len(self.groups))), jobs, keep, wanted=False))
 
     def _read(
         self, numbers: range | list[int], jobs: int | None, keep: Path | None, wanted: bool = True

@@ -13,9 +13,8 @@ import torch
 from wavlm_lightning.system.errors import UserError
 
 Item = TypeVar("Item")
-
+# Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features.
 HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
-"""Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from wavlm_lightning.data.remote.safetensors_header import header_end, parse_hea
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 
-BEGINNING = 4096
-"""Bytes read first: header and starts of a shard of half an hour; for larger shards the rest is read as well."""
+BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
 
 
 def labels_directory(corpus: Corpus, name: str) -> Path:

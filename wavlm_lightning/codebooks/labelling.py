@@ -24,8 +24,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
 from wavlm_lightning.system.worker_pool import in_order
 
-Place = tuple[str, int]
-"""A split, and the number of a shard in it."""
+Place = tuple[str, int]  # a split, and the number of a shard in it
 
 
 def label_corpus(
@@ -66,8 +65,7 @@ def label_corpus(
     _write_head(directory / "labels.json", codebook)
     opened = {split: corpus.split(split) for split in splits or corpus.splits}
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
-    summaries = {split: corpus.body["splits"][split]["shards"] for split in opened}
-    samples = {(split, number): summaries[split][number]["samples"] for split, number in mine}
+    samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
         (split, number)
         for split, number in mine
@@ -123,9 +121,7 @@ def _write_head(path: Path, codebook: Codebook) -> None:
         # by the hash in its label files.
         write_bytes(path, json.dumps(body).encode())
     elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
-        raise UserError(
-            f"{path.parent}: contains labels of another codebook; choose another --name or remove the folder"
-        )
+        raise UserError(f"{path.parent}: has labels of another codebook; choose another --name or remove the folder")
 
 
 def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:

@@ -20,15 +20,13 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     first = cards[0]
     if len(cards) == 1:
         return replace(first, details=dict(first.details))
-    metrics: dict[str, MetricValue] = {}
-    for name, value in first.metrics.items():
-        metrics[name] = {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
+    metrics: dict[str, MetricValue] = {
+        name: {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
+        for name, value in first.metrics.items()
+    }
     spread = statistics.stdev(card.value for card in cards)
     metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
-    selection: Selection | None = None
-    if first.selection is not None:
-        selection = {**first.selection, "value": validation(cards)}
-    weights = [list(column) for column in zip(*(card.layer_weights for card in cards), strict=True)]
+    selection: Selection | None = first.selection and {**first.selection, "value": validation(cards)}
     return replace(
         first,
         metrics=metrics,
@@ -39,7 +37,7 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
             "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
         },
         selection=selection,
-        layer_weights=[statistics.fmean(column) for column in weights],
+        layer_weights=[statistics.fmean(each) for each in zip(*(card.layer_weights for card in cards), strict=True)],
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
         created=max(card.created for card in cards),
         details={"folds": {card.corpus["split"]: card.value for card in cards}},

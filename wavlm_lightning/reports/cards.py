@@ -138,14 +138,11 @@ class ResultCard:
         except FileNotFoundError:
             raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"{path} cannot be read as a result card ({error}); delete it and test the run again"
-            ) from None
+            problem = f"cannot be read as a result card ({error}); delete it and test the run again"
+            raise UserError(f"{path} {problem}") from None
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
-            raise UserError(
-                f"{path} has format {found!r}, this version reads {FORMAT!r}; test the run again with this version"
-            )
+            raise UserError(f"{path} has format {found!r}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
@@ -175,8 +172,7 @@ def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], lis
         if not directory.exists():
             raise UserError(f"{directory} does not exist; give the directory of a run, or one that holds several runs")
         found.update(path.resolve() for path in ([directory] if directory.is_file() else directory.rglob(CARD_NAME)))
-    cards: dict[Path, ResultCard] = {}
-    problems = []
+    cards, problems = {}, []
     for path in sorted(found):
         try:
             cards[path] = ResultCard.read(path)

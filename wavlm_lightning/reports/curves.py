@@ -20,6 +20,10 @@ class Series:
     def last(self) -> float:
         return self.values[-1]
 
+    def scaled(self, factor: float) -> "Series":
+        """The values times a factor: curves hold fractions, pages show percentages."""
+        return Series(self.steps, [factor * value for value in self.values])
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -46,10 +50,8 @@ class Curves:
 
     def get(self, name: str) -> Series | None:
         """The series logged as `name`, or as Lightning's `name_step` or `name_epoch`; None if there is none."""
-        for candidate in (name, f"{name}_step", f"{name}_epoch"):
-            if candidate in self.series:
-                return self.series[candidate]
-        return None
+        candidates = (name, f"{name}_step", f"{name}_epoch")
+        return next((self.series[each] for each in candidates if each in self.series), None)
 
     @property
     def last_step(self) -> int:
@@ -68,11 +70,7 @@ def read_curves(paths: Iterable[Path]) -> Curves:
         if path.is_file():
             for name, step, value in _read_points(path):
                 points.setdefault(name, {})[step] = value
-    merged = {}
-    for name, by_step in points.items():
-        steps = sorted(by_step)
-        merged[name] = Series(steps, [by_step[step] for step in steps])
-    return Curves(merged)
+    return Curves({name: Series(sorted(some), [some[step] for step in sorted(some)]) for name, some in points.items()})
 
 
 def _read_points(path: Path) -> list[tuple[str, int, float]]:

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Draw = Callable[["Axes"], object]
-"""A panel: a function that draws on the axes it gets (see `plots`)."""
-
-PANEL = (4.0, 3.3)
-"""Width and height of a panel in inches: on a phone it fills the width at about its natural size."""
+Draw = Callable[["Axes"], object]  # a panel: a function that draws on the axes it gets (see `plots`)
+PANEL = (4.0, 3.3)  # inches: on a phone a panel fills the width at about its natural size
 
 
 def arrange(panels: Sequence[Draw], columns: int = 3, size: tuple[float, float] = PANEL) -> "Figure":

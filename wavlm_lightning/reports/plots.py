@@ -14,34 +14,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN, VALID = SERIES[1], SERIES[0]
-LONGEST_NAME = 24
-"""Letters of an upstream's name that fit a legend or an axis."""
+LONGEST_NAME = 24  # letters of an upstream's name that fit a legend or an axis
 
 
 def draw_loss(axes: "Axes", curves: Curves) -> None:
     """Draw training and validation loss in nats over steps."""
-    drawn = _line(axes, curves.get("train/loss"), TRAIN, "train", thin=True)
-    drawn |= _line(axes, curves.get("valid/loss"), VALID, "held out")
-    _finish_curves(axes, "Loss", "nats", curves, drawn)
+    _draw_curves(axes, "Loss", "nats", curves, [("train/loss", TRAIN, "train"), ("valid/loss", VALID, "held out")])
 
 
 def draw_accuracy(axes: "Axes", curves: Curves) -> None:
     """Draw masked and unmasked accuracy in percent; a dashed line shows what the commonest label alone scores."""
-    drawn = _line(axes, _percent(curves.get("train/masked_accuracy")), TRAIN, "masked, train", thin=True)
-    drawn |= _line(axes, _percent(curves.get("valid/unmasked_accuracy")), SERIES[3], "unmasked, held out")
-    drawn |= _line(axes, _percent(curves.get("valid/masked_accuracy")), VALID, "masked, held out")
-    if drawn:
-        _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
-    _finish_curves(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
+    lines = [
+        ("train/masked_accuracy", TRAIN, "masked, train"),
+        ("valid/unmasked_accuracy", SERIES[3], "unmasked, held out"),
+        ("valid/masked_accuracy", VALID, "masked, held out"),
+    ]
+    level = ("valid/majority_accuracy", "commonest label", " %")
+    _draw_curves(axes, "Label accuracy", "%", curves, lines, level, factor=100)
 
 
 def draw_perplexity(axes: "Axes", curves: Curves) -> None:
     """Draw how many labels the predictions use (perplexity of their mean), and the perplexity of the targets."""
-    drawn = _line(axes, curves.get("train/perplexity"), TRAIN, "train", thin=True)
-    drawn |= _line(axes, curves.get("valid/perplexity"), VALID, "held out")
-    if drawn:
-        _level(axes, curves.get("valid/target_perplexity"), "targets")
-    _finish_curves(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
+    lines = [("train/perplexity", TRAIN, "train"), ("valid/perplexity", VALID, "held out")]
+    level = ("valid/target_perplexity", "targets", "")
+    _draw_curves(axes, "Codebook perplexity", "labels in use", curves, lines, level)
 
 
 def draw_results(
@@ -166,8 +162,8 @@ def draw_lines(
     axes.set_xlim(0, max(1, max(series.steps[-1] for series in merged.values())))
     if log:
         axes.set_yscale("log")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(lambda value, _: f"{value:g}")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(lambda value, _: f"{value:g}")
     _finish(axes)
 
 
@@ -180,10 +176,8 @@ def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
     for name, some in groups.items():
         points = [dict(zip(series.steps, series.values, strict=True)) for series in some]
         steps = [step for step in some[0].steps if all(step in other for other in points)]
-        if steps:
-            merged[name] = Series(steps, [fmean(other[step] for other in points) for step in steps])
-        else:
-            merged[name] = some[0]
+        mean = Series(steps, [fmean(other[step] for other in points) for step in steps])
+        merged[name] = mean if steps else some[0]
     return merged
 
 
@@ -284,38 +278,26 @@ def _best(cards: Sequence[ResultCard]) -> str | None:
     return f"{min(values) if cards[0].main['better'] == 'lower' else max(values):.1f}"
 
 
-def _line(axes: "Axes", series: Series | None, colour: str, label: str, thin: bool = False) -> bool:
-    if series is None:
-        return False
-    # A single point draws no line; a dot shows that the run has begun.
-    marker = "o" if len(series.steps) == 1 else ""
-    values = _running_mean(series.values) if thin else series.values
-    axes.plot(
-        series.steps, values, color=colour, label=label, marker=marker,
-        linewidth=1.2 if thin else 2, alpha=0.85 if thin else 1,
-    )  # fmt: skip
-    return True
-
-
-def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
-    """Mean over up to `width` neighbours: each logged training value is of one batch, and the trend matters."""
-    half = width // 2
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
-
-
-def _level(axes: "Axes", series: Series | None, label: str, unit: str = "") -> None:
-    if series is not None:
-        axes.axhline(
-            series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"{label} {series.last:.3g}{unit}"
-        )
-
-
-def _percent(series: Series | None) -> Series | None:
-    return None if series is None else Series(series.steps, [100 * value for value in series.values])
-
-
-def _finish_curves(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, from_zero: bool = False) -> None:
+def _draw_curves(
+    axes: "Axes",
+    title: str,
+    unit: str,
+    curves: Curves,
+    lines: Sequence[tuple[str, str, str]],
+    level: tuple[str, str, str] | None = None,
+    factor: float = 1,
+) -> None:
+    """Draw the (series, colour, label) lines that are logged, and a dashed line at the last value of a `level`."""
+    drawn = False
+    for key, colour, label in lines:
+        if (series := curves.get(key)) is None:
+            continue
+        drawn, series, train = True, series.scaled(factor), key.startswith("train/")
+        axes.plot(
+            series.steps, _running_mean(series.values) if train else series.values, color=colour, label=label,
+            marker="o" if len(series.steps) == 1 else "",  # a single point draws no line; a dot shows that the run has begun
+            linewidth=1.2 if train else 2, alpha=0.85 if train else 1,
+        )  # fmt: skip
     axes.set_title(title)
     axes.tick_params(length=0)
     if not drawn:
@@ -323,14 +305,24 @@ def _finish_curves(axes: "Axes", title: str, unit: str, curves: Curves, drawn: b
         axes.set_xticks([])
         axes.set_yticks([])
         return
+    if level is not None and (series := curves.get(level[0])) is not None:
+        text = f"{level[1]} {factor * series.last:.3g}{level[2]}"
+        axes.axhline(factor * series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=text)
     axes.set_xlabel("step")
     axes.set_ylabel(unit)
     axes.set_xlim(0, max(1, curves.last_step))
     axes.margins(y=0.08)
-    if from_zero:
-        axes.set_ylim(bottom=0)
+    if level is not None:
+        axes.set_ylim(bottom=0)  # a share or a count starts at zero, a loss does not
     axes.spines["left"].set_color(GRID)
     _legend_below(axes)
+
+
+def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
+    """Mean over up to `width` neighbours: each logged training value is of one batch, and the trend matters."""
+    half = width // 2
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def _apart(rates: Sequence[float]) -> list[float]:

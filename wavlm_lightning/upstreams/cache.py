@@ -36,12 +36,9 @@ from wavlm_lightning.upstreams.base import Upstream
 
 Level = Literal["utterance", "frame"]
 FORMAT = 2
-HALF_MAX = 65504.0
-"""Largest float16."""
-PIECE_SECONDS = 600.0
-"""Approximate seconds of audio per file: the most that a killed run loses."""
-BLANK = "0" * 64
-"""Stands in a file's header for its hash while the hash is computed."""
+HALF_MAX = 65504.0  # largest float16
+PIECE_SECONDS = 600.0  # audio per file, about: the most that a killed run loses
+BLANK = "0" * 64  # stands in a file's header for its hash while the hash is computed
 
 
 class AudioShard(Protocol):
@@ -115,9 +112,7 @@ class FeatureCache:
         context: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         if not upstream.frozen:
-            raise UserError(
-                "cache: the upstream is trained (frozen: false), so its features change; switch the cache off"
-            )
+            raise UserError("cache: features of a trained upstream (frozen: false) change; switch the cache off")
         self.upstream, self.level, self.context = upstream, level, context
         self.budget_gib, self.factor = budget_gib, factor
         content = [FORMAT, upstream.fingerprint(), level, factor, precision]
@@ -270,7 +265,8 @@ def _half_precision(hidden: Tensor) -> Tensor:
 
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
     """Write a safetensors file whose metadata are `facts` and `sha256`, the hash of the file with that hash blanked."""
-    # Only the owner of the lock writes, so a fixed temporary name is safe: a killed run's file is overwritten.
+    # Only the owner of the lock writes, so a fixed temporary name is safe: a killed run's file is overwritten. A process
+    # that has the old file open continues to read the old one.
     with atomic_write(path, temporary=path.with_suffix(".tmp"), durable=True) as temporary:
         save_file(tensors, temporary, metadata={**facts, "sha256": BLANK})
         header, digest = _hash(temporary)

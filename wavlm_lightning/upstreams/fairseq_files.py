@@ -19,8 +19,7 @@ import torch
 
 from wavlm_lightning.system.errors import UserError
 
-LEGACY_PICKLES = 4
-"""Before torch 1.6 a file was a sequence of pickles: magic number, version, system, and then the content."""
+LEGACY_PICKLES = 4  # before torch 1.6 a file was a sequence of pickles: magic number, version, system, content
 
 
 class Inert:
@@ -93,9 +92,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 record = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                pickles = [archive.read(record)]
-            for content in pickles:
-                _scan_one(content, names, strings)
+                _scan_one(archive.read(record), names, strings)
         else:
             with path.open("rb") as stream:
                 for _ in range(LEGACY_PICKLES):

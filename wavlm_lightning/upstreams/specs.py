@@ -87,10 +87,10 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
         return _ours(name), dict(arguments)
     if spec in PRESETS:
         return _ours("WavLMUpstream"), {"source": spec, "label": f"random weights ({spec})"}
-    kind, colon, rest = spec.partition(":")
-    if colon and kind == "hf" and rest:
+    kind, _, rest = spec.partition(":")
+    if kind == "hf" and rest:
         return _ours("HuggingFaceUpstream"), {"source": rest}
-    if colon and kind == "torchaudio" and rest:
+    if kind == "torchaudio" and rest:
         find_bundle(rest)
         return _ours("TorchaudioUpstream"), {"bundle": rest}
     path = Path(spec).expanduser()

@@ -10,8 +10,7 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
-SHORTEST = 400
-"""Samples of one analysis window; shorter utterances have no frame."""
+SHORTEST = 400  # samples of one analysis window; shorter utterances have no frame
 
 
 class Spectral(Upstream):

@@ -19,8 +19,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
-BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
-"""`_model_type` of a bundle -> the function that builds the model."""
+BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}  # by `_model_type` of a bundle
 
 
 class TorchaudioModel(WaveformEncoder):
@@ -47,9 +46,8 @@ class TorchaudioModel(WaveformEncoder):
         self.transformer = model.encoder.transformer
         self.dim = self.transformer.pos_conv_embed.embed_dim
         self.num_layers = len(self.transformer.layers) + 1
-        self.describe_convolutions(
-            [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers], self.front_end
-        )
+        layers = [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers]
+        self.describe_convolutions(layers, self.front_end)
         self.freeze()
 
     def settings(self) -> str:
@@ -136,27 +134,18 @@ def _download(bundle: Any, name: str) -> Wav2Vec2Model:
             f"torchaudio:{name}: its weights could neither be read from the torch hub cache nor downloaded "
             f"({type(error).__name__}); fetch them where there is a network and give weights=FILE"
         ) from error
-    return (
-        model if isinstance(model, Wav2Vec2Model) else model.model
-    )  # its wrapper normalises over the whole batch, padding included
+    # The wrapper of some models normalises over the whole batch, padding included.
+    return model if isinstance(model, Wav2Vec2Model) else model.model
 
 
 def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
     if not path.is_file():
         raise UserError(f"torchaudio:{name}: no file {path}; weights is the state dict of that model")
-    return build(BUILDERS[bundle._model_type], bundle._params, read_state(path), path)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, under current parameter names.
-
-    Raises:
-        UserError: the file does not hold a state dict.
-    """
     try:
-        return rename(read_tensors(path))
+        state = rename(read_tensors(path))
     except CheckpointError as error:
         raise UserError(str(error)) from error
+    return build(BUILDERS[bundle._model_type], bundle._params, state, path)
 
 
 def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:
@@ -164,9 +153,8 @@ def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], pa
 
     `builder` is `wav2vec2_model` or `wavlm_model`. A UserError says if the weights, read from `path`, do not fit.
     """
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random weights are overwritten, so the caller's random numbers should not change
+    # The random weights are overwritten, so the caller's random numbers should not change.
+    with torch.random.fork_rng(devices=[]):
         model = builder(**{**parameters, "aux_num_out": None})
     state = {name: tensor for name, tensor in state.items() if not name.startswith("aux.")}
     try:

@@ -16,8 +16,7 @@ from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
-ENCODER_KEY = "wavlm_config"
-"""Key of the encoder's configuration in a pre-training checkpoint."""
+ENCODER_KEY = "wavlm_config"  # of the encoder's configuration in a pre-training checkpoint
 
 
 def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:

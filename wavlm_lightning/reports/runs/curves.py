@@ -104,7 +104,7 @@ def find_pretraining(
         for path in Path(directory).rglob(CURVES) if Path(directory).is_dir() else ():
             parents = path.resolve().parents
             folders.add(parents[2] if parents[1].name == "curves" else parents[0])
-    found: list[tuple[Path, Curves]] = []
+    found: dict[Path, Curves] = {}
     for folder in sorted(folders):
         if (folder / CARD_NAME).is_file() or folder in heads:
             continue
@@ -114,11 +114,11 @@ def find_pretraining(
             problems.append(str(error))
             continue
         if any(key in curves for key in _PRETRAINING):
-            found.append((folder, curves))
+            found[folder] = curves
         elif curves:
             problems.append(f"{name(folder)} has curves but no result card; `wavlm test` writes one.")
-    names = _short_names([folder for folder, _ in found])
-    return [_run(names[folder], folder, curves) for folder, curves in found]
+    names = _short_names(list(found))
+    return [_run(names[folder], folder, curves) for folder, curves in found.items()]
 
 
 def health(curves: Curves, name: str) -> Series | None:

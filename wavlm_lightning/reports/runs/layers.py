@@ -7,9 +7,7 @@ from wavlm_lightning.reports.runs.results import Result
 from wavlm_lightning.reports.tables import Cell, Table
 
 SPEAKER, CONTENT = ("SID", "SV", "SD"), ("PR", "ASR", "KS", "IC", "SF")
-# A tenth of a layer of WavLM Base; smaller differences do not count as an order.
-LEVEL = 0.1 / 12
-
+LEVEL = 0.1 / 12  # a tenth of a layer of WavLM Base; smaller differences do not count as an order
 HOLDS, ON_AVERAGE, NO_ORDER, REVERSED = "holds", "on average only", "no clear order", "the reverse"
 
 

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,8 +14,7 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.system.errors import UserError
 
-SEED = re.compile(r"[-_ ]?\d+$")
-"""The number at the end of a label that names a seed: "full-0", "full-1"."""
+SEED = re.compile(r"[-_ ]?\d+$")  # the number at the end of a label that names a seed: "full-0", "full-1"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Result:
         even = len({len(some) for some in weights}) == 1
         mean = [statistics.fmean(column) for column in zip(*weights, strict=True)] if even else first.layer_weights
         return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
+
+    def value(self, metric: str) -> float:
+        """The mean over the seeds, in the unit of the metric."""
+        return self.card.metrics[metric]["value"]
 
     def deviation(self, metric: str) -> float | None:
         """Sample standard deviation over the seeds, in the unit of the metric; None for a single seed."""
@@ -77,13 +81,24 @@ class Collection:
         """The board's metrics of SUPERB's tasks, and the headline of every other task."""
         columns: dict[tuple[str, str], Column] = {}
         for task in self.tasks:
-            for row in self.results.values():
-                if task in row:
-                    card = row[task].card
-                    for name in board_metrics(card) or [card.headline]:
-                        metric = card.metrics[name]
-                        columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
+            for card in (row[task].card for row in self.results.values() if task in row):
+                for name in board_metrics(card) or [card.headline]:
+                    metric = card.metrics[name]
+                    columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
         return list(columns.values())
+
+    @property
+    def cards(self) -> list[ResultCard]:
+        """The cards of all results, one per seed."""
+        return [card for row in self.results.values() for result in row.values() for card in result.cards]
+
+    def of_task(self, task: str) -> dict[str, Result]:
+        """Upstream -> result, for the upstreams with a result on a task."""
+        return {upstream: row[task] for upstream, row in self.results.items() if task in row}
+
+    def of_column(self, column: Column) -> dict[str, Result]:
+        """Upstream -> result, for the upstreams with a figure in a column."""
+        return {name: each for name, each in self.of_task(column.task).items() if column.metric in each.card.metrics}
 
 
 def board_metrics(card: ResultCard) -> list[str]:
@@ -134,9 +149,9 @@ def _without_copies(
         twin = next((o for o in alike if kept[o] == card and not path.parent.is_relative_to(o.parent)), None)
         if twin is not None:
             problems.append(f"{name(path)} is a copy of {name(twin)} and is left out.")
-            continue
-        alike.append(path)
-        kept[path] = card
+        else:
+            alike.append(path)
+            kept[path] = card
     return kept
 
 
@@ -152,13 +167,12 @@ def _combined(
     result = dict(cards)
     for parent, folds in folders.items():
         some = [cards[path] for path in folds]
-        if len(some) == 1 or len({(card.task, card.upstream["label"]) for card in some}) > 1:
-            continue
-        for path in folds:
-            del result[path]
-        result[folds[0]] = combine_folds(some)
-        if len(some) != 5:
-            problems.append(f"{name(parent)} has {len(some)} folds instead of five; the mean is over these.")
+        if len(some) > 1 and len({(card.task, card.upstream["label"]) for card in some}) == 1:
+            for path in folds:
+                del result[path]
+            result[folds[0]] = combine_folds(some)
+            if len(some) != 5:
+                problems.append(f"{name(parent)} has {len(some)} folds instead of five; the mean is over these.")
     return dict(sorted(result.items()))
 
 
@@ -235,11 +249,9 @@ def row_names(
     `group_seeds`: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do different
     weights of one label.
     """
-    hashes: dict[str, list[str]] = {}
+    hashes: dict[str, dict[str, None]] = {}  # dicts as sets that keep the order
     for card in cards:
-        known = hashes.setdefault(card.upstream["label"], [])
-        if weights_of(card) not in known:
-            known.append(weights_of(card))
+        hashes.setdefault(card.upstream["label"], {})[weights_of(card)] = None
     stems = seed_stems(hashes)
     if group_seeds:
         return {(label, sha): stems[label] for label, some in hashes.items() for sha in some}
@@ -268,7 +280,5 @@ def seed_stems(labels: Iterable[str]) -> dict[str, str]:
     """Label -> the label without the number at its end, if another label differs from it by that number alone."""
     labels = list(labels)
     stems = {label: SEED.sub("", label) or label for label in labels}
-    counts: dict[str, int] = {}
-    for stem in stems.values():
-        counts[stem] = counts.get(stem, 0) + 1
+    counts = Counter(stems.values())
     return {label: stem if counts[stem] > 1 else label for label, stem in stems.items()}
