@@ -44,13 +44,10 @@ class FeatureSource(ABC):
         if description["kind"] == "mfcc":
             return MfccFeatures(description["level_normalised"])
         if description["kind"] == "layer":
-            source = LayerFeatures(
-                description["encoder"], description["layer"], device, precision=description.get("precision", "fp32")
-            )
+            precision = description.get("precision", "fp32")  # older descriptions have none
+            source = LayerFeatures(description["encoder"], description["layer"], device, precision=precision)
             if source.sha256 != description["encoder_sha256"]:
-                raise UserError(
-                    f"{description['encoder']}: not the encoder this codebook was fitted on; fit the codebook again"
-                )
+                raise UserError(f"{source.path}: not the encoder this codebook was fitted on; fit the codebook again")
             return source
         raise UserError(f"unknown kind of codebook features {description['kind']!r}; update wavlm_lightning")
 
@@ -146,11 +143,6 @@ class LayerFeatures(FeatureSource):
 
     def describe(self) -> dict[str, Any]:
         """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stay valid."""
-        described = {
-            "kind": "layer",
-            "dim": self.encoder.config.dim,
-            "encoder": str(self.path),
-            "encoder_sha256": self.sha256,
-            "layer": self.layer,
-        }
+        described = {"kind": "layer", "dim": self.encoder.config.dim, "encoder": str(self.path)}
+        described |= {"encoder_sha256": self.sha256, "layer": self.layer}
         return described if self.precision == "fp32" else described | {"precision": self.precision}

@@ -36,9 +36,7 @@ class JobShard:
             return cls.from_environment(os.environ)
         first, _, last = text.partition("/")
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise UserError(
-                f"--part {text}: write I/N from 1/N to N/N, such as 3/16, or auto in a job array or torchrun"
-            )
+            raise UserError(f"--part {text}: write I/N from 1/N to N/N, or auto in a job array or torchrun")
         return cls(int(first) - 1, int(last))
 
     @classmethod

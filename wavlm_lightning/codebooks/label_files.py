@@ -80,15 +80,13 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(f"{path}: this shard has no labels; {again}") from error
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
-    starts = found.starts
-    if found.metadata["shard_sha256"] != shard.sha256:
+    starts, meta = found.starts, found.metadata
+    if meta["shard_sha256"] != shard.sha256:
         raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
-    if found.metadata["codebook_sha256"] != head["codebook_sha256"]:
+    if meta["codebook_sha256"] != head["codebook_sha256"]:
         raise UserError(f"{path}: made by another codebook than that in labels.json; remove the folder and {again}")
-    if float(found.metadata["rate"]) != head["rate"]:
-        raise UserError(
-            f"{path}: its rate is {found.metadata['rate']} labels/s, labels.json says {head['rate']}; {again}"
-        )
+    if float(meta["rate"]) != head["rate"]:
+        raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
     if len(starts) != shard.utterances + 1:
         raise UserError(
             f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"

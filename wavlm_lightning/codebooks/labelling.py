@@ -99,16 +99,10 @@ class Labeller:
             rows = [self.codebook.assign(self.source(shard.waveform(each))) for each in range(len(shard.keys))]
         except BadAudio as error:
             raise UserError(f"{error}; prepare the corpus again") from error
-        tensors = {
-            "labels": np.concatenate(rows),
-            "starts": np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
-        }
-        meta = {
-            "codebook_sha256": self.codebook.sha256,
-            "shard_sha256": shard.sha256,
-            "rate": str(self.codebook.rate),
-            "size": str(self.codebook.size),
-        }
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        tensors = {"labels": np.concatenate(rows), "starts": starts}
+        meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
+        meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
         write_bytes(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
         return place
 

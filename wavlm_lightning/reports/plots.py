@@ -106,9 +106,8 @@ def draw_layers(
     if not rows:
         return
     layers = max(map(len, rows.values()))
-    grid = [
-        [100 * weight for weight in weights] + [float("nan")] * (layers - len(weights)) for weights in rows.values()
-    ]
+    nan = float("nan")  # an empty cell
+    grid = [[100 * weight for weight in weights] + [nan] * (layers - len(weights)) for weights in rows.values()]
     top = 100 * (darkest or max(map(max, rows.values())))
     colours = LinearSegmentedColormap.from_list("paper to blue", ["#eef3f7", "#8fbcd8", "#0a72b0", "#08385c"])
     # pcolormesh draws polygons; an image would make the SVG large and blurred.
@@ -156,15 +155,12 @@ def draw_lines(
             linewidth=1.8 if name in colours else 1.2, alpha=0.9 if name in colours else 0.55,
             label=short(name) if name in colours else "_",
         )  # fmt: skip
-    axes.set_title(title)
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
     axes.set_xlim(0, max(1, max(series.steps[-1] for series in merged.values())))
     if log:
         axes.set_yscale("log")
         for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             set_formatter(lambda value, _: f"{value:g}")
-    _finish(axes)
+    _finish(axes, title, "step", unit, MUTED)
 
 
 def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
@@ -208,18 +204,14 @@ def draw_rates(
     for name, line in lines.items():
         colour = SERIES[2] if many else SERIES[order.index(name)]
         xs = sorted(line)
-        axes.plot(
-            xs, [line[x] for x in xs], color=colour, marker="o", markersize=3.5, label="_" if many else short(name)
-        )
+        label = "_" if many else short(name)  # matplotlib leaves "_" out of the legend
+        axes.plot(xs, [line[x] for x in xs], color=colour, marker="o", markersize=3.5, label=label)
         if chosen.get(name) in line:
             axes.plot([chosen[name]], [line[chosen[name]]], "o", color=colour, markersize=9, markeredgecolor=PAPER)
     axes.set_xscale("log")
     axes.set_xticks(_apart(rates), [f"{rate:g}" for rate in _apart(rates)])
     axes.minorticks_off()
-    axes.set_title(title)
-    axes.set_xlabel("learning rate of the head")
-    axes.set_ylabel(unit)
-    _finish(axes)
+    _finish(axes, title, "learning rate of the head", unit, MUTED)
 
 
 def draw_radar(
@@ -298,9 +290,9 @@ def _draw_curves(
             marker="o" if len(series.steps) == 1 else "",  # a single point draws no line; a dot shows that the run has begun
             linewidth=1.2 if train else 2, alpha=0.85 if train else 1,
         )  # fmt: skip
-    axes.set_title(title)
-    axes.tick_params(length=0)
     if not drawn:
+        axes.set_title(title)
+        axes.tick_params(length=0)
         axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", va="center", color=MUTED)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -308,14 +300,10 @@ def _draw_curves(
     if level is not None and (series := curves.get(level[0])) is not None:
         text = f"{level[1]} {factor * series.last:.3g}{level[2]}"
         axes.axhline(factor * series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=text)
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
     axes.set_xlim(0, max(1, curves.last_step))
-    axes.margins(y=0.08)
+    _finish(axes, title, "step", unit)
     if level is not None:
-        axes.set_ylim(bottom=0)  # a share or a count starts at zero, a loss does not
-    axes.spines["left"].set_color(GRID)
-    _legend_below(axes)
+        axes.set_ylim(bottom=0)  # after the margins; a share or a count starts at zero, a loss does not
 
 
 def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
@@ -334,16 +322,14 @@ def _apart(rates: Sequence[float]) -> list[float]:
     return kept
 
 
-def _finish(axes: "Axes") -> None:
+def _finish(axes: "Axes", title: str, xlabel: str, ylabel: str, labelcolor: str | None = None) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.tick_params(length=0)
     axes.margins(y=0.08)
     axes.spines["left"].set_color(GRID)
     if axes.get_legend_handles_labels()[0]:
-        _legend_below(axes, labelcolor=MUTED)
-
-
-def _legend_below(axes: "Axes", **settings: str) -> None:
-    # Inside the axes a legend hides one curve or another.
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2, **settings
-    )
+        # Inside the axes a legend hides one curve or another.
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        axes.legend(**below, handlelength=1.4, columnspacing=1.2, labelcolor=labelcolor)

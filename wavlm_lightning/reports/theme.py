@@ -87,9 +87,8 @@ def to_svg(figure: "Figure", name: str, description: str) -> str:
 
     text = StringIO()
     with style(), matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same input gives the same bytes
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # HTML needs neither namespaces nor metadata; without them a test can check that the page has no address in it.

@@ -138,11 +138,9 @@ def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None
 
 
 def _configure(config: Any, source: str, overrides: dict[str, Any]) -> Any:
-    if config.model_type not in MODEL_TYPES:
+    if (kind := config.model_type) not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
-        raise UserError(
-            f"hf:{source} is of model_type {config.model_type}; give one of {known}, or write your own Upstream"
-        )
+        raise UserError(f"hf:{source} is of model_type {kind}; give one of {known}, or write your own Upstream")
     for name in overrides:
         if not hasattr(config, name):
             raise UserError(f"overrides: the configuration of {source} has no field {name!r}")

@@ -29,9 +29,8 @@ def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float
 
 def layer_weights(row: Mapping[str, Result], tasks: Sequence[str]) -> dict[str, list[float]]:
     """Task -> layer weights of an upstream, in the order of `tasks`; without tasks on a single layer."""
-    return {
-        task: row[task].card.layer_weights for task in tasks if task in row and len(row[task].card.layer_weights) > 1
-    }
+    found = {task: row[task].card.layer_weights for task in tasks if task in row}
+    return {task: weights for task, weights in found.items() if len(weights) > 1}
 
 
 def layers_table(results: Mapping[str, Mapping[str, Result]], tasks: Sequence[str]) -> tuple[Table, str] | None:

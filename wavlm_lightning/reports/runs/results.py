@@ -131,9 +131,8 @@ def collect(
             seeds.setdefault((cards[path].seed, weights_of(cards[path])), []).append(path)
         kept = [_one_of(some, cards, collection.problems, name) for some in seeds.values()]
         members = [*chosen, *(part for part, parent in parts.items() if parent in chosen)]
-        collection.results.setdefault(upstream, {})[task] = Result(
-            [cards[path] for path in kept], kept, _rates([cards[path] for path in members])
-        )
+        rates = _rates([cards[path] for path in members])
+        collection.results.setdefault(upstream, {})[task] = Result([cards[path] for path in kept], kept, rates)
         collection.counted.update(kept)
     return collection
 
