@@ -57,7 +57,7 @@ def newest_checkpoint(path: Path) -> Path:
 def read_run_checkpoint(path: Path) -> dict[str, Any]:
     """Read the checkpoint of a run (a file, or the folder of a sharded run) to the CPU.
 
-    Of a sharded checkpoint everything but the optimiser's state. A UserError says if the checkpoint is not readable.
+    A sharded checkpoint comes without the optimiser's state. A UserError says if the checkpoint is not readable.
     """
     if path.is_dir():
         try:

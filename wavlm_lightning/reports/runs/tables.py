@@ -181,15 +181,15 @@ def heads_cost(collection: Collection) -> Table:
         cards = [card for result in row.values() for card in result.cards]
         audio = sum(card.corpus["seconds"] for card in cards)
         time = sum(card.runtime_seconds for card in cards)
-        row = [upstream, f"{len(cards):,}", f"{sum(card.steps for card in cards):,}", duration(audio)]
-        rows.append([*row, duration(time) if time else MISSING])
+        texts = [upstream, f"{len(cards):,}", f"{sum(card.steps for card in cards):,}", duration(audio)]
+        rows.append([*texts, duration(time) if time else MISSING])
     return text_table(("heads on", "heads", "updates", "test audio", "test time"), rows, wide=True)
 
 
 def stages_table(name: str, seconds: Mapping[str, float]) -> Table:
     """The wall time of the stages of `wavlm demo` or `wavlm recipe`."""
-    whole = {**seconds, "total": sum(seconds.values())}
-    return text_table((f"stages of {name}", "wall time"), [[stage, duration(each)] for stage, each in whole.items()])
+    rows = [*seconds.items(), ("total", sum(seconds.values()))]
+    return text_table((f"stages of {name}", "wall time"), [[stage, duration(value)] for stage, value in rows])
 
 
 def setup_pairs(run: PretrainingRun, facts: PretrainingFacts) -> list[tuple[str, str]]:
