@@ -11,12 +11,7 @@ from wavlm_lightning.system.progress import progress_bar
 
 
 class HoursBar:
-    """A progress bar that counts audio.
-
-    Args:
-        samples: of all audio.
-        done: samples that were done before; they do not count for the speed.
-        what: title of the bar.
+    """A progress bar that counts audio in samples; what was `done` before does not count for the speed.
 
     Example:
         >>> with HoursBar(57_600_000, 0, "labels") as bar:
@@ -48,7 +43,6 @@ class HoursBar:
         return (self.samples - self.before) / SAMPLE_RATE / max(time.monotonic() - self.began, 1e-9)
 
     def add(self, samples: int) -> None:
-        """Advance the bar by a number of samples."""
         self.samples += samples
         self.bar.set_postfix_str(f"{self.speed:,.0f} h/h", refresh=False)
         self.bar.update(samples)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-SHARE = 4
-"""Features get a quarter; the rest is for encoders (one per process), the page cache and other processes."""
+SHARE = 4  # features get a quarter; the rest is for encoders (one per process), the page cache and other processes
 
 
 def default_budget_gib() -> float:
@@ -16,12 +15,7 @@ def default_budget_gib() -> float:
 
 
 def _limits(membership: Path, root: Path) -> list[int]:
-    """Memory limits in bytes of the control groups of a process, innermost first; empty if there are none.
-
-    Args:
-        membership: `/proc/PID/cgroup` of the process.
-        root: mount point of control groups.
-    """
+    """Memory limits in bytes of the control groups in `/proc/PID/cgroup`, innermost first; they are mounted at `root`."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -29,10 +23,10 @@ def _limits(membership: Path, root: Path) -> list[int]:
     limits = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        # cgroup v2 has a single tree without controller names; v1 has a tree for memory.
-        tree, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
         if controllers and "memory" not in controllers.split(","):
             continue
+        # cgroup v2 has a single tree without controller names; v1 has a tree for memory.
+        tree, name = (root, "memory.max") if not controllers else (root / "memory", "memory.limit_in_bytes")
         inner = Path(group.lstrip("/"))
         for folder in (inner, *inner.parents):
             try:

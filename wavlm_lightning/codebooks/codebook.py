@@ -40,7 +40,6 @@ class Codebook:
 
     @property
     def size(self) -> int:
-        """Number of labels."""
         return len(self.centroids)
 
     @cached_property
@@ -51,14 +50,7 @@ class Codebook:
         return digest.hexdigest()
 
     def assign(self, features: np.ndarray) -> np.ndarray:
-        """Nearest centroid of each frame.
-
-        Args:
-            features: float32 `(frames, dim)`.
-
-        Returns:
-            uint16 `(frames,)`.
-        """
+        """Nearest centroid of each frame: float32 `(frames, dim)` to uint16 `(frames,)`."""
         # argmin |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
         distances = np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
         return distances.argmin(1).astype(np.uint16)
@@ -68,24 +60,13 @@ class Codebook:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_bytes(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
-        body = {
-            "format": FORMAT,
-            "kind": "kmeans",
-            "size": self.size,
-            "rate": self.rate,
-            "features": self.features,
-            "fitted": self.fitted,
-            "sha256": self.sha256,
-        }
+        body = {"format": FORMAT, "kind": "kmeans", "size": self.size, "rate": self.rate}
+        body |= {"features": self.features, "fitted": self.fitted, "sha256": self.sha256}
         write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode())
 
     @classmethod
     def load(cls, directory: Path | str) -> Codebook:
-        """Read a codebook folder.
-
-        Raises:
-            UserError: there is no codebook, or its files do not belong together.
-        """
+        """Read a codebook folder; a UserError says if there is none, or if its files do not belong together."""
         directory = Path(directory)
         try:
             body = json.loads((directory / "codebook.json").read_text())

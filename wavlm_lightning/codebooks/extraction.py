@@ -26,43 +26,28 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
 from wavlm_lightning.system.worker_pool import in_order
 
+# Audio per task: 18 MB of features of a Base model, which wait in memory and are kept on disk as one file.
 GROUP_SECONDS = 120.0
-"""Audio per task: 18 MB of features of a Base model, which wait in memory and are kept on disk as one file."""
 
 
 @dataclass(frozen=True)
 class UtteranceSample:
-    """The utterances that k-means sees.
-
-    Attributes:
-        corpus: of the utterances.
-        split: of the corpus.
-        source: of their features.
-        wanted: number of utterances in the share.
-        numbers: of the utterances that fit into memory, in the order of the draw, int64 `(utterances,)`.
-        frames: of each of them, int64 `(utterances,)`.
-    """
+    """The utterances that k-means sees: those of the share whose features fit into memory."""
 
     corpus: Corpus
     split: Split
     source: FeatureSource
-    wanted: int
-    numbers: np.ndarray
-    frames: np.ndarray
+    wanted: int  # utterances in the share
+    numbers: np.ndarray  # of the utterances that fit, in the order of the draw: int64 (utterances,)
+    frames: np.ndarray  # of each of them, int64 (utterances,)
 
     @classmethod
     def make(
         cls, corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float, seed: int
     ) -> UtteranceSample:
-        """Draw utterances at random until the share is reached or their features fill the memory.
+        """Draw utterances at random until the share (rounded up) is reached or their features fill `memory_gib`.
 
-        Args:
-            corpus: the audio.
-            source: of the features.
-            split: which split.
-            share: of the utterances, above 0 and up to 1, rounded up to whole utterances.
-            memory_gib: for the features, GiB; at least one utterance is drawn.
-            seed: of the draw.
+        At least one utterance is drawn.
         """
         utterances = corpus.split(split)
         wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 * 30 is 3 in spite of rounding
@@ -87,11 +72,9 @@ class UtteranceSample:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def features(self, jobs: int | None = 1, keep: Path | None = None) -> np.ndarray:
-        """All features float32 `(frames, dim)`, in the order of the draw.
+        """All features float32 `(frames, dim)`, in the order of the draw; `jobs=None` chooses by audio and machine.
 
-        Args:
-            jobs: processes; None chooses by amount of audio and machine.
-            keep: folder for the features of each group, which are reused after an interruption; None keeps nothing.
+        The folder `keep` holds the features of each group, which are reused after an interruption.
         """
         # Groups are written to their final rows, so no features are held in memory twice.
         features = np.empty((int(self.frames.sum()), self.source.describe()["dim"]), np.float32)
@@ -103,13 +86,8 @@ class UtteranceSample:
         return features
 
     def extract(self, part: JobShard, keep: Path, jobs: int | None = 1) -> int:
-        """Extract and keep the features of a part of the groups, for a later call of `features`.
-
-        Returns:
-            Number of groups.
-        """
-        mine = part.deal(range(len(self.groups)))
-        return sum(1 for _ in self._read(mine, jobs, keep, wanted=False))
+        """Extract and keep the features of a part of the groups, for a later call of `features`; return the number."""
+        return sum(1 for _ in self._read(part.deal(range(len(self.groups))), jobs, keep, wanted=False))
 
     def _read(
         self, numbers: range | list[int], jobs: int | None, keep: Path | None, wanted: bool = True
@@ -137,24 +115,14 @@ class UtteranceSample:
 class Extractor:
     """Extracts the features of a group of utterances; the worker of `UtteranceSample.features`.
 
-    Args:
-        split: of the utterances.
-        source: of the features.
-        wanted: return the features; false if they are only kept on disk, so that they need not travel.
+    Features that are not `wanted` are only kept on disk: they need not travel between processes.
     """
 
     def __init__(self, split: Split, source: FeatureSource, wanted: bool) -> None:
         self.split, self.source, self.wanted = split, source, wanted
 
     def __call__(self, task: tuple[np.ndarray, np.ndarray, Path | None]) -> np.ndarray:
-        """Features float32 `(frames, dim)` of a group; `(0, dim)` if they are not wanted.
-
-        Args:
-            task: numbers of the utterances, frames of each, and the file to keep the features in.
-
-        Raises:
-            UserError: an utterance cannot be decoded, or its length differs from the index.
-        """
+        """Features float32 `(frames, dim)` of a task: utterances, frames of each, file to keep the features in."""
         numbers, frames, kept = task
         if kept is not None and (features := _found(kept, int(frames.sum()))) is not None:
             return features if self.wanted else features[:0]

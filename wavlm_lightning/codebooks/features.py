@@ -18,13 +18,9 @@ from wavlm_lightning.system.errors import UserError
 
 
 class FeatureSource(ABC):
-    """Frame-level features of one utterance.
+    """Frame-level features of one utterance."""
 
-    Attributes:
-        rate: frames per second.
-    """
-
-    rate: float
+    rate: float  # frames per second
 
     @abstractmethod
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
@@ -40,11 +36,7 @@ class FeatureSource(ABC):
 
     @staticmethod
     def from_description(description: dict[str, Any], device: str | None = None) -> FeatureSource:
-        """The source a codebook was fitted on.
-
-        Args:
-            description: from `describe`.
-            device: of the encoder; a GPU by default if there is one.
+        """The source a codebook was fitted on, from its `describe`; a GPU is the default device if there is one.
 
         Raises:
             UserError: the kind is unknown, or the encoder on disk is not the one the codebook was fitted on.
@@ -52,13 +44,10 @@ class FeatureSource(ABC):
         if description["kind"] == "mfcc":
             return MfccFeatures(description["level_normalised"])
         if description["kind"] == "layer":
-            source = LayerFeatures(
-                description["encoder"], description["layer"], device, precision=description.get("precision", "fp32")
-            )
+            precision = description.get("precision", "fp32")  # older descriptions have none
+            source = LayerFeatures(description["encoder"], description["layer"], device, precision=precision)
             if source.sha256 != description["encoder_sha256"]:
-                raise UserError(
-                    f"{description['encoder']}: not the encoder this codebook was fitted on; fit the codebook again"
-                )
+                raise UserError(f"{source.path}: not the encoder this codebook was fitted on; fit the codebook again")
             return source
         raise UserError(f"unknown kind of codebook features {description['kind']!r}; update wavlm_lightning")
 
@@ -128,7 +117,6 @@ class LayerFeatures(FeatureSource):
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the encoder's weights."""
         digest = hashlib.sha256()
         for name, value in sorted(self.encoder.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -155,11 +143,6 @@ class LayerFeatures(FeatureSource):
 
     def describe(self) -> dict[str, Any]:
         """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stay valid."""
-        described = {
-            "kind": "layer",
-            "dim": self.encoder.config.dim,
-            "encoder": str(self.path),
-            "encoder_sha256": self.sha256,
-            "layer": self.layer,
-        }
+        described = {"kind": "layer", "dim": self.encoder.config.dim, "encoder": str(self.path)}
+        described |= {"encoder_sha256": self.sha256, "layer": self.layer}
         return described if self.precision == "fp32" else described | {"precision": self.precision}

@@ -13,18 +13,13 @@ import torch
 from wavlm_lightning.system.errors import UserError
 
 Item = TypeVar("Item")
-
+# Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features.
 HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
-"""Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features."""
 
 
 @dataclass(frozen=True)
 class JobShard:
-    """One of several parts of a job.
-
-    Attributes:
-        number: of the part, from 0.
-        of: number of parts.
+    """Part `number` (from 0) of a job that has `of` parts.
 
     Example:
         >>> JobShard.parse("2/3").deal("abcdefg")
@@ -36,18 +31,12 @@ class JobShard:
 
     @classmethod
     def parse(cls, text: str) -> JobShard:
-        """Read `I/N` (from 1/N to N/N), or `auto`.
-
-        Raises:
-            UserError: the text is neither, or `auto` finds no variables.
-        """
+        """Read `I/N` (from 1/N to N/N), or `auto`, which reads the environment."""
         if text == "auto":
             return cls.from_environment(os.environ)
         first, _, last = text.partition("/")
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
-            raise UserError(
-                f"--part {text}: write I/N from 1/N to N/N, such as 3/16, or auto in a job array or torchrun"
-            )
+            raise UserError(f"--part {text}: write I/N from 1/N to N/N, or auto in a job array or torchrun")
         return cls(int(first) - 1, int(last))
 
     @classmethod
@@ -55,9 +44,6 @@ class JobShard:
         """The part of this process among the tasks of a SLURM job array, the ranks of each task, or both.
 
         Ranks are those of torchrun (RANK, WORLD_SIZE), else those of srun (SLURM_PROCID, SLURM_NTASKS).
-
-        Raises:
-            UserError: there is neither an array nor ranks, or the tasks of the array are numbered with gaps.
         """
 
         def whole(name: str) -> int | None:
@@ -82,12 +68,7 @@ class JobShard:
 
 
 def jobs_for_audio(kind: str, hours: float) -> int:
-    """How many processes pay off: at most one per GPU for layers of an encoder, else one per core.
-
-    Args:
-        kind: of features, `mfcc` or `layer`.
-        hours: of audio.
-    """
+    """How many processes pay off: at most one per GPU for layers of an encoder, else one per core."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if kind == "layer" and torch.cuda.is_available():
         usable = torch.cuda.device_count()

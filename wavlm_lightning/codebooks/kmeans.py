@@ -28,23 +28,10 @@ def extract_part(
     seed: int = 0,
     jobs: int | None = 1,
 ) -> int:
-    """Extract and keep a part of the features that `fit_kmeans` needs, so that several machines share the work.
+    """Extract and keep a part of the features that `fit_kmeans` needs, and return its number of groups of utterances.
 
-    The arguments must be those of the later `fit_kmeans`.
-
-    Args:
-        corpus: the audio.
-        source: of the features.
-        part: which groups of utterances.
-        keep: folder of the kept features.
-        split: which split.
-        share: of the utterances.
-        memory_gib: must be the same in all parts and in the fit, because it limits the number of utterances.
-        seed: of the draw.
-        jobs: processes.
-
-    Returns:
-        Number of groups of this part.
+    So several machines share the work. All arguments but `part` must be those of the later `fit_kmeans`; so must
+    `memory_gib`, because it limits the number of utterances.
     """
     return _draw(corpus, source, split, share, memory_gib, seed).extract(part, keep, jobs)
 
@@ -123,7 +110,7 @@ def fit_kmeans(
 
 
 def remove_features(keep: Path) -> None:
-    """Delete kept features; to be called when the codebook is written."""
+    """Delete kept features, once the codebook is written."""
     shutil.rmtree(keep, ignore_errors=True)
 
 

@@ -15,8 +15,7 @@ from wavlm_lightning.data.remote.safetensors_header import header_end, parse_hea
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 
-BEGINNING = 4096
-"""Bytes read first: header and starts of a shard of half an hour; for larger shards the rest is read as well."""
+BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
 
 
 def labels_directory(corpus: Corpus, name: str) -> Path:
@@ -25,31 +24,23 @@ def labels_directory(corpus: Corpus, name: str) -> Path:
 
 
 def label_file(directory: Path, shard: ShardIndex) -> Path:
-    """The label file of a shard."""
+    """The file of a shard in the folder of a label set."""
     return directory / f"{shard.path.stem}.safetensors"
 
 
 @dataclass(frozen=True)
 class LabelHead:
-    """Metadata and starts of a label file.
+    """Metadata and starts of a label file."""
 
-    Attributes:
-        metadata: `codebook_sha256`, `shard_sha256`, `rate`, `size`.
-        starts: number of the first label of each utterance, and the total, int64 `(utterances + 1,)`.
-        labels: number of labels in the file.
-    """
-
-    metadata: dict[str, str]
-    starts: np.ndarray
-    labels: int
+    metadata: dict[str, str]  # codebook_sha256, shard_sha256, rate
+    starts: np.ndarray  # first label of each utterance, and the total: int64 (utterances + 1,)
+    labels: int  # in the whole file
 
     @classmethod
     def read(cls, path: Path) -> LabelHead:
         """Read the head of a file, usually with a single `pread`: an epoch of 94,000 hours begins with 188,000 of them.
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the file is damaged.
+        A damaged file is a ValueError, a missing one a FileNotFoundError.
         """
         file = os.open(path, os.O_RDONLY)
         try:
@@ -76,18 +67,10 @@ class LabelHead:
 
 
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
-    """Check that a label file belongs to a shard and a label set.
+    """Check that a label file belongs to a shard, whose utterances have `samples`, and to the label set of `head`.
 
-    Args:
-        path: of the file.
-        shard: the shard.
-        samples: length of each of its utterances, `(utterances,)`.
-        head: the content of `labels.json`.
-        again: command that makes the labels again, for the message.
-
-    Raises:
-        FileNotFoundError: the file is missing and the corpus remote, so it can be downloaded again.
-        UserError: the file is missing, damaged, or has other labels.
+    `again` is the command that makes the labels again. A missing file of a remote corpus is a FileNotFoundError, since it
+    can be downloaded again; everything else is a UserError.
     """
     try:
         found = LabelHead.read(path)
@@ -97,15 +80,13 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(f"{path}: this shard has no labels; {again}") from error
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
-    starts = found.starts
-    if found.metadata["shard_sha256"] != shard.sha256:
+    starts, meta = found.starts, found.metadata
+    if meta["shard_sha256"] != shard.sha256:
         raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
-    if found.metadata["codebook_sha256"] != head["codebook_sha256"]:
+    if meta["codebook_sha256"] != head["codebook_sha256"]:
         raise UserError(f"{path}: made by another codebook than that in labels.json; remove the folder and {again}")
-    if float(found.metadata["rate"]) != head["rate"]:
-        raise UserError(
-            f"{path}: its rate is {found.metadata['rate']} labels/s, labels.json says {head['rate']}; {again}"
-        )
+    if float(meta["rate"]) != head["rate"]:
+        raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
     if len(starts) != shard.utterances + 1:
         raise UserError(
             f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"

@@ -24,8 +24,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
 from wavlm_lightning.system.worker_pool import in_order
 
-Place = tuple[str, int]
-"""A split, and the number of a shard in it."""
+Place = tuple[str, int]  # a split, and the number of a shard in it
 
 
 def label_corpus(
@@ -66,8 +65,7 @@ def label_corpus(
     _write_head(directory / "labels.json", codebook)
     opened = {split: corpus.split(split) for split in splits or corpus.splits}
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
-    summaries = {split: corpus.body["splits"][split]["shards"] for split in opened}
-    samples = {(split, number): summaries[split][number]["samples"] for split, number in mine}
+    samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
         (split, number)
         for split, number in mine
@@ -85,14 +83,7 @@ def label_corpus(
 
 
 class Labeller:
-    """Labels one shard per call; the worker of `label_corpus`.
-
-    Args:
-        corpus: folder of the corpus.
-        directory: folder of the labels.
-        codebook: the tokeniser.
-        device: of an encoder.
-    """
+    """Labels one shard per call; the worker of `label_corpus`. `device` is that of an encoder."""
 
     def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
         self.corpus, self.directory, self.codebook = Corpus.open(corpus), directory, codebook
@@ -100,11 +91,6 @@ class Labeller:
         self.shards: dict[str, Any] = {}
 
     def __call__(self, place: Place) -> Place:
-        """Label a shard.
-
-        Raises:
-            UserError: an utterance cannot be decoded.
-        """
         split, number = place
         if split not in self.shards:
             self.shards[split] = self.corpus.split(split).shards
@@ -113,35 +99,23 @@ class Labeller:
             rows = [self.codebook.assign(self.source(shard.waveform(each))) for each in range(len(shard.keys))]
         except BadAudio as error:
             raise UserError(f"{error}; prepare the corpus again") from error
-        tensors = {
-            "labels": np.concatenate(rows),
-            "starts": np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
-        }
-        meta = {
-            "codebook_sha256": self.codebook.sha256,
-            "shard_sha256": shard.sha256,
-            "rate": str(self.codebook.rate),
-            "size": str(self.codebook.size),
-        }
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        tensors = {"labels": np.concatenate(rows), "starts": starts}
+        meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
+        meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
         write_bytes(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
         return place
 
 
 def _write_head(path: Path, codebook: Codebook) -> None:
-    """Write `labels.json` unless it exists.
-
-    Raises:
-        UserError: it exists and belongs to another codebook.
-    """
+    """Write `labels.json`; refuse one of another codebook."""
     body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.
         write_bytes(path, json.dumps(body).encode())
     elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
-        raise UserError(
-            f"{path.parent}: contains labels of another codebook; choose another --name or remove the folder"
-        )
+        raise UserError(f"{path.parent}: has labels of another codebook; choose another --name or remove the folder")
 
 
 def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:

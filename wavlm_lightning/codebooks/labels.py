@@ -25,10 +25,7 @@ from wavlm_lightning.system.errors import UserError
 class LabelRows(Sequence[np.ndarray]):
     """The labels of a split's utterances, read from disk on access.
 
-    Args:
-        split: the utterances.
-        files: the label file of each shard.
-        check: raises if the labels do not belong to a shard. Labels of a remote corpus are checked when they arrive.
+    `check` raises if a file of labels does not belong to its shard; it sees those of a remote corpus when they arrive.
     """
 
     def __init__(self, split: Split, files: list[Path], check: Callable[[Path, ShardIndex, np.ndarray], None]) -> None:
@@ -81,11 +78,7 @@ _opened_remote = lru_cache(maxsize=REMOTE_HANDLES)(_open)
 
 
 class JoinedRows(Sequence[np.ndarray]):
-    """Labels of several splits, concatenated.
-
-    Args:
-        parts: the labels of each split.
-    """
+    """Labels of several splits, concatenated."""
 
     def __init__(self, parts: Sequence[Sequence[np.ndarray]]) -> None:
         self._parts = parts
@@ -95,7 +88,6 @@ class JoinedRows(Sequence[np.ndarray]):
         return int(self._starts[-1])
 
     def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
-        """uint16 `(label_frames,)` of one utterance."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -124,9 +116,7 @@ class LabelSet:
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
-        """Open the labels of a split and check that they belong to its shards.
-
-        The labels stay on disk. Labels of a remote corpus are checked when they arrive.
+        """Open the labels of a split and check that they belong to its shards; the labels stay on disk.
 
         Raises:
             UserError: labels are missing, of other shards or of different codebooks, or too short for the audio.
@@ -139,11 +129,7 @@ class LabelSet:
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
-        """Concatenate the labels of several splits.
-
-        Raises:
-            UserError: they are of different codebooks.
-        """
+        """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
             if part.codebook() != first.codebook():
@@ -161,11 +147,7 @@ def label_sets(corpus: Corpus) -> list[str]:
 
 
 def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
-    """The content of `labels.json`: `size`, `rate` and `codebook_sha256`.
-
-    Raises:
-        UserError: there is no label set of that name.
-    """
+    """The content of `labels.json`: `size`, `rate` and `codebook_sha256`; a UserError says if it is missing."""
     path = labels_directory(corpus, name) / "labels.json"
     if is_remote(corpus.directory):
         try:

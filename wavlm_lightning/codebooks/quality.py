@@ -10,16 +10,7 @@ from wavlm_lightning.metrics import ClusterQuality, cluster_quality
 
 
 def label_quality(corpus: Corpus, name: str, split: str) -> ClusterQuality | None:
-    """Compare the labels of a split with its phone alignments, frame by frame.
-
-    Args:
-        corpus: a labelled corpus.
-        name: of the label set.
-        split: of the corpus.
-
-    Returns:
-        The quality, or None if no utterance has timed `phones`.
-    """
+    """Compare the labels of a split with its phone alignments, frame by frame; None if no `phones` have times."""
     labels = LabelSet.open(corpus, name, split)
     names: dict[str, int] = {}
     phones, clusters = [], []

@@ -14,25 +14,19 @@ from wavlm_lightning.system.errors import UserError
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """Average every metric over folds, and add the spread of the headline (SUPERB's figure for ER is this mean).
 
-    Args:
-        cards: one per fold, which differ only in the tested split. A single card is returned unchanged.
-
-    Returns:
-        A card whose `details["folds"]` holds the headline of each fold, and whose metric `HEADLINE_spread` is the sample
-        standard deviation over folds.
+    The cards differ only in the tested split. In the result `details["folds"]` holds the headline of each fold, and the
+    metric `HEADLINE_spread` is the sample standard deviation over folds; a single card is returned without them.
     """
     first = cards[0]
     if len(cards) == 1:
         return replace(first, details=dict(first.details))
-    metrics: dict[str, MetricValue] = {}
-    for name, value in first.metrics.items():
-        metrics[name] = {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
+    metrics: dict[str, MetricValue] = {
+        name: {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
+        for name, value in first.metrics.items()
+    }
     spread = statistics.stdev(card.value for card in cards)
     metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
-    selection: Selection | None = None
-    if first.selection is not None:
-        selection = {**first.selection, "value": validation(cards)}
-    weights = [list(column) for column in zip(*(card.layer_weights for card in cards), strict=True)]
+    selection: Selection | None = first.selection and {**first.selection, "value": validation(cards)}
     return replace(
         first,
         metrics=metrics,
@@ -43,7 +37,7 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
             "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
         },
         selection=selection,
-        layer_weights=[statistics.fmean(column) for column in weights],
+        layer_weights=[statistics.fmean(each) for each in zip(*(card.layer_weights for card in cards), strict=True)],
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
         created=max(card.created for card in cards),
         details={"folds": {card.corpus["split"]: card.value for card in cards}},
@@ -57,13 +51,9 @@ def validation(cards: Sequence[ResultCard]) -> float:
 
 
 def best_rate(cards: Mapping[float | None, Sequence[ResultCard]]) -> float | None:
-    """Choose the learning rate with the best mean on validation; test figures are not used.
+    """Choose the learning rate with the best mean on validation over the folds; test figures are not used.
 
-    Args:
-        cards: learning rate -> cards, one per fold.
-
-    Raises:
-        UserError: no rate has a finite validation value.
+    A UserError says if no rate has a finite validation value.
     """
     if len(cards) == 1:
         return next(iter(cards))

@@ -6,17 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import (
-    Any,
-    Literal,
-    NoReturn,
-    NotRequired,
-    TypedDict,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
@@ -112,7 +102,6 @@ class ResultCard:
 
     @property
     def main(self) -> MetricValue:
-        """The main metric with its unit and direction."""
         return self.metrics[self.headline]
 
     @property
@@ -121,16 +110,9 @@ class ResultCard:
         return self.main["value"]
 
     def write(self, path: Path) -> Path:
-        """Write the card; another process sees the whole file or none.
+        """Check and write the card to a `.json` file, or as `card.json` to a directory; return the file.
 
-        Args:
-            path: a `.json` file, or a directory that gets `card.json`.
-
-        Returns:
-            The file written.
-
-        Raises:
-            UserError: a field is missing its parts or a figure is not finite.
+        Another process sees the whole file or none. A UserError names a field that lacks a part or is not finite.
         """
         path = Path(path)
         if path.suffix != ".json":
@@ -143,10 +125,7 @@ class ResultCard:
 
     @classmethod
     def read(cls, path: Path) -> "ResultCard":
-        """Read a card and check every field; keys that this version does not know are ignored.
-
-        Args:
-            path: a card file, or a directory that holds `card.json`.
+        """Read a card (a file, or the directory of `card.json`) and check every field; unknown keys are ignored.
 
         Raises:
             UserError: no such file, not JSON, another format, or a field that is missing or wrong.
@@ -159,20 +138,16 @@ class ResultCard:
         except FileNotFoundError:
             raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"{path} cannot be read as a result card ({error}); delete it and test the run again"
-            ) from None
+            problem = f"cannot be read as a result card ({error}); delete it and test the run again"
+            raise UserError(f"{path} {problem}") from None
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
-            raise UserError(
-                f"{path} has format {found!r}, this version reads {FORMAT!r}; test the run again with this version"
-            )
+            raise UserError(f"{path} has format {found!r}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
     @classmethod
     def _check(cls, content: dict[str, Any], where: str) -> None:
-        """Raise a UserError that names the first wrong field of a card's JSON."""
         kinds = get_type_hints(cls)
         for entry in fields(cls):
             if entry.name in content:
@@ -189,19 +164,15 @@ class ResultCard:
 def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], list[str]]:
     """Read every `card.json` below the given directories, and the given card files, each once.
 
-    Returns:
-        The cards by file, in order of path, and one sentence for each file that cannot be read as a card.
-
-    Raises:
-        UserError: a directory does not exist.
+    Returns the cards by file, in order of path, and one sentence for each file that is not readable as a card. A missing
+    directory is a UserError.
     """
     found: set[Path] = set()
     for directory in map(Path, directories):
         if not directory.exists():
             raise UserError(f"{directory} does not exist; give the directory of a run, or one that holds several runs")
         found.update(path.resolve() for path in ([directory] if directory.is_file() else directory.rglob(CARD_NAME)))
-    cards: dict[Path, ResultCard] = {}
-    problems = []
+    cards, problems = {}, []
     for path in sorted(found):
         try:
             cards[path] = ResultCard.read(path)
@@ -211,11 +182,7 @@ def find_cards(directories: Iterable[Path]) -> tuple[dict[Path, ResultCard], lis
 
 
 def _check_types(value: Any, expected: Any, name: str, where: str) -> None:
-    """Compare a value from JSON with a type annotation: TypedDict, dict, list, Literal, `X | None` or a plain type.
-
-    Raises:
-        UserError: the first wrong part, by name.
-    """
+    """Compare a value from JSON with a type annotation: TypedDict, dict, list, Literal, `X | None` or a plain type."""
     origin, parts = get_origin(expected), get_args(expected)
     if expected is Any:
         return

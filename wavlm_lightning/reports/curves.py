@@ -18,8 +18,11 @@ class Series:
 
     @property
     def last(self) -> float:
-        """The value at the highest step."""
         return self.values[-1]
+
+    def scaled(self, factor: float) -> "Series":
+        """The values times a factor: curves hold fractions, pages show percentages."""
+        return Series(self.steps, [factor * value for value in self.values])
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,7 @@ class Curves:
     """The curves of one run, by the names they were logged under.
 
     Example:
-        >>> curves = read_curves([Path("runs/demo/pretrain/metrics.csv")])
-        >>> curves["valid/loss"].last
+        >>> read_curves([Path("runs/demo/pretrain/metrics.csv")])["valid/loss"].last
         3.52
     """
 
@@ -48,10 +50,8 @@ class Curves:
 
     def get(self, name: str) -> Series | None:
         """The series logged as `name`, or as Lightning's `name_step` or `name_epoch`; None if there is none."""
-        for candidate in (name, f"{name}_step", f"{name}_epoch"):
-            if candidate in self.series:
-                return self.series[candidate]
-        return None
+        candidates = (name, f"{name}_step", f"{name}_epoch")
+        return next((self.series[each] for each in candidates if each in self.series), None)
 
     @property
     def last_step(self) -> int:
@@ -60,27 +60,17 @@ class Curves:
 
 
 def read_curves(paths: Iterable[Path]) -> Curves:
-    """Read and merge the metric files of one run.
+    """Read and merge the metric files of one run, in the order in which they were written; missing files are empty.
 
     A run that was stopped and resumed leaves one file per start. Points are merged by name and step; if two files hold
     the same step, the later file wins, because a resumed run repeats the steps after its checkpoint.
-
-    Args:
-        paths: CSV files in the order in which they were written; a file that does not exist (yet) counts as empty.
-
-    Raises:
-        UserError: a file that has no `step` column, or a cell that is not a number.
     """
     points: dict[str, dict[int, float]] = {}
     for path in map(Path, paths):
         if path.is_file():
             for name, step, value in _read_points(path):
                 points.setdefault(name, {})[step] = value
-    merged = {}
-    for name, by_step in points.items():
-        steps = sorted(by_step)
-        merged[name] = Series(steps, [by_step[step] for step in steps])
-    return Curves(merged)
+    return Curves({name: Series(sorted(some), [some[step] for step in sorted(some)]) for name, some in points.items()})
 
 
 def _read_points(path: Path) -> list[tuple[str, int, float]]:

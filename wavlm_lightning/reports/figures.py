@@ -11,24 +11,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Draw = Callable[["Axes"], object]
-"""A panel: a function that draws on the axes it gets (see `plots`)."""
-
-PANEL = (4.0, 3.3)
-"""Width and height of a panel in inches: on a phone it fills the width at about its natural size."""
+Draw = Callable[["Axes"], object]  # a panel: a function that draws on the axes it gets (see `plots`)
+PANEL = (4.0, 3.3)  # inches: on a phone a panel fills the width at about its natural size
 
 
 def arrange(panels: Sequence[Draw], columns: int = 3, size: tuple[float, float] = PANEL) -> "Figure":
-    """Draw all panels in one figure, on a grid of at most `columns`.
-
-    Args:
-        panels: what draws each panel.
-        columns: panels side by side.
-        size: width and height of a panel in inches.
-
-    Raises:
-        ValueError: there is no panel to draw.
-    """
+    """Draw all panels, each of `size` inches, in one figure, on a grid of at most `columns`."""
     if not panels:
         raise ValueError("no panel to draw")
     columns = min(columns, len(panels))
@@ -48,14 +36,9 @@ def arrange(panels: Sequence[Draw], columns: int = 3, size: tuple[float, float] 
 def picture(
     directory: Path, name: str, panels: Sequence[Draw], size: tuple[float, float], caption: str
 ) -> Drawing | None:
-    """Write `NAME.png` with all panels and make one SVG per panel; without panels, delete the PNG of an earlier report.
+    """Write `NAME.png` with all panels of `size` inches and make one SVG per panel; the name is unique on the page.
 
-    Args:
-        directory: where the PNG goes.
-        name: of the file, unique on the page.
-        panels: what draws each panel on its axes.
-        size: width and height of a panel in inches.
-        caption: how to read the picture.
+    Without panels, delete the PNG of an earlier report.
     """
     path = directory / f"{name}.png"
     if not panels:

@@ -125,12 +125,7 @@ class Notes:
 
 @dataclass
 class Page:
-    """A page with a title, a line above it (`eyebrow`), one sentence in large type (`lead`), and blocks.
-
-    Example:
-        >>> page = Page("Results", "Two runs", "The second is better.", [Heading("Table"), table])
-        >>> Path("report.html").write_text(page.to_html(), encoding="utf-8")
-    """
+    """A page with a title, a line above it (`eyebrow`), one sentence in large type (`lead`), and blocks."""
 
     title: str
     eyebrow: str

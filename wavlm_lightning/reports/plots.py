@@ -14,49 +14,39 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN, VALID = SERIES[1], SERIES[0]
-LONGEST_NAME = 24
-"""Letters of an upstream's name that fit a legend or an axis."""
+LONGEST_NAME = 24  # letters of an upstream's name that fit a legend or an axis
 
 
 def draw_loss(axes: "Axes", curves: Curves) -> None:
     """Draw training and validation loss in nats over steps."""
-    drawn = _line(axes, curves.get("train/loss"), TRAIN, "train", thin=True)
-    drawn |= _line(axes, curves.get("valid/loss"), VALID, "held out")
-    _finish_curves(axes, "Loss", "nats", curves, drawn)
+    _draw_curves(axes, "Loss", "nats", curves, [("train/loss", TRAIN, "train"), ("valid/loss", VALID, "held out")])
 
 
 def draw_accuracy(axes: "Axes", curves: Curves) -> None:
     """Draw masked and unmasked accuracy in percent; a dashed line shows what the commonest label alone scores."""
-    drawn = _line(axes, _percent(curves.get("train/masked_accuracy")), TRAIN, "masked, train", thin=True)
-    drawn |= _line(axes, _percent(curves.get("valid/unmasked_accuracy")), SERIES[3], "unmasked, held out")
-    drawn |= _line(axes, _percent(curves.get("valid/masked_accuracy")), VALID, "masked, held out")
-    if drawn:
-        _level(axes, _percent(curves.get("valid/majority_accuracy")), "commonest label", " %")
-    _finish_curves(axes, "Label accuracy", "%", curves, drawn, from_zero=True)
+    lines = [
+        ("train/masked_accuracy", TRAIN, "masked, train"),
+        ("valid/unmasked_accuracy", SERIES[3], "unmasked, held out"),
+        ("valid/masked_accuracy", VALID, "masked, held out"),
+    ]
+    level = ("valid/majority_accuracy", "commonest label", " %")
+    _draw_curves(axes, "Label accuracy", "%", curves, lines, level, factor=100)
 
 
 def draw_perplexity(axes: "Axes", curves: Curves) -> None:
     """Draw how many labels the predictions use (perplexity of their mean), and the perplexity of the targets."""
-    drawn = _line(axes, curves.get("train/perplexity"), TRAIN, "train", thin=True)
-    drawn |= _line(axes, curves.get("valid/perplexity"), VALID, "held out")
-    if drawn:
-        _level(axes, curves.get("valid/target_perplexity"), "targets")
-    _finish_curves(axes, "Codebook perplexity", "labels in use", curves, drawn, from_zero=True)
+    lines = [("train/perplexity", TRAIN, "train"), ("valid/perplexity", VALID, "held out")]
+    level = ("valid/target_perplexity", "targets", "")
+    _draw_curves(axes, "Codebook perplexity", "labels in use", curves, lines, level)
 
 
 def draw_results(
-    axes: "Axes",
-    cards: Sequence[ResultCard],
-    upstreams: Sequence[str],
-    deviations: Mapping[str, float] | None = None,
+    axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[str], deviations: Mapping[str, float] | None = None
 ) -> None:
-    """Draw one task: a bar for each upstream, in the order and the colours of `upstreams`, the best in bold.
+    """Draw one task: a bar for each upstream, from top to bottom in the order of `upstreams`, the best in bold.
 
-    Args:
-        axes: what to draw on.
-        cards: the cards of one task, at most one per upstream.
-        upstreams: labels from top to bottom; an upstream without a card keeps an empty line.
-        deviations: label -> deviation over seeds, drawn as a whisker and written after the figure.
+    There is at most one card per upstream; an upstream without a card keeps an empty line. `deviations` over seeds are
+    drawn as whiskers and written after the figures.
     """
     by_label = {card.upstream["label"]: card for card in cards}
     best = _best(cards)
@@ -108,11 +98,7 @@ def draw_layers(
 ) -> None:
     """Draw layer weights in percent as a heat map: one row per task, one column per layer, 0 the transformer's input.
 
-    Args:
-        axes: what to draw on.
-        rows: name -> softmaxed weights; shorter rows end early.
-        title: the upstream's name.
-        darkest: the weight (0..1) of the darkest colour; by default the largest of these rows.
+    Shorter rows end early. `darkest` is the weight (0..1) of the darkest colour, by default the largest of these rows.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -120,9 +106,8 @@ def draw_layers(
     if not rows:
         return
     layers = max(map(len, rows.values()))
-    grid = [
-        [100 * weight for weight in weights] + [float("nan")] * (layers - len(weights)) for weights in rows.values()
-    ]
+    nan = float("nan")  # an empty cell
+    grid = [[100 * weight for weight in weights] + [nan] * (layers - len(weights)) for weights in rows.values()]
     top = 100 * (darkest or max(map(max, rows.values())))
     colours = LinearSegmentedColormap.from_list("paper to blue", ["#eef3f7", "#8fbcd8", "#0a72b0", "#08385c"])
     # pcolormesh draws polygons; an image would make the SVG large and blurred.
@@ -154,18 +139,10 @@ def draw_lines(
     better: str = "",
     log: bool = False,
 ) -> None:
-    """Draw several runs over their steps; runs of one name become their mean.
+    """Draw (name, series) pairs over steps; several series of one name become their mean.
 
-    Seven names can be told apart by colour. With more, only the runs that end best and worst have a colour.
-
-    Args:
-        axes: what to draw on.
-        title: of the panel.
-        unit: of the values.
-        lines: (name, series) pairs.
-        order: all names of the report, so that one has the same colour everywhere.
-        better: "lower" or "higher"; says what best is.
-        log: draw values on a logarithmic scale.
+    `order` has all names of the report, so that one has the same colour everywhere. Seven names can be told apart by
+    colour; with more, only the runs that end best and worst have one, where `better` says "lower" or "higher".
     """
     merged = means(lines)
     colours = line_colours(merged, order, better)
@@ -178,22 +155,16 @@ def draw_lines(
             linewidth=1.8 if name in colours else 1.2, alpha=0.9 if name in colours else 0.55,
             label=short(name) if name in colours else "_",
         )  # fmt: skip
-    axes.set_title(title)
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
     axes.set_xlim(0, max(1, max(series.steps[-1] for series in merged.values())))
     if log:
         axes.set_yscale("log")
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(lambda value, _: f"{value:g}")
-    _finish(axes)
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(lambda value, _: f"{value:g}")
+    _finish(axes, title, "step", unit, MUTED)
 
 
 def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
-    """Average the series of each name over the steps that all of them have.
-
-    If they have no step in common, the first series is returned as it is.
-    """
+    """Average the series of each name over their common steps; without any, its first series is returned as it is."""
     groups: dict[str, list[Series]] = {}
     for name, series in lines:
         groups.setdefault(name, []).append(series)
@@ -201,10 +172,8 @@ def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:
     for name, some in groups.items():
         points = [dict(zip(series.steps, series.values, strict=True)) for series in some]
         steps = [step for step in some[0].steps if all(step in other for other in points)]
-        if steps:
-            merged[name] = Series(steps, [fmean(other[step] for other in points) for step in steps])
-        else:
-            merged[name] = some[0]
+        mean = Series(steps, [fmean(other[step] for other in points) for step in steps])
+        merged[name] = mean if steps else some[0]
     return merged
 
 
@@ -226,46 +195,31 @@ def draw_rates(
     chosen: Mapping[str, float],
     order: Sequence[str],
 ) -> None:
-    """Draw test figures over learning rates, the chosen rate of each upstream as a large dot.
+    """Draw mean test figures over learning rates (upstream -> rate -> figure), the `chosen` rate as a large dot.
 
-    Args:
-        axes: what to draw on.
-        title: of the panel.
-        unit: of the figures.
-        lines: upstream -> learning rate -> mean test figure.
-        chosen: upstream -> the rate that validated best.
-        order: all upstreams of the report, so that one has the same colour everywhere.
+    `order` has all upstreams of the report, so that one has the same colour everywhere.
     """
     rates = sorted({rate for line in lines.values() for rate in line})
     many = len(order) > len(SERIES)
     for name, line in lines.items():
         colour = SERIES[2] if many else SERIES[order.index(name)]
         xs = sorted(line)
-        axes.plot(
-            xs, [line[x] for x in xs], color=colour, marker="o", markersize=3.5, label="_" if many else short(name)
-        )
+        label = "_" if many else short(name)  # matplotlib leaves "_" out of the legend
+        axes.plot(xs, [line[x] for x in xs], color=colour, marker="o", markersize=3.5, label=label)
         if chosen.get(name) in line:
             axes.plot([chosen[name]], [line[chosen[name]]], "o", color=colour, markersize=9, markeredgecolor=PAPER)
     axes.set_xscale("log")
     axes.set_xticks(_apart(rates), [f"{rate:g}" for rate in _apart(rates)])
     axes.minorticks_off()
-    axes.set_title(title)
-    axes.set_xlabel("learning rate of the head")
-    axes.set_ylabel(unit)
-    _finish(axes)
+    _finish(axes, title, "learning rate of the head", unit, MUTED)
 
 
 def draw_radar(
     axes: "Axes", title: str, names: Sequence[str], own: Sequence[float], others: Sequence[Sequence[float]]
 ) -> None:
-    """Draw one upstream's figures on spokes, 0 at the centre and 1 at the rim, with the others' outlines in grey.
+    """Draw one upstream's figures on spokes, clockwise from the top, with the others' outlines in grey.
 
-    Args:
-        axes: what to draw on; ordinary axes, so that radars share a grid with other panels.
-        title: of the panel.
-        names: of the spokes, clockwise from the top; at least three.
-        own: a value per spoke, cut to 0..1.
-        others: the same for the other upstreams.
+    Values are cut to 0 (centre) to 1 (rim). The axes are ordinary ones, so that radars share a grid with other panels.
     """
     angles = [math.pi / 2 - 2 * math.pi * index / len(names) for index in range(len(names))]
 
@@ -316,17 +270,40 @@ def _best(cards: Sequence[ResultCard]) -> str | None:
     return f"{min(values) if cards[0].main['better'] == 'lower' else max(values):.1f}"
 
 
-def _line(axes: "Axes", series: Series | None, colour: str, label: str, thin: bool = False) -> bool:
-    if series is None:
-        return False
-    # A single point draws no line; a dot shows that the run has begun.
-    marker = "o" if len(series.steps) == 1 else ""
-    values = _running_mean(series.values) if thin else series.values
-    axes.plot(
-        series.steps, values, color=colour, label=label, marker=marker,
-        linewidth=1.2 if thin else 2, alpha=0.85 if thin else 1,
-    )  # fmt: skip
-    return True
+def _draw_curves(
+    axes: "Axes",
+    title: str,
+    unit: str,
+    curves: Curves,
+    lines: Sequence[tuple[str, str, str]],
+    level: tuple[str, str, str] | None = None,
+    factor: float = 1,
+) -> None:
+    """Draw the (series, colour, label) lines that are logged, and a dashed line at the last value of a `level`."""
+    drawn = False
+    for key, colour, label in lines:
+        if (series := curves.get(key)) is None:
+            continue
+        drawn, series, train = True, series.scaled(factor), key.startswith("train/")
+        axes.plot(
+            series.steps, _running_mean(series.values) if train else series.values, color=colour, label=label,
+            marker="o" if len(series.steps) == 1 else "",  # a single point draws no line; a dot shows that the run has begun
+            linewidth=1.2 if train else 2, alpha=0.85 if train else 1,
+        )  # fmt: skip
+    if not drawn:
+        axes.set_title(title)
+        axes.tick_params(length=0)
+        axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    if level is not None and (series := curves.get(level[0])) is not None:
+        text = f"{level[1]} {factor * series.last:.3g}{level[2]}"
+        axes.axhline(factor * series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=text)
+    axes.set_xlim(0, max(1, curves.last_step))
+    _finish(axes, title, "step", unit)
+    if level is not None:
+        axes.set_ylim(bottom=0)  # after the margins; a share or a count starts at zero, a loss does not
 
 
 def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
@@ -334,35 +311,6 @@ def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
     half = width // 2
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
-
-
-def _level(axes: "Axes", series: Series | None, label: str, unit: str = "") -> None:
-    if series is not None:
-        axes.axhline(
-            series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=f"{label} {series.last:.3g}{unit}"
-        )
-
-
-def _percent(series: Series | None) -> Series | None:
-    return None if series is None else Series(series.steps, [100 * value for value in series.values])
-
-
-def _finish_curves(axes: "Axes", title: str, unit: str, curves: Curves, drawn: bool, from_zero: bool = False) -> None:
-    axes.set_title(title)
-    axes.tick_params(length=0)
-    if not drawn:
-        axes.text(0.5, 0.5, "not logged yet", transform=axes.transAxes, ha="center", va="center", color=MUTED)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
-    axes.set_xlim(0, max(1, curves.last_step))
-    axes.margins(y=0.08)
-    if from_zero:
-        axes.set_ylim(bottom=0)
-    axes.spines["left"].set_color(GRID)
-    _legend_below(axes)
 
 
 def _apart(rates: Sequence[float]) -> list[float]:
@@ -374,16 +322,14 @@ def _apart(rates: Sequence[float]) -> list[float]:
     return kept
 
 
-def _finish(axes: "Axes") -> None:
+def _finish(axes: "Axes", title: str, xlabel: str, ylabel: str, labelcolor: str | None = None) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.tick_params(length=0)
     axes.margins(y=0.08)
     axes.spines["left"].set_color(GRID)
     if axes.get_legend_handles_labels()[0]:
-        _legend_below(axes, labelcolor=MUTED)
-
-
-def _legend_below(axes: "Axes", **settings: str) -> None:
-    # Inside the axes a legend hides one curve or another.
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, handlelength=1.4, columnspacing=1.2, **settings
-    )
+        # Inside the axes a legend hides one curve or another.
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+        axes.legend(**below, handlelength=1.4, columnspacing=1.2, labelcolor=labelcolor)

@@ -10,28 +10,23 @@ from wavlm_lightning.metrics.superb import METRICS, TASKS, leaderboard, partial_
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
 
+# Column of the board -> the name of that metric on our cards.
 METRIC_OF: dict[str, str] = {
-    "PR": "per",
-    "KS": "accuracy",
-    "IC": "accuracy",
-    "SID": "accuracy",
-    "ER": "accuracy",
-    "ASR": "wer",
-    "QbE": "mtwv",
-    "SF_F1": "f1",
-    "SF_CER": "cer",
-    "SV": "eer",
-    "SD": "der",
-}
-"""Column of the board -> the name of that metric on our cards."""
-
-Results = Mapping[str, Mapping[str, ResultCard]]
-"""Upstream to task ("PR", "KS", ...) to card."""
+    "PR": "per", "KS": "accuracy", "IC": "accuracy", "SID": "accuracy", "ER": "accuracy", "ASR": "wer",
+    "QbE": "mtwv", "SF_F1": "f1", "SF_CER": "cer", "SV": "eer", "SD": "der",
+}  # fmt: skip
+Results = Mapping[str, Mapping[str, ResultCard]]  # upstream -> task ("PR", "KS", ...) -> card
 
 
 def columns_of(tasks: Sequence[str]) -> list[str]:
     """The board's columns of some tasks, in the board's order."""
     return [metric for task in TASKS if task in tasks for metric in TASKS[task]]
+
+
+def board_column(column: str, better: str) -> Cell:
+    """The head of a column of the board: its task, and below it the metric with its direction (none if unknown)."""
+    note = f"{metric_title(METRIC_OF[column])} {ARROWS[better]}" if better else ""
+    return Cell(column.split("_")[0], note=note)
 
 
 def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
@@ -45,27 +40,16 @@ def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
 
 
 def superb_table(results: Results, tasks: Sequence[str]) -> Table:
-    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold.
-
-    Args:
-        results: the cards.
-        tasks: the tasks to show, by their names on the board.
-    """
+    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold."""
     columns = columns_of(tasks)
     rows = {upstream: board_values(cards) for upstream, cards in results.items()}
-    # Unit and direction are the same on every card of a task.
-    main = {
-        column: next(cards[task].metrics[METRIC_OF[column]] for cards in results.values() if task in cards)
-        for task, some in TASKS.items()
-        if any(task in cards for cards in results.values())
-        for column in some
+    # The direction is the same on every card of a task.
+    better = {
+        column: cards[task].metrics[METRIC_OF[column]]["better"]
+        for cards in results.values()
+        for task in TASKS.keys() & cards.keys()
+        for column in TASKS[task]
     }
-    head = [Cell("upstream")]
-    for column in columns:
-        label = metric_title(METRIC_OF[column])
-        head.append(
-            Cell(column.split("_")[0], note=f"{label} {ARROWS[main[column]['better']]}" if column in main else "")
-        )
     body = []
     for upstream, values in rows.items():
         row = [Cell(upstream)]
@@ -73,28 +57,21 @@ def superb_table(results: Results, tasks: Sequence[str]) -> Table:
             if column not in values:
                 row.append(Cell(MISSING))
                 continue
-            sign = 1 if main[column]["better"] == "higher" else -1
             rivals = [other[column] for other in rows.values() if column in other]
-            best = len(rivals) > 1 and sign * values[column] >= max(sign * value for value in rivals)
-            row.append(Cell(f"{values[column]:.2f}", strong=best))
+            best = (max if better[column] == "higher" else min)(rivals)
+            row.append(Cell(f"{values[column]:.2f}", strong=len(rivals) > 1 and values[column] == best))
         body.append(row)
-    return Table(head, body)
+    return Table([Cell("upstream"), *(board_column(column, better.get(column, "")) for column in columns)], body)
 
 
 def board_verdict(results: Results, reservation: str | None = None) -> list[str]:
-    """Compare each upstream with the published rows, in a sentence or two.
-
-    Args:
-        results: the cards.
-        reservation: the reason why they must not be compared with the published rows; None if they may.
-    """
+    """Compare each upstream with the published rows, in a sentence or two; `reservation` says why that is not fair."""
     if reservation is not None:
         return [f"Not comparable with the published rows, so without Score and Rank: {reservation}."]
     lines = []
     shown = [entry for entry in published_entries() if entry.shown]
     for upstream, cards in results.items():
-        values = board_values(cards)
-        if not values:
+        if not (values := board_values(cards)):
             continue
         if len(cards) == len(TASKS):
             own = score(values)
@@ -103,16 +80,15 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
                 f"{upstream}: SUPERB Score {own}, Rank {rank(values):.2f} against the 24 published entries; by Score it "
                 f"would be at place {place} of {len(shown) + 1}."
             )
-            continue
-        tasks = [task for task in TASKS if task in cards]
-        own_points = partial_score(values)
-        board = leaderboard(tasks)
-        place = 1 + sum(mean > own_points for _, mean in board)
-        lines.append(
-            f"{upstream}: {len(tasks)} of {len(TASKS)} tasks ({', '.join(tasks)}), so there is no official Score; mean points "
-            f"over these {own_points:.0f}, place {place} of {len(board) + 1} over the same tasks "
-            f"({board[0][0].name} leads with {board[0][1]:.0f})."
-        )
+        else:
+            tasks = [task for task in TASKS if task in cards]
+            own_points, board = partial_score(values), leaderboard(tasks)
+            place = 1 + sum(mean > own_points for _, mean in board)
+            lines.append(
+                f"{upstream}: {len(tasks)} of {len(TASKS)} tasks ({', '.join(tasks)}), so there is no official Score; "
+                f"mean points over these {own_points:.0f}, place {place} of {len(board) + 1} over the same tasks "
+                f"({board[0][0].name} leads with {board[0][1]:.0f})."
+            )
     return lines
 
 

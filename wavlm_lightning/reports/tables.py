@@ -34,7 +34,6 @@ class Table:
     wide: bool = False
 
     def to_markdown(self) -> str:
-        """The table in GitHub's Markdown."""
         rule = ["---", *(["---:" if self.numeric else "---"] * (len(self.columns) - 1))]
         lines = [[_markdown(cell) for cell in self.columns], rule]
         lines += [[_markdown(cell) for cell in row] for row in self.rows]
@@ -53,8 +52,15 @@ class Table:
 
 def two_columns(pairs: Iterable[tuple[str, str]], columns: tuple[str, str] = ("", ""), numeric: bool = False) -> Table:
     """Make a table of (name, value) pairs; pairs with an empty value are left out."""
-    rows = [[Cell(name), Cell(value)] for name, value in pairs if value]
-    return Table([Cell(name) for name in columns], rows, numeric)
+    return text_table(columns, [pair for pair in pairs if pair[1]], numeric)
+
+
+def text_table(
+    columns: Sequence[str | Cell], rows: Iterable[Sequence[str]], numeric: bool = True, wide: bool = False
+) -> Table:
+    """Make a table whose cells are plain text."""
+    head = [Cell(column) if isinstance(column, str) else column for column in columns]
+    return Table(head, [list(map(Cell, row)) for row in rows], numeric, wide)
 
 
 def metric_title(name: str) -> str:

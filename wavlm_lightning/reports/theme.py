@@ -78,20 +78,17 @@ def save_png(figure: "Figure", path: Path) -> Path:
 
 
 def to_svg(figure: "Figure", name: str, description: str) -> str:
-    """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, without links.
+    """Return the figure as an `<svg>` element for inline use: transparent, in the page's colours and font, no links.
 
-    Args:
-        figure: drawn inside `style`.
-        name: unique on the page, so that the element ids of two figures differ.
-        description: text for screen readers.
+    The name must be unique on the page, so that the element ids of two figures differ; the description is for screen
+    readers.
     """
     import matplotlib
 
     text = StringIO()
     with style(), matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(
-            text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same input gives the same bytes
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     # HTML needs neither namespaces nor metadata; without them a test can check that the page has no address in it.

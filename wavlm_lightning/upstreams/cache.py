@@ -36,52 +36,30 @@ from wavlm_lightning.upstreams.base import Upstream
 
 Level = Literal["utterance", "frame"]
 FORMAT = 2
-HALF_MAX = 65504.0
-"""Largest float16."""
-PIECE_SECONDS = 600.0
-"""Approximate seconds of audio per file: the most that a killed run loses."""
-BLANK = "0" * 64
-"""Stands in a file's header for its hash while the hash is computed."""
+HALF_MAX = 65504.0  # largest float16
+PIECE_SECONDS = 600.0  # audio per file, about: the most that a killed run loses
+BLANK = "0" * 64  # stands in a file's header for its hash while the hash is computed
 
 
 class AudioShard(Protocol):
-    """A source of utterances: a shard of a corpus.
-
-    Attributes:
-        path: the file; its stem names it in the cache.
-        sha256: hash of the audio; another hash means other features.
-        keys: of the utterances.
-        samples: their lengths.
-    """
+    """A source of utterances: a shard of a corpus."""
 
     @property
-    def path(self) -> Path: ...
-
+    def path(self) -> Path: ...  # its stem names the shard in the cache
     @property
-    def sha256(self) -> str: ...
-
+    def sha256(self) -> str: ...  # of the audio; another hash means other features
     @property
     def keys(self) -> Sequence[str]: ...
-
     @property
-    def samples(self) -> Sequence[int]: ...
-
-    def waveform(self, place: int) -> np.ndarray:
-        """Utterance number `place`, float32 `(samples,)`."""
-        ...
+    def samples(self) -> Sequence[int]: ...  # lengths of the utterances
+    def waveform(self, place: int) -> np.ndarray: ...  # float32 (samples,)
 
 
 class Pieces:
     """Utterances of a shard by ascending length, cut into pieces of about ten minutes of audio.
 
-    The division depends on the lengths alone, so that a later run finds the files of an earlier one.
-
-    Args:
-        samples: length of each utterance of the shard.
-
-    Attributes:
-        samples: the same, int64 `(utterances,)`.
-        places: for each piece, the numbers of its utterances, int64 `(utterances of the piece,)`.
+    The division depends on the lengths alone, so that a later run finds the files of an earlier one. `places` holds the
+    numbers of the utterances of each piece.
     """
 
     def __init__(self, samples: Sequence[int]) -> None:
@@ -134,9 +112,7 @@ class FeatureCache:
         context: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         if not upstream.frozen:
-            raise UserError(
-                "cache: the upstream is trained (frozen: false), so its features change; switch the cache off"
-            )
+            raise UserError("cache: features of a trained upstream (frozen: false) change; switch the cache off")
         self.upstream, self.level, self.context = upstream, level, context
         self.budget_gib, self.factor = budget_gib, factor
         content = [FORMAT, upstream.fingerprint(), level, factor, precision]
@@ -153,7 +129,6 @@ class FeatureCache:
         return self._pieces[shard.sha256]
 
     def path(self, shard: AudioShard, piece: int) -> Path:
-        """The file of a piece of a shard."""
         return self.directory / f"{shard.path.stem}-{shard.sha256[:12]}-{piece:03d}.safetensors"
 
     def _facts(self, shard: AudioShard, piece: int) -> dict[str, str]:
@@ -168,17 +143,9 @@ class FeatureCache:
         return float(np.sum(samples)) / SAMPLE_RATE * self.upstream.frame_rate * size * 2 / 2**30
 
     def check_budget(self, shards: Iterable[AudioShard], longest: int | None = None) -> tuple[float, float]:
-        """Estimate the disk space of shards before anything is computed.
+        """Estimate the disk space of the shards of a split: GiB in all, and GiB still to be written.
 
-        Args:
-            shards: of a split.
-            longest: as for `fill`.
-
-        Returns:
-            GiB in all, and GiB still to be written.
-
-        Raises:
-            UserError: they exceed the budget or the free space.
+        A UserError says if they exceed the budget or the free space, before anything is computed.
         """
         need = missing = 0.0
         for shard in shards:
@@ -209,19 +176,11 @@ class FeatureCache:
         longest: int | None = None,
         batch_seconds: float = 40.0,
     ) -> list[Path]:
-        """Compute the features of a shard that are not in the cache.
+        """Compute the features of a shard that are not in the cache, and return the files.
 
         Several runs may share a cache: one computes a file while the others wait for it. After a kill, the next call
-        continues with the first missing file.
-
-        Args:
-            shard: the audio.
-            device: where the upstream runs.
-            longest: samples of the longest utterance that will be read; None for all utterances.
-            batch_seconds: audio per forward, padding counted.
-
-        Returns:
-            The files.
+        continues with the first missing file. Only utterances of at most `longest` samples will be read. A forward takes
+        `batch_seconds` of audio, padding counted.
         """
         paths = []
         for piece in self._pieces_of(shard).up_to(longest):
@@ -305,11 +264,9 @@ def _half_precision(hidden: Tensor) -> Tensor:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    """Write a safetensors file whose metadata are `facts` and `sha256`, the hash of the file with that hash blanked.
-
-    A process that has the old file open goes on reading the old one.
-    """
-    # Only the owner of the lock writes, so a fixed temporary name is safe: a killed run's file is overwritten.
+    """Write a safetensors file whose metadata are `facts` and `sha256`, the hash of the file with that hash blanked."""
+    # Only the owner of the lock writes, so a fixed temporary name is safe: a killed run's file is overwritten. A process
+    # that has the old file open continues to read the old one.
     with atomic_write(path, temporary=path.with_suffix(".tmp"), durable=True) as temporary:
         save_file(tensors, temporary, metadata={**facts, "sha256": BLANK})
         header, digest = _hash(temporary)
@@ -329,7 +286,6 @@ def _intact(path: Path, facts: dict[str, str]) -> bool:
 
 
 def _entry(digest: str) -> bytes:
-    """The hash as it is written in the header."""
     return f'"sha256":"{digest}"'.encode()
 
 

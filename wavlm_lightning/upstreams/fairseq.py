@@ -17,9 +17,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build
 
+# Parameters that only pre-training needs.
 HEADS = re.compile(r"(mask_emb|final_proj|label_embs_concat|target_glu|quantizer|input_quantizer|project_\w+)\b.*")
-"""Names of parameters that only pre-training needs."""
-
 RELATIVE_POSITIONS = re.compile(r"encoder\.layers\.\d+\.self_attn\.(grep_a|grep_linear|relative_attention_bias)\b.*")
 FIRST_BLOCK = "encoder.layers.0.self_attn.k_proj.weight"
 
@@ -52,9 +51,7 @@ class FairseqUpstream(TorchaudioModel):
         settings, weights = _open(Path(path))
         normalize = settings.get("normalize", False)
         if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
-            raise UserError(
-                f"{path}: its settings do not say whether waveforms are normalised (normalize={normalize!r})"
-            )
+            raise UserError(f"{path}: its settings do not say whether waveforms are normalised ({normalize!r})")
         super().__init__(_build(settings, weights, Path(path)), normalize, label or str(path), frozen)
 
 
@@ -83,11 +80,9 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Settings are in `cfg.model` and `cfg.task`, before 2020-11 in `args`; s3prl has `model_cfg` and `task_cfg`."""
+    tree = plain(content.get("cfg") or content.get("args") or {})
     if "model_cfg" in content:
-        tree = {"model": content["model_cfg"], "task": content.get("task_cfg")}
-    else:
-        tree = content.get("cfg") or content.get("args") or {}
-    tree = plain(tree)
+        tree = plain({"model": content["model_cfg"], "task": content.get("task_cfg")})
     if not isinstance(tree, dict):
         return {}
     model, task = tree.get("model"), tree.get("task")
@@ -102,11 +97,10 @@ def _build(settings: Mapping[str, Any], weights: Mapping[str, Tensor], path: Pat
     if activation != "gelu":
         raise UserError(f"{path}: its activation is {activation}, but torchaudio's models have gelu only")
     try:
+        convolutions = parse_convolutions(str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path)
         parameters = {
             "extractor_mode": "layer_norm" if settings.get("extractor_mode") == "layer_norm" else "group_norm",
-            "extractor_conv_layer_config": parse_convolutions(
-                str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path
-            ),
+            "extractor_conv_layer_config": convolutions,
             "extractor_conv_bias": value["conv_bias"],
             "encoder_embed_dim": value["dim"],
             "encoder_projection_dropout": value["dropout_input"],

@@ -19,20 +19,14 @@ import torch
 
 from wavlm_lightning.system.errors import UserError
 
-LEGACY_PICKLES = 4
-"""Before torch 1.6 a file was a sequence of pickles: magic number, version, system, and then the content."""
+LEGACY_PICKLES = 4  # before torch 1.6 a file was a sequence of pickles: magic number, version, system, content
 
 
 class Inert:
-    """A placeholder for an object of an unknown class, which is not imported.
+    """A placeholder for an object of an unknown class, which is not imported."""
 
-    Attributes:
-        arguments: of its constructor.
-        state: its attributes.
-    """
-
-    arguments: tuple[Any, ...]
-    state: dict[str, Any]
+    arguments: tuple[Any, ...]  # of its constructor
+    state: dict[str, Any]  # its attributes
 
     def __new__(cls, *arguments: Any) -> Inert:
         inert = super().__new__(cls)
@@ -48,22 +42,14 @@ class Inert:
 
 
 def words(path: Path) -> set[str]:
-    """All strings in a PyTorch file, among them the names of its tensors; no tensor is read.
-
-    Raises:
-        UserError: the file was not written by torch.
-    """
+    """All strings in a PyTorch file, among them the names of its tensors; no tensor is read."""
     return _scan(path)[1]
 
 
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint in which every object that is not a tensor, container, string or number is an `Inert`.
 
-    Args:
-        path: of a file written by any version of fairseq, or converted from one.
-
-    Raises:
-        UserError: the file cannot be read this way.
+    Any version of fairseq may have written it. A UserError says if it cannot be read this way.
     """
     stubs: list[Any] = [(Inert, name) for name in _scan(path)[0]]
     try:
@@ -106,9 +92,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 record = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                pickles = [archive.read(record)]
-            for content in pickles:
-                _scan_one(content, names, strings)
+                _scan_one(archive.read(record), names, strings)
         else:
             with path.open("rb") as stream:
                 for _ in range(LEGACY_PICKLES):

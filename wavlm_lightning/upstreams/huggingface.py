@@ -17,14 +17,12 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
+# Values of `model_type` in `config.json` whose models are built from the same parts.
 MODEL_TYPES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-"""Values of `model_type` in `config.json` whose models are built from the same parts."""
-
+# SUPERB neither drops layers nor masks frames, even where the encoder is trained with the head.
 SWITCHED_OFF = {"layerdrop": 0.0, "mask_time_prob": 0.0, "mask_feature_prob": 0.0, "apply_spec_augment": False}
-"""SUPERB neither drops layers nor masks frames, even where the encoder is trained with the head."""
-
+# Entries of a configuration that do not change the features.
 UNINFORMATIVE = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that do not change the features."""
 
 
 class HuggingFaceUpstream(WaveformEncoder):
@@ -62,9 +60,8 @@ class HuggingFaceUpstream(WaveformEncoder):
         self.model, do_normalize = load(str(source), overrides or {})
         config = self.model.config
         self.dim, self.num_layers = config.hidden_size, config.num_hidden_layers + 1
-        self.describe_convolutions(
-            list(zip(config.conv_kernel, config.conv_stride, strict=True)), self.model.feature_extractor
-        )
+        layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+        self.describe_convolutions(layers, self.model.feature_extractor)
         if do_normalize is None:
             do_normalize = not self.averages_over_time
         self.normalize = do_normalize if normalize is None else normalize
@@ -75,11 +72,9 @@ class HuggingFaceUpstream(WaveformEncoder):
         return json.dumps({"config": values, "normalize": self.normalize}, sort_keys=True, default=str)
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """`(batch, samples)` to `(batch, frames, channels)`."""
         return self.model.feature_extractor(waveforms).transpose(1, 2)
 
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
-        """See `WaveformEncoder`."""
         projected = self.model.feature_projection(features)
         if isinstance(projected, tuple):  # all models but HuBERT also return the normalised features
             projected = projected[0]
@@ -116,15 +111,7 @@ def _zero_padding(positional: nn.Module, padding: Tensor) -> Iterator[None]:
 
 
 def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None]:
-    """The model in fp32 on the CPU, and `do_normalize` of its preprocessor (None if it has none).
-
-    Args:
-        source: a name on the hub, or a folder.
-        overrides: fields of the configuration to change.
-
-    Raises:
-        UserError: the model cannot be loaded or is not supported.
-    """
+    """The model in fp32 on the CPU, from the hub or a folder, and `do_normalize` of its preprocessor, if any."""
     try:
         import transformers
     except ImportError as error:
@@ -151,18 +138,15 @@ def load(source: str, overrides: dict[str, Any]) -> tuple[nn.Module, bool | None
 
 
 def _configure(config: Any, source: str, overrides: dict[str, Any]) -> Any:
-    if config.model_type not in MODEL_TYPES:
-        raise UserError(
-            f"hf:{source} is of model_type {config.model_type}; give one of {', '.join(MODEL_TYPES)}, or write your "
-            "own Upstream"
-        )
-    for name, value in overrides.items():
+    if (kind := config.model_type) not in MODEL_TYPES:
+        known = ", ".join(MODEL_TYPES)
+        raise UserError(f"hf:{source} is of model_type {kind}; give one of {known}, or write your own Upstream")
+    for name in overrides:
         if not hasattr(config, name):
             raise UserError(f"overrides: the configuration of {source} has no field {name!r}")
         if name in SWITCHED_OFF:
             raise UserError(f"overrides: {name} is always off in an upstream; remove it")
-        setattr(config, name, value)
-    for name, value in SWITCHED_OFF.items():
+    for name, value in {**overrides, **SWITCHED_OFF}.items():
         setattr(config, name, value)
     return config
 

@@ -68,9 +68,6 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
 def build(spec: str) -> Upstream:
     """Build the upstream of a specification; see `resolve`.
 
-    Raises:
-        UserError: the specification is wrong, or the upstream cannot be loaded.
-
     Example:
         >>> build("fbank").dim
         240
@@ -90,10 +87,10 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
         return _ours(name), dict(arguments)
     if spec in PRESETS:
         return _ours("WavLMUpstream"), {"source": spec, "label": f"random weights ({spec})"}
-    kind, colon, rest = spec.partition(":")
-    if colon and kind == "hf" and rest:
+    kind, _, rest = spec.partition(":")
+    if kind == "hf" and rest:
         return _ours("HuggingFaceUpstream"), {"source": rest}
-    if colon and kind == "torchaudio" and rest:
+    if kind == "torchaudio" and rest:
         find_bundle(rest)
         return _ours("TorchaudioUpstream"), {"bundle": rest}
     path = Path(spec).expanduser()

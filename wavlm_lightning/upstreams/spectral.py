@@ -10,8 +10,7 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
-SHORTEST = 400
-"""Samples of one analysis window; shorter utterances have no frame."""
+SHORTEST = 400  # samples of one analysis window; shorter utterances have no frame
 
 
 class Spectral(Upstream):
@@ -46,11 +45,7 @@ class Spectral(Upstream):
         return features
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """One layer, `(1, batch, frames, dim)`; each utterance is analysed before padding.
-
-        Raises:
-            UserError: an utterance is shorter than one window (400 samples).
-        """
+        """One layer, `(1, batch, frames, dim)`; each utterance is analysed before padding."""
         if int(lengths.min()) < SHORTEST:
             raise UserError(f"an utterance of {int(lengths.min())} samples is shorter than one window (400 samples)")
         rows = [self.features(row[:length]) for row, length in zip(waveforms, lengths.tolist(), strict=True)]

@@ -19,8 +19,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
-BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
-"""`_model_type` of a bundle -> the function that builds the model."""
+BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}  # by `_model_type` of a bundle
 
 
 class TorchaudioModel(WaveformEncoder):
@@ -47,9 +46,8 @@ class TorchaudioModel(WaveformEncoder):
         self.transformer = model.encoder.transformer
         self.dim = self.transformer.pos_conv_embed.embed_dim
         self.num_layers = len(self.transformer.layers) + 1
-        self.describe_convolutions(
-            [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers], self.front_end
-        )
+        layers = [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers]
+        self.describe_convolutions(layers, self.front_end)
         self.freeze()
 
     def settings(self) -> str:
@@ -62,14 +60,10 @@ class TorchaudioModel(WaveformEncoder):
         )
 
     def convolve(self, waveforms: Tensor) -> Tensor:
-        """`(batch, samples)` to `(batch, frames, channels)`."""
         return self.front_end(waveforms, None)[0]
 
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
-        """See `WaveformEncoder`.
-
-        torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
-        """
+        # torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
         x = self.feature_projection(features)
         masks: dict[str, Tensor] = {}
         if padding.any():
@@ -123,11 +117,7 @@ def bundles() -> dict[str, Any]:
 
 
 def find_bundle(name: str) -> Any:
-    """The bundle of a name.
-
-    Raises:
-        UserError: there is no such bundle.
-    """
+    """The bundle of a name; a UserError lists the names."""
     known = bundles()
     if name not in known:
         hint = nearest(name.upper(), list(known)) or f"; it has {', '.join(sorted(known))}"
@@ -144,44 +134,27 @@ def _download(bundle: Any, name: str) -> Wav2Vec2Model:
             f"torchaudio:{name}: its weights could neither be read from the torch hub cache nor downloaded "
             f"({type(error).__name__}); fetch them where there is a network and give weights=FILE"
         ) from error
-    return (
-        model if isinstance(model, Wav2Vec2Model) else model.model
-    )  # its wrapper normalises over the whole batch, padding included
+    # The wrapper of some models normalises over the whole batch, padding included.
+    return model if isinstance(model, Wav2Vec2Model) else model.model
 
 
 def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
     if not path.is_file():
         raise UserError(f"torchaudio:{name}: no file {path}; weights is the state dict of that model")
-    return build(BUILDERS[bundle._model_type], bundle._params, read_state(path), path)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, under current parameter names.
-
-    Raises:
-        UserError: the file does not hold a state dict.
-    """
     try:
-        return rename(read_tensors(path))
+        state = rename(read_tensors(path))
     except CheckpointError as error:
         raise UserError(str(error)) from error
+    return build(BUILDERS[bundle._model_type], bundle._params, state, path)
 
 
 def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:
-    """A model with given weights; an output layer among them is left out.
+    """A model with given weights under torchaudio's names; an output layer among them is left out.
 
-    Args:
-        builder: `wav2vec2_model` or `wavlm_model`.
-        parameters: its arguments.
-        state: the weights under torchaudio's names.
-        path: of the weights, for messages.
-
-    Raises:
-        UserError: the weights do not fit.
+    `builder` is `wav2vec2_model` or `wavlm_model`. A UserError says if the weights, read from `path`, do not fit.
     """
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random weights are overwritten, so the caller's random numbers should not change
+    # The random weights are overwritten, so the caller's random numbers should not change.
+    with torch.random.fork_rng(devices=[]):
         model = builder(**{**parameters, "aux_num_out": None})
     state = {name: tensor for name, tensor in state.items() if not name.startswith("aux.")}
     try:

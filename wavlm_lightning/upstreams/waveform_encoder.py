@@ -34,12 +34,7 @@ class WaveformEncoder(Upstream):
     normalize: bool
 
     def describe_convolutions(self, convolutions: Sequence[tuple[int, int]], front_end: nn.Module) -> None:
-        """Set the frame rate, and whether rows must be convolved one by one.
-
-        Args:
-            convolutions: kernel and stride of each layer, from the first.
-            front_end: the module of the convolutions.
-        """
+        """Set the frame rate, and whether rows must be convolved one by one; each layer has (kernel, stride)."""
         self.convolutions = tuple(convolutions)
         self.frame_rate = SAMPLE_RATE / math.prod(stride for _, stride in convolutions)
         self.shortest = 1
@@ -53,30 +48,19 @@ class WaveformEncoder(Upstream):
 
     @abstractmethod
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
-        """From the convolutions' output to the hidden states.
+        """Convolved features `(batch, frames, channels)` to the hidden states, each `(batch, frames, dim)`.
 
-        Args:
-            features: `(batch, frames, channels)`.
-            padding: bool `(batch, frames)`, true where a frame is padding.
-
-        Returns:
-            The input of every block, then the encoder's output (after the final norm, if there is one), each
-            `(batch, frames, dim)` with arbitrary values in the padding. s3prl's `upstream/hubert/expert.py` hooks the
-            same places.
+        These are the input of every block, then the encoder's output (after the final norm, if there is one). Values where
+        `padding` `(batch, frames)` is true are arbitrary. s3prl's `upstream/hubert/expert.py` hooks the same places.
         """
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Number of frames of utterances, from their samples."""
         for kernel, stride in self.convolutions:
             lengths = (lengths - kernel) // stride + 1
         return lengths
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """All hidden states, `(layers + 1, batch, frames, dim)`, zero where a frame is padding.
-
-        Raises:
-            UserError: an utterance is too short for one frame.
-        """
+        """All hidden states, `(layers + 1, batch, frames, dim)`, zero where a frame is padding."""
         samples = lengths.tolist()
         if min(samples) < self.shortest:
             raise UserError(

@@ -16,8 +16,7 @@ from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
-ENCODER_KEY = "wavlm_config"
-"""Key of the encoder's configuration in a pre-training checkpoint."""
+ENCODER_KEY = "wavlm_config"  # of the encoder's configuration in a pre-training checkpoint
 
 
 def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:
@@ -58,14 +57,7 @@ def newest_checkpoint(path: Path) -> Path:
 def read_run_checkpoint(path: Path) -> dict[str, Any]:
     """Read the checkpoint of a run (a file, or the folder of a sharded run) to the CPU.
 
-    Args:
-        path: the checkpoint. A file is memory-mapped, because two thirds of it are optimiser state.
-
-    Returns:
-        Its content; of a sharded checkpoint everything but the optimiser's state.
-
-    Raises:
-        UserError: the checkpoint is not readable.
+    A sharded checkpoint comes without the optimiser's state. A UserError says if the checkpoint is not readable.
     """
     if path.is_dir():
         try:
@@ -73,6 +65,7 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
         except CheckpointError as error:
             raise UserError(str(error)) from error
     try:
+        # Memory-mapped, because two thirds of a file are optimiser state.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
@@ -135,5 +128,4 @@ class WavLMUpstream(Upstream):
         return str(sorted(self.encoder.config.to_dict().items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """All hidden states, `(layers + 1, batch, frames, dim)`."""
         return self.encoder(waveforms, lengths)

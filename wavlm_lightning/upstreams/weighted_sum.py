@@ -26,11 +26,7 @@ class WeightedSum(nn.Module):
         self.logits = nn.Parameter(torch.zeros(num_layers)) if num_layers > 1 else None
 
     def forward(self, layers: Layers) -> Tensor:
-        """Mix the layers.
-
-        Returns:
-            `(batch, frames, dim)`.
-        """
+        """Mix the layers into `(batch, frames, dim)`."""
         hidden = layers.hidden
         if self.normalize:
             hidden = nn.functional.layer_norm(hidden, hidden.shape[-1:])

@@ -19,23 +19,14 @@ _PRETRAINING = ("train/masked_accuracy", "valid/masked_accuracy", "train/masked_
 
 @dataclass(frozen=True)
 class PretrainingRun:
-    """A pre-training run, read from its folder.
+    """A pre-training run, read from its folder."""
 
-    Args:
-        name: of the folder; the path below the common folder if two runs have the same name.
-        folder: where `config.yaml` is.
-        config: content of `config.yaml`, empty if there is none.
-        curves: everything that was logged.
-        devices: GPUs, or processes on a CPU; None if the configuration leaves it open.
-        on_gpu: whether memory of a GPU was logged.
-    """
-
-    name: str
+    name: str  # of the folder; the path below the common folder if two runs have the same name
     folder: Path
-    config: dict[str, Any]
+    config: dict[str, Any]  # content of config.yaml, empty if there is none
     curves: Curves
-    devices: int | None
-    on_gpu: bool
+    devices: int | None  # GPUs, or processes on a CPU; None if the configuration leaves it open
+    on_gpu: bool  # whether memory of a GPU was logged
 
     @property
     def steps(self) -> int:
@@ -44,12 +35,10 @@ class PretrainingRun:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Arguments of the data module: corpus, labels, seconds per batch, ..."""
         return init_args(self.config, "data")
 
     @property
     def trainer(self) -> dict[str, Any]:
-        """Arguments of the trainer."""
         return self.config.get("trainer") or {}
 
     @property
@@ -74,31 +63,20 @@ class PretrainingRun:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingFacts:
-    """Facts of a pre-training run that lie outside its curves: in its corpus, labels and checkpoint. All are optional.
+    """Facts of a pre-training run that its curves do not hold: of corpus, labels and checkpoint. All are optional."""
 
-    Args:
-        corpus: its name, and how it was made.
-        minutes: minutes of audio in the training split.
-        speakers: speakers in it.
-        clusters: labels of the codebook.
-        pnmi: phone-normalised mutual information of the labels, 0..1.
-        purity: phone purity of the labels, 0..1.
-        unigram: share of the commonest label, 0..1.
-        parameters: of the encoder with its prediction head.
-    """
-
-    corpus: str = ""
-    minutes: float | None = None
+    corpus: str = ""  # its name, and how it was made
+    minutes: float | None = None  # of audio in the training split
     speakers: int | None = None
     clusters: int | None = None
-    pnmi: float | None = None
-    purity: float | None = None
-    unigram: float | None = None
-    parameters: int | None = None
+    pnmi: float | None = None  # phone-normalised mutual information of the labels, 0..1
+    purity: float | None = None  # of the labels, 0..1
+    unigram: float | None = None  # share of the commonest label, 0..1
+    parameters: int | None = None  # of the encoder with its prediction head
 
 
+# Handed in, because corpora and checkpoints are beyond what this package may import.
 Describe = Callable[[PretrainingRun], PretrainingFacts]
-"""Looks a run's facts up; handed in, since corpora and checkpoints are beyond what this package may import."""
 
 
 def run_curves(folder: Path) -> Curves:
@@ -107,12 +85,7 @@ def run_curves(folder: Path) -> Curves:
 
 
 def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
-    """The run folders behind a card: the card's folder, that of the chosen learning rate, or those of its folds.
-
-    Args:
-        card_file: the card of a task on an upstream.
-        chosen: the card's `details["run"]`, a folder beside the card, if learning rates were searched.
-    """
+    """The run folders behind a card: the card's folder, that of the `chosen` learning rate, or those of its folds."""
     folder = card_file.parent / (chosen or "")
     if (folder / "curves").is_dir() or (folder / CURVES).is_file():
         return [folder]
@@ -122,20 +95,16 @@ def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
 def find_pretraining(
     directories: Iterable[Path], heads: Sized[Path], problems: list[str], name: Callable[[Path], str]
 ) -> list[PretrainingRun]:
-    """The pre-training runs below some directories, in order of path.
+    """The pre-training runs below some directories, in order of path; `heads` are run folders that have a card.
 
-    Args:
-        directories: where to look; card files among them are skipped.
-        heads: run folders that have a card.
-        problems: gets a sentence for curves that cannot be read, or that belong to a head without a card.
-        name: makes the text for a path in sentences.
+    `problems` gets a sentence for curves that cannot be read, or that belong to a head without a card.
     """
     folders: set[Path] = set()
     for directory in directories:
         for path in Path(directory).rglob(CURVES) if Path(directory).is_dir() else ():
             parents = path.resolve().parents
             folders.add(parents[2] if parents[1].name == "curves" else parents[0])
-    found: list[tuple[Path, Curves]] = []
+    found: dict[Path, Curves] = {}
     for folder in sorted(folders):
         if (folder / CARD_NAME).is_file() or folder in heads:
             continue
@@ -145,15 +114,15 @@ def find_pretraining(
             problems.append(str(error))
             continue
         if any(key in curves for key in _PRETRAINING):
-            found.append((folder, curves))
+            found[folder] = curves
         elif curves:
             problems.append(f"{name(folder)} has curves but no result card; `wavlm test` writes one.")
-    names = _short_names([folder for folder, _ in found])
-    return [_run(names[folder], folder, curves) for folder, curves in found]
+    names = _short_names(list(found))
+    return [_run(names[folder], folder, curves) for folder, curves in found.items()]
 
 
 def health(curves: Curves, name: str) -> Series | None:
-    """A series of `health/...`."""
+    """The series `health/NAME`."""
     return curves.get(f"health/{name}")
 
 

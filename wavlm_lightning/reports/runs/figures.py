@@ -7,19 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS, points
+from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.curves import Curves, Series
 from wavlm_lightning.reports.figures import Draw
-from wavlm_lightning.reports.plots import (
-    draw_accuracy,
-    draw_layers,
-    draw_lines,
-    draw_loss,
-    draw_perplexity,
-    draw_radar,
-    draw_rates,
-    draw_results,
-    short_names,
-)
 from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
 from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER, layer_weights
 from wavlm_lightning.reports.runs.results import Collection, Result, seed_stems
@@ -30,22 +20,22 @@ from wavlm_lightning.system.errors import UserError
 
 MOST_RADARS = 12
 Lines = list[tuple[str, Series]]
+Panels = tuple[list[Draw], tuple[float, float]]  # panels and the size of one in inches
 
 
-def bar_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+def bar_panels(collection: Collection) -> Panels:
     """One panel of bars per task, and the size of a panel."""
-    names = short_names(list(collection.results))
+    names = plots.short_names(list(collection.results))
     panels: list[Draw] = []
     for task in collection.tasks:
         cards, deviations = [], {}
-        for upstream, row in collection.results.items():
-            if task in row:
-                card = row[task].card
-                # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
-                cards.append(replace(card, upstream={**card.upstream, "label": names[upstream]}))
-                if (deviation := row[task].deviation(card.headline)) is not None:
-                    deviations[names[upstream]] = deviation
-        panels.append(partial(draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations))
+        for upstream, result in collection.of_task(task).items():
+            card = result.card
+            # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
+            cards.append(replace(card, upstream={**card.upstream, "label": names[upstream]}))
+            if (deviation := result.deviation(card.headline)) is not None:
+                deviations[names[upstream]] = deviation
+        panels.append(partial(plots.draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations))
     return panels, (4.0, 1.2 + 0.27 * len(names))
 
 
@@ -73,68 +63,60 @@ def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Dra
     panels: list[Draw] = []
     for upstream in list(outlines)[:MOST_RADARS]:
         others = [outline for other, outline in outlines.items() if other != upstream]
-        panels.append(partial(draw_radar, title=upstream, names=tasks, own=outlines[upstream], others=others))
+        panels.append(partial(plots.draw_radar, title=upstream, names=tasks, own=outlines[upstream], others=others))
     return panels, official
 
 
-def weight_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+def weight_panels(collection: Collection) -> Panels:
     """One heat map per upstream, speaker tasks at the top and content tasks at the bottom, and the size of a panel."""
     tasks = _by_group(collection.tasks)
-    names = short_names(list(collection.results))
+    names = plots.short_names(list(collection.results))
     weights = {names[upstream]: layer_weights(row, tasks) for upstream, row in collection.results.items()}
     most = max((len(rows) for rows in weights.values()), default=0)
     return layer_panels(weights), (4.0, 1.05 + 0.26 * most)
 
 
-def head_panels(collection: Collection, problems: list[str]) -> tuple[list[Draw], tuple[float, float]]:
+def head_panels(collection: Collection, problems: list[str]) -> Panels:
     """One panel per task: the headline on the validation split over training steps, and the size of a panel."""
     panels: list[Draw] = []
     order = list(collection.results)
     longest = 1
     for task in collection.tasks:
-        lines: Lines = []
-        for upstream, row in collection.results.items():
-            if task in row:
-                lines += [(upstream, series) for series in _validation(row[task], problems)]
+        results = collection.of_task(task)
+        lines = [(name, series) for name, result in results.items() for series in _validation(result, problems)]
         if lines:
-            headline, main = next(
-                (r[task].card.headline, r[task].card.main) for r in collection.results.values() if task in r
-            )
-            title, unit = f"{task}, validation", f"{metric_title(headline)} {main['unit']}".strip()
-            panels.append(partial(draw_lines, title=title, unit=unit, lines=lines, order=order, better=main["better"]))
+            card = next(iter(results.values())).card
+            main, title = card.main, f"{task}, validation"
+            unit = f"{metric_title(card.headline)} {main['unit']}".strip()
+            draw = partial(plots.draw_lines, title=title, unit=unit, lines=lines, order=order, better=main["better"])
+            panels.append(draw)
             longest = max(longest, len({name for name, _ in lines}))
     return panels, line_size(longest)
 
 
-def rate_panels(collection: Collection) -> tuple[list[Draw], tuple[float, float]]:
+def rate_panels(collection: Collection) -> Panels:
     """One panel per task that was trained at several learning rates, and the size of a panel."""
     panels: list[Draw] = []
     order = list(collection.results)
     longest = 1
     for task in collection.tasks:
-        tried = {
-            name: row[task] for name, row in collection.results.items() if task in row and len(row[task].rates) > 1
-        }
+        tried = {name: result for name, result in collection.of_task(task).items() if len(result.rates) > 1}
         if not tried:
             continue
         lines = {n: {rate: sum(some) / len(some) for rate, some in r.rates.items()} for n, r in tried.items()}
         chosen = {name: result.card.learning_rate for name, result in tried.items()}
         card = next(iter(tried.values())).card
         unit = f"{metric_title(card.headline)} {card.main['unit']}, {card.main['better']} is better"
-        panels.append(partial(draw_rates, title=task, unit=unit, lines=lines, chosen=chosen, order=order))
+        panels.append(partial(plots.draw_rates, title=task, unit=unit, lines=lines, chosen=chosen, order=order))
         longest = max(longest, len(lines))
     return panels, line_size(longest)
 
 
-def pretraining_panels(
-    runs: Sequence[PretrainingRun], group_seeds: bool, upstreams: Sequence[str]
-) -> tuple[list[Draw], tuple[float, float]]:
+def pretraining_panels(runs: Sequence[PretrainingRun], group_seeds: bool, upstreams: Sequence[str]) -> Panels:
     """The curves of one run in detail, or those of several runs together; gradient norm, rank and speed of both.
 
-    Args:
-        runs: any number of runs.
-        group_seeds: runs whose names differ only by a number at the end become their mean.
-        upstreams: rows of the report; a run with the name of one gets its colour.
+    `group_seeds`: runs whose names differ only by a number at the end become their mean. A run with the name of one of
+    the `upstreams` gets its colour.
     """
     if not runs:
         return [], line_size(1)
@@ -159,20 +141,16 @@ def pretraining_panels(
         for run in runs:
             series = run.curves.get(key) if key else top_rank(run.curves)
             if series is not None:
-                values = [factor * value for value in series.values]
-                lines.append((stems[run.name], Series(series.steps, values)))
+                lines.append((stems[run.name], series.scaled(factor)))
         if lines:
-            panels.append(
-                partial(
-                    draw_lines, title=title, unit=unit, lines=lines, order=order, better=better.get(key, ""), log=log
-                )
-            )
+            draw = partial(plots.draw_lines, title=title, unit=unit, lines=lines, order=order, log=log)
+            panels.append(partial(draw, better=better.get(key, "")))
     return panels, line_size(len(names))
 
 
 def curve_panels(curves: Curves) -> list[Draw]:
     """Loss, accuracy and codebook perplexity of one pre-training run."""
-    return [partial(draw, curves=curves) for draw in (draw_loss, draw_accuracy, draw_perplexity)]
+    return [partial(draw, curves=curves) for draw in (plots.draw_loss, plots.draw_accuracy, plots.draw_perplexity)]
 
 
 def layer_panels(weights: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Draw]:
@@ -180,7 +158,7 @@ def layer_panels(weights: Mapping[str, Mapping[str, Sequence[float]]]) -> list[D
     # One scale for all: on a scale of its own, the nearly even weights of an untrained encoder look decided.
     darkest = max((max(row) for rows in weights.values() for row in rows.values() if row), default=1.0)
     return [
-        partial(draw_layers, rows=rows, title=label, darkest=darkest)
+        partial(plots.draw_layers, rows=rows, title=label, darkest=darkest)
         for label, rows in weights.items()
         if any(rows.values())
     ]
@@ -202,9 +180,7 @@ def _validation(result: Result, problems: list[str]) -> list[Series]:
                 problems.append(str(error))
                 continue
             if series is not None:
-                # Curves hold fractions, cards percentages.
-                factor = 100 if card.main["unit"] == "%" else 1
-                found.append(Series(series.steps, [factor * value for value in series.values]))
+                found.append(series.scaled(100 if card.main["unit"] == "%" else 1))
     return found
 
 

@@ -7,9 +7,7 @@ from wavlm_lightning.reports.runs.results import Result
 from wavlm_lightning.reports.tables import Cell, Table
 
 SPEAKER, CONTENT = ("SID", "SV", "SD"), ("PR", "ASR", "KS", "IC", "SF")
-# A tenth of a layer of WavLM Base; smaller differences do not count as an order.
-LEVEL = 0.1 / 12
-
+LEVEL = 0.1 / 12  # a tenth of a layer of WavLM Base; smaller differences do not count as an order
 HOLDS, ON_AVERAGE, NO_ORDER, REVERSED = "holds", "on average only", "no clear order", "the reverse"
 
 
@@ -19,12 +17,7 @@ def centre(weights: Sequence[float]) -> float:
 
 
 def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float]]) -> str:
-    """Whether speaker tasks weigh lower layers than content tasks.
-
-    Args:
-        speaker: layer weights of each speaker task, at least one.
-        content: the same of content tasks.
-    """
+    """Whether speaker tasks weigh lower layers than content tasks, from the layer weights of at least one task each."""
     low = [centre(weights) / (len(weights) - 1) for weights in speaker]
     high = [centre(weights) / (len(weights) - 1) for weights in content]
     if abs(fmean(high) - fmean(low)) < LEVEL:
@@ -36,9 +29,8 @@ def reading(speaker: Iterable[Sequence[float]], content: Iterable[Sequence[float
 
 def layer_weights(row: Mapping[str, Result], tasks: Sequence[str]) -> dict[str, list[float]]:
     """Task -> layer weights of an upstream, in the order of `tasks`; without tasks on a single layer."""
-    return {
-        task: row[task].card.layer_weights for task in tasks if task in row and len(row[task].card.layer_weights) > 1
-    }
+    found = {task: row[task].card.layer_weights for task in tasks if task in row}
+    return {task: weights for task, weights in found.items() if len(weights) > 1}
 
 
 def layers_table(results: Mapping[str, Mapping[str, Result]], tasks: Sequence[str]) -> tuple[Table, str] | None:

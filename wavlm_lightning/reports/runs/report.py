@@ -8,39 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from wavlm_lightning.reports.cards import ResultCard, find_cards
+from wavlm_lightning.reports.cards import find_cards
 from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
-from wavlm_lightning.reports.runs import text
+from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
-from wavlm_lightning.reports.runs.figures import (
-    MOST_RADARS,
-    bar_panels,
-    head_panels,
-    pretraining_panels,
-    radar_panels,
-    rate_panels,
-    weight_panels,
-)
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
-from wavlm_lightning.reports.runs.tables import (
-    Official,
-    board_cards,
-    board_table,
-    comparison_table,
-    encoders_table,
-    figure,
-    heads_cost,
-    health_table,
-    measured_table,
-    partial_tables,
-    pretraining_cost,
-    reservations,
-    setup_pairs,
-    setup_table,
-    stages_table,
-)
+from wavlm_lightning.reports.runs.tables import Official, board_cards, figure
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
@@ -101,7 +76,7 @@ def write_run_report(
     pair = _pair(collection, compare)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    reserved = reservations(collection, official)
+    reserved = tables.reservations(collection, official)
     facts = [describe(run) for run in pretraining]
     stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair)
@@ -141,27 +116,27 @@ def _results(
     directory: Path, collection: Collection, reserved: Mapping[str, str], pair: tuple[str, str] | None
 ) -> Blocks:
     """Tables and pictures of the figures and of the layer weights."""
-    bars = picture(directory, "results", *bar_panels(collection), text.bars_caption(collection))
-    panels, points = radar_panels(collection, reserved)
+    bars = picture(directory, "results", *figures.bar_panels(collection), text.bars_caption(collection))
+    panels, points = figures.radar_panels(collection, reserved)
     caption = text.RADAR + (text.RADAR_POINTS if points else text.RADAR_PERCENT)
-    if len(panels) == MOST_RADARS < len(collection.results):
-        caption += text.RADAR_FIRST.format(MOST_RADARS, len(collection.results))
+    if len(panels) == figures.MOST_RADARS < len(collection.results):
+        caption += text.RADAR_FIRST.format(figures.MOST_RADARS, len(collection.results))
     radar = picture(directory, "radar", panels, RADAR_SIZE, caption)
-    layers = picture(directory, "layers", *weight_panels(collection), text.layers_caption(collection))
+    layers = picture(directory, "layers", *figures.weight_panels(collection), text.layers_caption(collection))
     if not collection.results:
         return []
-    blocks: Blocks = [Heading("Results"), measured_table(collection)]
+    blocks: Blocks = [Heading("Results"), tables.measured_table(collection)]
     blocks += [drawing for drawing in (bars, radar) if drawing]
     if pair is not None:
-        blocks += [Heading(f"{pair[1]} against {pair[0]}"), comparison_table(collection, *pair)]
+        blocks += [Heading(f"{pair[1]} against {pair[0]}"), tables.comparison_table(collection, *pair)]
     if any(board_cards(row) for row in collection.results.values()):
         blocks.append(Heading("Among SUPERB's published rows"))
         blocks += [Paragraph(line, "absent") for line in text.board_sentences(collection, reserved)]
-        board = board_table(collection, reserved)
+        board = tables.board_table(collection, reserved)
         # If no row is comparable, the published rows are folded away: side by side they would invite a comparison.
         comparable = any(name not in reserved for name, row in collection.results.items() if board_cards(row))
         blocks.append(board if comparable else Fold("The published rows", [board]))
-        for tasks, table in partial_tables(collection, reserved):
+        for tasks, table in tables.partial_tables(collection, reserved):
             blocks += [Paragraph(f"Mean points over {', '.join(tasks)} alone, ours and the published rows':"), table]
     if layers:
         blocks += [Heading("Which layers the tasks listen to"), layers]
@@ -176,14 +151,11 @@ def _training(
 ) -> Blocks:
     """Curves of heads, learning rates, and pre-training."""
     grey = text.GREY if len(collection.results) > 7 else ""
-    heads = picture(directory, "heads", *head_panels(collection, collection.problems), text.HEADS + grey)
-    rates = picture(directory, "learning_rates", *rate_panels(collection), text.RATES)
-    curves = picture(
-        directory,
-        "curves",
-        *pretraining_panels(pretraining, group_seeds, list(collection.results)),
-        text.PRETRAINING + (text.PRETRAINING_LEVELS if len(pretraining) == 1 else ""),
-    )
+    heads = picture(directory, "heads", *figures.head_panels(collection, collection.problems), text.HEADS + grey)
+    rates = picture(directory, "learning_rates", *figures.rate_panels(collection), text.RATES)
+    panels = figures.pretraining_panels(pretraining, group_seeds, list(collection.results))
+    caption = text.PRETRAINING + (text.PRETRAINING_LEVELS if len(pretraining) == 1 else "")
+    curves = picture(directory, "curves", *panels, caption)
     blocks: Blocks = []
     if heads:
         blocks += [Heading("How the heads learned"), heads]
@@ -193,7 +165,7 @@ def _training(
         blocks.append(Heading("Pre-training"))
         if len(pretraining) == 1 and (sentence := text.accuracy_sentence(pretraining[0])):
             blocks.append(Paragraph(sentence))
-        blocks += [curves, health_table(pretraining)]
+        blocks += [curves, tables.health_table(pretraining)]
     return blocks
 
 
@@ -212,10 +184,10 @@ def _cost(
 ) -> Blocks:
     blocks: Blocks = [Heading("What it cost")]
     if pretraining:
-        blocks.append(pretraining_cost(pretraining))
+        blocks.append(tables.pretraining_cost(pretraining))
     if collection.results:
-        blocks.append(heads_cost(collection))
-    return [*blocks, *(stages_table(name, seconds) for name, seconds in stages.items())]
+        blocks.append(tables.heads_cost(collection))
+    return [*blocks, *(tables.stages_table(name, seconds) for name, seconds in stages.items())]
 
 
 def _setup(
@@ -228,9 +200,9 @@ def _setup(
     blocks: Blocks = [Heading("Setup")]
     if pretraining:
         runs = zip(pretraining, facts, strict=True)
-        blocks.append(setup_table({run.name: setup_pairs(run, known) for run, known in runs}))
+        blocks.append(tables.setup_table({run.name: tables.setup_pairs(run, known) for run, known in runs}))
     if collection.results:
-        blocks.append(encoders_table(collection))
+        blocks.append(tables.encoders_table(collection))
     return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
 
 
@@ -243,8 +215,7 @@ def _sources(directory: Path, collection: Collection) -> Blocks:
         pairs = []
         for task, result in row.items():
             for card, file in zip(result.cards, result.files, strict=True):
-                metric = metric_title(card.headline)
-                address = _address(file, directory)
+                metric, address = metric_title(card.headline), _address(file, directory)
                 line = text.card_line(task, metric, figure(card.value), card.learning_rate, card.seed, address)
                 pairs.append((line, card.command))
         blocks.append(Fold(text.command_title(upstream, list(row)), [Commands(pairs)]))
@@ -262,20 +233,10 @@ def _csv(directory: Path, collection: Collection, official: Official) -> str:
     writer.writerow(CSV_COLUMNS)
     for file, card in collection.files.items():
         counted = int(file in collection.counted)
-        common = _csv_facts(card)
+        common = [counted, official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
+        common += [card.protocol, card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.created]
+        common += [_address(file, directory), card.command]
         for metric, entry in card.metrics.items():
-            writer.writerow(
-                [
-                    *(card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]),
-                    *(int(metric == card.headline), counted, official(card) or ""),
-                    *common,
-                    *(_address(file, directory), card.command),
-                ]
-            )
+            row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
+            writer.writerow([*row, int(metric == card.headline), *common])
     return buffer.getvalue()
-
-
-def _csv_facts(card: ResultCard) -> list[object]:
-    corpus = card.corpus
-    facts = [card.learning_rate, card.seed, card.steps, card.best_step, card.protocol]
-    return [*facts, corpus["name"], corpus["split"], corpus["utterances"], card.created]

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,23 +14,16 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.system.errors import UserError
 
-SEED = re.compile(r"[-_ ]?\d+$")
-"""The number at the end of a label that names a seed: "full-0", "full-1"."""
+SEED = re.compile(r"[-_ ]?\d+$")  # the number at the end of a label that names a seed: "full-0", "full-1"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One cell of the tables: a task on an upstream.
+    """One cell of the tables: a task on an upstream."""
 
-    Args:
-        cards: one per seed.
-        files: the file of each card.
-        rates: learning rate -> test values of the headline, one per seed, in the unit of the metric.
-    """
-
-    cards: Sequence[ResultCard]
-    files: Sequence[Path]
-    rates: Mapping[float, Sequence[float]]
+    cards: Sequence[ResultCard]  # one per seed
+    files: Sequence[Path]  # of the cards
+    rates: Mapping[float, Sequence[float]]  # learning rate -> test values of the headline, one per seed
 
     @cached_property
     def card(self) -> ResultCard:
@@ -46,6 +40,10 @@ class Result:
         even = len({len(some) for some in weights}) == 1
         mean = [statistics.fmean(column) for column in zip(*weights, strict=True)] if even else first.layer_weights
         return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
+
+    def value(self, metric: str) -> float:
+        """The mean over the seeds, in the unit of the metric."""
+        return self.card.metrics[metric]["value"]
 
     def deviation(self, metric: str) -> float | None:
         """Sample standard deviation over the seeds, in the unit of the metric; None for a single seed."""
@@ -65,19 +63,12 @@ class Column:
 
 @dataclass
 class Collection:
-    """All results of a report.
+    """All results of a report."""
 
-    Args:
-        results: upstream -> task -> result.
-        files: file -> card, of every card that could be read.
-        counted: the files whose cards make the results; the others are folds, losing learning rates and older runs.
-        problems: a sentence for each thing that was left out.
-    """
-
-    results: dict[str, dict[str, Result]] = field(default_factory=dict)
-    files: dict[Path, ResultCard] = field(default_factory=dict)
-    counted: set[Path] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)  # upstream -> task -> result
+    files: dict[Path, ResultCard] = field(default_factory=dict)  # every card that could be read
+    counted: set[Path] = field(default_factory=set)  # the rest are folds, losing learning rates and older runs
+    problems: list[str] = field(default_factory=list)  # a sentence for each thing that was left out
 
     @property
     def tasks(self) -> list[str]:
@@ -90,13 +81,24 @@ class Collection:
         """The board's metrics of SUPERB's tasks, and the headline of every other task."""
         columns: dict[tuple[str, str], Column] = {}
         for task in self.tasks:
-            for row in self.results.values():
-                if task in row:
-                    card = row[task].card
-                    for name in board_metrics(card) or [card.headline]:
-                        metric = card.metrics[name]
-                        columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
+            for card in (row[task].card for row in self.results.values() if task in row):
+                for name in board_metrics(card) or [card.headline]:
+                    metric = card.metrics[name]
+                    columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
         return list(columns.values())
+
+    @property
+    def cards(self) -> list[ResultCard]:
+        """The cards of all results, one per seed."""
+        return [card for row in self.results.values() for result in row.values() for card in result.cards]
+
+    def of_task(self, task: str) -> dict[str, Result]:
+        """Upstream -> result, for the upstreams with a result on a task."""
+        return {upstream: row[task] for upstream, row in self.results.items() if task in row}
+
+    def of_column(self, column: Column) -> dict[str, Result]:
+        """Upstream -> result, for the upstreams with a figure in a column."""
+        return {name: each for name, each in self.of_task(column.task).items() if column.metric in each.card.metrics}
 
 
 def board_metrics(card: ResultCard) -> list[str]:
@@ -112,12 +114,7 @@ def collect(
 
     A card in a subfolder of another card's folder, of the same task and upstream, is a part of that card. Runs whose
     corpus, length or protocol differs from the newest run of the same task and upstream are left out and reported.
-
-    Args:
-        files: file -> card, in order of path.
-        problems: sentences about cards that could not be read.
-        name: makes the text for a path in sentences.
-        group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+    `name` makes the text for a path in sentences.
     """
     collection = Collection(files=dict(files), problems=list(problems))
     cards = _combined(_without_copies(files, collection.problems, name), collection.problems, name)
@@ -134,9 +131,8 @@ def collect(
             seeds.setdefault((cards[path].seed, weights_of(cards[path])), []).append(path)
         kept = [_one_of(some, cards, collection.problems, name) for some in seeds.values()]
         members = [*chosen, *(part for part, parent in parts.items() if parent in chosen)]
-        collection.results.setdefault(upstream, {})[task] = Result(
-            [cards[path] for path in kept], kept, _rates([cards[path] for path in members])
-        )
+        rates = _rates([cards[path] for path in members])
+        collection.results.setdefault(upstream, {})[task] = Result([cards[path] for path in kept], kept, rates)
         collection.counted.update(kept)
     return collection
 
@@ -152,9 +148,9 @@ def _without_copies(
         twin = next((o for o in alike if kept[o] == card and not path.parent.is_relative_to(o.parent)), None)
         if twin is not None:
             problems.append(f"{name(path)} is a copy of {name(twin)} and is left out.")
-            continue
-        alike.append(path)
-        kept[path] = card
+        else:
+            alike.append(path)
+            kept[path] = card
     return kept
 
 
@@ -170,13 +166,12 @@ def _combined(
     result = dict(cards)
     for parent, folds in folders.items():
         some = [cards[path] for path in folds]
-        if len(some) == 1 or len({(card.task, card.upstream["label"]) for card in some}) > 1:
-            continue
-        for path in folds:
-            del result[path]
-        result[folds[0]] = combine_folds(some)
-        if len(some) != 5:
-            problems.append(f"{name(parent)} has {len(some)} folds instead of five; the mean is over these.")
+        if len(some) > 1 and len({(card.task, card.upstream["label"]) for card in some}) == 1:
+            for path in folds:
+                del result[path]
+            result[folds[0]] = combine_folds(some)
+            if len(some) != 5:
+                problems.append(f"{name(parent)} has {len(some)} folds instead of five; the mean is over these.")
     return dict(sorted(result.items()))
 
 
@@ -250,17 +245,12 @@ def row_names(
 ) -> dict[tuple[str, str], str]:
     """Name the rows of a report: (label, `weights_of`) of each upstream -> name.
 
-    Args:
-        cards: the results.
-        problems: gets a sentence if one label names several encoders, or labels look like seeds.
-        group_seeds: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do
-            different weights of one label.
+    `group_seeds`: labels that differ only by a number at the end ("full-0", "full-1") share a row, and so do different
+    weights of one label.
     """
-    hashes: dict[str, list[str]] = {}
+    hashes: dict[str, dict[str, None]] = {}  # dicts as sets that keep the order
     for card in cards:
-        known = hashes.setdefault(card.upstream["label"], [])
-        if weights_of(card) not in known:
-            known.append(weights_of(card))
+        hashes.setdefault(card.upstream["label"], {})[weights_of(card)] = None
     stems = seed_stems(hashes)
     if group_seeds:
         return {(label, sha): stems[label] for label, some in hashes.items() for sha in some}
@@ -289,7 +279,5 @@ def seed_stems(labels: Iterable[str]) -> dict[str, str]:
     """Label -> the label without the number at its end, if another label differs from it by that number alone."""
     labels = list(labels)
     stems = {label: SEED.sub("", label) or label for label in labels}
-    counts: dict[str, int] = {}
-    for stem in stems.values():
-        counts[stem] = counts.get(stem, 0) + 1
+    counts = Counter(stems.values())
     return {label: stem if counts[stem] > 1 else label for label, stem in stems.items()}

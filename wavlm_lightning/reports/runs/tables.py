@@ -4,29 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from wavlm_lightning.metrics.superb import (
-    METRICS,
-    REFERENCE_POINTS,
-    TASKS,
-    leaderboard,
-    partial_score,
-    published_entries,
-    rank,
-    score,
-)
+from wavlm_lightning.metrics import superb
+from wavlm_lightning.metrics.superb import METRICS, REFERENCE_POINTS, TASKS
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun, health, top_rank
 from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics, weights_of
-from wavlm_lightning.reports.superb_table import METRIC_OF, board_values
-from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, duration, metric_title, two_columns
+from wavlm_lightning.reports.superb_table import board_column, board_values
+from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, duration, metric_title, text_table, two_columns
 
 OURS = "ours"
+# Returns the reason why a card must not be compared with the published rows; None if it may.
 Official = Callable[[ResultCard], str | None]
-"""Returns the reason why a card must not be compared with the published rows; None if it may."""
-
-# The board's own precision. Figures that look equal in a table count as equal everywhere.
-DECIMALS = 2
+DECIMALS = 2  # the board's own precision; figures that look equal in a table count as equal everywhere
 _BETTER = {column: "lower" if worst > best else "higher" for column, (worst, best) in REFERENCE_POINTS.items()}
 
 
@@ -43,19 +33,16 @@ def column_cell(column: Column) -> Cell:
 
 def measured_table(collection: Collection) -> Table:
     """Every metric (columns) of every upstream (rows): mean ± deviation over seeds, the best of each column in bold."""
-    columns = collection.columns
-    best = {column: _best(collection, column) for column in columns}
-    rows = []
-    for upstream, row in collection.results.items():
-        cells = [Cell(upstream)]
-        for column in columns:
-            result = row.get(column.task)
-            if result is None or column.metric not in result.card.metrics:
+    columns, best = collection.columns, winners(collection)
+    rows = [[Cell(upstream)] for upstream in collection.results]
+    for column in columns:
+        found = collection.of_column(column)
+        for upstream, cells in zip(collection.results, rows, strict=True):
+            if (result := found.get(upstream)) is None:
                 cells.append(Cell(MISSING))
-                continue
-            value = result.card.metrics[column.metric]["value"]
-            cells.append(Cell(with_deviation(result, column.metric), figure(value) == best[column], _count(result)))
-        rows.append(cells)
+            else:
+                strong = upstream in best.get(column, ())
+                cells.append(Cell(with_deviation(result, column.metric), strong, _count(result)))
     chances = [_chance(collection, column) for column in columns]
     if any(chances):
         rows.append([Cell("chance"), *(Cell(chance or MISSING) for chance in chances)])
@@ -67,16 +54,16 @@ def winners(collection: Collection) -> dict[Column, list[str]]:
     """Column -> the upstreams with its best figure (several if equal in the table); only columns with two figures or more."""
     found = {}
     for column in collection.columns:
-        best = _best(collection, column)
-        if best is not None:
-            found[column] = [name for name, row in collection.results.items() if _shown(row, column) == best]
+        values = {name: result.value(column.metric) for name, result in collection.of_column(column).items()}
+        if len(values) > 1:
+            best = figure((min if column.better == "lower" else max)(values.values()))
+            found[column] = [name for name, value in values.items() if figure(value) == best]
     return found
 
 
 def with_deviation(result: Result, metric: str) -> str:
     """Write a figure of a result, with its deviation if there are several seeds: "53.40 ± 0.40"."""
-    deviation = result.deviation(metric)
-    text = figure(result.card.metrics[metric]["value"])
+    deviation, text = result.deviation(metric), figure(result.value(metric))
     return text if deviation is None else f"{text} ± {figure(deviation)}"
 
 
@@ -96,34 +83,26 @@ def reservations(collection: Collection, official: Official) -> dict[str, str]:
 
 
 def board_table(collection: Collection, reserved: Mapping[str, str]) -> Table:
-    """The published rows and ours: complete official rows placed by Score, the others at the end without Score.
-
-    Args:
-        collection: the results.
-        reserved: upstreams that may not be compared.
-    """
+    """The published rows and ours: complete official rows placed by Score, the others at the end without Score."""
     ranked: list[tuple[float, list[Cell]]] = [
         (entry.score or 0, _board_row(Cell(entry.name), str(entry.score), f"{entry.rank:.2f}", entry.values))
-        for entry in published_entries()
+        for entry in superb.published_entries()
         if entry.shown
     ]
     below = []
     for upstream, row in collection.results.items():
         cards = board_cards(row)
-        values = board_values(cards)
-        if not values:
+        if not (values := board_values(cards)):
             continue
         if len(cards) == len(TASKS) and upstream not in reserved:
-            own = score(values)
-            name = Cell(upstream, strong=True, note=OURS)
-            ranked.append((own, _board_row(name, str(own), f"{rank(values):.2f}", values)))
+            own, name = superb.score(values), Cell(upstream, strong=True, note=OURS)
+            ranked.append((own, _board_row(name, str(own), f"{superb.rank(values):.2f}", values)))
         else:
             why = "not comparable" if upstream in reserved else f"{len(cards)} of {len(TASKS)} tasks"
             below.append(_board_row(Cell(upstream, strong=True, note=f"{OURS}, {why}"), MISSING, MISSING, values))
     ranked.sort(key=lambda pair: -pair[0])
     head = [Cell("upstream"), Cell("Score", note="↑"), Cell("Rank", note="↑")]
-    for column in METRICS:
-        head.append(Cell(column.split("_")[0], note=f"{metric_title(METRIC_OF[column])} {ARROWS[_BETTER[column]]}"))
+    head += [board_column(column, _BETTER[column]) for column in METRICS]
     return Table(head, [*(cells for _, cells in ranked), *below], wide=True)
 
 
@@ -137,8 +116,8 @@ def partial_tables(collection: Collection, reserved: Mapping[str, str]) -> list[
             sets.setdefault(tasks, []).append((upstream, board_values(cards)))
     tables = []
     for tasks, own in sets.items():
-        rows = [(points, Cell(entry.name)) for entry, points in leaderboard(tasks)]
-        rows += [(partial_score(values), Cell(name, strong=True, note=OURS)) for name, values in own]
+        rows = [(points, Cell(entry.name)) for entry, points in superb.leaderboard(tasks)]
+        rows += [(superb.partial_score(values), Cell(name, strong=True, note=OURS)) for name, values in own]
         rows.sort(key=lambda pair: -pair[0])
         body = [[name, Cell(f"{points:.0f}")] for points, name in rows]
         tables.append((list(tasks), Table([Cell("upstream"), Cell("mean points")], body)))
@@ -149,24 +128,18 @@ def comparison_table(collection: Collection, first: str, second: str) -> Table:
     """Every metric that both upstreams have: both figures, the difference second minus first, and it relative to the first."""
     rows = []
     for column in collection.columns:
-        pair = [collection.results[name].get(column.task) for name in (first, second)]
-        if any(result is None or column.metric not in result.card.metrics for result in pair):
+        found = collection.of_column(column)
+        if first not in found or second not in found:
             continue
-        one, other = (result for result in pair if result is not None)
-        before, after = (result.card.metrics[column.metric]["value"] for result in (one, other))
+        one, other = found[first], found[second]
+        before, after = one.value(column.metric), other.value(column.metric)
         relative = f"{100 * (after - before) / abs(before):+.1f} %" if before else MISSING
-        rows.append(
-            [
-                Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}"),
-                Cell(with_deviation(one, column.metric), note=_count(one)),
-                Cell(with_deviation(other, column.metric), note=_count(other)),
-                Cell(f"{after - before:+.{DECIMALS}f}"),
-                Cell(relative),
-                Cell(outcome(column, one, other)),
-            ]
-        )
-    names = ("metric", first, second, "difference", "relative", f"{second} is")
-    return Table([Cell(name) for name in names], rows, wide=True)
+        row = [Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}")]
+        row += [Cell(with_deviation(result, column.metric), note=_count(result)) for result in (one, other)]
+        row += map(Cell, [f"{after - before:+.{DECIMALS}f}", relative, outcome(column, one, other)])
+        rows.append(row)
+    head = ("metric", first, second, "difference", "relative", f"{second} is")
+    return Table(list(map(Cell, head)), rows, wide=True)
 
 
 def health_table(runs: Sequence[PretrainingRun]) -> Table:
@@ -176,15 +149,14 @@ def health_table(runs: Sequence[PretrainingRun]) -> Table:
     head += [Cell("rank", note="top layer"), Cell("gradient", note="median norm"), Cell("skipped", note="updates")]
     rows = []
     for run in runs:
-        curves = run.curves
-        rank, norm = top_rank(curves), curves.get("train/gradient_norm")
-        row = [run.name, f"{run.steps:,}", _last(curves.get("valid/loss"), 2)]
-        row += [_last(curves.get(f"valid/{kind}_accuracy"), 1, 100) for kind in ("masked", "majority")]
-        row.append(_last(curves.get("valid/perplexity"), 1))
-        row += [_last(rank, 1), f"{median(norm.values):.2f}" if norm else MISSING]
-        row += [_last(curves.get("train/skipped_updates"), 0)]
-        rows.append([Cell(text) for text in row])
-    return Table(head, rows, wide=True)
+        get = run.curves.get
+        norm = get("train/gradient_norm")
+        row = [run.name, f"{run.steps:,}", _last(get("valid/loss"), 2)]
+        row += [_last(get(f"valid/{kind}_accuracy"), 1, 100) for kind in ("masked", "majority")]
+        row += [_last(get("valid/perplexity"), 1), _last(top_rank(run.curves), 1)]
+        row += [f"{median(norm.values):.2f}" if norm else MISSING, _last(get("train/skipped_updates"), 0)]
+        rows.append(row)
+    return text_table(head, rows, wide=True)
 
 
 def pretraining_cost(runs: Sequence[PretrainingRun]) -> Table:
@@ -194,34 +166,30 @@ def pretraining_cost(runs: Sequence[PretrainingRun]) -> Table:
     rows = []
     for run in runs:
         speed = health(run.curves, "audio_seconds_per_second")
+        cost = MISSING
+        if run.seconds is not None and run.devices is not None:
+            cost = f"{run.seconds / 3600 * run.devices:.2f} {'GPU' if run.on_gpu else 'CPU'}-hours"
         row = [run.name, f"{run.steps:,}", f"{median(speed.values):,.0f}" if speed else MISSING]
-        row.append(MISSING if run.seconds is None else duration(run.seconds))
-        if run.seconds is None or run.devices is None:
-            row.append(MISSING)
-        else:
-            row.append(f"{run.seconds / 3600 * run.devices:.2f} {'GPU' if run.on_gpu else 'CPU'}-hours")
-        rows.append([Cell(text) for text in row])
-    return Table(head, rows, wide=True)
+        rows.append([*row, MISSING if run.seconds is None else duration(run.seconds), cost])
+    return text_table(head, rows, wide=True)
 
 
 def heads_cost(collection: Collection) -> Table:
     """Updates and test time of the heads of every upstream, from their cards."""
-    head = [Cell("heads on"), Cell("heads"), Cell("updates"), Cell("test audio"), Cell("test time")]
     rows = []
     for upstream, row in collection.results.items():
         cards = [card for result in row.values() for card in result.cards]
         audio = sum(card.corpus["seconds"] for card in cards)
         time = sum(card.runtime_seconds for card in cards)
         texts = [upstream, f"{len(cards):,}", f"{sum(card.steps for card in cards):,}", duration(audio)]
-        rows.append([Cell(text) for text in [*texts, duration(time) if time else MISSING]])
-    return Table(head, rows, wide=True)
+        rows.append([*texts, duration(time) if time else MISSING])
+    return text_table(("heads on", "heads", "updates", "test audio", "test time"), rows, wide=True)
 
 
 def stages_table(name: str, seconds: Mapping[str, float]) -> Table:
     """The wall time of the stages of `wavlm demo` or `wavlm recipe`."""
-    rows = [[Cell(stage), Cell(duration(value))] for stage, value in seconds.items()]
-    rows.append([Cell("total"), Cell(duration(sum(seconds.values())))])
-    return Table([Cell(f"stages of {name}"), Cell("wall time")], rows)
+    rows = [*seconds.items(), ("total", sum(seconds.values()))]
+    return text_table((f"stages of {name}", "wall time"), [[stage, duration(value)] for stage, value in rows])
 
 
 def setup_pairs(run: PretrainingRun, facts: PretrainingFacts) -> list[tuple[str, str]]:
@@ -247,8 +215,8 @@ def setup_table(setups: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
     if len(setups) == 1:
         return two_columns(next(iter(setups.values())))
     names = [name for name, _ in next(iter(setups.values()))]
-    rows = [[Cell(run), *(Cell(value or MISSING) for _, value in pairs)] for run, pairs in setups.items()]
-    return Table([Cell("pre-training"), *map(Cell, names)], rows, numeric=False, wide=True)
+    rows = [[run, *(value or MISSING for _, value in pairs)] for run, pairs in setups.items()]
+    return text_table(["pre-training", *names], rows, numeric=False, wide=True)
 
 
 def encoders_table(collection: Collection) -> Table:
@@ -259,10 +227,8 @@ def encoders_table(collection: Collection) -> Table:
         size = f"{encoder['parameters']:,}" if encoder["parameters"] else MISSING
         hashes = {weights_of(card)[:12] for result in row.values() for card in result.cards}
         weights = f"{len(hashes)} different" if len(hashes) > 1 else hashes.pop() or MISSING
-        cells = [name, size, str(encoder["layers"]), f"{encoder['frame_rate']:g}", weights]
-        rows.append([Cell(text) for text in cells])
-    head = ("upstream", "parameters", "layers", "frames a second", "weights (sha256)")
-    return Table([Cell(name) for name in head], rows)
+        rows.append([name, size, str(encoder["layers"]), f"{encoder['frame_rate']:g}", weights])
+    return text_table(("upstream", "parameters", "layers", "frames a second", "weights (sha256)"), rows)
 
 
 def _known(value: Any, form: str, text: Callable[[Any], Any] = lambda value: value) -> str:
@@ -275,7 +241,7 @@ def _last(series: Series | None, decimals: int, factor: float = 1) -> str:
 
 def outcome(column: Column, one: Result, other: Result) -> str:
     """How the second result compares with the first: "level", "better" or "worse", and whether within the seeds' spread."""
-    before, after = (result.card.metrics[column.metric]["value"] for result in (one, other))
+    before, after = one.value(column.metric), other.value(column.metric)
     if figure(before) == figure(after):
         return "level"
     deviations = [result.deviation(column.metric) for result in (one, other)]
@@ -289,39 +255,16 @@ def _board_row(name: Cell, own_score: str, own_rank: str, values: Mapping[str, f
     return [name, Cell(own_score), Cell(own_rank), *figures]
 
 
-def _best(collection: Collection, column: Column) -> str | None:
-    """The best figure of a column as the table shows it; None if fewer than two upstreams have one."""
-    values = [
-        row[column.task].card.metrics[column.metric]["value"]
-        for row in collection.results.values()
-        if column.task in row and column.metric in row[column.task].card.metrics
-    ]
-    if len(values) < 2:
-        return None
-    return figure(min(values) if column.better == "lower" else max(values))
-
-
-def _shown(row: Mapping[str, Result], column: Column) -> str | None:
-    result = row.get(column.task)
-    if result is None or column.metric not in result.card.metrics:
-        return None
-    return figure(result.card.metrics[column.metric]["value"])
-
-
 def _count(result: Result) -> str:
     return f"n = {len(result.cards)}" if len(result.cards) > 1 else ""
 
 
 def _chance(collection: Collection, column: Column) -> str | None:
-    for row in collection.results.values():
-        metrics = row[column.task].card.metrics if column.task in row else {}
-        if column.metric in metrics and "chance" in metrics[column.metric]:
-            return figure(metrics[column.metric]["chance"])
-    return None
+    metrics = (result.card.metrics[column.metric] for result in collection.of_column(column).values())
+    return next((figure(metric["chance"]) for metric in metrics if "chance" in metric), None)
 
 
 def _test_sizes(collection: Collection, column: Column) -> str:
     # Results on different test sets cannot be compared: all sizes are shown, so that a reader notices.
-    rows: Sequence[Mapping[str, Result]] = list(collection.results.values())
-    sizes = dict.fromkeys(row[column.task].card.corpus["utterances"] for row in rows if column.task in row)
+    sizes = dict.fromkeys(result.card.corpus["utterances"] for result in collection.of_task(column.task).values())
     return " / ".join(f"{size:,}" for size in sizes) or MISSING

@@ -61,8 +61,7 @@ PRETRAINING_LEVELS = (
 )
 RADAR_FIRST = " Only the first {} of {} upstreams have a radar of their own."
 GREY = " With more than seven names, only the best and the worst at the end have a colour."
-MOST_DUELS = 4
-"""Upstreams up to which the leading one is compared with each of the others in a sentence."""
+MOST_DUELS = 4  # upstreams up to which the leading one is compared with each of the others in a sentence
 
 
 def lead(collection: Collection, runs: Sequence[PretrainingRun]) -> str:
@@ -89,14 +88,13 @@ def lead(collection: Collection, runs: Sequence[PretrainingRun]) -> str:
 
 def board_sentences(collection: Collection, reserved: Mapping[str, str]) -> list[str]:
     """Say which rows must not be compared with the published ones, and why."""
-    lines = []
     by_reason: dict[str, list[str]] = {}
     for upstream, reason in reserved.items():
         by_reason.setdefault(reason, []).append(upstream)
-    for reason, names in by_reason.items():
-        lines.append(
-            f"**Not comparable with the published rows**, so without Score and Rank: {_names(names)}, because {reason}."
-        )
+    lines = [
+        f"**Not comparable with the published rows**, so without Score and Rank: {_names(names)}, because {reason}."
+        for reason, names in by_reason.items()
+    ]
     for upstream, row in collection.results.items():
         count = len(board_cards(row))
         if upstream not in reserved and 0 < count < len(TASKS):
@@ -114,10 +112,9 @@ def duels(collection: Collection) -> str:
     for rival in names:
         found: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
         for column in collection.columns:
-            pair = [collection.results[name].get(column.task) for name in (rival, leader)]
-            results = [result for result in pair if result is not None and column.metric in result.card.metrics]
-            if rival != leader and len(results) == 2:
-                found[outcome(column, *results).split(",")[0]].append(_column(column))
+            results = collection.of_column(column)
+            if rival != leader and rival in results and leader in results:
+                found[outcome(column, results[rival], results[leader]).split(",")[0]].append(_column(column))
         if not any(found.values()):
             continue
         clause = f"{rival} on {len(found['better'])} of {_count(sum(map(len, found.values())), 'metric')}"
@@ -162,7 +159,7 @@ def layers_caption(collection: Collection) -> str:
 
 def card_notes(collection: Collection) -> list[str]:
     """What a reader must know before quoting a figure: meaning of the metrics, precision, seeds, choice of checkpoint."""
-    cards = [card for row in collection.results.values() for result in row.values() for card in result.cards]
+    cards = collection.cards
     titles = dict.fromkeys(metric_title(column.metric) for column in collection.columns)
     lines = [METRIC_MEANINGS[title] for title in titles if title in METRIC_MEANINGS]
     sizes = [card.corpus["utterances"] for card in cards if metric_title(card.headline) == "accuracy"]
@@ -183,21 +180,17 @@ def card_notes(collection: Collection) -> list[str]:
 def versions(collection: Collection) -> str:
     """Versions of the software that tested the heads; all of them if cards differ."""
     found: dict[str, dict[str, None]] = {}
-    for row in collection.results.values():
-        for card in (card for result in row.values() for card in result.cards):
-            for package, version in card.versions.items():
-                found.setdefault(package, {})[version] = None
+    for card in collection.cards:
+        for package, version in card.versions.items():
+            found.setdefault(package, {})[version] = None
     return ", ".join(f"{package} {' / '.join(some)}" for package, some in found.items())
 
 
 def key_facts(
-    collection: Collection,
-    runs: Sequence[PretrainingRun],
-    facts: Sequence[PretrainingFacts],
-    stage_seconds: float,
+    collection: Collection, runs: Sequence[PretrainingRun], facts: Sequence[PretrainingFacts], stage_seconds: float
 ) -> list[tuple[str, str]]:
     """(what, figure) pairs for the top of the page; details of pre-training if there is just one run."""
-    cards = [card for row in collection.results.values() for result in row.values() for card in result.cards]
+    cards = collection.cards
     counts = [
         ("upstreams", len(collection.results)),
         ("tasks", len(collection.tasks)),
