@@ -13,10 +13,7 @@ from pathlib import Path
 
 VERBS: dict[str, tuple[str, str]] = {  # verb -> module, help
     "superb": ("wavlm_lightning.cli.superb", "the benchmark: any encoder on any of ten tasks, one table"),
-    "demo": (
-        "wavlm_lightning.cli.demo",
-        "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
-    ),
+    "demo": ("wavlm_lightning.cli.demo", "all steps in minutes: corpus, codebook, pre-training, three tasks, report"),
     "prepare": (
         "wavlm_lightning.cli.prepare",
         "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",

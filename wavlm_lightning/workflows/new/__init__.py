@@ -73,11 +73,7 @@ def class_name(name: str) -> str:
 def renamed(text: str, kind: str, name: str) -> str:
     """A template's text with `my_KIND`, `MyKind` and `MY_KIND` replaced by the user's name."""
     template = f"my_{kind}"
-    for old, new in (
-        (class_name(template), class_name(name)),
-        (template.upper(), name.upper()),
-        (template, name),
-    ):
+    for old, new in ((class_name(template), class_name(name)), (template.upper(), name.upper()), (template, name)):
         text = re.sub(rf"(?<![A-Za-z0-9]){old}(?![a-z0-9])", new, text)
     return text
 
