@@ -190,7 +190,7 @@ class WavLMCLI(LightningCLI):
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
-            load_best(self.model, self.folder)  # each head has its own file, which Lightning cannot load
+            load_best(self.model, self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
         self._resolve_checkpoint()

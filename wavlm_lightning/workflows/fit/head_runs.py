@@ -70,7 +70,7 @@ def _state(word: str) -> list[object] | None:
     path = next((path / inside for inside in CONTENT if (path / inside).is_file()), path)
     if not path.is_file():
         return None
-    if path.suffix in (".json", ".yaml"):  # small, and copied or written anew without a change
+    if path.suffix in (".json", ".yaml"):  # by content: they may be written anew without a change
         return [hashlib.sha256(path.read_bytes()).hexdigest()]
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
