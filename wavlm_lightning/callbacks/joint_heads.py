@@ -72,18 +72,15 @@ def check_callbacks(callbacks: list[Any]) -> None:
     """Raise a `UserError` for callbacks that watch the metric of a single head."""
     for callback in callbacks:
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
-            raise UserError(
-                f"trainer.callbacks: {type(callback).__name__} watches one head; remove it, or train one head at a time"
-            )
+            kind = type(callback).__name__
+            raise UserError(f"trainer.callbacks: {kind} watches one head; remove it, or train one head at a time")
 
 
 def check_new(root: Path, labels: tuple[str, ...]) -> None:
     """Raise a `UserError` if the folder of a head holds a run, which would be overwritten."""
-    for label in labels:
-        if any((root / label / "checkpoints").glob("*.ckpt")):
-            raise UserError(
-                f"{root / label} already holds a run; remove it, or choose another --trainer.default_root_dir"
-            )
+    for run in (root / label for label in labels):
+        if any((run / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{run} already holds a run; remove it, or choose another --trainer.default_root_dir")
 
 
 def load_best(module: ManyHeads, root: Path) -> None:

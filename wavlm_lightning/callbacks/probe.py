@@ -105,12 +105,11 @@ class Probe(pl.Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, WavLMPretraining):
-            raise UserError(
-                f"Probe works in pre-training, not with {type(pl_module).__name__}; remove it from trainer.callbacks"
-            )
+            kind = type(pl_module).__name__
+            raise UserError(f"Probe works in pre-training, not with {kind}; remove it from trainer.callbacks")
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise UserError(
-                "Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove Probe from trainer.callbacks"
+                "Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove the probe"
             )
         for name, folder in self.corpora.items():
             corpus = Corpus.open(Path(folder))

@@ -137,9 +137,8 @@ class WandbMedia(pl.Callback):
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
-            raise UserError(
-                f"{codebook}: no codebook here; trainer.logger.codebook is a folder of `wavlm codebook fit`"
-            )
+            hint = "trainer.logger.codebook is a folder of `wavlm codebook fit`"
+            raise UserError(f"{codebook}: no codebook here; {hint}")
         self.weights: dict[int, list[float]] = {}  # update -> share of each layer, over the whole run
         self.audio_logged = False
 
