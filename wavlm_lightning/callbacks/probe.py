@@ -108,9 +108,7 @@ class Probe(pl.Callback):
             kind = type(pl_module).__name__
             raise UserError(f"Probe works in pre-training, not with {kind}; remove it from trainer.callbacks")
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise UserError(
-                "Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove the probe"
-            )
+            raise UserError("Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove Probe")
         for name, folder in self.corpora.items():
             corpus = Corpus.open(Path(folder))
             corpus.inventory("phones" if name == "pr" else SpeakerIdentification.inventory)

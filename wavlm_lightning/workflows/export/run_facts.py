@@ -17,7 +17,7 @@ class RunFacts:
     """Facts of a run; unknown ones are empty or None."""
 
     steps: int  # number of updates
-    model: dict[str, Any]  # its arguments, as those of data and trainer
+    model: dict[str, Any]  # arguments of the module; likewise data and trainer
     data: dict[str, Any]
     trainer: dict[str, Any]
     codebooks: dict[str, dict[str, Any]]  # label set -> size, rate and sha256
