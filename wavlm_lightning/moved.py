@@ -127,7 +127,8 @@ MOVED: dict[str, str | dict[str, str]] = {  # old module: new module, both witho
     "tasks.long_recordings": "workflows.predict.windows",
     "tasks.spec_augment": "augment.spec_augment",
     "upstreams.cache_pieces": "upstreams.cache",
-} | dict(paths.replace("*", name).split() for paths, names in KEPT_NAME.items() for name in names.split())
+}
+MOVED |= dict(paths.replace("*", name).split() for paths, names in KEPT_NAME.items() for name in names.split())
 
 
 class MovedModule(ModuleType):

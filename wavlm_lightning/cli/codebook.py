@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run `wavlm codebook`."""
     options = vars(build_parser().parse_args(argv))
-    {"fit": _fit, "apply": _apply, "score": _score}[options.pop("verb")](**options)
+    verbs: dict[str, Callable[..., None]] = {"fit": _fit, "apply": _apply, "score": _score}
+    verbs[options.pop("verb")](**options)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
@@ -46,7 +47,7 @@ def write_report(
     Example:
         >>> page, left_out = write_report([Path("runs/superb")], Path("runs/report"))
     """
-    more = {"setup": setup, "commands": commands, "notes": notes}
+    more: dict[str, Any] = {"setup": setup, "commands": commands, "notes": notes}
     return write_run_report(runs, output, reservation, compare, group_seeds, describe=describe_pretraining, **more)
 
 
