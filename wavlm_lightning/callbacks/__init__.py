@@ -9,7 +9,7 @@ when they are first asked for. In reading order: `checkpoints`, `progress`, `res
 from importlib import import_module
 from typing import Any
 
-_FILES = {"Probe": "probe", "Wandb": "wandb"}
+_FILES = {"Probe": "probe", "Wandb": "wandb"}  # imported on demand: `wavlm doctor` uses this package without Lightning
 __all__ = ["Probe", "Wandb"]
 
 

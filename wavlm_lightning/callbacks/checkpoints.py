@@ -19,24 +19,14 @@ from wavlm_lightning.system.files import atomic_write
 from wavlm_lightning.system.run_folder import BEST, LAST
 from wavlm_lightning.training.fsdp import no_room, not_written
 
+ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  # settings of every ModelCheckpoint
+
 
 class Newest(ModelCheckpoint):
-    """Writes `last.ckpt`: every N updates, when training is interrupted, and at its end.
-
-    Args:
-        folder: folder of the checkpoint.
-        every: updates between two writings.
-    """
+    """Writes `last.ckpt` after each `every` updates, when training is interrupted, and at its end."""
 
     def __init__(self, folder: Path, every: int) -> None:
-        super().__init__(
-            folder,
-            filename=LAST,
-            every_n_train_steps=every,
-            enable_version_counter=False,
-            save_on_exception=True,
-            save_on_train_epoch_end=False,
-        )
+        super().__init__(folder, filename=LAST, every_n_train_steps=every, save_on_exception=True, **ONE_FILE)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Only a checkpoint that resumes exactly: not in the middle of an update, and not from one of several processes,
@@ -57,16 +47,8 @@ class Newest(ModelCheckpoint):
 
 
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
-    """A callback that keeps the checkpoint of the best validation as `best.ckpt`.
-
-    Args:
-        folder: folder of the checkpoint.
-        monitor: the logged metric.
-        mode: `min` or `max`.
-    """
-    return ModelCheckpoint(
-        folder, filename=BEST, monitor=monitor, mode=mode, enable_version_counter=False, save_on_train_epoch_end=False
-    )
+    """A callback that keeps the checkpoint with the smallest (mode `min`) or largest (`max`) metric as `best.ckpt`."""
+    return ModelCheckpoint(folder, filename=BEST, monitor=monitor, mode=mode, **ONE_FILE)
 
 
 class Stopped(KeyboardInterrupt):
@@ -131,11 +113,7 @@ class WholeFiles(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            UserError: the disk is full.
-        """
+        """Write a checkpoint; a `UserError` if the disk is full."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -152,10 +130,6 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def with_whole_files(asked: Any) -> list[Any]:
-    """The trainer's plugins, and `WholeFiles` unless one of them writes checkpoints.
-
-    Args:
-        asked: value of `trainer.plugins`.
-    """
+    """The value of `trainer.plugins` as a list, with `WholeFiles` unless one of them writes checkpoints."""
     named = [] if asked is None else list(asked) if isinstance(asked, list) else [asked]
     return named if any(isinstance(plugin, CheckpointIO) for plugin in named) else [*named, WholeFiles()]

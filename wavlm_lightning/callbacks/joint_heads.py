@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from wavlm_lightning.callbacks.checkpoints import ONE_FILE
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
@@ -17,39 +18,22 @@ from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class BestOfHead(ModelCheckpoint):
-    """Keeps the `best.ckpt` of one of several heads.
-
-    Args:
-        folder: run folder of all heads.
-        label: label of the head.
-        head: the head, whose `monitor` is watched.
-    """
+    """Keeps the `best.ckpt` of one of several heads, by its own `monitor`, in the folder `label` of the run folder."""
 
     def __init__(self, folder: Path, label: str, head: Task) -> None:
         monitor, mode = head.monitor
-        super().__init__(
-            folder / label / "checkpoints",
-            filename=BEST,
-            monitor=f"{label}/{monitor}",
-            mode=mode,
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )
+        place = folder / label / "checkpoints"
+        super().__init__(place, filename=BEST, monitor=f"{label}/{monitor}", mode=mode, **ONE_FILE)
         self.label = label
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         module: Any = trainer.lightning_module
-        with module.alone(self.label):
+        with module.alone(self.label):  # its file is that of a run of this head alone
             super()._save_checkpoint(trainer, filepath)
 
 
 class CurvesOfHeads(Logger):
-    """Writes `curves/version_N/metrics.csv` to the run folder of each head.
-
-    Args:
-        root: run folder of all heads.
-        labels: labels of the heads.
-    """
+    """Writes `curves/version_N/metrics.csv` to the folder of each head in the run folder `root`."""
 
     def __init__(self, root: Path, labels: tuple[str, ...]) -> None:
         super().__init__()
@@ -70,9 +54,8 @@ class CurvesOfHeads(Logger):
         """Write each head's own metrics, and the metrics without a label (learning rate, epoch), to its curves."""
         shared = {name: value for name, value in metrics.items() if name.partition("/")[0] not in self.loggers}
         for label, logger in self.loggers.items():
-            own = {
-                name.removeprefix(f"{label}/"): value for name, value in metrics.items() if name.startswith(f"{label}/")
-            }
+            prefix = f"{label}/"
+            own = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
             if own:
                 logger.log_metrics({**own, **shared}, step)
 
@@ -86,37 +69,22 @@ class CurvesOfHeads(Logger):
 
 
 def check_callbacks(callbacks: list[Any]) -> None:
-    """Refuse callbacks that watch the metric of a single head.
-
-    Raises:
-        UserError: one of the callbacks does.
-    """
+    """Raise a `UserError` for callbacks that watch the metric of a single head."""
     for callback in callbacks:
         if isinstance(callback, EarlyStopping | ModelCheckpoint):
-            raise UserError(
-                f"trainer.callbacks: {type(callback).__name__} watches one head; remove it, or train one head at a time"
-            )
+            kind = type(callback).__name__
+            raise UserError(f"trainer.callbacks: {kind} watches one head; remove it, or train one head at a time")
 
 
 def check_new(root: Path, labels: tuple[str, ...]) -> None:
-    """Refuse to overwrite the run of a head.
-
-    Raises:
-        UserError: the folder of a head holds a run.
-    """
-    for label in labels:
-        if any((root / label / "checkpoints").glob("*.ckpt")):
-            raise UserError(
-                f"{root / label} already holds a run; remove it, or choose another --trainer.default_root_dir"
-            )
+    """Raise a `UserError` if the folder of a head holds a run, which would be overwritten."""
+    for run in (root / label for label in labels):
+        if any((run / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{run} already holds a run; remove it, or choose another --trainer.default_root_dir")
 
 
 def load_best(module: ManyHeads, root: Path) -> None:
-    """Load the `best.ckpt` of every head.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Load the `best.ckpt` of every head; a `UserError` if one is missing."""
     for label, head in module.each():
         path = checkpoint(root / label, BEST)
         if not path.exists():

@@ -25,21 +25,15 @@ from wavlm_lightning.tasks import PhonemeRecognition, SpeakerIdentification, Tas
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams import Upstream
 
-TASKS: dict[str, type[PhonemeRecognition | SpeakerIdentification]] = {
-    "pr": PhonemeRecognition,
-    "sid": SpeakerIdentification,
-}
+Probed = PhonemeRecognition | SpeakerIdentification
+TASKS: dict[str, type[Probed]] = {"pr": PhonemeRecognition, "sid": SpeakerIdentification}
+# Best of six for heads of this length, see `experiments/demo_learning_rates`; SUPERB's own are for 100,000 steps.
 LEARNING_RATES = {"pr": 2e-3, "sid": 3e-3}
-"""Best of six for heads of this length, see `experiments/demo_learning_rates`; SUPERB's own are for 100,000 steps."""
 BATCHES: dict[str, dict[str, Any]] = {"pr": {"batch_size": 16}, "sid": {"batch_size": 32, "max_seconds": 8.0}}
 
 
 class Snapshot(Upstream):
-    """A frozen copy of an encoder, so that probing changes neither mode, device nor gradients of the run's own.
-
-    Args:
-        encoder: the encoder to copy.
-    """
+    """A frozen copy of an encoder, so that probing changes neither mode, device nor gradients of the run's own."""
 
     label = "the run's encoder"
 
@@ -107,21 +101,14 @@ class Probe(pl.Callback):
         self.updates = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check everything that the first probe needs, before hours of training.
-
-        Raises:
-            UserError: a corpus is missing or lacks labels or splits, or this run cannot be probed.
-        """
+        """Check everything that the first probe needs, before hours of training; a `UserError` if something is missing."""
         if stage != "fit":
             return
         if not isinstance(pl_module, WavLMPretraining):
-            raise UserError(
-                f"Probe works in pre-training, not with {type(pl_module).__name__}; remove it from trainer.callbacks"
-            )
+            kind = type(pl_module).__name__
+            raise UserError(f"Probe works in pre-training, not with {kind}; remove it from trainer.callbacks")
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise UserError(
-                "Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove Probe from trainer.callbacks"
-            )
+            raise UserError("Probe needs the whole encoder on one device; set trainer.strategy to ddp, or remove Probe")
         for name, folder in self.corpora.items():
             corpus = Corpus.open(Path(folder))
             corpus.inventory("phones" if name == "pr" else SpeakerIdentification.inventory)
@@ -145,12 +132,7 @@ class Probe(pl.Callback):
         trainer.strategy.barrier("probe")
 
     def scores(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        """Fit and score all heads on the current encoder; returns metric name -> value.
-
-        Args:
-            trainer: the run's trainer.
-            pl_module: the run's module.
-        """
+        """Fit and score all heads on the current encoder; returns metric name -> value."""
         scores = {}
         with isolate_rng(), _silence():
             for name, folder in self.corpora.items():
@@ -160,12 +142,10 @@ class Probe(pl.Callback):
                 for metric in task.modules():
                     if isinstance(metric, Metric):  # a gather would wait for processes that wait for this one
                         metric.distributed_available_fn = lambda: False
-                found = self._fit(task, TaskData(folder, **self._batches(name)), trainer)
+                data = TaskData(folder, num_workers=self.num_workers, seed=self.seed, **BATCHES[name])
+                found = self._fit(task, data, trainer)
                 scores[f"probe/{name}_{task.metric}"] = float(found[f"valid/{task.metric}"])
         return scores
-
-    def _batches(self, name: str) -> dict[str, Any]:
-        return {**BATCHES[name], "num_workers": self.num_workers, "seed": self.seed}
 
     def _fit(self, task: Task, data: TaskData, run: pl.Trainer) -> Mapping[str, Tensor]:
         trainer = pl.Trainer(
@@ -174,7 +154,7 @@ class Probe(pl.Callback):
             precision=run.precision,
             max_steps=self.steps,
             val_check_interval=self.steps,
-            check_val_every_n_epoch=None,
+            check_val_every_n_epoch=None,  # validation by steps, once, at the end
             limit_val_batches=self.valid_batches,
             gradient_clip_val=1.0,
             num_sanity_val_steps=0,

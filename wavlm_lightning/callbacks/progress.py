@@ -32,27 +32,20 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         total = trainer.max_steps if trainer.max_steps > 0 else None
         name = getattr(pl_module, "name", None) or type(pl_module).__name__
-        self.bar = progress_bar(
-            total=total, initial=trainer.global_step, desc=name, unit="step", disable=not self.shown
-        )
+        step = trainer.global_step  # above 0 in a resumed run
+        self.bar = progress_bar(total=total, initial=step, desc=name, unit="step", disable=not self.shown)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         assert self.bar is not None
         if trainer.global_step > self.bar.n:
-            self.bar.set_postfix(self._figures(trainer, pl_module), refresh=False)
+            figures = self.get_metrics(trainer, pl_module)
+            figures.pop("v_num", None)  # the version of the curves says nothing here
+            self.bar.set_postfix(figures, refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def on_train_end(self, *_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def _figures(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        figures = self.get_metrics(trainer, pl_module)
-        return {name: value for name, value in figures.items() if name != "v_num"}
+    on_exception = on_train_end

@@ -23,9 +23,7 @@ from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 class WriteResultCard(pl.Callback):
     """Writes `card.json` to the run folder at the end of `wavlm test`, or to the folder of each of several heads.
 
-    Args:
-        folder: the run folder.
-        command: the command as the user typed it.
+    The card names `command`, which is the command as the user typed it.
     """
 
     def __init__(self, folder: Path, command: str) -> None:
@@ -36,11 +34,7 @@ class WriteResultCard(pl.Callback):
         self.started = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the cards, on rank 0.
-
-        Raises:
-            UserError: some of several heads have no finite figures; the others have their cards.
-        """
+        """Write the cards, on rank 0; a `UserError` if some of several heads have no finite figures, after all others."""
         if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
         if not isinstance(pl_module, ManyHeads):
@@ -104,11 +98,7 @@ class WriteResultCard(pl.Callback):
 
 
 class WritePredictions(BasePredictionWriter):
-    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank.
-
-    Args:
-        folder: the run folder.
-    """
+    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("batch_and_epoch")

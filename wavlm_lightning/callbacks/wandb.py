@@ -31,8 +31,7 @@ from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
-KEPT = "wandb.json"
-"""File in the run folder with the id of the W&B run."""
+KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
 
 class Wandb(WandbLogger):
@@ -73,24 +72,15 @@ class Wandb(WandbLogger):
         samples: int = 4,
     ) -> None:
         super().__init__(name=name, project=project or os.environ.get("WANDB_PROJECT", "wavlm"))
-        self.offline, self.codebook, self.upload_checkpoint, self.samples = (
-            offline,
-            codebook,
-            upload_checkpoint,
-            samples,
-        )
+        self.offline, self.codebook = offline, codebook
+        self.upload_checkpoint, self.samples = upload_checkpoint, samples
         asked = {"group": group, "tags": tags, "notes": notes, "entity": entity}
         self._wandb_init.update({key: value for key, value in asked.items() if value is not None})
 
     def settle(self, root: Path, fresh: bool) -> Callback:
-        """Set run folder, names, id and mode, before the run starts.
+        """Set run folder, names, id and mode before the run starts; returns the callback that logs samples and artefacts.
 
-        Args:
-            root: the run folder.
-            fresh: begin a new W&B run even if the folder has the id of one.
-
-        Returns:
-            The callback that logs samples and artefacts.
+        `fresh` begins a new W&B run even if the run folder `root` has the id of one.
         """
         root.mkdir(parents=True, exist_ok=True)
         given = self._wandb_init
@@ -122,12 +112,7 @@ def settle_loggers(loggers: Any, root: Path, fresh: bool) -> list[Callback]:
 
 
 def run_id(root: Path, fresh: bool) -> str:
-    """The id of a run folder's W&B run: WANDB_RUN_ID (set by a W&B agent), the id in the folder, or a new one.
-
-    Args:
-        root: the run folder.
-        fresh: ignore the id in the folder.
-    """
+    """The id of a run folder's W&B run: WANDB_RUN_ID (set by an agent), the one in the folder unless `fresh`, or a new one."""
     path = root / KEPT
     if asked := os.environ.get("WANDB_RUN_ID"):
         found = asked
@@ -143,18 +128,7 @@ def run_id(root: Path, fresh: bool) -> str:
 class WandbMedia(pl.Callback):
     """Logs audio, spectrograms, predictions and layer weights at each validation, and artefacts after a completed run.
 
-    Args:
-        logger: the logger whose W&B run is used.
-        root: run folder.
-        samples: number of utterances of the first validation batch.
-        codebook: folder of the codebook; None logs only its hash.
-        upload_checkpoint: upload the file, not only its path and hash.
-
-    Raises:
-        UserError: there is no codebook in that folder.
-
-    Attributes:
-        weights: update -> share of each layer, over the whole run.
+    Samples are the first `samples` utterances of the first validation batch; the other arguments are those of `Wandb`.
     """
 
     def __init__(
@@ -163,10 +137,9 @@ class WandbMedia(pl.Callback):
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
-            raise UserError(
-                f"{codebook}: no codebook here; trainer.logger.codebook is a folder of `wavlm codebook fit`"
-            )
-        self.weights: dict[int, list[float]] = {}
+            hint = "trainer.logger.codebook is a folder of `wavlm codebook fit`"
+            raise UserError(f"{codebook}: no codebook here; {hint}")
+        self.weights: dict[int, list[float]] = {}  # update -> share of each layer, over the whole run
         self.audio_logged = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,18 +194,18 @@ class WandbMedia(pl.Callback):
         import wandb
 
         run = self.logger.experiment
-        for name, book in (getattr(pl_module, "codebooks", None) or {}).items():
-            artifact = wandb.Artifact(f"codebook-{_plain(name)}", "codebook", metadata=book)
+        for label_set, book in (getattr(pl_module, "codebooks", None) or {}).items():
+            artifact = wandb.Artifact(f"codebook-{_plain(label_set)}", "codebook", metadata=book)
             with artifact.new_file("labels.json") as file:
                 json.dump(book, file)
-            if self.codebook is not None and _made_by(self.codebook, book):
+            description = None if self.codebook is None else json.loads((self.codebook / "codebook.json").read_text())
+            if description is not None and description["sha256"] == book["sha256"]:  # it made these labels
                 artifact.add_dir(str(self.codebook), policy="immutable")
             run.log_artifact(artifact)
         found = [checkpoint(self.root, name) for name in (BEST, LAST)]
         if path := next((path for path in found if path.is_file()), None):
-            artifact = wandb.Artifact(
-                f"{_plain(self.root.resolve().name)}-checkpoint", "model", metadata={"path": str(path)}
-            )
+            name = f"{_plain(self.root.resolve().name)}-checkpoint"
+            artifact = wandb.Artifact(name, "model", metadata={"path": str(path)})
             if self.upload_checkpoint:
                 artifact.add_file(str(path), policy="immutable")
             else:
@@ -240,7 +213,6 @@ class WandbMedia(pl.Callback):
             run.log_artifact(artifact)
 
     def _table(self, trainer: pl.Trainer, task: Task, batch: TaskBatch, labelled: Sequence[str]) -> Any:
-        """Predictions beside labels."""
         import wandb
 
         count, inputs = len(labelled), batch.inputs
@@ -251,10 +223,9 @@ class WandbMedia(pl.Callback):
             inputs = Waveforms(inputs.audio[:count], inputs.lengths[:count])
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             said = task.readable(*task(inputs))
-        rows = [
-            [key, text, json.dumps(words, ensure_ascii=False)]
-            for key, text, words in zip(batch.keys, labelled, said, strict=False)
-        ]
+        # The batch may be longer than the rows shown.
+        pairs = zip(batch.keys, labelled, said, strict=False)
+        rows = [[key, text, json.dumps(words, ensure_ascii=False)] for key, text, words in pairs]
         return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
@@ -294,13 +265,9 @@ def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str]) -> dict[st
 
 
 def spectrogram(waveform: Tensor) -> np.ndarray:
-    """Log spectrogram as a picture: 25 ms windows every 10 ms, 80 dB from the maximum to black.
+    """Log spectrogram of `(samples,)` as a picture: 25 ms windows every 10 ms, 80 dB from the maximum to black.
 
-    Args:
-        waveform: `(samples,)`.
-
-    Returns:
-        uint8 `(201 frequencies, the highest first, frames, 3)`.
+    Returns uint8 `(201 frequencies, the highest first, frames, 3)`.
     """
     from matplotlib import colormaps
 
@@ -311,23 +278,15 @@ def spectrogram(waveform: Tensor) -> np.ndarray:
 
 
 def heat_map(weights: dict[int, list[float]]) -> np.ndarray:
-    """Layer weights over time as a picture.
-
-    Args:
-        weights: update -> share of each layer.
-
-    Returns:
-        uint8 `(height, width, 3)`.
-    """
+    """Layer weights over time (update -> share of each layer) as a picture, uint8 `(height, width, 3)`."""
     from wavlm_lightning.reports.theme import new_figure, style
 
     steps = sorted(weights)
     with style():
         figure = new_figure(6, 3.5)
         axes = figure.add_subplot()
-        image = axes.imshow(
-            np.array([weights[step] for step in steps]).T, aspect="auto", origin="lower", vmin=0, cmap="viridis"
-        )
+        shares = np.array([weights[step] for step in steps]).T  # (layers, updates)
+        image = axes.imshow(shares, aspect="auto", origin="lower", vmin=0, cmap="viridis")
         places = np.unique(np.linspace(0, len(steps) - 1, min(6, len(steps))).astype(int))
         axes.set_xticks(places, [f"{steps[place]:,}" for place in places])
         axes.grid(visible=False)
@@ -336,10 +295,6 @@ def heat_map(weights: dict[int, list[float]]) -> np.ndarray:
         figure.colorbar(image, label="weight")
         figure.canvas.draw()
         return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
-
-
-def _made_by(folder: Path, labels: dict[str, Any]) -> bool:
-    return json.loads((folder / "codebook.json").read_text())["sha256"] == labels["sha256"]
 
 
 def _plain(name: str) -> str:

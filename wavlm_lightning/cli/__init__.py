@@ -11,54 +11,33 @@ import os
 import sys
 from pathlib import Path
 
-VERBS: dict[str, tuple[str, str]] = {  # verb -> module, help
-    "superb": ("wavlm_lightning.cli.superb", "the benchmark: any encoder on any of ten tasks, one table"),
-    "demo": (
-        "wavlm_lightning.cli.demo",
-        "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
-    ),
-    "prepare": (
-        "wavlm_lightning.cli.prepare",
-        "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
-    ),
-    "data": ("wavlm_lightning.cli.data", "contents and integrity of a corpus: `data info`, `data check`"),
-    "codebook": ("wavlm_lightning.cli.codebook", "tokenisers: `codebook fit`, `codebook apply`, `codebook score`"),
-    "recipe": (
-        "wavlm_lightning.cli.recipe",
-        "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
-    ),
-    "plan": ("wavlm_lightning.cli.plan", "cost of a pre-training: memory, updates, GPU-hours of every stage"),
-    "bench": ("wavlm_lightning.cli.bench", "speed of inference and training on this machine"),
-    "fit": ("wavlm_lightning.cli.fit", "train: an encoder or a head (LightningCLI; -c FILE)"),
-    "validate": ("wavlm_lightning.cli.fit", "score a checkpoint on the validation split"),
-    "test": ("wavlm_lightning.cli.fit", "score a checkpoint on the test split and write its result card"),
-    "predict": ("wavlm_lightning.cli.predict", "a trained head on audio files: `predict RUN FILE...`"),
-    "export": (
-        "wavlm_lightning.cli.export",
-        "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
-    ),
-    "sweep": (
-        "wavlm_lightning.cli.sweep",
-        "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
-    ),
-    "report": (
-        "wavlm_lightning.cli.report",
-        "results, layers, curves and cost of any runs on one page: `report RUNS... -o DIR`",
-    ),
-    "new": (
-        "wavlm_lightning.cli.new",
-        "a file of your own to start from: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
-    ),
-    "doctor": ("wavlm_lightning.cli.doctor", "what is wrong with this installation, in plain words"),
+VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says otherwise
+    "superb": "the benchmark: any encoder on any of ten tasks, one table",
+    "demo": "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
+    "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
+    "data": "contents and integrity of a corpus: `data info`, `data check`",
+    "codebook": "tokenisers: `codebook fit`, `codebook apply`, `codebook score`",
+    "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
+    "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
+    "bench": "speed of inference and training on this machine",
+    "fit": "train: an encoder or a head (LightningCLI; -c FILE)",
+    "validate": "score a checkpoint on the validation split",
+    "test": "score a checkpoint on the test split and write its result card",
+    "predict": "a trained head on audio files: `predict RUN FILE...`",
+    "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
+    "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
+    "report": "results, layers, curves and cost of any runs on one page: `report RUNS... -o DIR`",
+    "new": "a file of your own to start from: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
+    "doctor": "what is wrong with this installation, in plain words",
 }
-PASSES_VERB = {"fit", "validate", "test", "predict"}
-"""Verbs that get their own name as the first argument: LightningCLI parses it as its subcommand."""
+MODULES = {"validate": "fit", "test": "fit", "--completion": "completion"}
+PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
 
 def usage() -> str:
-    """The help text."""
+    """The help text of all verbs."""
     width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in VERBS.items()]
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
     return (
         "wavlm: pre-train WavLM on your own speech, and score the encoder the same day\n\n"
         "usage: wavlm VERB [options]\n\n" + "\n".join(lines) + "\n\n"
@@ -68,13 +47,9 @@ def usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb.
+    """Run a verb with the given arguments (by default those of the process), and return the exit status.
 
-    Args:
-        argv: arguments without the program's name; those of the process by default.
-
-    Returns:
-        Exit status: 0 if all went well, 2 after a `UserError` (printed as one sentence), 130 if interrupted.
+    0 if all went well, 2 after a `UserError` (printed as one sentence), 130 if interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -86,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     verb = argv[0]
-    if verb not in VERBS and verb != "--completion":
+    if verb not in VERBS | MODULES:
         from wavlm_lightning.system.name_hints import nearest
 
         print(f"wavlm: no verb {verb!r}{nearest(verb, VERBS) or '; `wavlm --help` lists the verbs'}", file=sys.stderr)
@@ -97,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     from wavlm_lightning.system.errors import UserError
 
     try:
-        module = importlib.import_module(VERBS[verb][0] if verb in VERBS else "wavlm_lightning.cli.completion")
+        module = importlib.import_module(f"wavlm_lightning.cli.{MODULES.get(verb, verb)}")
         return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
     except UserError as error:
         print(f"wavlm {verb}: {error}", file=sys.stderr)

@@ -9,20 +9,18 @@ from typing import Any
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `wavlm bench`."""
+    """The parser of `wavlm bench`; names of options are those of arguments of `workflows.bench.bench`."""
     parser = argparse.ArgumentParser(
         prog="wavlm bench",
         description="Time an encoder on this machine: inference, and a training pass (forward and backward, no update). The "
         "comparison with other implementations is `python -m experiments.throughput` in a checkout.",
     )
-    parser.add_argument(
-        "encoder", nargs="?", default="base", help="a preset (tiny, base, large; random weights) or a checkpoint"
-    )
+    presets = "a preset (tiny, base, large; random weights) or a checkpoint"
+    parser.add_argument("source", nargs="?", default="base", metavar="encoder", help=presets)
     parser.add_argument("--batch", type=int, default=4, help="utterances")
-    parser.add_argument(
-        "--seconds", type=float, nargs="+", default=[10.0], help="length of each; several give a line each"
-    )
-    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="length of each; a line for every one")
+    precisions = ["fp32", "bf16"]
+    parser.add_argument("--precision", choices=precisions, nargs="+", default=precisions, dest="precisions")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="the GPU if there is one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
@@ -31,23 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Print one line for each timed variant."""
-    arguments = build_parser().parse_args(argv)
+    options = vars(build_parser().parse_args(argv))
+    target: Path | None = options.pop("json")
     from wavlm_lightning.workflows.bench import bench
 
     found = []
     print(f"{'':22} {'seconds':>8} {'audio-s/s':>10} {'GFLOP/s':>9} {'of peak':>8}")
-    for figure in bench(
-        arguments.encoder,
-        batch=arguments.batch,
-        seconds=arguments.seconds,
-        precisions=arguments.precision,
-        device=arguments.device,
-        rounds=arguments.rounds,
-    ):
+    for figure in bench(**options):
         found.append(figure)
         print(_line(figure), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    if target:
+        target.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

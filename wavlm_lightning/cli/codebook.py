@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wavlm_lightning.system.arguments import whole
 
-if TYPE_CHECKING:  # help must come at once
+if TYPE_CHECKING:  # its import takes seconds, and help must come at once
     from wavlm_lightning.metrics import ClusterQuality
 
-JOBS = (
-    "processes (default: one per GPU for layers, else one per core, fewer for little audio); any number gives the same"
-)
+JOBS = "processes (default: one per GPU for layers, else one per core, fewer for little audio); results do not depend on it"
 WHERE = "a corpus folder; `fit` and `score` take a URL, too"
 AUTO = "`auto` goes by the SLURM job array and the ranks of torchrun or srun"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `wavlm codebook`."""
+    """The parser of `wavlm codebook`; options of `fit` have the names of arguments of `fit_codebook`."""
     parser = argparse.ArgumentParser(prog="wavlm codebook", description="Offline tokenisers: one label per frame.")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
@@ -29,34 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--clusters", type=int, default=500, help="labels (100 for MFCC and 500 for layers in HuBERT)")
     fit.add_argument("--encoder", help="cluster a layer of this encoder instead of MFCC")
     fit.add_argument("--layer", type=int, help="which layer of it (HuBERT: 6 in the second iteration, 9 in the third)")
-    fit.add_argument(
-        "--level-normalised", action="store_true", help="scale utterances to one level before MFCC (not published)"
-    )
+    level = "scale utterances to one level before MFCC (not published)"
+    fit.add_argument("--level-normalised", action="store_true", help=level)
     fit.add_argument("--split", default="train")
-    fit.add_argument(
-        "--share",
-        type=float,
-        default=1.0,
-        help="of the utterances that k-means sees, if memory allows (HuBERT: 1.0 for MFCC, 0.1 for layers)",
-    )
-    fit.add_argument(
-        "--memory", type=float, metavar="GIB", help="for features, all processes together (default: a quarter of all)"
-    )
+    seen = "of the utterances that k-means sees, if memory allows (HuBERT: 1.0 for MFCC, 0.1 for layers)"
+    fit.add_argument("--share", type=float, default=1.0, help=seen)
+    memory = "for features, all processes together (default: a quarter of all)"
+    fit.add_argument("--memory", type=float, metavar="GIB", dest="memory_gib", help=memory)
     fit.add_argument("--restarts", type=int, default=20, help="initialisations of k-means (published: 20)")
     fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        default="fp32",
-        help="of the encoder; bf16 is faster on GPUs; `apply` uses the same as `fit`",
-    )
+    precision = "of the encoder; bf16 is faster on GPUs; `apply` uses the same as `fit`"
+    fit.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help=precision)
     fit.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
-    fit.add_argument(
-        "--part",
-        metavar="I/N",
-        help="only extract a part of the features, kept in OUT/features for the fit without --part that comes after all "
-        f"parts; needs --memory, the same everywhere; {AUTO}",
-    )
+    part = "only extract a part of the features, kept in OUT/features for the fit without --part that comes after all parts"
+    fit.add_argument("--part", metavar="I/N", help=f"{part}; needs --memory, the same everywhere; {AUTO}")
 
     apply = verbs.add_parser("apply", help="label every shard of a corpus")
     apply.add_argument("codebook", type=Path)
@@ -64,9 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     apply.add_argument("--name", required=True, help="name of the label set")
     apply.add_argument("--splits", nargs="+", help="only these splits")
     apply.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
-    apply.add_argument(
-        "--part", metavar="I/N", default="1/1", help=f"only every N-th shard, from the I-th on, for job arrays; {AUTO}"
-    )
+    shards = f"only every N-th shard, from the I-th on, for job arrays; {AUTO}"
+    apply.add_argument("--part", metavar="I/N", default="1/1", help=shards)
 
     score = verbs.add_parser("score", help="purity and PNMI against the corpus' phone alignments")
     score.add_argument("corpus", help=WHERE)
@@ -76,70 +60,47 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run `wavlm codebook`.
-
-    Args:
-        argv: the arguments after `wavlm codebook`.
-    """
-    arguments = build_parser().parse_args(argv)
-    return {"fit": _fit, "apply": _apply, "score": _score}[arguments.verb](arguments)
+    """Run `wavlm codebook`."""
+    options = vars(build_parser().parse_args(argv))
+    verbs: dict[str, Callable[..., None]] = {"fit": _fit, "apply": _apply, "score": _score}
+    verbs[options.pop("verb")](**options)
+    return 0
 
 
-def _fit(arguments: argparse.Namespace) -> int:
+def _fit(out: Path, **options: Any) -> None:
     from wavlm_lightning.workflows.codebook import fit_codebook
 
-    done = fit_codebook(
-        arguments.corpus,
-        arguments.out,
-        arguments.clusters,
-        encoder=arguments.encoder,
-        layer=arguments.layer,
-        precision=arguments.precision,
-        level_normalised=arguments.level_normalised,
-        split=arguments.split,
-        share=arguments.share,
-        memory_gib=arguments.memory,
-        restarts=arguments.restarts,
-        seed=arguments.seed,
-        jobs=arguments.jobs,
-        part=arguments.part,
-    )
+    done = fit_codebook(out=out, **options)
     if isinstance(done, int):
-        keep = arguments.out / "features"
-        print(f"{keep}: {done} groups of utterances are there; after all parts, the same command without --part fits")
-        return 0
+        said = "groups of utterances are there; after all parts, the same command without --part fits"
+        print(f"{out / 'features'}: {done} {said}")
+        return
     fitted = done.fitted
     print(
-        f"{arguments.out}: {done.size} clusters at {done.rate:g} Hz from {fitted['frames']} frames of "
+        f"{out}: {done.size} clusters at {done.rate:g} Hz from {fitted['frames']} frames of "
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
     if fitted["utterances"] < fitted["wanted_utterances"]:
         print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
-    return 0
 
 
-def _apply(arguments: argparse.Namespace) -> int:
+def _apply(**options: Any) -> None:
     from wavlm_lightning.workflows.codebook import apply_codebook
 
-    done = apply_codebook(
-        arguments.codebook, arguments.corpus, arguments.name, arguments.splits, arguments.jobs, arguments.part
-    )
+    done = apply_codebook(**options)
     of = f" of part {done.part.number + 1}/{done.part.of}" if done.part.of > 1 else ""
     print(f"{done.folder}: {done.shards} shards{of} labelled now")
     for split, quality in done.quality.items():
         _print_quality(split, quality)
-    return 0
 
 
-def _score(arguments: argparse.Namespace) -> int:
+def _score(corpus: str, name: str, split: str) -> None:
     from wavlm_lightning.workflows.codebook import score_codebook
 
-    quality = score_codebook(arguments.corpus, arguments.name, arguments.split)
-    if quality is None:
-        print(f"{arguments.corpus}: split {arguments.split!r} has no phone alignments to compare with")
+    if (quality := score_codebook(corpus, name, split)) is None:
+        print(f"{corpus}: split {split!r} has no phone alignments to compare with")
     else:
-        _print_quality(arguments.split, quality)
-    return 0
+        _print_quality(split, quality)
 
 
 def _print_quality(split: str, quality: ClusterQuality) -> None:

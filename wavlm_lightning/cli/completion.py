@@ -18,11 +18,7 @@ USES = 'bash: eval "$(wavlm --completion bash)" in ~/.bashrc; zsh: wavlm --compl
 
 
 def main(argv: list[str]) -> int:
-    """Print the script.
-
-    Raises:
-        UserError: the shell is not supported, or shtab is not installed.
-    """
+    """Print the script; a `UserError` if the shell is not supported or shtab is not installed."""
     if len(argv) != 1 or argv[0] not in SHELLS:
         raise UserError(f"--completion needs one of {', '.join(SHELLS)} ({USES})")
     try:
@@ -46,8 +42,8 @@ def whole_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wavlm")
     verbs = parser.add_subparsers(metavar="VERB")
     training = training_parser()
-    for verb, (module, text) in VERBS.items():
-        own = training if verb in PASSES_VERB - {"predict"} else _parser_of(module, verb)
+    for verb, text in VERBS.items():
+        own = training if verb in PASSES_VERB - {"predict"} else _parser_of(verb)
         verbs.add_parser(verb, help=text, parents=[own], add_help=False)
     return parser
 
@@ -56,7 +52,7 @@ class _Parser(Exception):
     """Carries a parser out of its verb."""
 
 
-def _parser_of(module: str, verb: str) -> argparse.ArgumentParser:
+def _parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser that a verb builds: taken where `main` calls `parse_args`, since some depend on the arguments."""
 
     def stop(self: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
@@ -64,7 +60,7 @@ def _parser_of(module: str, verb: str) -> argparse.ArgumentParser:
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
         try:
-            importlib.import_module(module).main([verb] if verb == "predict" else [])
+            importlib.import_module(f"wavlm_lightning.cli.{verb}").main([verb] if verb == "predict" else [])
         except _Parser as found:
             return found.args[0]
     raise RuntimeError(f"wavlm {verb} parses nothing")

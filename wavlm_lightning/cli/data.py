@@ -17,11 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     named = "only these label sets; those behind a URL must be named, since a server does not list its files"
     info = verbs.add_parser("info", help="hours, speakers, lengths, labels and a histogram")
     info.add_argument("corpus", help=where)
-    info.add_argument(
-        "--speakers",
-        action="store_true",
-        help="count speakers of large splits, too: reads the metadata of every utterance",
-    )
+    info.add_argument("--speakers", action="store_true", help="count speakers of large splits, too: reads all metadata")
     info.add_argument("--labels", nargs="+", default=[], metavar="NAME", help=named)
     check = verbs.add_parser(
         "check", help="read every shard, index and label file; say what is damaged and what to run"
@@ -38,14 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run `wavlm data`.
-
-    Args:
-        argv: the arguments after `wavlm data`.
-
-    Raises:
-        UserError: `check` found a fault, or the corpus cannot be used.
-    """
+    """Run `wavlm data`; a `UserError` if `check` found a fault, or if the corpus cannot be used."""
     arguments = build_parser().parse_args(argv)
 
     if arguments.verb == "permute":

@@ -15,14 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run every check and print one line per finding.
-
-    Args:
-        argv: the arguments after `wavlm doctor`.
-
-    Returns:
-        0 if nothing failed, 1 otherwise; warnings do not fail.
-    """
+    """Run every check and print one line per finding; returns 1 if one failed (a warning does not fail), else 0."""
     arguments = build_parser().parse_args(argv)
 
     from wavlm_lightning.workflows.doctor import examine

@@ -16,20 +16,12 @@ def build_parser() -> argparse.ArgumentParser:
         "Shards of FSDP2 are put together. Of a run with a head for which transformers has a class, encoder and head. "
         "With --format, one graph for ONNX Runtime or torch.export, checked against the model.",
     )
-    parser.add_argument(
-        "checkpoint",
-        type=Path,
-        help="a .ckpt of a pre-training run (sharded or not), its folder, a unilm .pt, the run folder of a head, or a "
-        "Hugging Face directory",
-    )
+    sources = "a .ckpt of a pre-training run (sharded or not), its folder, a unilm .pt, the run folder of a head"
+    parser.add_argument("checkpoint", type=Path, help=f"{sources}, or a Hugging Face directory")
     parser.add_argument("directory", type=Path)
-    parser.add_argument(
-        "--format",
-        choices=("hf", "onnx", "torch"),
-        default="hf",
-        help="hf: a Hugging Face directory (default); onnx: model.onnx; torch: model.pt2 of torch.export; the last two "
-        "take batches and waveforms of any size",
-    )
+    formats = "hf: a Hugging Face directory (default); onnx: model.onnx; torch: model.pt2 of torch.export"
+    formats += "; the last two take batches and waveforms of any size"
+    parser.add_argument("--format", choices=("hf", "onnx", "torch"), default="hf", help=formats)
     parser.add_argument("--encoder", action="store_true", help="of a head, only the encoder below it")
     return parser
 
@@ -39,12 +31,7 @@ def main(argv: list[str]) -> int:
     arguments = build_parser().parse_args(argv)
     from wavlm_lightning.workflows.export import export
 
-    notes = export(
-        arguments.checkpoint,
-        arguments.directory,
-        format=arguments.format,
-        encoder_only=arguments.encoder,
-        command=shlex.join(["wavlm", "export", *argv]),
-    )
+    source, directory, command = arguments.checkpoint, arguments.directory, shlex.join(["wavlm", "export", *argv])
+    notes = export(source, directory, format=arguments.format, encoder_only=arguments.encoder, command=command)
     print("\n".join(notes))
     return 0

@@ -9,30 +9,20 @@ from typing import Any
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `wavlm predict RUN FILE...`."""
+    """The parser of `wavlm predict RUN FILE...`; names of options are those of arguments of `predict_recordings`."""
     parser = argparse.ArgumentParser(
         prog="wavlm predict",
         description="Run a trained head on recordings. (`wavlm predict -c FILE --ckpt_path best` writes the outputs for a "
         "corpus' test split as safetensors; see `wavlm predict -c FILE --help`.)",
     )
-    parser.add_argument(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="run folder of a head (config.yaml, checkpoints/best.ckpt), or a Hugging Face directory with one",
-    )
-    parser.add_argument("audio", type=Path, nargs="+", metavar="FILE", help="recordings, or folders of them")
+    run = "run folder of a head (config.yaml, checkpoints/best.ckpt), or a Hugging Face directory with one"
+    parser.add_argument("run", type=Path, metavar="RUN", help=run)
+    parser.add_argument("recordings", type=Path, nargs="+", metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
     parser.add_argument("--out", type=Path, help="folder for predictions.jsonl and, for turns, predictions.rttm")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio a batch, padding counted")
-    parser.add_argument(
-        "--window",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="process longer recordings in windows of this length, so that an hour fits into memory; at least 1, or 0 "
-        "for no windows (%(default)s)",
-    )
+    window = "longer recordings are processed in windows of this length, so that an hour fits into memory; 0: none"
+    parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help=f"{window} (%(default)s)")
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     return parser
 
@@ -44,18 +34,12 @@ def main(argv: list[str]) -> int:
 
         run_subcommand(argv)
         return 0
-    arguments = build_parser().parse_args(argv[1:])
+    options = vars(build_parser().parse_args(argv[1:]))
+    as_json = options.pop("json")
     from wavlm_lightning.workflows.predict import predict_recordings
 
-    for row in predict_recordings(
-        arguments.run,
-        arguments.audio,
-        out=arguments.out,
-        device=arguments.device,
-        batch_seconds=arguments.batch_seconds,
-        window=arguments.window,
-    ):
-        print(json.dumps(row, ensure_ascii=False) if arguments.json else as_text(row), flush=True)
+    for row in predict_recordings(**options):
+        print(json.dumps(row, ensure_ascii=False) if as_json else as_text(row), flush=True)
     return 0
 
 

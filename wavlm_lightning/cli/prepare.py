@@ -11,11 +11,7 @@ from wavlm_lightning.workflows.corpus.prepare import prepare, recipe_named, summ
 
 
 def main(argv: list[str]) -> int:
-    """Run `wavlm prepare`.
-
-    Args:
-        argv: the arguments after `wavlm prepare`.
-    """
+    """Run `wavlm prepare`."""
     arguments = build_parser(argv).parse_args(argv)
     if arguments.recipe == "mini":
         from wavlm_lightning.data.mini import prepare_mini
@@ -24,33 +20,18 @@ def main(argv: list[str]) -> int:
     elif arguments.recipe == "folder":
         from wavlm_lightning.data.folder import FolderRecipe
 
-        corpus = FolderRecipe(
-            folder=arguments.folder,
-            out=arguments.out,
-            manifest=arguments.manifest,
-            on_error=arguments.on_error,
-            valid=arguments.valid,
-            test=arguments.test,
-            split_by=arguments.split_by,
-            name=arguments.name,
-            licence=arguments.licence,
-        ).prepare(arguments.workers)
-        print("\n".join(summary(corpus)))
+        # All other options of `prepare folder` have the names of its fields.
+        fields = {name: value for name, value in vars(arguments).items() if name not in ("recipe", "workers")}
+        print("\n".join(summary(FolderRecipe(**fields).prepare(arguments.workers))))
     else:
-        corpus = prepare(
-            arguments.recipe, arguments.folder, arguments.out, arguments, arguments.workers, arguments.on_error
-        )
-        print("\n".join(summary(corpus)))
+        where = arguments.recipe, arguments.folder, arguments.out
+        print("\n".join(summary(prepare(*where, arguments, arguments.workers, arguments.on_error))))
     print(f"made {arguments.out}")
     return 0
 
 
 def build_parser(argv: list[str]) -> argparse.ArgumentParser:
-    """The parser of `wavlm prepare`.
-
-    Args:
-        argv: if it begins with the name or dotted path of a recipe, no other recipe is imported.
-    """
+    """The parser of `wavlm prepare`; if `argv` begins with the name or dotted path of a recipe, no other is imported."""
     parser = argparse.ArgumentParser(
         prog="wavlm prepare",
         description="Make a corpus of WebDataset shards. A recipe of your own (`wavlm new corpus NAME`) is named by its "
@@ -60,25 +41,20 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 
     mini = recipes.add_parser("mini", help="the embedded synthetic corpora, labelled for every task (needs [corpus])")
     mini.add_argument("--out", type=Path, required=True, help="folder that gets one corpus per data set")
-    mini.add_argument(
-        "--size", default="mini", choices=("tiny", "mini", "pretrain"), help="tiny: 5 min; mini: 3 h; pretrain: 20 h"
-    )
-    mini.add_argument(
-        "--datasets", nargs="+", metavar="NAME", help="only these (pretrain pr ks ic sid sv sd er qbe sf)"
-    )
+    sizes = "tiny: 5 min; mini: 3 h; pretrain: 20 h"
+    mini.add_argument("--size", default="mini", choices=("tiny", "mini", "pretrain"), help=sizes)
+    mini.add_argument("--datasets", nargs="+", metavar="NAME", help="only these: pretrain pr ks ic sid sv sd er qbe sf")
     mini.add_argument("--seed", type=int, default=0)
     mini.add_argument("--workers", type=int, help="processes; one per core by default")
 
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
     _add_common(folder, "is searched with all folders below it")
-    folder.add_argument(
-        "--manifest", type=Path, help="CSV with a `path` column and any of speaker, text, language, split, phones"
-    )
+    columns = "CSV with a `path` column and any of speaker, text, language, split, phones"
+    folder.add_argument("--manifest", type=Path, help=columns)
     folder.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
     folder.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")
-    folder.add_argument(
-        "--split-by", choices=("auto", "speaker", "file"), default="auto", help="what is held out as a whole"
-    )
+    units = ("auto", "speaker", "file")
+    folder.add_argument("--split-by", choices=units, default="auto", help="what is held out as a whole")
     folder.add_argument("--name", help="name of the corpus; that of the folder by default")
     folder.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
 
@@ -92,9 +68,8 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
         corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
         corpus.formatter_class = argparse.RawDescriptionHelpFormatter
         _add_common(corpus, "holds the corpus as published, unpacked")
-        corpus.add_argument(
-            "--allow-partial", action="store_true", help="warn of counts that differ from the official ones"
-        )
+        partial = "warn of counts that differ from the official ones, instead of an error"
+        corpus.add_argument("--allow-partial", action="store_true", help=partial)
         recipe.add_arguments(corpus)
     return parser
 
@@ -102,7 +77,5 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help=folder)
     parser.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
-    parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="what to do with a file that cannot be used"
-    )
+    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="when a file cannot be used")
     parser.add_argument("--workers", type=int, help="processes; one per core by default")

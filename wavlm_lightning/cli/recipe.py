@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """The parser of `wavlm recipe`; names of options are those of arguments of `run_recipe`."""
     parser = argparse.ArgumentParser(
         prog="wavlm recipe",
         description="From a corpus to an exported encoder: codebook, labels and pre-training for every configuration "
@@ -17,64 +17,40 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Everything after -- is passed to every `wavlm fit`: -- --trainer.devices 8 --data.num_workers 8",
     )
     parser.add_argument("recipe", help="a file of configs/pretrain (wavlm_base, say), or the path of your own")
-    parser.add_argument(
-        "--corpus", type=Path, required=True, help="the training corpus; the labels are written into it"
-    )
+    parser.add_argument("--corpus", type=Path, required=True, help="the training corpus; labels are written into it")
     parser.add_argument("--out", type=Path, required=True, help="folder for codebooks, runs and the encoder")
-    parser.add_argument(
-        "--corpus-of",
-        action="append",
-        default=[],
-        metavar="CONFIGURATION=DIR",
-        help="another corpus for one of the configurations (hubert_base_it1=data/librispeech, say); may be repeated",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        metavar="PATH",
-        help="the encoder to continue from and to label with, instead of the one that the configuration names (`continue`)",
-    )
+    other = "another corpus for one of the configurations (hubert_base_it1=data/librispeech, say); may be repeated"
+    parser.add_argument("--corpus-of", action="append", default=[], metavar="CONFIGURATION=DIR", help=other)
+    source = "the encoder to continue from and to label with, instead of the configuration's (`continue`)"
+    parser.add_argument("--checkpoint", metavar="PATH", help=source)
     parser.add_argument("--noise-corpus", type=Path, help="instead of the noise corpora that configurations name")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands that would run now")
-    parser.add_argument(
-        "--adopt", action="store_true", help="continue in a folder where commands printed by --dry-run were run by hand"
-    )
+    by_hand = "continue in a folder where commands printed by --dry-run were run by hand"
+    parser.add_argument("--adopt", action="store_true", help=by_hand)
     parser.add_argument("--until", metavar="STAGE", help="stop after this stage (fit/hubert_base_it1, say)")
     parser.add_argument("--tag", help="prefix for the names of label sets: lets two runs label one corpus")
-    parser.add_argument(
-        "--memory", type=float, metavar="GIB", help="memory for features of k-means (default: a quarter of all)"
-    )
-    parser.add_argument(
-        "--jobs", type=int, metavar="J", help="labelling processes (default: one per GPU for layers, per core for MFCC)"
-    )
+    memory = "memory for features of k-means (default: a quarter of all)"
+    parser.add_argument("--memory", type=float, metavar="GIB", dest="memory_gib", help=memory)
+    jobs = "labelling processes (default: one per GPU for layers, per core for MFCC)"
+    parser.add_argument("--jobs", type=int, metavar="J", help=jobs)
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Run the stages, or print them."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    arguments = build_parser().parse_args(argv[:cut])
+    options = vars(build_parser().parse_args(argv[:cut]))
 
     from wavlm_lightning.system.errors import UserError
     from wavlm_lightning.workflows.recipe import run_recipe
 
-    for pair in arguments.corpus_of:
-        if not all(pair.partition("=")):
+    corpus_of = {}
+    for pair in options.pop("corpus_of"):
+        name, _, folder = pair.partition("=")
+        if not name or not folder:
             raise UserError(f"--corpus-of {pair}: write CONFIGURATION=DIR")
-    encoder = run_recipe(
-        arguments.recipe,
-        arguments.corpus,
-        arguments.out,
-        argv[cut + 1 :],
-        corpus_of={name: Path(folder) for name, _, folder in (pair.partition("=") for pair in arguments.corpus_of)},
-        checkpoint=arguments.checkpoint,
-        noise_corpus=arguments.noise_corpus,
-        tag=arguments.tag,
-        memory_gib=arguments.memory,
-        jobs=arguments.jobs,
-        until=arguments.until,
-        adopt=arguments.adopt,
-        dry_run=arguments.dry_run,
-    )
-    if not arguments.dry_run:
-        print(f"done: {encoder}" if encoder else f"done until {arguments.until}")
+        corpus_of[name] = Path(folder)
+    encoder = run_recipe(options=argv[cut + 1 :], corpus_of=corpus_of, **options)
+    if not options["dry_run"]:
+        print(f"done: {encoder}" if encoder else f"done until {options['until']}")
     return 0

@@ -14,21 +14,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Results, layers, curves, learning rates and cost of any number of runs: report.html (one file, "
         "opens offline), report.md and report.csv.",
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUNS", help="run folders, folders of run folders, or card files"
-    )
+    runs = "run folders, folders of run folders, or card files"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help=runs)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of the report")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("A", "B"),
-        help="two upstreams, by the names of their rows, to compare metric by metric; default if there are exactly two",
-    )
-    parser.add_argument(
-        "--group-seeds",
-        action="store_true",
-        help="encoders whose labels differ only by a number at the end (full-0, full-1) are seeds of one: show their mean",
-    )
+    two = "two upstreams, by the names of their rows, to compare metric by metric; default if there are exactly two"
+    parser.add_argument("--compare", nargs=2, metavar=("A", "B"), help=two)
+    seeds = "encoders whose labels differ only by a number at the end (full-0, full-1) are seeds of one: show the mean"
+    parser.add_argument("--group-seeds", action="store_true", help=seeds)
     return parser
 
 

@@ -28,19 +28,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("upstreams", nargs="+", metavar="UPSTREAM", help="see below")
-    parser.add_argument(
-        "--data", required=True, help="mini (made in the output folder), or a folder of corpora from `wavlm prepare`"
-    )
+    data = "mini (made in the output folder), or a folder of corpora from `wavlm prepare`"
+    parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--output", type=Path, required=True, help="folder for runs, cards and the table")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="pr asr ks ic sid er qbe sf sv sd; all by default")
-    parser.add_argument(
-        "--search",
-        nargs="*",
-        type=float,
-        metavar="RATE",
-        help="try these learning rates, or the official grid if none is given, and keep the best on validation; all rates "
-        "of a task are trained in one pass",
-    )
+    rates = "learning rates to try in one pass a task, of which the best on validation counts; none: the official grid"
+    parser.add_argument("--search", nargs="*", type=float, metavar="RATE", help=rates)
     parser.add_argument("--steps", type=whole, help="updates of every head, instead of the configurations'")
     parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
     parser.add_argument("--jobs", type=whole, help="runs at a time; by default one per GPU, or one per core")

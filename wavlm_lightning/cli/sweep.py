@@ -28,9 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("file", metavar="FILE", help="the sweep file; examples are in configs/sweeps")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the trials and their table")
-    parser.add_argument(
-        "--trials", type=whole, help="number of trials (default: the whole grid, or run_cap of the file)"
-    )
+    parser.add_argument("--trials", type=whole, help="number of trials (default: the grid, or the file's run_cap)")
     parser.add_argument("--jobs", type=whole, help="trials at a time (default: one per GPU, or per core without GPUs)")
     parser.add_argument("--test", action="store_true", help="also test every finished trial and write its result card")
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn values (0)")
@@ -56,13 +54,6 @@ def main(argv: list[str]) -> int:
     elif arguments.output is None:
         raise UserError("name the folder of the trials with --output DIR")
     else:
-        run_sweep(
-            sweep,
-            arguments.output,
-            extra,
-            trials=arguments.trials,
-            jobs=arguments.jobs,
-            test=arguments.test,
-            seed=arguments.seed,
-        )
+        settings = {name: getattr(arguments, name) for name in ("trials", "jobs", "test", "seed")}
+        run_sweep(sweep, arguments.output, extra, **settings)
     return 0

@@ -54,7 +54,7 @@ def bench(
 
 def _measure(
     source: str, batch: int, seconds: float, precision: str, device: torch.device, rounds: int
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     encoder = load_encoder(source).to(device).eval()
     if seconds * SAMPLE_RATE < encoder.config.receptive_field:
         raise UserError(f"--seconds {seconds:g}: shorter than a frame; give more")
@@ -75,33 +75,28 @@ def _measure(
 
     onednn = device.type == "cpu" and precision == "fp32"
     inference: dict[str, Any] = {"inference": lambda: infer(encoder)}
+    training: dict[str, Any] = {"training": lambda: train("plain")}
     if onednn:
         prepared = copy.deepcopy(encoder).prepare_for_inference()
         inference["inference, prepared"] = lambda: infer(prepared)
-    training: dict[str, Any] = {"training": lambda: train("plain")}
-    if onednn:
         training["training, linears auto"] = lambda: train("auto")
     timed = time_side_by_side(inference, rounds)
     encoder.train()
     timed.seconds |= time_side_by_side(training, rounds).seconds
     flops = encoder_flops(encoder.config, batch, waveforms.shape[1])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    found = []
     for what in timed.seconds:
         once = timed.median(what)
         rate = (flops.training if "training" in what else flops.forward) / once
-        found.append(
-            {
-                "what": what,
-                "encoder": source,
-                "batch": batch,
-                "seconds": seconds,
-                "precision": precision,
-                "device": name or str(device),
-                "seconds_per_pass": once,
-                "audio_seconds_per_second": batch * seconds / once,
-                "flops_per_second": rate,
-                "utilisation": model_flops_utilisation(rate, name) if name else None,
-            }
-        )
-    return found
+        yield {
+            "what": what,
+            "encoder": source,
+            "batch": batch,
+            "seconds": seconds,
+            "precision": precision,
+            "device": name or str(device),
+            "seconds_per_pass": once,
+            "audio_seconds_per_second": batch * seconds / once,
+            "flops_per_second": rate,
+            "utilisation": model_flops_utilisation(rate, name) if name else None,
+        }

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.system.errors import UserError
 
+# Training utterances up to which speakers are counted and labels compared with phones: that takes seconds.
 MOST_UTTERANCES = 20_000
-"""Training utterances up to which speakers are counted and labels compared with phones: that takes seconds."""
 
 
 def write_report(
@@ -46,17 +47,8 @@ def write_report(
     Example:
         >>> page, left_out = write_report([Path("runs/superb")], Path("runs/report"))
     """
-    return write_run_report(
-        runs,
-        output,
-        reservation,
-        compare,
-        group_seeds,
-        describe=describe_pretraining,
-        setup=setup,
-        commands=commands,
-        notes=notes,
-    )
+    more: dict[str, Any] = {"setup": setup, "commands": commands, "notes": notes}
+    return write_run_report(runs, output, reservation, compare, group_seeds, describe=describe_pretraining, **more)
 
 
 def reservation(card: ResultCard) -> str | None:
@@ -72,11 +64,9 @@ def reservation(card: ResultCard) -> str | None:
 
 
 def describe_pretraining(run: PretrainingRun) -> PretrainingFacts:
-    """Corpus, codebook and size of a pre-training run; what cannot be read any more is left out.
+    """Corpus, codebook and size of a pre-training run, without those that cannot be read any more.
 
-    Args:
-        run: its `config.yaml` names corpus and labels; paths in it are relative to the working directory, as in
-            `wavlm fit`.
+    Paths in its `config.yaml` are relative to the working directory, as in `wavlm fit`.
     """
     parameters = _parameters(run.folder / "checkpoints" / "last.ckpt")
     try:

@@ -8,34 +8,26 @@ from pathlib import Path
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 
 TASKS = ("pr", "ks", "sid")
-UPSTREAMS: dict[str, str] = {"pre-trained": "pretrained", "random weights": "random", "FBANK": "fbank"}
-"""Label of an upstream in the report -> its part of folder names."""
-
-LEARNING_RATES: dict[tuple[str, str], float] = {
-    # Best on the validation split; the grid and its figures: experiments/demo_learning_rates.
+# Label of an upstream in the report -> its part of folder names.
+UPSTREAMS = {"pre-trained": "pretrained", "random weights": "random", "FBANK": "fbank"}
+# Rates that differ from the task's YAML: SUPERB tunes the rate per upstream and task, and nothing else. They are the best
+# on the validation split; the grid and its figures are in experiments/demo_learning_rates.
+LEARNING_RATES = {
     ("pr", "random weights"): 1.6e-2,
     ("pr", "FBANK"): 1.6e-2,
     ("sid", "random weights"): 1e-3,
     ("sid", "FBANK"): 1e-3,
 }
-"""Rates that differ from the task's YAML (SUPERB tunes the rate per upstream and task, and nothing else)."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A task on an upstream.
+    """A task on an upstream."""
 
-    Attributes:
-        task: name of its YAML in `configs/superb/mini`.
-        upstream: a key of `UPSTREAMS`.
-        out: the demo's folder.
-        steps: updates; those of the YAML if None.
-    """
-
-    task: str
-    upstream: str
-    out: Path
-    steps: int | None = None
+    task: str  # name of its YAML in `configs/superb/mini`
+    upstream: str  # a key of `UPSTREAMS`
+    out: Path  # the demo's folder
+    steps: int | None = None  # updates; those of the YAML if None
 
     @property
     def folder(self) -> Path:
@@ -65,6 +57,5 @@ class Head:
 
 def all_heads(out: Path, steps: int | None = None) -> list[Head]:
     """Every task on every upstream, the slowest first, so that two processes end at about the same time."""
-    return [
-        Head(task, upstream, out, steps) for task in TASKS for upstream in ("FBANK", "random weights", "pre-trained")
-    ]
+    upstreams = "FBANK", "random weights", "pre-trained"
+    return [Head(task, upstream, out, steps) for task in TASKS for upstream in upstreams]

@@ -69,12 +69,11 @@ class _Demo:
         wavlm("prepare", "mini", *options, "--datasets", "pretrain", *TASKS)
 
     def make_codebook(self) -> None:
-        """K-means over MFCC, and a label for every 10 ms."""
         pretrain, codebook = self.corpus / "pretrain", self.out / "codebook"
         if not (codebook / "codebook.json").is_file():
             options = ("--clusters", CLUSTERS[self.size], "--level-normalised", "--restarts", 5)
             wavlm("codebook", "fit", pretrain, *options, "--out", codebook)
-        wavlm("codebook", "apply", codebook, pretrain, "--name", LABELS)
+        wavlm("codebook", "apply", codebook, pretrain, "--name", LABELS)  # a label for every 10 ms
 
     def pretrain(self) -> None:
         folder = self.out / "pretrain"

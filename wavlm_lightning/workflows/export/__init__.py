@@ -43,8 +43,7 @@ def export(
 
     source, directory = Path(source), Path(directory)
     # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
-    without_head = encoder_only and is_head_folder(source)
-    if holds_head(source) and not without_head:
+    if holds_head(source) and not (encoder_only and is_head_folder(source)):
         from wavlm_lightning.workflows.export.head import export_head
 
         return export_head(source, directory, format, encoder_only, command)

@@ -25,15 +25,12 @@ from wavlm_lightning.workflows.predict.head import TrainedHead
 
 FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 DESCRIPTION = "model.json"
+# Largest accepted difference from the model's output, relative to its largest number, or absolute if that is below 1.
 TOLERANCE = 1e-4
-"""Largest accepted difference from the model's output, relative to its largest number, or absolute if that is below 1."""
 
 
 class ExportableHead(nn.Module):
-    """Encoder, weighted sum and head in one graph.
-
-    Args:
-        head: a head on an upstream of the WavLM family.
+    """Encoder of the WavLM family, weighted sum and head in one graph.
 
     Example:
         >>> scores, lengths = ExportableHead(open_head(Path("runs/demo/ks")))(waveforms, lengths)
@@ -57,10 +54,8 @@ class ExportableHead(nn.Module):
 
 def write_encoder(encoder: WavLM, folder: Path, form: str) -> float:
     """Write all hidden states of an encoder as a graph; see `write_graph`."""
-    facts = {
-        "outputs": {"hidden": "all hidden states, (layers + 1, batch, frames, dim)"},
-        "layers": encoder.config.layers,
-    }
+    outputs = {"hidden": "all hidden states, (layers + 1, batch, frames, dim)"}
+    facts = {"outputs": outputs, "layers": encoder.config.layers}
 
     def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
         return encoder(waveforms, lengths).hidden
@@ -69,18 +64,12 @@ def write_encoder(encoder: WavLM, folder: Path, form: str) -> float:
 
 
 def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
-    """Write encoder and head as a graph; see `write_graph`.
-
-    Raises:
-        UserError: its upstream is not of the WavLM family, or the head cannot be exported as a graph.
-    """
+    """Write encoder and head as a graph, see `write_graph`; a `UserError` if that is impossible for this head."""
     task = head.task
     if not isinstance(task.upstream, WavLMUpstream):
-        raise UserError(
-            f"--format {form}: the upstream of this head is a {type(task.upstream).__name__}, and only encoders of the "
-            "WavLM family are exported as graphs"
-        )
-    if not any(True for name, _ in task.named_parameters() if not name.startswith("upstream.")):
+        kind, ours = type(task.upstream).__name__, "only encoders of the WavLM family are exported as graphs"
+        raise UserError(f"--format {form}: the upstream of this head is a {kind}, and {ours}")
+    if all(name.startswith("upstream.") for name, _ in task.named_parameters()):
         raise UserError(f"--format {form}: {task.name} has no head; export its encoder with --encoder")
     if any(isinstance(module, nn.RNNBase) for name, module in task.named_modules() if not name.startswith("upstream.")):
         raise UserError(
@@ -111,22 +100,19 @@ def write_graph(
     facts: dict[str, Any],
     frames: int,
 ) -> float:
-    """Trace and write a graph, and compare it with the model on batches of several sizes and lengths.
+    """Trace and write a graph (`onnx` or `torch`), and compare it with the model on batches of several sizes and lengths.
 
     Args:
         module: maps waveforms `(batch, samples)` and lengths `(batch,)` to outputs and valid frames.
         expected: the same outputs, computed by the model.
-        folder: made if missing; gets `model.onnx` or `model.pt2`, and `model.json`.
+        folder: made if missing; gets `model.onnx` or `model.pt2`, and `model.json` with the facts.
         form: `onnx` or `torch`.
         encoder: the encoder inside the module.
         facts: content of `model.json`.
         frames: smallest number of frames that the longest row of a batch must have.
 
-    Returns:
-        The largest difference, relative to the largest number of its batch (absolute if that is below 1).
-
-    Raises:
-        UserError: a library is missing, or the graph does not agree with the model; then no file is left.
+    Returns the largest difference, measured as for `TOLERANCE`. A `UserError` if a library is missing, or if the graph
+    does not agree with the model; then no file is left.
     """
     if form == "onnx":
         _need_onnx()
@@ -153,9 +139,8 @@ def write_graph(
         raise
     except Exception as error:  # a user's head may hold any Python code, on which tracers fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
-        raise UserError(
-            f"--format {form}: torch cannot make a graph of the model for any batch and length ({reason})"
-        ) from error
+        said = "torch cannot make a graph of the model for any batch and length"
+        raise UserError(f"--format {form}: {said} ({reason})") from error
     finally:
         part.unlink(missing_ok=True)
     content = {
@@ -175,11 +160,9 @@ def write_graph(
 
 
 def _trace(module: nn.Module, example: tuple[Tensor, Tensor], path: Path, form: str, names: list[str]) -> None:
-    """Write the graph, with free numbers of rows and samples."""
-    free = torch.export.Dim.AUTO
-    program = torch.export.export(
-        module, example, dynamic_shapes={"waveforms": {0: free, 1: free}, "lengths": {0: free}}
-    )
+    free = torch.export.Dim.AUTO  # numbers of rows and samples
+    shapes = {"waveforms": {0: free, 1: free}, "lengths": {0: free}}
+    program = torch.export.export(module, example, dynamic_shapes=shapes)
     if form == "torch":
         torch.export.save(program, path)
         return
@@ -198,9 +181,8 @@ def _compare(
         batch = _batch(rows, samples, least, seed)
         wanted, given = expected(*batch), run(*batch)
         if given.shape != wanted.shape:
-            raise UserError(
-                f"the graph gives {tuple(given.shape)} instead of {tuple(wanted.shape)}, so it was not kept"
-            )
+            shapes = f"{tuple(given.shape)} instead of {tuple(wanted.shape)}"
+            raise UserError(f"the graph gives {shapes}, so it was not kept")
         difference = (given - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
         largest = max(largest, difference) if difference == difference else float("inf")  # NaN is a difference
     return largest, sizes

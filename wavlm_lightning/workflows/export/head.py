@@ -6,9 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
@@ -16,11 +13,12 @@ from wavlm_lightning.system.run_folder import init_args, read_run_config
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.tasks.huggingface.heads import HeadEncoder
 from wavlm_lightning.upstreams import WavLMUpstream
-from wavlm_lightning.workflows.export.model_card import MARK, Section, hub_licence, licence, versions, write_card
+from wavlm_lightning.workflows.export.model_card import Section, as_card, hub_licence, licence, versions, write_card
+from wavlm_lightning.workflows.export.run_facts import open_corpus
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
+# End of the class' name -> the Hub's name of the use; the Hub has no name for the other classes.
 PIPELINES = {"ForSequenceClassification": "audio-classification", "ForCTC": "automatic-speech-recognition"}
-"""End of the class' name -> the Hub's name of the use; the Hub has no name for the other classes."""
 USAGE = """```python
 import torch
 from transformers import AutoFeatureExtractor, {architecture}
@@ -45,30 +43,18 @@ ALONE = (
 
 
 def export_head(source: Path, directory: Path, format: str, encoder_only: bool, command: str) -> list[str]:
-    """Write a head with its encoder, or only the encoder.
+    """Write a head with its encoder, or only the encoder; arguments and returned sentences as in `workflows.export.export`.
 
-    Args:
-        source: run folder of a head, or a Hugging Face folder with one.
-        directory: made if missing.
-        format: `hf`, `onnx` or `torch`.
-        encoder_only: leave the head out.
-        command: the command for the model card.
-
-    Returns:
-        One sentence for each thing that was written or kept.
-
-    Raises:
-        UserError: transformers has no class for this head, or the graph does not agree with it.
+    Raises a `UserError` if transformers has no class for this head, or if the graph does not agree with it.
     """
     head = open_head(source, "cpu")
     if format in ("onnx", "torch"):
         from wavlm_lightning.workflows.export.graph import FILES, write_encoder, write_head_graph
 
         if encoder_only:
-            difference = write_encoder(_upstream(head).encoder, directory, format)
+            what, difference = "encoder", write_encoder(_upstream(head).encoder, directory, format)
         else:
-            difference = write_head_graph(head, directory, format)
-        what = "encoder" if encoder_only else "head"
+            what, difference = "head", write_head_graph(head, directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the {what}"]
     if encoder_only:
         _upstream(head).encoder.save_pretrained(directory)
@@ -85,16 +71,7 @@ def export_head(source: Path, directory: Path, format: str, encoder_only: bool, 
 def head_card(
     directory: Path, head: TrainedHead, source: Path, architecture: str, processing: dict[str, Any], command: str
 ) -> str:
-    """The card as Markdown with the Hub's front matter.
-
-    Args:
-        directory: the exported folder, with its `config.json`.
-        head: the exported head.
-        source: the folder it was read from.
-        architecture: name of the transformers class that loads it.
-        processing: see `write_head_folder`.
-        command: the command that wrote the folder.
-    """
+    """The card as Markdown with the Hub's front matter, for the exported folder of a head that was read from `source`."""
     task, title = head.task, directory.resolve().name
     kind = next(end for end in RESULTS if architecture.endswith(end))
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -107,12 +84,11 @@ def head_card(
 
     prepared = Section("Before the model")
     if "gain_db" in processing:
-        prepared.add(
-            "loudness", f"multiply waveforms by {10 ** (processing['gain_db'] / 20):.6g} ({processing['gain_db']:g} dB)"
-        )
+        decibels = processing["gain_db"]
+        prepared.add("loudness", f"multiply waveforms by {10 ** (decibels / 20):.6g} ({decibels:g} dB)")
     if processing.get("trim"):
         prepared.add("quiet stretches", "remove them, as in training")
-    corpus = _corpus(source)
+    corpus = open_corpus(init_args(read_run_config(source), "data").get("corpus"))
     training = Section("Training")
     training.add("corpus", corpus and corpus.name)
     terms = licence(corpus) if corpus else None
@@ -123,10 +99,9 @@ def head_card(
     scores = Section("Test")
     if (source / CARD_NAME).is_file():
         tested = ResultCard.read(source / CARD_NAME)
+        part = f"{tested.corpus['name']}, {tested.corpus['split']}"
         for name, metric in tested.metrics.items():
-            scores.add(
-                name, f"{metric['value']:.4g} {metric['unit']} on {tested.corpus['name']}, {tested.corpus['split']}"
-            )
+            scores.add(name, f"{metric['value']:.4g} {metric['unit']} on {part}")
     labels = Section("Labels")
     shown = list(values.get("id2label", {}).values()) if kind != "ForXVector" else []
     labels.add("outputs", ", ".join(shown[:50]) + (f", ... ({len(shown)})" if len(shown) > 50 else ""))
@@ -134,36 +109,22 @@ def head_card(
     made.add("command", f"`{command}`")
     versions(made)
 
-    matter: dict[str, Any] = {
-        "library_name": "transformers",
-        "tags": ["speech", values["model_type"], "wavlm_lightning"],
-    }
+    tags = ["speech", values["model_type"], "wavlm_lightning"]
+    matter: dict[str, Any] = {"library_name": "transformers", "tags": tags}
     if kind in PIPELINES:
         matter["pipeline_tag"] = PIPELINES[kind]
     if terms:
         matter["license"] = hub_licence(terms)
-    front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    sections = (prepared, training, scores, labels, made)
-    return "\n".join([f"---\n{front}---\n{MARK}", text, *filter(None, map(str, sections))])
+    return as_card(matter, text, (prepared, training, scores, labels, made))
 
 
 def _upstream(head: TrainedHead) -> WavLMUpstream:
-    if not isinstance(head.task.upstream, WavLMUpstream):
+    upstream = head.task.upstream
+    if not isinstance(upstream, WavLMUpstream):
+        kind = type(upstream).__name__
         raise UserError(
-            f"--encoder: the upstream of this head is a {type(head.task.upstream).__name__}, and only encoders of the WavLM "
-            "family are exported"
+            f"--encoder: the upstream of this head is a {kind}, and only encoders of the WavLM family are exported"
         )
-    if isinstance(head.task.upstream, HeadEncoder):  # it has lost the norms of the waveform and of the last layer
-        raise UserError(
-            f"--encoder: this head was started from {head.task.upstream.label}; export the encoder from there"
-        )
-    return head.task.upstream
-
-
-def _corpus(run: Path) -> Corpus | None:
-    """The training corpus of the head, if it is still there."""
-    path = init_args(read_run_config(run), "data").get("corpus")
-    try:
-        return Corpus.open(path) if isinstance(path, str) else None
-    except UserError:
-        return None
+    if isinstance(upstream, HeadEncoder):  # it has lost the norms of the waveform and of the last layer
+        raise UserError(f"--encoder: this head was started from {upstream.label}; export the encoder from there")
+    return upstream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,8 @@ from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.workflows.export.run_facts import RunFacts
 
 MARK = "<!-- Written by `wavlm export`, which writes it anew unless this line is gone. -->"
-HUB_LICENCES = (
-    "cc0-1.0",
-    "cc-by-3.0",
-    "cc-by-4.0",
-    "cc-by-sa-4.0",
-    "cc-by-nc-4.0",
-    "cc-by-nc-sa-4.0",
-    "cc-by-nc-nd-4.0",
-)
-"""Names of the Hugging Face Hub; any other licence is `other` there, and given in the text."""
+# Names of the Hugging Face Hub; any other licence is `other` there, and given in the text.
+HUB_LICENCES = ("cc0-1.0", *(f"cc-by-{more}" for more in ("3.0", "4.0", "sa-4.0", "nc-4.0", "nc-sa-4.0", "nc-nd-4.0")))
 HEADER = """# {title}
 
 A speech encoder of {parameters:,} parameters ({layers} transformer layers of {dim} dimensions): 16 kHz audio in, a hidden state
@@ -47,15 +39,10 @@ with torch.no_grad():
 
 @dataclass
 class Section:
-    """A headline with a list of facts; empty as text if there are no facts.
-
-    Attributes:
-        title: the headline.
-        facts: (name, value) pairs.
-    """
+    """A headline with a list of facts; empty as text if there are no facts."""
 
     title: str
-    facts: list[tuple[str, str]] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)  # (name, value)
 
     def add(self, name: str, value: object) -> None:
         """Add a fact, unless it is None or empty."""
@@ -79,14 +66,9 @@ def write_card(directory: Path, text: str) -> list[str]:
 def model_card(
     directory: Path, encoder: WavLM, source: Path, checkpoint: Mapping[str, Any] | None, command: str
 ) -> str:
-    """The card as Markdown with the Hub's front matter.
+    """The card as Markdown with the Hub's front matter, for the exported folder of an encoder that was read from `source`.
 
-    Args:
-        directory: the exported folder, with its `config.json`.
-        encoder: the exported encoder.
-        source: the file or folder it was read from.
-        checkpoint: content of a `.ckpt` of a pre-training run; None for weights from elsewhere.
-        command: the command that wrote the folder.
+    `checkpoint` is the content of a `.ckpt` of a pre-training run, None for weights from elsewhere.
     """
     run = None if checkpoint is None else RunFacts.read(source, checkpoint)
     corpora = run.corpora if run else []
@@ -108,9 +90,13 @@ def model_card(
         )
     sections = [_data(run), _training(run), _scores(run)] if run else []
     sections.append(_made(source, run, command))
-    matter = yaml.safe_dump(_front_matter(written["model_type"], corpora), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{matter}---\n{MARK}", header, *filter(None, map(str, sections))]
-    return "\n".join(parts)
+    return as_card(_front_matter(written["model_type"], corpora), header, sections)
+
+
+def as_card(matter: Mapping[str, Any], text: str, sections: Iterable[Section]) -> str:
+    """A card from the Hub's front matter, a first text, and sections, of which empty ones are left out."""
+    front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
+    return "\n".join([f"---\n{front}---\n{MARK}", text, *filter(None, map(str, sections))])
 
 
 def _front_matter(model_type: str, corpora: list[Corpus]) -> dict[str, Any]:

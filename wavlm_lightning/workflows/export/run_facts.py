@@ -14,54 +14,38 @@ from wavlm_lightning.system.run_folder import curve_files, init_args, read_run_c
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts of a run; unknown ones are empty or None.
+    """Facts of a run; unknown ones are empty or None."""
 
-    Attributes:
-        steps: number of updates.
-        model: arguments of the module.
-        data: arguments of the data.
-        trainer: arguments of the trainer.
-        codebooks: label set -> size, rate and sha256.
-        corpora: the corpus, if it is unchanged since training, and the noise corpus, if there is one.
-        split: the training split.
-        corpus_sha256: hash of the corpus during training.
-        processes: number of training processes.
-        scores: metric -> (step, value) of the last validation before this checkpoint.
-        lightning: version of Lightning during training.
-    """
-
-    steps: int
-    model: dict[str, Any]
+    steps: int  # number of updates
+    model: dict[str, Any]  # arguments of the module; likewise data and trainer
     data: dict[str, Any]
     trainer: dict[str, Any]
-    codebooks: dict[str, dict[str, Any]]
-    corpora: list[Corpus]
-    split: str | None
-    corpus_sha256: str | None
-    processes: int | None
-    scores: dict[str, tuple[int, float]]
-    lightning: str | None
+    codebooks: dict[str, dict[str, Any]]  # label set -> size, rate and sha256
+    corpora: list[Corpus]  # the corpus, if it is unchanged since training, and the noise corpus, if there is one
+    split: str | None  # of training
+    corpus_sha256: str | None  # during training
+    processes: int | None  # of training
+    scores: dict[str, tuple[int, float]]  # metric -> (step, value) of the last validation before this checkpoint
+    lightning: str | None  # version during training
 
     @classmethod
     def read(cls, path: Path, checkpoint: Mapping[str, Any]) -> RunFacts:
-        """Collect them.
-
-        Args:
-            path: path of the checkpoint; if it is in `RUN/checkpoints/`, the other files of the run are read, too.
-            checkpoint: content of the checkpoint.
-        """
+        """Collect them from a checkpoint's content and, if its path is in `RUN/checkpoints/`, from other files of the run."""
         folder = path.resolve().parent.parent
         content = read_run_config(folder)
         model, data = init_args(content, "model"), init_args(content, "data")
-        layout = _layout(checkpoint)
-        corpora = _corpora(data, layout.get("corpus"))
+        # State of `ResumableData`, which Lightning stores under the qualified name of the class.
+        states = [value for value in checkpoint.values() if isinstance(value, Mapping) and "layout" in value]
+        layout: Mapping[str, Any] = states[0]["layout"] if states else {}
+        corpus, noise = (open_corpus(data.get(name)) for name in ("corpus", "noise_corpus"))
+        known = corpus is not None and corpus.sha256 == layout.get("corpus")
         return cls(
             steps=checkpoint["global_step"],
             model=model,
             data=data,
             trainer=content.get("trainer") or {},
             codebooks=checkpoint.get("codebooks") or {},
-            corpora=corpora,
+            corpora=[each for each in (corpus, noise) if each is not None] if known else [],
             split=data.get("train_split"),
             corpus_sha256=layout.get("corpus"),
             processes=layout.get("world_size"),
@@ -78,21 +62,8 @@ class RunFacts:
         return seconds * times * self.processes
 
 
-def _layout(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """State of `ResumableData`, which Lightning stores under the qualified name of the class."""
-    states = [value for value in checkpoint.values() if isinstance(value, Mapping) and "layout" in value]
-    return dict(states[0]["layout"]) if states else {}
-
-
-def _corpora(data: Mapping[str, Any], trained_on: str | None) -> list[Corpus]:
-    """The corpus and the noise corpus; empty if the corpus is missing or has changed."""
-    corpus, noise = (_open(data.get(name)) for name in ("corpus", "noise_corpus"))
-    if corpus is None or corpus.sha256 != trained_on:
-        return []
-    return [corpus] if noise is None else [corpus, noise]
-
-
-def _open(path: Any) -> Corpus | None:
+def open_corpus(path: Any) -> Corpus | None:
+    """The corpus that a run names, if it is still there."""
     try:
         return Corpus.open(path) if isinstance(path, str) and path else None  # a mixture is a list
     except UserError:

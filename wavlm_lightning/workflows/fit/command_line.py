@@ -54,11 +54,7 @@ LONG = 200
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers.
-
-    Args:
-        heads: configurations of several heads.
-    """
+    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, **settings: Any) -> None:
         super().__init__(parser, config, **settings)
@@ -92,9 +88,6 @@ class WavLMCLI(LightningCLI):
         run: the options begin with a subcommand, which is run; otherwise model, data and trainer are only built.
         command: the command as the user typed it, for result cards.
         callbacks: further callbacks of a fit.
-
-    Attributes:
-        heads: configurations of several heads; empty for one head.
     """
 
     model: Any
@@ -104,7 +97,7 @@ class WavLMCLI(LightningCLI):
     ) -> None:
         # Before the base class's constructor, which parses, builds and runs.
         self.lists, self.command, self.callbacks = lists, command, list(callbacks)
-        self.heads = HeadConfigs()
+        self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
         super().__init__(
             pl.LightningModule,
@@ -122,19 +115,15 @@ class WavLMCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(OPTION, type=list[str | dict[str, Any]] | None, default=None, help=HELP)
-        parser.add_argument(
-            "--checkpoint_every", type=int, default=500, help="updates between two writings of last.ckpt while fitting"
+        updates = "updates between two writings of last.ckpt while fitting"
+        parser.add_argument("--checkpoint_every", type=int, default=500, help=updates)
+        threads = (
+            "CPU threads of a fit on the CPU; by default OMP_NUM_THREADS, else the fastest number in a short timing, and "
+            "that of the run folder when a run is resumed"
         )
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="CPU threads of a fit on the CPU; by default OMP_NUM_THREADS, else the fastest number in a short timing, "
-            "and that of the run folder when a run is resumed",
-        )
-        parser.add_argument(
-            "--recipe", type=Recipe | None, default=None, help="for `wavlm plan` and `wavlm recipe`; fitting ignores it"
-        )
+        parser.add_argument("--threads", type=int | None, default=None, help=threads)
+        recipe = "for `wavlm plan` and `wavlm recipe`; fitting ignores it"
+        parser.add_argument("--recipe", type=Recipe | None, default=None, help=recipe)
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand in ("fit", None):
@@ -165,12 +154,10 @@ class WavLMCLI(LightningCLI):
             config["threads"] = threads
 
     def _parse_ckpt_path(self) -> None:
-        # LightningCLI would let hyperparameters in the checkpoint replace options of the command line.
-        pass
+        """Do nothing: LightningCLI would let hyperparameters in the checkpoint replace options of the command line."""
 
     @property
-    def folder(self) -> Path:
-        """The run folder."""
+    def folder(self) -> Path:  # the run folder
         return Path(self.trainer.default_root_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -242,7 +229,7 @@ class WavLMCLI(LightningCLI):
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
-            load_best(self.model, self.folder)
+            load_best(self.model, self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
         self._resolve_checkpoint()
@@ -256,16 +243,12 @@ class WavLMCLI(LightningCLI):
 
     def _resolve_checkpoint(self) -> None:
         asked = self._get(self.config, "ckpt_path")
-        if asked in (LAST, BEST):
-            path = checkpoint(self.folder, asked)
-            if not path.exists():
-                raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
-        elif asked is not None:
-            path = Path(asked)
-            if not path.exists():
-                raise UserError(f"{path}: no such checkpoint")
-        else:
+        if asked is None:
             return
+        named = asked in (LAST, BEST)
+        path = checkpoint(self.folder, asked) if named else Path(asked)
+        if not path.exists():
+            raise UserError(f"{path}: no such checkpoint{'; has this run been fitted?' if named else ''}")
         if path.is_dir() and not isinstance(self.trainer.strategy, FSDP2):
             raise UserError(
                 f"{path}: a sharded checkpoint, which only trainer.strategy fsdp2 can resume; "
@@ -293,18 +276,7 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
 
 
 def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
-    """Run `fit`, `validate`, `test` or `predict`.
-
-    Args:
-        argv: the subcommand and its options.
-        callbacks: further callbacks of a fit.
-
-    Returns:
-        The finished run: `.model`, `.datamodule`, `.trainer` and `.folder`.
-
-    Raises:
-        UserError: options that do not parse, or an error that the user can fix, in one sentence.
-    """
+    """Run `fit`, `validate`, `test` or `predict`: `argv` is the subcommand and its options. See `workflows.fit.fit`."""
     with quiet(), readable_errors():
         return command_line(argv, run=True, command=shlex.join(["wavlm", *argv]), callbacks=callbacks)
 
@@ -312,6 +284,6 @@ def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -
 def command_line(argv: Sequence[str], run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
     """Parse options and build model, data and trainer; see `WavLMCLI` for the arguments."""
     arguments = [resolve_config(argument) for argument in argv]
-    make_importable(arguments)
+    make_importable(arguments)  # classes in a user's file beside the YAML
     options, lists = take_lists(added_up(arguments))
     return WavLMCLI(options, lists, run, command, callbacks)

@@ -18,25 +18,20 @@ from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
 
-RECORD = "run.json"
-"""File in a run folder: the options of the run, and the state of every file that they name."""
+# The file of a folder (corpus, run, sharded checkpoint, Hugging Face) that changes whenever its content does.
+WEIGHTS = "checkpoints/last.ckpt"
+CONTENT = ("corpus.json", WEIGHTS, f"{WEIGHTS}/meta.pt", "model.safetensors", "pytorch_model.bin")
+RECORD = "run.json"  # in a run folder: the options of the run, and the state of every file that they name
 
 
 @dataclass(frozen=True)
 class HeadRun:
-    """One head, or several heads that share a pass, from the configuration to the result cards.
+    """One head, or several heads that share a pass, from the configuration to the result cards."""
 
-    Attributes:
-        folder: its run folder; a `card.json` there means that the run is done.
-        options: options of `wavlm fit` and `wavlm test`.
-        fits: False for a task with nothing to train.
-        heads: folders of the heads inside `folder` if there are several; each gets a card.
-    """
-
-    folder: Path
-    options: Sequence[str]
-    fits: bool = True
-    heads: Sequence[str] = ()
+    folder: Path  # its run folder; a `card.json` there means that the run is done
+    options: Sequence[str]  # of `wavlm fit` and `wavlm test`
+    fits: bool = True  # False for a task with nothing to train
+    heads: Sequence[str] = ()  # folders of several heads inside `folder`; each gets a card
 
     @property
     def results(self) -> list[Path]:
@@ -48,11 +43,7 @@ class HeadRun:
         return all((folder / CARD_NAME).is_file() for folder in self.results)
 
     def check(self) -> None:
-        """Check that the folder is empty or holds this run.
-
-        Raises:
-            UserError: it holds a run with other options, or one whose files have changed since.
-        """
+        """Raise a `UserError` if the folder holds a run with other options, or one whose files have changed since."""
         record = self.folder / RECORD
         if record.is_file():
             if json.loads(record.read_text()) != self._facts():
@@ -69,43 +60,26 @@ class HeadRun:
         write_text(self.folder / RECORD, json.dumps(self._facts(), indent=1))
 
     def _facts(self) -> dict[str, object]:
-        return {
-            "options": list(self.options),
-            "files": {word: state for word in self.options if (state := _state(word))},
-        }
+        files = {word: state for word in self.options if (state := _state(word))}
+        return {"options": list(self.options), "files": files}
 
 
 def _state(word: str) -> list[object] | None:
     """A fingerprint of the file or folder that an option names; None if the word names no file."""
     path = Path(resolve_config(word))
-    for inside in (
-        "corpus.json",
-        "checkpoints/last.ckpt",
-        "checkpoints/last.ckpt/meta.pt",
-        "model.safetensors",
-        "pytorch_model.bin",
-    ):
-        if (path / inside).is_file():
-            path = path / inside
-            break
+    path = next((path / inside for inside in CONTENT if (path / inside).is_file()), path)
     if not path.is_file():
         return None
-    if path.suffix in (".json", ".yaml"):
+    if path.suffix in (".json", ".yaml"):  # by content: they may be written anew without a change
         return [hashlib.sha256(path.read_bytes()).hexdigest()]
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
 def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
-    """Train and test heads in parallel; runs with a card are skipped, interrupted ones continue.
+    """Train and test heads in parallel and call `done` after each; runs with a card are skipped, interrupted ones continue.
 
-    Args:
-        runs: the runs.
-        done: called after each run.
-        processes: runs at a time; they share the cores (two runs of one thread do more work than one of two), and take
-            the GPUs in turn.
-
-    Raises:
-        UserError: a folder holds another run (before any run is started), or runs failed (after all others have ended).
+    `processes` runs at a time share the cores (two of one thread do more work than one of two) and take the GPUs in turn.
+    A `UserError` if a folder holds another run (before any is started), or if runs failed (after all others have ended).
     """
     for run in runs:
         run.check()

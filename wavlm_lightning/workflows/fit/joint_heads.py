@@ -30,14 +30,12 @@ if TYPE_CHECKING:  # `wavlm superb` plans its runs with `HeadLists`, before it n
     from wavlm_lightning.tasks import Task
     from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
+# Arguments of a task that may be lists, and the type of their values.
 LISTED: dict[str, Callable[[Any], float | int]] = {"learning_rate": float, "seed": int}
-"""Arguments of a task that may be lists, and the type of their values."""
 OPTION = "--also"
-HELP = (
-    "YAML of a further task on the same batches, whose `model` counts, on the upstream of the first; may be given again"
-)
+HELP = "YAML of a further task on the same batches, whose `model` counts, on the first's upstream; may be given again"
+# Keys of a further task's file that concern a run of its own, so that another value deserves no note.
 NOT_COMPARED = {"corpus", "cache", "default_root_dir", "accelerator", "devices", "logger", "callbacks"}
-"""Keys of a further task's file that concern a run of its own, so that another value deserves no note."""
 
 
 # Lists of learning rates and seeds.
@@ -45,13 +43,9 @@ NOT_COMPARED = {"corpus", "cache", "default_root_dir", "accelerator", "devices",
 
 @dataclass(frozen=True)
 class HeadLists:
-    """The listed values of one task.
+    """The listed values of one task."""
 
-    Attributes:
-        values: argument -> its values; empty for a single head.
-    """
-
-    values: dict[str, list[Any]] = field(default_factory=dict)
+    values: dict[str, list[Any]] = field(default_factory=dict)  # argument -> its values; empty for a single head
 
     def __bool__(self) -> bool:
         return bool(self.values)
@@ -78,14 +72,8 @@ class HeadLists:
 def take_lists(argv: Sequence[str]) -> tuple[list[str], HeadLists]:
     """Replace lists of learning rates and seeds by their first values, so that the parser sees plain numbers.
 
-    Args:
-        argv: a subcommand and its options; a later option replaces an earlier one, as in LightningCLI.
-
-    Returns:
-        The options without lists, and the lists.
-
-    Raises:
-        UserError: a list is empty, repeats a value, or has a value that is not a number.
+    A later option replaces an earlier one, as in LightningCLI. Returns the options without lists, and the lists; a
+    `UserError` if a list is empty, repeats a value, or has a value that is not a number.
     """
     found: dict[str, list[Any]] = {}
     left: list[str] = []
@@ -168,30 +156,16 @@ def read_yaml(text: str) -> Any:
 
 @dataclass(frozen=True)
 class AlsoTask:
-    """One further task.
+    """One further task."""
 
-    Attributes:
-        source: the option it comes from, for messages.
-        model: class and arguments, without upstream and lists.
-        lists: listed values of its heads.
-        others: the file's `data` and `trainer` sections, which are not used.
-    """
-
-    source: str
-    model: dict[str, Any]
+    source: str  # the option it comes from, for messages
+    model: dict[str, Any]  # class and arguments, without upstream and lists
     lists: HeadLists
-    others: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)  # `data` and `trainer` of the file, which are not used
 
     @classmethod
     def read(cls, given: str | dict[str, Any]) -> AlsoTask:
-        """Read the value of one `--also`.
-
-        Args:
-            given: path of a YAML file, or class and arguments as in a run's `config.yaml`.
-
-        Raises:
-            UserError: the file is missing or does not hold a model.
-        """
+        """Read the value of one `--also`: the path of a YAML file, or class and arguments as in a run's `config.yaml`."""
         if isinstance(given, str):
             source, content = f"{OPTION} {given}", _read_task_file(given)
         else:
@@ -202,6 +176,7 @@ class AlsoTask:
         if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
             raise UserError(f"{source}: its `model` has no class_path; give the YAML of a task")
         lists = lists_in(model)
+        # jsonargparse takes arguments beside `class_path`, too.
         arguments = {name: value for name, value in model.items() if name not in ("class_path", "init_args")}
         arguments |= model.get("init_args") or {}
         arguments.pop("upstream", None)
@@ -257,25 +232,14 @@ def _read_task_file(given: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HeadConfigs:
-    """Parts of the configurations of a run and its heads that are missing from the parsed configuration.
+    """Parts of the configurations of a run and its heads that are missing from the parsed configuration."""
 
-    Attributes:
-        models: label -> class and arguments of each of several heads; empty for a run of one head.
-        lists: listed values of the first task.
-        also: class and arguments of each further task, with its lists and without its upstream.
-    """
-
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    lists: HeadLists = field(default_factory=HeadLists)
-    also: list[dict[str, Any]] = field(default_factory=list)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)  # label -> class and arguments; empty for one head
+    lists: HeadLists = field(default_factory=HeadLists)  # of the first task
+    also: list[dict[str, Any]] = field(default_factory=list)  # each further task, with its lists, without its upstream
 
     def by_folder(self, content: dict[str, Any], root: Path) -> dict[Path, dict[str, Any]]:
-        """Run folder -> configuration: of the run, and of each head as if it had been trained alone.
-
-        Args:
-            content: the parsed configuration, without lists.
-            root: run folder; each head's folder is inside.
-        """
+        """Run folder -> configuration: of the run in `root`, and of each head in it as if it had been trained alone."""
         found = {root: copy.deepcopy(content)}
         if self.models:
             found[root]["model"] = self.lists.put_back(content["model"])
@@ -292,23 +256,16 @@ def many_heads(
 ) -> tuple[ManyHeads, HeadConfigs]:
     """Build one head for every combination of listed values of each task, all on the first task's upstream object.
 
-    Args:
-        model: the first task, built with its first values.
-        spec: its class path and arguments, as parsed.
-        lists: its listed values.
-        also: the further tasks.
-
-    Raises:
-        UserError: a model is not a task, does not take an argument, or two tasks have one name.
+    `model` is the first task, built with its first values, `spec` its class path and arguments as parsed, `lists` its
+    listed values. A `UserError` if a model is not a task, does not take an argument, or two tasks have one name.
     """
     from wavlm_lightning.tasks import Task
     from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
     if not isinstance(model, Task):
         asked = [f"a list as model.{name}" for name in lists.values] + [one.source for one in also]
-        raise UserError(
-            f"{' and '.join(asked)}: that asks for several heads, but {type(model).__name__} is not a task; remove it"
-        )
+        kind = type(model).__name__
+        raise UserError(f"{' and '.join(asked)}: that asks for several heads, but {kind} is not a task; remove it")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Task, "model")
     heads: dict[str, Task] = {}
@@ -317,7 +274,7 @@ def many_heads(
     names: dict[str, str] = {}
     further = [(one.source, _parsed(parser, one, spec.init_args.upstream), one.lists) for one in also]
     for number, (source, parsed, listed) in enumerate([("the first task", spec, lists), *further]):
-        before = dict(names)
+        before = dict(names)  # of the other tasks: heads of one task share its name
         for arguments in listed.combined():
             changed = parsed.clone()
             for name, value in arguments.items():

@@ -14,6 +14,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
+# Parts of the errors that gloo, NCCL and the process group's store raise after another process has died.
 LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
@@ -22,7 +23,6 @@ LOST_PEER = (
     "NCCL",
     "timed out",
 )
-"""Parts of the errors that gloo, NCCL and the process group's store raise after another process has died."""
 NOTICES = ("litlogger", "💡", "litmodels", "GPU available", "TPU available")
 WARNINGS = (
     ".*was deprecated in v4.*",
@@ -48,9 +48,8 @@ def quiet() -> Iterator[None]:
         text = record.getMessage()
         return not any(part in text for part in NOTICES)
 
-    loggers = [
-        logging.getLogger(name) for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities")
-    ]
+    names = "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities"
+    loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
         logger.addFilter(keep)
     with warnings.catch_warnings():
@@ -83,9 +82,8 @@ def readable_errors() -> Iterator[None]:
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on the device; lower data.batch_seconds or data.batch_size ({error})"
-        ) from error
+        hint = "lower data.batch_seconds or data.batch_size"
+        raise UserError(f"out of memory on the device; {hint} ({error})") from error
     except RuntimeError as error:
         if (reason := lost_process(error)) is None:
             raise

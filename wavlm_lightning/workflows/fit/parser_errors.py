@@ -19,37 +19,26 @@ NOISE = re.compile(
     r"|Not a valid subclass|Subclass types expect|^- ?a |^a (class path|dict)"
 )
 DOT_IMPORT = re.compile(r"Expected a dot import path string: (\S+)")
+# jsonargparse's record, at level DEBUG, of arguments that it drops.
 DROPPED = re.compile(
     r"Due to class_path change from '(?P<old>[^']+)' to '(?P<new>[^']+)', discarding init_args: \{(?P<dropped>.*)\}\.",
     re.S,
 )
-"""jsonargparse's record, at level DEBUG, of arguments that it drops."""
 TYPE = re.compile(r"Expected an? (?:<class '(?P<type>[^']+)'>|typing\.Literal\[(?P<choices>.*?)\])")
 
 
 @dataclass
 class Complaint:
-    """The innermost error of a message, and its place.
+    """The innermost error of a message, and its place."""
 
-    Attributes:
-        place: keys and classes that lead to it.
-        owner: dotted path of the innermost class, if any.
-        lines: the parser's text; one line for each type that it tried.
-        given: the value, if the parser shows it.
-    """
-
-    place: str = ""
-    owner: str | None = None
-    lines: list[str] = field(default_factory=list)
-    given: str | None = None
+    place: str = ""  # keys and classes that lead to it
+    owner: str | None = None  # dotted path of the innermost class
+    lines: list[str] = field(default_factory=list)  # the parser's text, one line for each type that it tried
+    given: str | None = None  # the value, if the parser shows it
 
 
 def one_sentence(text: str, known_classes: Sequence[type]) -> str:
-    """The innermost error of a message, after the keys that lead to it.
-
-    Args:
-        text: the parser's message.
-        known_classes: candidates for the hint where a class is not found.
+    """The innermost error of a message, after the keys that lead to it; the known classes are for hints.
 
     Example:
         >>> one_sentence('Parser key "model":\\n  Parser key "lr":\\n    Expected a number', [])

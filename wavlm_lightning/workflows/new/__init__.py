@@ -14,13 +14,12 @@ from pathlib import Path
 from wavlm_lightning.system.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
-KINDS: dict[str, str] = {
+KINDS = {  # kind of file -> description; the template of each uses the name `my_KIND`
     "task": "a head with its loss and metric",
     "upstream": "an encoder to compare with",
     "objective": "a term of the pre-training loss",
     "corpus": "a recipe for `wavlm prepare`",
 }
-"""Kinds of files, with a description; the template of each uses the name `my_KIND`."""
 
 
 def write_template(kind: str, name: str, folder: Path) -> list[Path]:
@@ -38,6 +37,7 @@ def write_template(kind: str, name: str, folder: Path) -> list[Path]:
         UserError: the name cannot be used, or one of the files exists.
     """
     check_name(name)
+    # A corpus needs no YAML.
     sources = [path for ending in (".py", ".yaml") if (path := TEMPLATES / f"{kind}{ending}").is_file()]
     targets = [folder / f"{name}{source.suffix}" for source in sources]
     for target in targets:
@@ -61,23 +61,14 @@ def check_name(name: str) -> None:
 
 
 def class_name(name: str) -> str:
-    """Name of the class in a module.
-
-    Example:
-        >>> class_name("age_of_speaker")
-        'AgeOfSpeaker'
-    """
+    """Name of the class in a module: `AgeOfSpeaker` in `age_of_speaker`."""
     return "".join(part.capitalize() for part in name.split("_"))
 
 
 def renamed(text: str, kind: str, name: str) -> str:
     """A template's text with `my_KIND`, `MyKind` and `MY_KIND` replaced by the user's name."""
     template = f"my_{kind}"
-    for old, new in (
-        (class_name(template), class_name(name)),
-        (template.upper(), name.upper()),
-        (template, name),
-    ):
+    for old, new in ((class_name(template), class_name(name)), (template.upper(), name.upper()), (template, name)):
         text = re.sub(rf"(?<![A-Za-z0-9]){old}(?![a-z0-9])", new, text)
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -27,26 +28,15 @@ EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A trained task on a device.
+    """A trained task on a device."""
 
-    Attributes:
-        task: the task, in eval mode.
-        gain_db: gain of every waveform, as in training.
-        trim: remove quiet stretches, as the recipe of the training corpus did.
-        device: device of the task.
-    """
-
-    task: Task
-    gain_db: float
-    trim: bool
+    task: Task  # in eval mode
+    gain_db: float  # of every waveform, as in training
+    trim: bool  # remove quiet stretches, as the recipe of the training corpus did
     device: torch.device
 
     def read(self, path: Path) -> np.ndarray:
-        """Read a recording and prepare it as in training, float32 `(samples,)`.
-
-        Raises:
-            UserError: the recording cannot be used.
-        """
+        """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`."""
         try:
             waveform = load_mono(path)
             if self.gain_db:
@@ -60,11 +50,7 @@ class TrainedHead:
 
 
 def holds_head(path: Path) -> bool:
-    """Whether a path holds a head, and not only an encoder.
-
-    Args:
-        path: a run folder, a folder in Hugging Face's format, or anything else.
-    """
+    """Whether a path, which may be anything, holds a head (in a run folder or in Hugging Face's format)."""
     best = checkpoint(path, BEST)
     if best.is_file():
         return "task" in read_run_checkpoint(best)
@@ -78,27 +64,23 @@ def holds_head(path: Path) -> bool:
 
 
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
-    """Load a head.
+    """Load a head from a run folder of `wavlm fit`, or from a folder in Hugging Face's format; see `choose_device`.
 
-    Args:
-        path: a run folder of `wavlm fit`, or a folder in Hugging Face's format.
-        device: see `choose_device`.
-
-    Raises:
-        UserError: the path holds no head, its upstream is missing, or the device cannot be used.
+    Raises a `UserError` if the path holds no head, its upstream is missing, or the device cannot be used.
     """
     place = choose_device(device)
-    task, gain_db, trim = _from_huggingface(path) if is_head_folder(path) else _from_run(path)
-    return TrainedHead(task.eval().to(place), gain_db, trim, place)
+    if is_head_folder(path):
+        task, gain_db = huggingface_head(str(path)), 0.0
+        processing = task.trained["processing"]
+    else:
+        task, processing, gain_db = _from_run(path)
+    # The corpus was made with `processing`; the data module may have applied a further gain while training.
+    gain_db += processing.get("gain_db", 0.0)
+    return TrainedHead(task.eval().to(place), float(gain_db), bool(processing.get("trim")), place)
 
 
-def _from_huggingface(path: Path) -> tuple[Task, float, bool]:
-    task = huggingface_head(str(path))
-    processing = task.trained["processing"]
-    return task, float(processing.get("gain_db", 0.0)), bool(processing.get("trim"))
-
-
-def _from_run(run: Path) -> tuple[Task, float, bool]:
+def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
+    """The task, `processing` of its corpus, and the gain of its data module in dB."""
     config, best = run / CONFIG, checkpoint(run, BEST)
     for path in (config, best):
         if not path.is_file():
@@ -119,7 +101,4 @@ def _from_run(run: Path) -> tuple[Task, float, bool]:
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
     model.on_load_checkpoint(state)
     model.load_state_dict(state["state_dict"])
-    processing = state["task"].get("processing", {})
-    # The corpus was made with `processing`; the data module may have applied a further gain while training.
-    gain_db = (init_args(content, "data").get("gain_db") or 0.0) + processing.get("gain_db", 0.0)
-    return model, gain_db, bool(processing.get("trim"))
+    return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0

@@ -22,11 +22,7 @@ from wavlm_lightning.workflows.predict.windows import long_outputs
 
 
 def audio_files(given: Path) -> list[Path]:
-    """The file itself, or all audio files in a folder and below it, sorted.
-
-    Raises:
-        UserError: there is no audio file.
-    """
+    """The file itself, or all audio files in a folder and below it, sorted; a `UserError` if there is no audio file."""
     if given.is_file():
         return [given]
     found = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -38,24 +34,14 @@ def audio_files(given: Path) -> list[Path]:
 def predict_files(
     head: TrainedHead, paths: Sequence[Path], batch_seconds: float, window: float = 0.0
 ) -> Iterator[dict[str, Any]]:
-    """Predictions for audio files, in their order.
+    """Predictions for audio files of any sample rate, in their order: `file`, and the keys of the task's `readable`.
 
-    Args:
-        head: from `open_head`.
-        paths: audio files of any sample rate.
-        batch_seconds: audio in a batch, padding included; a longer file is a batch of its own.
-        window: longer files are processed in windows of this many seconds (see `long_outputs`); 0 for no windows.
-
-    Yields:
-        `file`, and the keys of the task's `readable`.
-
-    Raises:
-        UserError: a file cannot be used.
+    A batch holds at most `batch_seconds` of audio, padding included, or one longer file; see `predict_recordings`.
     """
     waiting: list[tuple[Path, np.ndarray]] = []
     for path in paths:
         waveform = head.read(path)
-        longest = max(len(waveform), *(len(w) for _, w in waiting)) if waiting else len(waveform)
+        longest = max([len(waveform), *(len(other) for _, other in waiting)])
         long = 0 < window * SAMPLE_RATE < len(waveform)
         if waiting and (long or (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE):
             yield from _predict(head, waiting)
@@ -80,14 +66,7 @@ def _predict(head: TrainedHead, batch: list[tuple[Path, np.ndarray]], window: fl
 
 
 def compare(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The cosine of each pair of embeddings; the higher, the more likely one speaker.
-
-    Args:
-        rows: from `predict_files`; rows without `embedding` are skipped.
-
-    Yields:
-        The two files as `a` and `b`, and `score`.
-    """
+    """The cosine of each pair of embeddings as `score`, with their files as `a` and `b`: high for one speaker."""
     for one, other in combinations((row for row in rows if "embedding" in row), 2):
         score = sum(a * b for a, b in zip(one["embedding"], other["embedding"], strict=True))
         yield {"a": one["file"], "b": other["file"], "score": round(score, 4)}
@@ -101,12 +80,7 @@ def recording_names(files: Sequence[str]) -> list[str]:
 
 
 def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm`.
-
-    Args:
-        folder: made if missing.
-        rows: from `predict_files` and `compare`.
-    """
+    """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     diarized = [row for row in rows if "turns" in row]

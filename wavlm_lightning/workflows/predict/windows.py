@@ -13,43 +13,29 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.ctc import CtcTask
 
+# Context on either side of the frames that a window answers for; a quarter of a window of less than 20 s.
 CONTEXT_SECONDS = 5.0
-"""Context on either side of the frames that a window answers for; a quarter of a shorter window."""
 
 
 class Window(NamedTuple):
-    """A part of a recording with context on both sides.
+    """A part of a recording with context on both sides."""
 
-    Attributes:
-        samples: input of the upstream.
-        before: number of context frames at its begin.
-        frames: number of frames after these that the window answers for; None for all up to the end.
-    """
-
-    samples: slice
-    before: int
-    frames: int | None
+    samples: slice  # input of the upstream
+    before: int  # number of context frames at its begin
+    frames: int | None  # number of frames after these that the window answers for; None for all up to the end
 
 
 class WindowFeatures(NamedTuple):
-    """The features of a window.
+    """The features of a window."""
 
-    Attributes:
-        features: weighted sum of the upstream's layers, context included, `(1, frames, dim)`.
-        own: the frames that the window answers for.
-    """
-
-    features: Tensor
-    own: slice
+    features: Tensor  # weighted sum of the upstream's layers, context included, `(1, frames, dim)`
+    own: slice  # the frames that the window answers for
 
 
 def windows(samples: int, hop: int, seconds: float) -> Iterator[Window]:
     """Divide a recording into windows that answer for equally many frames, and together for each frame once.
 
-    Args:
-        samples: length of the recording at 16 kHz.
-        hop: samples between two frames.
-        seconds: length of a window, context included.
+    `samples` is the length of the recording, `hop` the samples between two frames; `seconds` include the context.
     """
     context = round(min(CONTEXT_SECONDS, seconds / 4) * SAMPLE_RATE / hop)
     most = max(round(seconds * SAMPLE_RATE / hop) - 2 * context, 1)
@@ -76,13 +62,8 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
     - any other head of frames gets the whole sequence of weighted sums: diarization must not swap speakers between
       windows.
 
-    Args:
-        task: in eval mode; call this function without gradients.
-        waveform: `(samples,)`, on the device of the task.
-        seconds: length of a window.
-
-    Returns:
-        Outputs with a batch of one, and their frames, int64 `(1,)`; 1 for one vector per recording.
+    The task is in eval mode, the waveform `(samples,)` on its device, gradients are off. Returns outputs with a batch of
+    one, and their frames, int64 `(1,)`; 1 for one vector per recording.
     """
     parts = window_features(task, waveform, seconds)
     if task.cache_level == "utterance":
@@ -98,13 +79,7 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
 
 
 def window_features(task: Task, waveform: Tensor, seconds: float) -> Iterator[WindowFeatures]:
-    """The weighted sums of the windows of a recording, one after the other.
-
-    Args:
-        task: its upstream and layer weights are used.
-        waveform: `(samples,)`.
-        seconds: length of a window.
-    """
+    """The weighted sums of the windows of a recording `(samples,)`, computed one after the other."""
     hop = round(SAMPLE_RATE / task.upstream.frame_rate)
     for samples, before, frames in windows(len(waveform), hop, seconds):
         stretch = waveform[samples]
@@ -136,7 +111,7 @@ def _mean_of_answers(task: Task, first: WindowFeatures, others: Iterator[WindowF
     features = first.features[:, first.own]
     frames = features.shape[1]
     total = frames * _answer(task, features)
-    for window, own in others:
+    for window, own in others:  # computed one by one; a list of all windows may not fit into memory
         features = window[:, own]
         total = total + features.shape[1] * _answer(task, features)
         frames += features.shape[1]
