@@ -74,7 +74,7 @@ MOVED: dict[str, str | dict[str, str]] = {
     "cli.sweep_pruning": "workflows.sweep.pruning",
     "cli.sweep_space": "workflows.sweep.file",
     "cli.sweep_study": "workflows.sweep.study",
-    "cli.sweep_table": "workflows.sweep.table",
+    "cli.sweep_table": "workflows.sweep.runs",
     "cli.sweep_trials": {ALL: "workflows.sweep.runs", "locked": "system.files"},
     "cli.trained_heads": {
         ALL: "workflows.predict.recordings",

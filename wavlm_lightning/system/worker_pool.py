@@ -33,13 +33,8 @@ Opener = Callable[[str | None], Worker]
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
 
-    If the block raises, the processes get SIGTERM, on which training saves a checkpoint and ends after the update.
-
-    Args:
-        processes: how many; GPUs are dealt to them in turn.
-
-    Raises:
-        UserError: one of them was killed.
+    GPUs are dealt to them in turn. If the block raises, the processes get SIGTERM, on which training saves a checkpoint
+    and ends after the update. If one of them is killed, `UserError` is raised.
     """
     context = get_context("spawn")
     devices: SimpleQueue[str | None] = context.SimpleQueue()

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL, RECORD, NAME = "journal.jsonl", "sweep.json", "sweep"
-SLOT, GIVEN_UP = "slot", "given_up"
-"""User attributes of an Optuna trial."""
+SLOT, GIVEN_UP = "slot", "given_up"  # user attributes of an Optuna trial
+# Keys of the sweep file that may not change between two calls; `run_cap` may be raised.
 _SHAPING = ("method", "metric", "parameters", "early_terminate", "command", "program")
-"""Keys of the sweep file that may not change between two calls; `run_cap` may be raised."""
 State = Literal["done", "given up", "failed", "begun"]
 STATES: dict[str, State] = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
 ENDED: tuple[State, ...] = ("done", "given up")
@@ -30,27 +29,17 @@ ENDED: tuple[State, ...] = ("done", "given up")
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial with its results so far.
+    """A trial with its results so far."""
 
-    Attributes:
-        slot: index of the trial in the sweep, from 0.
-        number: number of the Optuna trial; a retry of a failed trial has a new number.
-        values: name of a parameter -> its value.
-        state: `done`, `given up` (pruned), `failed`, or `begun` (running or interrupted).
-        reported: validation, from 1 -> the metric.
-        value: the best of `reported`; the worst possible if none is finite; None before the first validation.
-    """
-
-    slot: int
-    number: int
-    values: dict[str, Any]
-    state: State
-    reported: dict[int, float]
-    value: float | None
+    slot: int  # index of the trial in the sweep, from 0
+    number: int  # of the Optuna trial; a retry of a failed trial has a new number
+    values: dict[str, Any]  # name of a parameter -> its value
+    state: State  # `given up` is pruned, `begun` is running or interrupted
+    reported: dict[int, float]  # validation, from 1 -> the metric
+    value: float | None  # the best of `reported`; infinite if none is finite; None before the first validation
 
     @property
     def folder_name(self) -> str:
-        """Name of its run folder."""
         return f"trial-{self.slot:03}"
 
 
@@ -60,12 +49,6 @@ class SweepStudy:
     The values of a slot depend on the seed, the slot and, for `bayes`, on the results so far. A resumed sweep therefore
     draws the values that it would have drawn without the interruption.
 
-    Args:
-        folder: folder of the sweep.
-        sweep: the sweep file.
-        options: further options of every trial.
-        seed: seed of the draws.
-
     Raises:
         UserError: the folder holds another sweep, or Optuna is not installed.
     """
@@ -74,17 +57,16 @@ class SweepStudy:
         try:
             import optuna
         except ImportError as error:
-            raise UserError(
-                "wavlm sweep needs Optuna; install it with `pip install 'wavlm_lightning[sweep]'`"
-            ) from error
+            raise UserError("wavlm sweep needs Optuna: `pip install 'wavlm_lightning[sweep]'`") from error
         self.folder, self.sweep, self.seed = folder, sweep, seed
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         record = folder / RECORD
         if record.is_file():
             before = json.loads(record.read_text())
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
+                other = ", ".join(changed)
                 raise UserError(
-                    f"{folder} holds a sweep with other {', '.join(changed)}; choose another --output, or remove that folder"
+                    f"{folder} holds a sweep with other {other}; choose another --output, or remove that folder"
                 )
         elif folder.is_dir() and any(path.name != "lock" for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no sweep; choose another --output")
@@ -153,10 +135,8 @@ class SweepStudy:
                 f"{trial.folder_name} never logged {self.sweep.metric} at a validation; correct metric.name in "
                 f"{self.sweep.path}, or let trials validate (trainer.val_check_interval)"
             )
-        if is_given_up(self.study, trial.number):
-            self.study.tell(trial.number, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial.number, now.value)
+        pruned = is_given_up(self.study, trial.number)
+        self.study.tell(trial.number, None if pruned else now.value, TrialState.PRUNED if pruned else None)
         return self._read(self.study.get_trials(deepcopy=False)[trial.number])
 
     def fail(self, trial: Trial) -> None:
