@@ -55,7 +55,7 @@ def time_side_by_side(
 
     """
     now, order, timed = CLOCKS[clock], list(variants), Rounds({name: [] for name in variants})
-    for number in range(-1, rounds):
+    for number in range(-1, rounds):  # -1 is the warm-up
         turn = number % len(order)
         for name in order[turn:] + order[:turn]:
             wait_for_gpu()

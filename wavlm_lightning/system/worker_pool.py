@@ -50,7 +50,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
                 "command again, with fewer runs at a time"
             ) from error
         except BaseException:
-            for process in list((pool._processes or {}).values()):
+            for process in list((pool._processes or {}).values()):  # the pool has no public way to signal its processes
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -60,7 +60,7 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
         config, remark = encoder_shape(source, dict(model.get("encoder_overrides") or {}), where)
         training = training_cost(stage, config, hours, assumptions, remark)
         labelling = labelling_cost(stage, before, hours, assumptions)
-        plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))
+        plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))  # exported in fp32
         before = config
     return plans
 

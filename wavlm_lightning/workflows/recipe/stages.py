@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import OLD
+from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
@@ -33,12 +34,12 @@ class RecipeStage:
         """Whether an interrupted `fit` left a checkpoint to resume from."""
         if self.run_folder is None:
             return False
-        newest = self.run_folder / "checkpoints" / "last.ckpt"
+        newest = checkpoint(self.run_folder, LAST)
         return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` restores the name
 
     def words(self) -> list[str]:
         """Arguments of `wavlm` for the next call."""
-        return [*self.command, *(("--ckpt_path", "last") if self.has_checkpoint else ())]
+        return [*self.command, *(("--ckpt_path", LAST) if self.has_checkpoint else ())]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class RecipeRun:
         return [Path(each.content["data"]["init_args"]["noise_corpus"]) for each in self.chain if _mixes_noise(each)]
 
 
-def continued_from(chain: Sequence[Configuration], checkpoint: str) -> list[Configuration]:
+def continued_from(chain: Sequence[Configuration], encoder: str) -> list[Configuration]:
     """The chain with another encoder that its first configuration continues to train and makes its labels with."""
     first = chain[0]
     if first.recipe.codebook is None or not _continues(first):
@@ -159,8 +160,8 @@ def continued_from(chain: Sequence[Configuration], checkpoint: str) -> list[Conf
             f"--checkpoint: {first.name} begins with fresh weights; remove the option, or take the recipe `continue`"
         )
     model = first.content["model"]
-    model = {**model, "init_args": {**model["init_args"], "encoder": checkpoint}}
-    codebook = replace(first.recipe.codebook, checkpoint=checkpoint)
+    model = {**model, "init_args": {**model["init_args"], "encoder": encoder}}
+    codebook = replace(first.recipe.codebook, checkpoint=encoder)
     changed = replace(first, content={**first.content, "model": model}, recipe=replace(first.recipe, codebook=codebook))
     return [changed, *chain[1:]]
 

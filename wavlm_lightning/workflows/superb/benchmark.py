@@ -169,9 +169,8 @@ def is_mini(data: Path) -> bool:
 
 def check_cells(cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a folder holds a run with other options."""
-    for cell in cells:
-        for run in cell.runs:
-            run.check()
+    for run in (run for cell in cells for run in cell.runs):
+        run.check()
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> None:
@@ -183,16 +182,15 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> None:
     runs = [run for cell in cells for run in cell.runs]
     todo = [run for run in runs if not run.is_done]
     count, total = len(runs) - len(todo), sum(cost.values())
-    with progress_bar(
-        total=total, initial=total - sum(cost[run.folder] for run in todo), desc="superb", bar_format=BAR
-    ) as bar:
+    initial = total - sum(cost[run.folder] for run in todo)
+    with progress_bar(total=total, initial=initial, desc="superb", bar_format=BAR) as bar:
         bar.set_postfix_str(f"{count}/{len(runs)} runs")
 
         def done(run: HeadRun) -> None:
             nonlocal count
             count += 1
             bar.set_postfix_str(f"{count}/{len(runs)} runs, last {run.folder}", refresh=False)
-            bar.update(min(cost[run.folder], total - bar.n))
+            bar.update(min(cost[run.folder], total - bar.n))  # sums of fractions may end just above the total
 
         if todo:
             run_heads(todo, done, jobs)
@@ -216,9 +214,8 @@ def settle(cell: Cell) -> ResultCard | None:
     if chosen is not None:
         card.details["run"] = results[chosen][0].name
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
-        card.details["learning_rates"] = {
-            rate: {"valid": combined.selection, "test": combined.value} for rate, combined in tried.items()
-        }
+        figures = {rate: {"valid": each.selection, "test": each.value} for rate, each in tried.items()}
+        card.details["learning_rates"] = figures
         card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
     path = cell.folder / CARD_NAME
     # A single run has written this card itself, and an equal one need not be written again.

@@ -166,4 +166,5 @@ def check_tasks(tasks: Sequence[str] | None) -> list[str]:
 
 
 def _word(value: Any) -> str:
+    # PyYAML puts an end-of-document mark behind a bare scalar.
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

@@ -42,6 +42,7 @@ class ReportToSweep(pl.Callback):
         from optuna.trial import Trial as OptunaTrial
 
         study = open_study(self.folder, self.sweep)
+        # `ask` was called in the parent process, and Optuna has no public way to report to the trial from here.
         trial = OptunaTrial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed run repeats the validations since its last checkpoint

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
 if TYPE_CHECKING:
@@ -78,21 +79,17 @@ class SweepStudy:
     def trials(self) -> list[Trial]:
         """The newest Optuna trial of every slot that was begun, by slot."""
         found = [trial for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
-        newest = {trial.user_attrs[SLOT]: trial for trial in found}
+        newest = {trial.user_attrs[SLOT]: trial for trial in found}  # Optuna lists them in the order of their numbers
         return [self._read(newest[slot]) for slot in sorted(newest)]
 
     def _read(self, trial: FrozenTrial) -> Trial:
         best, worst = (min, math.inf) if self.sweep.goal == "minimize" else (max, -math.inf)
         reported = dict(trial.intermediate_values)
         finite = [value for value in reported.values() if math.isfinite(value)]
-        return Trial(
-            trial.user_attrs[SLOT],
-            trial.number,
-            {p.name: p.decode(trial.params[p.name]) for p in self.sweep.parameters},
-            STATES.get(trial.state.name, "begun"),
-            reported,
-            best(finite) if finite else worst if reported else None,
-        )
+        values = {p.name: p.decode(trial.params[p.name]) for p in self.sweep.parameters}
+        value = best(finite) if finite else worst if reported else None
+        state = STATES.get(trial.state.name, "begun")
+        return Trial(trial.user_attrs[SLOT], trial.number, values, state, reported, value)
 
     def begin(self, slot: int) -> Trial:
         """The trial of a slot: the interrupted one, a retry of the failed one, or a new one."""
@@ -103,21 +100,20 @@ class SweepStudy:
             return before
         distributions = {p.name: p.distribution() for p in self.sweep.parameters}
         if before is None and self.sweep.method != "grid":
-            self.study.sampler = _sampler(self.sweep.method, self.seed, slot)
+            self.study.sampler = _sampler(self.sweep.method, self.seed, slot)  # fresh: no state to save between calls
             self.study.ask(distributions).set_user_attr(SLOT, slot)
         else:
             values = self.sweep.grid()[slot] if before is None else before.values
             # A failed run with a checkpoint resumes from it, so the values that it reported before remain valid.
-            resumes = before is not None and (self.folder / before.folder_name / "checkpoints" / "last.ckpt").exists()
-            self.study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params={p.name: p.encode(values[p.name]) for p in self.sweep.parameters},
-                    distributions=distributions,
-                    user_attrs={SLOT: slot},
-                    intermediate_values=before.reported if before is not None and resumes else None,
-                )
+            resumes = before is not None and checkpoint(self.folder / before.folder_name, LAST).exists()
+            trial = create_trial(
+                state=TrialState.RUNNING,
+                params={p.name: p.encode(values[p.name]) for p in self.sweep.parameters},
+                distributions=distributions,
+                user_attrs={SLOT: slot},
+                intermediate_values=before.reported if before is not None and resumes else None,
             )
+            self.study.add_trial(trial)
         return next(trial for trial in self.trials() if trial.slot == slot)
 
     def end(self, trial: Trial) -> Trial:
@@ -172,4 +168,5 @@ def _sampler(method: str, seed: int, slot: int) -> Any:
 
     drawn = int(np.random.SeedSequence([seed, slot]).generate_state(1)[0])
     # W&B fits a Gaussian process. TPE is as good for tens of trials, and handles choices as well.
+    # `constant_liar` counts running trials as bad, or trials that run at the same time could draw almost the same values.
     return RandomSampler(drawn) if method == "random" else TPESampler(seed=drawn, constant_liar=True)
