@@ -49,9 +49,8 @@ def labelling_cost(
             assert before is not None  # the chain puts the configuration of that encoder first
             config = before
         if codebook.layer > config.layers:
-            raise UserError(
-                f"{stage.path}: recipe.codebook.layer is {codebook.layer}, but that encoder has {config.layers}"
-            )
+            where = f"{stage.path}: recipe.codebook.layer"
+            raise UserError(f"{where} is {codebook.layer}, but that encoder has {config.layers}")
         config = replace(config, layers=codebook.layer)
         numbers = config.dim * config.frame_rate
     gib_an_hour = 3600 * 4 * numbers / 2**30

@@ -98,17 +98,14 @@ def _read_recipe(values: dict[str, Any], path: Path) -> Recipe:
 
 
 def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
+    where = f"{path}: recipe.codebook"
     if codebook.encoder is not None and codebook.checkpoint is not None:
-        raise UserError(
-            f"{path}: recipe.codebook has both encoder and checkpoint; give the one whose layer is clustered"
-        )
+        raise UserError(f"{where} has both encoder and checkpoint; give only the one whose layer is clustered")
     if (codebook.encoder is None and codebook.checkpoint is None) != (codebook.layer is None):
-        raise UserError(
-            f"{path}: recipe.codebook needs a layer with encoder or checkpoint; give both, or neither for MFCC"
-        )
+        raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
     if not 0 < codebook.share <= 1:
-        raise UserError(f"{path}: recipe.codebook.share must lie between 0 and 1, not {codebook.share}")
+        raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):
         value = getattr(codebook, key)
         if value is not None and value < 1:
-            raise UserError(f"{path}: recipe.codebook.{key} must be 1 or more, not {value}")
+            raise UserError(f"{where}.{key} must be 1 or more, not {value}")

@@ -69,9 +69,8 @@ def parse_upstreams(specs: Sequence[str]) -> list[UpstreamSpec]:
     upstreams = [UpstreamSpec.parse(spec) for spec in specs]
     for one, other in combinations(upstreams, 2):
         if one.label == other.label or one.folder == other.folder:
-            raise UserError(
-                f"{one.spec!r} and {other.spec!r} would share a row or a folder; put LABEL= in front of one"
-            )
+            both = f"{one.spec!r} and {other.spec!r}"
+            raise UserError(f"{both} would share a row or a folder; put LABEL= in front of one")
     return upstreams
 
 

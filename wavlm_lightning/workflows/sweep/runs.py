@@ -70,9 +70,8 @@ def run_sweep(
         print(hosted(sweep, extra))
     if failures:
         stopped = "" if best else "; the sweep stops here because no trial has succeeded"
-        raise UserError(
-            f"{len(failures)} of {count} trials failed{stopped}; the same command tries them again: {failures[0]}"
-        )
+        failed = f"{len(failures)} of {count} trials failed{stopped}"
+        raise UserError(f"{failed}; the same command tries them again: {failures[0]}")
     return best
 
 

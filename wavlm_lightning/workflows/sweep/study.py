@@ -66,9 +66,7 @@ class SweepStudy:
             before = json.loads(record.read_text())
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
                 other = ", ".join(changed)
-                raise UserError(
-                    f"{folder} holds a sweep with other {other}; choose another --output, or remove that folder"
-                )
+                raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
         elif folder.is_dir() and any(path.name != "lock" for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no sweep; choose another --output")
         else:
