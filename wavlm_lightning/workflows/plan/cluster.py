@@ -104,7 +104,7 @@ def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) ->
         line = "" if value is None else f"{begin}{value}\n".replace("\\", r"\\")  # re would read a backslash as a group
         text, count = re.subn(f"^{re.escape(begin)}.*\n", line, text, flags=re.M)
         if count != 1:
-            raise UserError(f"{path}: exactly one line of it must begin with {begin}; restore the published file")
+            raise UserError(f"{path} must have exactly one line that begins with {begin}; restore the published file")
     return text
 
 
