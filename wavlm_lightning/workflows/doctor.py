@@ -172,7 +172,7 @@ def check_audio() -> Iterator[Finding]:
 
 def check_device() -> Iterator[Finding]:
     """The GPU, if there is one, and whether GPU and processor have bf16 instructions."""
-    torch, idle = import_module("torch"), "there is an NVIDIA GPU, but"
+    torch, unused = import_module("torch"), "there is an NVIDIA GPU, but"
     has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -181,12 +181,12 @@ def check_device() -> Iterator[Finding]:
         else:
             yield Finding("gpu", "warn", f"{', '.join(names)}; without bf16, set `--trainer.precision 16-mixed`")
     elif has_driver and torch.version.cuda is None:
-        yield Finding("gpu", "warn", f"{idle} torch {torch.__version__} is built without CUDA; {REPAIR_PAIR}")
+        yield Finding("gpu", "warn", f"{unused} torch {torch.__version__} is built without CUDA; {REPAIR_PAIR}")
     elif has_driver and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        yield Finding("gpu", "warn", f"{idle} CUDA_VISIBLE_DEVICES hides it: `unset CUDA_VISIBLE_DEVICES`")
+        yield Finding("gpu", "warn", f"{unused} CUDA_VISIBLE_DEVICES hides it: `unset CUDA_VISIBLE_DEVICES`")
     elif has_driver:
         needed = f"the driver may be too old for torch's CUDA {torch.version.cuda}: run `nvidia-smi` and update it"
-        yield Finding("gpu", "warn", f"{idle} torch cannot use it; {needed}")
+        yield Finding("gpu", "warn", f"{unused} torch cannot use it; {needed}")
     else:
         yield Finding("gpu", "ok", "none; the demo and the tests run on the CPU, full-size pre-training needs one")
     bf16 = cpu_bf16_instructions()
