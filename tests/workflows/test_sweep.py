@@ -19,8 +19,8 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.sweep.file import read_sweep
 from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
+from wavlm_lightning.workflows.sweep.runs import ranked
 from wavlm_lightning.workflows.sweep.study import SweepStudy
-from wavlm_lightning.workflows.sweep.table import ranked
 
 GRID = {
     "program": "wavlm",

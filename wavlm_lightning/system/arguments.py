@@ -7,11 +7,7 @@ import math
 
 
 def whole(text: str) -> int:
-    """A whole number from 1 up, for `argparse`.
-
-    Raises:
-        argparse.ArgumentTypeError: `text` is something else.
-    """
+    """A whole number from 1 up, for `argparse`."""
     try:
         value = int(text)
     except ValueError:
@@ -22,11 +18,7 @@ def whole(text: str) -> int:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0, for `argparse`.
-
-    Raises:
-        argparse.ArgumentTypeError: `text` is something else.
-    """
+    """A finite number above 0, for `argparse`."""
     try:
         value = float(text)
     except ValueError:
@@ -37,11 +29,7 @@ def positive(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """A number above 0 and up to 1, for `argparse`.
-
-    Raises:
-        argparse.ArgumentTypeError: `text` is something else.
-    """
+    """A number above 0 and up to 1, for `argparse`."""
     value = positive(text)
     if value > 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, not {text}")

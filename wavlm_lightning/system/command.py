@@ -19,14 +19,7 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": s
 
 
 def wavlm(*arguments: Any) -> None:
-    """Print the command and run it; its progress bars are shown.
-
-    Args:
-        arguments: arguments of `wavlm`, converted to strings.
-
-    Raises:
-        UserError: the command failed.
-    """
+    """Print `wavlm ARGUMENTS` and run it; its progress bars are shown. Raises `UserError` if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"  $ wavlm {shlex.join(words)}", flush=True)
     # In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us, and training takes a

@@ -14,10 +14,8 @@ from filelock import FileLock, Timeout
 
 from wavlm_lightning.system.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Error numbers of a full disk: no space, no quota, file size limit."""
-OLD = ".old"
-"""Suffix of a folder that `replace_folder` has moved aside."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk: no space, no quota, file size limit
+OLD = ".old"  # suffix of a folder that `replace_folder` has moved aside
 
 
 @contextlib.contextmanager
@@ -59,21 +57,13 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file atomically.
-
-    Raises:
-        UserError: the disk is full.
-    """
+    """Write a small file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a small UTF-8 file atomically.
-
-    Raises:
-        UserError: the disk is full.
-    """
+    """Write a small UTF-8 file atomically."""
     write_bytes(path, content.encode())
 
 

@@ -5,13 +5,9 @@ from pathlib import Path
 
 
 def cpu_bf16_instructions() -> list[str] | None:
-    """The bf16 instructions of this processor, from /proc/cpuinfo; without any, fp32 is faster.
-
-    Returns:
-        Which of `amx_bf16`, `avx512_bf16` and `bf16` (Arm) it has, sorted; None if the system does not tell.
-    """
+    """The bf16 instructions of this processor, sorted; without any, fp32 is faster. None if the system does not tell."""
     words = set(_cpuinfo().split())
-    return sorted(words & {"avx512_bf16", "amx_bf16", "bf16"}) if words else None
+    return sorted(words & {"avx512_bf16", "amx_bf16", "bf16"}) if words else None  # `bf16` is that of Arm
 
 
 def processor_name() -> str:

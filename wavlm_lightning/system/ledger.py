@@ -15,15 +15,10 @@ from wavlm_lightning.system.files import write_text
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a long job.
+    """A step of a long job."""
 
-    Attributes:
-        name: name in messages and reports.
-        run: runs the step; may be called again after an interruption.
-    """
-
-    name: str
-    run: Callable[[], None]
+    name: str  # in messages and reports
+    run: Callable[[], None]  # may be called again after an interruption
 
 
 class Ledger:
@@ -44,16 +39,13 @@ class Ledger:
         if path.is_file():
             self.body = json.loads(path.read_text())
             before = self.body["settings"]
-            changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
-            if changed:
+            if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
+                differ = "; ".join(f"{name}: {before.get(name)}, now {settings.get(name)}" for name in changed)
                 raise UserError(
-                    f"{path.parent} holds a {what} with other settings "
-                    f"({'; '.join(f'{name}: {before.get(name)}, now {settings.get(name)}' for name in changed)}); "
-                    "choose another --out, or remove that folder"
+                    f"{path.parent} holds a {what} with other settings ({differ}); choose another --out, or remove that folder"
                 )
 
     def is_done(self, name: str) -> bool:
-        """Whether the stage of that name is finished."""
         return name in self.body["done"]
 
     def run(self, stage: Stage, number: int, of: int) -> None:

@@ -17,24 +17,11 @@ from pathlib import Path
 from wavlm_lightning.system.plugins import import_by_path
 from wavlm_lightning.system.shipped_configs import configs_folder
 
+# Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes.
 OPTIONS = (
-    "help",
-    "config",
-    "print_config",
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "also",
-    "threads",
-    "checkpoint_every",
-    "recipe",
-    "ckpt_path",
-    "weights_only",
-    "verbose",
-    "return_predictions",
-)
-"""Top-level options of `wavlm fit`, `validate`, `test` and `predict`; `trainer.X` and `model.X` are looked up in the classes."""
+    "help", "config", "print_config", "seed_everything", "trainer", "model", "data", "also", "threads", "checkpoint_every",
+    "recipe", "ckpt_path", "weights_only", "verbose", "return_predictions",
+)  # fmt: skip
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -49,12 +36,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def of_option(path: str, owner: str | None) -> str:
-    """Hint for an unknown option.
-
-    Args:
-        path: such as `trainer.max_step`.
-        owner: dotted path of the class whose argument it would be; None for a top-level option.
-    """
+    """Hint for an unknown option such as `trainer.max_step`; `owner` is the class whose argument it would be, if any."""
     names = path.split(".")
     if owner is None and names[0] == "trainer" and len(names) > 1:
         owner, names = "lightning.pytorch.Trainer", names[1:]

@@ -19,16 +19,7 @@ def peak_added(step: Callable[[], object], device: str) -> float:
 
     On a GPU this is memory allocated by PyTorch. On the CPU it is the resident memory of this process as Linux counts
     it, which is right only if the process did nothing large before: the step would reuse freed memory unnoticed.
-
-    Args:
-        step: what to run.
-        device: `cpu` or `cuda`.
-
-    Returns:
-        GiB, at least one memory page.
-
-    Raises:
-        UserError: this system does not count peak memory.
+    In GiB, at least one memory page; `device` is `cpu` or `cuda`.
     """
     if device == "cuda":
         torch.cuda.synchronize()
@@ -47,6 +38,5 @@ def peak_added(step: Callable[[], object], device: str) -> float:
 
 
 def _resident(name: str) -> int:
-    """A memory size in the process' status, bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
     return 1024 * int(line.split()[1])

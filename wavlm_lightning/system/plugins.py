@@ -17,13 +17,10 @@ from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 
+# Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module.
 CLASS_GROUPS = ("wavlm_lightning.tasks", "wavlm_lightning.upstreams", "wavlm_lightning.objectives")
-"""Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module."""
-CORPORA = "wavlm_lightning.corpora"
-"""Entry-point group of corpus recipes, under any name."""
-
-CONFIGS = ("-c", "--config", "--also")
-"""Options whose values are YAML files."""
+CORPORA = "wavlm_lightning.corpora"  # entry-point group of corpus recipes, under any name
+CONFIGS = ("-c", "--config", "--also")  # options whose values are YAML files
 
 
 def config_paths(argv: Sequence[str]) -> list[Path]:
@@ -37,12 +34,6 @@ def make_importable(argv: Sequence[str]) -> None:
     """Make modules beside the YAML files importable, and import the registered classes that a command names.
 
     A registered package is imported only if one of its names occurs in the options or in the YAML files.
-
-    Args:
-        argv: options of `wavlm fit`, `validate`, `test` or `predict`.
-
-    Raises:
-        UserError: a registered class that is named cannot be imported.
     """
     paths = config_paths(argv)
     for folder in (str(path.resolve().parent) for path in paths):
@@ -63,11 +54,7 @@ def make_importable(argv: Sequence[str]) -> None:
 
 
 def load(point: EntryPoint) -> Any:
-    """Import what an entry point names.
-
-    Raises:
-        UserError: the import fails.
-    """
+    """Import what an entry point names."""
     try:
         return point.load()
     except (ImportError, AttributeError) as error:
@@ -93,11 +80,7 @@ def is_dotted(name: str) -> bool:
 
 
 def find_recipe(name: str) -> Any:
-    """A corpus recipe by dotted path: a module or class with `HELP`, `add_arguments` and `plan`.
-
-    Raises:
-        UserError: nothing is found there, or it lacks one of the three.
-    """
+    """A corpus recipe by dotted path: a module or class with `HELP`, `add_arguments` and `plan`."""
     found = import_by_path(name)
     missing = [part for part in ("HELP", "add_arguments", "plan") if not hasattr(found, part)]
     if missing:
@@ -106,10 +89,7 @@ def find_recipe(name: str) -> Any:
 
 
 def import_by_path(path: str) -> Any:
-    """Import a module, or an attribute of a module, by its dotted path.
-
-    Args:
-        path: such as `my_task` or `my_task.MyTask`.
+    """Import a module (`my_task`), or an attribute of a module (`my_task.MyTask`), by its dotted path.
 
     Raises:
         UserError: there is no such module or attribute.

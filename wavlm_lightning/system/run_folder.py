@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-LAST, BEST = "last", "best"
-"""Names of a run's checkpoints, also for `--ckpt_path`."""
+LAST, BEST = "last", "best"  # names of a run's checkpoints, also for `--ckpt_path`
 CONFIG = "config.yaml"
 CARD = "card.json"
 CURVES = "curves"

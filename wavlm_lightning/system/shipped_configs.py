@@ -8,11 +8,7 @@ from wavlm_lightning.system.errors import UserError
 
 
 def configs_folder() -> Path:
-    """The folder `configs`: beside the package in a checkout, inside it in a wheel.
-
-    Raises:
-        UserError: it is in neither place.
-    """
+    """The folder `configs`: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "configs", package / "configs"):
         if (folder / "pretrain").is_dir():

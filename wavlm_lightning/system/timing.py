@@ -14,16 +14,11 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 @dataclass
 class Rounds:
-    """Seconds of each variant in each round.
-
-    Attributes:
-        seconds: by variant, one entry a round; round k of all variants ran at about the same time.
-    """
+    """Seconds of each variant in each round; round k of all variants ran at about the same time."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def median(self, variant: str) -> float:
-        """Seconds of the median round."""
         return statistics.median(self.seconds[variant])
 
     def fastest(self, variant: str) -> float:
@@ -40,7 +35,6 @@ class Rounds:
         return self.fastest(reference) / self.fastest(variant)
 
     def best(self, variants: list[str]) -> str:
-        """The variant with the smallest median time."""
         return min(variants, key=self.median)
 
 
@@ -59,11 +53,9 @@ def time_side_by_side(
             other users of the machine.
         tick: called after each run, for a progress bar.
 
-    Returns:
-        The times. Interrupted (Ctrl-C), it raises `KeyboardInterrupt` as usual.
     """
     now, order, timed = CLOCKS[clock], list(variants), Rounds({name: [] for name in variants})
-    for number in range(-1, rounds):
+    for number in range(-1, rounds):  # -1 is the warm-up
         turn = number % len(order)
         for name in order[turn:] + order[:turn]:
             wait_for_gpu()

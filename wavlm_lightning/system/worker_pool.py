@@ -33,13 +33,8 @@ Opener = Callable[[str | None], Worker]
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
 
-    If the block raises, the processes get SIGTERM, on which training saves a checkpoint and ends after the update.
-
-    Args:
-        processes: how many; GPUs are dealt to them in turn.
-
-    Raises:
-        UserError: one of them was killed.
+    GPUs are dealt to them in turn. If the block raises, the processes get SIGTERM, on which training saves a checkpoint
+    and ends after the update. If one of them is killed, `UserError` is raised.
     """
     context = get_context("spawn")
     devices: SimpleQueue[str | None] = context.SimpleQueue()
@@ -55,7 +50,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
                 "command again, with fewer runs at a time"
             ) from error
         except BaseException:
-            for process in list((pool._processes or {}).values()):
+            for process in list((pool._processes or {}).values()):  # the pool has no public way to signal its processes
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

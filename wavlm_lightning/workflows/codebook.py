@@ -69,19 +69,12 @@ def fit_codebook(
 
 
 class Labelled(NamedTuple):
-    """The result of `apply_codebook`.
+    """The result of `apply_codebook`."""
 
-    Attributes:
-        folder: of the labels.
-        shards: number of shards labelled now; the others had labels of this codebook before.
-        part: which shards were considered.
-        quality: by split, for splits with phone alignments; empty if only a part was labelled.
-    """
-
-    folder: Path
-    shards: int
-    part: JobShard
-    quality: dict[str, ClusterQuality]
+    folder: Path  # of the labels
+    shards: int  # number of shards labelled now; the others had labels of this codebook before
+    part: JobShard  # which shards were considered
+    quality: dict[str, ClusterQuality]  # by split with phone alignments; empty if only a part was labelled
 
 
 def apply_codebook(

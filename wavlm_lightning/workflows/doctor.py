@@ -29,17 +29,11 @@ REPAIR_PAIR = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report.
+    """A line of the report."""
 
-    Attributes:
-        check: what was checked, such as `torch` or `disk`.
-        status: `ok`, `warn` (works, but look at it) or `FAIL`.
-        message: what was found and, if something is wrong, the command that repairs it.
-    """
-
-    check: str
-    status: Status
-    message: str
+    check: str  # what was checked, such as `torch` or `disk`
+    status: Status  # `warn`: it works, but look at it
+    message: str  # what was found and, if something is wrong, the command that repairs it
 
 
 Check = Callable[[], Iterator[Finding]]
@@ -92,9 +86,8 @@ def check_torch() -> Iterator[Finding]:
             return
     torch, torchaudio = (str(version) for version in versions.values())
     if torch.split(".")[:2] != torchaudio.split(".")[:2]:
-        yield Finding(
-            "torch", "FAIL", f"torch {torch} and torchaudio {torchaudio} do not belong together; {REPAIR_PAIR}"
-        )
+        message = f"torch {torch} and torchaudio {torchaudio} do not belong together; {REPAIR_PAIR}"
+        yield Finding("torch", "FAIL", message)
     else:
         yield Finding("torch", "ok", f"torch {torch} and torchaudio {torchaudio} load together")
 
@@ -104,9 +97,8 @@ def check_packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     if _installed_version("wavlm_lightning") is None:
-        yield Finding(
-            "packages", "warn", "wavlm_lightning is imported from a folder, but not installed: run `make install`"
-        )
+        message = "wavlm_lightning is imported from a folder, but not installed: run `make install`"
+        yield Finding("packages", "warn", message)
         return
     requirements = [Requirement(line) for line in metadata.requires("wavlm_lightning") or []]
     wrong = 0
@@ -117,10 +109,9 @@ def check_packages() -> Iterator[Finding]:
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             wrong += 1
             state = "is missing" if found is None else f"is {found}"
+            needed = f"{requirement.specifier or 'any version'} is needed"
             fix = f"`pip install -c constraints.txt '{requirement}'`"
-            yield Finding(
-                requirement.name, "FAIL", f"{state}, {requirement.specifier or 'any version'} is needed: {fix}"
-            )
+            yield Finding(requirement.name, "FAIL", f"{state}, {needed}: {fix}")
     if not wrong:
         yield Finding("packages", "ok", "every required package is installed in an accepted version")
 
@@ -135,21 +126,13 @@ def check_lightning() -> Iterator[Finding]:
         if found is None:
             if name == "lightning":
                 yield Finding(name, "FAIL", "not installed: `pip install -c constraints.txt lightning`")
-            continue
-        if found in ("2.6.2", "2.6.3"):
-            yield Finding(
-                name,
-                "FAIL",
-                f"{found} was a malicious upload: uninstall it, change the passwords and tokens that this machine "
-                "holds, then `pip install -c constraints.txt lightning`",
-            )
+        elif found in ("2.6.2", "2.6.3"):
+            cure = "uninstall it, change the passwords and tokens that this machine holds, then"
+            fix = "`pip install -c constraints.txt lightning`"
+            yield Finding(name, "FAIL", f"{found} was a malicious upload: {cure} {fix}")
         elif _numbers(found) < (2, 6, 6):
-            yield Finding(
-                name,
-                "FAIL",
-                f"{found} can run code hidden in a checkpoint (CVE-2026-58659); 2.6.6 or later is needed: "
-                f"`pip install -c constraints.txt {name}`",
-            )
+            needed = f"2.6.6 or later is needed: `pip install -c constraints.txt {name}`"
+            yield Finding(name, "FAIL", f"{found} can run code hidden in a checkpoint (CVE-2026-58659); {needed}")
         else:
             yield Finding(name, "ok", found)
 
@@ -166,9 +149,8 @@ def check_corpus_extra() -> Iterator[Finding]:
         yield Finding("corpus extra", "ok", f"espeak-ng at {library}")
     else:
         fix = "`pip install --force-reinstall -c constraints.txt espeakng-loader`"
-        yield Finding(
-            "corpus extra", "warn", f"espeakng-loader is installed, but its library {library} is missing: {fix}"
-        )
+        message = f"espeakng-loader is installed, but its library {library} is missing: {fix}"
+        yield Finding("corpus extra", "warn", message)
 
 
 def check_audio() -> Iterator[Finding]:
@@ -179,21 +161,18 @@ def check_audio() -> Iterator[Finding]:
         fix = "`pip install --force-reinstall -c constraints.txt soundfile`, or install libsndfile with your system"
         yield Finding("audio files", "FAIL", f"soundfile does not load ({_first_line(error)}): {fix}")
         return
+    newer = "install libsndfile 1.1 or later"
     if "FLAC" not in formats:
-        yield Finding(
-            "audio files", "FAIL", "libsndfile cannot read FLAC, the format of shards; install libsndfile 1.1 or later"
-        )
+        yield Finding("audio files", "FAIL", f"libsndfile cannot read FLAC, the format of shards; {newer}")
     elif "MP3" not in formats:
-        yield Finding(
-            "audio files", "warn", "libsndfile cannot read MP3; install libsndfile 1.1 or later to prepare mp3 files"
-        )
+        yield Finding("audio files", "warn", f"libsndfile cannot read MP3; {newer} to prepare mp3 files")
     else:
         yield Finding("audio files", "ok", "wav, flac, ogg and mp3 can be read")
 
 
 def check_device() -> Iterator[Finding]:
     """The GPU, if there is one, and whether GPU and processor have bf16 instructions."""
-    torch = import_module("torch")
+    torch, unused = import_module("torch"), "there is an NVIDIA GPU, but"
     has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -202,16 +181,12 @@ def check_device() -> Iterator[Finding]:
         else:
             yield Finding("gpu", "warn", f"{', '.join(names)}; without bf16, set `--trainer.precision 16-mixed`")
     elif has_driver and torch.version.cuda is None:
-        yield Finding(
-            "gpu", "warn", f"there is an NVIDIA GPU, but torch {torch.__version__} is built without CUDA; {REPAIR_PAIR}"
-        )
+        yield Finding("gpu", "warn", f"{unused} torch {torch.__version__} is built without CUDA; {REPAIR_PAIR}")
     elif has_driver and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        yield Finding(
-            "gpu", "warn", "there is an NVIDIA GPU, but CUDA_VISIBLE_DEVICES hides it: `unset CUDA_VISIBLE_DEVICES`"
-        )
+        yield Finding("gpu", "warn", f"{unused} CUDA_VISIBLE_DEVICES hides it: `unset CUDA_VISIBLE_DEVICES`")
     elif has_driver:
         needed = f"the driver may be too old for torch's CUDA {torch.version.cuda}: run `nvidia-smi` and update it"
-        yield Finding("gpu", "warn", f"there is an NVIDIA GPU, but torch cannot use it; {needed}")
+        yield Finding("gpu", "warn", f"{unused} torch cannot use it; {needed}")
     else:
         yield Finding("gpu", "ok", "none; the demo and the tests run on the CPU, full-size pre-training needs one")
     bf16 = cpu_bf16_instructions()
@@ -256,21 +231,18 @@ def check_cache() -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
-        reason = error.strerror or _first_line(error)
-        yield Finding(
-            "cache", "FAIL", f"{directory} cannot be written ({reason}): set WAVLM_CACHE to a directory of yours"
-        )
-        return
-    yield Finding("cache", "ok", f"{directory} can be written")
+        reason = f"{directory} cannot be written ({error.strerror or _first_line(error)})"
+        yield Finding("cache", "FAIL", f"{reason}: set WAVLM_CACHE to a directory of yours")
+    else:
+        yield Finding("cache", "ok", f"{directory} can be written")
 
 
 def check_wandb() -> Iterator[Finding]:
     """Whether a run that logs to Weights & Biases goes to the server or stays on this machine."""
     mode = os.environ.get("WANDB_MODE", "").lower()
     if _installed_version("wandb") is None:
-        yield Finding(
-            "wandb", "warn", "not installed; runs then log to CSV only: `pip install -c constraints.txt wandb`"
-        )
+        fix = "`pip install -c constraints.txt wandb`"
+        yield Finding("wandb", "warn", f"not installed; runs then log to CSV only: {fix}")
     elif mode in ("offline", "disabled", "dryrun"):
         yield Finding("wandb", "ok", f"WANDB_MODE={mode}")
     elif logged_in():
@@ -286,7 +258,6 @@ CHECKS: tuple[Check, ...] = (
 
 
 def _installed_version(name: str) -> str | None:
-    """The version in the metadata of a package, without importing it; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -22,68 +22,42 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import in_order
 
-NAMED = 20
-"""How many shards the summary names; the list of faults has all."""
-LITTLE = 256 << 20
-"""Bytes below which starting processes takes longer than the work."""
+NAMED = 20  # shards that the summary names; the list of faults has all
+LITTLE = 256 << 20  # bytes below which starting processes takes longer than the work
 MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class CorpusCheck:
-    """The result of `check`.
+    """The result of `check`."""
 
-    Attributes:
-        faults: a line for each faulty shard or label file.
-        error: summary of the faults and what to run; empty if the corpus is whole.
-        summary: what was checked.
-    """
-
-    faults: list[str]
-    error: str
-    summary: str
+    faults: list[str]  # a line for each faulty shard or label file
+    error: str  # summary of the faults and what to run; empty if the corpus is whole
+    summary: str  # what was checked
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to check.
+    """A shard to check."""
 
-    Attributes:
-        directory: the corpus.
-        split: its split.
-        summary: its entry in `corpus.json`.
-        labels: names of the label sets that cover this split.
-        quick: compare sizes only.
-        remote: the corpus is a mirror, so that missing files are downloaded.
-    """
-
-    directory: Path
+    directory: Path  # the corpus
     split: str
-    summary: dict[str, Any]
-    labels: tuple[str, ...]
-    quick: bool
-    remote: bool
+    summary: dict[str, Any]  # its entry in `corpus.json`
+    labels: tuple[str, ...]  # names of the label sets that cover this split
+    quick: bool  # compare sizes only
+    remote: bool  # the corpus is a mirror: missing files are downloaded
 
 
 @dataclass
 class Verdict:
-    """What was found in a shard.
-
-    Attributes:
-        name: of the shard.
-        bytes: of the shard.
-        missing: tar or index is missing.
-        faults: what is wrong with tar or index, one sentence each.
-        sha256: of the tar on disk; empty if it was not read.
-        labels: by label set, what is wrong with the labels of this shard.
-    """
+    """What was found in a shard."""
 
     name: str
     bytes: int
-    missing: bool = False
-    faults: list[str] = field(default_factory=list)
-    sha256: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    missing: bool = False  # tar or index
+    faults: list[str] = field(default_factory=list)  # of tar or index, one sentence each
+    sha256: str = ""  # of the tar on disk; empty if it was not read
+    labels: dict[str, str] = field(default_factory=dict)  # label set -> what is wrong with the labels of this shard
 
 
 def check(
@@ -130,12 +104,9 @@ def check(
     if wrong or lengths:
         remedy = _remedy(corpus, verdicts, remote, bool(lengths))
         error = f"{corpus.directory}: {'; '.join(wrong + lengths)}; {remedy}"
-    how = "have the right size" if quick else "are whole"
-    names = sorted(labels or {name for job in work for name in job.labels})
-    summary = f"{corpus.directory}: {len(work)} shards {how}" + (
-        f", with the labels {', '.join(names)}" if names else ""
-    )
-    return CorpusCheck(lines, error, summary)
+    names = ", ".join(sorted(labels or {name for job in work for name in job.labels}))
+    summary = f"{corpus.directory}: {len(work)} shards {'have the right size' if quick else 'are whole'}"
+    return CorpusCheck(lines, error, f"{summary}, with the labels {names}" if names else summary)
 
 
 def _examiner(device: str | None) -> Callable[[ShardJob], Verdict]:
@@ -181,12 +152,11 @@ def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[
         for name, fault in verdict.labels.items():
             groups.setdefault(f"wrong labels {name}", []).append(verdict.name)
             lines.append(f"labels/{name}/{Path(verdict.name).stem}.safetensors: {fault}")
-    return lines, [f"{what}: {_some(names)}" for what, names in groups.items()]
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more, listed above" if more > 0 else "")
+    kinds = []
+    for what, names in groups.items():
+        more = f" and {len(names) - NAMED} more, listed above" if len(names) > NAMED else ""
+        kinds.append(f"{what}: {', '.join(names[:NAMED])}{more}")
+    return lines, kinds
 
 
 def _lengths(corpus: Corpus) -> list[str]:

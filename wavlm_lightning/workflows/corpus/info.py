@@ -13,8 +13,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.split import Split
 
-FEW = 20_000
-"""Largest split whose speakers are counted by default; reading that metadata takes about a second."""
+FEW = 20_000  # largest split whose speakers are counted by default; reading that metadata takes about a second
 BINS = 12
 WIDTH = 40
 
@@ -62,19 +61,14 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
 
 
 def _speakers(split: Split) -> int:
-    """Number of different speakers."""
     voices = {shard.meta(place).get("speaker") for shard in split.shards for place in range(len(shard.keys))}
     return len(voices - {None})
 
 
 def histogram(seconds: np.ndarray) -> list[str]:
-    """Lines of a histogram of utterance lengths, by utterances and by hours.
+    """Lines of a histogram of utterance lengths `(utterances,)`: a heading and at most a dozen rows.
 
-    Args:
-        seconds: length of each utterance, `(utterances,)`.
-
-    Returns:
-        A heading and at most a dozen rows; the last row includes all longer utterances.
+    The last row includes all longer utterances.
     """
     # The longest 0.5 % would stretch the rows. The width is 1, 2 or 5 times a power of ten.
     least = max(float(np.percentile(seconds, 99.5)) / BINS, 1e-3)

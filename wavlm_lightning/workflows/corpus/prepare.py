@@ -16,14 +16,7 @@ if TYPE_CHECKING:  # `wavlm prepare --help` imports this module and must not wai
 
 
 def recipe_named(name: str) -> Any:
-    """A recipe: a module or class with `HELP`, `add_arguments(parser)` and `plan(folder, arguments)`.
-
-    Args:
-        name: such as `librispeech`, a registered name, or a dotted path.
-
-    Raises:
-        UserError: there is no such recipe.
-    """
+    """A recipe (`HELP`, `add_arguments(parser)`, `plan(folder, arguments)`) of ours, registered, or at a dotted path."""
     if name in RECIPES:
         return importlib.import_module(RECIPES[name])
     registered = registered_corpora()

@@ -36,11 +36,7 @@ class Assumptions:
 
 
 def find_hardware(stage: Configuration, assumptions: Assumptions) -> tuple[str, Gpu | None]:
-    """Name and data of the GPU; None for `cpu`.
-
-    Raises:
-        UserError: the GPU is not in the table.
-    """
+    """Name and data of the GPU; None for `cpu`."""
     name = (assumptions.gpu or stage.recipe.gpu).lower()
     if name != "cpu" and name not in GPUS:
         where = "--gpu" if assumptions.gpu else f"{stage.path}: recipe.gpu"
@@ -64,18 +60,7 @@ def section(stage: Configuration, *keys: str) -> Mapping[str, Any]:
 def number(
     stage: Configuration, values: Mapping[str, Any], key: str, where: str, missing: float | None = None
 ) -> float:
-    """A number above 0 in a section.
-
-    Args:
-        stage: the configuration.
-        values: the section.
-        key: name of the number.
-        where: name of the section, for messages.
-        missing: value if the key is missing; None if it is required.
-
-    Raises:
-        UserError: the value is missing or not a number above 0.
-    """
+    """A number above 0 in a section named `where`; without the default `missing` it is required."""
     value = values.get(key, missing)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise UserError(f"{stage.path}: {where}.{key} must be a number above 0, not {value!r}")
@@ -83,25 +68,13 @@ def number(
 
 
 def encoder_shape(source: str, overrides: dict[str, Any], where: str) -> tuple[WavLMConfig, str | None]:
-    """The shape of an encoder.
-
-    Args:
-        source: a preset or a checkpoint.
-        overrides: fields to change.
-        where: the key that names the encoder, for messages.
-
-    Returns:
-        The shape, and a remark if the checkpoint is missing here and the shape is therefore a guess.
-
-    Raises:
-        UserError: the overrides contradict the encoder, or the file is not a checkpoint.
-    """
+    """The shape of a preset or checkpoint, and a remark if the checkpoint is not here and the shape is a guess."""
     remark = None
-    if source not in PRESETS:
-        if Path(source).exists():
-            from wavlm_lightning.upstreams.wavlm import load_encoder
+    if source not in PRESETS and Path(source).exists():
+        from wavlm_lightning.upstreams.wavlm import load_encoder
 
-            return load_encoder(source, overrides).config, None
+        return load_encoder(source, overrides).config, None
+    if source not in PRESETS:  # a plan must work on a machine without the weights
         source, remark = "base", f"{source} is not here, so it was counted as Base"
     try:
         return WavLMConfig.preset(source, **overrides), remark

@@ -16,8 +16,7 @@ from wavlm_lightning.workflows.plan.costs import StagePlan
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain
 from wavlm_lightning.workflows.recipe.stages import RecipeRun, pasteable
 
-GPUS_A_NODE = 8
-"""Assumed if the number of nodes is not given."""
+GPUS_A_NODE = 8  # assumed if the number of nodes is not given
 
 
 def cluster_files(system: str, configuration: str, plan: StagePlan, nodes: int | None = None) -> dict[str, str]:
@@ -53,14 +52,13 @@ def cluster_files(system: str, configuration: str, plan: StagePlan, nodes: int |
     if system == "torchrun":
         return {"torchrun_fit.sh": fill("torchrun_fit.sh", {}, {**values, "NODES": nodes, "DEVICES": devices})}
     workers = int(section(stage, "data", "init_args").get("num_workers") or 0)
-    header = {
+    header: dict[str, Any] = {
         "job-name": stage.name,
         "nodes": nodes,
         "ntasks-per-node": devices,
         "gpus-per-node": devices,
-        "cpus-per-task": workers + 1,
-        "time": time_limit(run.wall_hours),
     }
+    header |= {"cpus-per-task": workers + 1, "time": time_limit(run.wall_hours)}
     files = {"slurm_fit.sh": fill("slurm_fit.sh", header, values)}
     labels = _labels(stage, plan)
     return files if labels is None else {**files, "slurm_labels.sh": labels}
@@ -80,12 +78,8 @@ def _labels(stage: Configuration, plan: StagePlan) -> str | None:
     labels = str(recipe.label_set(stage))
     tasks, gpu = plan.training.gpus, plan.labelling.cpu_hours == 0
     hours = (plan.labelling.gpu_hours or 0.0) if gpu else plan.labelling.cpu_hours
-    header = {
-        "job-name": f"{stage.name}-labels",
-        "array": f"1-{tasks}",
-        "gpus-per-task": 1 if gpu else None,
-        "time": time_limit(hours / tasks),
-    }
+    header: dict[str, Any] = {"job-name": f"{stage.name}-labels", "array": f"1-{tasks}"}
+    header |= {"gpus-per-task": 1 if gpu else None, "time": time_limit(hours / tasks)}
     values = {
         # Without the leading `codebook fit CORPUS` and the final `--out CODEBOOK`.
         "FIT_OPTIONS": f'"{shlex.join(fit[3:-2])}"',
@@ -97,29 +91,20 @@ def _labels(stage: Configuration, plan: StagePlan) -> str | None:
 
 
 def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """A script of `configs/cluster` with its values replaced.
+    """A script of `configs/cluster` with other values.
 
-    Args:
-        template: file name of the script.
-        header: option of #SBATCH -> its value; None removes the line.
-        values: name of a shell variable -> its value, quoted for bash.
-
-    Raises:
-        UserError: the script does not contain each of them exactly once.
+    `header` maps an option of #SBATCH to its value, None removes the line; `values` maps a shell variable to its value,
+    quoted for bash. The script must contain each of them exactly once.
     """
     path = configs_folder() / "cluster" / template
     text = path.read_text(encoding="utf-8")
-    lines = {rf"#SBATCH --{name}=": value for name, value in header.items()} | {
-        f"{name}=": value for name, value in values.items()
-    }
+    lines = {f"#SBATCH --{name}=": value for name, value in header.items()}
+    lines |= {f"{name}=": value for name, value in values.items()}
     for begin, value in lines.items():
-        pattern = re.compile(f"^{re.escape(begin)}.*\n", flags=re.M)
-        if len(pattern.findall(text)) != 1:
-            raise UserError(
-                f"{path}: the file must have exactly one line that begins with {begin}; restore the published file"
-            )
-        line = "" if value is None else f"{begin}{value}\n"
-        text = pattern.sub(lambda _, line=line: line, text)  # type: ignore[misc]
+        line = "" if value is None else f"{begin}{value}\n".replace("\\", r"\\")  # re would read a backslash as a group
+        text, count = re.subn(f"^{re.escape(begin)}.*\n", line, text, flags=re.M)
+        if count != 1:
+            raise UserError(f"{path} must have exactly one line that begins with {begin}; restore the published file")
     return text
 
 

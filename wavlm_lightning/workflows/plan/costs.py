@@ -11,7 +11,7 @@ from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, encoder_shape, section
 from wavlm_lightning.workflows.plan.labels import Labelling, labelling_cost
 from wavlm_lightning.workflows.plan.training import PreTraining, training_cost
-from wavlm_lightning.workflows.recipe.chain import Configuration, chain
+from wavlm_lightning.workflows.recipe.chain import chain
 
 
 @dataclass(frozen=True)
@@ -48,39 +48,33 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
         >>> [stage.training.updates for stage in plan("wavlm_base")]
         [250000, 400000]
     """
-    stages = chain(configuration)
-    plans: list[StagePlan] = []
+    stages, plans = chain(configuration), list[StagePlan]()
     before: WavLMConfig | None = None
     for stage in stages:
         hours = stage.recipe.hours
         if assumptions.hours is not None and hours == stages[-1].recipe.hours:
             hours = assumptions.hours
-        config, remark = _encoder(stage)
+        model = section(stage, "model", "init_args")
+        source = str(model.get("encoder", default(WavLMPretraining, "encoder")))
+        where = f"{stage.path}: model.encoder"
+        config, remark = encoder_shape(source, dict(model.get("encoder_overrides") or {}), where)
         training = training_cost(stage, config, hours, assumptions, remark)
         labelling = labelling_cost(stage, before, hours, assumptions)
-        plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))
+        plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))  # exported in fp32
         before = config
     return plans
-
-
-def _encoder(stage: Configuration) -> tuple[WavLMConfig, str | None]:
-    model = section(stage, "model", "init_args")
-    source = str(model.get("encoder", default(WavLMPretraining, "encoder")))
-    return encoder_shape(source, dict(model.get("encoder_overrides") or {}), f"{stage.path}: model.encoder")
 
 
 def totals(plans: Sequence[StagePlan]) -> dict[str, float | None]:
     """Sums over all stages: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
     flops = sum(stage.training.flops for stage in plans)
-    gpu: list[float | None] = [stage.training.gpu_hours for stage in plans]
-    wall: list[float | None] = [stage.training.wall_hours for stage in plans]
+    gpu, wall = [stage.training.gpu_hours for stage in plans], [stage.training.wall_hours for stage in plans]
     cpu = 0.0
-    for stage in plans:
-        if stage.labelling is not None:
-            flops += stage.labelling.fit_flops + stage.labelling.apply_flops
-            cpu += stage.labelling.cpu_hours
-            gpu.append(stage.labelling.gpu_hours)
-            wall.append(stage.labelling.gpu_hours)
+    for labels in (stage.labelling for stage in plans if stage.labelling is not None):
+        flops += labels.fit_flops + labels.apply_flops
+        cpu += labels.cpu_hours
+        gpu.append(labels.gpu_hours)
+        wall.append(labels.gpu_hours)  # labelling is planned on one GPU
     return {"flops": flops, "cpu_hours": cpu, "gpu_hours": _sum(gpu), "wall_hours": _sum(wall)}
 
 

@@ -12,62 +12,36 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, find_hardware
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
-MFCC_RATE = 6_800.0
-"""Seconds of audio per second whose MFCC one CPU core computes (torchaudio, measured)."""
-UTTERANCE_SECONDS = 12.0
-"""Typical length of a labelled utterance; it affects only the cost of attention."""
+MFCC_RATE = 6_800.0  # seconds of audio per second whose MFCC one CPU core computes (torchaudio, measured)
+UTTERANCE_SECONDS = 12.0  # typical length of a labelled utterance; it affects only the cost of attention
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """Codebook and labels of one configuration.
+    """Cost of codebook and labels of one configuration."""
 
-    Attributes:
-        source: name of the clustered features.
-        clusters: size of the codebook.
-        fit_hours: audio that k-means sees.
-        wanted_hours: audio of the share that k-means should see; more than `fit_hours` if the memory is too small.
-        memory_gib: memory that would hold the features of the whole share.
-        apply_hours: audio that is labelled.
-        fit_flops: operations of the encoder for k-means; 0 for MFCC.
-        apply_flops: operations of the encoder for the labels; 0 for MFCC.
-        cpu_hours: hours of one core for MFCC; k-means itself is not counted.
-        gpu_hours: hours of one GPU for the encoder; None without a GPU.
-    """
-
-    source: str
+    source: str  # name of the clustered features
     clusters: int
-    fit_hours: float
-    wanted_hours: float
-    memory_gib: float
-    apply_hours: float
-    fit_flops: float
-    apply_flops: float
-    cpu_hours: float
-    gpu_hours: float | None
+    fit_hours: float  # audio that k-means sees
+    wanted_hours: float  # audio of the share that it should see; more than `fit_hours` if the memory is too small
+    memory_gib: float  # memory that would hold the features of the whole share
+    apply_hours: float  # audio that is labelled
+    fit_flops: float  # operations of the encoder for k-means; 0 for MFCC
+    apply_flops: float  # operations of the encoder for the labels; 0 for MFCC
+    cpu_hours: float  # of one core for MFCC; k-means itself is not counted
+    gpu_hours: float | None  # of one GPU for the encoder; None without a GPU
 
 
 def labelling_cost(
     stage: Configuration, before: WavLMConfig | None, hours: float, assumptions: Assumptions
 ) -> Labelling | None:
-    """The cost of the labels of a configuration; None if it needs none.
-
-    Args:
-        stage: the configuration.
-        before: the encoder of the previous configuration of the chain.
-        hours: audio of the corpus.
-        assumptions: see `Assumptions`.
-
-    Raises:
-        UserError: the clustered encoder lacks the layer.
-    """
+    """The cost of labelling `hours` of audio with the encoder `before`, that of the previous configuration of the chain."""
     codebook = stage.recipe.codebook
     if codebook is None:
         return None
-    wanted = codebook.share * hours
-    if codebook.layer is None:
-        source, config, numbers = "MFCC", None, 39 * 100.0
-    else:
+    wanted, source, numbers = codebook.share * hours, "MFCC", 39 * 100.0  # 39 numbers, 100 times a second
+    config: WavLMConfig | None = None
+    if codebook.layer is not None:
         source = f"layer {codebook.layer} of {Path(codebook.encoder or codebook.checkpoint or '').stem}"
         if codebook.checkpoint is not None:
             config, _ = encoder_shape(codebook.checkpoint, {}, f"{stage.path}: recipe.codebook.checkpoint")
@@ -75,9 +49,8 @@ def labelling_cost(
             assert before is not None  # the chain puts the configuration of that encoder first
             config = before
         if codebook.layer > config.layers:
-            raise UserError(
-                f"{stage.path}: recipe.codebook.layer is {codebook.layer}, but that encoder has {config.layers}"
-            )
+            where = f"{stage.path}: recipe.codebook.layer"
+            raise UserError(f"{where} is {codebook.layer}, but that encoder has {config.layers}")
         config = replace(config, layers=codebook.layer)
         numbers = config.dim * config.frame_rate
     gib_an_hour = 3600 * 4 * numbers / 2**30

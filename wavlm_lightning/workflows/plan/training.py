@@ -22,56 +22,28 @@ from wavlm_lightning.workflows.recipe.chain import Configuration
 
 @dataclass(frozen=True)
 class PreTraining:
-    """One run of `wavlm fit`.
+    """Cost of one run of `wavlm fit`."""
 
-    Attributes:
-        parameters: number of parameters of encoder and objectives.
-        gpus: number of processes.
-        gpu: kind of GPU.
-        batch_seconds: audio of a micro-step in each process.
-        accumulation: micro-steps per update; a fraction if no whole number keeps the audio of an update.
-        update_seconds: audio of an update, at most: crops rarely fill a batch to the last second.
-        updates: number of updates of the run.
-        epochs: passes over the corpus.
-        flops: operations of the run.
-        memory: memory of the first process.
-        fits: memory of a variant of this GPU in 10^9 bytes -> whether the run fits; empty without a GPU.
-        gpu_hours: sum over all GPUs; None without a GPU.
-        wall_hours: duration of the run; None without a GPU.
-        remarks: sentences about anything unusual.
-    """
-
-    parameters: int
-    gpus: int
+    parameters: int  # of encoder and objectives
+    gpus: int  # number of processes
     gpu: str
-    batch_seconds: float
-    accumulation: float
-    update_seconds: float
+    batch_seconds: float  # audio of a micro-step in each process
+    accumulation: float  # micro-steps per update; a fraction if no whole number keeps the audio of an update
+    update_seconds: float  # audio of an update, at most: crops rarely fill a batch to the last second
     updates: int
     epochs: float
     flops: float
-    memory: StepMemory
-    fits: dict[int, bool]
-    gpu_hours: float | None
-    wall_hours: float | None
-    remarks: tuple[str, ...]
+    memory: StepMemory  # of the first process
+    fits: dict[int, bool]  # memory of a variant of this GPU in 10^9 bytes -> whether the run fits; empty without a GPU
+    gpu_hours: float | None  # sum over all GPUs; None without a GPU
+    wall_hours: float | None  # None without a GPU
+    remarks: tuple[str, ...]  # sentences about anything unusual
 
 
 def training_cost(
     stage: Configuration, config: WavLMConfig, hours: float, assumptions: Assumptions, remark: str | None
 ) -> PreTraining:
-    """The cost of a run.
-
-    Args:
-        stage: the configuration.
-        config: shape of the encoder.
-        hours: audio of the corpus.
-        assumptions: see `Assumptions`.
-        remark: a remark about the encoder, or None.
-
-    Raises:
-        UserError: a number is missing, or GPU or precision are unknown.
-    """
+    """The cost of a run over `hours` of audio; its remarks begin with `remark`, which is about the encoder."""
     data, trainer = section(stage, "data", "init_args"), section(stage, "trainer")
     batch_seconds = number(stage, data, "batch_seconds", "data", default(PretrainingData, "batch_seconds"))
     crop_seconds = number(stage, data, "max_seconds", "data", default(PretrainingData, "max_seconds"))
@@ -140,28 +112,17 @@ def training_cost(
 def objectives_cost(
     stage: Configuration, config: WavLMConfig, frames: float, compute_bytes: int
 ) -> tuple[ObjectiveCost, list[str]]:
-    """The cost of all objectives of a configuration in a micro-step.
+    """The cost of all objectives in a micro-step, and the class names of those whose cost is unknown.
 
-    Args:
-        stage: the configuration.
-        config: shape of the encoder.
-        frames: frames of a micro-step.
-        compute_bytes: bytes of a number in matrix products.
-
-    Returns:
-        The sum, and the class names of the objectives whose cost is unknown.
-
-    Raises:
-        UserError: an objective refuses its arguments.
+    `frames` is the length of the micro-step, `compute_bytes` the size of a number in matrix products.
     """
     model = section(stage, "model", "init_args")
     labels = stage.recipe.codebook.clusters if stage.recipe.codebook else 0
     masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
     probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
     masked = frames * masked_share(probability, span)
-    entries: list[Any] = model.get("objectives") or objectives.published()
     total, unknown = ObjectiveCost(), []
-    for entry in entries:
+    for entry in model.get("objectives") or objectives.published():
         objective = entry if isinstance(entry, Objective) else _read_objective(entry, stage)
         cost = objective.cost(config, labels, frames, masked, compute_bytes) if objective is not None else None
         if cost is None:

@@ -17,33 +17,18 @@ from wavlm_lightning.workflows.fit.messages import readable_errors
 
 @dataclass(frozen=True)
 class Configuration:
-    """A pre-training configuration.
+    """A pre-training configuration."""
 
-    Attributes:
-        name: name of the file without suffix, unique within a chain.
-        path: the YAML file.
-        content: the parsed file.
-        recipe: its section `recipe`.
-    """
-
-    name: str
+    name: str  # of the file without suffix, unique within a chain
     path: Path
-    content: dict[str, Any]
-    recipe: Recipe
+    content: dict[str, Any]  # the parsed file
+    recipe: Recipe  # its section `recipe`
 
 
 def chain(name: str) -> list[Configuration]:
     """The configurations to train one after the other: each labels its corpus with the encoder of the previous one.
 
-    Args:
-        name: name of a file in `configs/pretrain` (`wavlm_base`), or a path ending in `.yaml`.
-
-    Returns:
-        First stage first; the last is the configuration of that name.
-
-    Raises:
-        UserError: a file is missing or not YAML, its section `recipe` is missing or wrong, or the codebooks form a
-            circle.
+    `name` is a file in `configs/pretrain` (`wavlm_base`) or a path ending in `.yaml`; its configuration comes last.
     """
     stages: list[Configuration] = []
     path = _find(name, None)
@@ -73,9 +58,8 @@ def _find(name: str, named_in: Path | None) -> Path:
         raise UserError(
             f"{asked} no pre-training configuration {name!r}; take one of {known}, or a path ending in .yaml"
         )
-    path = Path(resolve_config(name))
-    beside = named_in.parent / name if named_in else path
-    for candidate in (path, beside):
+    beside = named_in.parent if named_in else Path()
+    for candidate in (Path(resolve_config(name)), beside / name):
         if candidate.is_file():
             return candidate
     raise UserError(f"{named_in or name}: the configuration {name} does not exist; give the path of a YAML file")
@@ -114,17 +98,14 @@ def _read_recipe(values: dict[str, Any], path: Path) -> Recipe:
 
 
 def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
+    where = f"{path}: recipe.codebook"
     if codebook.encoder is not None and codebook.checkpoint is not None:
-        raise UserError(
-            f"{path}: recipe.codebook has both encoder and checkpoint; give only the one whose layer is clustered"
-        )
+        raise UserError(f"{where} has both encoder and checkpoint; give only the one whose layer is clustered")
     if (codebook.encoder is None and codebook.checkpoint is None) != (codebook.layer is None):
-        raise UserError(
-            f"{path}: recipe.codebook needs a layer with encoder or checkpoint; give both, or neither for MFCC"
-        )
+        raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
     if not 0 < codebook.share <= 1:
-        raise UserError(f"{path}: recipe.codebook.share must lie between 0 and 1, not {codebook.share}")
+        raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):
         value = getattr(codebook, key)
         if value is not None and value < 1:
-            raise UserError(f"{path}: recipe.codebook.{key} must be 1 or more, not {value}")
+            raise UserError(f"{where}.{key} must be 1 or more, not {value}")

@@ -96,15 +96,7 @@ def _until(stages: list[RecipeStage], name: str | None) -> list[RecipeStage]:
 
 
 def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
-    """The ledger in the output folder.
-
-    Args:
-        run: the recipe's run.
-        adopt: accept a folder that holds products of some stages already; each stage checks what it finds.
-
-    Raises:
-        UserError: a corpus is missing, or the folder or the labels belong to another run.
-    """
+    """The ledger in the output folder; `adopt` accepts one with products of stages, each stage checks what it finds."""
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]

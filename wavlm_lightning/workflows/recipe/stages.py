@@ -9,81 +9,57 @@ from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import OLD
+from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
-ENCODER = "encoder"
-"""Folder of the exported encoder in the output folder."""
+ENCODER = "encoder"  # folder of the exported encoder in the output folder
+# Options of `wavlm fit` that the recipe sets, and those that may change between two calls: they do not affect the weights.
 OURS = ("--data.corpus", "--data.labels", "--data.noise_corpus", "--trainer.default_root_dir", "--ckpt_path")
-"""Options of `wavlm fit` that the recipe sets."""
 HARMLESS = ("--data.num_workers", "--checkpoint_every", "--trainer.enable_progress_bar", "--trainer.log_every_n_steps")
-"""Options of `wavlm fit` that may change between two calls, because they do not affect the weights."""
 
 
 @dataclass(frozen=True)
 class RecipeStage:
-    """One command of a recipe.
+    """One command of a recipe."""
 
-    Attributes:
-        name: `codebook/LABELS`, `labels/LABELS`, `fit/CONFIGURATION` or `export`.
-        headline: description for `--dry-run`.
-        command: arguments of `wavlm` for the first call.
-        product: the file that is written last; if it exists, the stage is done.
-        run_folder: run folder of a `fit`, which resumes from its newest checkpoint.
-    """
-
-    name: str
-    headline: str
-    command: tuple[str, ...]
-    product: Path | None = None
-    run_folder: Path | None = None
+    name: str  # `codebook/LABELS`, `labels/LABELS`, `fit/CONFIGURATION` or `export`
+    headline: str  # description for `--dry-run`
+    command: tuple[str, ...]  # arguments of `wavlm` for the first call
+    product: Path | None = None  # the file that is written last; if it exists, the stage is done
+    run_folder: Path | None = None  # of a `fit`, which resumes from its newest checkpoint
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether an interrupted `fit` left a checkpoint to resume from."""
         if self.run_folder is None:
             return False
-        newest = self.run_folder / "checkpoints" / "last.ckpt"
+        newest = checkpoint(self.run_folder, LAST)
         return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` restores the name
 
     def words(self) -> list[str]:
         """Arguments of `wavlm` for the next call."""
-        return [*self.command, *(("--ckpt_path", "last") if self.has_checkpoint else ())]
+        return [*self.command, *(("--ckpt_path", LAST) if self.has_checkpoint else ())]
 
 
 @dataclass(frozen=True)
 class RecipeRun:
-    """A run of a recipe: the stages of a chain of configurations on a corpus.
-
-    Attributes:
-        chain: the configurations, first one first.
-        corpus: the training corpus.
-        out: folder for everything except the labels, which are written into the corpus.
-        corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
-        noise: noise corpus, instead of those that the configurations name.
-        tag: prefix of the names of label sets.
-        memory_gib: memory for the features that k-means sees; None lets the machine that runs the stage decide.
-        jobs: processes for codebook and labels; None lets the machine decide.
-        options: further options of every `wavlm fit`, each with its values.
-
-    Raises:
-        UserError: an option that the recipe sets itself, a corpus for an unknown configuration, noise that no
-            configuration mixes in, or a configuration with several label sets.
+    """A run of a recipe: the stages of a chain of configurations on a corpus. Wrong options raise `UserError`.
 
     Example:
         >>> [stage.name for stage in RecipeRun(chain("tiny"), Path("corpus"), Path("runs/r")).stages]
         ['codebook/mfcc-level-k100', 'labels/mfcc-level-k100', 'fit/tiny', 'export']
     """
 
-    chain: Sequence[Configuration]
+    chain: Sequence[Configuration]  # first one first
     corpus: Path
-    out: Path
-    corpus_of: Mapping[str, Path] = field(default_factory=dict)
-    noise: Path | None = None
-    tag: str | None = None
-    memory_gib: float | None = None
-    jobs: int | None = None
-    options: Sequence[Sequence[str]] = ()
+    out: Path  # for everything except the labels, which are written into the corpus
+    corpus_of: Mapping[str, Path] = field(default_factory=dict)  # configuration -> its corpus, if it is not `corpus`
+    noise: Path | None = None  # corpus, instead of those that the configurations name
+    tag: str | None = None  # prefix of the names of label sets
+    memory_gib: float | None = None  # for the features that k-means sees; None lets the machine that runs it decide
+    jobs: int | None = None  # processes for codebook and labels; None lets the machine decide
+    options: Sequence[Sequence[str]] = ()  # of every `wavlm fit`, each with its values
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.chain]
@@ -122,7 +98,7 @@ class RecipeRun:
         return self.corpus_of.get(configuration.name, self.corpus)
 
     def label_set(self, configuration: Configuration) -> str | None:
-        """Name of a configuration's label set in its corpus; None if it needs no labels."""
+        """Name of a configuration's label set in its corpus."""
         codebook = configuration.recipe.codebook
         if codebook is None:
             return None
@@ -148,18 +124,11 @@ class RecipeRun:
         jobs = () if self.jobs is None else ("--jobs", str(self.jobs))
         fit += [*jobs, *(() if self.memory_gib is None else ("--memory", f"{self.memory_gib:g}"))]
         fit += [*(["--level-normalised"] if codebook.level_normalised else []), "--out", str(folder)]
+        headline = f"{codebook.clusters} clusters of {source}, from {100 * codebook.share:g} % of the utterances"
+        apply = ("codebook", "apply", str(folder), corpus, "--name", name, *jobs)
         return [
-            RecipeStage(
-                f"codebook/{name}",
-                f"{codebook.clusters} clusters of {source}, from {100 * codebook.share:g} % of the utterances",
-                tuple(fit),
-                product=folder / "codebook.json",
-            ),
-            RecipeStage(
-                f"labels/{name}",
-                "a label for every frame of the corpus",
-                ("codebook", "apply", str(folder), corpus, "--name", name, *jobs),
-            ),
+            RecipeStage(f"codebook/{name}", headline, tuple(fit), product=folder / "codebook.json"),
+            RecipeStage(f"labels/{name}", "a label for every frame of the corpus", apply),
         ]
 
     def _fit(self, configuration: Configuration) -> RecipeStage:
@@ -183,20 +152,16 @@ class RecipeRun:
         return [Path(each.content["data"]["init_args"]["noise_corpus"]) for each in self.chain if _mixes_noise(each)]
 
 
-def continued_from(chain: Sequence[Configuration], checkpoint: str) -> list[Configuration]:
-    """The chain with another encoder that its first configuration continues to train and makes its labels with.
-
-    Raises:
-        UserError: the first configuration starts from fresh weights.
-    """
+def continued_from(chain: Sequence[Configuration], encoder: str) -> list[Configuration]:
+    """The chain with another encoder that its first configuration continues to train and makes its labels with."""
     first = chain[0]
     if first.recipe.codebook is None or not _continues(first):
         raise UserError(
             f"--checkpoint: {first.name} begins with fresh weights; remove the option, or take the recipe `continue`"
         )
     model = first.content["model"]
-    model = {**model, "init_args": {**model["init_args"], "encoder": checkpoint}}
-    codebook = replace(first.recipe.codebook, checkpoint=checkpoint)
+    model = {**model, "init_args": {**model["init_args"], "encoder": encoder}}
+    codebook = replace(first.recipe.codebook, checkpoint=encoder)
     changed = replace(first, content={**first.content, "model": model}, recipe=replace(first.recipe, codebook=codebook))
     return [changed, *chain[1:]]
 
@@ -210,9 +175,6 @@ def _continues(stage: Configuration) -> bool:
 
 def option_groups(words: Sequence[str]) -> list[list[str]]:
     """Options with the values that follow them.
-
-    Raises:
-        UserError: the first word is not an option.
 
     Example:
         >>> option_groups(["--a", "1", "--b=2"])
@@ -251,9 +213,5 @@ def _mixes_noise(stage: Configuration) -> bool:
 
 def pasteable(path: Path) -> str:
     """Path of a configuration for a command line: `configs/...`, which works anywhere, if we ship it."""
-    folder = configs_folder()
-    return (
-        str(Path("configs") / path.resolve().relative_to(folder))
-        if path.resolve().is_relative_to(folder)
-        else str(path)
-    )
+    folder, full = configs_folder(), path.resolve()
+    return str(Path("configs") / full.relative_to(folder) if full.is_relative_to(folder) else path)

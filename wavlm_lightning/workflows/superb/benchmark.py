@@ -28,8 +28,7 @@ from wavlm_lightning.workflows.superb.cells import (
 )
 from wavlm_lightning.workflows.superb.official import is_official
 
-MINI = "mini"
-"""The data that is made on the spot."""
+MINI = "mini"  # the data that is made on the spot
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} passed, {remaining} left{postfix}"
 
 
@@ -161,11 +160,7 @@ def _rates(search: Sequence[float] | None, task: str) -> Sequence[float] | None:
 
 
 def is_mini(data: Path) -> bool:
-    """Whether all corpora in a folder were made by `wavlm prepare mini`.
-
-    Raises:
-        UserError: the folder holds no corpora.
-    """
+    """Whether all corpora in a folder were made by `wavlm prepare mini`."""
     found = sorted(data.glob("*/corpus.json"))
     if not found:
         raise UserError(f"--data {data}: no corpora there; make them with `wavlm prepare`, or use --data mini")
@@ -173,40 +168,29 @@ def is_mini(data: Path) -> bool:
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Check that no folder holds a run with other options.
-
-    Raises:
-        UserError: one does.
-    """
-    for cell in cells:
-        for run in cell.runs:
-            run.check()
+    """Raise `UserError` if a folder holds a run with other options."""
+    for run in (run for cell in cells for run in cell.runs):
+        run.check()
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> None:
-    """Train and test all runs, cheapest task first; the progress bar counts costs, for a fair estimate of the time left.
+    """Train and test all runs, cheapest task first; if some fail, `UserError` is raised after the others have ended.
 
-    Args:
-        cells: what to run.
-        jobs: runs at a time.
-
-    Raises:
-        UserError: runs failed, after all others have ended.
+    The progress bar counts costs, for a fair estimate of the time left.
     """
     cost = {run.folder: COST[cell.task] / len(cell.runs) for cell in cells for run in cell.runs}
     runs = [run for cell in cells for run in cell.runs]
     todo = [run for run in runs if not run.is_done]
     count, total = len(runs) - len(todo), sum(cost.values())
-    with progress_bar(
-        total=total, initial=total - sum(cost[run.folder] for run in todo), desc="superb", bar_format=BAR
-    ) as bar:
+    initial = total - sum(cost[run.folder] for run in todo)
+    with progress_bar(total=total, initial=initial, desc="superb", bar_format=BAR) as bar:
         bar.set_postfix_str(f"{count}/{len(runs)} runs")
 
         def done(run: HeadRun) -> None:
             nonlocal count
             count += 1
             bar.set_postfix_str(f"{count}/{len(runs)} runs, last {run.folder}", refresh=False)
-            bar.update(min(cost[run.folder], total - bar.n))
+            bar.update(min(cost[run.folder], total - bar.n))  # sums of fractions may end just above the total
 
         if todo:
             run_heads(todo, done, jobs)
@@ -215,10 +199,7 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> None:
 def settle(cell: Cell) -> ResultCard | None:
     """Settle the card of a cell (best learning rate on validation, mean over folds) and write it to the cell's folder.
 
-    The card's `details` hold validation and test figures of every rate, and the rates that failed.
-
-    Returns:
-        None if no rate was finished.
+    The card's `details` hold validation and test figures of every rate, and the rates that failed. None: no rate was finished.
     """
     results = cell.results()
     cards: dict[float | None, list[ResultCard]] = {
@@ -233,30 +214,21 @@ def settle(cell: Cell) -> ResultCard | None:
     if chosen is not None:
         card.details["run"] = results[chosen][0].name
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
-        card.details["learning_rates"] = {
-            rate: {"valid": combined.selection, "test": combined.value} for rate, combined in tried.items()
-        }
+        figures = {rate: {"valid": each.selection, "test": each.value} for rate, each in tried.items()}
+        card.details["learning_rates"] = figures
         card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
-    if results[chosen] != [cell.folder] and not _same(cell.folder / CARD_NAME, card):
+    path = cell.folder / CARD_NAME
+    # A single run has written this card itself, and an equal one need not be written again.
+    if results[chosen] != [cell.folder] and not (path.is_file() and ResultCard.read(path) == card):
         card.write(cell.folder)
     return card
 
 
-def _same(path: Path, card: ResultCard) -> bool:
-    return path.is_file() and ResultCard.read(path) == card
-
-
 def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool, complete: bool) -> str:
-    """Write `superb.md` and `superb.csv`.
+    """Write `superb.md` and `superb.csv`, and return the text to print.
 
-    Args:
-        out: their folder.
-        cards: by (task, label of the upstream), in the order of the rows; a missing card becomes a dash.
-        mini: the corpora are the synthetic ones.
-        complete: nothing failed, and heads were trained for the updates of their YAML.
-
-    Returns:
-        The text to print.
+    `cards` are by (task, label of the upstream), in the order of the rows; a missing one becomes a dash. `complete` means
+    that nothing failed, and heads were trained for the updates of their YAML.
     """
     results: dict[str, dict[str, ResultCard]] = {}
     for (_, label), card in cards.items():

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +19,20 @@ from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 from wavlm_lightning.workflows.fit.joint_heads import HeadLists
 
+# Cost of a task relative to KS, in the order in which tasks are run; used for the estimate of the time left.
 COST: dict[str, float] = {
-    "ks": 1,
-    "ic": 1,
-    "sid": 1.5,
-    "er": 1,
-    "pr": 2,
-    "qbe": 1.5,
-    "sd": 4,
-    "sv": 2,
-    "sf": 7,
-    "asr": 8,
-}
-"""Cost of a task relative to KS, in the order in which tasks are run; used for the estimate of the time left."""
-
+    "ks": 1, "ic": 1, "sid": 1.5, "er": 1, "pr": 2, "qbe": 1.5, "sd": 4, "sv": 2, "sf": 7, "asr": 8,
+}  # fmt: skip
+# Tasks whose head averages over time: after CMVN that average is the same for all utterances (s3prl issue 316).
 POOLED = ("ks", "ic", "sid", "er")
-"""Tasks whose head averages over time: after CMVN that average is the same for all utterances (s3prl issue 316)."""
-
 FOLDS = 5
 
 
 @dataclass(frozen=True)
 class UpstreamSpec:
-    """An upstream as the command line names it.
+    """An upstream as the command line names it."""
 
-    Attributes:
-        spec: the word on the command line.
-        class_path: import path of its class.
-        init_args: arguments of the class.
-    """
-
-    spec: str
+    spec: str  # the word on the command line
     class_path: str
     init_args: dict[str, Any]
 
@@ -81,38 +65,24 @@ class UpstreamSpec:
 
 
 def parse_upstreams(specs: Sequence[str]) -> list[UpstreamSpec]:
-    """Read all upstreams of a command.
-
-    Raises:
-        UserError: an upstream does not exist, or two would share a row or a folder.
-    """
+    """Read all upstreams of a command."""
     upstreams = [UpstreamSpec.parse(spec) for spec in specs]
-    for one in upstreams:
-        for other in upstreams:
-            if one is not other and (one.label == other.label or one.folder == other.folder):
-                raise UserError(
-                    f"{one.spec!r} and {other.spec!r} would share a row or a folder; put LABEL= in front of one"
-                )
+    for one, other in combinations(upstreams, 2):
+        if one.label == other.label or one.folder == other.folder:
+            both = f"{one.spec!r} and {other.spec!r}"
+            raise UserError(f"{both} would share a row or a folder; put LABEL= in front of one")
     return upstreams
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A task on an upstream: one figure of the table.
+    """A task on an upstream: one figure of the table."""
 
-    Attributes:
-        task: name of its YAML.
-        upstream: where its features come from.
-        folder: for its runs and its card.
-        runs: one run, or one per fold; each trains the heads of all learning rates.
-        rates: learning rates to try; empty for the rate of the YAML.
-    """
-
-    task: str
+    task: str  # name of its YAML
     upstream: UpstreamSpec
-    folder: Path
-    runs: list[HeadRun]
-    rates: list[float]
+    folder: Path  # for its runs and its card
+    runs: list[HeadRun]  # one run, or one per fold; each trains the heads of all learning rates
+    rates: list[float]  # learning rates to try; empty for the rate of the YAML
 
     def results(self) -> dict[float | None, list[Path]]:
         """Learning rate (None: that of the YAML) -> the folders with a card, one per fold."""
@@ -152,17 +122,7 @@ def plan_cell(
     rates: Sequence[float] | None,
     steps: int | None,
 ) -> Cell:
-    """Plan all runs of a task on an upstream.
-
-    Args:
-        task: name of its YAML.
-        upstream: the encoder to score.
-        data: folder of corpora; the YAML names one of them.
-        out: folder of all upstreams.
-        mini: use the YAML for the mini corpus.
-        rates: learning rates to try; the YAML's if None.
-        steps: updates; the YAML's if None.
-    """
+    """Plan all runs of a task on an upstream; `data` is the folder of corpora, `rates` and `steps` replace the YAML's."""
     content, corpus, folder = configuration(task, mini), data / corpus_name(task, mini), out / upstream.folder / task
     options = ["-c", config_name(task, mini), "--data.corpus", str(corpus)]
     if content["data"]["init_args"].get("cache"):
@@ -177,21 +137,15 @@ def plan_cell(
     heads = HeadLists({"learning_rate": tried}).labels() if tried else []
     if tried:
         options += ["--model.learning_rate", repr(tried)]
-    if not content["data"]["class_path"].endswith("FoldData"):
-        return Cell(task, upstream, folder, [HeadRun(folder, options, trained, heads)], tried)
-    runs = [
-        HeadRun(folder / f"fold{fold}", [*options, "--data.fold", str(fold)], trained, heads)
-        for fold in range(1, FOLDS + 1)
-    ]
+    places = {folder: options}
+    if content["data"]["class_path"].endswith("FoldData"):
+        places = {folder / f"fold{k}": [*options, "--data.fold", str(k)] for k in range(1, FOLDS + 1)}
+    runs = [HeadRun(place, words, trained, heads) for place, words in places.items()]
     return Cell(task, upstream, folder, runs, tried)
 
 
 def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
-    """Check that every task has its corpus.
-
-    Raises:
-        UserError: one is missing.
-    """
+    """Raise `UserError` if a task has no corpus."""
     for task in tasks:
         name = corpus_name(task, mini)
         if not (data / name / "corpus.json").is_file():
@@ -203,11 +157,7 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
 
 
 def check_tasks(tasks: Sequence[str] | None) -> list[str]:
-    """The requested tasks in the order in which they are run; all by default.
-
-    Raises:
-        UserError: there is no such task.
-    """
+    """The requested tasks in the order in which they are run; all by default."""
     for task in tasks or []:
         if task.lower() not in COST:
             raise UserError(f"--tasks: {task!r} is not one of SUPERB's tasks ({', '.join(COST)})")
@@ -215,4 +165,5 @@ def check_tasks(tasks: Sequence[str] | None) -> list[str]:
 
 
 def _word(value: Any) -> str:
+    # PyYAML puts an end-of-document mark behind a bare scalar.
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

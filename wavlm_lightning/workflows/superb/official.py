@@ -6,6 +6,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.workflows.superb.cells import configuration
 
+# Task -> its corpus recipe, and the utterances of each split.
 CORPORA: dict[str, tuple[str, dict[str, int]]] = {
     "PR": ("librispeech", {"train": 28_539, "valid": 2_703, "test": 2_620}),
     "ASR": ("librispeech", {"train": 28_539, "valid": 2_703, "test": 2_620}),
@@ -18,18 +19,11 @@ CORPORA: dict[str, tuple[str, dict[str, int]]] = {
     "SV": ("voxceleb1", {}),  # the number of utterances after trimming is not published, so the trials are counted
     "SD": ("libri2mix", {"train": 13_900, "valid": 3_000, "test": 3_000}),
 }
-"""Task -> its corpus recipe, and the utterances of each split."""
-
-TRIALS = 37_720
-"""Test trials of SV."""
+TRIALS = 37_720  # test trials of SV
 
 
 def is_official(card: ResultCard) -> str | None:
-    """The reason why a result must not be compared with the published rows; None if it may.
-
-    Raises:
-        UserError: the corpus of the test cannot be opened.
-    """
+    """The reason why a result must not be compared with the published rows; None if it may."""
     recipe, splits = CORPORA[card.task]
     corpus = Corpus.open(card.corpus["path"])
     source = corpus.body["source"]

@@ -28,6 +28,7 @@ KEYS = {
 }  # fmt: skip
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
+# Supported distributions of https://docs.wandb.ai/models/sweeps/sweep-config-keys, with their traits.
 RANGES: dict[str, set[str]] = {
     "int_uniform": {"integer"},
     "uniform": set(),
@@ -36,33 +37,21 @@ RANGES: dict[str, set[str]] = {
     "q_log_uniform_values": {"log", "rounded"},
     "log_uniform": {"log", "exponents"},
 }
-"""Supported distributions of https://docs.wandb.ai/models/sweeps/sweep-config-keys, with their traits."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """An option whose value differs between the trials of a sweep.
+    """An option whose value differs between the trials of a sweep: one of several choices, or a number in a range."""
 
-    Attributes:
-        name: name of the option, without dashes.
-        values: the choices; empty for a range.
-        low: smallest value of a range.
-        high: largest value of a range.
-        log: whether the range is sampled evenly on a logarithmic scale.
-        step: values of a range are rounded to multiples of this; None for no rounding.
-        integer: whether the range holds whole numbers.
-    """
-
-    name: str
-    values: tuple[Any, ...] = ()
+    name: str  # of the option, without dashes
+    values: tuple[Any, ...] = ()  # the choices; empty for a range
     low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    step: float | None = None
+    high: float = 0.0  # inclusive
+    log: bool = False  # sampled evenly on a logarithmic scale
+    step: float | None = None  # values of a range are rounded to multiples of this
     integer: bool = False
 
     def distribution(self) -> BaseDistribution:
-        """The Optuna distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.values:
@@ -76,7 +65,6 @@ class Parameter:
         return json.dumps(value) if self.values else value
 
     def decode(self, stored: Any) -> Any:
-        """The value of the option, from the value that Optuna stores."""
         if self.values:
             return json.loads(stored)
         if self.step is None:
@@ -142,12 +130,9 @@ class SweepFile:
         return count
 
     def words(self, values: Mapping[str, Any]) -> list[str]:
-        """The command of a trial as W&B's agent builds it.
-
-        Args:
-            values: name of a parameter -> its value.
-        """
+        """The command of a trial as W&B's agent builds it, from name of a parameter -> its value."""
         pairs = [f"{name}={value}" for name, value in values.items()]
+        flags = {name: f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()}
         macros = {
             "env": ["/usr/bin/env"],
             "interpreter": ["python"],
@@ -155,11 +140,7 @@ class SweepFile:
             "args": [f"--{pair}" for pair in pairs],
             "args_no_equals": [word for name, value in values.items() for word in (f"--{name}", str(value))],
             "args_no_hyphens": pairs,
-            "args_no_boolean_flags": [
-                f"--{name}" if value is True else f"--{name}={value}"
-                for name, value in values.items()
-                if value is not False
-            ],
+            "args_no_boolean_flags": [flags[name] for name, value in values.items() if value is not False],
             "args_append_hydra": [f"+{pair}" for pair in pairs],
             "args_override_hydra": [f"++{pair}" for pair in pairs],
             "args_json": [json.dumps(dict(values))],
@@ -177,8 +158,7 @@ class SweepFile:
             UserError: the command does not start `wavlm fit`.
         """
         words = self.words(values)
-        if words[:1] == ["/usr/bin/env"]:
-            words = words[1:]
+        words = words[1:] if words[:1] == ["/usr/bin/env"] else words
         if words[1:3] == ["-m", "wavlm_lightning"]:
             words = ["wavlm", *words[3:]]
         if len(words) < 2 or Path(words[0]).name != "wavlm" or words[1] != "fit":
@@ -187,10 +167,7 @@ class SweepFile:
 
 
 def read_sweep(name: str) -> SweepFile:
-    """Read a sweep file.
-
-    Args:
-        name: path of the file; `configs/...` is found from any folder.
+    """Read a sweep file; a `name` of `configs/...` is found from any folder.
 
     Raises:
         UserError: the file is missing or not a sweep file, or asks for something that is not supported here.
@@ -209,27 +186,20 @@ def read_sweep(name: str) -> SweepFile:
             raise UserError(f"{name}: unknown key {key!r}{nearest(str(key), KEYS)}")
     method, metric, cap = body.get("method"), body.get("metric"), body.get("run_cap")
     if method not in METHODS:
-        raise UserError(
-            f"{name}: method must be one of {', '.join(METHODS)}, not {method!r}{nearest(str(method), METHODS)}"
-        )
+        hint = nearest(str(method), METHODS)
+        raise UserError(f"{name}: method must be one of {', '.join(METHODS)}, not {method!r}{hint}")
     if not isinstance(metric, dict) or "name" not in metric or metric.get("goal") not in ("minimize", "maximize"):
         raise UserError(
             f"{name}: metric must name what ranks the trials: `{{name: valid/loss, goal: minimize}}`, or maximize"
         )
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise UserError(f"{name}: run_cap must be a whole number of 1 or more")
-    return SweepFile(
-        path,
-        method,
-        str(metric["name"]),
-        metric["goal"],
-        tuple(_parameter(str(key), value, f"{name}: parameters: {key}") for key, value in body["parameters"].items()),
-        str(body.get("program", "")),
-        tuple(str(part) for part in body.get("command") or DEFAULT_COMMAND),
-        _halving(body.get("early_terminate"), name),
-        cap,
-        body,
-    )
+    named = body["parameters"].items()
+    parameters = tuple(_parameter(str(key), value, f"{name}: parameters: {key}") for key, value in named)
+    command = tuple(str(part) for part in body.get("command") or DEFAULT_COMMAND)
+    halving = _halving(body.get("early_terminate"), name)
+    program, ranks = str(body.get("program", "")), str(metric["name"])
+    return SweepFile(path, method, ranks, metric["goal"], parameters, program, command, halving, cap, body)
 
 
 def _parameter(name: str, body: Any, where: str) -> Parameter:
@@ -249,13 +219,13 @@ def _parameter(name: str, body: Any, where: str) -> Parameter:
 
 
 def _range(name: str, body: dict[str, Any], where: str) -> Parameter:
-    low: Any = body.get("min")
-    high: Any = body.get("max")
-    for bound, value in (("min", low), ("max", high)):
+    bounds: dict[str, Any] = {"min": body.get("min"), "max": body.get("max")}
+    for bound, value in bounds.items():
         if isinstance(value, str):
             raise UserError(f"{where}: {bound} is the text {value!r}; YAML reads 1.0e-5 as a number, but not 1e-5")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{where}: give `values: [...]`, `value: ...`, or `min:` and `max:`")
+    low, high = bounds.values()
     whole = isinstance(low, int) and isinstance(high, int)
     kind = body.get("distribution", "int_uniform" if whole else "uniform")
     if kind not in RANGES:

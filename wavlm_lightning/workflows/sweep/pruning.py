@@ -15,17 +15,12 @@ from wavlm_lightning.workflows.sweep.study import GIVEN_UP, open_study
 class ReportToSweep(pl.Callback):
     """Reports the metric after each validation, and stops the run if Optuna's pruner says so.
 
-    Args:
-        folder: folder of the sweep.
-        sweep: the sweep file.
-        number: number of the Optuna trial.
-
-    Attributes:
-        validations: number of validations so far, including those before an interruption.
+    `folder` is that of the sweep, `number` that of the Optuna trial.
     """
 
     def __init__(self, folder: Path, sweep: SweepFile, number: int) -> None:
-        self.folder, self.sweep, self.number, self.validations = folder, sweep, number, 0
+        self.folder, self.sweep, self.number = folder, sweep, number
+        self.validations = 0  # so far, including those before an interruption
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}
@@ -47,6 +42,7 @@ class ReportToSweep(pl.Callback):
         from optuna.trial import Trial as OptunaTrial
 
         study = open_study(self.folder, self.sweep)
+        # `ask` was called in the parent process, and Optuna has no public way to report to the trial from here.
         trial = OptunaTrial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed run repeats the validations since its last checkpoint

@@ -1,7 +1,9 @@
-"""Runs the trials of a sweep: several at a time, each in its own folder, each resumed where it stopped."""
+"""Runs the trials of a sweep: several at a time, each in its own folder, each resumed where it stopped; ranks the results."""
 
 from __future__ import annotations
 
+import csv
+import math
 import os
 import shlex
 import shutil
@@ -12,15 +14,14 @@ from pathlib import Path
 from unittest import mock
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import locked
+from wavlm_lightning.system.files import atomic_write, locked
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
-from wavlm_lightning.workflows.sweep.table import command, ranked, ranking, write_trials
 
-TOO_MANY = 3
-"""Stop after this many failures without a success: the cause is then not the values of one trial."""
+TABLE = "trials.csv"
+TOO_MANY = 3  # failures without a success: the cause is then not the values of one trial, so the sweep stops
 
 
 def run_sweep(
@@ -69,14 +70,13 @@ def run_sweep(
         print(hosted(sweep, extra))
     if failures:
         stopped = "" if best else "; the sweep stops here because no trial has succeeded"
-        raise UserError(
-            f"{len(failures)} of {count} trials failed{stopped}; the same command tries them again: {failures[0]}"
-        )
+        failed = f"{len(failures)} of {count} trials failed{stopped}"
+        raise UserError(f"{failed}; the same command tries them again: {failures[0]}")
     return best
 
 
 def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], jobs: int, test: bool) -> list[str]:
-    """Run the trials of `slots` that have not ended; one sentence for each that failed."""
+    """Run the trials of `slots` that have not ended; returns one sentence for each that failed."""
     ended = {trial.slot for trial in study.trials() if trial.state in ENDED}
     left = [slot for slot in slots if slot not in ended]
     failures: list[str] = []
@@ -112,11 +112,7 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
 
 
 def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Sequence[str], test: bool) -> None:
-    """Train a trial, resuming from its last checkpoint, and test it if asked to; output goes to its `log.txt`.
-
-    Raises:
-        UserError: the trial failed; its log shows the reason.
-    """
+    """Train a trial, resuming from its last checkpoint, and test it if asked to; output goes to its `log.txt`."""
     from wavlm_lightning.workflows.fit import fit
     from wavlm_lightning.workflows.fit import test as score
     from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
@@ -161,8 +157,51 @@ def _check_options(extra: Sequence[str]) -> None:
 
 def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
     """Instructions for running the same file with a W&B server."""
-    lines = ["With a W&B account the same file runs on any number of machines:", f"  wandb sweep {sweep.path}"]
-    lines.append("  wandb agent ENTITY/PROJECT/SWEEP      (printed by the first command; once per machine or GPU)")
-    if extra:
-        lines.append(f"  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}")
+    text = f"""With a W&B account the same file runs on any number of machines:
+  wandb sweep {sweep.path}
+  wandb agent ENTITY/PROJECT/SWEEP      (printed by the first command; once per machine or GPU)"""
+    added = f"\n  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}"
+    return text + added if extra else text
+
+
+def ranked(trials: Sequence[Trial], sweep: SweepFile) -> list[Trial]:
+    """The trials that are done or given up, best first."""
+    sign = 1 if sweep.goal == "minimize" else -1
+    ended = [(sign * t.value, t.slot, t) for t in trials if t.state in ENDED and t.value is not None]
+    return [trial for *_, trial in sorted(ended, key=lambda row: row[:2])]
+
+
+def write_trials(folder: Path, trials: Sequence[Trial], sweep: SweepFile, extra: Sequence[str]) -> None:
+    """Write `trials.csv`: every trial that was begun, its best value and the validation that gave it."""
+    names = [parameter.name for parameter in sweep.parameters]
+    with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["trial", "state", sweep.metric, "best_validation", "validations", *names, "command"])
+        for trial in trials:
+            best = next((step for step, value in sorted(trial.reported.items()) if value == trial.value), None)
+            row = [trial.folder_name, trial.state, trial.value, best, len(trial.reported)]
+            values = [trial.values[name] for name in names]
+            table.writerow([*row, *values, command(trial, sweep, extra, folder / trial.folder_name)])
+
+
+def command(trial: Trial, sweep: SweepFile, extra: Sequence[str], folder: Path) -> str:
+    """The command that runs one trial alone, in a run folder of its own."""
+    options = [*sweep.options(trial.values), *extra, "--trainer.default_root_dir", str(folder)]
+    return shlex.join(["wavlm", "fit", *options])
+
+
+def ranking(trials: Sequence[Trial], sweep: SweepFile, most: int = 10) -> str:
+    """The best trials as a text table of at most `most` rows."""
+    names = [parameter.name for parameter in sweep.parameters if len(parameter.values) != 1]
+    order = ranked(trials, sweep)
+    rows = [["", "trial", sweep.metric, *names, "state"]]
+    for place, trial in enumerate(order[:most], start=1):
+        assert trial.value is not None
+        value = f"{trial.value:.5g}" if math.isfinite(trial.value) else "not finite"
+        shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (trial.values[name] for name in names)]
+        rows.append([str(place), trial.folder_name, value, *shown, trial.state])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if len(order) > most:
+        lines.append(f"... and {len(order) - most} more in {TABLE}")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
 if TYPE_CHECKING:
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL, RECORD, NAME = "journal.jsonl", "sweep.json", "sweep"
-SLOT, GIVEN_UP = "slot", "given_up"
-"""User attributes of an Optuna trial."""
+SLOT, GIVEN_UP = "slot", "given_up"  # user attributes of an Optuna trial
+# Keys of the sweep file that may not change between two calls; `run_cap` may be raised.
 _SHAPING = ("method", "metric", "parameters", "early_terminate", "command", "program")
-"""Keys of the sweep file that may not change between two calls; `run_cap` may be raised."""
 State = Literal["done", "given up", "failed", "begun"]
 STATES: dict[str, State] = {"COMPLETE": "done", "PRUNED": "given up", "FAIL": "failed"}
 ENDED: tuple[State, ...] = ("done", "given up")
@@ -30,27 +30,17 @@ ENDED: tuple[State, ...] = ("done", "given up")
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial with its results so far.
+    """A trial with its results so far."""
 
-    Attributes:
-        slot: index of the trial in the sweep, from 0.
-        number: number of the Optuna trial; a retry of a failed trial has a new number.
-        values: name of a parameter -> its value.
-        state: `done`, `given up` (pruned), `failed`, or `begun` (running or interrupted).
-        reported: validation, from 1 -> the metric.
-        value: the best of `reported`; the worst possible if none is finite; None before the first validation.
-    """
-
-    slot: int
-    number: int
-    values: dict[str, Any]
-    state: State
-    reported: dict[int, float]
-    value: float | None
+    slot: int  # index of the trial in the sweep, from 0
+    number: int  # of the Optuna trial; a retry of a failed trial has a new number
+    values: dict[str, Any]  # name of a parameter -> its value
+    state: State  # `given up` is pruned, `begun` is running or interrupted
+    reported: dict[int, float]  # validation, from 1 -> the metric
+    value: float | None  # the best of `reported`; infinite if none is finite; None before the first validation
 
     @property
     def folder_name(self) -> str:
-        """Name of its run folder."""
         return f"trial-{self.slot:03}"
 
 
@@ -60,12 +50,6 @@ class SweepStudy:
     The values of a slot depend on the seed, the slot and, for `bayes`, on the results so far. A resumed sweep therefore
     draws the values that it would have drawn without the interruption.
 
-    Args:
-        folder: folder of the sweep.
-        sweep: the sweep file.
-        options: further options of every trial.
-        seed: seed of the draws.
-
     Raises:
         UserError: the folder holds another sweep, or Optuna is not installed.
     """
@@ -74,18 +58,15 @@ class SweepStudy:
         try:
             import optuna
         except ImportError as error:
-            raise UserError(
-                "wavlm sweep needs Optuna; install it with `pip install 'wavlm_lightning[sweep]'`"
-            ) from error
+            raise UserError("wavlm sweep needs Optuna: `pip install 'wavlm_lightning[sweep]'`") from error
         self.folder, self.sweep, self.seed = folder, sweep, seed
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         record = folder / RECORD
         if record.is_file():
             before = json.loads(record.read_text())
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
-                raise UserError(
-                    f"{folder} holds a sweep with other {', '.join(changed)}; choose another --output, or remove that folder"
-                )
+                other = ", ".join(changed)
+                raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
         elif folder.is_dir() and any(path.name != "lock" for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no sweep; choose another --output")
         else:
@@ -96,21 +77,17 @@ class SweepStudy:
     def trials(self) -> list[Trial]:
         """The newest Optuna trial of every slot that was begun, by slot."""
         found = [trial for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
-        newest = {trial.user_attrs[SLOT]: trial for trial in found}
+        newest = {trial.user_attrs[SLOT]: trial for trial in found}  # Optuna lists them in the order of their numbers
         return [self._read(newest[slot]) for slot in sorted(newest)]
 
     def _read(self, trial: FrozenTrial) -> Trial:
         best, worst = (min, math.inf) if self.sweep.goal == "minimize" else (max, -math.inf)
         reported = dict(trial.intermediate_values)
         finite = [value for value in reported.values() if math.isfinite(value)]
-        return Trial(
-            trial.user_attrs[SLOT],
-            trial.number,
-            {p.name: p.decode(trial.params[p.name]) for p in self.sweep.parameters},
-            STATES.get(trial.state.name, "begun"),
-            reported,
-            best(finite) if finite else worst if reported else None,
-        )
+        values = {p.name: p.decode(trial.params[p.name]) for p in self.sweep.parameters}
+        value = best(finite) if finite else worst if reported else None
+        state = STATES.get(trial.state.name, "begun")
+        return Trial(trial.user_attrs[SLOT], trial.number, values, state, reported, value)
 
     def begin(self, slot: int) -> Trial:
         """The trial of a slot: the interrupted one, a retry of the failed one, or a new one."""
@@ -121,21 +98,20 @@ class SweepStudy:
             return before
         distributions = {p.name: p.distribution() for p in self.sweep.parameters}
         if before is None and self.sweep.method != "grid":
-            self.study.sampler = _sampler(self.sweep.method, self.seed, slot)
+            self.study.sampler = _sampler(self.sweep.method, self.seed, slot)  # fresh: no state to save between calls
             self.study.ask(distributions).set_user_attr(SLOT, slot)
         else:
             values = self.sweep.grid()[slot] if before is None else before.values
             # A failed run with a checkpoint resumes from it, so the values that it reported before remain valid.
-            resumes = before is not None and (self.folder / before.folder_name / "checkpoints" / "last.ckpt").exists()
-            self.study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params={p.name: p.encode(values[p.name]) for p in self.sweep.parameters},
-                    distributions=distributions,
-                    user_attrs={SLOT: slot},
-                    intermediate_values=before.reported if before is not None and resumes else None,
-                )
+            resumes = before is not None and checkpoint(self.folder / before.folder_name, LAST).exists()
+            trial = create_trial(
+                state=TrialState.RUNNING,
+                params={p.name: p.encode(values[p.name]) for p in self.sweep.parameters},
+                distributions=distributions,
+                user_attrs={SLOT: slot},
+                intermediate_values=before.reported if before is not None and resumes else None,
             )
+            self.study.add_trial(trial)
         return next(trial for trial in self.trials() if trial.slot == slot)
 
     def end(self, trial: Trial) -> Trial:
@@ -153,10 +129,8 @@ class SweepStudy:
                 f"{trial.folder_name} never logged {self.sweep.metric} at a validation; correct metric.name in "
                 f"{self.sweep.path}, or let trials validate (trainer.val_check_interval)"
             )
-        if is_given_up(self.study, trial.number):
-            self.study.tell(trial.number, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial.number, now.value)
+        pruned = is_given_up(self.study, trial.number)
+        self.study.tell(trial.number, None if pruned else now.value, TrialState.PRUNED if pruned else None)
         return self._read(self.study.get_trials(deepcopy=False)[trial.number])
 
     def fail(self, trial: Trial) -> None:
@@ -192,4 +166,5 @@ def _sampler(method: str, seed: int, slot: int) -> Any:
 
     drawn = int(np.random.SeedSequence([seed, slot]).generate_state(1)[0])
     # W&B fits a Gaussian process. TPE is as good for tens of trials, and handles choices as well.
+    # `constant_liar` counts running trials as bad, or trials that run at the same time could draw almost the same values.
     return RandomSampler(drawn) if method == "random" else TPESampler(seed=drawn, constant_liar=True)
