@@ -102,7 +102,12 @@ def gradient(tiny: Path, strategy: str) -> list[torch.Tensor]:
 
 def together(tiny: Path, strategy: str) -> dict[str, Any]:
     """Four updates with LayerDrop; the second process meets a NaN in one of them."""
-    shape = {**SMALL, "layers": 4, "layer_drop": 0.5, "feature_grad_mult": 0.0}  # frozen convolutions wait for no gradient
+    shape = {
+        **SMALL,
+        "layers": 4,
+        "layer_drop": 0.5,
+        "feature_grad_mult": 0.0,
+    }  # frozen convolutions wait for no gradient
     model = module(Poisoned, encoder_overrides=shape, objectives=[MaskedPrediction(final_dim=16)])
     trainer = quiet_trainer(max_steps=4, devices=2, strategy=strategy, limit_val_batches=0)
     trainer.fit(model, data(tiny, batch_seconds=2.0))
