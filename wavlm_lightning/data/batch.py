@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from typing import Any, Self
 
 import numpy as np
@@ -59,10 +60,10 @@ class Waveforms(Transferable):
 
 @dataclass(frozen=True)
 class Targets(Transferable):
-    """Labels of a batch, as indices.
+    """Targets of a batch: label indices, or numbers of any dtype.
 
     Attributes:
-        values: int64 `(batch,)`, or `(batch, longest, ...)` for sequences, zero-padded.
+        values: `(batch,)`, or `(batch, longest, ...)` for sequences, zero-padded; int64 for label indices.
         lengths: labels of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
     """
 
@@ -71,11 +72,14 @@ class Targets(Transferable):
 
     @classmethod
     def pad(cls, targets: Sequence[Tensor]) -> Targets:
-        """Stack scalars `()` or sequences `(labels, ...)`."""
+        """Stack scalars `()` or sequences `(labels, ...)`; integers stay integers, and floats stay floats."""
         if targets[0].ndim == 0:
             return cls(torch.stack(list(targets)), torch.ones(len(targets), dtype=torch.int64))
         lengths = torch.tensor([len(target) for target in targets])
-        values = torch.zeros(len(targets), int(lengths.max()), *targets[0].shape[1:], dtype=torch.int64)
+        # An empty `torch.tensor([])` is float32 whatever the others are, so it has no say in the dtype.
+        filled = [target.dtype for target in targets if len(target)]
+        dtype = reduce(torch.promote_types, filled) if filled else torch.int64
+        values = torch.zeros(len(targets), int(lengths.max()), *targets[0].shape[1:], dtype=dtype)
         for row, target in zip(values, targets, strict=True):
             row[: len(target)] = target
         return cls(values, lengths)

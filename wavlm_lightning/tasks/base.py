@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -140,6 +142,7 @@ class Task(HeadCheckpoint):
     def configure_model(self) -> None:
         """Build the head for the trainer's corpus. Without a trainer, the checkpoint being loaded builds it."""
         if self._trainer is not None:
+            check_trainer(self)
             self.build(self.read_labels(self.trainer.datamodule.corpus))
 
     def build(self, labels: Any) -> None:
@@ -230,3 +233,20 @@ class Task(HeadCheckpoint):
         if not finite:
             self.skipped_updates += 1
             self.log("train/skipped_updates", float(self.skipped_updates))
+
+
+def check_trainer(task: Task) -> None:
+    """Refuse a strategy or callback under which the head or the upstream would silently train wrongly."""
+    strategy = task.trainer.strategy
+    # Any other strategy would need the task to shard itself: without that, each process trains a model of its own.
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        raise UserError(
+            f"{task.name}: trainer.strategy {type(strategy).__name__} would not average the gradients of a task over "
+            "processes; use ddp"
+        )
+    for callback in task.trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
+                "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
+            )

@@ -48,6 +48,10 @@ class Upstream(nn.Module, ABC):
         if self.frozen:
             self.requires_grad_(False)
             self.eval()
+        # Tasks draw no mask, so its embedding never gets a gradient, and DDP stops at parameters without one.
+        for name, parameter in self.named_parameters():
+            if name.endswith("masked_spec_embed"):
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Upstream:
         """Set the mode; frozen upstreams stay in eval mode."""

@@ -1,0 +1,80 @@
+"""Tasks that train their upstream, targets of floats, and trainers under which a task would train wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
+from quiet import quiet_trainer
+from ranks import together
+
+from wavlm_lightning.data.batch import Targets
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import KeywordSpotting, TaskData
+from wavlm_lightning.tasks.base import check_trainer
+from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.upstreams import WavLMUpstream
+
+
+def train(corpus: str, folder: str, devices: int) -> None:
+    """Three updates of KS with a trained encoder, 8 utterances each over all processes; the weights go to a file."""
+    torch.manual_seed(0)
+    task = KeywordSpotting(WavLMUpstream("tiny", frozen=False), learning_rate=1e-3)
+    data = TaskData(corpus, batch_size=8 // devices, seed=0)
+    trainer = quiet_trainer(
+        max_steps=3, limit_val_batches=0, devices=devices, strategy="ddp" if devices > 1 else "auto"
+    )
+    trainer.fit(task, data)
+    state = {name: value for name, value in task.state_dict().items() if value.is_floating_point()}
+    torch.save(state, Path(folder) / f"{trainer.global_rank}-of-{devices}.pt")
+
+
+def test_an_encoder_trains_in_two_processes_as_in_one(tiny, tmp_path):
+    """`masked_spec_embed`, which no task uses, stopped DDP before."""
+    together(2, tmp_path / "log.txt", train, str(tiny / "ks"), str(tmp_path), 2)
+    zero, one = (torch.load(tmp_path / f"{rank}-of-2.pt") for rank in range(2))
+    before = WavLMUpstream("tiny", frozen=False).state_dict()
+    changed = [name for name in before if not torch.equal(before[name], zero[f"upstream.{name}"])]
+    assert len(changed) > 40
+    assert "encoder.masked_spec_embed" not in changed
+    for name in zero:
+        assert torch.equal(zero[name], one[name]), name
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_strategy_that_does_not_average_is_refused_by_name(tiny, processes):
+    task = KeywordSpotting(WavLMUpstream("tiny"), learning_rate=1e-3)
+    if processes == 1:
+        with pytest.raises(UserError, match=r"KS: trainer\.strategy FSDP2 would not average the gradients .* use ddp"):
+            quiet_trainer(max_steps=1, strategy=FSDP2()).fit(task, TaskData(str(tiny / "ks")))
+    else:
+        task._trainer = SimpleNamespace(strategy=FSDP2(), callbacks=[])
+        with pytest.raises(UserError, match="FSDP2"):
+            check_trainer(task)
+
+
+def test_unfreezing_by_a_callback_is_refused(tiny):
+    task = KeywordSpotting(WavLMUpstream("tiny"), learning_rate=1e-3)
+    task.backbone = task.upstream  # where Lightning's callback looks for what it unfreezes
+    trainer = quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning(1)])
+    with pytest.raises(UserError, match=r"BackboneFinetuning would train nothing.*frozen: false"):
+        trainer.fit(task, TaskData(str(tiny / "ks")))
+
+
+@pytest.mark.parametrize(
+    ("targets", "values", "dtype"),
+    [
+        ([[0.5, -0.3, 0.9], [0.25]], [[0.5, -0.3, 0.9], [0.25, 0.0, 0.0]], torch.float32),
+        ([[3, 4], [5]], [[3, 4], [5, 0]], torch.int64),
+        ([[], [5]], [[0], [5]], torch.int64),
+        ([[], []], [[], []], torch.int64),
+    ],
+)
+def test_targets_keep_their_dtype(targets, values, dtype):
+    padded = Targets.pad([torch.tensor(target) for target in targets])
+    assert padded.values.dtype == dtype
+    assert torch.equal(padded.values, torch.tensor(values, dtype=dtype))
+    assert padded.lengths.tolist() == [len(target) for target in targets]
