@@ -244,7 +244,7 @@ def check_trainer(task: Task) -> None:
             f"{task.name}: trainer.strategy {type(strategy).__name__} would not average the gradients of a task over "
             "processes; use ddp"
         )
-    for callback in task.trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in task.trainer.callbacks:
         if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
