@@ -17,6 +17,7 @@ import wavlm_lightning
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.base import PERCENT
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
@@ -60,10 +61,13 @@ class WriteResultCard(pl.Callback):
             selection = {**selection, "split": task.selection_split(*names)}
         metrics: dict[str, MetricValue] = {}
         for name, better in {task.metric: task.better, **task.others}.items():
-            value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * 100, 4)
-            metrics[name] = {"value": value, "unit": "%", "better": better}
+            unit = task.units.get(name, PERCENT)
+            value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * unit.scale, 4)
+            metrics[name] = {"value": value, "unit": unit.name, "better": better}
+            if unit != PERCENT:  # cards of percentages stay as older versions wrote them
+                metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
-            metrics[task.metric]["chance"] = 100 * task.chance
+            metrics[task.metric]["chance"] = task.units.get(task.metric, PERCENT).scale * task.chance
         return ResultCard(
             task=task.name,
             metrics=metrics,

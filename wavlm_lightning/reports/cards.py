@@ -16,12 +16,22 @@ CARD_NAME = "card.json"
 
 
 class MetricValue(TypedDict):
-    """One figure of a run; `value` and `chance` (what guessing scores) are in `unit`."""
+    """One figure of a run; `value` and `chance` (what guessing scores) are in `unit`.
+
+    `scale` times the value in curves gives `value`, which is shown with `decimals`; cards of percentages have neither.
+    """
 
     value: float
     unit: str
     better: Literal["lower", "higher"]
     chance: NotRequired[float]
+    scale: NotRequired[float]
+    decimals: NotRequired[int]
+
+
+def scale(metric: MetricValue) -> float:
+    """The factor from a metric's value in curves to that on its card."""
+    return metric.get("scale", 100.0 if metric["unit"] == "%" else 1.0)
 
 
 class CorpusReference(TypedDict):

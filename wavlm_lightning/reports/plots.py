@@ -63,11 +63,11 @@ def draw_results(
         # With more rows than colours all bars are alike: repeated colours would suggest groups.
         colour = SERIES[row] if len(upstreams) <= len(SERIES) else SERIES[0]
         axes.barh(row, card.value, height=0.62, color=colour)
-        text, end = f"{card.value:.1f}", card.value
+        text, end = bar_figure(card), card.value
         weight = "bold" if text == best else "normal"
         if (deviation := (deviations or {}).get(label)) is not None:
             axes.errorbar(card.value, row, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
-            text, end = f"{text} ± {deviation:.1f}", card.value + deviation
+            text, end = f"{text} ± {deviation:.{bar_decimals(card)}f}", card.value + deviation
         # On a patch of paper colour, so that the line of chance does not cross the figures.
         axes.text(
             end + top * 0.02, row, text, va="center", color=INK, fontweight=weight,
@@ -75,7 +75,7 @@ def draw_results(
         )  # fmt: skip
     axes.set_yticks(range(len(upstreams)), list(upstreams), color=INK)
     axes.set_ylim(len(upstreams) - 0.2, -0.55)
-    axes.set_xlim(0, top * (1.4 if deviations else 1.14))
+    axes.set_xlim(min([0.0, *(1.14 * card.value for card in cards)]), top * (1.4 if deviations else 1.14))
     # The space for figures to the right of the bars has no ticks: it is not part of the scale.
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= top])
     axes.tick_params(length=0)
@@ -266,8 +266,18 @@ def _best(cards: Sequence[ResultCard]) -> str | None:
     """The best figure as it is written on its bar; None if there is only one."""
     if len(cards) < 2:
         return None
-    values = [round(card.value, 1) for card in cards]
-    return f"{min(values) if cards[0].main['better'] == 'lower' else max(values):.1f}"
+    best = min if cards[0].main["better"] == "lower" else max
+    return bar_figure(best(cards, key=lambda card: card.value))
+
+
+def bar_decimals(card: ResultCard) -> int:
+    """Decimals on a bar: one for percentages, those of the metric for others."""
+    return card.main.get("decimals", 1)
+
+
+def bar_figure(card: ResultCard) -> str:
+    """The figure of a card as it is written on its bar."""
+    return f"{card.value:.{bar_decimals(card)}f}"
 
 
 def _draw_curves(

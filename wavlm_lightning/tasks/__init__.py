@@ -13,7 +13,7 @@ Imports `encoder`, `audio`, `metrics`, `augment`, `system`, `data`, `upstreams` 
 Tests: `tests/tasks/`.
 """
 
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.base import Task, Unit
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
@@ -45,5 +45,6 @@ __all__ = [
     "SpeechRecognition",
     "Task",
     "TaskData",
+    "Unit",
     "UtteranceClassification",
 ]

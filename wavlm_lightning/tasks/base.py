@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +26,24 @@ Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
 
 
+@dataclass(frozen=True)
+class Unit:
+    """How a card, a table or a picture shows a metric: its value times `scale`, with `decimals`, followed by `name`.
+
+    Example:
+        >>> class Denoiser(Task):
+        ...     metric, better, others = "si_sdr", "higher", {"pesq": "higher"}
+        ...     units = {"si_sdr": Unit("dB", 1.0, 1), "pesq": Unit("", 1.0, 2)}
+    """
+
+    name: str = "%"
+    scale: float = 100.0
+    decimals: int = 2
+
+
+PERCENT = Unit()
+
+
 class Task(HeadCheckpoint):
     """A downstream task: a LightningModule with a head on an upstream (SUPERB, arXiv 2105.01051).
 
@@ -45,6 +64,7 @@ class Task(HeadCheckpoint):
         metric: name of the headline metric.
         better: `lower` or `higher`.
         others: further metrics that `build_metric` computes, and their direction.
+        units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
 
@@ -57,6 +77,7 @@ class Task(HeadCheckpoint):
     metric: ClassVar[str]
     better: ClassVar[Direction]
     others: ClassVar[dict[str, Direction]] = {}
+    units: ClassVar[dict[str, Unit]] = {}
     cache_level: ClassVar[Level | None] = None
 
     def __init__(
@@ -147,6 +168,10 @@ class Task(HeadCheckpoint):
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
+        if unknown := set(self.units) - {self.metric, *self.others}:
+            raise UserError(
+                f"{self.name}: `units` names {', '.join(sorted(unknown))}, which is not a metric of the task"
+            )
         if self.labels is not None:
             if self.labels != labels:
                 raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")

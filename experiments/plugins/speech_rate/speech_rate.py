@@ -9,7 +9,7 @@ from torchmetrics.regression import ConcordanceCorrCoef
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks import Task, Unit
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -31,6 +31,7 @@ class SpeechRate(Task):
     """
 
     name, metric, better = "RATE", "ccc", "higher"
+    units = {"ccc": Unit("", 1.0, 3)}
     cache_level = "frame"
 
     def __init__(self, upstream: Upstream, hidden: int = 64, **settings) -> None:

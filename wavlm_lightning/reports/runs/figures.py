@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS, points
 from wavlm_lightning.reports import plots
+from wavlm_lightning.reports.cards import scale
 from wavlm_lightning.reports.curves import Curves, Series
 from wavlm_lightning.reports.figures import Draw
 from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
@@ -180,7 +181,7 @@ def _validation(result: Result, problems: list[str]) -> list[Series]:
                 problems.append(str(error))
                 continue
             if series is not None:
-                found.append(series.scaled(100 if card.main["unit"] == "%" else 1))
+                found.append(series.scaled(scale(card.main)))
     return found
 
 

@@ -15,7 +15,7 @@ from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
-from wavlm_lightning.reports.runs.tables import Official, board_cards, figure
+from wavlm_lightning.reports.runs.tables import DECIMALS, Official, board_cards, figure
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
@@ -216,7 +216,14 @@ def _sources(directory: Path, collection: Collection) -> Blocks:
         for task, result in row.items():
             for card, file in zip(result.cards, result.files, strict=True):
                 metric, address = metric_title(card.headline), _address(file, directory)
-                line = text.card_line(task, metric, figure(card.value), card.learning_rate, card.seed, address)
+                line = text.card_line(
+                    task,
+                    metric,
+                    figure(card.value, card.main.get("decimals", DECIMALS)),
+                    card.learning_rate,
+                    card.seed,
+                    address,
+                )
                 pairs.append((line, card.command))
         blocks.append(Fold(text.command_title(upstream, list(row)), [Commands(pairs)]))
     return blocks

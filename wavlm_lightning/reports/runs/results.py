@@ -59,6 +59,7 @@ class Column:
     metric: str
     unit: str
     better: str
+    decimals: int = 2
 
 
 @dataclass
@@ -84,7 +85,9 @@ class Collection:
             for card in (row[task].card for row in self.results.values() if task in row):
                 for name in board_metrics(card) or [card.headline]:
                     metric = card.metrics[name]
-                    columns.setdefault((task, name), Column(task, name, metric["unit"], metric["better"]))
+                    columns.setdefault(
+                        (task, name), Column(task, name, metric["unit"], metric["better"], metric.get("decimals", 2))
+                    )
         return list(columns.values())
 
     @property

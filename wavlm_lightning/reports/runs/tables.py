@@ -20,9 +20,9 @@ DECIMALS = 2  # the board's own precision; figures that look equal in a table co
 _BETTER = {column: "lower" if worst > best else "higher" for column, (worst, best) in REFERENCE_POINTS.items()}
 
 
-def figure(value: float) -> str:
-    """Write a figure at the precision of the tables."""
-    return f"{value:.{DECIMALS}f}"
+def figure(value: float, decimals: int = DECIMALS) -> str:
+    """Write a figure at the precision of the tables, or at that of its metric."""
+    return f"{value:.{decimals}f}"
 
 
 def column_cell(column: Column) -> Cell:
@@ -56,15 +56,16 @@ def winners(collection: Collection) -> dict[Column, list[str]]:
     for column in collection.columns:
         values = {name: result.value(column.metric) for name, result in collection.of_column(column).items()}
         if len(values) > 1:
-            best = figure((min if column.better == "lower" else max)(values.values()))
-            found[column] = [name for name, value in values.items() if figure(value) == best]
+            best = figure((min if column.better == "lower" else max)(values.values()), column.decimals)
+            found[column] = [name for name, value in values.items() if figure(value, column.decimals) == best]
     return found
 
 
 def with_deviation(result: Result, metric: str) -> str:
     """Write a figure of a result, with its deviation if there are several seeds: "53.40 ± 0.40"."""
-    deviation, text = result.deviation(metric), figure(result.value(metric))
-    return text if deviation is None else f"{text} ± {figure(deviation)}"
+    decimals = result.card.metrics[metric].get("decimals", DECIMALS)
+    deviation, text = result.deviation(metric), figure(result.value(metric), decimals)
+    return text if deviation is None else f"{text} ± {figure(deviation, decimals)}"
 
 
 def board_cards(row: Mapping[str, Result]) -> dict[str, ResultCard]:
@@ -136,7 +137,7 @@ def comparison_table(collection: Collection, first: str, second: str) -> Table:
         relative = f"{100 * (after - before) / abs(before):+.1f} %" if before else MISSING
         row = [Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}")]
         row += [Cell(with_deviation(result, column.metric), note=_count(result)) for result in (one, other)]
-        row += map(Cell, [f"{after - before:+.{DECIMALS}f}", relative, outcome(column, one, other)])
+        row += map(Cell, [f"{after - before:+.{column.decimals}f}", relative, outcome(column, one, other)])
         rows.append(row)
     head = ("metric", first, second, "difference", "relative", f"{second} is")
     return Table(list(map(Cell, head)), rows, wide=True)
@@ -242,7 +243,7 @@ def _last(series: Series | None, decimals: int, factor: float = 1) -> str:
 def outcome(column: Column, one: Result, other: Result) -> str:
     """How the second result compares with the first: "level", "better" or "worse", and whether within the seeds' spread."""
     before, after = one.value(column.metric), other.value(column.metric)
-    if figure(before) == figure(after):
+    if figure(before, column.decimals) == figure(after, column.decimals):
         return "level"
     deviations = [result.deviation(column.metric) for result in (one, other)]
     spread = sum(deviation**2 for deviation in deviations if deviation is not None) ** 0.5
@@ -261,7 +262,7 @@ def _count(result: Result) -> str:
 
 def _chance(collection: Collection, column: Column) -> str | None:
     metrics = (result.card.metrics[column.metric] for result in collection.of_column(column).values())
-    return next((figure(metric["chance"]) for metric in metrics if "chance" in metric), None)
+    return next((figure(metric["chance"], column.decimals) for metric in metrics if "chance" in metric), None)
 
 
 def _test_sizes(collection: Collection, column: Column) -> str:
