@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import (
     IntentClassification,
     KeywordSpotting,
@@ -37,7 +38,7 @@ SMALL: dict[type, dict[str, Any]] = {
 
 def make(kind: type, upstream: Any) -> Any:
     task = kind(upstream=upstream, **SMALL.get(kind, {}))
-    task.build(LABELS[kind])
+    task.build(LABELS.get(kind, ["yes", "no"]))
     return task.eval()
 
 
@@ -113,3 +114,33 @@ def test_the_encoder_hears_windows():
     assert not torch.allclose(outputs, expected, atol=1e-6)
     correlation = torch.corrcoef(torch.stack([outputs.flatten(), expected.flatten()]))[0, 1]
     assert correlation > 0.9
+
+
+class Echo(KeywordSpotting):
+    """Answers with a waveform of 320 samples a frame."""
+
+    cache_level = "frame"
+
+    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
+        return features[:, :, :1].repeat(1, 1, 320).flatten(1)
+
+
+@pytest.mark.parametrize(("answer", "sentence"), [("waveform", "answers with waveforms"), (None, "declare `answer`")])
+def test_windows_of_waveforms_are_refused_in_one_sentence(answer, sentence):
+    task = make(type("Echo", (Echo,), {"answer": answer}), Fbank(cmvn=False))
+    with pytest.raises(UserError, match=rf"KS: .*{sentence}.*--window 0"):
+        long_outputs(task, noise(7.3), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (KeywordSpotting, "label"),
+        (PhonemeRecognition, "labels"),
+        (SpeechRecognition, "labels"),
+        (SpeakerDiarization, "frames"),
+        (SpeakerVerification, "vector"),
+    ],
+)
+def test_every_task_declares_its_answer(kind, answer):
+    assert kind.answer == answer

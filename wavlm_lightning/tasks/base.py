@@ -24,6 +24,7 @@ from wavlm_lightning.upstreams.cache import Level
 
 Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
+Answer = Literal["label", "vector", "labels", "frames", "waveform"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Task(HeadCheckpoint):
         better: `lower` or `higher`.
         others: further metrics that `build_metric` computes, and their direction.
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
+        answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
+            sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
+            `waveform`, `(batch, samples)`. Windows of long recordings are joined by it; None lets them go by the shape.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
 
@@ -78,6 +82,7 @@ class Task(HeadCheckpoint):
     better: ClassVar[Direction]
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
+    answer: ClassVar[Answer | None] = None
     cache_level: ClassVar[Level | None] = None
 
     def __init__(

@@ -34,7 +34,7 @@ class UtteranceClassification(Task):
 
     metric = "accuracy"
     better = "higher"
-    cache_level = "utterance"
+    answer, cache_level = "label", "utterance"
     inventory: ClassVar[str]
     field: ClassVar[str]
 

@@ -23,7 +23,7 @@ class CtcTask(Task):
     """
 
     better: ClassVar[Direction] = "lower"
-    cache_level = "frame"
+    answer, cache_level = "labels", "frame"
 
     @abstractmethod
     def spell(self, numbers: list[int]) -> str:

@@ -32,6 +32,7 @@ class SpeechRate(Task):
 
     name, metric, better = "RATE", "ccc", "higher"
     units = {"ccc": Unit("", 1.0, 3)}
+    answer = "vector"
     cache_level = "frame"
 
     def __init__(self, upstream: Upstream, hidden: int = 64, **settings) -> None:

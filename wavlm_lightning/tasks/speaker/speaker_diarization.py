@@ -78,7 +78,7 @@ class SpeakerDiarization(Task):
     metric = "der"
     better = "lower"
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
-    cache_level = "frame"
+    answer, cache_level = "frames", "frame"
     setting: Tensor
 
     def __init__(

@@ -95,7 +95,7 @@ class SpeakerVerification(Task):
     name = "SV"
     metric = "eer"
     better = "lower"
-    cache_level = "frame"
+    answer, cache_level = "vector", "frame"
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.ctc import CtcTask
 
 # Context on either side of the frames that a window answers for; a quarter of a window of less than 20 s.
 CONTEXT_SECONDS = 5.0
@@ -56,10 +56,10 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
     kind of head:
 
     - a head that is linear up to a mean over time gets the mean of all frames, which is exact;
-    - a CTC head labels each window with its context, and the labels of the context are dropped;
-    - a head with one vector per recording (speaker verification) answers for each window; the result is the mean of the
-      vectors, weighted by frames;
-    - any other head of frames gets the whole sequence of weighted sums: diarization must not swap speakers between
+    - a head that answers with `labels` (CTC) labels each window with its context, and the labels of the context are dropped;
+    - a head that answers with one `label` or `vector` for a recording answers for each window; the result is the mean of
+      the answers, weighted by frames;
+    - a head that answers with `frames` gets the whole sequence of weighted sums: diarization must not swap speakers between
       windows.
 
     The task is in eval mode, the waveform `(samples,)` on its device, gradients are off. Returns outputs with a batch of
@@ -68,11 +68,15 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
     parts = window_features(task, waveform, seconds)
     if task.cache_level == "utterance":
         return _answer_of_mean(task, parts)
-    if isinstance(task, CtcTask):
+    if task.answer == "waveform":
+        raise UserError(f"{task.name}: answers with waveforms, whose windows cannot be joined yet; give --window 0")
+    if task.answer == "labels":
         outputs = torch.cat([_answer(task, features)[:, own] for features, own in parts], 1)
         return outputs, _count(outputs)
     first = next(parts)
-    if _answer(task, first.features[:, first.own]).ndim == 2:
+    # Tasks written before `answer` existed go by the shape.
+    shape = "vector" if task.answer is None and _answer(task, first.features[:, first.own]).ndim == 2 else "frames"
+    if (task.answer or shape) in ("label", "vector"):
         return _mean_of_answers(task, first, parts)
     features = torch.cat([first.features[:, first.own], *(features[:, own] for features, own in parts)], 1)
     return _answer(task, features), _count(features)
@@ -113,6 +117,12 @@ def _mean_of_answers(task: Task, first: WindowFeatures, others: Iterator[WindowF
     total = frames * _answer(task, features)
     for window, own in others:  # computed one by one; a list of all windows may not fit into memory
         features = window[:, own]
-        total = total + features.shape[1] * _answer(task, features)
+        answer = _answer(task, features)
+        if answer.shape != total.shape:
+            raise UserError(
+                f"{task.name}: windows of other lengths give answers of other sizes; declare `answer` in the task, or give "
+                "--window 0"
+            )
+        total = total + features.shape[1] * answer
         frames += features.shape[1]
     return total / frames, _count(total[:, :1])
