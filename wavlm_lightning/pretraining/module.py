@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +18,8 @@ from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.training.module import stream
+from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
 TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams, each with its own seed at every step
@@ -40,7 +40,7 @@ class WavLMPretraining(NormalisedUpdates):
         masking: how frames are masked.
         mixing: how utterances are mixed.
         learning_rate: peak of the schedule.
-        warmup: share of the steps over which the rate rises.
+        warmup: share of the updates over which the rate rises; above 1, a number of updates.
         decay: `linear` or `cosine` to zero at `trainer.max_steps`.
         betas: of AdamW.
         eps: of AdamW.
@@ -49,6 +49,7 @@ class WavLMPretraining(NormalisedUpdates):
         seed: of initial weights, masking and mixing.
         activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
         compile: compile the transformer layers with torch.compile.
+        schedule: another learning rate over updates, in place of `warmup` and `decay`.
     """
 
     monitor = ("valid/loss", "min")
@@ -71,8 +72,9 @@ class WavLMPretraining(NormalisedUpdates):
         seed: int = 0,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all)
+        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule)
         torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
@@ -89,6 +91,7 @@ class WavLMPretraining(NormalisedUpdates):
     def configure_model(self) -> None:
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
+        self.check_strategy("pre-training")
         data: Any = self.trainer.datamodule
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
@@ -102,8 +105,10 @@ class WavLMPretraining(NormalisedUpdates):
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
         self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
-        if isinstance(self.trainer.strategy, FSDP2):
-            self.trainer.strategy.shard(self, self.encoder.encoder)
+        self.shard_parameters()
+
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        return list(self.encoder.encoder.layers)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
         """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""
@@ -182,8 +187,7 @@ class WavLMPretraining(NormalisedUpdates):
 
     def _seed(self, stage: int, batch_idx: int, rank: int) -> int:
         # A function of the place in the run alone, so that a resumed run draws the same numbers.
-        entropy = [self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank]
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return stream(self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank)
 
     def _generator(self, stage: int, batch_idx: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self._seed(stage, batch_idx, self.global_rank))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -18,7 +17,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
-from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
+from wavlm_lightning.training.module import Optimization, Trainable, stream
+from wavlm_lightning.training.optimizers import parameter_groups
+from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
@@ -43,9 +44,10 @@ class Unit:
 
 
 PERCENT = Unit()
+ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
 
-class Task(HeadCheckpoint):
+class Task(HeadCheckpoint, Trainable):
     """A downstream task: a LightningModule with a head on an upstream (SUPERB, arXiv 2105.01051).
 
     A subclass declares the class attributes and implements a few short methods: the label inventory, how a target is
@@ -54,11 +56,16 @@ class Task(HeadCheckpoint):
 
     Args:
         upstream: where features come from; frozen unless it says otherwise.
-        learning_rate: of Adam; the only hyperparameter that SUPERB tunes.
+        learning_rate: of Adam, peak of the schedule; the only hyperparameter that SUPERB tunes.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
         seed: of the head's initial weights.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
+        schedule: learning rate over updates; constant if left out, as in s3prl's configurations of these tasks.
+        weight_decay: above 0 the optimiser is AdamW with this decay.
+        betas: of Adam.
+        eps: of Adam.
+        decay_all: decay all parameters; false spares biases, norms and other vectors.
 
     Attributes:
         name: SUPERB's abbreviation.
@@ -84,6 +91,7 @@ class Task(HeadCheckpoint):
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
     cache_level: ClassVar[Level | None] = None
+    sharded_checkpoints = False  # a head is read back in one process
 
     def __init__(
         self,
@@ -92,17 +100,21 @@ class Task(HeadCheckpoint):
         normalize: bool = False,
         seed: int = 1337,
         protocol: Protocol = "superb",
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        decay_all: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, Optimization(schedule, betas, eps, weight_decay, decay_all))
         self.upstream = upstream
-        self.learning_rate, self.seed, self.protocol = learning_rate, seed, protocol
+        self.seed, self.protocol = seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
-        self.skipped_updates = 0
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
@@ -170,6 +182,13 @@ class Task(HeadCheckpoint):
         if self._trainer is not None:
             check_trainer(self)
             self.build(self.read_labels(self.trainer.datamodule.corpus))
+            self.shard_parameters([parameter for parameter in self.parameters() if not parameter.requires_grad])
+
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        return [] if self.upstream.frozen else self.upstream.blocks()
+
+    def waiting_parameters(self) -> Iterable[nn.Parameter]:
+        return (p for p in self.upstream.parameters() if p.requires_grad) if self.upstream.waits else ()
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
@@ -205,8 +224,15 @@ class Task(HeadCheckpoint):
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
         # Dropout and masks depend on the seed and the number of the batch alone, so that a resumed run draws the same.
-        place = [self.seed, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        number, rank = self.batch_place()
+        torch.manual_seed(stream(self.seed, number, rank, bits=32))
+        # The same on all processes: DDP and FSDP2 need the same layers dropped.
+        generator = torch.Generator().manual_seed(stream(self.seed, ENCODER, number))
+        self.upstream.begin_update(self.trainer.global_step, generator)
+
+    def batch_place(self) -> tuple[int, int]:
+        """Number of the training batch in the run, and of the process that it goes to: where random streams begin."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         outputs, lengths = self(batch.inputs)
@@ -248,35 +274,41 @@ class Task(HeadCheckpoint):
         for name, value in self.score(self.test_metric, "test").items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
+        self.gather_parameters()  # the card reads the weights
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         outputs, lengths = self(batch.inputs)
         return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Adam at a constant rate, as in s3prl's configurations of these tasks.
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """The head's group, then those of a trained upstream; one group if all learn at the same rate."""
+        encoder, how = self.upstream.parameter_groups(self.learning_rate), self.optimization
+        if all(group["lr"] == self.learning_rate for group in encoder):
+            return super().optimizer_groups()
+        theirs = set(self.upstream.parameters())
+        head = [parameter for parameter in self.parameters() if parameter not in theirs]
+        found = parameter_groups(head, how.weight_decay, how.decay_all, lr=self.learning_rate, name="head")
+        for group in encoder:
+            own = {key: value for key, value in group.items() if key not in ("params", "weight_decay")}
+            found += parameter_groups(group["params"], how.weight_decay, how.decay_all, **own)
+        return found
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # As s3prl does: an update whose gradient is not finite would make every weight NaN.
-        _, finite = drop_gradient_unless_finite(self.parameters())
-        if not finite:
-            self.skipped_updates += 1
+        if not self.guard_gradient():
             self.log("train/skipped_updates", float(self.skipped_updates))
 
 
 def check_trainer(task: Task) -> None:
-    """Refuse a strategy or callback under which the head or the upstream would silently train wrongly."""
-    strategy = task.trainer.strategy
-    # Any other strategy would need the task to shard itself: without that, each process trains a model of its own.
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-        raise UserError(
-            f"{task.name}: trainer.strategy {type(strategy).__name__} would not average the gradients of a task over "
-            "processes; use ddp"
-        )
+    """Refuse a strategy, a callback or a setting under which the head or the upstream would silently train wrongly."""
+    task.check_strategy(task.name)
     for callback in task.trainer.callbacks:
         if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
             )
+    if type(task).configure_optimizers not in (Task.configure_optimizers, Trainable.configure_optimizers):
+        for name in ("schedule", "weight_decay"):
+            if getattr(task.optimization, name):
+                raise UserError(f"{task.name}: makes its own optimiser, which ignores model.{name}; remove one of the two")

@@ -109,9 +109,9 @@ class SpeakerVerification(Task):
         weight_decay: float = 0.01,
         **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, **settings)
+        super().__init__(upstream, learning_rate, weight_decay=weight_decay, **settings)
         self.hidden, self.widths, self.embedding = hidden, tuple(widths), embedding
-        self.scale, self.margin, self.weight_decay = scale, margin, weight_decay
+        self.scale, self.margin = scale, margin
         self._read: Trials | None = None
 
     def read_labels(self, corpus: Corpus) -> list[str]:
@@ -160,10 +160,6 @@ class SpeakerVerification(Task):
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
         if strangers:
             raise UserError(f"SV: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers")
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def build_metric(self) -> Metric:
         """Collects the embeddings; `score` reads from the corpus which pairs to compare."""
