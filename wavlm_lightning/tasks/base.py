@@ -311,4 +311,6 @@ def check_trainer(task: Task) -> None:
     if type(task).configure_optimizers not in (Task.configure_optimizers, Trainable.configure_optimizers):
         for name in ("schedule", "weight_decay"):
             if getattr(task.optimization, name):
-                raise UserError(f"{task.name}: makes its own optimiser, which ignores model.{name}; remove one of the two")
+                raise UserError(
+                    f"{task.name}: makes its own optimiser, which ignores model.{name}; remove one of the two"
+                )

@@ -85,9 +85,13 @@ class Trainable(pl.LightningModule):
             )
         if isinstance(strategy, FSDP2):
             if self.trainer.lightning_module is not self:
-                raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
+                raise UserError(
+                    f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time"
+                )
             if not any(parameter.requires_grad for parameter in self.parameters()):
-                raise UserError(f"{name}: trainer.strategy fsdp2 shards what is trained, and nothing is; use one device")
+                raise UserError(
+                    f"{name}: trainer.strategy fsdp2 shards what is trained, and nothing is; use one device"
+                )
 
     def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
         """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`."""

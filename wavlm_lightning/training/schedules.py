@@ -46,13 +46,17 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.warmup < 0 or self.hold < 0:
-            raise UserError("schedule: warmup and hold must not be negative; give a share below 1 or a number of updates")
+            raise UserError(
+                "schedule: warmup and hold must not be negative; give a share below 1 or a number of updates"
+            )
         if self.hold and self.shape != "tri_stage":
             raise UserError(f"schedule.hold belongs to shape tri_stage, not to {self.shape}; remove it")
         if self.final is not None and self.shape not in ENDS:
             raise UserError(f"schedule.final: shape {self.shape} has no end; remove it, or choose {', '.join(ENDS)}")
         if self.shape == "inverse_sqrt" and not self.warmup:
-            raise UserError("schedule.warmup: shape inverse_sqrt falls from the end of its warm-up; set it, such as 4000")
+            raise UserError(
+                "schedule.warmup: shape inverse_sqrt falls from the end of its warm-up; set it, such as 4000"
+            )
         for name, value in {"start": self.start, "final": self.final}.items():
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"schedule.{name} {value}: a factor on the learning rate; it must be from 0 to 1")
@@ -76,7 +80,9 @@ class Schedule:
         rest = min(1.0, max(0.0, update - begin) / max(1.0, total - begin))
         if self.shape == "tri_stage":
             return final**rest
-        return final + (1.0 - final) * (1.0 - rest if self.shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest)))
+        return final + (1.0 - final) * (
+            1.0 - rest if self.shape == "linear" else 0.5 * (1.0 + math.cos(math.pi * rest))
+        )
 
     def scheduler(self, optimizer: torch.optim.Optimizer, total: int) -> LambdaLR:
         """Apply it to every parameter group of an optimiser; step it after each update.
