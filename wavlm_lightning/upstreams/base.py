@@ -228,7 +228,7 @@ class Upstream(nn.Module, ABC):
         """`layers`, without gradients if frozen (unless `differentiable`) or before `from_update`."""
         if self.training:
             self._draws.next_pass()
-        if self.differentiable or (self.trained and not self.waits):
+        if (self.differentiable and waveforms.requires_grad) or (self.trained and not self.waits):
             return self.layers(waveforms, lengths)
         # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
         with torch.no_grad():
