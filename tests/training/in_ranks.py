@@ -15,19 +15,17 @@ from wavlm_lightning import tasks
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import whole
 from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams import Upstream, WavLMUpstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 
 STRATEGIES = ("ddp", "fsdp2")
-UPDATES = 4
+UPDATES = 5
 SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
 # With Adam's usual eps a gradient that is zero but for rounding (the bias of keys) moves a weight by the learning rate.
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Schedule("linear", warmup=2)}
-TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.3, dropout=0.1, convolutions=True)
+TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
 
 TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "KS": (tasks.KeywordSpotting, "ks", {}),
@@ -123,22 +121,10 @@ def train(tiny: Path, name: str, ranks: int, strategy: str) -> dict[str, Any]:
     if name != "pretraining":
         trainer.test(model, data, verbose=False)
         found["test"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        found["layer_weights"] = model.weighted_sum.weights()
+        # What the first process reads alone, to write the card.
+        found["layer_weights"] = model.weighted_sum.weights() if trainer.is_global_zero else []
+        found["sha256"] = model.upstream.describe()["sha256"] if trainer.is_global_zero else ""
     return found
-
-
-def refused(tiny: Path, ranks: int, strategy: str) -> dict[str, str]:
-    """What those say that cannot train so."""
-    said = {}
-    encoder = upstream()
-    many = ManyHeads({str(rate): tasks.KeywordSpotting(encoder, rate) for rate in (1e-3, 1e-2)})
-    search = tasks.QueryByExample(upstream())
-    for name, model, corpus in (("ManyHeads", many, "ks"), ("QbE", search, "qbe")):
-        try:
-            trainer_of(ranks, strategy).fit(model, tasks.TaskData(str(tiny / corpus), batch_size=4))
-        except UserError as error:
-            said[name] = str(error)
-    return said
 
 
 def resumed(tiny: Path, folder: Path, ranks: int, strategy: str) -> dict[str, Any]:
@@ -173,8 +159,6 @@ def everything(tiny: Path, out: Path, ranks: int, strategies: tuple[str, ...]) -
         found[strategy] = {name: train(tiny, name, ranks, strategy) for name in MODULES}
         found[strategy]["resumed"] = resumed(tiny, out / f"{strategy}-of-{ranks}", ranks, strategy)
         found[strategy]["predictions"] = predictions(tiny, ranks, strategy)
-        if ranks > 1:
-            found[strategy]["refused"] = refused(tiny, ranks, strategy)
     for strategy, other in zip(strategies, reversed(strategies), strict=True):
         if other != strategy:
             found[strategy]["crossed"] = resume(tiny, out / f"{other}-of-{ranks}", ranks, strategy)

@@ -94,7 +94,9 @@ def test_a_schedule_longer_than_the_run():
 
 def test_floors_and_starts():
     schedule = Schedule("linear", warmup=100, start=0.5, final=0.1)
-    assert [schedule.factor(n, 300) for n in (0, 50, 100, 200, 300, 500)] == pytest.approx([0.5, 0.75, 1, 0.55, 0.1, 0.1])
+    assert [schedule.factor(n, 300) for n in (0, 50, 100, 200, 300, 500)] == pytest.approx(
+        [0.5, 0.75, 1, 0.55, 0.1, 0.1]
+    )
     assert Schedule("cosine", final=0.2).factor(150, 300) == pytest.approx(0.6)
 
 
@@ -138,9 +140,9 @@ def test_what_makes_no_sense_is_refused(settings, message):
 
 
 def test_a_schedule_that_does_not_fit_the_run_is_refused():
-    with pytest.raises(UserError, match="set trainer.max_steps"):
+    with pytest.raises(UserError, match=r"set trainer\.max_steps"):
         rates(Schedule("linear"), total=-1)
-    with pytest.raises(UserError, match="set trainer.max_steps"):
+    with pytest.raises(UserError, match=r"set trainer\.max_steps"):
         rates(Schedule("constant", warmup=0.1), total=-1)
     with pytest.raises(UserError, match="warmup and hold take 500 updates, but the schedule has 400"):
         rates(Schedule("tri_stage", warmup=0.25, hold=400))

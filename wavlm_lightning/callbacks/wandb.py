@@ -179,9 +179,10 @@ class WandbMedia(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task = _head(pl_module)
-        if trainer.sanity_checking or not trainer.is_global_zero or task is None:
+        if trainer.sanity_checking or task is None:
             return
-        if weights := task.weighted_sum.weights():
+        weights = task.weighted_sum.weights()  # in all processes: they may have to gather them
+        if weights and trainer.is_global_zero:
             import wandb
 
             self.weights[trainer.global_step] = weights

@@ -17,6 +17,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.module import Optimization, Trainable, stream
 from wavlm_lightning.training.optimizers import parameter_groups
 from wavlm_lightning.training.schedules import Schedule
@@ -274,7 +275,13 @@ class Task(HeadCheckpoint, Trainable):
         for name, value in self.score(self.test_metric, "test").items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
-        self.gather_parameters()  # the card reads the weights
+        self.gather_parameters()
+
+    def gather_parameters(self) -> None:
+        """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""
+        if isinstance(self.trainer.strategy, FSDP2):
+            self.upstream.fingerprint()
+        super().gather_parameters()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         outputs, lengths = self(batch.inputs)
@@ -308,9 +315,10 @@ def check_trainer(task: Task) -> None:
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
             )
-    if type(task).configure_optimizers not in (Task.configure_optimizers, Trainable.configure_optimizers):
-        for name in ("schedule", "weight_decay"):
-            if getattr(task.optimization, name):
-                raise UserError(
-                    f"{task.name}: makes its own optimiser, which ignores model.{name}; remove one of the two"
-                )
+    if type(task).configure_optimizers is not Task.configure_optimizers:
+        ignored = [f"model.{name}" for name in ("schedule", "weight_decay") if getattr(task.optimization, name)]
+        rate = task.learning_rate
+        if any(group["lr"] != rate for group in task.upstream.parameter_groups(rate)):
+            ignored.append("the learning rates of model.upstream.fine_tuning")
+        if ignored:
+            raise UserError(f"{task.name}: makes its own optimiser, which ignores {ignored[0]}; remove one of the two")

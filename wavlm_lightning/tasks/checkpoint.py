@@ -62,7 +62,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         kept = checkpoint.get("task", {})
         if kept.get("name") != self.name:
             raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
-        if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
+        if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
                 "set model.upstream to the one used in training"

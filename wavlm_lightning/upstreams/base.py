@@ -265,14 +265,19 @@ class Upstream(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """Hash of class, settings and weights: two upstreams with the same fingerprint give the same features."""
-        if self.frozen and self._fingerprint is not None:
+        if self._fingerprint is not None:
             return self._fingerprint
+        keep = self.frozen
         digest = hashlib.sha256(f"{type(self).__qualname__} {self.settings()}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
+            if sharded := hasattr(value, "full_tensor"):  # then all processes are here
+                value = value.full_tensor()
             digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-        self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+            keep = keep or sharded
+        if keep:
+            self._fingerprint = digest.hexdigest()
+        return digest.hexdigest()
 
     def settings(self) -> str:
         """Everything besides class and weights that changes the features, as text."""
