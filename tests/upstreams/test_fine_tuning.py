@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import together
 from torch import Tensor
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from upstream_helpers import assert_close, family, save, utterances
@@ -22,8 +23,15 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
 LENGTHS = torch.tensor([9_000, 5_333, 7_119])
 WAVEFORMS = torch.nn.utils.rnn.pad_sequence(utterances(LENGTHS.tolist()), batch_first=True)
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "input_dropout": 0.0}
-TINY = {"layers": 2, "dim": 32, "ffn_dim": 48, "conv_channels": [16] * 7, "pos_conv_kernel": 16, "pos_conv_groups": 4}
+NO_DROPOUT: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "input_dropout": 0.0}
+TINY: dict[str, Any] = {
+    "layers": 2,
+    "dim": 32,
+    "ffn_dim": 48,
+    "conv_channels": [16] * 7,
+    "pos_conv_kernel": 16,
+    "pos_conv_groups": 4,
+}
 
 Build = Callable[..., Upstream]
 
@@ -176,7 +184,7 @@ def test_draws_follow_the_generator_alone_and_layers_are_the_same_on_all_ranks(
     torch.manual_seed(99)
     assert torch.equal(first, hidden(begin(upstream, 7, seed=1)))  # a resumed run
     assert torch.equal(second, hidden(upstream))
-    drops = [begin(upstream, seed=seed).dropped_layers() for seed in range(40)]
+    drops: list[Any] = [begin(upstream, seed=seed).dropped_layers() for seed in range(40)]
     assert 20 < sum(map(sum, drops)) < 60
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
@@ -347,13 +355,20 @@ class Own(Upstream):
 def test_an_upstream_that_names_no_layers_trains_as_a_whole():
     upstream = begin(Own(frozen=False, fine_tuning=FineTuning(from_update=1, learning_rate=0.5)), 1)
     assert [g["lr"] for g in upstream.parameter_groups(1.0)] == [0.5] and not upstream.waits
-    asked = {"layers": [0], "layer_decay": 0.5, "layer_drop": 0.1, "activation_checkpointing": True, "compile": True}
+    asked: dict[str, Any] = {
+        "layers": [0],
+        "layer_decay": 0.5,
+        "layer_drop": 0.1,
+        "activation_checkpointing": True,
+        "compile": True,
+    }
     for name, value in asked.items():
         with pytest.raises(UserError, match=rf"fine_tuning\.{name}: Own does not say which its transformer layers are"):
             Own(frozen=False, fine_tuning=FineTuning(**{name: value}))
     for kind in ("time", "channel"):
+        asked = {f"{kind}_mask_probability": 0.5}
         with pytest.raises(UserError, match=rf"fine_tuning\.{kind}_mask_probability: Own cannot mask"):
-            Own(frozen=False, fine_tuning=FineTuning(**{f"{kind}_mask_probability": 0.5}))
+            Own(frozen=False, fine_tuning=FineTuning(**asked))
 
 
 @pytest.mark.parametrize(
@@ -451,3 +466,39 @@ def test_a_cache_refuses_what_it_cannot_hold(tmp_path: Path):
 
     with pytest.raises(UserError, match=r"cache: upstream\.differentiable"):
         FeatureCache(tmp_path, ChosenLayers(Fbank(differentiable=True), [0]), "frame")
+
+
+def train_together(folder: str) -> None:
+    """Three steps of a fine-tuned encoder in DDP without a search for unused parameters; the weights go to a file."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    how = FineTuning(
+        **NO_DROPOUT, layer_drop=0.5, time_mask_probability=0.5, channel_mask_probability=0.2, layers=[0, 2]
+    )
+    upstream = WavLMUpstream("tiny", overrides={**TINY, "layers": 3}, frozen=False, fine_tuning=how).train()
+    model = torch.nn.parallel.DistributedDataParallel(upstream)
+    optimizer = torch.optim.SGD(upstream.parameter_groups(1e-2))
+    dropped = []
+    for step in range(4):
+        begin(upstream, step, seed=step)
+        optimizer.zero_grad()
+        model(WAVEFORMS[rank : rank + 1], LENGTHS[rank : rank + 1]).hidden.square().mean().backward()
+        optimizer.step()
+        dropped.append(begin(upstream, step, seed=step).dropped_layers())
+    torch.save({"state": upstream.state_dict(), "dropped": dropped}, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_drop_the_same_layers_and_keep_the_same_weights(tmp_path: Path):
+    together(2, tmp_path / "log.txt", train_together, str(tmp_path))
+    zero, one = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert zero["dropped"] == one["dropped"] and any(map(any, zero["dropped"]))
+    before = WavLMUpstream("tiny", overrides={**TINY, "layers": 3}).state_dict()
+    for name, value in zero["state"].items():
+        assert torch.equal(value, one["state"][name]), name
+    assert torch.equal(
+        before["encoder.encoder.layers.0.final_layer_norm.weight"],
+        zero["state"]["encoder.encoder.layers.0.final_layer_norm.weight"],
+    )
+    assert not torch.equal(before["encoder.masked_spec_embed"], zero["state"]["encoder.masked_spec_embed"])

@@ -315,6 +315,12 @@ def check_trainer(task: Task) -> None:
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
             )
+        shared = task.trainer.world_size > 1 or isinstance(task.trainer.strategy, FSDP2)
+        if isinstance(callback, BaseFinetuning) and (task.upstream.fine_tuning or shared):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would unfreeze what model.upstream.fine_tuning keeps frozen, or "
+                "what several processes would not average; use model.upstream.fine_tuning.from_update instead"
+            )
     if type(task).configure_optimizers is not Task.configure_optimizers:
         ignored = [f"model.{name}" for name in ("schedule", "weight_decay") if getattr(task.optimization, name)]
         rate = task.learning_rate
