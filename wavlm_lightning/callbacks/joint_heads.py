@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -15,6 +14,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 
 class BestOfHead(ModelCheckpoint):
@@ -89,6 +89,6 @@ def load_best(module: ManyHeads, root: Path) -> None:
         path = checkpoint(root / label, BEST)
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_run_checkpoint(path)
         head.on_load_checkpoint(state)
         head.load_state_dict(state["state_dict"])

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 
@@ -75,6 +76,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a head; only parameters of a frozen upstream may be missing."""
+        try:
+            check_finite(state_dict, f"the checkpoint of {self.name}")
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)

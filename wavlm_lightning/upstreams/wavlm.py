@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
 from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
+from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, is_state_dict, read_pickle
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
@@ -66,9 +66,12 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
             raise UserError(str(error)) from error
     try:
         # Memory-mapped, because two thirds of a file are optimiser state.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
+        content = read_pickle(path, mapped=True)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    if not isinstance(content, dict) or not is_state_dict(content.get("state_dict")):
+        raise UserError(f"{path}: not the checkpoint of a run: it has no state_dict of tensors")
+    return content
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
@@ -78,6 +81,10 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
     prefix = "encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    try:
+        check_finite(state, path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +91,9 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     parser.add_subclass_arguments(pl.LightningModule, "model")
     try:
         model = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
-        state = torch.load(best, map_location="cpu", weights_only=True)
+        state = read_run_checkpoint(best)
     except ArgumentError as error:
         raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{best}: not readable as a checkpoint; is it cut short?") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
     model.on_load_checkpoint(state)
