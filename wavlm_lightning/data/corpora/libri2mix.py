@@ -60,18 +60,15 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     for split, (subset, labels, alignments, _) in SPLITS.items():
         turns = _turns(arguments.labels, labels, alignments)
         data = LibriMix(base.parent, subset, num_speakers=2, sample_rate=16_000, task="sep_noisy", mode="max")
-        files = [data.get_metadata(number) for number in range(len(data))]
         if arguments.sources:
-            require_folder(
-                base / "wav16k" / "max" / subset / "s1",
-                "each first reader alone, which LibriMix writes beside mix_both",
-            )
+            alone = base / "wav16k" / "max" / subset / "s1"
+            require_folder(alone, "each first reader alone, which LibriMix writes beside mix_both")
         splits[split] = []
-        for _, mixture, sources in files:
+        for number in range(len(data)):
+            _, mixture, sources = data.get_metadata(number)
             key = Path(mixture).stem
-            alone = (
-                {f"s{n}": AudioFile(base / source) for n, source in enumerate(sources, 1)} if arguments.sources else {}
-            )
+            kept = enumerate(sources if arguments.sources else [], start=1)
+            audio = {f"s{reader}": AudioFile(base / source) for reader, source in kept}
             splits[split].append(Recording(base / mixture, key, _meta(key, turns, arguments.labels), audio=audio))
     counts = {split: count for split, (*_, count) in SPLITS.items()}
     check_counts(splits, counts, arguments.allow_partial, base, "mixtures")
