@@ -7,6 +7,7 @@ header was never finished, then becomes a shorter recording.
 from __future__ import annotations
 
 import io
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -148,7 +149,7 @@ def _sphere(file: BinaryIO, size: int) -> str | None:
         return None  # libsndfile says what is wrong with the header
 
 
-def readable(path: Path) -> tuple[str | BinaryIO, int]:
+def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
     """What to give to libsndfile, and the samples to drop from the start of what it decodes.
 
     libsndfile estimates the length of an mp3 without a table of contents from its first frame and the size of the file,
@@ -162,13 +163,13 @@ def readable(path: Path) -> tuple[str | BinaryIO, int]:
             data = file.read()
             return io.BytesIO(data[:place] + value + data[place + len(value) :]), 0
         if (found := _first_mpeg_frame(file)) is None:
-            return str(path), 0
+            return os.fsencode(path), 0
         at, header, counted = found
         if counted is not None:
             file.seek(at + counted)
             behind = file.read(4)
             if not _is_mpeg(behind) or behind[1] & 0xFE != header[1] & 0xFE:
-                return str(path), 0
+                return os.fsencode(path), 0
         file.seek(0)
         data = file.read()
     version = header[1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
