@@ -87,7 +87,7 @@ class SpeakerVerification(Task):
         widths: of the five time-delay layers; 512 four times and 1500 in SUPERB.
         embedding: width of the embedding; 512 in SUPERB.
         scale: of AM-softmax.
-        margin: of AM-softmax.
+        margin: of AM-softmax; `callbacks.MoveValue` may raise it over the updates.
         weight_decay: of AdamW.
         settings: see `Task`: normalize, seed, protocol.
     """
@@ -113,6 +113,17 @@ class SpeakerVerification(Task):
         self.hidden, self.widths, self.embedding = hidden, tuple(widths), embedding
         self.scale, self.margin, self.weight_decay = scale, margin, weight_decay
         self._read: Trials | None = None
+
+    @property
+    def margin(self) -> float:
+        """Margin of AM-softmax; the loss uses a new value from the next batch on."""
+        return self.objective.margin if hasattr(self, "objective") else self._margin
+
+    @margin.setter
+    def margin(self, value: float) -> None:
+        self._margin = value
+        if hasattr(self, "objective"):
+            self.objective.margin = value
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         """The training speakers."""

@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import CSVLogger
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, best, with_whole_files
-from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, with_whole_files
+from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
@@ -31,7 +31,6 @@ from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
 from wavlm_lightning.workflows.fit.joint_heads import (
@@ -189,10 +188,7 @@ class WavLMCLI(LightningCLI):
         if fitting:
             callbacks += [StopBetweenUpdates(), *self.callbacks]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            if isinstance(self.model, ManyHeads):
-                callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
-            elif hasattr(self.model, "monitor"):
-                callbacks.append(best(root / "checkpoints", *self.model.monitor))
+            callbacks += best_of_heads(root, self.model)
             # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
@@ -205,7 +201,7 @@ class WavLMCLI(LightningCLI):
         config["callbacks"] = callbacks
         self.save_config_kwargs = {"heads": self.heads, "save_to_log_dir": False}
         trainer = super().instantiate_trainer(**kwargs)
-        if isinstance(self.model, ManyHeads):
+        if labels:
             check_trainer(trainer)  # before it starts processes
         return trainer
 
@@ -223,12 +219,11 @@ class WavLMCLI(LightningCLI):
                 f"{self.folder} already holds a run; resume it with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
-        if isinstance(self.model, ManyHeads):
-            check_new(self.folder, self.model.head_labels)
+        check_new(self.folder, tuple(self.heads.models))
 
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
-        if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
+        if self.heads.models and self._get(self.config, "ckpt_path") == BEST:
             load_best(self.model, self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
@@ -237,7 +232,7 @@ class WavLMCLI(LightningCLI):
     before_test = before_validate
 
     def before_predict(self) -> None:
-        if isinstance(self.model, ManyHeads):
+        if self.heads.models:
             raise UserError(f"`wavlm predict` takes one head: give one learning rate and seed, and no {OPTION}")
         self._resolve_checkpoint()
 
