@@ -2,14 +2,18 @@
 
 `wavlm_lightning.callbacks.Probe`, `MoveValue` and `Wandb` beside it are the class paths for a YAML; they are imported when
 they are first asked for. In reading order: `checkpoints`, `progress`, `results` (result card, predictions), `probe`,
-`moving` (a margin over the updates), `wandb`, `joint_heads` (several heads in one run). The package may import everything below `workflows`. Tests:
-`tests/callbacks`.
+`moving` (a margin over the updates), `wandb`, `joint_heads` (several heads in one run). The package may import everything
+below `workflows`. Tests: `tests/callbacks`.
 """
 
 from importlib import import_module
 from typing import Any
 
-_FILES = {"MoveValue": "moving", "Probe": "probe", "Wandb": "wandb"}  # imported on demand: `wavlm doctor` uses this package without Lightning
+_FILES = {
+    "MoveValue": "moving",
+    "Probe": "probe",
+    "Wandb": "wandb",
+}  # imported on demand: `wavlm doctor` uses this package without Lightning
 __all__ = ["MoveValue", "Probe", "Wandb"]
 
 

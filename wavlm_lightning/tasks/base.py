@@ -192,13 +192,10 @@ class Task(HeadCheckpoint):
         if self._trainer is not None:
             check_trainer(self)
             self.build(self.read_labels(self.trainer.datamodule.corpus))
-            if self.start_from is not None and self._begins():
+            # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
+            # checkpoint after this hook and so replaces every weight again.
+            if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
                 self.started = start_from_run(self, self.start_from, self.start_with)
-
-    def _begins(self) -> bool:
-        """Whether a new run begins: not a test, and not a run that goes on, from a checkpoint or by a second `fit`."""
-        goes_on = self.trainer.ckpt_path is not None or self.trained or self.started
-        return self.trainer.state.fn == "fit" and not goes_on
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""

@@ -77,6 +77,11 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 f"this {self.name} head was trained with protocol: {kept['protocol']}; "
                 "set model.protocol to the same value"
             )
+        if "averaged" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+            raise UserError(
+                "this checkpoint holds averaged weights, with which no optimiser goes on; start a new run with "
+                "model.start_from"
+            )
         self.upgrade(checkpoint)
         self.build(kept["labels"])
         if self.upstream.frozen and checkpoint.keys() >= STATES:

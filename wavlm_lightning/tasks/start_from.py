@@ -69,7 +69,10 @@ def _checkpoint(run: str) -> Path:
         found = [checkpoint(path, name) for name in (BEST, LAST)]
         path = next((file for file in found if file.exists()), found[0])
     if not path.exists():
-        raise UserError(f"model.start_from {run}: no checkpoint {path}; give the folder of a run that has been fitted")
+        raise UserError(
+            f"model.start_from {run}: no checkpoint {path}; give the folder of a run that has been fitted, or null to resume "
+            "a run that has begun already"
+        )
     return path
 
 
