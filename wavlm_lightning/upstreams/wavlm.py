@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class WavLMUpstream(Upstream):
         5
     """
 
-    source_argument = "source"
+    source_argument: ClassVar[str | None] = "source"
 
     def __init__(
         self,
