@@ -1,4 +1,4 @@
-"""Checkpoints that hold the head without its frozen upstream, and the upstream's fingerprint to check on loading."""
+"""Checkpoints that hold the head and its upstream if it is trained; of a frozen one, its fingerprint to check on loading."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Create the head for a label inventory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen upstream; add its fingerprint, the labels and how the head was trained."""
+        """Drop the frozen upstream, or say how to rebuild the trained one; add the labels and how the head was trained."""
         if self.upstream.frozen:
             for part in STATES & checkpoint.keys():
                 state = checkpoint[part]
                 checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+        else:
+            checkpoint |= self.upstream.checkpoint_entries()
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
