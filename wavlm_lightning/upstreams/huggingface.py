@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
@@ -164,6 +166,11 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
         return _from_run(transformers, source, overrides, masked, *kept)
     if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):
         raise UserError(f"hf:{source}: no such folder, and not a name on the Hugging Face hub (those are OWNER/NAME)")
+    try:
+        for weights in sorted(Path(source).glob("*.bin")):  # none if `source` is a name on the hub
+            check_sums(weights)
+    except CheckpointError as error:
+        raise UserError(f"hf:{error}") from error
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # otherwise it prints a table of the tensors that are left out on purpose
     try:
@@ -177,6 +184,10 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
         raise UserError(f"hf:{source}: {_reason(source, error)}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+    try:
+        check_finite(model.state_dict(), f"hf:{source}")
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     missing = sorted(set(map(str, report["missing_keys"])) - {EMBEDDING})
     if missing:
         raise UserError(f"hf:{source}: the weights do not fit config.json; they lack {', '.join(missing[:3])}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.sharded_files import EXTRAS, read_sharded
-from wavlm_lightning.encoder.checkpoints.tensor_files import read_pickle
+from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict, read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 
@@ -39,17 +37,24 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
             return read_sharded(path)
         except CheckpointError as error:
             raise UserError(str(error)) from error
+    return _read(path, checked=True)
+
+
+def _read(path: Path, checked: bool) -> dict[str, Any]:
     try:
         # Memory-mapped, because two thirds of a file are optimiser state.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
+        content = read_pickle(path, mapped=True, checked=checked)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    if not isinstance(content, dict) or not is_state_dict(content.get("state_dict")):
+        raise UserError(f"{path}: not the checkpoint of a run: it has no state_dict of tensors")
+    return content
 
 
 def read_entries(path: Path) -> dict[str, Any]:
     """The entries of a run's checkpoint besides its tensors, which are not read; see `read_run_checkpoint`."""
     if not path.is_dir():
-        return read_run_checkpoint(path)  # memory-mapped
+        return _read(path, checked=False)
     try:
         return read_pickle(path / EXTRAS)
     except CheckpointError as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
@@ -80,6 +81,10 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     prefix = f"{record['prefix'] if record else ''}encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
+        check_finite(state, path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    try:
         encoder.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
@@ -106,7 +111,7 @@ class WavLMUpstream(Upstream):
         5
     """
 
-    source_argument = "source"
+    source_argument: ClassVar[str | None] = "source"
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
-from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_run_checkpoint
+from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
 from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
@@ -53,7 +53,7 @@ def holds_head(path: Path) -> bool:
     """Whether a path, which may be anything, holds a head (in a run folder or in Hugging Face's format)."""
     best = checkpoint(path, BEST)
     if best.exists():
-        return HEAD_KEY in read_run_checkpoint(best)
+        return HEAD_KEY in read_entries(best)
     if not is_head_folder(path):
         return False
     try:
