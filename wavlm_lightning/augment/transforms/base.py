@@ -91,6 +91,15 @@ class WaveformTransform(ABC):
             )
         return changed, meta
 
+    def longest(self, samples: int) -> int:
+        """The most samples that the result for a waveform of so many samples can have; batches are planned with it."""
+        if not self.keeps_length:
+            raise UserError(
+                f"{self._name}: its class says keeps_length = False, so it must have a method `longest` that returns the most "
+                "samples it makes of so many"
+            )
+        return samples
+
     def inventories(self, inventories: dict[str, Any]) -> dict[str, Any]:
         """The label sets of training, with classes that the transform adds to those of the corpus."""
         return inventories
@@ -197,6 +206,9 @@ class OneOf(WaveformTransform):
 
     def change(self, waveform: np.ndarray, draw: Draw) -> np.ndarray:
         return self._chosen(draw)(waveform, draw)
+
+    def longest(self, samples: int) -> int:
+        return max(samples, *(each.longest(samples) for each in self.transforms))
 
     def _chosen(self, draw: Draw) -> WaveformTransform:
         shares = None if self.weights is None else np.asarray(self.weights) / sum(self.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,6 +53,10 @@ class ChangeSpeed(WaveformTransform):
         """The faster or slower utterance, float32 `(ceil(samples / speed),)`."""
         return at_speed(waveform, self._drawn(draw))
 
+    def longest(self, samples: int) -> int:
+        slowest = min(self.speeds)
+        return max(samples, math.ceil(samples / slowest))
+
     def labels(self, meta: Meta, speed: float) -> Meta:
         """The metadata of an utterance at a speed: times, and with `new_speakers` the speaker."""
         if speed == 1:
@@ -69,11 +74,16 @@ class ChangeSpeed(WaveformTransform):
         """With `new_speakers`, the speakers at every other speed, behind those of the corpus, whose numbers stay."""
         if not self.new_speakers:
             return inventories
-        if not isinstance(speakers := inventories.get("speakers"), list):
+        if not (speakers := inventories.get("speakers")):
             raise UserError("ChangeSpeed.new_speakers: the corpus has no list of speakers; set it to false")
         others = sorted({speed for speed in self.speeds if speed != 1})
-        more = [new_speaker(speaker, speed) for speed in others for speaker in speakers]
-        return {**inventories, "speakers": [*speakers, *more]}
+
+        def extended(names: list[str]) -> list[str]:
+            return [*names, *(new_speaker(name, speed) for speed in others for name in names)]
+
+        if isinstance(speakers, dict):  # of each split
+            return {**inventories, "speakers": {split: extended(names) for split, names in speakers.items()}}
+        return {**inventories, "speakers": extended(speakers)}
 
     def _drawn(self, draw: Draw) -> float:
         return self.speeds[int(draw.rng.integers(len(self.speeds)))]
@@ -123,3 +133,6 @@ class RandomCrop(WaveformTransform):
         samples = round(self.seconds * SAMPLE_RATE)
         start = int(draw.rng.integers(max(0, len(waveform) - samples) + 1))
         return waveform[start : start + samples]
+
+    def longest(self, samples: int) -> int:
+        return samples if self.probability < 1 else min(samples, round(self.seconds * SAMPLE_RATE))
