@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
 from torch import nn
 from torchmetrics import MeanMetric
@@ -110,14 +111,14 @@ def corpus(tmp_path_factory) -> Path:
             clean, other = rng.uniform(-0.3, 0.3, (2, samples)).astype("f4")
             meta = {
                 "speaker": f"s{number % 3}",
-                "keyword": "yes",
+                "keyword": ("no", "yes")[number % 2],
                 "values": [number + 0.5] * (1 + number % 4),
                 "pitch": [frame + number / 100 for frame in range(samples // 160)],
             }
             audio = {"clean": clean, "other": other, "enrolment": rng.uniform(-1, 1, 3000 + number).astype("f4")}
             utterances.append(Utterance(f"{split}{number:02d}", clean + other, meta, audio=audio))
         writer.write_split(split, utterances)
-    writer.finish({"speakers": ["s0", "s1", "s2"], "keywords": ["yes"]})
+    writer.finish({"speakers": ["s0", "s1", "s2"], "keywords": ["no", "yes"]})
     return folder
 
 
@@ -128,6 +129,7 @@ def opened(task, corpus: Path, stage: str = "fit", rank: int = 0, world: int = 1
         lightning_module=task, datamodule=data, global_rank=rank, world_size=world, accumulate_grad_batches=1
     )
     data.setup(stage)
+    task.build(task.read_labels(task.data.corpus))
     return data
 
 
@@ -334,23 +336,21 @@ def test_a_run_resumed_in_the_middle_draws_the_same_noise(corpus, tmp_path):
     def fit(steps: int, ckpt_path=None, transforms=NOISY):
         task = KeywordSpotting(Fbank(cmvn=False), learning_rate=1e-2)
         data = TaskData(str(corpus), batch_size=4, transforms=transforms)
-        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0)
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
+        trainer = quiet_trainer(max_steps=steps, limit_val_batches=0, callbacks=[saver])
         heard = []
         step = task.training_step
         task.training_step = lambda batch, batch_idx: (heard.append(batch.inputs.audio), step(batch, batch_idx))[1]
         trainer.fit(task, data, ckpt_path=ckpt_path, weights_only=True)
-        if ckpt_path is None and steps == 7:
-            trainer.save_checkpoint(tmp_path / "7.ckpt")
         return heard, task
 
     whole, task = fit(12)  # five batches an epoch
-    fit(7)
-    rest, resumed = fit(12, tmp_path / "7.ckpt")
+    rest, resumed = fit(12, tmp_path / "step=7.ckpt")
     assert len(rest) == 5 and all(torch.equal(a, b) for a, b in zip(whole[7:], rest, strict=True))
     assert torch.equal(task.classifier.weight, resumed.classifier.weight)
     for others in (None, [AddNoise()], [NOISY[0], AddNoise(snr_db=(0.0, 11.0))]):
         with pytest.raises(UserError, match="resume: transforms of this run is"):
-            fit(12, tmp_path / "7.ckpt", others)
+            fit(12, tmp_path / "step=7.ckpt", others)
 
 
 def test_the_waveform_before_the_transforms_is_the_reference(corpus):
