@@ -248,6 +248,8 @@ def test_new_speakers_come_behind_the_old_ones():
     assert ChangeSpeed().inventories(inventories) is inventories
     drawn = {transform.apply(utterance(), {"speaker": "ben"}, draw(seed))[1]["speaker"] for seed in range(20)}
     assert drawn == {"ben", "sp0.9-ben", "sp1.1-ben"} and drawn <= set(more["speakers"])
+    by_split = transform.inventories({"speakers": {"train": ["anna"], "test": ["ben"]}})["speakers"]
+    assert by_split == {"train": ["anna", "sp0.9-anna", "sp1.1-anna"], "test": ["ben", "sp0.9-ben", "sp1.1-ben"]}
     with pytest.raises(UserError, match="has no list of speakers"):
         transform.inventories({})
 
@@ -313,6 +315,18 @@ def test_one_of_several_by_weight():
     assert OneOf(transforms=[AddNoise(), AddRoom()]).keeps_length
     assert not OneOf(transforms=[AddNoise(), ChangeSpeed()]).keeps_length
     assert not OneOf(transforms=[AddNoise(), RandomCrop(seconds=1)]).keeps_content
+
+
+@pytest.mark.parametrize("number", range(len(every())))
+def test_no_result_is_longer_than_batches_are_planned_for(number):
+    transform = every()[number]
+    for samples in (1, 999, 8_000, 20_001):
+        found = [len(transform(utterance(samples=samples), draw(seed))) for seed in range(6)]
+        assert max(found) <= transform.longest(samples)
+    assert ChangeSpeed(speeds=[1.1, 0.8]).longest(1_001) == 1_252
+    assert RandomCrop(seconds=0.1).longest(9_999) == 1_600 and RandomCrop(seconds=0.1, probability=0.5).longest(9) == 9
+    assert RandomCrop(seconds=0.1, probability=0.5).longest(9_999) == 9_999
+    assert OneOf(transforms=[AddNoise(), ChangeSpeed(speeds=[0.5])]).longest(10) == 20
 
 
 def test_a_chain_is_its_transforms_in_order():
@@ -388,6 +402,8 @@ def test_a_transform_of_ones_own_that_changes_the_length_must_say_so():
     class HalfThatSaysSo(Half):
         keeps_length: ClassVar[bool] = False
 
+    with pytest.raises(UserError, match="must have a method `longest`"):
+        HalfThatSaysSo().longest(10)
     with pytest.raises(UserError, match="Half: 20,000 samples became 10,000, but its class says keeps_length"):
         Half()(utterance(), draw())
     assert len(HalfThatSaysSo()(utterance(), draw())) == 10_000

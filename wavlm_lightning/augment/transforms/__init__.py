@@ -5,8 +5,9 @@
 `ChangeGain` clips: waveforms are floats, and samples may exceed 1.
 
 A YAML gives their names and arguments; none changes a waveform that it gets, and the same `Draw` gives the same result.
-Utterances of 10 s cost, on one thread of a busy server, 0.02 ms per second of audio for recorded noise and other talkers, 0.06 for
-a change of speed by a tenth, 0.3 for generated noise, and 0.3 to 0.4 for rooms. Tests: `tests/augment/test_transforms.py`.
+Utterances of 10 s cost, on one thread of a server's CPU, 0.02 ms per second of audio for recorded noise and other talkers,
+0.06 for a change of speed by a tenth, 0.3 for generated noise, and 0.3 to 0.4 for rooms.
+Tests: `tests/augment/test_transforms.py`.
 """
 
 from wavlm_lightning.augment.transforms.base import (
