@@ -29,7 +29,6 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
@@ -235,9 +234,7 @@ class WandbMedia(pl.Callback):
 
 def _head(module: pl.LightningModule) -> Task | None:
     """The task, or the first of several heads; None in pre-training."""
-    if isinstance(module, ManyHeads):
-        return module.first
-    return module if isinstance(module, Task) else None
+    return next(iter(module.heads().values())) if isinstance(module, Task) else None
 
 
 def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:

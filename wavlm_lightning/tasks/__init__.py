@@ -3,7 +3,8 @@
 Reading order:
 
 1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
-2. `data`, `utterances`: `TaskData`, which makes the batches, from audio or from cached features.
+2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
+   `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
 3. `classification`, `ctc`: what tasks of one kind share.
 4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.

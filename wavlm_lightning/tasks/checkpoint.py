@@ -11,6 +11,9 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
+# The weights in a checkpoint: of Lightning's callback `WeightAveraging`, the average first and then those of the last update.
+STATES = {"state_dict", "current_model_state"}
+
 
 class HeadCheckpoint(pl.LightningModule, ABC):
     """The part of `Task` that writes and reads checkpoints."""
@@ -23,6 +26,8 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     labels: Any
     data: Served | None
     trained: dict[str, Any]
+    fitted: dict[str, Any]
+    started: dict[str, Any]
     monitor: Any
 
     @abstractmethod
@@ -32,8 +37,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen upstream; add its fingerprint, the labels and how the head was trained."""
         if self.upstream.frozen:
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+            for part in STATES & checkpoint.keys():
+                state = checkpoint[part]
+                checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
@@ -47,6 +53,8 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "processing": {} if self.data is None else self.data.processing,
             "steps": self.trainer.max_steps,
             "best_step": checkpoint["global_step"],
+            "fitted": self.fitted,
+            "started": self.started,
             "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
         }
 
@@ -65,8 +73,22 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 f"this {self.name} head was trained with protocol: {kept['protocol']}; "
                 "set model.protocol to the same value"
             )
+        if "averaged" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+            raise UserError(
+                "this checkpoint holds averaged weights, with which no optimiser goes on; start a new run with "
+                "model.start_from"
+            )
+        self.upgrade(checkpoint)
         self.build(kept["labels"])
+        if self.upstream.frozen and checkpoint.keys() >= STATES:
+            # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith("upstream.")}
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
+        self.fitted, self.started = kept.get("fitted", {}), kept.get("started", {})
+
+    def upgrade(self, checkpoint: dict[str, Any]) -> None:
+        """Bring a checkpoint of an older version of the task to today's form, in place; a task without one does nothing."""
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a head; only parameters of a frozen upstream may be missing."""

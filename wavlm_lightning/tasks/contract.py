@@ -85,22 +85,15 @@ class Served:
         return {name: source[name] for name in PROCESSING if name in source}
 
 
-def heads_of(module: Any) -> dict[str, Any]:
-    """The heads that a LightningModule trains, by label: of a `Task` itself under no label, or several (`ManyHeads`)."""
-    if hasattr(module, "each"):
-        return dict(module.each())
-    if not hasattr(module, "needs"):
+def tasks_of(module: Any) -> list[Any]:
+    """The task itself, or the first of several heads for each task."""
+    if not hasattr(module, "heads"):
         kind = type(module).__name__
         raise UserError(f"TaskData serves tasks, not {kind}; for pre-training use PretrainingData")
-    return {"": module}
-
-
-def tasks_of(module: Any) -> list[Any]:
-    """The task itself, or the first head of each task of several heads."""
-    tasks: dict[str, Any] = {}
-    for head in heads_of(module).values():
-        tasks.setdefault(head.name, head)
-    return list(tasks.values())
+    first: dict[str, Any] = {}
+    for head in module.heads().values():
+        first.setdefault(head.name, head)
+    return list(first.values())
 
 
 def join(trainer: pl.Trainer, serve: Callable[[tuple[Needs, ...]], Served] | None = None) -> None:
@@ -115,7 +108,7 @@ def join(trainer: pl.Trainer, serve: Callable[[tuple[Needs, ...]], Served] | Non
         return  # its `setup` has joined them
     module = trainer.lightning_module
     served = _served_by(source) if serve is None else serve(tuple(task.needs() for task in tasks_of(module)))
-    for head in heads_of(module).values():
+    for head in module.heads().values():
         head.data = served
 
 

@@ -81,6 +81,8 @@ class LabelledUtterances(Dataset[TaskBatch]):
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
         cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
+        inputs: Waveforms | Layers | PartlyCached
+        targets: Sequence[tuple[Tensor, ...]]
         if cached:
             inputs, targets = self._from_cache(items, cached)
         else:

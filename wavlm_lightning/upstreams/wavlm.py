@@ -49,9 +49,9 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def newest_checkpoint(path: Path) -> Path:
-    """The newest checkpoint of a run folder; any other path unchanged."""
-    newest = path / "checkpoints" / "last.ckpt"
-    return newest if newest.exists() else path
+    """The newest checkpoint of a run folder, or the only one of an average; any other path unchanged."""
+    found = (path / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    return next((file for file in found if file.exists()), path)
 
 
 def read_run_checkpoint(path: Path) -> dict[str, Any]:

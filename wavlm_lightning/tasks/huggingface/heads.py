@@ -24,7 +24,7 @@ from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
-from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
+from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
@@ -155,7 +155,6 @@ class FolderSpeakerDiarization(SpeakerDiarization):
 
     def build_head(self, dim: int) -> None:
         self.classifier = nn.Linear(dim, self.speakers)
-        self.register_buffer("setting", torch.tensor(USUAL))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         return self.labels
