@@ -120,7 +120,7 @@ def test_columns_of_further_audio(recordings, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file,text\na.wav,x\n", "no `path` column"),
+        ("file,text\na.wav,x\n", "no column `path`"),
         ("path,text\n,x\n", "line 2: the path is empty"),
         ("path\nmissing.wav\n", "missing.wav: no such file"),
         ("path,audio:clean\nday0/take.00.wav,missing.wav\n", "missing.wav: no such file"),

@@ -9,11 +9,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from quiet import quiet_trainer
 from torch import nn
 
 from wavlm_lightning.callbacks.results import WriteResultCard
+from wavlm_lightning.cli import main
 from wavlm_lightning.metrics.diarization_rate import SETTINGS
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
@@ -125,6 +127,21 @@ def test_several_heads_start_alike(tiny, tmp_path, stage_one):
     }
 
 
+def test_a_command_resumes_without_the_first_run(tiny, tmp_path, stage_one):
+    one, two = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(stage_one, one)
+    options = ["--model", "KeywordSpotting", "--model.upstream", "Fbank", "--model.upstream.cmvn", "false"]
+    options += ["--model.start_from", str(one), "--model.learning_rate", "[1e-2,1e-3]", "--data", "TaskData"]
+    options += ["--data.corpus", str(tiny / "ks"), "--trainer.accelerator", "cpu", "--trainer.limit_val_batches", "0"]
+    options += ["--trainer.default_root_dir", str(two)]
+    assert main(["fit", *options, "--trainer.max_steps", "1"]) == 0
+    shutil.rmtree(one)
+    assert main(["fit", *options, "--trainer.max_steps", "2", "--ckpt_path", "last"]) == 0
+    config = yaml.safe_load((two / "config.yaml").read_text())["model"]["init_args"]
+    assert (config["start_from"], config["start_with"]) == (str(one), "both")
+    assert {head["task"]["started"]["step"] for head in kept(two, "last")["heads"].values()} == {2}
+
+
 def tiny_ks(frozen: bool, start: Path | str, part: str = "both", **settings) -> KeywordSpotting:
     return KeywordSpotting(
         WavLMUpstream("tiny", frozen=frozen, **settings), 1e-3, start_from=str(start), start_with=part
@@ -150,14 +167,14 @@ def test_what_does_not_fit_is_refused_in_one_sentence(tiny, tmp_path, stage_one,
         (
             tiny_ks(True, trained),
             "ks",
-            r"a frozen one cannot start .* upstream\.source .* model\.start_with: head, or set",
+            r"a frozen one cannot start .* model\.upstream\.source .* model\.start_with: head, or set",
         ),
         (tiny_ks(False, stage_one), "ks", "was frozen"),
         (tiny_ks(False, trained, overrides={"ffn_dim": 8}), "ks", "its encoder does not fit"),
         (
             SpeakerIdentification(Fbank(cmvn=False), start_from=str(stage_one)),
             "sid",
-            r"labels differ \(\d+ there, \d+ here\), .* start_with: encoder",
+            r"labels differ \(\d+ there, \d+ here\), .* model\.start_with: encoder",
         ),
     ]
     for number, (task, corpus, said) in enumerate(cases):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -14,6 +13,7 @@ from wavlm_lightning.callbacks.checkpoints import ONE_FILE, best
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 
 class BestOfHead(ModelCheckpoint):
@@ -98,6 +98,6 @@ def load_best(module: Task, root: Path) -> None:
         path = checkpoint(root / label, BEST)
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_run_checkpoint(path)
         head.on_load_checkpoint(state)
         head.load_state_dict(state["state_dict"])

@@ -106,6 +106,7 @@ class CorpusPlan:
             utterances, by split.
         trials: for a split, rows of (1 same speaker or 0, key, key).
         source: how the corpus was made; kept in `corpus.json`.
+        distinct: refuse the same sound in two splits; published corpora keep the splits that they have.
         shard_files: recordings per shard. A process writes one shard at a time, and an interruption loses at most that.
     """
 
@@ -116,6 +117,7 @@ class CorpusPlan:
     trials: dict[str, list[tuple[int, str, str]]] | None = None
     source: dict[str, Any] = field(default_factory=dict)
     shard_files: int = 500
+    distinct: bool = False
 
 
 def clean_key(name: str) -> str:

@@ -362,3 +362,8 @@ def check_trainer(task: Task) -> None:
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
             )
+        if isinstance(callback, BaseFinetuning) and (task.upstream.fine_tuning or task.trainer.world_size > 1):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would unfreeze what model.upstream.fine_tuning keeps frozen, or "
+                "what several processes would not average; use model.upstream.fine_tuning.from_update instead"
+            )

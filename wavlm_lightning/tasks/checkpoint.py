@@ -1,4 +1,4 @@
-"""Checkpoints that hold the head without its frozen upstream, and the upstream's fingerprint to check on loading."""
+"""Checkpoints that hold the head and its upstream if it is trained; of a frozen one, its fingerprint to check on loading."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
@@ -35,11 +36,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Create the head for a label inventory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen upstream; add its fingerprint, the labels and how the head was trained."""
+        """Drop the frozen upstream, or say how to rebuild the trained one; add the labels and how the head was trained."""
         if self.upstream.frozen:
             for part in STATES & checkpoint.keys():
                 state = checkpoint[part]
                 checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+        else:
+            checkpoint |= self.upstream.checkpoint_entries()
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
@@ -92,6 +95,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a head; only parameters of a frozen upstream may be missing."""
+        try:
+            check_finite(state_dict, f"the checkpoint of {self.name}")
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)

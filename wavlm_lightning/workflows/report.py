@@ -109,7 +109,7 @@ def _parameters(checkpoint: Path) -> int | None:
     import torch
 
     try:
-        # Mapped into memory, so that only the headers of a large checkpoint are read.
+        # Mapped into memory and without check sums, so that only the headers of a large checkpoint are read.
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError):  # cut short, or of another program
         return None

@@ -18,6 +18,7 @@ from wavlm_lightning.data.recordings import (
     require_named,
 )
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text, reading
 
 HELP = "Libri2Mix, 16 kHz max mix_both (SUPERB SD); DIR is Libri2Mix or the folder that contains it"
 
@@ -95,11 +96,12 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
             f"{folder}: neither {labels}/rttm nor {alignments} is here; give --labels a folder with one of them"
         )
     turns: Turns = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path, "the turns of the mixtures, an RTTM file").splitlines():
         fields = line.split()
         if len(fields) < 8 or fields[0] != "SPEAKER":
             raise UserError(f"{path}: {line[:60]!r} is not a SPEAKER line of an RTTM file; make the labels again")
-        start, seconds, speaker = float(fields[3]), float(fields[4]), fields[7]
+        with reading(path, "an RTTM file", "make the labels again"):
+            start, seconds, speaker = float(fields[3]), float(fields[4]), fields[7]
         turns.setdefault(fields[1], []).append((speaker, start, start + seconds))
     return turns
 
