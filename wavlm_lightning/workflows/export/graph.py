@@ -51,7 +51,9 @@ class ExportableHead(nn.Module):
         hidden, frames = self.encoder(waveforms, lengths)
         layers = Layers(hidden[self.states], frames, self.task.upstream.frame_rate)
         outputs, valid = self.task.from_layers(layers, Waveforms(waveforms, lengths))
-        return (outputs / self.factor if self.task.answer == "waveform" else outputs), valid
+        if self.task.answer == "waveform":
+            return outputs / self.factor, valid.clone()  # ONNX has no graph whose output is an input
+        return outputs, valid
 
 
 def write_encoder(encoder: WavLM, folder: Path, form: str) -> float:
