@@ -52,7 +52,8 @@ class WriteResultCard(pl.Callback):
 
     def card(self, task: Task) -> ResultCard:
         """The card of a task that has just been tested."""
-        data: Any = task.trainer.datamodule
+        data = task.data
+        assert data is not None, "a task that was tested has been served"
         part = data.opened["test"]
         trained = task.trained
         selection: Selection | None = trained.get("selection")

@@ -170,7 +170,7 @@ class WandbMedia(pl.Callback):
             shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
         elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
             keys = batch.keys[: self.samples]
-            found = _utterances(trainer, keys)
+            found = _utterances(task, keys)
             inputs = _first(batch.inputs, len(keys))
             with torch.no_grad(), trainer.precision_plugin.forward_context():
                 answered = task(inputs)
@@ -238,9 +238,10 @@ def _head(module: pl.LightningModule) -> Task | None:
     return module if isinstance(module, Task) else None
 
 
-def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
+def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
     """Key -> waveform `(samples,)` and metadata as JSON, from the split: a batch from a feature cache has no audio."""
-    split = trainer.datamodule.opened["valid"]
+    assert task.data is not None
+    split = task.data.opened["valid"]
     found: dict[str, tuple[np.ndarray, str]] = {}
     for number in range(len(split)):
         shard, place = split.locate(number)

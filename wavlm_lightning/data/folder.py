@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.recordings import CorpusPlan, Inventories, Meta, Recording, clean_key, hold_out
+from wavlm_lightning.data.recordings import AudioFile, CorpusPlan, Inventories, Meta, Recording, clean_key, hold_out
+from wavlm_lightning.data.shards import check_member_name
 from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
+FURTHER = "audio:"  # begins the columns with paths of further audio
 SHARD_FILES = 500  # recordings per shard
 # With fewer speakers, holding out whole ones would cost much data and give noisy scores.
 FEWEST_SPEAKERS = 10
@@ -30,7 +32,8 @@ class FolderRecipe:
         folder: searched recursively; relative paths in the manifest start here.
         out: the corpus folder.
         manifest: CSV with a `path` column; `speaker`, `text` (or `transcript`), `language`, `split` and `phones`
-            (from a lexicon, separated by spaces) are used, all other columns are kept as they are.
+            (from a lexicon, separated by spaces) are used. A column `audio:NAME` holds paths of further audio, such as
+            `audio:clean` or `audio:enrolment`, empty where an utterance has none. All other columns are kept as they are.
         on_error: `stop` at a file that cannot be used, or `skip` it and list it.
         valid: share held out for validation.
         test: share held out for test.
@@ -74,21 +77,27 @@ class FolderRecipe:
         keys: set[str] = set()
         for row in rows:
             path = Path(row.pop("path"))
-            full = path if path.is_absolute() else self.folder / path
-            if not full.is_file() and self.on_error == "stop":
-                raise UserError(
-                    f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
-                )
+            full = self._file(path)
+            further = [column for column in row if column.startswith(FURTHER)]
+            audio = {name.removeprefix(FURTHER): AudioFile(self._file(Path(row.pop(name)))) for name in further}
             key = clean_key(str(path.with_suffix("")).lstrip("/"))
             if key in keys:
                 key = f"{key}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
             keys.add(key)
             if "phones" in row:
                 row["phones"] = [[phone] for phone in row["phones"].split()]
-            recordings.append(Recording(full, key, {**row, "file": str(path)}))
+            recordings.append(Recording(full, key, {**row, "file": str(path)}, audio=audio))
         if not recordings:
             raise UserError(f"{self.folder}: no {', '.join(sorted(SUFFIXES))} file here or below")
         return recordings
+
+    def _file(self, path: Path) -> Path:
+        full = path if path.is_absolute() else self.folder / path
+        if not full.is_file() and self.on_error == "stop":
+            raise UserError(
+                f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
+            )
+        return full
 
     def _found(self) -> list[str]:
         files = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -105,6 +114,9 @@ class FolderRecipe:
             raise UserError(f"{self.manifest}: no such manifest") from error
         if "path" not in columns:
             raise UserError(f"{self.manifest}: no `path` column; its columns are {', '.join(columns) or 'none'}")
+        for column in columns:
+            if column.startswith(FURTHER):
+                check_member_name(column.removeprefix(FURTHER), f"{self.manifest}, column `{column}`")
         for number, row in enumerate(rows, start=2):
             if "path" not in row:
                 raise UserError(f"{self.manifest}, line {number}: the path is empty")

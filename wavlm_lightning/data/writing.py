@@ -116,6 +116,7 @@ def _make_shard(job: Job) -> Done:
         for recording in recordings:
             try:
                 waveform = recording.waveform()
+                audio = {name: file.waveform(recording.allow_silence) for name, file in recording.audio.items()}
             except (BadAudio, OSError) as error:
                 if on_error == "stop":
                     raise UserError(f"{error}; repair or remove it, or use --on-error skip") from error
@@ -124,7 +125,7 @@ def _make_shard(job: Job) -> Done:
             if recording.longer_than and len(waveform) <= recording.longer_than * SAMPLE_RATE:
                 too_short.append(recording.key)
             else:
-                yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence)
+                yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence, audio)
 
     index = write_shard(path, utterances())
     left_out = {"skipped": skipped, "too_short": too_short}
@@ -151,8 +152,18 @@ def _stamp(recordings: list[Recording]) -> str:
     """A hash that changes if a file, its metadata or the way of reading it changes."""
     facts = []
     for recording in recordings:
-        state = recording.path.stat() if recording.path.exists() else None
         reading = [recording.start, recording.end, recording.gain_db, recording.trim, recording.longer_than]
         reading.append(recording.allow_silence)
-        facts.append([recording.key, recording.meta, reading, state and [state.st_size, state.st_mtime_ns]])
+        further = [
+            [name, file.start, file.end, file.gain_db, *_state(file.path)] for name, file in recording.audio.items()
+        ]
+        fact = [recording.key, recording.meta, reading, _state(recording.path) or None]
+        # Shards without further audio keep the stamp of earlier versions.
+        facts.append([*fact, further] if further else fact)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    """Size and time of a file; empty if it is not there."""
+    state = path.stat() if path.exists() else None
+    return [state.st_size, state.st_mtime_ns] if state else []

@@ -18,6 +18,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
 from wavlm_lightning.upstreams import Upstream, WeightedSum
@@ -74,6 +75,13 @@ class Task(HeadCheckpoint):
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
+            `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
+            `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
+            waveform before `data.transforms` or `data.eval_transforms`.
+        extra_audio: names of further audio that is a second input, such as an enrolment, of any length and not cropped;
+            `batch.extra[name]` has it.
+        data: what the data module serves in this run, see `Served`; None without one.
 
     Example:
         >>> task = KeywordSpotting(upstream=Fbank(cmvn=False), learning_rate=1e-3)
@@ -88,6 +96,8 @@ class Task(HeadCheckpoint):
     answer: ClassVar[Answer | None] = None
     lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    target_audio: ClassVar[tuple[str, ...]] = ()
+    extra_audio: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -104,6 +114,7 @@ class Task(HeadCheckpoint):
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
+        self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
         self.skipped_updates = 0
@@ -118,9 +129,10 @@ class Task(HeadCheckpoint):
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`.
+        """The target of an utterance from its metadata and `self.labels`: `()`, `(labels,)` or `(frames, ...)`.
 
-        Raises `UserError` if the metadata lack it or it is not among the labels.
+        Label indices are int64; numbers keep their dtype. Raises `UserError` if the metadata lack it or it is not among
+        the labels. Not called for a task with `target_audio`.
         """
 
     @abstractmethod
@@ -166,6 +178,23 @@ class Task(HeadCheckpoint):
         """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
 
+    def needs(self) -> Needs:
+        """What the data module must know of this task."""
+        return Needs(
+            self.name,
+            self.upstream,
+            self.protocol,
+            self.read_target,
+            self.crop_target,
+            self.selection_split,
+            self.cache_level,
+            self.weighted_sum.normalize,
+            # Frames follow the waveform, so a task that crops its targets with it has some, whatever it answers.
+            self.answer == "frames" or type(self).crop_target is not Task.crop_target,
+            self.target_audio,
+            self.extra_audio,
+        )
+
     # Construction.
 
     @property
@@ -177,7 +206,14 @@ class Task(HeadCheckpoint):
         """Build the head for the trainer's corpus. Without a trainer, the checkpoint being loaded builds it."""
         if self._trainer is not None:
             check_trainer(self)
-            self.build(self.read_labels(self.trainer.datamodule.corpus))
+            join(self.trainer)
+            if self.data is None:
+                raise UserError(f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData")
+            self.build(self.read_labels(self.data.corpus))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes that read audio may get a copy of the task, which must not bring the data module along.
+        return {**super().__getstate__(), "data": None}
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""

@@ -169,7 +169,8 @@ class SpeakerDiarization(Task):
             metric.update(row[:length], turns[key])
 
     def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
-        split = self.trainer.datamodule.opened[stage]
+        assert self.data is not None
+        split = self.data.opened[stage]
         if self._references is None or self._references[0] is not split:
             turns = (meta["turns"] for meta in split.metas())
             self._references = split, dict(zip(split.keys, turns, strict=True))

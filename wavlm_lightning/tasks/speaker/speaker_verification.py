@@ -173,7 +173,8 @@ class SpeakerVerification(Task):
     def on_fit_start(self) -> None:
         # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
-        split = self.trainer.datamodule.opened["train"]
+        assert self.data is not None
+        split = self.data.opened["train"]
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
         if strangers:
             raise UserError(f"SV: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers")
@@ -200,7 +201,8 @@ class SpeakerVerification(Task):
         self._trials("test")  # to fail on bad trials before anything is computed
 
     def _trials(self, stage: Stage) -> Trials:
-        data = self.trainer.datamodule
+        data = self.data
+        assert data is not None
         if self._read is None or self._read.split is not data.opened[stage]:
             self._read = Trials.read(data.corpus, data.opened[stage])
         return self._read
