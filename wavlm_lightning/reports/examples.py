@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wavlm_lightning.audio import SAMPLE_RATE, encode_flac
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import finish_replacing, replace_folder
 
@@ -41,6 +40,8 @@ class Example:
 
 def sound(waveform: np.ndarray) -> bytes:
     """The beginning of a waveform `(samples,)` as FLAC, clipped to full scale as a player would."""
+    from wavlm_lightning.audio import SAMPLE_RATE, encode_flac  # not above: it imports torch
+
     return encode_flac(np.clip(waveform[: round(SECONDS * SAMPLE_RATE)], -1.0, 1.0))
 
 

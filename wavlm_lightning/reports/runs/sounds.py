@@ -9,9 +9,6 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-import torch
-
-from wavlm_lightning.audio import SAMPLE_RATE, decode_flac, spectrogram_db
 from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.examples import FOLDER, Example, read_examples
 from wavlm_lightning.reports.figures import Draw, picture
@@ -89,6 +86,10 @@ def _panel(title: str, name: str, example: Example, folder: Path) -> Panel:
 
 
 def _block(directory: Path, number: int, task: str, key: str, answers: Mapping[str, tuple[Example, Path]]) -> Sounds:
+    import torch
+
+    from wavlm_lightning.audio import SAMPLE_RATE, decode_flac, spectrogram_db
+
     panels = _panels(answers)
     waveforms = [torch.from_numpy(decode_flac(data)) for _, data, _, _ in panels]
     spectra = [spectrogram_db(waveform).numpy() for waveform in waveforms]
