@@ -44,7 +44,7 @@ class KeepExamples(pl.Callback):
         places = [0] if not math.isfinite(batches) else [int(batches) * part // MOST for part in range(MOST)]
         if count := places.count(batch_idx):
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                self.kept += examples(pl_module, first_rows(batch, count))  # type: ignore[arg-type]
+                self.kept += examples(pl_module, first_rows(batch, count))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._wanted(trainer, pl_module):
