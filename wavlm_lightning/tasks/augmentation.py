@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.augment.transforms import Draw, WaveformTransform
+from wavlm_lightning.augment.transforms import Draw, WaveformTransform, with_parts
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.contract import Needs
+
+Meta = dict[str, Any]
 
 
 class Augmentation:
@@ -38,50 +39,33 @@ class Augmentation:
         self.split, self.transforms, self.seed, self.factor, self.key = split, list(transforms), seed, factor, key
 
     def __call__(
-        self, number: int, place: int, waveform: np.ndarray, aligned: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Transform an utterance, float32 `(samples,)`.
+        self, number: int, place: int, waveform: np.ndarray, meta: Meta, aligned: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, Meta, dict[str, np.ndarray]]:
+        """Transform an utterance, float32 `(samples,)`, its metadata, and waveforms that must stay aligned with it.
 
         `place` is that of the draw in the run, see `BatchPlan`. The `aligned` waveforms, such as a clean reference, go
-        through those transforms alone that change lengths, with the same draws, so that they stay aligned.
+        only through those transforms that change lengths, with the same draws. The same `meta` comes back if it still holds.
         """
         for order, transform in enumerate(self.transforms):
             if not transform.keeps_length:
-                for name, other in aligned.items():
-                    aligned[name] = self._apply(transform, other, number, place, order)
-            waveform = self._apply(transform, waveform, number, place, order)
-        for name, other in aligned.items():
-            if len(other) != len(waveform):
+                aligned = {
+                    name: transform.apply(other, meta, self._draw(number, place, order))[0]
+                    for name, other in aligned.items()
+                }
+            most = transform.longest(len(waveform))
+            waveform, meta = transform.apply(waveform, meta, self._draw(number, place, order))
+            kind = type(transform).__name__
+            if waveform.dtype != np.float32 or waveform.ndim != 1 or not 0 < len(waveform) <= most:
                 raise UserError(
-                    f"{self.key}: after the transforms {name!r} of an utterance has {len(other)} samples and the utterance "
-                    f"{len(waveform)}; a transform that changes lengths must draw from the length and its stream alone"
+                    f"{self.key}: {kind} must return float32 samples, 1 to {most} of them here, and returned "
+                    f"{waveform.dtype} {waveform.shape}; correct its `change` or its `longest`"
                 )
-        return waveform, aligned
-
-    def _apply(
-        self, transform: WaveformTransform, waveform: np.ndarray, number: int, place: int, order: int
-    ) -> np.ndarray:
-        result = transform(waveform, self._draw(number, place, order))
-        most = len(waveform) if transform.keeps_length else transform.longest(len(waveform))
-        fits = len(result) == most if transform.keeps_length else 0 < len(result) <= most
-        if result.dtype != np.float32 or result.ndim != 1 or not fits:
-            said = "as long as its input" if transform.keeps_length else f"of 1 to {most} samples"
-            raise UserError(
-                f"{self.key}: {type(transform).__name__} must return a float32 waveform {said}, not {result.dtype} "
-                f"{result.shape} for {len(waveform)} samples"
-            )
-        return result
-
-    def meta(self, number: int, place: int, meta: dict[str, Any]) -> dict[str, Any]:
-        """The metadata of an utterance after the transforms, from which its target is read."""
-        for order, transform in enumerate(self.transforms):
-            meta = transform.labels(meta, self._draw(number, place, order))
-        return meta
-
-    @property
-    def relabels(self) -> bool:
-        """Whether a transform changes metadata, so that the target of an utterance differs from draw to draw."""
-        return any(type(transform).labels is not WaveformTransform.labels for transform in self.transforms)
+            if any(len(other) != len(waveform) for other in aligned.values()):
+                raise UserError(
+                    f"{self.key}: {kind} made an utterance and its reference of different lengths; a transform that changes "
+                    "lengths must depend on the number of samples and its draws alone"
+                )
+        return waveform, meta, aligned
 
     def longest(self, samples: np.ndarray) -> np.ndarray:
         """The most samples that waveforms of these lengths can have after the transforms, int64 `(utterances,)`."""
@@ -108,18 +92,27 @@ class Augmentation:
         return shard.waveform(where) * np.float32(self.factor)
 
 
-def described(value: Any) -> Any:
-    """The class of a transform and its arguments, JSON-like: two transforms that draw differently differ here."""
-    if isinstance(value, WaveformTransform):
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        given = (
-            {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-            if dataclasses.is_dataclass(value)
-            else {name: each for name, each in vars(value).items() if not name.startswith("_")}
-        )
-        return [kind, described(given)]
-    if isinstance(value, dict):
-        return {str(name): described(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [described(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
+def check_transforms(transforms: Sequence[WaveformTransform], needs: Sequence[Needs], key: str) -> None:
+    """Refuse transforms after which a target would no longer fit the waveform; `key` names their option.
+
+    Raises:
+        UserError: a transform changes the length of a waveform whose target has one entry a frame, cuts a waveform whose
+            target is all that was said in it, or cannot be applied alike to a target that is audio.
+    """
+    for transform in transforms:
+        kind, parts = type(transform).__name__, [part for part in with_parts([transform]) if not part.parts()]
+        for task in needs:
+            if task.framewise and not transform.keeps_length:
+                raise UserError(
+                    f"{key}: {kind} changes the length of a waveform, which the targets of {task.name}, one for each frame, "
+                    "would not follow; remove it"
+                )
+            if task.transcribes and not transform.keeps_content:
+                raise UserError(
+                    f"{key}: {kind} cuts a waveform, and the targets of {task.name} are all that was said in it; remove it"
+                )
+            if task.target_audio and not transform.keeps_length and any(part.keeps_length for part in parts):
+                raise UserError(
+                    f"{key}: {kind} holds transforms that change lengths beside some that do not, so the target of "
+                    f"{task.name} could not follow; list those that change lengths apart"
+                )

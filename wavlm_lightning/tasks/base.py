@@ -181,18 +181,19 @@ class Task(HeadCheckpoint):
     def needs(self) -> Needs:
         """What the data module must know of this task."""
         return Needs(
-            self.name,
-            self.upstream,
-            self.protocol,
-            self.read_target,
-            self.crop_target,
-            self.selection_split,
-            self.cache_level,
-            self.weighted_sum.normalize,
-            # Frames follow the waveform, so a task that crops its targets with it has some, whatever it answers.
-            self.answer == "frames" or type(self).crop_target is not Task.crop_target,
-            self.target_audio,
-            self.extra_audio,
+            name=self.name,
+            upstream=self.upstream,
+            protocol=self.protocol,
+            read_target=self.read_target,
+            crop_target=self.crop_target,
+            selection_split=self.selection_split,
+            cache_level=self.cache_level,
+            normalize=self.weighted_sum.normalize,
+            # A task that crops its targets has some that follow the waveform, whatever it answers.
+            framewise=self.answer == "frames" or type(self).crop_target is not Task.crop_target,
+            transcribes=self.answer in ("labels", "text"),
+            target_audio=self.target_audio,
+            extra_audio=self.extra_audio,
         )
 
     # Construction.
@@ -208,7 +209,9 @@ class Task(HeadCheckpoint):
             check_trainer(self)
             join(self.trainer)
             if self.data is None:
-                raise UserError(f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData")
+                raise UserError(
+                    f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData"
+                )
             self.build(self.read_labels(self.data.corpus))
 
     def __getstate__(self) -> dict[str, Any]:

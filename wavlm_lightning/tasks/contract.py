@@ -32,6 +32,7 @@ class Needs:
         cache_level: what a feature cache may store for the task; None refuses a cache.
         normalize: whether the weighted sum normalises each layer, which a cache of means cannot know.
         framewise: the target has one entry a frame, so that no transform may change the length of the waveform.
+        transcribes: the target is all that was said, so that no transform may cut the waveform.
         target_audio: further audio of an utterance that is the target, sample by sample with the input.
         extra_audio: further audio of an utterance that is a second input, of any length.
     """
@@ -45,6 +46,7 @@ class Needs:
     cache_level: Level | None = None
     normalize: bool = False
     framewise: bool = False
+    transcribes: bool = False
     target_audio: tuple[str, ...] = ()
     extra_audio: tuple[str, ...] = ()
 

@@ -19,10 +19,11 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.loading.resume import ResumableData
+from wavlm_lightning.data.noise import open_transforms
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory
-from wavlm_lightning.tasks.augmentation import Augmentation, described
+from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
 from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
@@ -99,7 +100,7 @@ class TaskData(ResumableData):
         self.cache: FeatureCache | None = None
         self.transforms: dict[str, Sequence[WaveformTransform]] = {"train": transforms or ()}
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
-        self.noise: dict[str, str] = {}  # the corpora that transforms read -> their hash
+        self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
         self.needs: tuple[Needs, ...] = ()
 
     @property
@@ -144,15 +145,10 @@ class TaskData(ResumableData):
                 f"{key}: a cache holds the features of {name} as they are in the corpus, not of what the transforms make of "
                 "them; set data.cache: null"
             )
-        for transform in self.transforms[name]:
-            if transform.keeps_length:
-                continue
-            for task in self.needs:
-                if task.framewise:
-                    raise UserError(
-                        f"{key}: {type(transform).__name__} changes the length of a waveform, which the targets of "
-                        f"{task.name}, one for each frame, would not follow; remove it"
-                    )
+        check_transforms(self.transforms[name], self.needs, key)
+        described = open_transforms(self.transforms[name])
+        if name == "train":
+            self.described = described
 
     def _check_audio(self, name: str, split: Split) -> None:
         """Check that a split has the further audio that tasks need."""
@@ -240,7 +236,9 @@ class TaskData(ResumableData):
         transforms = self.transforms[name]
         if not transforms:
             return None
-        return Augmentation(self.opened[name], transforms, self.seed if name == "train" else None, self.factor, _key(name))
+        return Augmentation(
+            self.opened[name], transforms, self.seed if name == "train" else None, self.factor, _key(name)
+        )
 
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)
@@ -284,7 +282,7 @@ class TaskData(ResumableData):
         batch += [self.splits["train"], self.seed]
         layout = {"corpus": self.corpus.sha256, "batch": batch}
         if self.transforms["train"]:  # only then, so that older checkpoints can still be resumed
-            layout["transforms"] = [described(self.transforms["train"]), self.noise]
+            layout["transforms"] = self.described
         return layout
 
     @staticmethod

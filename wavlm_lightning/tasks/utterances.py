@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,9 +101,9 @@ class LabelledUtterances(Dataset[TaskBatch]):
         layers = self.cache.layers([self.cache.read(*self.split.locate(items[row][0])) for row in cached_rows])
         targets = {}
         for row in cached_rows:
-            number, seed = items[row]
+            number, _ = items[row]
             aligned = {name: self._read(*self.split.locate(number), member=name) for name in self.aligned}
-            targets[row] = self._targets(number, seed, None, aligned)
+            targets[row] = self._targets(self._labels_of(number), None, aligned)
         crop_rows = [row for row in range(len(items)) if row not in targets]
         inputs: Layers | PartlyCached = layers
         if crop_rows:
@@ -132,16 +133,20 @@ class LabelledUtterances(Dataset[TaskBatch]):
             name: self._read(shard, place, start, samples, name) if name in shard.audio_members else waveform.copy()
             for name in self.aligned
         }
+        labels = None
         if self.augmentation is not None:
-            waveform, aligned = self.augmentation(number, seed, waveform, aligned)
-        return waveform, self._targets(number, seed, crop, aligned)
+            before = shard.meta(place)
+            waveform, meta, aligned = self.augmentation(number, seed, waveform, before, aligned)
+            if meta is not before:
+                labels = self._labels_from(meta)
+        return waveform, self._targets(self._labels_of(number) if labels is None else labels, crop, aligned)
 
     def _targets(
-        self, number: int, seed: int, crop: tuple[int, int] | None, aligned: dict[str, np.ndarray]
+        self, labels: tuple[Tensor | None, ...], crop: tuple[int, int] | None, aligned: dict[str, np.ndarray]
     ) -> tuple[Tensor, ...]:
         """The target of each task: of an utterance, or of a crop (start, samples); `aligned` is already cropped."""
         targets = []
-        for label, cropped, names in zip(self._labels_of(number, seed), self.crop_target, self.target_audio, strict=True):
+        for label, cropped, names in zip(labels, self.crop_target, self.target_audio, strict=True):
             if label is not None:
                 targets.append(label if crop is None else cropped(label, *crop))
             else:
@@ -149,15 +154,13 @@ class LabelledUtterances(Dataset[TaskBatch]):
                 targets.append(audio[0] if len(audio) == 1 else torch.stack(audio, 1))
         return tuple(targets)
 
-    def _labels_of(self, number: int, seed: int) -> tuple[Tensor | None, ...]:
+    def _labels_of(self, number: int) -> tuple[Tensor | None, ...]:
         """What each task reads from the metadata of an utterance; None for those whose target is audio."""
-        if number in self._labels:
-            return self._labels[number]
-        shard, place = self.split.locate(number)
-        before = shard.meta(place)
-        meta = before if self.augmentation is None else self.augmentation.meta(number, seed, before)
+        if number not in self._labels:
+            shard, place = self.split.locate(number)
+            self._labels[number] = self._labels_from(shard.meta(place))
+        return self._labels[number]
+
+    def _labels_from(self, meta: dict[str, Any]) -> tuple[Tensor | None, ...]:
         read = zip(self.read_target, self.target_audio, strict=True)
-        labels = tuple(None if names else target(meta) for target, names in read)
-        if self.augmentation is None or not self.augmentation.relabels:
-            self._labels[number] = labels
-        return labels
+        return tuple(None if names else target(meta) for target, names in read)
