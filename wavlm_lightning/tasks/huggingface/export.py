@@ -43,6 +43,11 @@ def head_form(task: Task) -> TransformersForm:
     return form
 
 
+def head_kind(task: Task) -> str:
+    """Suffix of the transformers class that has the same head; if there is none, an error names the difference."""
+    return head_form(task).kind
+
+
 def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> str:
     """Write encoder and head, their configuration, that of the feature extractor and, for CTC, the vocabulary.
 
@@ -93,13 +98,14 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     values |= form.config
     values[OWN_KEY]["head"] = own
     tensors = {f"{values['model_type']}.{name}": value for name, value in load_file(weights).items()}
-    save_file(tensors | head_tensors(task, form), weights, metadata={"format": "pt"})
+    save_file(tensors | head_tensors(task), weights, metadata={"format": "pt"})
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return architecture
 
 
-def head_tensors(task: Task, form: TransformersForm) -> dict[str, Tensor]:
+def head_tensors(task: Task) -> dict[str, Tensor]:
     """The head's tensors under transformers' names."""
+    form = head_form(task)
     theirs = {ours: name for name, ours in SAME_NAMES.items()}
     state = {}
     for name, value in task.state_dict().items():
