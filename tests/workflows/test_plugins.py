@@ -115,6 +115,7 @@ def ran(tiny, tmp_path_factory):
         "language_identification": ("languages", small),
         "speech_rate": (tiny / "pr", small),
         "phone_boundaries": (tiny / "pr", small),
+        "denoiser": (tiny / "pr", small),
         "own_made_upstream": (tiny / "ks", CPU),
     }
     for name, (corpus, options) in corpora.items():
@@ -122,6 +123,8 @@ def ran(tiny, tmp_path_factory):
         commands[f"fit {name}"] = ["fit", *options]
         commands[f"test {name}"] = ["test", *options, "--ckpt_path", "best"]
         commands[f"predict {name}"] = ["predict", f"runs/{name}", sample, "--json"]
+    commands["write denoised"] = ["predict", "runs/denoiser", sample, "--out", "denoised", "--json"]
+    commands["report denoiser"] = ["report", "runs/denoiser", "-o", "page"]
     objective = ["-c", str(files / "own_made_objective.yaml"), "--data.corpus", str(tiny / "pretrain")]
     commands["fit own_made_objective"] = ["fit", *objective, *CPU, "--data.batch_seconds", "5"]
     common = ["--model.upstream", "Fbank", "--model.upstream.cmvn", "false", "--data", "TaskData"]
@@ -158,6 +161,7 @@ def ran(tiny, tmp_path_factory):
         ("language_identification", "language"),
         ("speech_rate", "phones_per_second"),
         ("phone_boundaries", "begins"),
+        ("denoiser", "level_db"),
     ],
 )
 def test_fit_test_and_predict(ran, name, field):
@@ -168,6 +172,24 @@ def test_fit_test_and_predict(ran, name, field):
     card = json.loads((work / "runs" / name / "card.json").read_text())
     assert card["steps"] == 3 and card["headline"] in card["metrics"]
     assert field in json.loads(results[f"predict {name}"][1])
+
+
+@pytest.mark.slow
+def test_a_denoiser_writes_files_and_the_report_plays_it(ran):
+    results, work = ran
+    for name in ("write denoised", "report denoiser"):
+        assert results[name][0] == 0, results[name][2][-2000:]
+    row = json.loads(results["write denoised"][1])
+    heard, rate = soundfile.read(row["file"])
+    written, written_rate = soundfile.read(work / "denoised" / row["audio"])
+    assert (written_rate, len(written)) == (16_000, len(heard)) and rate == 16_000 and abs(written).max() > 0.001
+    card = json.loads((work / "runs" / "denoiser" / "card.json").read_text())
+    assert {"si_sdr", "si_sdri", "stoi"} == set(card["metrics"]) and set(card["details"]["unprocessed"]) == {
+        "si_sdr",
+        "stoi",
+    }
+    page = (work / "page" / "report.html").read_text()
+    assert page.count("<audio controls") == 9 and "SI-SDR" in page
 
 
 @pytest.mark.slow
@@ -205,7 +227,7 @@ def test_recipes_by_registered_name_and_by_dotted_path(ran):
 
 def test_the_examples_are_small_and_documented():
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"]
-    assert len(folders) == 3
+    assert len(folders) == 4
     for folder in folders:
         lines = sum(len((folder / f"{folder.name}.{end}").read_text().splitlines()) for end in ("py", "yaml"))
         assert lines < 120 and f"{folder.name}.yaml" in (folder / "README.md").read_text()

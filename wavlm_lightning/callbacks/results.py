@@ -103,7 +103,7 @@ class WriteResultCard(pl.Callback):
 
 
 class WritePredictions(BasePredictionWriter):
-    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank."""
+    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its output; one file for each rank."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("batch_and_epoch")
@@ -111,9 +111,10 @@ class WritePredictions(BasePredictionWriter):
         self.rows: dict[str, Tensor] = {}
 
     def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
-        # Kept are `(classes,)`, or `(frames, classes)` without the padding.
-        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
-            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
+        assert isinstance(pl_module, Task)
+        rows = pl_module.answer_rows(prediction["outputs"], prediction["lengths"])
+        for key, row in zip(prediction["keys"], rows, strict=True):
+            self.rows[key] = row.float().cpu().contiguous()
 
     def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         from safetensors.torch import save_file

@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
 from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
@@ -170,9 +170,14 @@ class WandbMedia(pl.Callback):
         elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
             keys = batch.keys[: self.samples]
             found = _utterances(task, keys)
-            if not self.audio_logged:
+            inputs = _first(batch.inputs, len(keys))
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                answered = task(inputs)
+            if task.answer == "waveform":
+                shown = self._heard(task, inputs, answered, batch)
+            elif not self.audio_logged:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
-            shown["samples/predictions"] = self._table(trainer, task, batch, [found[key][1] for key in keys])
+            shown["samples/predictions"] = _table(keys, [found[key][1] for key in keys], task.readable(*answered))
         self.audio_logged = True
         self._log(trainer, shown)
 
@@ -211,21 +216,14 @@ class WandbMedia(pl.Callback):
                 artifact.add_reference(path.resolve().as_uri())
             run.log_artifact(artifact)
 
-    def _table(self, trainer: pl.Trainer, task: Task, batch: TaskBatch, labelled: Sequence[str]) -> Any:
-        import wandb
-
-        count, inputs = len(labelled), batch.inputs
-        if isinstance(inputs, Layers):
-            inputs = replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
-        else:
-            assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
-            inputs = Waveforms(inputs.audio[:count], inputs.lengths[:count])
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            said = task.readable(*task(inputs))
-        # The batch may be longer than the rows shown.
-        pairs = zip(batch.keys, labelled, said, strict=False)
-        rows = [[key, text, json.dumps(words, ensure_ascii=False)] for key, text, words in pairs]
-        return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
+    def _heard(self, task: Task, inputs: Any, answered: tuple[Tensor, Tensor], batch: TaskBatch) -> dict[str, Any]:
+        """Answers that are audio, each time; what the task heard and the reference, once."""
+        lengths, keys = inputs.lengths.tolist(), list(batch.keys[: len(inputs.lengths)])
+        shown = _sounds(_cut(answered[0], lengths), keys, "samples/answer")
+        if not self.audio_logged:
+            shown |= _sounds(_cut(inputs.audio, lengths), keys)
+            shown |= _sounds(_cut(batch.targets.values, lengths), keys, "samples/reference")
+        return shown
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
         if shown:
@@ -252,13 +250,36 @@ def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, 
     return found
 
 
-def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
+def _first(inputs: Any, count: int) -> Waveforms | Layers:
+    """The first rows of a batch's inputs."""
+    if isinstance(inputs, Layers):
+        return replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
+    assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
+    return Waveforms(inputs.audio[:count], inputs.lengths[:count])
+
+
+def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Waveforms without padding, as many as there are lengths, clipped to full scale as a player would."""
+    return [row[:n].float().clamp(-1, 1).cpu().numpy() for row, n in zip(rows, lengths, strict=False)]
+
+
+def _table(keys: Sequence[str], labelled: Sequence[str], said: Sequence[dict[str, Any]]) -> Any:
+    import wandb
+
+    triples = zip(keys, labelled, said, strict=True)
+    rows = [[key, text, json.dumps(words, ensure_ascii=False)] for key, text, words in triples]
+    return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
+
+
+def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str], name: str = "samples/audio") -> dict[str, Any]:
+    """Sounds as `name`, and pictures of them as `samples/spectrogram`, or as `NAME_spectrogram`."""
     import wandb
 
     pairs = list(zip(waveforms, captions, strict=True))
+    picture = "samples/spectrogram" if name == "samples/audio" else f"{name}_spectrogram"
     return {
-        "samples/audio": [wandb.Audio(wave, sample_rate=SAMPLE_RATE, caption=text) for wave, text in pairs],
-        "samples/spectrogram": [wandb.Image(spectrogram(torch.from_numpy(wave)), caption=text) for wave, text in pairs],
+        name: [wandb.Audio(wave, sample_rate=SAMPLE_RATE, caption=text) for wave, text in pairs],
+        picture: [wandb.Image(spectrogram(torch.from_numpy(wave)), caption=text) for wave, text in pairs],
     }
 
 
@@ -269,8 +290,7 @@ def spectrogram(waveform: Tensor) -> np.ndarray:
     """
     from matplotlib import colormaps
 
-    power = torch.stft(waveform, 400, 160, window=torch.hann_window(400), return_complex=True).abs().square()
-    decibels = 10 * power.clamp_min(1e-10).log10()
+    decibels = spectrogram_db(waveform)
     scaled = ((decibels - decibels.max()) / 80 + 1).clamp(0, 1)
     return colormaps["magma"](scaled.flip(0).numpy(), bytes=True)[..., :3]
 

@@ -21,13 +21,14 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.start_from import Part, start_from_run
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
 Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
-Answer = Literal["label", "vector", "labels", "frames", "waveform"]
+Answer = Literal["label", "vector", "labels", "frames", "waveform", "text"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ class Task(HeadCheckpoint):
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
             sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
-            `waveform`, `(batch, samples)`. Windows of long recordings are joined by it; None lets them go by the shape.
+            `waveform`, `(batch, samples)` (see `WaveformTask`); `text`, what `readable` decodes from all frames. Windows of
+            long recordings, prediction, export, reports and W&B go by it; None lets them go by the shape.
+        lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
         target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
@@ -95,6 +98,7 @@ class Task(HeadCheckpoint):
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
+    lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
     target_audio: ClassVar[tuple[str, ...]] = ()
     extra_audio: ClassVar[tuple[str, ...]] = ()
@@ -184,6 +188,10 @@ class Task(HeadCheckpoint):
         """
         return {}
 
+    def transformers_form(self) -> TransformersForm | str:
+        """The head in the transformers library, or the reason why it has none, as the end of a sentence."""
+        return "transformers has no such head"
+
     def selection_split(self, valid: str, test: str) -> str:
         """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
@@ -267,8 +275,23 @@ class Task(HeadCheckpoint):
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Outputs of the head and valid frames `(batch,)`, from waveforms or cached layers."""
-        layers = self.upstream_layers(inputs)
+        return self.from_layers(self.upstream_layers(inputs), inputs)
+
+    def from_layers(self, layers: Layers, inputs: Any) -> tuple[Tensor, Tensor]:
+        """The same from the upstream's hidden states; `inputs` are the audio or cached layers that they come from."""
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
+
+    # Answers.
+
+    def answer_kind(self, outputs: Tensor) -> Answer:
+        """What the outputs of the head are: `answer`, or by their shape for a task that does not declare it."""
+        return self.answer or ("frames" if outputs.ndim > 2 else "vector")
+
+    def answer_rows(self, outputs: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The outputs of each utterance of a batch, without padding: `(dim,)`, `(frames, dim)` or `(samples,)`."""
+        if self.answer_kind(outputs) in ("labels", "frames", "waveform"):
+            return [row[:length] for row, length in zip(outputs, lengths.tolist(), strict=True)]
+        return list(outputs)
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
         # Dropout and masks depend on the seed and the number of the batch alone, so that a resumed run draws the same.

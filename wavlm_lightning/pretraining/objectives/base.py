@@ -72,6 +72,11 @@ class Objective(nn.Module, ABC):
     name: str
     weight: float = 1.0
 
+    @property
+    def summed_codebooks(self) -> int | None:
+        """Codebooks whose perplexities add up in its `code_perplexity`; None if it logs none."""
+        return None
+
     def layers(self, count: int) -> tuple[int, ...]:
         """Indices of the hidden states that it reads, for an encoder of `count` layers."""
         return ()

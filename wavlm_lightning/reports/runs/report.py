@@ -15,6 +15,7 @@ from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
+from wavlm_lightning.reports.runs.sounds import sound_blocks
 from wavlm_lightning.reports.runs.tables import DECIMALS, Official, board_cards, figure
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
@@ -80,6 +81,7 @@ def write_run_report(
     facts = [describe(run) for run in pretraining]
     stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair)
+    blocks += _sounds(directory, collection)
     blocks += _training(directory, collection, pretraining, group_seeds)
     blocks += _cost(collection, pretraining, stages)
     blocks += _setup(collection, pretraining, facts, setup)
@@ -143,6 +145,15 @@ def _results(
         if found := layers_table(collection.results, collection.tasks):
             table, sentence = found
             blocks += [Paragraph(f"{text.LAYERS_CLAIM} {sentence}"), table, Paragraph(text.LAYERS_CAUTION, "quiet")]
+    return blocks
+
+
+def _sounds(directory: Path, collection: Collection) -> Blocks:
+    """Players for answers that are audio."""
+    found = sound_blocks(directory, collection)
+    blocks: Blocks = [Heading("Listen"), Paragraph(text.SOUNDS, "quiet")] if found else []
+    for some in found.values():
+        blocks += some
     return blocks
 
 

@@ -17,6 +17,7 @@ from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_seg
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 # The setting in use until one is chosen.
@@ -118,6 +119,9 @@ class SpeakerDiarization(Task):
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
+
+    def transformers_form(self) -> TransformersForm | str:
+        return "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"
 
     def build_head(self, dim: int) -> None:
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)

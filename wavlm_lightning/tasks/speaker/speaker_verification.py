@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,14 @@ from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.components.xvector import (
+    LOST_FRAMES,
+    TIME_DELAY,
+    AdditiveMarginSoftmax,
+    XVector,
+    to_transformers,
+)
+from wavlm_lightning.tasks.transformers_form import VERIFICATION, TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
@@ -96,6 +104,7 @@ class SpeakerVerification(Task):
     metric = "eer"
     better = "lower"
     answer, cache_level = "vector", "frame"
+    lost_frames = LOST_FRAMES
 
     def __init__(
         self,
@@ -155,6 +164,14 @@ class SpeakerVerification(Task):
         self.network = XVector(self.hidden, self.widths, self.embedding)
         self.affine = nn.Linear(self.embedding, self.embedding)
         self.objective = AdditiveMarginSoftmax(self.embedding, len(self.labels), self.scale, self.margin)
+
+    def transformers_form(self) -> TransformersForm | str:
+        """The head of a `WavLMForXVector`."""
+        if self.hidden != self.widths[0]:
+            return f"its projection has {self.hidden} outputs, and WavLMForXVector needs those of the first layer"
+        config = {"tdnn_dim": list(self.widths), "xvector_output_dim": self.embedding, **TIME_DELAY}
+        rename = partial(to_transformers, affine="network.affine")
+        return TransformersForm(VERIFICATION, list(self.labels), config, {"embedding": "relu"}, rename)
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Embeddings `(batch, embedding)`, not yet scaled to length 1."""
