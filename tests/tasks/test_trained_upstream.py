@@ -16,7 +16,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, TaskData
 from wavlm_lightning.tasks.base import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.upstreams import WavLMUpstream
+from wavlm_lightning.upstreams import FineTuning, WavLMUpstream
 
 
 def train(corpus: str, folder: str, devices: int) -> None:
@@ -61,6 +61,26 @@ def test_unfreezing_by_a_callback_is_refused(tiny):
     task.backbone = task.upstream  # where Lightning's callback looks for what it unfreezes
     trainer = quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning(1)])
     with pytest.raises(UserError, match=r"BackboneFinetuning would train nothing.*frozen: false"):
+        trainer.fit(task, TaskData(str(tiny / "ks")))
+
+
+def test_unfreezing_by_a_callback_trains_what_may_be_trained(tiny):
+    task = KeywordSpotting(WavLMUpstream("tiny", frozen=False), learning_rate=1e-3)
+    task.__dict__["backbone"] = task.upstream  # where Lightning's callback looks for what it unfreezes
+    before = {name: value.clone() for name, value in task.upstream.state_dict().items()}
+    unfreezing = BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=1e-3, verbose=False)
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=0, callbacks=[unfreezing])
+    trainer.fit(task, TaskData(str(tiny / "ks"), batch_size=8))
+    changed = [name for name, value in task.upstream.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(changed) > 40
+
+
+def test_unfreezing_by_a_callback_beside_fine_tuning_is_refused(tiny):
+    upstream = WavLMUpstream("tiny", frozen=False, fine_tuning=FineTuning(layers=[-1]))
+    trainer = quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning(1)])
+    task = KeywordSpotting(upstream, learning_rate=1e-3)
+    task.__dict__["backbone"] = upstream
+    with pytest.raises(UserError, match=r"BackboneFinetuning would unfreeze .*fine_tuning\.from_update instead"):
         trainer.fit(task, TaskData(str(tiny / "ks")))
 
 

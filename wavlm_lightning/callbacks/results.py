@@ -19,7 +19,6 @@ from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class WriteResultCard(pl.Callback):
@@ -36,20 +35,18 @@ class WriteResultCard(pl.Callback):
         self.started = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the cards, on rank 0; a `UserError` if some of several heads have no finite figures, after all others."""
+        """Write the cards, on rank 0; a `UserError` if heads have no finite figures, after the cards of all others."""
         if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        if not isinstance(pl_module, ManyHeads):
-            self.write(pl_module, self.folder)
-            return
-        failures = []
-        for label, head in pl_module.each():
+        heads, failures = pl_module.heads(), []
+        for label, head in heads.items():
             try:
                 self.write(head, self.folder / label)
             except UserError as error:
-                failures.append(str(error))
+                failures.append(error)
         if failures:
-            raise UserError(f"{len(failures)} of {len(pl_module.head_labels)} heads have no card: {failures[0]}")
+            several = f"{len(failures)} of {len(heads)} heads have no card: {failures[0]}"
+            raise failures[0] if len(heads) == 1 else UserError(several)
 
     def write(self, task: Task, folder: Path) -> None:
         """Write the card of a task, and print its headlines in their units."""
@@ -96,6 +93,9 @@ class WriteResultCard(pl.Callback):
             selection=selection,
             protocol=task.protocol,
             details=task.details,
+            fitted=task.fitted,
+            averaged=trained.get("averaged", []),
+            started=task.started,
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),

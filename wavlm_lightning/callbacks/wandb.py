@@ -29,7 +29,6 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
@@ -258,7 +257,7 @@ class WandbMedia(pl.Callback):
 def task_figures(task: Task) -> dict[str, Figure]:
     """Name of each metric of a task, or of its heads, in the curves -> how it is shown."""
     found = {}
-    for label, head in task.each() if isinstance(task, ManyHeads) else [("", task)]:
+    for label, head in task.heads().items():
         for metric, better in head.directions.items():
             unit = head.unit(metric)
             mark = unit.name or (f"x {unit.scale:g}" if unit.scale != 1 else "")
@@ -271,9 +270,7 @@ def task_figures(task: Task) -> dict[str, Figure]:
 
 def _head(module: pl.LightningModule) -> Task | None:
     """The task, or the first of several heads; None in pre-training."""
-    if isinstance(module, ManyHeads):
-        return module.first
-    return module if isinstance(module, Task) else None
+    return next(iter(module.heads().values())) if isinstance(module, Task) else None
 
 
 def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
@@ -64,6 +65,10 @@ def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict
         UserError: there is no head, or it predicts other labels, or it belongs to other objectives.
     """
     state, books = read_head(source)
+    try:
+        check_finite(state, source)
+    except CheckpointError as error:
+        raise UserError(f"model.keep_head: {error}") from error
     if [book["sha256"] for book in books.values()] != [book["sha256"] for book in codebooks.values()]:
         raise UserError(
             f"model.keep_head: the head of {source} predicts another codebook than data.labels; "

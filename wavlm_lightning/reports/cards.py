@@ -94,6 +94,9 @@ class ResultCard:
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
         protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
         details: further JSON-like facts of the test; each task decides which.
+        fitted: what was fitted on the validation split (a threshold, a clustering), see `Task.fit_on_validation`.
+        averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
+        started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
         runtime_seconds: wall time of the test.
         command: the command that repeats the test.
         created: ISO 8601 time.
@@ -120,6 +123,9 @@ class ResultCard:
     layer_weights: list[float] = field(default_factory=list)
     protocol: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    fitted: dict[str, Any] = field(default_factory=dict)
+    averaged: list[int] = field(default_factory=list)
+    started: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
     command: str = ""
     created: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -18,6 +19,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
@@ -63,6 +65,8 @@ class Task(HeadCheckpoint):
         seed: of the head's initial weights.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
+        start_from: folder of a run, or a checkpoint, whose weights a new run begins with; a resumed run does not read it.
+        start_with: which weights of that run: the `head` (with the weighted sum), the `encoder`, or `both`.
 
     Attributes:
         name: SUPERB's abbreviation.
@@ -98,8 +102,11 @@ class Task(HeadCheckpoint):
         normalize: bool = False,
         seed: int = 1337,
         protocol: Protocol = "superb",
+        start_from: str | None = None,
+        start_with: Part = "both",
     ) -> None:
         super().__init__()
+        self.start_from, self.start_with = start_from, start_with
         self.upstream = upstream
         self.learning_rate, self.seed, self.protocol = learning_rate, seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
@@ -108,6 +115,8 @@ class Task(HeadCheckpoint):
         self.labels: Any = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
+        self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
+        self.started: dict[str, Any] = {}  # with which weights the run began
         self.skipped_updates = 0
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
@@ -160,11 +169,24 @@ class Task(HeadCheckpoint):
         values = metric.compute()
         return values if isinstance(values, dict) else {self.metric: values}
 
+    def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
+        """What is fitted on the validation split after training: a threshold, a clustering, a calibration.
+
+        Called in every process at the end of each validation, before checkpoints are written; `metric` has seen the whole
+        split, and its `compute` joins the processes. The values, JSON-like, are in `self.fitted`, also in a test or a
+        prediction from a checkpoint. Never called with test data.
+        """
+        return {}
+
     def selection_split(self, valid: str, test: str) -> str:
         """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
 
     # Construction.
+
+    def heads(self) -> dict[str, Task]:
+        """Label -> head: here the task itself under an empty label; `ManyHeads` gives all of its heads."""
+        return {"": self}
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -184,6 +206,10 @@ class Task(HeadCheckpoint):
         if self._trainer is not None:
             check_trainer(self)
             self.build(self.read_labels(self.trainer.datamodule.corpus))
+            # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
+            # checkpoint after this hook and so replaces every weight again.
+            if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
+                self.started = start_from_run(self, self.start_from, self.start_with)
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
@@ -204,6 +230,8 @@ class Task(HeadCheckpoint):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.build_head(self.upstream.dim)
+        if hidden := sorted(name for name in self._modules if hasattr(Task, name)):
+            raise UserError(f"{self.name}: a layer is called {hidden[0]!r}, which is a method of every task; rename it")
         self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
 
     @property
@@ -255,6 +283,10 @@ class Task(HeadCheckpoint):
         self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
+        # Not on the few batches of a sanity check, nor where s3prl's practice validates on the test split.
+        if not self.trainer.sanity_checking:
+            on_valid = self.selection_split("valid", "test") == "valid"
+            self.fitted = checked(self.fit_on_validation(self.valid_metric), self.name) if on_valid else {}
         for name, value in self.score(self.valid_metric, "valid").items():
             self.log(f"valid/{name}", value, prog_bar=name == self.metric, sync_dist=True)
         self.valid_metric.reset()
@@ -283,6 +315,17 @@ class Task(HeadCheckpoint):
             self.log("train/skipped_updates", float(self.skipped_updates))
 
 
+def checked(fitted: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values of `fit_on_validation` as JSON reads them back; a `UserError` unless checkpoint and card can hold them."""
+    try:
+        return json.loads(json.dumps(fitted, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{name}: fit_on_validation gives values that a card cannot hold ({error}); give finite numbers, text, lists "
+            "and dicts"
+        ) from None
+
+
 def check_trainer(task: Task) -> None:
     """Refuse a strategy or callback under which the head or the upstream would silently train wrongly."""
     strategy = task.trainer.strategy
@@ -297,4 +340,9 @@ def check_trainer(task: Task) -> None:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
+            )
+        if isinstance(callback, BaseFinetuning) and (task.upstream.fine_tuning or task.trainer.world_size > 1):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would unfreeze what model.upstream.fine_tuning keeps frozen, or "
+                "what several processes would not average; use model.upstream.fine_tuning.from_update instead"
             )

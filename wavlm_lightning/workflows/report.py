@@ -111,7 +111,7 @@ def _parameters(checkpoint: Path) -> int | None:
     from wavlm_lightning.pretraining.head_file import without_teachers
 
     try:
-        # Mapped into memory, so that only the headers of a large checkpoint are read.
+        # Mapped into memory and without check sums, so that only the headers of a large checkpoint are read.
         state = without_teachers(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
     except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError):  # cut short, or of another program
         return None

@@ -203,6 +203,8 @@ def _setup(
         blocks.append(tables.setup_table({run.name: tables.setup_pairs(run, known) for run, known in runs}))
     if collection.results:
         blocks.append(tables.encoders_table(collection))
+        if (stages := tables.stages_of_heads(collection)) is not None:
+            blocks.append(Fold("What was fitted on validation, and where training began", [stages]))
     return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
 
 

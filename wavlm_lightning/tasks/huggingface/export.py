@@ -140,7 +140,7 @@ def head_tensors(task: Task) -> dict[str, Tensor]:
     theirs = {ours: name for name, ours in SAME_NAMES.items()}
     state = {}
     for name, value in task.state_dict().items():
-        if name.startswith("upstream.") or name == "setting":
+        if name.startswith("upstream."):
             continue
         if isinstance(task, SpeakerVerification):
             name, value = _verification(task, name, value)

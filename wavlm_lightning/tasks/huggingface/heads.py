@@ -24,7 +24,7 @@ from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
-from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
+from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
@@ -48,6 +48,8 @@ class HeadEncoder(WavLMUpstream):
         frozen: False trains the encoder with the head.
     """
 
+    source_argument = None  # a checkpoint holds neither its configuration nor the vocabulary of the head
+
     def __init__(self, source: str, values: dict[str, Any], frozen: bool = True) -> None:
         super().__init__(source, frozen=frozen)
         self.weighted = bool(values.get("use_weighted_layer_sum", False))
@@ -70,10 +72,8 @@ class HeadEncoder(WavLMUpstream):
             lengths = lengths.to(waveforms.device)
             waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
             waveforms = normalize_waveforms(waveforms, lengths, self.normalize_eps)
-        features, frames = self.encoder.features(waveforms, lengths)
-        projected, _ = self.encoder.project(features)
         last = self.encoder.config.layers
-        return self.encoder.contextualise(projected, frames, keep=range(last + 1) if self.weighted else (last,))
+        return self.encode(waveforms, lengths, keep=range(last + 1) if self.weighted else (last,))
 
 
 class FolderLabels(Task):
@@ -155,7 +155,6 @@ class FolderSpeakerDiarization(SpeakerDiarization):
 
     def build_head(self, dim: int) -> None:
         self.classifier = nn.Linear(dim, self.speakers)
-        self.register_buffer("setting", torch.tensor(USUAL))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         return self.labels

@@ -162,8 +162,6 @@ def huggingface_head(
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
     expected = {name: value for name, value in model.state_dict().items() if not name.startswith("upstream.")}
-    if "setting" in expected:  # SD's buffer, unknown to transformers
-        state["setting"] = expected["setting"]
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")

@@ -9,17 +9,17 @@ import lightning.pytorch as pl
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams.cache import Level
 
 
 def tasks_of(module: pl.LightningModule) -> list[Task]:
-    """The task itself, or the first head of each task of `ManyHeads`."""
-    if isinstance(module, ManyHeads):
-        return list(module.tasks.values())
+    """The task itself, or the first of several heads for each task."""
     if not isinstance(module, Task):
         raise UserError(f"TaskData serves tasks, not {type(module).__name__}; for pre-training use PretrainingData")
-    return [module]
+    first: dict[str, Task] = {}
+    for head in module.heads().values():
+        first.setdefault(head.name, head)
+    return list(first.values())
 
 
 def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, Any]]) -> None:

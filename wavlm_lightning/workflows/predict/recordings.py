@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Waveforms
-from wavlm_lightning.data.folder import SUFFIXES
+from wavlm_lightning.data.finding import FoundAudio, find_audio
 from wavlm_lightning.metrics.rttm import rttm_lines
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.predict.head import TrainedHead
@@ -25,10 +26,12 @@ def audio_files(given: Path) -> list[Path]:
     """The file itself, or all audio files in a folder and below it, sorted; a `UserError` if there is no audio file."""
     if given.is_file():
         return [given]
-    found = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    found = find_audio(given) if given.is_dir() else FoundAudio([])
+    if not found.files:
         raise UserError(f"{given}: no such file, and no recordings in a folder of that name")
-    return found
+    if (note := found.note()) is not None:
+        print(f"{given}: {note}", file=sys.stderr)
+    return found.files
 
 
 def predict_files(
