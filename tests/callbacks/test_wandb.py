@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from enhancement import TwoHeadlines
 from quiet import quiet_trainer
 from wandb_records import records
 
 from wavlm_lightning.augment.transforms import WaveformTransform
-from wavlm_lightning.callbacks.wandb import KEPT, WandbMedia, heat_map, logged_in, run_id, spectrogram
+from wavlm_lightning.callbacks.wandb import KEPT, Wandb, WandbMedia, heat_map, logged_in, run_id, spectrogram
 from wavlm_lightning.cli import main
 from wavlm_lightning.tasks import TaskData, WaveformTask
 from wavlm_lightning.upstreams import Fbank
@@ -94,7 +95,8 @@ def test_a_head_offline_then_gone_on_with_then_tested(tiny, stranger, capfd):
     assert config["model"]["init_args"]["learning_rate"] == 1e-3 and config["data"]["init_args"]["batch_size"] == 32
     values = history(first)
     assert len(values["train/loss"]) == len(values["valid/accuracy"]) == 2
-    assert [metric.name for metric in first["metric"] if metric.summary.max] == ["valid/accuracy"]
+    assert {metric.name for metric in first["metric"] if metric.summary.max} == {"valid/accuracy", "valid/accuracy (%)"}
+    assert values["valid/accuracy (%)"] == pytest.approx([100 * value for value in values["valid/accuracy"]])
     summary = {item.key or item.nested_key[0]: item.value_json for row in first["summary"] for item in row.update}
     assert json.loads(summary["valid/accuracy"]) == {"max": max(values["valid/accuracy"])}
     assert {artifact.type: artifact.name for artifact in first["artifact"]}["model"] == "ks-checkpoint"
@@ -159,6 +161,42 @@ def test_answers_that_are_audio_are_heard_each_time(tiny, stranger):
         assert np.abs(2 * waveforms[1] - waveforms[0]).max() < 4 / 32768
         assert np.abs(4 * waveforms[0] - waveforms[2]).max() < 8 / 32768 and len(waveforms[0]) > 1000
     assert all("level_db" in row[2] for row in logged[1]["samples/predictions"].data)
+
+
+def test_metrics_are_logged_in_their_units_and_directions(tiny, stranger):
+    """Of a task in dB with two headlines; percentages are scaled, a figure without a unit is logged once."""
+    folder = stranger / "se"
+    logger = Wandb(offline=True, samples=0)
+    callback = logger.settle(folder, fresh=True)
+    task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
+    settings = {
+        "logger": logger,
+        "callbacks": [callback],
+        "max_steps": 1,
+        "log_every_n_steps": 1,
+        "val_check_interval": 1,
+    }
+    trainer = quiet_trainer(**settings)
+    trainer.fit(task, TaskData(str(tiny / "ks"), batch_size=8))
+    (start,) = read(folder)
+    values = {name: found[-1] for name, found in history(start).items() if name.startswith("valid/")}
+    del values["valid/loss"]
+    assert values == pytest.approx(
+        {
+            "valid/si_sdr": 9.3456,
+            "valid/si_sdr (dB)": 9.3456,
+            "valid/pesq": 2.6149,
+            "valid/wer": 0.25,
+            "valid/wer (%)": 25,
+        }
+    )
+    defined = {metric.name: metric.summary for metric in start["metric"]}
+    assert {name for name, summary in defined.items() if summary.max} == {
+        "valid/si_sdr",
+        "valid/si_sdr (dB)",
+        "valid/pesq",
+    }
+    assert {name for name, summary in defined.items() if summary.min} == {"valid/wer (%)"}
 
 
 def test_a_pre_training_brings_its_codebook(tiny, stranger):

@@ -9,10 +9,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -33,8 +33,20 @@ from wavlm_lightning.tasks import Task
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A metric as people read it: its name with the unit, the factor from the value in curves, and which end is good."""
+
+    name: str
+    scale: float
+    summary: Literal["min", "max"]
+
+
 class Wandb(WandbLogger):
     """Logs metrics, the configuration, audio samples with spectrograms and predictions, layer weights and artefacts.
+
+    A task's metrics are logged twice: as the curves have them (`valid/per`, a fraction, by which sweeps rank), and as people
+    read them, in their unit (`valid/per (%)`). The summary keeps the best value of each.
 
     Its files are in `wandb/` of the run folder; `wandb sync` uploads an offline run. A resumed run keeps its id. `wandb` is
     imported when the run starts.
@@ -75,6 +87,7 @@ class Wandb(WandbLogger):
         self.upload_checkpoint, self.samples = upload_checkpoint, samples
         asked = {"group": group, "tags": tags, "notes": notes, "entity": entity}
         self._wandb_init.update({key: value for key, value in asked.items() if value is not None})
+        self.figures: dict[str, Figure] = {}  # by the name of a metric in the curves
 
     def settle(self, root: Path, fresh: bool) -> Callback:
         """Set run folder, names, id and mode before the run starts; returns the callback that logs samples and artefacts.
@@ -94,6 +107,11 @@ class Wandb(WandbLogger):
             given["mode"] = "offline"
         self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
         return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        known = [(figure, metrics[name]) for name, figure in self.figures.items() if name in metrics]
+        super().log_metrics({**metrics, **{figure.name: figure.scale * value for figure, value in known}}, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -130,9 +148,7 @@ class WandbMedia(pl.Callback):
     Samples are the first `samples` utterances of the first validation batch; the other arguments are those of `Wandb`.
     """
 
-    def __init__(
-        self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool
-    ) -> None:
+    def __init__(self, logger: Wandb, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool) -> None:
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
@@ -153,9 +169,15 @@ class WandbMedia(pl.Callback):
         run = self.logger.experiment
         name = pl_module.name if isinstance(pl_module, Task) else type(pl_module).__name__
         run.tags = tuple(dict.fromkeys([*(run.tags or ()), name]))
+        self.logger.figures = task_figures(pl_module) if isinstance(pl_module, Task) else {}
+        if stage != "fit":
+            return
         # A hosted sweep ranks by the summary: keep the best value of the metric that selects the checkpoint.
-        if stage == "fit" and (monitor := getattr(pl_module, "monitor", None)):
-            run.define_metric(monitor[0], summary=monitor[1], step_metric="trainer/global_step")
+        best = {figure.name: figure.summary for name, figure in self.logger.figures.items() if "valid/" in name}
+        if monitor := getattr(pl_module, "monitor", None):
+            best[monitor[0]] = monitor[1]
+        for name, summary in best.items():
+            run.define_metric(name, summary=summary, step_metric="trainer/global_step")
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -228,6 +250,20 @@ class WandbMedia(pl.Callback):
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
         if shown:
             self.logger.experiment.log({**shown, "trainer/global_step": trainer.global_step})
+
+
+def task_figures(task: Task) -> dict[str, Figure]:
+    """Name of each metric of a task, or of its heads, in the curves -> how it is shown."""
+    found = {}
+    for label, head in task.heads().items():
+        for metric, better in head.directions.items():
+            unit = head.unit(metric)
+            mark = unit.name or (f"x {unit.scale:g}" if unit.scale != 1 else "")
+            for stage in ("valid", "test"):
+                name = "/".join(filter(None, [label, stage, metric]))
+                shown = f"{name} ({mark})" if mark else name
+                found[name] = Figure(shown, unit.scale, "min" if better == "lower" else "max")
+    return found
 
 
 def _head(module: pl.LightningModule) -> Task | None:

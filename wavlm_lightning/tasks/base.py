@@ -45,6 +45,10 @@ class Unit:
     scale: float = 100.0
     decimals: int = 2
 
+    def text(self, value: float) -> str:
+        """A metric's value as people read it: 0.2514 as "25.14 %", 9.3456 as "9.3 dB"."""
+        return f"{value * self.scale:.{self.decimals}f} {self.name}".rstrip()
+
 
 PERCENT = Unit()
 
@@ -70,6 +74,7 @@ class Task(HeadCheckpoint):
         name: SUPERB's abbreviation.
         metric: name of the headline metric.
         better: `lower` or `higher`.
+        headlines: the metrics that tables, pictures and lines show, `metric` among them; it alone by default.
         others: further metrics that `build_metric` computes, and their direction.
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
@@ -95,6 +100,7 @@ class Task(HeadCheckpoint):
     name: ClassVar[str]
     metric: ClassVar[str]
     better: ClassVar[Direction]
+    headlines: ClassVar[tuple[str, ...]] = ()
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
@@ -221,6 +227,14 @@ class Task(HeadCheckpoint):
         return {"": self}
 
     @property
+    def directions(self) -> dict[str, Direction]:
+        """All metrics, the one that selects the checkpoint first, with their directions."""
+        return {self.metric: self.better, **self.others}
+
+    def unit(self, metric: str) -> Unit:
+        return self.units.get(metric, PERCENT)
+
+    @property
     def monitor(self) -> tuple[str, str]:
         """The logged value that selects the best checkpoint, and `min` or `max`."""
         return f"valid/{self.metric}", "min" if self.better == "lower" else "max"
@@ -249,6 +263,10 @@ class Task(HeadCheckpoint):
         if unknown := set(self.units) - {self.metric, *self.others}:
             raise UserError(
                 f"{self.name}: `units` names {', '.join(sorted(unknown))}, which is not a metric of the task"
+            )
+        if self.headlines and (self.metric not in self.headlines or not set(self.headlines) <= set(self.directions)):
+            raise UserError(
+                f"{self.name}: `headlines` are {', '.join(self.headlines)}; name `metric` ({self.metric}) and any of `others`"
             )
         if self.labels is not None:
             if self.labels != labels:

@@ -78,10 +78,10 @@ class FSDP2(ModelParallelStrategy):
             loop.inference_mode = False
         super().setup(trainer)
 
-    def shard(self, module: pl.LightningModule, transformer: Transformer) -> None:
+    def shard(self, module: pl.LightningModule, *transformers: Transformer) -> None:
         """Give each process its shard of every parameter of `module`; a second call does nothing.
 
-        The module's training and validation steps count as forward passes. The layers of `transformer`, a stack inside
+        The module's training and validation steps count as forward passes. The layers of `transformers`, stacks inside
         it, are gathered one by one.
         """
         from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -95,7 +95,7 @@ class FSDP2(ModelParallelStrategy):
         inside = MixedPrecisionPolicy(
             param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
         )
-        for layer in transformer.layers:
+        for layer in (layer for transformer in transformers for layer in transformer.layers):
             table = getattr(layer.attention, "rel_attn_embed", None)
             if table is not None:  # called before the stack, so its layer's gathering would come too late
                 fully_shard(table, mesh=mesh, mp_policy=plain)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from wavlm_lightning.reports.cards import find_cards
+from wavlm_lightning.reports.cards import find_cards, metric_text
 from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
 from wavlm_lightning.reports.runs import figures, tables, text
@@ -16,7 +16,7 @@ from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, Pret
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
 from wavlm_lightning.reports.runs.sounds import sound_blocks
-from wavlm_lightning.reports.runs.tables import DECIMALS, Official, board_cards, figure
+from wavlm_lightning.reports.runs.tables import Official, board_cards
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
@@ -228,15 +228,8 @@ def _sources(directory: Path, collection: Collection) -> Blocks:
         pairs = []
         for task, result in row.items():
             for card, file in zip(result.cards, result.files, strict=True):
-                metric, address = metric_title(card.headline), _address(file, directory)
-                line = text.card_line(
-                    task,
-                    metric,
-                    figure(card.value, card.main.get("decimals", DECIMALS)),
-                    card.learning_rate,
-                    card.seed,
-                    address,
-                )
+                figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
+                line = text.card_line(task, figures, card.learning_rate, card.seed, _address(file, directory))
                 pairs.append((line, card.command))
         blocks.append(Fold(text.command_title(upstream, list(row)), [Commands(pairs)]))
     return blocks
@@ -258,5 +251,5 @@ def _csv(directory: Path, collection: Collection, official: Official) -> str:
         common += [_address(file, directory), card.command]
         for metric, entry in card.metrics.items():
             row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
-            writer.writerow([*row, int(metric == card.headline), *common])
+            writer.writerow([*row, int(metric in card.shown), *common])
     return buffer.getvalue()

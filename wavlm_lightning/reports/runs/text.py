@@ -224,9 +224,9 @@ def command_title(upstream: str, tasks: Sequence[str]) -> str:
     return f"{upstream}: {', '.join(tasks)}"
 
 
-def card_line(task: str, metric: str, value: str, learning_rate: float, seed: int, address: str) -> str:
+def card_line(task: str, figures: str, learning_rate: float, seed: int, address: str) -> str:
     """A result with the link to its card."""
-    return f"[{task} {metric} {value}]({address}), learning rate {learning_rate:g}, seed {seed}:"
+    return f"[{task} {figures}]({address}), learning rate {learning_rate:g}, seed {seed}:"
 
 
 def file_name(path: Path, base: Path) -> str:
