@@ -18,7 +18,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
+from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.start_from import Part, start_from_run
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.module import Optimization, Trainable, stream
 from wavlm_lightning.training.optimizers import parameter_groups
@@ -28,7 +30,7 @@ from wavlm_lightning.upstreams.cache import Level
 
 Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
-Answer = Literal["label", "vector", "labels", "frames", "waveform"]
+Answer = Literal["label", "vector", "labels", "frames", "waveform", "text"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Unit:
     name: str = "%"
     scale: float = 100.0
     decimals: int = 2
+
+    def text(self, value: float) -> str:
+        """A metric's value as people read it: 0.2514 as "25.14 %", 9.3456 as "9.3 dB"."""
+        return f"{value * self.scale:.{self.decimals}f} {self.name}".rstrip()
 
 
 PERCENT = Unit()
@@ -76,13 +82,23 @@ class Task(HeadCheckpoint, Trainable):
         name: SUPERB's abbreviation.
         metric: name of the headline metric.
         better: `lower` or `higher`.
+        headlines: the metrics that tables, pictures and lines show, `metric` among them; it alone by default.
         others: further metrics that `build_metric` computes, and their direction.
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
             sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
-            `waveform`, `(batch, samples)`. Windows of long recordings are joined by it; None lets them go by the shape.
+            `waveform`, `(batch, samples)` (see `WaveformTask`); `text`, what `readable` decodes from all frames. Windows of
+            long recordings, prediction, export, reports and W&B go by it; None lets them go by the shape.
+        lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
+            `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
+            `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
+            waveform before `data.transforms` or `data.eval_transforms`.
+        extra_audio: names of further audio that is a second input, such as an enrolment, of any length and not cropped;
+            `batch.extra[name]` has it.
+        data: what the data module serves in this run, see `Served`; None without one.
 
     Example:
         >>> task = KeywordSpotting(upstream=Fbank(cmvn=False), learning_rate=1e-3)
@@ -92,10 +108,14 @@ class Task(HeadCheckpoint, Trainable):
     name: ClassVar[str]
     metric: ClassVar[str]
     better: ClassVar[Direction]
+    headlines: ClassVar[tuple[str, ...]] = ()
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
+    lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    target_audio: ClassVar[tuple[str, ...]] = ()
+    extra_audio: ClassVar[tuple[str, ...]] = ()
     sharded_checkpoints = False  # a head is read back in one process
 
     def __init__(
@@ -121,6 +141,7 @@ class Task(HeadCheckpoint, Trainable):
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
+        self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
@@ -136,9 +157,10 @@ class Task(HeadCheckpoint, Trainable):
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`.
+        """The target of an utterance from its metadata and `self.labels`: `()`, `(labels,)` or `(frames, ...)`.
 
-        Raises `UserError` if the metadata lack it or it is not among the labels.
+        Label indices are int64; numbers keep their dtype. Raises `UserError` if the metadata lack it or it is not among
+        the labels. Not called for a task with `target_audio`.
         """
 
     @abstractmethod
@@ -185,15 +207,45 @@ class Task(HeadCheckpoint, Trainable):
         """
         return {}
 
+    def transformers_form(self) -> TransformersForm | str:
+        """The head in the transformers library, or the reason why it has none, as the end of a sentence."""
+        return "transformers has no such head"
+
     def selection_split(self, valid: str, test: str) -> str:
         """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
+
+    def needs(self) -> Needs:
+        """What the data module must know of this task."""
+        return Needs(
+            name=self.name,
+            upstream=self.upstream,
+            protocol=self.protocol,
+            read_target=self.read_target,
+            crop_target=self.crop_target,
+            selection_split=self.selection_split,
+            cache_level=self.cache_level,
+            normalize=self.weighted_sum.normalize,
+            # A task that crops its targets has some that follow the waveform, whatever it answers.
+            framewise=self.answer == "frames" or type(self).crop_target is not Task.crop_target,
+            transcribes=self.answer in ("labels", "text"),
+            target_audio=self.target_audio,
+            extra_audio=self.extra_audio,
+        )
 
     # Construction.
 
     def heads(self) -> dict[str, Task]:
         """Label -> head: here the task itself under an empty label; `ManyHeads` gives all of its heads."""
         return {"": self}
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """All metrics, the one that selects the checkpoint first, with their directions."""
+        return {self.metric: self.better, **self.others}
+
+    def unit(self, metric: str) -> Unit:
+        return self.units.get(metric, PERCENT)
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -204,7 +256,12 @@ class Task(HeadCheckpoint, Trainable):
         """Build the head for the trainer's corpus. Without a trainer, the checkpoint being loaded builds it."""
         if self._trainer is not None:
             check_trainer(self)
-            self.build(self.read_labels(self.trainer.datamodule.corpus))
+            join(self.trainer)
+            if self.data is None:
+                raise UserError(
+                    f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData"
+                )
+            self.build(self.read_labels(self.data.corpus))
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
@@ -217,11 +274,19 @@ class Task(HeadCheckpoint, Trainable):
     def waiting_parameters(self) -> Iterable[nn.Parameter]:
         return (p for p in self.upstream.parameters() if p.requires_grad) if self.upstream.waits else ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes that read audio may get a copy of the task, which must not bring the data module along.
+        return {**super().__getstate__(), "data": None}
+
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
         if unknown := set(self.units) - {self.metric, *self.others}:
             raise UserError(
                 f"{self.name}: `units` names {', '.join(sorted(unknown))}, which is not a metric of the task"
+            )
+        if self.headlines and (self.metric not in self.headlines or not set(self.headlines) <= set(self.directions)):
+            raise UserError(
+                f"{self.name}: `headlines` are {', '.join(self.headlines)}; name `metric` ({self.metric}) and any of `others`"
             )
         if self.labels is not None:
             if self.labels != labels:
@@ -248,8 +313,23 @@ class Task(HeadCheckpoint, Trainable):
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Outputs of the head and valid frames `(batch,)`, from waveforms or cached layers."""
-        layers = self.upstream_layers(inputs)
+        return self.from_layers(self.upstream_layers(inputs), inputs)
+
+    def from_layers(self, layers: Layers, inputs: Any) -> tuple[Tensor, Tensor]:
+        """The same from the upstream's hidden states; `inputs` are the audio or cached layers that they come from."""
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
+
+    # Answers.
+
+    def answer_kind(self, outputs: Tensor) -> Answer:
+        """What the outputs of the head are: `answer`, or by their shape for a task that does not declare it."""
+        return self.answer or ("frames" if outputs.ndim > 2 else "vector")
+
+    def answer_rows(self, outputs: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The outputs of each utterance of a batch, without padding: `(dim,)`, `(frames, dim)` or `(samples,)`."""
+        if self.answer_kind(outputs) in ("labels", "frames", "waveform"):
+            return [row[:length] for row, length in zip(outputs, lengths.tolist(), strict=True)]
+        return list(outputs)
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
         # Dropout and masks depend on the seed and the number of the batch alone, so that a resumed run draws the same.

@@ -9,11 +9,11 @@ import lightning.pytorch as pl
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
 # The weights in a checkpoint: of Lightning's callback `WeightAveraging`, the average first and then those of the last update.
 STATES = {"state_dict", "current_model_state"}
-PROCESSING = ("gain_db", "trim")  # keys of `corpus.json` under which a corpus recipe records what it did to the audio
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -25,6 +25,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     seed: int
     protocol: Any
     labels: Any
+    data: Served | None
     trained: dict[str, Any]
     fitted: dict[str, Any]
     started: dict[str, Any]
@@ -52,18 +53,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "protocol": self.protocol,
-            "processing": self._processing(),
+            "processing": {} if self.data is None else self.data.processing,
             "steps": self.trainer.max_steps,
             "best_step": checkpoint["global_step"],
             "fitted": self.fitted,
             "started": self.started,
             "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
         }
-
-    def _processing(self) -> dict[str, Any]:
-        corpus = getattr(getattr(self.trainer, "datamodule", None), "corpus", None)
-        source = {} if corpus is None else corpus.body["source"]
-        return {name: source[name] for name in PROCESSING if name in source}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""

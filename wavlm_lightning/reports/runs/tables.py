@@ -7,7 +7,7 @@ from typing import Any
 
 from wavlm_lightning.metrics import superb
 from wavlm_lightning.metrics.superb import METRICS, REFERENCE_POINTS, TASKS
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.cards import DECIMALS, ResultCard
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun, health, top_rank
 from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics, weights_of
@@ -18,12 +18,11 @@ OURS = "ours"
 MOST_CHARACTERS = 60  # of a fitted value
 # Returns the reason why a card must not be compared with the published rows; None if it may.
 Official = Callable[[ResultCard], str | None]
-DECIMALS = 2  # the board's own precision; figures that look equal in a table count as equal everywhere
 _BETTER = {column: "lower" if worst > best else "higher" for column, (worst, best) in REFERENCE_POINTS.items()}
 
 
 def figure(value: float, decimals: int = DECIMALS) -> str:
-    """Write a figure at the precision of the tables, or at that of its metric."""
+    """Write a figure at the precision of the tables, or at that of its metric; equal texts count as equal everywhere."""
     return f"{value:.{decimals}f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector, to_transformers
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
@@ -27,6 +28,7 @@ from wavlm_lightning.tasks.semantics.intent_classification import IntentClassifi
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.transformers_form import CTC, FRAMES, TransformersForm
 from wavlm_lightning.upstreams import WavLMUpstream
 
 WORD_ENDS = ("|", " ")
@@ -149,6 +151,12 @@ class FolderSpeakerVerification(OwnSpeakerVerification):
         """AM-softmax, mean over utterances."""
         return self.objective(self.affine(outputs), targets.values)
 
+    def transformers_form(self) -> TransformersForm | str:
+        form = super().transformers_form()
+        if isinstance(form, str):
+            return form
+        return replace(form, own={"embedding": "linear"}, rename=partial(to_transformers, affine="embedder"))
+
 
 class FolderSpeakerDiarization(SpeakerDiarization):
     """SD by a `WavLMForAudioFrameClassification`: a linear layer at every frame, without SUPERB's LSTM before it."""
@@ -163,6 +171,9 @@ class FolderSpeakerDiarization(SpeakerDiarization):
         """Logits `(batch, frames, speakers)`."""
         return self.classifier(features)
 
+    def transformers_form(self) -> TransformersForm:
+        return TransformersForm(FRAMES, list(self.labels))
+
 
 class FolderCtc(CtcTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
@@ -173,6 +184,9 @@ class FolderCtc(CtcTask):
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, labels)`, the blank first."""
         return self.lm_head(features)
+
+    def transformers_form(self) -> TransformersForm:
+        return TransformersForm(CTC, list(self.labels))
 
     def read_labels(self, corpus: Corpus) -> Any:
         """The head's own labels; `numbers` reports targets that they cannot spell."""

@@ -17,6 +17,7 @@ from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_seg
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 # The setting in use until one is chosen.
@@ -119,6 +120,9 @@ class SpeakerDiarization(Task):
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
 
+    def transformers_form(self) -> TransformersForm | str:
+        return "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"
+
     def build_head(self, dim: int) -> None:
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)
         self.classifier = nn.Linear(self.hidden, self.speakers)
@@ -162,7 +166,8 @@ class SpeakerDiarization(Task):
             metric.update(row[:length], turns[key])
 
     def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
-        split = self.trainer.datamodule.opened[stage]
+        assert self.data is not None
+        split = self.data.opened[stage]
         if self._references is None or self._references[0] is not split:
             turns = (meta["turns"] for meta in split.metas())
             self._references = split, dict(zip(split.keys, turns, strict=True))

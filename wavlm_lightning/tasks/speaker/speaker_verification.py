@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,14 @@ from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.components.xvector import (
+    LOST_FRAMES,
+    TIME_DELAY,
+    AdditiveMarginSoftmax,
+    XVector,
+    to_transformers,
+)
+from wavlm_lightning.tasks.transformers_form import VERIFICATION, TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
@@ -96,6 +104,7 @@ class SpeakerVerification(Task):
     metric = "eer"
     better = "lower"
     answer, cache_level = "vector", "frame"
+    lost_frames = LOST_FRAMES
 
     def __init__(
         self,
@@ -156,6 +165,14 @@ class SpeakerVerification(Task):
         self.affine = nn.Linear(self.embedding, self.embedding)
         self.objective = AdditiveMarginSoftmax(self.embedding, len(self.labels), self.scale, self.margin)
 
+    def transformers_form(self) -> TransformersForm | str:
+        """The head of a `WavLMForXVector`."""
+        if self.hidden != self.widths[0]:
+            return f"its projection has {self.hidden} outputs, and WavLMForXVector needs those of the first layer"
+        config = {"tdnn_dim": list(self.widths), "xvector_output_dim": self.embedding, **TIME_DELAY}
+        rename = partial(to_transformers, affine="network.affine")
+        return TransformersForm(VERIFICATION, list(self.labels), config, {"embedding": "relu"}, rename)
+
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Embeddings `(batch, embedding)`, not yet scaled to length 1."""
         return self.network(self.projector(features), lengths)
@@ -167,7 +184,8 @@ class SpeakerVerification(Task):
     def on_fit_start(self) -> None:
         # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
-        split = self.trainer.datamodule.opened["train"]
+        assert self.data is not None
+        split = self.data.opened["train"]
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
         if strangers:
             raise UserError(f"SV: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers")
@@ -190,7 +208,8 @@ class SpeakerVerification(Task):
         self._trials("test")  # to fail on bad trials before anything is computed
 
     def _trials(self, stage: Stage) -> Trials:
-        data = self.trainer.datamodule
+        data = self.data
+        assert data is not None
         if self._read is None or self._read.split is not data.opened[stage]:
             self._read = Trials.read(data.corpus, data.opened[stage])
         return self._read

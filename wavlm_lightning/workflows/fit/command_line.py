@@ -20,6 +20,7 @@ import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, kept, with_whole_files
+from wavlm_lightning.callbacks.examples import KeepExamples
 from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
@@ -205,7 +206,7 @@ class WavLMCLI(LightningCLI):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
-            callbacks.append(WriteResultCard(root, self.command))
+            callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
