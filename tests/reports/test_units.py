@@ -120,9 +120,9 @@ def test_both_headlines_are_columns_panels_and_lines(both, tmp_path):
         card.write(tmp_path / "runs" / name)
     write_run_report([tmp_path / "runs"], tmp_path, lambda card: "not official")
     text = (tmp_path / "report.md").read_text()
-    assert "SE si sdr dB\u00a0↑" in text and "SE WER %\u00a0↓" in text
+    assert "SE SI-SDR dB\u00a0↑" in text and "SE WER %\u00a0↓" in text
     assert "**9.3**" in text and "**12.50**" in text
-    assert "[SE si sdr 9.3 dB, WER 25.00 %](" in text and "PESQ" not in text
+    assert "[SE SI-SDR 9.3 dB, WER 25.00 %](" in text and "PESQ" not in text
     rows = [line.split(",") for line in (tmp_path / "report.csv").read_text().splitlines()[1:]]
     assert {row[2]: row[6] for row in rows} == {"si_sdr": "1", "pesq": "0", "wer": "1"}
     files = {path: ResultCard.read(path) for path in (tmp_path / "runs").rglob("card.json")}
@@ -130,7 +130,7 @@ def test_both_headlines_are_columns_panels_and_lines(both, tmp_path):
     figure, axes = plt.subplots(1, len(panels))
     for draw, place in zip(panels, axes, strict=True):
         draw(place)
-    assert [place.get_xlabel() for place in axes] == ["si sdr dB, higher is better", "WER %, lower is better"]
+    assert [place.get_xlabel() for place in axes] == ["SI-SDR dB, higher is better", "WER %, lower is better"]
     plt.close(figure)
 
 
@@ -149,7 +149,7 @@ def test_the_line_after_a_test_and_the_progress_bar_show_units(tiny, tmp_path, c
     quiet_trainer(callbacks=[WriteResultCard(tmp_path, "wavlm test")]).test(
         task, TaskData(str(tiny / "ks")), verbose=False
     )
-    assert f"SE: si sdr 9.3 dB, WER 25.00 % ({tmp_path / 'card.json'})" in capsys.readouterr().out
+    assert f"SE: SI-SDR 9.3 dB, WER 25.00 % ({tmp_path / 'card.json'})" in capsys.readouterr().out
     shown = readable({"valid/si_sdr": 9.3456, "valid/wer": 0.25, "train/loss": 0.25}, task)
     assert shown == {"valid/si_sdr": "9.3 dB", "valid/wer": "25.00 %", "train/loss": 0.25}
 

@@ -234,7 +234,7 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None]:
         for byte in frame[5:end]:
             number = number << 6 | byte & 0x3F
         code = frame[2] >> 4
-        block = {0: 0, 1: 192}.get(code, 576 << code - 2 if code < 6 else 256 << max(code - 8, 0))
+        block = (0, 192)[code] if code < 2 else 576 << code - 2 if code < 6 else 256 << max(code - 8, 0)
         if code in (6, 7):
             block = int.from_bytes(frame[end : end + code - 5], "big") + 1
             end += code - 5

@@ -56,5 +56,10 @@ def readable(figures: dict[str, Any], module: pl.LightningModule) -> dict[str, A
     """The figures of a bar, a task's metrics in their units: `valid/per` 0.4723 as "47.23 %"."""
     if not isinstance(module, Task):
         return figures
-    units = {f"{stage}/{metric}": module.unit(metric) for stage in ("valid", "test") for metric in module.directions}
+    units = {
+        f"{label}/{stage}/{metric}".lstrip("/"): head.unit(metric)
+        for label, head in module.heads().items()
+        for stage in ("valid", "test")
+        for metric in head.directions
+    }
     return {name: units[name].text(float(value)) if name in units else value for name, value in figures.items()}

@@ -34,16 +34,17 @@ class ReportToSweep(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Learn the metric's unit from the task; a `UserError` if the sweep would look for its worst value."""
-        metric = self.sweep.metric.removeprefix("valid/")
-        if not isinstance(pl_module, Task) or metric not in pl_module.directions:
+        label, _, metric = self.sweep.metric.rpartition("valid/")
+        task = pl_module.heads().get(label.rstrip("/")) if isinstance(pl_module, Task) else None
+        if task is None or metric not in task.directions:
             return
-        goal = {"lower": "minimize", "higher": "maximize"}[pl_module.directions[metric]]
+        goal = {"lower": "minimize", "higher": "maximize"}[task.directions[metric]]
         if goal != self.sweep.goal:
             raise UserError(
-                f"{self.sweep.path}: metric.goal is {self.sweep.goal}, but {self.sweep.metric} of {pl_module.name} is good "
-                f"if {pl_module.directions[metric]}; set goal: {goal}"
+                f"{self.sweep.path}: metric.goal is {self.sweep.goal}, but {self.sweep.metric} of {task.name} is good "
+                f"if {task.directions[metric]}; set goal: {goal}"
             )
-        self.unit = asdict(pl_module.unit(metric))
+        self.unit = asdict(task.unit(metric))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
