@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -22,8 +24,8 @@ def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict
     `codebooks` holds, by label set, size and hash of the codebook that the head predicts.
     """
     head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
-    save_file(head, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps({"codebooks": codebooks}, indent=1) + "\n", encoding="utf-8")
+    write_tensors(folder / WEIGHTS, head)
+    write_json(folder / DESCRIPTION, {"codebooks": codebooks})
 
 
 def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json
 from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
@@ -155,7 +155,7 @@ def write_graph(
         "checked": {"batches": tested, "largest_difference": largest},
         "versions": {"wavlm_lightning": wavlm_lightning.__version__, "torch": torch.__version__},
     }
-    description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(description, content, ensure_ascii=False)
     return largest
 
 

@@ -26,7 +26,7 @@ from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import finish_replacing
+from wavlm_lightning.system.files import finish_replacing, write_text
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -71,7 +71,7 @@ class SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams(contents[root])
         for folder, content in contents.items():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False))
+            write_text(folder / CONFIG, yaml.safe_dump(content, sort_keys=False), durable=True)
 
 
 class WavLMCLI(LightningCLI):

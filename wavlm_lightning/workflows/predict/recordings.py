@@ -17,6 +17,7 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
 from wavlm_lightning.metrics.rttm import rttm_lines
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.predict.head import TrainedHead
 from wavlm_lightning.workflows.predict.windows import long_outputs
 
@@ -82,9 +83,10 @@ def recording_names(files: Sequence[str]) -> list[str]:
 def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "predictions.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(folder / "predictions.jsonl", "".join(lines), durable=True)
     diarized = [row for row in rows if "turns" in row]
     names = recording_names([row["file"] for row in diarized])
     turns = [line for name, row in zip(names, diarized, strict=True) for line in rttm_lines(name, row["turns"])]
     if turns:
-        (folder / "predictions.rttm").write_text("\n".join(turns) + "\n")
+        write_text(folder / "predictions.rttm", "\n".join(turns) + "\n", durable=True)
