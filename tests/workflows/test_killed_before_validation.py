@@ -32,11 +32,19 @@ class AsKilled(pl.Callback):
 
 
 def options(kind: str, tiny: Path, run: Path) -> list[str]:
-    if kind == "head":
+    if kind != "encoder":
         made = ["-c", "configs/superb/mini/ks.yaml", "--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks")]
         made += ["--data.cache", "null", "--data.batch_size", "8"]
+        made += ["--data.batch_size", "16"] if kind == "short epochs" else []
     else:
-        made = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain"), "--data.batch_seconds", "4"]
+        made = [
+            "-c",
+            "configs/pretrain/tiny.yaml",
+            "--data.corpus",
+            str(tiny / "pretrain"),
+            "--data.batch_seconds",
+            "4",
+        ]
         made += ["--model.encoder_overrides.layers", "1", "--trainer.limit_val_batches", "2"]
     made += [*SMALL, "--trainer.max_steps", "6", "--trainer.val_check_interval", "2", "--checkpoint_every", "1"]
     made += ["--trainer.check_val_every_n_epoch", "null", "--trainer.default_root_dir", str(run)]
@@ -47,10 +55,10 @@ def state(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-@pytest.fixture(scope="module", params=["head", "encoder"])
+@pytest.fixture(scope="module", params=["head", "short epochs", "encoder"])
 def undisturbed(request, tiny, tmp_path_factory):
     """Options, run folder, folders as killed, and what the run ended with."""
-    root = tmp_path_factory.mktemp(request.param)
+    root = tmp_path_factory.mktemp("killed")
     run, kept = root / "run", root / "kept"
     watch = AsKilled(run, kept)
     words = options(request.param, tiny, run)

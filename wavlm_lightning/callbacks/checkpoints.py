@@ -70,12 +70,15 @@ class Newest(ModelCheckpoint):
             )
             super().on_exception(trainer, pl_module, exception)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # `best.ckpt`, which is written at its end, does not wait for it.
+        self.awaits_validation = self.awaits_validation and trainer.sanity_checking
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
         # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
         again = self._made_up or self._last_global_step_saved == trainer.global_step
-        self.awaits_validation = False
         if again:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

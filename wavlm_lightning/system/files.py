@@ -156,15 +156,21 @@ def _create_owned(path: Path, mode: int) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # A sweep may have deleted the file between its creation and the lock.
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            if _is_at(descriptor, path):
                 _held.add(descriptor)
                 return descriptor
-        except FileNotFoundError:
-            pass
         except OSError:  # a file system without locks: nothing is swept there either
             os.close(descriptor)
             return None
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_existing(path: Path) -> int | None:
@@ -225,15 +231,14 @@ class Busy(UserError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, message: str | None = None, optional: bool = False) -> Iterator[None]:
+def locked(path: Path, message: str | None = None, optional: bool = False, temporary: bool = False) -> Iterator[None]:
     """Hold a lock file, against other processes and threads; the system releases it when the process ends or is killed.
-
-    The lock file stays where it is, because deleting it would let two processes hold "the" lock.
 
     Args:
         path: the lock file; created if it does not exist.
         message: without it, wait until the lock is free; with it, refuse at once if another process holds the lock.
         optional: go on without a lock on a file system that has no locks (some network file systems).
+        temporary: delete the lock file at the end, in a folder whose content is shown or uploaded.
 
     Raises:
         Busy: another process holds the lock; with `message` only.
@@ -254,6 +259,8 @@ def locked(path: Path, message: str | None = None, optional: bool = False) -> It
     try:
         yield
     finally:
+        if temporary and lock.descriptor is not None:  # while it is held: who waits for it notices and creates another
+            path.unlink(missing_ok=True)
         lock.release()  # does nothing if it is not held
 
 
@@ -270,15 +277,19 @@ class _FileLock:
         if self.other is not None:
             self.other.acquire(blocking=wait, poll_interval=0.02)
             return
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise Timeout(os.fspath(self.path)) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if _is_at(descriptor, self.path):
+                    break
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise Timeout(os.fspath(self.path)) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its last owner has deleted it
         self.descriptor = descriptor
         _held.add(descriptor)
 

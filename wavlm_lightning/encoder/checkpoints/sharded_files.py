@@ -59,16 +59,16 @@ def read_index(folder: Path) -> Any:
     try:
         with (folder / SHARD_INDEX).open("rb") as file:
             index = _Index(file).load()
-        for place in (index.storage_data or {}).values():
-            if PurePath(place.relative_path).name != place.relative_path or place.relative_path == "..":
-                raise CheckpointError(f"{folder / SHARD_INDEX} names a file outside its folder: {place.relative_path}")
-        return index
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole sharded checkpoint: {SHARD_INDEX} is missing") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint ({error})") from error
     except (EOFError, IndexError, OSError, ValueError, AttributeError, ImportError) as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not readable; is it cut short?") from error
+    for place in (getattr(index, "storage_data", None) or {}).values():
+        if PurePath(place.relative_path).name != place.relative_path or place.relative_path == "..":
+            raise CheckpointError(f"{folder / SHARD_INDEX} names a file outside its folder: {place.relative_path}")
+    return index
 
 
 @contextlib.contextmanager

@@ -285,7 +285,7 @@ def own_run_folder(root: Path) -> Iterator[None]:
         return
     root.mkdir(parents=True, exist_ok=True)
     busy = f"{root}: another `wavlm fit` trains there; wait for it, or choose another --trainer.default_root_dir"
-    with locked(root / LOCK, busy, optional=True):
+    with locked(root / LOCK, busy, optional=True, temporary=True):
         sweep_leftovers(root)
         for folder in (root, *(each.parent for each in root.glob("*/checkpoints"))):
             for name in (LAST, BEST):
