@@ -150,7 +150,7 @@ def test_a_link_is_swept_without_what_it_points_to(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1', "[1]", "3", "[" * 100_000, "\0"])
 def test_half_a_file_is_one_sentence(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UserError, match="run.json: .*; remove it") as caught:
+    with pytest.raises(UserError, match=r"run\.json: .*; remove it") as caught:
         read_json(tmp_path / "run.json", "remove it")
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
     write_json(tmp_path / "run.json", {"a": 1})

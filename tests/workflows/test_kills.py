@@ -117,7 +117,7 @@ def made(tiny, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("made")
     assert run(-1, folder, verbs(tiny, folder, folder / "ks")["fit"])[0] == 0
-    WavLM(WavLMConfig.preset("tiny")).save_pretrained(folder / "encoder.pt")
+    WavLM(WavLMConfig.tiny()).save_pretrained(folder / "encoder.pt")
     soundfile.write(folder / "a.wav", np.sin(np.arange(16000) / 9) / 3, 16000)
     return folder
 

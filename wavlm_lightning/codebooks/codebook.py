@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.files import sweep_leftovers, write_bytes
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -59,6 +59,7 @@ class Codebook:
         """Write `centroids.safetensors`, then `codebook.json`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(directory)
         write_bytes(
             directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}), durable=True
         )

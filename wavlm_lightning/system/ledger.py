@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
 
 
 @dataclass(frozen=True)
@@ -65,4 +65,5 @@ class Ledger:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(self.path.parent)
         write_json(self.path, self.body)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
@@ -56,6 +56,7 @@ class HeadRun:
     def begin(self) -> None:
         """Make the folder and record the options in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        sweep_leftovers(self.folder)
         write_json(self.folder / RECORD, self._facts())
 
     def _facts(self) -> dict[str, object]:

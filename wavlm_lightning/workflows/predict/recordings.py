@@ -17,7 +17,7 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.folder import SUFFIXES
 from wavlm_lightning.metrics.rttm import rttm_lines
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import sweep_leftovers, write_text
 from wavlm_lightning.workflows.predict.head import TrainedHead
 from wavlm_lightning.workflows.predict.windows import long_outputs
 
@@ -83,6 +83,7 @@ def recording_names(files: Sequence[str]) -> list[str]:
 def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(folder)
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(folder / "predictions.jsonl", "".join(lines), durable=True)
     diarized = [row for row in rows if "turns" in row]
