@@ -12,6 +12,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
+COUNTS = ("utterances", "samples", "bytes")  # of a shard
+ORDINARY_NAMES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.tar\n)*+")
 UNTRUSTED = "do not trust this corpus"
 FILES = {"shards": ".tar", "lengths": ".npy"}  # key in a split -> ending of the files that its entries name
 
@@ -35,13 +37,34 @@ def check_body(body: Any, where: str) -> None:
             raise UserError(f"{where}: split {split!r} lists no shards; prepare the corpus again")
         shards = part["shards"]
         _check_counts(part, ("utterances",), f"{where}: split {split!r}")
-        for shard in shards:
-            _check_entry(shard, ("utterances", "samples", "bytes"), ".tar", where)
+        for shard in () if _are_ordinary(shards) else shards:
+            _check_entry(shard, COUNTS, ".tar", where)
         if part.get("lengths") is not None:
             _check_entry(part["lengths"], ("bytes",), ".npy", where)
         for key, value in part.items():
             if key not in FILES:
                 _check_names(value, where)
+
+
+def _are_ordinary(shards: list[Any]) -> bool:
+    """Whether all entries pass `_check_entry`, in a few passes: a corpus of 94,000 hours has 188,000 of them.
+
+    False only means that they have to be checked one by one.
+    """
+    try:
+        names = "".join([shard["name"] + "\n" for shard in shards])
+        digests = [shard["sha256"] for shard in shards]
+        return (
+            ORDINARY_NAMES.fullmatch(names) is not None
+            and names.count("\n") == len(shards)
+            and {len(digest) for digest in digests} <= {64}
+            and re.fullmatch(r"[0-9a-f]*", "".join(digests)) is not None
+            and {len(shard) for shard in shards} <= {len(COUNTS) + 2}
+            and all({type(shard[count]) for shard in shards} <= {int} for count in COUNTS)
+            and all(min((shard[count] for shard in shards), default=0) >= 0 for count in COUNTS)
+        )
+    except (TypeError, KeyError):
+        return False
 
 
 def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -> None:
