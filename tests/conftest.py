@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from wavlm_lightning.system.user_modules import MARK
+
 os.environ.setdefault("WANDB_MODE", "disabled")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads beyond that only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,7 +39,7 @@ def alone() -> Iterator[None]:
     yield
     added, sys.path[:] = set(sys.path) - set(path), path
     for name, module in [*sys.modules.items()] if added else []:  # 0.05 s with all that is imported
-        if str(Path(getattr(module, "__file__", None) or "").parent) in added:
+        if str(Path(getattr(module, "__file__", None) or "").parent) in {entry.removesuffix(MARK) for entry in added}:
             del sys.modules[name]
     for name, value in before.items():
         if value is None:

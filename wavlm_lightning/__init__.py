@@ -14,9 +14,10 @@ above it in this list, and its `__init__` says more:
 Import paths of older versions are in `moved`.
 """
 
-from wavlm_lightning.moved import install
+from wavlm_lightning import moved as _moved
+from wavlm_lightning.system import user_modules as _user_modules
 
 __version__ = "0.1.0"
 
-install()
-del install
+_moved.install()
+_user_modules.install()

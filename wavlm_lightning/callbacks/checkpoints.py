@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,68 @@ ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  
 
 
 class Newest(ModelCheckpoint):
-    """Writes `last.ckpt` after each `every` updates, when training is interrupted, and at its end."""
+    """Writes `last.ckpt` after each `every` updates, when training is interrupted, and at its end.
+
+    A checkpoint that is written just before a validation says so. If the run is killed there, the validation is made up when
+    the run is resumed; Lightning would take it as done, and `best.ckpt` and the ranking of a sweep would never see it.
+    """
 
     def __init__(self, folder: Path, every: int) -> None:
         super().__init__(folder, filename=LAST, every_n_train_steps=every, save_on_exception=True, **ONE_FILE)
+        self.awaits_validation = False  # after the update that was made last
+        self._made_up = False  # the validation that runs is one that the process before did not get to
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "awaits_validation": self.awaits_validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.awaits_validation = state_dict.get("awaits_validation", False)  # older checkpoints do not say
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has no hook between the restored state and a loop that has nothing left to do.
+        trainer.fit_loop.run = partial(self._make_up_and_run, trainer)  # type: ignore[method-assign]
+
+    def _make_up_and_run(self, trainer: pl.Trainer) -> None:
+        loop = trainer.fit_loop
+        if self.awaits_validation and trainer.global_step > 0:
+            loop.setup_data()
+            validation = loop.epoch_loop.val_loop
+            validation.restarting = False  # it has not begun
+            trainer.validating = self._made_up = True
+            validation.run()
+            trainer.training, self._made_up = True, False
+        type(loop).run(loop)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
+        self.awaits_validation = _validation_follows(trainer)
+        super().on_train_batch_end(trainer, *arguments, **further)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # Only a checkpoint that resumes exactly: not in the middle of an update, and not from one of several processes,
         # which write a sharded checkpoint together.
         if isinstance(exception, Stopped) or (trainer.world_size == 1 and _between_updates(trainer, exception)):
+            self.awaits_validation = trainer.validating or (
+                isinstance(exception, Stopped) and _validation_follows(trainer)
+            )
             super().on_exception(trainer, pl_module, exception)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # `best.ckpt`, which is written at its end, does not wait for it.
+        self.awaits_validation = self.awaits_validation and trainer.sanity_checking
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A checkpoint written just before this validation holds the old state of `best`; write it again.
-        if not trainer.sanity_checking and self._last_global_step_saved == trainer.global_step:
+        if trainer.sanity_checking:
+            return
+        # A checkpoint written just before this validation, by this process or the one before, holds the old state of `best`.
+        again = self._made_up or self._last_global_step_saved == trainer.global_step
+        if again:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # a resumed run does not repeat the curves before its checkpoint
+        super()._save_checkpoint(trainer, filepath)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The updates since the last multiple of `every` would be lost without this.
@@ -67,6 +115,14 @@ def kept(folder: Path, every: int, number: int) -> ModelCheckpoint:
 
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and all processes have made the same last update."""
+
+
+def _validation_follows(trainer: pl.Trainer) -> bool:
+    """Whether Lightning validates after the batch that has just been trained on."""
+    loop = trainer.fit_loop
+    # Lightning has no public name for its answer.
+    follows, fetcher = getattr(loop.epoch_loop, "_should_check_val_fx", None), getattr(loop, "_data_fetcher", None)
+    return follows is not None and fetcher is not None and bool(follows(fetcher))
 
 
 def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:

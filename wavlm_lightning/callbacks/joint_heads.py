@@ -7,9 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 
 from wavlm_lightning.callbacks.checkpoints import ONE_FILE, best
+from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
@@ -36,7 +37,7 @@ class CurvesOfHeads(Logger):
 
     def __init__(self, root: Path, labels: tuple[str, ...]) -> None:
         super().__init__()
-        self.loggers = {label: CSVLogger(root / label, name=CURVES, flush_logs_every_n_steps=100) for label in labels}
+        self.loggers = {label: Curves(root / label, name=CURVES, flush_logs_every_n_steps=100) for label in labels}
 
     @property
     def name(self) -> str:

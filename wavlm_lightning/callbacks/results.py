@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 import wavlm_lightning
+from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection, metric_text
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
@@ -126,8 +127,6 @@ class WritePredictions(BasePredictionWriter):
             self.rows[key] = row.float().cpu().contiguous()
 
     def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        from safetensors.torch import save_file
-
         self.folder.mkdir(parents=True, exist_ok=True)
         rank = f"-{trainer.global_rank}" if trainer.world_size > 1 else ""
-        save_file(self.rows, self.folder / f"predictions{rank}.safetensors")
+        write_tensors(self.folder / f"predictions{rank}.safetensors", self.rows)

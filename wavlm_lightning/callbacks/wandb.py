@@ -27,6 +27,7 @@ from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import read_json, write_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 
@@ -134,11 +135,13 @@ def run_id(root: Path, fresh: bool) -> str:
     if asked := os.environ.get("WANDB_RUN_ID"):
         found = asked
     elif path.is_file() and not fresh:
-        found = json.loads(path.read_text())["id"]
+        again = "remove it, and a new W&B run is begun, or give its id as WANDB_RUN_ID"
+        if not isinstance(found := read_json(path, again).get("id"), str):
+            raise UserError(f"{path}: holds no id; {again}")
     else:
         found = secrets.token_hex(4)
     if rank_zero_only.rank == 0:
-        path.write_text(json.dumps({"id": found}))
+        write_json(path, {"id": found})
     return found
 
 

@@ -52,7 +52,10 @@ def main(argv: list[str] | None = None) -> int:
 
     0 if all went well, 2 after a `UserError` (printed as one sentence), 130 if interrupted.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:  # this process is the command
+        argv = sys.argv[1:]
+        if Path(__file__).parents[2] != Path.cwd():
+            os.environ["PYTHONSAFEPATH"] = "1"  # processes that it starts take no library from the working directory
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -67,9 +70,6 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"wavlm: no verb {verb!r}{nearest(verb, VERBS) or '; `wavlm --help` lists the verbs'}", file=sys.stderr)
         return 2
-    # The console command does not put the working directory on the path, where a user's own classes are.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     from wavlm_lightning.system.errors import UserError
 
     try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from wavlm_lightning.system.files import write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
         found.append(figure)
         print(_line(figure), flush=True)
     if target:
-        target.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(target, found)
     return 0
 
 

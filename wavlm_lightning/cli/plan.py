@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from wavlm_lightning.system.arguments import positive, share, whole
+from wavlm_lightning.system.files import write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
             print(content, end="")
         else:
             arguments.out.mkdir(parents=True, exist_ok=True)
-            (arguments.out / name).write_text(content, encoding="utf-8")
+            write_text(arguments.out / name, content)
             print(arguments.out / name)
     for remark in plans[-1].training.remarks:
         print(f"note: {remark}", file=sys.stderr)

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.files import sweep_leftovers, write_bytes
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -59,10 +59,13 @@ class Codebook:
         """Write `centroids.safetensors`, then `codebook.json`."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        write_bytes(directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}))
+        sweep_leftovers(directory)
+        write_bytes(
+            directory / "centroids.safetensors", save({"centroids": np.ascontiguousarray(self.centroids)}), durable=True
+        )
         body = {"format": FORMAT, "kind": "kmeans", "size": self.size, "rate": self.rate}
         body |= {"features": self.features, "fitted": self.fitted, "sha256": self.sha256}
-        write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode())
+        write_bytes(directory / "codebook.json", json.dumps(body, indent=1).encode(), durable=True)
 
     @classmethod
     def load(cls, directory: Path | str) -> Codebook:

@@ -16,6 +16,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.safetensors_header import header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.paths import plain_name
 
 CONTENT_SHA256 = "content_sha256"  # metadata of a label file: hash of its tensors; files of older versions have none
 BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
@@ -23,7 +24,7 @@ BEGINNING = 4096  # bytes read first: header and starts of a shard of half an ho
 
 def labels_directory(corpus: Corpus, name: str) -> Path:
     """The folder of a label set: `CORPUS/labels/NAME`."""
-    return corpus.directory / "labels" / name
+    return corpus.directory / "labels" / plain_name(name, "the name of a label set", "choose a plain one")
 
 
 def label_file(directory: Path, shard: ShardIndex) -> Path:

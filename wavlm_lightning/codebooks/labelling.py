@@ -29,7 +29,7 @@ from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.files import sweep_leftovers, write_bytes
 from wavlm_lightning.system.worker_pool import in_order
 
 Place = tuple[str, int]  # a split, and the number of a shard in it
@@ -70,6 +70,7 @@ def label_corpus(
         )
     directory = labels_directory(corpus, name)
     directory.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(directory)  # of killed processes; a temporary file would be uploaded with the corpus
     _write_head(directory / "labels.json", codebook)
     opened = {split: corpus.split(split) for split in splits or corpus.splits}
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])

@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.corpus_json import check_body
 from wavlm_lightning.data.lengths import Lengths, write_lengths
 from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.files import atomic_write, sweep_leftovers, write_bytes
+from wavlm_lightning.system.paths import plain_name
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
@@ -57,10 +59,15 @@ class CorpusWriter:
         self.shard_samples = int(shard_seconds * SAMPLE_RATE)
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / "corpus.json").unlink(missing_ok=True)
+        sweep_leftovers(self.directory)
         self._shards: dict[str, list[dict[str, Any]]] = {}
 
     def write_split(self, split: str, utterances: Iterable[Utterance]) -> None:
-        """Stream utterances into the shards of a split; one utterance is in memory at a time."""
+        """Stream utterances into the shards of a split; one utterance is in memory at a time.
+
+        `UserError` if the split's name cannot be the beginning of a file name.
+        """
+        self._checked(split)
         stream = iter(utterances)
         for first in stream:
             number = len(self._shards.get(split, []))
@@ -77,7 +84,10 @@ class CorpusWriter:
 
     def add_shard(self, split: str, index: ShardIndex) -> None:
         """Add a shard that `write_shard` has written to this directory, possibly in another process."""
-        self._shards.setdefault(split, []).append(index.summary())
+        self._shards.setdefault(self._checked(split), []).append(index.summary())
+
+    def _checked(self, split: str) -> str:
+        return plain_name(split, f"{self.directory}: the names of splits", "give that split another name")
 
     def finish(
         self, inventories: dict[str, Any], trials: dict[str, list[tuple[int, str, str]]] | None = None
@@ -90,7 +100,8 @@ class CorpusWriter:
         if not self._shards:
             raise UserError(f"{self.directory}: no utterance was written, so there is no corpus to finish")
         for split, rows in (trials or {}).items():
-            with (self.directory / f"trials-{split}.csv").open("w", newline="") as file:
+            path = self.directory / f"trials-{self._checked(split)}.csv"
+            with atomic_write(path, durable=True) as temporary, temporary.open("w", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
         body: dict[str, Any] = {
             "format": FORMAT,
@@ -113,7 +124,8 @@ class CorpusWriter:
             written = corpus.split(name)
             written.check_keys()
             part["lengths"] = write_lengths(self.directory / f"{name}.lengths.npy", written.samples)
-        write_bytes(self.directory / "corpus.json", json.dumps(body, indent=1, ensure_ascii=False).encode())
+        content = json.dumps(body, indent=1, ensure_ascii=False).encode()
+        write_bytes(self.directory / "corpus.json", content, durable=True)
         return Corpus(self.directory, body)
 
 
@@ -124,6 +136,9 @@ class Corpus:
         directory: the corpus folder.
         body: the content of its `corpus.json`.
 
+    Raises:
+        UserError: the content is not that of a corpus, or a name in it is not a plain file name.
+
     Example:
         >>> corpus = Corpus.open("runs/demo/corpus/ks")
         >>> corpus.split("train").seconds
@@ -131,6 +146,7 @@ class Corpus:
     """
 
     def __init__(self, directory: Path, body: dict[str, Any]) -> None:
+        check_body(body, f"{directory / 'corpus.json'}:")
         self.directory, self.body = directory, body
         self._opened: dict[str, Split] = {}
 
@@ -215,7 +231,7 @@ class Corpus:
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
         """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials."""
-        path = self.directory / f"trials-{split}.csv"
+        path = self.directory / f"trials-{plain_name(split, 'the name of a split', 'give the name of one')}.csv"
         if not path.is_file():
             raise UserError(f"{path}: no trials for split {split!r} in this corpus")
         with path.open(newline="") as file:

@@ -52,5 +52,5 @@ def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     np.save(buffer, samples.astype(np.uint32), allow_pickle=False)
     data = buffer.getvalue()
-    write_bytes(path, data)
+    write_bytes(path, data, durable=True)
     return {"name": path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -15,11 +15,13 @@ from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import locked, write_text
+from wavlm_lightning.system.files import locked, sweep_leftovers, write_json
+from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import in_order
 
 Job = tuple[Path, list[Recording], str, bool]
+LEFT = r".*\.tmp"  # also those of older versions
 Done = tuple[ShardIndex | None, dict[str, Any]]
 
 
@@ -47,21 +49,18 @@ def write_corpus(
     out.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
     with locked(out / ".lock", busy, optional=True):
-        _remove_temporary_files(out)  # of a process that was killed
+        sweep_leftovers(out, LEFT)  # of a process that was killed
         try:
             return _write(plan, out, workers, on_error)
         finally:
-            _remove_temporary_files(out)  # of processes that an error has ended
-
-
-def _remove_temporary_files(out: Path) -> None:
-    for path in out.glob("*.tmp"):
-        path.unlink()
+            sweep_leftovers(out, LEFT)  # of processes that an error has ended
 
 
 def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> Corpus:
     source: dict[str, Any] = {**plan.source, "skipped": []}
     writer = CorpusWriter(out, plan.name, plan.licence, source)
+    for split in plan.splits:
+        plain_name(split, f"{out}: the names of splits", "give that split another name")
     places = [
         (split, number, recordings[begin : begin + plan.shard_files])
         for split, recordings in plan.splits.items()
@@ -173,7 +172,7 @@ def _make_shard(job: Job) -> Done:
     if distinct:
         left_out["sounds"] = sounds
     facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
-    write_text(note, json.dumps(facts))
+    write_json(note, facts, durable=False, indent=None)
     return index, left_out
 
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite, write_tensors
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -29,8 +30,8 @@ def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict
     `codebooks` holds, by label set, size and hash of the codebook that the head predicts.
     """
     head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
-    save_file(head, folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps({"codebooks": codebooks}, indent=1) + "\n", encoding="utf-8")
+    write_tensors(folder / WEIGHTS, head)
+    write_json(folder / DESCRIPTION, {"codebooks": codebooks})
 
 
 def without_teachers(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

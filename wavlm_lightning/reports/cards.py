@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import write_json
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
@@ -158,7 +158,7 @@ class ResultCard:
             del content["headlines"]
         self._check(content, f"the card for {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_json(path, content, indent=2, allow_nan=False)
         return path
 
     @classmethod

@@ -7,6 +7,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavlm_lightning.system.files import atomic_write
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -72,8 +74,8 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_png(figure: "Figure", path: Path) -> Path:
     """Write the figure at 160 dots per inch on the paper colour."""
-    with style():
-        figure.savefig(path, dpi=160, facecolor=PAPER)
+    with style(), atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=160, facecolor=PAPER, format="png")
     return path
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
@@ -22,10 +23,12 @@ def wavlm(*arguments: Any) -> None:
     """Print `wavlm ARGUMENTS` and run it; its progress bars are shown. Raises `UserError` if it fails."""
     words = [str(argument) for argument in arguments]
     print(f"  $ wavlm {shlex.join(words)}", flush=True)
+    # A library must not come from the working directory, unless this package does.
+    safe = [] if Path(__file__).parents[2] == Path.cwd() else ["-P"]
     # In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us, and training takes a
     # second SIGINT as "stop at once".
     process = subprocess.Popen(
-        [sys.executable, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ}, process_group=0
+        [sys.executable, *safe, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ}, process_group=0
     )
     with _forward_signals(process):
         status = process.wait()

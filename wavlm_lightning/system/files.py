@@ -1,28 +1,57 @@
-"""Atomic writes and lock files: a file is written whole or not at all, and one process at a time owns a lock."""
+"""Atomic writes and lock files: a file is written whole or not at all, and one process at a time owns a lock.
+
+Everything that the package writes under a name that is read later goes through `atomic_write`. What a killed process leaves
+behind has a name that `sweep_leftovers` knows; the command that owns a folder calls it when it begins there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from wavlm_lightning.system.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk: no space, no quota, file size limit
 OLD = ".old"  # suffix of a folder that `replace_folder` has moved aside
+TEMPORARY = r".*\.[0-9a-f]{32}\.tmp"  # names of the temporary files of `atomic_write`
+MOST_OF_NAME = 200  # characters of a file's name that its temporary name keeps; a name has at most 255 bytes
+
+
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _forget_locks() -> None:
+    # A forked process shares the locks of its parent. If it kept them open, a killed run would still own its folder until
+    # the last of the processes that read audio for it has noticed.
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, temporary: Path | None = None, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, temporary: Path | None = None, durable: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends, and is deleted if the block fails.
 
-    A reader sees the old file or the new one, never a part of it, even if this process is killed.
+    A reader sees the old file or the new one, never a part of it, even if this process is killed. The temporary file is
+    locked meanwhile, so that `sweep_leftovers` leaves it alone.
 
     Args:
         path: the file to write; its folder exists.
@@ -30,6 +59,7 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
             (the later one wins). Give a fixed name in the same folder for large files with a single writer: what a
             killed process left behind is then overwritten instead of piling up.
         durable: wait until the content is on the disk before renaming, or a power failure could leave an empty file.
+        mode: permissions of the file, less the process' umask.
 
     Raises:
         UserError: the disk is full.
@@ -38,8 +68,10 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
         >>> with atomic_write(Path("table.csv")) as temporary:
         ...     temporary.write_text("a,b")
     """
-    temporary = temporary or path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary or path.with_name(f"{path.name[:MOST_OF_NAME]}.{uuid.uuid4().hex}.tmp")
+    owned: int | None = None
     try:
+        owned = _create_owned(temporary, mode)
         yield temporary
         if durable:
             with temporary.open("rb+") as file:
@@ -54,17 +86,114 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+        _let_go(owned)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:
     """Write a small file atomically."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, durable: bool = False) -> None:
     """Write a small UTF-8 file atomically."""
-    write_bytes(path, content.encode())
+    write_bytes(path, content.encode(), durable)
+
+
+def write_json(path: Path, content: Any, durable: bool = True, **settings: Any) -> None:
+    """Write a JSON file atomically: by default indented by 1, and on the disk before it gets its name.
+
+    `settings` are those of `json.dumps`.
+    """
+    write_text(path, json.dumps(content, **{"indent": 1, **settings}) + "\n", durable)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object that this package wrote earlier.
+
+    Raises:
+        UserError: the file is cut short, or something else; the sentence ends with `remedy`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not whole, perhaps cut short while it was written ({_brief(error)}); {remedy}"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__} instead of an object; {remedy}")
+    return content
+
+
+def _brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:100]
+
+
+def sweep_leftovers(folder: Path, names: str = TEMPORARY) -> None:
+    """Delete unfinished files and folders of killed processes in `folder`; those that a process is writing stay.
+
+    `names` is the regular expression of names that nothing but an unfinished file has here: by default what `atomic_write`
+    calls them. The caller owns the folder, or no other process writes folders (as sharded checkpoints are) in it.
+    """
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if re.fullmatch(names, path.name) is None:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif (owned := _lock_existing(path)) is not None:
+            path.unlink(missing_ok=True)
+            _let_go(owned)
+
+
+def _create_owned(path: Path, mode: int) -> int | None:
+    """Create a file and lock it; the descriptor of the lock, None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # A sweep may have deleted the file between its creation and the lock.
+            if _is_at(descriptor, path):
+                _held.add(descriptor)
+                return descriptor
+        except OSError:  # a file system without locks: nothing is swept there either
+            os.close(descriptor)
+            return None
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_existing(path: Path) -> int | None:
+    """Lock a file that may be a leftover; None if another process holds it, or cannot say."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    _held.add(descriptor)
+    return descriptor
+
+
+def _let_go(descriptor: int | None) -> None:
+    if descriptor in _held:  # otherwise a forked process has closed it
+        _held.discard(descriptor)
+        os.close(descriptor)
 
 
 def replace_folder(fresh: Path, path: Path) -> None:
@@ -91,7 +220,7 @@ def finish_replacing(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file, or a folder with all its content; nothing happens if it does not exist."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -102,15 +231,14 @@ class Busy(UserError):
 
 
 @contextlib.contextmanager
-def locked(path: Path, message: str | None = None, optional: bool = False) -> Iterator[None]:
+def locked(path: Path, message: str | None = None, optional: bool = False, temporary: bool = False) -> Iterator[None]:
     """Hold a lock file, against other processes and threads; the system releases it when the process ends or is killed.
-
-    The lock file stays where it is, because deleting it would let two processes hold "the" lock.
 
     Args:
         path: the lock file; created if it does not exist.
         message: without it, wait until the lock is free; with it, refuse at once if another process holds the lock.
         optional: go on without a lock on a file system that has no locks (some network file systems).
+        temporary: delete the lock file at the end, in a folder whose content is shown or uploaded.
 
     Raises:
         Busy: another process holds the lock; with `message` only.
@@ -120,9 +248,9 @@ def locked(path: Path, message: str | None = None, optional: bool = False) -> It
         >>> with locked(out / ".lock", f"{out}: another process is writing there; wait for it"):
         ...     write(out)
     """
-    lock = FileLock(path)
+    lock = _FileLock(path)
     try:
-        lock.acquire(blocking=message is None, poll_interval=0.02)
+        lock.acquire(wait=message is None)
     except Timeout as error:
         raise Busy(str(message)) from error
     except OSError as error:
@@ -131,4 +259,42 @@ def locked(path: Path, message: str | None = None, optional: bool = False) -> It
     try:
         yield
     finally:
+        if temporary and lock.descriptor is not None:  # while it is held: who waits for it notices and creates another
+            path.unlink(missing_ok=True)
         lock.release()  # does nothing if it is not held
+
+
+class _FileLock:
+    """`flock` where there is one, because its descriptor must not live on in forked processes; otherwise `filelock`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor: int | None = None
+        self.other = FileLock(path) if fcntl is None else None
+
+    def acquire(self, wait: bool) -> None:
+        """Raises `filelock.Timeout` if the lock is held and `wait` is false."""
+        if self.other is not None:
+            self.other.acquire(blocking=wait, poll_interval=0.02)
+            return
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if _is_at(descriptor, self.path):
+                    break
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise Timeout(os.fspath(self.path)) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its last owner has deleted it
+        self.descriptor = descriptor
+        _held.add(descriptor)
+
+    def release(self) -> None:
+        if self.other is not None:
+            self.other.release()
+        _let_go(self.descriptor)
+        self.descriptor = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Ledger:
         self.path = path
         self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
         if path.is_file():
-            self.body = json.loads(path.read_text())
+            self.body = read_json(path, f"remove the folder {path.parent}, or choose another --out")
             before = self.body["settings"]
             if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
                 differ = "; ".join(f"{name}: {before.get(name)}, now {settings.get(name)}" for name in changed)
@@ -66,4 +65,5 @@ class Ledger:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, json.dumps(self.body, indent=1))
+        sweep_leftovers(self.path.parent)
+        write_json(self.path, self.body)

@@ -1,7 +1,12 @@
-"""Folders outside the working directory."""
+"""Folders outside the working directory, and names from files of others that become file names."""
 
 import os
+import re
 from pathlib import Path
+
+from wavlm_lightning.system.errors import UserError
+
+LONGEST = 180  # bytes of a name: endings such as `.index.json` and the temporary name must fit a file system's 255
 
 
 def cache_directory() -> Path:
@@ -10,3 +15,36 @@ def cache_directory() -> Path:
         return Path(own).expanduser().absolute()
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home).expanduser().absolute() / "wavlm_lightning"
+
+
+def plain_name(name: object, where: str, remedy: str, ending: str = "") -> str:
+    """`name`, if it can only be the name of a file in the folder that it is joined to.
+
+    The one check of names from a `corpus.json`, a manifest or a server. A plain name begins with a letter, a digit or `_`,
+    and goes on with these, blanks and `.+=@,-`: no separators of any system, no `..`, drives, control characters or NUL.
+
+    Args:
+        name: what the file says.
+        where: for the message: which file says it.
+        remedy: for the message: what to do.
+        ending: that the name must have, such as `.tar`.
+
+    Raises:
+        UserError: it is no plain name, or has more than 180 bytes.
+
+    Example:
+        >>> plain_name("train-000000.tar", "corpus.json", "prepare it again", ".tar")
+        'train-000000.tar'
+    """
+    if not isinstance(name, str) or re.fullmatch(r"\w(?:[\w .+=@,-]*[\w+=@,-])?", name) is None:
+        raise UserError(f"{where} contains {_shown(name)}, which is not a plain file name; {remedy}")
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST:
+        raise UserError(f"{where} contains a name of more than {LONGEST} bytes, {_shown(name)}; {remedy}")
+    if not name.endswith(ending):
+        raise UserError(f"{where} contains {_shown(name)} where a name that ends with {ending} belongs; {remedy}")
+    return name
+
+
+def _shown(name: object) -> str:
+    text = ascii(name)
+    return text if len(text) <= 80 else f"{text[:77]}..."

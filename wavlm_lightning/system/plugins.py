@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.user_modules import open_for
 
 # Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module.
 CLASS_GROUPS = ("wavlm_lightning.tasks", "wavlm_lightning.upstreams", "wavlm_lightning.objectives")
@@ -31,18 +31,17 @@ def config_paths(argv: Sequence[str]) -> list[Path]:
 
 
 def make_importable(argv: Sequence[str]) -> None:
-    """Make modules beside the YAML files importable, and import the registered classes that a command names.
+    """Make the modules importable that a command's class paths name, and import the registered classes that it names.
 
-    A registered package is imported only if one of its names occurs in the options or in the YAML files.
+    Modules are looked for beside the YAML files, the last of them first, and in the working directory, each after what is
+    installed (`system.user_modules`). A registered package is imported only if one of its names occurs in the options or in
+    the YAML files.
     """
     paths = config_paths(argv)
-    for folder in (str(path.resolve().parent) for path in paths):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+    folders = [path.resolve().parent for path in reversed(paths)]
+    text = "\n".join([*argv, *_texts([*paths, *yaml_files(argv, folders)])])
+    open_class_paths(text, folders)
     points = [point for group in CLASS_GROUPS for point in entry_points(group=group)]
-    if not points:
-        return
-    text = "\n".join([*argv, *(path.read_text(encoding="utf-8", errors="replace") for path in paths)])
     for point in points:
         if re.search(rf"(?<![\w.]){re.escape(point.name)}\b", text):
             found = load(point)
@@ -51,6 +50,34 @@ def make_importable(argv: Sequence[str]) -> None:
                     f"entry point {point.name!r} of {point.group} is {point.value}, but must have the name of its class; "
                     "correct the package's pyproject.toml"
                 )
+
+
+def yaml_files(words: Iterable[str], folders: Sequence[Path]) -> list[Path]:
+    """The existing YAML files that words, or the values of options, name, in the working directory or one of `folders`."""
+    found: list[Path] = []
+    for word in words:
+        name = word.rpartition("=")[2]
+        if name.endswith((".yaml", ".yml")) and "\0" not in name:
+            found += [path for folder in (Path(), *folders) if (path := folder / name).is_file()][:1]
+    return found
+
+
+def _texts(paths: Sequence[Path]) -> list[str]:
+    """The content of YAML files, and of those that they name (`model: other.yaml`)."""
+    texts: dict[Path, str] = {}
+    waiting = list(paths)
+    while waiting:
+        path = waiting.pop().resolve()
+        if path not in texts:
+            texts[path] = path.read_text(encoding="utf-8", errors="replace")
+            waiting += yaml_files(re.findall(r"[^\s\"',\[\]{}:]+\.ya?ml\b", texts[path]), [path.parent])
+    return list(texts.values())
+
+
+def open_class_paths(text: str, folders: Sequence[Path] = ()) -> None:
+    """Let the modules be imported that dotted paths in a text name, from these folders or the working directory."""
+    for path in sorted(set(re.findall(r"(?<![\w./-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", text))):
+        open_for(path, [*folders, Path.cwd()])
 
 
 def load(point: EntryPoint) -> Any:
@@ -99,6 +126,7 @@ def import_by_path(path: str) -> Any:
         >>> import_by_path("math.pi")
         3.141592653589793
     """
+    open_for(path, [Path.cwd()])
     parent, _, attribute = path.rpartition(".")
     for module, name in ((path, ""), (parent, attribute)):
         if not module:

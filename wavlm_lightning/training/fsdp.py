@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
-from wavlm_lightning.encoder.checkpoints.sharded_files import read_index
+from wavlm_lightning.encoder.checkpoints.sharded_files import read_index, restricted_entries
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, replace_folder
@@ -170,12 +170,17 @@ class FSDP2(ModelParallelStrategy):
             replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a sharded checkpoint, or one file. Resume only trusted ones: torch unpickles optimiser settings."""
+        """Load a sharded checkpoint, or one file; nothing in it is executed.
+
+        Raises:
+            UserError: it is cut short, of another model, or holds more than tensors and plain values.
+        """
         path = Path(self.broadcast(checkpoint_path))
         try:
             if path.is_dir():
                 read_index(path)
-                return super().load_checkpoint(path, weights_only=True)
+                with restricted_entries(path):
+                    return super().load_checkpoint(path, weights_only=True)
             return self._load_file(path)
         except CheckpointError as error:
             raise UserError(f"resume: {error}") from error

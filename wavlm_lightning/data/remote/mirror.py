@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from wavlm_lightning.data.corpus_json import UNTRUSTED, check_body
 from wavlm_lightning.data.remote.cache_space import BOUND, bound, finish, growing, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
 from wavlm_lightning.system import paths as places
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import FULL, atomic_write, locked, write_bytes
+from wavlm_lightning.system.paths import plain_name
 
 NOTE = "remote.json"
-WHOLE = (".tar", ".npy")  # suffixes of files whose size and hash are in `corpus.json`
+# Suffixes of files that their own content proves to belong to a shard; of all others, size and hash are in `corpus.json`.
+DERIVED = (".json", ".safetensors")
 _AGAIN_SECONDS = 600.0
 _brought: dict[Path, float] = {}  # time of this process' last download of each shard
 
@@ -62,8 +65,7 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     with locked(folder / ".lock"):
         # Written at each call and readable by the user only: a signed URL is a secret and expires.
-        with atomic_write(folder / NOTE) as temporary:
-            temporary.touch(mode=0o600)
+        with atomic_write(folder / NOTE, mode=0o600) as temporary:
             temporary.write_text(json.dumps({"url": url}))
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
@@ -92,10 +94,14 @@ def materialise(path: Path, summary: dict[str, Any] | None = None, patience: Pat
     except FileNotFoundError:
         pass
     folder = _mirror_of(path)
+    _check_place(path, folder)
     url = address(json.loads((folder / NOTE).read_text())["url"], path.relative_to(folder).as_posix())
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = summary.get("bytes") if summary and path.suffix in WHOLE else None
+    size = summary.get("bytes") if summary and path.suffix not in DERIVED else None
     root = _root()
+    for place in (*[each for each in path.parents if folder in each.parents], path, part_of(path, size)):
+        if place.is_symlink():
+            raise UserError(f"{place}: a link in the mirror of a remote corpus, where none belongs; remove it")
     try:
         with growing(root, path, size) as file:
             if file is None:
@@ -129,15 +135,17 @@ def _checked(content: bytes, url: str) -> dict[str, Any]:
     """The content of a `corpus.json`, with file names that cannot lead out of the mirror."""
     try:
         body = json.loads(content)
-        names = [*body["splits"], *(row["name"] for part in body["splits"].values() for row in part["shards"])]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{shown(url)}: its corpus.json is not that of a corpus ({error!r}); check the URL") from error
-    for name in names:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise UserError(
-                f"{shown(url)}: its corpus.json contains {name!r}, which is not a plain file name; do not trust this corpus"
-            )
+    check_body(body, f"{shown(url)}: its corpus.json")
     return body
+
+
+def _check_place(path: Path, folder: Path) -> None:
+    """Refuse a path that could lie outside its mirror; the last check before a file of a server is written."""
+    parts = path.relative_to(folder).parts
+    for name in parts:
+        plain_name(name, f"{folder.name}: the corpus", UNTRUSTED)
 
 
 def _fill(
@@ -160,10 +168,12 @@ def _fill(
 def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any]) -> str:
     """Why this is not the expected file; empty if it is."""
     file.seek(0)
-    if path.suffix in WHOLE:
-        if "sha256" in summary and hashlib.file_digest(file, "sha256").hexdigest() != summary["sha256"]:
+    if path.suffix not in DERIVED and summary:
+        if hashlib.file_digest(file, "sha256").hexdigest() != summary.get("sha256"):
             return "not the file that corpus.json describes (sha256 differs)"
         return ""
+    if path.suffix == ".csv":
+        return ""  # trials: the only file that nothing describes
     try:
         if path.suffix == ".safetensors":
             return _wrong_labels(file.read(), summary)
@@ -176,7 +186,7 @@ def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any])
                 return "not the index of the shard that corpus.json describes"
     except Exception as error:
         return f"damaged ({error!r})"
-    return ""
+    return "" if path.suffix in DERIVED else "a file that corpus.json does not describe"
 
 
 def _wrong_labels(content: bytes, summary: dict[str, Any]) -> str:

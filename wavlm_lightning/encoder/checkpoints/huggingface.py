@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_json, read_tensors
+from wavlm_lightning.encoder.checkpoints.tensor_files import (
+    CheckpointError,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 
 # Field of `WavLMConfig` -> key in Hugging Face's `config.json`.
@@ -163,9 +167,10 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
     if config.position_bias == "ungated":
         state = {**state, **_constant_gates(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    for name, content in (("config.json", values), ("preprocessor_config.json", preprocessor)):
-        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "config.json").unlink(missing_ok=True)  # written last: it says that the folder is complete
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    for name, content in (("preprocessor_config.json", preprocessor), ("config.json", values)):
+        write_json(folder / name, content)
 
 
 def _constant_gates(config: WavLMConfig) -> dict[str, Tensor]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import math
 import pickle
 import warnings
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePath
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -53,13 +58,51 @@ def read_index(folder: Path) -> Any:
     """
     try:
         with (folder / SHARD_INDEX).open("rb") as file:
-            return _Index(file).load()
+            index = _Index(file).load()
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole sharded checkpoint: {SHARD_INDEX} is missing") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint ({error})") from error
     except (EOFError, IndexError, OSError, ValueError, AttributeError, ImportError) as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not readable; is it cut short?") from error
+    for place in (getattr(index, "storage_data", None) or {}).values():
+        if PurePath(place.relative_path).name != place.relative_path or place.relative_path == "..":
+            raise CheckpointError(f"{folder / SHARD_INDEX} names a file outside its folder: {place.relative_path}")
+    return index
+
+
+@contextlib.contextmanager
+def restricted_entries(folder: Path) -> Iterator[None]:
+    """Let torch read the entries of a sharded checkpoint that are no tensors with its restricted loader.
+
+    Its planner reads them with plain pickle, which would execute code in a prepared file. They are learning rates and
+    other plain values of an optimiser.
+
+    Raises:
+        CheckpointError: an entry holds more than tensors and plain values; inside the block, from torch's `load`, perhaps
+            as the cause of a `CheckpointException`.
+    """
+    from torch.distributed.checkpoint import DefaultLoadPlanner
+
+    original = DefaultLoadPlanner.load_bytes
+
+    def load_bytes(planner: Any, item: Any, value: io.BytesIO) -> None:
+        name = item.dest_index.fqn
+        try:
+            plain_value = torch.load(value, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"{folder}: the entry {name} holds more than tensors and plain values, and reading it could execute code "
+                "from it; resume a checkpoint of your own"
+            ) from error
+        # What torch reads is what it wrote itself a moment ago.
+        again = io.BytesIO()
+        torch.save(plain_value, again)
+        again.seek(0)
+        original(planner, item, again)
+
+    with mock.patch.object(DefaultLoadPlanner, "load_bytes", load_bytes):
+        yield
 
 
 def read_sharded(folder: Path) -> dict[str, Any]:
@@ -69,18 +112,24 @@ def read_sharded(folder: Path) -> dict[str, Any]:
         CheckpointError: a file is missing, broken or cut short.
     """
     from torch.distributed.checkpoint import CheckpointException, FileSystemReader, load
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     entries = read_index(folder).state_dict_metadata
-    weights: dict[str, Tensor] = {
-        name.removeprefix(WEIGHTS): torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
-        if name.startswith(WEIGHTS)
-    }
+    weights: dict[str, Tensor] = {}
+    for name, entry in entries.items():
+        if name.startswith(WEIGHTS):
+            if not isinstance(entry, TensorStorageMetadata):
+                raise CheckpointError(f"{folder / SHARD_INDEX}: {name} is listed as something else than a tensor")
+            # What no chunk covers would stay as the memory happened to be.
+            if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size):
+                raise CheckpointError(f"{folder / SHARD_INDEX}: the parts of {name} are not the whole of it")
+            weights[name.removeprefix(WEIGHTS)] = torch.empty(entry.size, dtype=entry.properties.dtype)
     extras = read_pickle(folder / EXTRAS)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single process")
-            load({"state_dict": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
+            with restricted_entries(folder):
+                load({"state_dict": weights}, storage_reader=FileSystemReader(folder), no_dist=True)
     except CheckpointException as error:  # derives from BaseException
         raise CheckpointError(
             f"{folder} is not a whole sharded checkpoint; a file of it is missing or cut short"

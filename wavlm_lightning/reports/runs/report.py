@@ -19,7 +19,7 @@ from wavlm_lightning.reports.runs.sounds import sound_blocks
 from wavlm_lightning.reports.runs.tables import Official, board_cards
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import sweep_leftovers, write_text
 
 RADAR_SIZE = (4.0, 3.2)
 CSV_COLUMNS = (
@@ -98,6 +98,7 @@ def write_run_report(
     if duels := text.duels(collection):
         page.blocks.insert(0, Paragraph(duels))
     html_path = directory / "report.html"
+    sweep_leftovers(directory)
     write_text(html_path, page.to_html())
     write_text(directory / "report.md", page.to_markdown())
     write_text(directory / "report.csv", _csv(directory, collection, official))

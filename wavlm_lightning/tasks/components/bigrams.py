@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 
@@ -41,9 +42,9 @@ def count_bigrams(texts: Iterable[str], folder: Path | str) -> LanguageModel:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model, lexicon = folder / "bigrams.arpa", folder / "lexicon.lst"
-    model.write_text(_arpa(sentences), encoding="utf-8")
+    write_text(model, _arpa(sentences))
     words = sorted({word for words in sentences for word in words})
-    lexicon.write_text("".join(f"{word} {' '.join(word)} {WORD_END}\n" for word in words), encoding="utf-8")
+    write_text(lexicon, "".join(f"{word} {' '.join(word)} {WORD_END}\n" for word in words))
     return LanguageModel(str(lexicon), str(model))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, write_checkpoint
+from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json, write_text
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.huggingface.reading import ENCODERS, SAME_NAMES
 from wavlm_lightning.tasks.transformers_form import CTC, FRAMES, VERIFICATION, TransformersForm
@@ -90,7 +92,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         values |= {"vocab_size": len(names), "pad_token_id": 0}  # transformers takes the padding token for the blank
         vocabulary = {name: number for number, name in enumerate(names)}
         text = json.dumps(vocabulary, ensure_ascii=False, indent=1) + "\n"
-        (folder / "vocab.json").write_text(text, encoding="utf-8")
+        write_text(folder / "vocab.json", text, durable=True)
     else:
         (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
@@ -98,8 +100,8 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     values |= form.config
     values[OWN_KEY]["head"] = own
     tensors = {f"{values['model_type']}.{name}": value for name, value in load_file(weights).items()}
-    save_file(tensors | head_tensors(task), weights, metadata={"format": "pt"})
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_tensors(weights, tensors | head_tensors(task), {"format": "pt"})
+    write_json(path, values, indent=2, sort_keys=True)
     return architecture
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wavlm_lightning.system.files import sweep_leftovers
+
 
 def export(
     source: str | Path,
@@ -42,6 +44,7 @@ def export(
     from wavlm_lightning.workflows.predict.head import holds_head
 
     source, directory = Path(source), Path(directory)
+    sweep_leftovers(directory)  # of an export that was killed
     # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
     if holds_head(source) and not (encoder_only and is_head_folder(source)):
         from wavlm_lightning.workflows.export.head import export_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.predict.head import TrainedHead
 
@@ -164,7 +164,7 @@ def write_graph(
         "checked": {"batches": tested, "largest_difference": largest},
         "versions": {"wavlm_lightning": wavlm_lightning.__version__, "torch": torch.__version__},
     }
-    description.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(description, content, ensure_ascii=False)
     return largest
 
 

@@ -16,6 +16,7 @@ import yaml
 import wavlm_lightning
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.export.run_facts import RunFacts
 
 MARK = "<!-- Written by `wavlm export`, which writes it anew unless this line is gone. -->"
@@ -59,7 +60,7 @@ def write_card(directory: Path, text: str) -> list[str]:
     card = directory / "README.md"
     if card.is_file() and MARK not in card.read_text(encoding="utf-8"):
         return [f"{card}: kept, since it was not written by `wavlm export`"]
-    card.write_text(text, encoding="utf-8")
+    write_text(card, text, durable=True)
     return []
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, kept, with_whole_files
+from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.callbacks.examples import KeepExamples
 from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
@@ -27,7 +30,7 @@ from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import finish_replacing
+from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftovers, write_text
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -50,6 +53,8 @@ from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 DEFAULT_FOLDER = "runs/default"
+LOCK = ".lock"  # in a run folder: held while it is trained in
+UNFINISHED = r".*\.ckpt\.(new|old)"  # in the folder of checkpoints: what a killed run was writing or replacing
 LONG = 200
 """Updates from which a timing of a few seconds pays."""
 
@@ -72,7 +77,7 @@ class SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams(contents[root])
         for folder, content in contents.items():
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG).write_text(yaml.safe_dump(content, sort_keys=False))
+            write_text(folder / CONFIG, yaml.safe_dump(content, sort_keys=False), durable=True)
 
 
 class WavLMCLI(LightningCLI):
@@ -89,15 +94,22 @@ class WavLMCLI(LightningCLI):
         run: the options begin with a subcommand, which is run; otherwise model, data and trainer are only built.
         command: the command as the user typed it, for result cards.
         callbacks: further callbacks of a fit.
+        owned: gets the lock of the run folder for a fit.
     """
 
     model: Any
 
     def __init__(
-        self, options: list[str], lists: HeadLists, run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()
+        self,
+        options: list[str],
+        lists: HeadLists,
+        run: bool,
+        command: str = "",
+        callbacks: Sequence[pl.Callback] = (),
+        owned: contextlib.ExitStack | None = None,
     ) -> None:
         # Before the base class's constructor, which parses, builds and runs.
-        self.lists, self.command, self.callbacks = lists, command, list(callbacks)
+        self.lists, self.command, self.callbacks, self.owned = lists, command, list(callbacks), owned
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
         super().__init__(
@@ -170,6 +182,8 @@ class WavLMCLI(LightningCLI):
         if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
             root /= trial  # the agent starts every trial of a sweep with the same options
         config["default_root_dir"] = str(root)
+        if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
+            self.owned.enter_context(own_run_folder(root))
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may fit
         also = read_also(self._get(self.config, "also"))
         if self.lists or also:
@@ -268,6 +282,27 @@ class WavLMCLI(LightningCLI):
         self.config_init[self.subcommand]["weights_only"] = True
 
 
+@contextlib.contextmanager
+def own_run_folder(root: Path) -> Iterator[None]:
+    """Lock a run folder while it is trained in, and remove what a killed run left unfinished there; on the first process only.
+
+    Raises:
+        Busy: another process trains there.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    busy = f"{root}: another `wavlm fit` trains there; wait for it, or choose another --trainer.default_root_dir"
+    with locked(root / LOCK, busy, optional=True, temporary=True):
+        sweep_leftovers(root)
+        for folder in (root, *(each.parent for each in root.glob("*/checkpoints"))):
+            for name in (LAST, BEST):
+                finish_replacing(checkpoint(folder, name))
+            sweep_leftovers(folder / "checkpoints", UNFINISHED)
+        yield
+
+
 def _is_long(trainer: Any) -> bool:
     return trainer["max_steps"] < 0 or trainer["max_steps"] >= LONG
 
@@ -281,18 +316,24 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
         return named
     if labels:
         return [*named, CurvesOfHeads(root, labels)]
-    return [*named, CSVLogger(root, name=CURVES, flush_logs_every_n_steps=100)]
+    return [*named, Curves(root, name=CURVES, flush_logs_every_n_steps=100)]
 
 
 def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
     """Run `fit`, `validate`, `test` or `predict`: `argv` is the subcommand and its options. See `workflows.fit.fit`."""
-    with quiet(), readable_errors():
-        return command_line(argv, run=True, command=shlex.join(["wavlm", *argv]), callbacks=callbacks)
+    with quiet(), readable_errors(), contextlib.ExitStack() as owned:
+        return command_line(argv, run=True, command=shlex.join(["wavlm", *argv]), callbacks=callbacks, owned=owned)
 
 
-def command_line(argv: Sequence[str], run: bool, command: str = "", callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
+def command_line(
+    argv: Sequence[str],
+    run: bool,
+    command: str = "",
+    callbacks: Sequence[pl.Callback] = (),
+    owned: contextlib.ExitStack | None = None,
+) -> WavLMCLI:
     """Parse options and build model, data and trainer; see `WavLMCLI` for the arguments."""
     arguments = [resolve_config(argument) for argument in argv]
     make_importable(arguments)  # classes in a user's file beside the YAML
     options, lists = take_lists(added_up(arguments))
-    return WavLMCLI(options, lists, run, command, callbacks)
+    return WavLMCLI(options, lists, run, command, callbacks, owned)

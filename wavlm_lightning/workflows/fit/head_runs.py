@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
@@ -46,7 +45,7 @@ class HeadRun:
         """Raise a `UserError` if the folder holds a run with other options, or one whose files have changed since."""
         record = self.folder / RECORD
         if record.is_file():
-            if json.loads(record.read_text()) != self._facts():
+            if read_json(record, f"remove the folder {self.folder}, and the run is made again") != self._facts():
                 raise UserError(
                     f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
@@ -57,7 +56,8 @@ class HeadRun:
     def begin(self) -> None:
         """Make the folder and record the options in it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / RECORD, json.dumps(self._facts(), indent=1))
+        sweep_leftovers(self.folder)
+        write_json(self.folder / RECORD, self._facts())
 
     def _facts(self) -> dict[str, object]:
         files = {word: state for word in self.options if (state := _state(word))}

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = {  # kind of file -> description; the template of each uses the name `my_KIND`
@@ -46,7 +47,7 @@ def write_template(kind: str, name: str, folder: Path) -> list[Path]:
     if importlib.util.find_spec(name) is not None:
         raise UserError(f"{name}: a module of that name is already importable and would be hidden; choose another name")
     for source, target in zip(sources, targets, strict=True):
-        target.write_text(renamed(source.read_text(encoding="utf-8"), kind, name), encoding="utf-8")
+        write_text(target, renamed(source.read_text(encoding="utf-8"), kind, name))
     return targets
 
 

@@ -17,6 +17,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.plugins import open_class_paths
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
@@ -88,6 +89,7 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     content = read_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
+    open_class_paths(config.read_text(encoding="utf-8"))
     state = read_run_checkpoint(best)
     model_config = _with_trained_encoder(content["model"], state, best)
     parser = ArgumentParser(exit_on_error=False)

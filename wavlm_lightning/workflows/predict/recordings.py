@@ -18,7 +18,7 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.finding import FoundAudio, find_audio
 from wavlm_lightning.metrics.rttm import rttm_lines
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import sweep_leftovers, write_text
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
 from wavlm_lightning.workflows.predict.head import TrainedHead
 from wavlm_lightning.workflows.predict.windows import long_outputs
@@ -99,9 +99,11 @@ def recording_names(files: Sequence[str]) -> list[str]:
 def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / PREDICTIONS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    sweep_leftovers(folder)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(folder / PREDICTIONS, "".join(lines), durable=True)
     diarized = [row for row in rows if "turns" in row]
     names = recording_names([row["file"] for row in diarized])
     turns = [line for name, row in zip(names, diarized, strict=True) for line in rttm_lines(name, row["turns"])]
     if turns:
-        write_text(folder / TURNS, "\n".join(turns) + "\n")
+        write_text(folder / TURNS, "\n".join(turns) + "\n", durable=True)

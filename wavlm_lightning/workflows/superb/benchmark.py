@@ -12,7 +12,7 @@ from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import sweep_leftovers, write_text
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import default_jobs
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
@@ -239,6 +239,7 @@ def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool
     table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())))
     verdict = board_verdict(results, "these are the synthetic mini corpora" if mini else next(iter(reasons), None))
     text = "\n\n".join([table.to_markdown(), *verdict])
+    sweep_leftovers(out)
     write_text(out / "superb.md", text + "\n")
     write_text(out / "superb.csv", superb_csv(results))
     return f"{text}\n\nwritten: {out / 'superb.md'}, {out / 'superb.csv'}, and a card in each task's folder"

@@ -14,7 +14,7 @@ from unittest import mock
 
 from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import atomic_write, locked
+from wavlm_lightning.system.files import atomic_write, locked, sweep_leftovers
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import SweepFile
@@ -58,6 +58,7 @@ def run_sweep(
     count = sweep.trial_count(trials)
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / "lock", f"another `wavlm sweep` is running in {output}; wait for it, or stop it"):
+        sweep_leftovers(output)
         study = SweepStudy(output, sweep, extra, seed)
         failures = _run_trials(study, range(count), extra, jobs or default_jobs(), test)
         found = study.trials()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import read_json, write_json
 from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
@@ -77,14 +77,14 @@ class SweepStudy:
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         record = folder / RECORD
         if record.is_file():
-            before = json.loads(record.read_text())
+            before = read_json(record, f"remove the folder {folder}, or choose another --output")
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
                 other = ", ".join(changed)
                 raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
         elif folder.is_dir() and any(path.name != "lock" for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no sweep; choose another --output")
         else:
-            record.write_text(json.dumps(content, indent=1))
+            write_json(record, content)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = open_study(folder, sweep)
 

@@ -1,0 +1,102 @@
+"""The content of a `corpus.json`, checked where a corpus is opened or made, because it may come from a stranger.
+
+Every name in its splits becomes a file name, so each must be a plain one, also in fields that this version does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.paths import plain_name
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+COUNTS = ("utterances", "samples", "bytes")  # of a shard
+ORDINARY_NAMES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.tar\n)*+")
+UNTRUSTED = "do not trust this corpus"
+FILES = {"shards": ".tar", "lengths": ".npy"}  # key in a split -> ending of the files that its entries name
+
+
+def check_body(body: Any, where: str) -> None:
+    """Check the splits of a `corpus.json`.
+
+    Args:
+        body: its content.
+        where: which file it is, for messages.
+
+    Raises:
+        UserError: a name could lead out of the corpus' folder, or an entry has not the form of this format.
+    """
+    splits = body.get("splits") if isinstance(body, dict) else None
+    if not isinstance(splits, dict):
+        raise UserError(f"{where} is not that of a corpus (it has no splits); check the path, or prepare it again")
+    for split, part in splits.items():
+        plain_name(split, where, UNTRUSTED)
+        if not isinstance(part, dict) or not isinstance(part.get("shards"), list):
+            raise UserError(f"{where}: split {split!r} lists no shards; prepare the corpus again")
+        shards = part["shards"]
+        _check_counts(part, ("utterances",), f"{where}: split {split!r}")
+        for shard in () if _are_ordinary(shards) else shards:
+            _check_entry(shard, COUNTS, ".tar", where)
+        if part.get("lengths") is not None:
+            _check_entry(part["lengths"], ("bytes",), ".npy", where)
+        for key, value in part.items():
+            if key not in FILES:
+                _check_names(value, where)
+
+
+def _are_ordinary(shards: list[Any]) -> bool:
+    """Whether all entries pass `_check_entry`, in a few passes: a corpus of 94,000 hours has 188,000 of them.
+
+    False only means that they have to be checked one by one.
+    """
+    try:
+        names = "".join([shard["name"] + "\n" for shard in shards])
+        digests = [shard["sha256"] for shard in shards]
+        return (
+            ORDINARY_NAMES.fullmatch(names) is not None
+            and names.count("\n") == len(shards)
+            and {len(digest) for digest in digests} <= {64}
+            and re.fullmatch(r"[0-9a-f]*", "".join(digests)) is not None
+            and {len(shard) for shard in shards} <= {len(COUNTS) + 2}
+            and all({type(shard[count]) for shard in shards} <= {int} for count in COUNTS)
+            and all(min((shard[count] for shard in shards), default=0) >= 0 for count in COUNTS)
+        )
+    except (TypeError, KeyError):
+        return False
+
+
+def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -> None:
+    """Check the entry of a file: its name, its hash, and whole numbers."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: lists {type(entry).__name__} where a file belongs; prepare the corpus again")
+    name = plain_name(entry.get("name"), where, UNTRUSTED, ending)
+    digest = entry.get("sha256")
+    if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
+        raise UserError(f"{where}: {name} has no sha256; prepare the corpus again")
+    _check_counts(entry, counts, f"{where}: {name}")
+    if len(entry) > len(counts) + 2:
+        for key, value in entry.items():
+            if key != "name":
+                _check_names(value, where)
+
+
+def _check_counts(entry: dict[str, Any], counts: tuple[str, ...], where: str) -> None:
+    for count in counts:
+        value = entry.get(count)
+        if type(value) is not int or value < 0:  # a bool is an int, too
+            raise UserError(f"{where} has no number of {count}; prepare the corpus again")
+
+
+def _check_names(value: Any, where: str) -> None:
+    """Check each `name` anywhere in a field that this version does not know; a later one may open that file."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if "name" in value:
+                plain_name(value["name"], where, UNTRUSTED)
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
