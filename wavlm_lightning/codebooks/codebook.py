@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
+from wavlm_lightning.system.reading import read_json, reading, shown
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -71,16 +73,31 @@ class Codebook:
     def load(cls, directory: Path | str) -> Codebook:
         """Read a codebook folder; a UserError says if there is none, or if its files do not belong together."""
         directory = Path(directory)
-        try:
-            body = json.loads((directory / "codebook.json").read_text())
-            centroids = load_file(directory / "centroids.safetensors")["centroids"]
-        except FileNotFoundError as error:
-            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`") from error
+        description, weights = directory / "codebook.json", directory / "centroids.safetensors"
+        if not (description.is_file() and weights.is_file()):
+            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`")
+        again = "fit the codebook again"
+        body = read_json(description, "the description of a codebook", again)
         if body.get("format") != FORMAT:
-            raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
-        codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
-        if codebook.sha256 != body["sha256"]:
+            raise UserError(f"{directory}: its format is not {FORMAT!r}; {again}")
+        with reading(weights, "centroids", again):
+            centroids = load_file(weights)["centroids"]
+        with reading(description, "the description of a codebook", again):
+            _check(body)
+            codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
+            same = codebook.sha256 == body["sha256"]
+        if not same:
             raise UserError(f"{directory}: centroids and codebook.json do not belong together; fit the codebook again")
         if centroids.ndim != 2 or not np.isfinite(centroids).all():
             raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")
         return codebook
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Raise `TypeError` or `ValueError` if the content of a `codebook.json` has not the form that `Codebook.save` writes."""
+    for name, kind in (("sha256", str), ("features", dict), ("fitted", dict)):
+        if not isinstance(body[name], kind):
+            raise TypeError(f"`{name}` is {shown(body[name])}, not a {kind.__name__}")
+    rate = body["rate"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"`rate` is {shown(rate)}, not labels a second")

@@ -30,6 +30,7 @@ from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
 Place = tuple[str, int]  # a split, and the number of a shard in it
@@ -126,13 +127,10 @@ def _write_head(path: Path, codebook: Codebook) -> None:
 
 
 def _codebook_of(path: Path) -> str:
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-        wrong = check_label_set(head)
-    except (ValueError, RecursionError) as error:
-        wrong = f"not valid JSON ({error})"
-    if wrong is not None:
-        raise UserError(f"{path}: {wrong}; remove this file, and the labels beside it are checked and kept")
+    remedy = "remove this file, and the labels beside it are checked and kept"
+    head = read_json(path, "the description of labels", remedy, kind=object)
+    if (wrong := check_label_set(head)) is not None:
+        raise UserError(f"{path}: {wrong}; {remedy}")
     return head["codebook_sha256"]
 
 
@@ -143,7 +141,16 @@ def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook) -> bool
         ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
         if ours:
             check_content(path, codebook.size)
-    except (FileNotFoundError, ValueError):  # after a power failure a file may be empty; a damaged one is made again
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ):  # after a power failure a file may be empty; a damaged one is made again
         return False
     return ours
 

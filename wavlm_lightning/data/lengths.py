@@ -15,6 +15,7 @@ import numpy as np
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.reading import reading
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,11 @@ class Lengths:
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(f"{self.path}: not the lengths that corpus.json describes; prepare the corpus again")
-        samples = np.load(io.BytesIO(data), allow_pickle=False).astype(np.int64)
+        with reading(self.path, "the lengths of a split", "prepare the corpus again"):
+            stored = np.load(io.BytesIO(data), allow_pickle=False)
+            if not isinstance(stored, np.ndarray) or stored.ndim != 1 or stored.dtype.kind not in "ui":
+                raise ValueError("it is not one row of whole numbers")
+            samples = stored.astype(np.int64)
         if len(samples) != self.utterances:
             raise UserError(
                 f"{self.path}: {len(samples)} lengths, but corpus.json counts {self.utterances} utterances; "

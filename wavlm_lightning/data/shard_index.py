@@ -22,6 +22,7 @@ import numpy as np
 
 from wavlm_lightning.audio import BadAudio, decode_flac
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json, reading, reason_of
 
 T = TypeVar("T")
 TAIL = 80  # bytes at the end of an index file that contain its last value, the 64-digit hash of the tar
@@ -29,6 +30,7 @@ TAIL = 80  # bytes at the end of an index file that contain its last value, the 
 REMOTE_HANDLES = 16
 
 
+INDEX = "the index of a shard"
 Further = list[tuple[int, int, int] | None]
 
 
@@ -163,7 +165,19 @@ class ShardIndex:
         return entry
 
     def meta(self, place: int) -> dict[str, Any]:
-        return json.loads(self._read(self.members.info[place]))
+        """The metadata of utterance `place`; `UserError` if it is damaged."""
+        content = self._read(self.members.info[place])
+        try:
+            facts = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise UserError(self._damaged(place, reason_of(error))) from error
+        if not isinstance(facts, dict):
+            raise UserError(self._damaged(place, f"it holds {type(facts).__name__}, not an object"))
+        return facts
+
+    def _damaged(self, place: int, reason: str) -> str:
+        remedy = "remove the shard, and it is downloaded again" if self.remote else "prepare the corpus again"
+        return f"{self.path}: the metadata of utterance {self.members.keys[place]!r} is damaged ({reason}); {remedy}"
 
     def _read(self, member: tuple[int, int]) -> bytes:
         offset, length = member
@@ -199,10 +213,36 @@ def _check_present(path: Path) -> None:
 
 
 def _parse(path: Path) -> Members:
-    try:
-        return Members(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path}: not the index of a shard ({error}); prepare the corpus again") from error
+    content = read_json(path, INDEX, "prepare the corpus again")
+    with reading(path, INDEX, "prepare the corpus again"):
+        check_members(members := Members(**content))
+        return members
+
+
+def check_members(members: Members) -> None:
+    """Raise `TypeError` or `ValueError` if the content of an index file has not the form that `Members` describes."""
+    keys, samples = members.keys, members.samples
+    if not isinstance(members.sha256, str) or not isinstance(members.further, Mapping):
+        raise TypeError("`sha256` is no text, or `further` no object")
+    if not all(isinstance(each, list) for each in (*members[:4], *members.further.values())):
+        raise TypeError("`keys`, `samples`, `audio`, `info` and each of `further` must be lists")
+    if {type(key) for key in keys} - {str} or {type(count) for count in samples} - {int}:
+        raise TypeError("`keys` must hold text, `samples` whole numbers")
+    for name, places, numbers in (
+        ("audio", members.audio, 2),
+        ("info", members.info, 2),
+        *((name, [each for each in places if each is not None], 3) for name, places in members.further.items()),
+    ):
+        if {type(each) for each in places} - {list} or {len(each) for each in places} - {numbers}:
+            raise TypeError(f"`{name}` must hold lists of {numbers} numbers")
+        if {type(number) for each in places for number in each} - {int}:
+            raise TypeError(f"`{name}` must hold whole numbers")
+        if min((number for each in places for number in each), default=0) < 0:
+            raise ValueError(f"`{name}` holds a negative number")
+    if min(samples, default=0) < 0:
+        raise ValueError("`samples` holds a negative number")
+    if {len(samples), len(members.audio), len(members.info), *map(len, members.further.values())} - {len(keys)}:
+        raise ValueError("its lists are not equally long")
 
 
 @lru_cache(maxsize=2048)  # about 40 kB each, for shards of half an hour

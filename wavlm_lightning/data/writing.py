@@ -18,6 +18,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import locked, sweep_leftovers, write_json
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
 Job = tuple[Path, list[Recording], str, bool]
@@ -179,7 +180,7 @@ def _make_shard(job: Job) -> Done:
 def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
     """The result of an earlier run on the same recordings, if its shard is still there with the right size."""
     try:
-        kept = json.loads(note.read_text())
+        kept = read_json(note, "the note of a shard that was written")
         if kept["stamp"] != stamp:
             return None
         if kept["empty"]:

@@ -14,6 +14,11 @@ SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 
 PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
 
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 Samples = TypeVar("Samples", int, Tensor)
 
 
@@ -86,7 +91,9 @@ class WavLMConfig:
 
     def __post_init__(self) -> None:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML and JSON give lists
+            if isinstance(getattr(self, name), list):  # YAML and JSON give lists
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types()
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
             raise ValueError(
                 f"conv_channels, conv_kernels and conv_strides must have one entry per layer, "
@@ -120,6 +127,24 @@ class WavLMConfig:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if not 0 <= self.feature_grad_mult <= 1:
             raise ValueError(f"feature_grad_mult must lie between 0 and 1, not {self.feature_grad_mult}")
+
+    def _check_types(self) -> None:
+        """The settings of a checkpoint may hold anything; a field of another type would fail much later, without its name."""
+        for field in fields(self):
+            value, default = getattr(self, field.name), field.default
+            if isinstance(default, tuple):
+                whole, what = isinstance(value, tuple) and all(map(_is_whole, value)), "whole numbers"
+            elif isinstance(default, bool):
+                whole, what = isinstance(value, bool), "true or false"
+            elif isinstance(default, int):
+                whole, what = _is_whole(value), "a whole number"
+            elif isinstance(default, float):
+                whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+                what = "a finite number"
+            else:
+                whole, what = isinstance(value, str), "a name"
+            if not whole:
+                raise ValueError(f"{field.name} must be {what}, not {ascii(value)[:60]}")
 
     @property
     def hop(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.formats import match_state, read_checkpoint
 from wavlm_lightning.encoder.checkpoints.huggingface import write_checkpoint
+from wavlm_lightning.encoder.checkpoints.tensor_files import reading
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 from wavlm_lightning.encoder.cpu.inference_prep import prepare
 from wavlm_lightning.encoder.cpu.weight_cache import forget
@@ -205,7 +206,8 @@ class WavLM(nn.Module):
             CheckpointError: the file has another format or does not fit its own configuration.
             ValueError: an override is not a field or contradicts another field.
         """
-        config, state = read_checkpoint(Path(path))
+        with reading(Path(path), "a checkpoint of an encoder"):
+            config, state = read_checkpoint(Path(path))
         if config_overrides:
             config = WavLMConfig.from_dict({**config.to_dict(), **config_overrides})
         with torch.device("meta"):  # drawing 315 M random weights only to overwrite them takes seconds

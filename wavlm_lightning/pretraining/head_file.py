@@ -5,7 +5,6 @@ Teachers are left out of it: they are as large as the encoder, and a run that go
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, ch
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import read_json, reading
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -48,7 +48,12 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
         UserError: there is no head.
     """
     if (source / WEIGHTS).is_file():
-        return load_file(source / WEIGHTS), json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))["codebooks"]
+        again = "export the run again"
+        description = read_json(source / DESCRIPTION, "the description of a pre-training head", again)
+        with reading(source / DESCRIPTION, "the description of a pre-training head", again):
+            codebooks = dict(description["codebooks"])
+        with reading(source / WEIGHTS, "the weights of a pre-training head", again):
+            return load_file(source / WEIGHTS), codebooks
     path = newest_checkpoint(source)
     if path.suffix != ".ckpt" or not path.exists():
         raise UserError(

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reading, reason_of, shown
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
@@ -63,9 +64,12 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
-        kept = checkpoint.get("task", {})
-        if kept.get("name") != self.name:
-            raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
+        kept = checkpoint.get("task")
+        if not isinstance(kept, dict) or kept.get("name") != self.name:
+            name = shown(kept.get("name", "another use")) if isinstance(kept, dict) else "no task"
+            raise UserError(f"this checkpoint holds a head for {name}, not for {self.name}; give one of {self.name}")
+        if missing := sorted({"upstream_sha256", "protocol", "labels"} - kept.keys()):
+            raise UserError(f"this {self.name} head's checkpoint does not say its {missing[0]}; give a whole one")
         if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
@@ -82,7 +86,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 "model.start_from"
             )
         self.upgrade(checkpoint)
-        self.build(kept["labels"])
+        with reading(
+            "the labels in the checkpoint", f"those of a {self.name} head", "give the checkpoint of another run"
+        ):
+            self.build(kept["labels"])
         if self.upstream.frozen and checkpoint.keys() >= STATES:
             # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
             own = self.state_dict()
@@ -99,7 +106,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             check_finite(state_dict, f"the checkpoint of {self.name}")
         except CheckpointError as error:
             raise UserError(str(error)) from error
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        try:
+            result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        except (RuntimeError, TypeError, AttributeError) as error:  # torch names every tensor, on lines of their own
+            raise UserError(f"{self.name}: the checkpoint does not fit the head ({reason_of(error)})") from error
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
         if wrong:

@@ -14,6 +14,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reading, reason_of, shown
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
@@ -66,10 +67,13 @@ class FairseqUpstream(TorchaudioModel):
             parameters, normalize = kept[0]["parameters"], kept[0]["normalize"]
             model, embedding = rebuild(wav2vec2_model, parameters, kept[1], Path(path))
         else:
-            settings, weights = _open(Path(path))
+            with reading(Path(path), "a checkpoint of fairseq", "take it again from where it was published"):
+                settings, weights = _open(Path(path))
             normalize = settings.get("normalize", False)
             if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
-                raise UserError(f"{path}: its settings do not say whether waveforms are normalised ({normalize!r})")
+                raise UserError(
+                    f"{path}: its settings do not say whether waveforms are normalised ({shown(normalize)})"
+                )
             parameters = _parameters(settings, Path(path))
             model = _build(parameters, weights, Path(path))
             embedding = weights.get("mask_emb")
@@ -150,8 +154,10 @@ def _build(parameters: dict[str, Any], weights: Mapping[str, Tensor], path: Path
         return build(wav2vec2_model, parameters, _rename(weights), path)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: its settings do not describe a valid encoder ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # of torchaudio and torch, for sizes of another type
+        raise UserError(f"{path}: its settings do not describe a valid encoder ({reason_of(error)})") from error
 
 
 def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of, shown
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
@@ -180,7 +179,9 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
         model, report = transformers.AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # transformers takes any JSON, and fails on what it means wherever it is used first
         raise UserError(f"hf:{source}: {_reason(source, error)}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -247,6 +248,13 @@ def _preprocessor(transformers: Any, source: str) -> dict[str, Any]:
         values = transformers.Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)[0]
     except OSError:  # some checkpoints have no preprocessor configuration
         return {}
+    if not isinstance(values, dict):
+        raise UserError(f"hf:{source}: its preprocessor_config.json holds {type(values).__name__} instead of an object")
+    normalize = values.get("do_normalize")
+    if normalize is not None and not isinstance(normalize, bool):
+        raise UserError(
+            f"hf:{source}: do_normalize in its preprocessor_config.json is {shown(normalize)}, not true or false"
+        )
     rate = values.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"hf:{source} needs audio at {rate} Hz, but corpora have {SAMPLE_RATE} Hz")
@@ -259,4 +267,4 @@ def _reason(source: str, error: Exception) -> str:
             "neither a folder here nor available from the Hugging Face hub (offline, no such model, or no access to "
             "it); download it elsewhere and give its folder"
         )
-    return f"not loadable by the transformers library: {str(error).splitlines()[0][:200].rstrip('.')}"
+    return f"not loadable by the transformers library: {reason_of(error).rstrip('.')}"

@@ -14,6 +14,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reading, reason_of
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import (
@@ -58,7 +59,8 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
         raise UserError(f"{source}: no such file or folder; give a checkpoint or one of {', '.join(PRESETS)}")
     try:
         if path.suffix == ".ckpt":
-            return _from_lightning(path, overrides)
+            with reading(path, "a checkpoint with an encoder", "give another checkpoint"):
+                return _from_lightning(path, overrides)
         return WavLM.from_pretrained(path, **overrides)
     except CheckpointError as error:
         raise UserError(str(error)) from error
@@ -87,9 +89,11 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:
+        if not overrides:
+            raise UserError(f"{path}: its weights do not fit its own configuration ({reason_of(error)})") from error
         raise UserError(
-            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); do not "
-            "change fields that set the shape of the encoder"
+            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides)}); do not change fields "
+            "that set the shape of the encoder"
         ) from error
     return encoder
 

@@ -1,7 +1,6 @@
 """Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
 FORMAT = 1
@@ -78,10 +78,10 @@ def _finished(directory: Path, size: str, seed: int) -> bool:
     if not path.exists():
         return False
     try:
-        source = json.loads(path.read_text())["source"]
+        source = read_json(path, "the description of a corpus")["source"]
         found = {key: source[key] for key in ("size", "seed", "format")}
         synthesiser = str(source["synthesiser"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         raise UserError(f"{directory} holds a corpus that is not a mini corpus; choose another --out") from None
     wanted = {"size": size, "seed": seed, "format": FORMAT}
     remedy = "delete it or choose another --out"

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+LONGEST = 120  # characters of another library's message that are shown
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says in one sentence which file and why.
@@ -29,12 +31,32 @@ class CheckpointError(ValueError):
     """
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn any error in the block, which reads `path`, into a `CheckpointError` that says that it is not `what`.
+
+    `system.reading.reading` for this package, which imports nothing of ours: parsers of files that anybody may have written
+    raise what they like.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON") from error
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = f" ({brief(error)})" if str(error) else ""
+        raise CheckpointError(f"{path} is not {what}{reason}; take it again from where it was published") from error
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, on one line, cut if it is long."""
+    said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; a `CheckpointError` if it holds something else."""
+    with reading(path, "valid JSON"):
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return values
@@ -62,7 +84,7 @@ def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
             f"{path} holds more than tensors and plain values, and reading it would execute code from it; "
             "use a safetensors version, or re-save its state dict and settings as plain dicts on a machine that trusts it"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler raises what the content makes it raise
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
 
 
@@ -79,7 +101,7 @@ def check_sums(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # of zip, zlib and struct, as the damage has it
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
     if changed is not None:
         raise CheckpointError(
@@ -94,7 +116,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
         CheckpointError: naming the first such tensor.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             wrong = int((~tensor.isfinite()).sum())
             raise CheckpointError(
                 f"{source}: {wrong} of {tensor.numel()} values of {name} are NaN or infinite; its training diverged, or the file "
@@ -107,7 +129,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except Exception as error:
             raise CheckpointError(f"{path} is not a readable safetensors file (incomplete download?)") from error
     state = read_pickle(path)
     if not is_state_dict(state):
@@ -129,6 +151,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends, so that no kill leaves half a file.
 
     `system.files.atomic_write` for this package, which imports nothing of ours; its sweep knows the temporary names.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder takes no files.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -136,6 +161,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # a power failure must not leave an empty file under the true name
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({brief(error)}); free some space, or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.reading import read_json, reason_of
 from wavlm_lightning.system.worker_pool import in_order
 
 NAMED = 20  # shards that the summary names; the list of faults has all
@@ -243,10 +244,10 @@ def _examine_tar(job: ShardJob, verdict: Verdict, tar: io.BufferedReader) -> Non
         verdict.faults.append("its index is missing")
     elif not job.quick:
         try:
-            if fault := _index_fault(json.loads(index.read_text()), job.summary, tar, verdict.faults == []):
+            if fault := _index_fault(read_json(index, "the index of a shard"), job.summary, tar, verdict.faults == []):
                 verdict.faults.append(fault)
-        except (ValueError, KeyError, TypeError, AttributeError, tarfile.TarError) as error:
-            verdict.faults.append(f"its index cannot be used ({error!r})")
+        except Exception as error:  # of an index of another form, whatever reading it raises
+            verdict.faults.append(f"its index cannot be used ({reason_of(error)})")
 
 
 def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.BufferedReader, whole: bool) -> str:
@@ -289,8 +290,8 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
             return f"its index has {key!r} in another place than the tar"
         try:
             json.loads(os.pread(tar.fileno(), size, offset))
-        except ValueError as error:
-            return f"utterance {key!r} cannot be read ({error})"
+        except (ValueError, RecursionError) as error:
+            return f"utterance {key!r} cannot be read ({reason_of(error)})"
     return ""
 
 
@@ -310,4 +311,4 @@ def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
     except UserError as error:
         verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
     except Exception as error:  # safetensors raises its own exception for a damaged file
-        verdict.labels[name] = f"cannot be read ({error!r})"
+        verdict.labels[name] = f"cannot be read ({reason_of(error)})"

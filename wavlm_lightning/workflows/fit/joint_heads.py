@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
+from wavlm_lightning.system import reading
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -114,7 +115,7 @@ def _take_value(name: str, value: str, found: dict[str, list[Any]]) -> str:
 def _take_from_file(value: str, found: dict[str, list[Any]]) -> str:
     """The path unchanged, or the content without its lists: `-c` takes a configuration as text, too."""
     path = Path(value)
-    content = read_yaml(path.read_text()) if path.is_file() else None
+    content = _read_configuration(path) if _is_file(path) else None
     model = content.get("model") if isinstance(content, dict) else None
     return json.dumps(content) if isinstance(model, dict) and _take_from_model(model, found) else value
 
@@ -144,11 +145,22 @@ def _values(name: str, content: list[Any]) -> list[Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML as LightningCLI does (1e-3 is a number); None if it is malformed."""
+    """Parse YAML as LightningCLI does (1e-3 is a number); None if it is malformed, which the parser of options then says."""
     try:
         return get_loader("yaml")(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):  # PyYAML's constructors raise them
         return None
+
+
+def _read_configuration(path: Path) -> Any:
+    return reading.read_yaml(path, "YAML", "correct it there", kind=object, parse=get_loader("yaml"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a configuration given as text is no name of a file
+        return False
 
 
 # Further tasks.
@@ -216,12 +228,9 @@ def _read_task_file(given: str) -> dict[str, Any]:
     path = Path(resolve_config(given))
     if not path.is_file():
         raise UserError(f"{OPTION} {given}: no such file{of_config(given)}")
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{OPTION} {given}: not readable ({error}); give the YAML of a task") from error
+    content = _read_configuration(path)
     if not isinstance(content, dict):
-        raise UserError(f"{OPTION} {given}: not readable as YAML; correct it, or give the YAML of a task")
+        raise UserError(f"{OPTION} {given}: not a mapping; give the YAML of a task")
     if "model" not in content:
         raise UserError(f"{OPTION} {given}: has no `model`; give the YAML of a task")
     return content

@@ -18,10 +18,12 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import open_class_paths
-from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
+from wavlm_lightning.system.reading import reading
+from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
+from wavlm_lightning.workflows.fit.messages import user_error_in
 from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
@@ -58,10 +60,10 @@ def holds_head(path: Path) -> bool:
     if not is_head_folder(path):
         return False
     try:
-        named = read_json(path / "config.json").get("architectures") or [""]
+        named = read_json(path / "config.json").get("architectures")
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return str(named[0]).endswith(HEADS)
+    return isinstance(named, list) and bool(named) and str(named[0]).endswith(HEADS)
 
 
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
@@ -70,11 +72,12 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
     Raises a `UserError` if the path holds no head, its upstream is missing, or the device cannot be used.
     """
     place = choose_device(device)
-    if is_head_folder(path):
-        task, gain_db = huggingface_head(str(path)), 0.0
-        processing = task.trained["processing"]
-    else:
-        task, processing, gain_db = _from_run(path)
+    with reading(path, "a trained head", EXPECTED):
+        if is_head_folder(path):
+            task, gain_db = huggingface_head(str(path)), 0.0
+            processing = task.trained["processing"]
+        else:
+            task, processing, gain_db = _from_run(path)
     # The corpus was made with `processing`; the data module may have applied a further gain while training.
     gain_db += processing.get("gain_db", 0.0)
     return TrainedHead(task.eval().to(place), float(gain_db), bool(processing.get("trim")), place)
@@ -86,7 +89,7 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     for path in (config, best):
         if not path.exists():
             raise UserError(f"{path}: no such file; {EXPECTED}")
-    content = read_run_config(run)
+    content = require_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
     open_class_paths(config.read_text(encoding="utf-8"))
@@ -98,6 +101,10 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
         model = parser.instantiate_classes(parser.parse_object({"model": model_config})).model
     except ArgumentError as error:
         raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
+    except ValueError as error:  # jsonargparse wraps what a constructor raises
+        if (said := user_error_in(error)) is None:
+            raise
+        raise UserError(f"{config}: {said}") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
     model.on_load_checkpoint(state)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.reading import read_yaml
 from wavlm_lightning.system.shipped_configs import resolve_config
 
 if TYPE_CHECKING:
@@ -175,10 +174,7 @@ def read_sweep(name: str) -> SweepFile:
     path = Path(resolve_config(name))
     if not path.is_file():
         raise UserError(f"{name}: no such sweep file; the sweeps of the SUPERB tasks are in configs/sweeps")
-    try:
-        body = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
+    body = read_yaml(path, "YAML, which a sweep file is", "correct it there", kind=object)
     if not isinstance(body, dict) or not isinstance(body.get("parameters"), dict) or not body["parameters"]:
         raise UserError(f"{name}: a sweep file is a mapping with `method`, `metric`, `parameters` and `command`")
     for key in body:
