@@ -29,7 +29,7 @@ from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import sweep_leftovers, write_bytes
+from wavlm_lightning.system.files import check_output, sweep_leftovers, write_bytes
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
@@ -70,6 +70,8 @@ def label_corpus(
             "apply` on the original or a copy of the corpus, and upload its folder labels"
         )
     directory = labels_directory(corpus, name)
+    if not directory.is_dir():  # labels that are complete may lie in a folder that is read-only
+        check_output(directory, "labels")
     directory.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(directory)  # of killed processes; a temporary file would be uploaded with the corpus
     _write_head(directory / "labels.json", codebook)
@@ -79,6 +81,8 @@ def label_corpus(
     pending = [
         (split, number) for split, number in mine if not _is_labelled(directory, opened[split].shards[number], codebook)
     ]
+    if pending:
+        check_output(directory, "labels")
     left = sum(samples[place] for place in pending)
     if jobs is None:
         jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
@@ -142,15 +146,8 @@ def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook) -> bool
         if ours:
             check_content(path, codebook.size)
     except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        RecursionError,
-    ):  # after a power failure a file may be empty; a damaged one is made again
+        Exception
+    ):  # after a power failure a file may be empty; a damaged one is made again, whatever reading it raises
         return False
     return ours
 

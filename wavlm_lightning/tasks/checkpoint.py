@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import lightning.pytorch as pl
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
-from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reading, reason_of, shown
+from wavlm_lightning.system.errors import UserError, one_line
+from wavlm_lightning.system.reading import reading, reason_of
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
@@ -66,7 +66,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task")
         if not isinstance(kept, dict) or kept.get("name") != self.name:
-            name = shown(kept.get("name", "another use")) if isinstance(kept, dict) else "no task"
+            name = one_line(str(kept.get("name", "another use")), 60) if isinstance(kept, dict) else "another use"
             raise UserError(f"this checkpoint holds a head for {name}, not for {self.name}; give one of {self.name}")
         if missing := sorted({"upstream_sha256", "protocol", "labels"} - kept.keys()):
             raise UserError(f"this {self.name} head's checkpoint does not say its {missing[0]}; give a whole one")

@@ -12,6 +12,7 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
@@ -46,6 +47,7 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
     if not missing:
         return
+    check_output(out)
     with open_renderers(workers or _usable_cores(), seed) as renderers:
         for name in missing:
             _write(out / name, name, size, seed, renderers, progress)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wavlm_lightning.data.corpora import RECIPES
 from wavlm_lightning.data.finding import FoundAudio
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.plugins import find_recipe, load, registered_corpora
 from wavlm_lightning.system.reading import reading
 
@@ -54,6 +55,7 @@ def prepare(
     from wavlm_lightning.data.recordings import require_folder
     from wavlm_lightning.data.writing import write_corpus
 
+    check_output(out)
     require_folder(folder, f"the files of {recipe} (`wavlm prepare {recipe} --help`)")
     # Recipes of others keep their tracebacks, which their authors need.
     ours = (

@@ -30,7 +30,7 @@ from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, finish_replacing, locked, sweep_leftovers, write_text
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -141,6 +141,9 @@ class WavLMCLI(LightningCLI):
         parser.add_argument("--recipe", type=Recipe | None, default=None, help=recipe)
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
+            folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
+            check_output(folder, "--trainer.default_root_dir")
         if self.subcommand in ("fit", None):
             self._settle_threads()
 

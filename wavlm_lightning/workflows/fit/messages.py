@@ -77,7 +77,7 @@ def readable_errors() -> Iterator[None]:
     except ValueError as error:
         if (said := user_error_in(error)) is None:
             raise
-        raise UserError(str(said)) from error
+        raise (said if isinstance(said, UserError) else UserError(str(said))) from error
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 
 
 def predict_recordings(
@@ -60,6 +61,8 @@ def predict_recordings(
         write_predictions,
     )
 
+    if out is not None:
+        check_output(out)
     given = [Path(each) for each in recordings]
     paths = [path for each in given for path in audio_files(each)]
     head = open_head(Path(run), device)
