@@ -67,7 +67,7 @@ def read_examples(run: Path) -> list[Example]:
     finish_replacing(place)
     if not (place / LIST).is_file():
         return []
-    content = read_json(place / LIST, "the list of examples", "test the run again")
+    content = read_json(place / LIST, "examples", "test the run again")
     with reading(place, "examples", "test the run again"):
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")

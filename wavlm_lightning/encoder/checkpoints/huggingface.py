@@ -101,10 +101,10 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
     """
     model_type = values.get("model_type", "wavlm")
     if not isinstance(model_type, str) or model_type not in POSITION_BIAS:
-        raise CheckpointError(f"{path} has model_type {ascii(model_type)[:60]}, not {', '.join(POSITION_BIAS)}")
+        raise CheckpointError(f"{path} has model_type {str(model_type)[:60]}, not {', '.join(POSITION_BIAS)}")
     for key, needed in SUPPORTED.items():
         if values.get(key, needed) != needed:
-            raise CheckpointError(f"{path} has {key} {ascii(values[key])[:60]}, but only {needed} is supported")
+            raise CheckpointError(f"{path} has {key} {str(values[key])[:60]}, but only {needed} is supported")
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
     # Published models with layer norms in the front-end read normalised waveforms, the others do not.
