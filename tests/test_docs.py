@@ -19,7 +19,7 @@ from wavlm_lightning.cli import main
 DOCS = ROOT / "docs"
 # The order of reading, except that the page whose results the others use comes first.
 ORDER = [
-    *("own_data", "first_steps", "superb", "add_a_head", "sweeps", "reports"),
+    *("own_data", "first_steps", "superb", "add_a_head", "sweeps", "stages", "reports"),
     *("clusters", "healthy_run", "speed", "faq", "api", "index"),
 ]
 README = ROOT / "README.md"
@@ -47,6 +47,7 @@ def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
         "test",
         "predict",
         "export",
+        "average",
         "sweep",
         "report",
     }

@@ -468,7 +468,16 @@ def test_the_working_directory_hides_no_library_and_gives_the_heads_that_are_nam
         "--data.num_workers",
         "1",
     ]
-    words += ["--trainer.accelerator", "cpu", "--data.batch_size", "8", "--trainer.val_check_interval", "1", "--trainer.default_root_dir", "run"]
+    words += [
+        "--trainer.accelerator",
+        "cpu",
+        "--data.batch_size",
+        "8",
+        "--trainer.val_check_interval",
+        "1",
+        "--trainer.default_root_dir",
+        "run",
+    ]
     fitted = command(folder, *words)
     assert fitted.returncode == 0, fitted.stderr
     recording = tmp_path / "a.wav"

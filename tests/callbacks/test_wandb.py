@@ -6,15 +6,23 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from enhancement import TwoHeadlines
+from quiet import quiet_trainer
 from wandb_records import records
 
-from wavlm_lightning.callbacks.wandb import KEPT, heat_map, logged_in, run_id, spectrogram
+from wavlm_lightning.augment.transforms import WaveformTransform
+from wavlm_lightning.callbacks.wandb import KEPT, Wandb, WandbMedia, heat_map, logged_in, run_id, spectrogram
 from wavlm_lightning.cli import main
+from wavlm_lightning.tasks import TaskData, WaveformTask
+from wavlm_lightning.upstreams import Fbank
 
 KEYS = ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "WANDB_RUN_ID", "NETRC")
 
@@ -87,7 +95,8 @@ def test_a_head_offline_then_gone_on_with_then_tested(tiny, stranger, capfd):
     assert config["model"]["init_args"]["learning_rate"] == 1e-3 and config["data"]["init_args"]["batch_size"] == 32
     values = history(first)
     assert len(values["train/loss"]) == len(values["valid/accuracy"]) == 2
-    assert [metric.name for metric in first["metric"] if metric.summary.max] == ["valid/accuracy"]
+    assert {metric.name for metric in first["metric"] if metric.summary.max} == {"valid/accuracy", "valid/accuracy (%)"}
+    assert values["valid/accuracy (%)"] == pytest.approx([100 * value for value in values["valid/accuracy"]])
     summary = {item.key or item.nested_key[0]: item.value_json for row in first["summary"] for item in row.update}
     assert json.loads(summary["valid/accuracy"]) == {"max": max(values["valid/accuracy"])}
     assert {artifact.type: artifact.name for artifact in first["artifact"]}["model"] == "ks-checkpoint"
@@ -104,6 +113,90 @@ def test_a_head_offline_then_gone_on_with_then_tested(tiny, stranger, capfd):
     assert "probability" in json.loads(table["data"][0][2])
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["WandbMedia"]
     assert sorted(state["weights"]) == [1, 2, 3]  # the heat map of the resumed run begins with the first update
+
+
+class Half(WaveformTask):
+    """Half of the input."""
+
+    name = "HALF"
+
+    def build_head(self, dim):
+        pass
+
+    def enhance(self, features, lengths, audio):
+        return 0.5 * audio.audio
+
+
+@dataclass(kw_only=True)
+class Quieter(WaveformTransform):
+    """A quarter of the input."""
+
+    def change(self, waveform, draw):
+        return waveform / 4
+
+
+def test_answers_that_are_audio_are_heard_each_time(tiny, stranger):
+    """What the head hears, which transforms have changed, and the reference only once."""
+    logged = []
+    logger = SimpleNamespace(experiment=SimpleNamespace(tags=(), log=logged.append))
+    media = WandbMedia(logger, stranger, samples=2, codebook=None, upload_checkpoint=False)
+    task, data = Half(Fbank(cmvn=False)), TaskData(str(tiny / "ks"), eval_transforms=[Quieter()])
+    for _ in range(2):
+        quiet_trainer(callbacks=[media], limit_val_batches=1).validate(task, data, verbose=False)
+    sounds = (
+        "audio",
+        "spectrogram",
+        "reference",
+        "reference_spectrogram",
+        "answer",
+        "answer_spectrogram",
+        "predictions",
+    )
+    assert set(logged[0]) == {*(f"samples/{name}" for name in sounds), "trainer/global_step"}
+    assert "samples/answer" in logged[1] and not {"samples/audio", "samples/reference"} & set(logged[1])
+    for heard, answer, reference in zip(
+        *(logged[0][f"samples/{name}"] for name in ("audio", "answer", "reference")), strict=True
+    ):
+        waveforms = [soundfile.read(each._path)[0] for each in (heard, answer, reference)]
+        assert np.abs(2 * waveforms[1] - waveforms[0]).max() < 4 / 32768
+        assert np.abs(4 * waveforms[0] - waveforms[2]).max() < 8 / 32768 and len(waveforms[0]) > 1000
+    assert all("level_db" in row[2] for row in logged[1]["samples/predictions"].data)
+
+
+def test_metrics_are_logged_in_their_units_and_directions(tiny, stranger):
+    """Of a task in dB with two headlines; percentages are scaled, a figure without a unit is logged once."""
+    folder = stranger / "se"
+    logger = Wandb(offline=True, samples=0)
+    callback = logger.settle(folder, fresh=True)
+    task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
+    settings = {
+        "logger": logger,
+        "callbacks": [callback],
+        "max_steps": 1,
+        "log_every_n_steps": 1,
+        "val_check_interval": 1,
+    }
+    trainer = quiet_trainer(**settings)
+    trainer.fit(task, TaskData(str(tiny / "ks"), batch_size=8))
+    (start,) = read(folder)
+    values = {name: found[-1] for name, found in history(start).items() if name.startswith("valid/")}
+    del values["valid/loss"]
+    assert values == pytest.approx(
+        {
+            "valid/si_sdr": 9.3456,
+            "valid/si_sdr (dB)": 9.3456,
+            "valid/pesq": 2.6149,
+            "valid/wer": 0.25,
+            "valid/wer (%)": 25,
+        }
+    )
+    defined = {metric.name: metric.summary for metric in start["metric"]}
+    assert {name for name, summary in defined.items() if summary.max} == {
+        "valid/si_sdr",
+        "valid/si_sdr (dB)",
+        "valid/pesq",
+    }
+    assert {name for name, summary in defined.items() if summary.min} == {"valid/wer (%)"}
 
 
 def test_a_pre_training_brings_its_codebook(tiny, stranger):

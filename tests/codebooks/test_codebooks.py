@@ -11,10 +11,12 @@ from sklearn.metrics import pairwise_distances_argmin
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans
+from wavlm_lightning.codebooks.labelling import label_corpus
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.corpus.check import check
 
 
 @pytest.fixture
@@ -168,6 +170,71 @@ def test_labels_that_do_not_belong_are_refused_with_the_cure(labelled, change, m
     with pytest.raises(UserError, match=message) as caught:
         LabelSet.open(labelled, "mfcc100", "train")
     assert "wavlm codebook apply" in str(caught.value)
+
+
+def flip_a_label(tensors, meta):
+    tensors["labels"] = tensors["labels"].copy()
+    tensors["labels"][5] ^= 1
+
+
+def exchange_two(tensors, meta):
+    tensors["starts"] = tensors["starts"].copy()
+    tensors["starts"][1] += 5  # less than the 0.1 s that rounding may cost
+
+
+def out_of_range(tensors, meta):
+    """As an older version would have written it: without a hash."""
+    del meta["content_sha256"]
+    tensors["labels"] = tensors["labels"].copy()
+    tensors["labels"][5] = 2052
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (flip_a_label, "its labels are not those that were written"),
+        (exchange_two, "its labels are not those that were written"),
+        (out_of_range, "it holds label 2052 of a codebook of 20"),
+    ],
+)
+def test_labels_altered_behind_their_hash_are_seen_at_the_first_read_and_made_again(tiny, labelled, change, message):
+    path = next((labelled.directory / "labels" / "mfcc100").glob("train-*.safetensors"))
+    whole = path.read_bytes()
+    rewrite(labelled, change)
+    rows = LabelSet.open(labelled, "mfcc100", "train").rows  # only heads are read here
+    with pytest.raises(UserError, match=message) as caught:
+        rows[0]
+    assert path.name in str(caught.value) and "wavlm codebook apply" in str(caught.value)
+    faults = check(labelled).faults
+    assert any(path.stem in line and message in line for line in faults), faults
+    assert label_corpus(labelled, Codebook.load(tiny / "codebook"), "mfcc100") == 1  # this one again, and no other
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": 999}, "labels of a codebook of 20, labels.json says 999"),
+        ({"size": float("nan")}, "its size is nan"),
+        ({"size": True}, "its size is True"),
+        ({"rate": float("inf")}, "its rate is inf"),
+        ({"rate": "x"}, "its rate is 'x'"),
+        ({"codebook_sha256": None}, "it names no codebook"),
+    ],
+)
+def test_a_labels_json_that_contradicts_its_labels_is_refused(labelled, values, message):
+    path = labelled.directory / "labels" / "mfcc100" / "labels.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(UserError, match=message):
+        LabelSet.open(labelled, "mfcc100", "train")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "[" * 100_000, "3"])
+def test_a_labels_json_that_is_none_is_refused(labelled, content):
+    path = labelled.directory / "labels" / "mfcc100" / "labels.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"labels\.json"):
+        LabelSet.open(labelled, "mfcc100", "train")
 
 
 def test_command_line(tiny, tmp_path, capsys):

@@ -62,7 +62,7 @@ def test_missing_clips_and_tables(release, tmp_path, capsys):
     assert Corpus.open(tmp_path / "c").split("train").keys == ["common_voice_es_1", "common_voice_es_3"]
     (release / "es" / "dev.tsv").write_text("client_id\tpath\ttext\n")
     assert prepare(release, tmp_path / "c") == 2
-    assert "no column 'sentence'" in capsys.readouterr().err
+    assert "no column `sentence`" in capsys.readouterr().err
     (release / "es" / "dev.tsv").unlink()
     assert prepare(release, tmp_path / "c") == 2
     assert "dev.tsv: no such file; it should be a table of Common Voice in es" in capsys.readouterr().err

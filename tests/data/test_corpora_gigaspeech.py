@@ -78,7 +78,7 @@ def test_counts_audio_and_metadata_are_checked(release, tmp_path, capsys):
     assert "train has 0 segments with their audio instead of 2" in capsys.readouterr().err
     (release / "GigaSpeech.json").write_text("{}")
     assert prepare(release, tmp_path / "c", "M") == 2
-    assert "not the metadata of GigaSpeech" in capsys.readouterr().err
+    assert "not readable as the metadata of GigaSpeech" in capsys.readouterr().err
     (release / "GigaSpeech.json").unlink()
     assert prepare(release, tmp_path / "c", "M") == 2
     assert "GigaSpeech.json: no such file" in capsys.readouterr().err

@@ -65,6 +65,21 @@ def test_turns_by_start_from_either_form_of_labels(mixtures, tmp_path, labels):
     assert corpus.inventory("speakers") == sorted(["1578", "6415", "3536", "1673", "4077", "5142"])
 
 
+def test_each_reader_alone_if_asked_for(mixtures, tmp_path, capsys):
+    more = ("--allow-partial", "--sources")
+    assert prepare(mixtures, tmp_path / "c", mixtures / "kaldi", *more) == 2
+    assert "s1: no such folder" in capsys.readouterr().err
+    for level, name in ((0.1, "s1"), (0.2, "s2")):
+        for both in mixtures.glob("Libri2Mix/wav16k/max/*/mix_both/*.wav"):
+            (both.parents[1] / name).mkdir()
+            soundfile.write(both.parents[1] / name / both.name, np.full(8000, level), 16000)
+    assert prepare(mixtures, tmp_path / "c", mixtures / "kaldi", *more) == 0
+    split = Corpus.open(tmp_path / "c").split("valid")
+    split.check_audio("s1", aligned=True)
+    audio = split.shards[0].further_audio(0)
+    assert {name: round(float(each.mean()), 3) for name, each in audio.items()} == {"s1": 0.1, "s2": 0.2}
+
+
 def test_counts_and_labels_are_checked(mixtures, tmp_path, capsys):
     assert prepare(mixtures, tmp_path / "c", mixtures / "kaldi") == 2
     assert "train has 1 mixtures instead of 13,900" in capsys.readouterr().err

@@ -71,7 +71,9 @@ def test_mistakes(librilight, tmp_path, capsys):
     assert "--min-seconds must be" in refusal(capsys, "librilight", librilight, tmp_path / "c", *wrong)
     assert "no such folder" in refusal(capsys, "librilight", librilight, tmp_path / "c", "--subsets", "large")
     (librilight / "small" / "101" / "a_book.64kb" / "part.01.json").write_text("{")
-    assert "not valid JSON" in refusal(capsys, "librilight", librilight, tmp_path / "c", "--allow-partial")
+    assert "not readable as the description of a recording" in refusal(
+        capsys, "librilight", librilight, tmp_path / "c", "--allow-partial"
+    )
     assert list(HOURS) == ["small", "medium", "large", "duplicate"]
 
 

@@ -100,7 +100,7 @@ def test_wrong_trees(root, tmp_path, capsys):
     assert "asr_train.tsv: no such file; make it with get_asr_data" in capsys.readouterr().err
     (root / "transcribed_data" / "fr" / "asr_train.tsv").write_text("id\ttext\n")
     assert prepare(root, tmp_path / "c", "asr") == 2
-    assert "no column 'normalized_text'" in capsys.readouterr().err
+    assert "no column `normalized_text`" in capsys.readouterr().err
     (root / "unlabelled_data" / "unlabelled_v2.tsv.gz").unlink()
     assert prepare(root, tmp_path / "c", "unlabelled") == 2
     assert "unlabelled_v2.tsv.gz: no such file; get_unlabelled_data" in capsys.readouterr().err

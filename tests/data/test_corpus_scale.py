@@ -125,7 +125,7 @@ def label(folder, name="k2", book="b", length=lambda n: n):
         meta = {"shard_sha256": shard.sha256, "codebook_sha256": book, "rate": "100.0"}
         tensors: dict[str, np.ndarray] = {"labels": np.arange(starts[-1]).astype(np.uint16), "starts": starts}
         save_file(tensors, labels / f"{shard.path.stem}.safetensors", metadata=meta)
-    (labels / "labels.json").write_text(json.dumps({"size": 2, "rate": 100.0, "codebook_sha256": book}))
+    (labels / "labels.json").write_text(json.dumps({"size": 65536, "rate": 100.0, "codebook_sha256": book}))
 
 
 def test_labels_stay_on_disk_and_are_those_of_their_utterance(folder, parsed):

@@ -103,12 +103,28 @@ def test_splits_of_the_manifest_are_kept(recordings, tmp_path):
     assert {split: len(corpus.split(split)) for split in corpus.splits} == {"dev": 5, "train": 35}
 
 
+def test_columns_of_further_audio(recordings, tmp_path):
+    rows = "day0/take.00.wav,day1/take.01.flac,x\nday0/take.02.ogg,,y\n"
+    (tmp_path / "m.csv").write_text(f"path,audio:enrolment,mood\n{rows}")
+    corpus = FolderRecipe(recordings, tmp_path / "c", tmp_path / "m.csv", valid=0.0, test=0.0).prepare(workers=1)
+    split = corpus.split("train")
+    assert split.audio_members == ("enrolment",)
+    (shard,) = split.shards
+    first, second = split.metas()
+    assert first == {"mood": "x", "file": "day0/take.00.wav"} and second["mood"] == "y"
+    assert len(shard.further_audio(0)["enrolment"]) == 16_000 and shard.further_audio(1) == {}
+    heard, _ = soundfile.read(recordings / "day1" / "take.01.flac", dtype="float32")
+    assert np.abs(shard.waveform(0, member="enrolment") - heard).max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file,text\na.wav,x\n", "no `path` column"),
+        ("file,text\na.wav,x\n", "no column `path`"),
         ("path,text\n,x\n", "line 2: the path is empty"),
         ("path\nmissing.wav\n", "missing.wav: no such file"),
+        ("path,audio:clean\nday0/take.00.wav,missing.wav\n", "missing.wav: no such file"),
+        ("path,audio:Clean\nday0/take.00.wav,\n", "column `audio:Clean`: 'Clean' is not a valid name"),
     ],
 )
 def test_wrong_manifests(recordings, tmp_path, content, message):

@@ -10,6 +10,7 @@ import soundfile
 from wavlm_lightning.audio import BadAudio, gain, trim_silence
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.recordings import (
+    AudioFile,
     CorpusPlan,
     Recording,
     check_counts,
@@ -142,6 +143,30 @@ def test_another_way_of_reading_writes_the_shard_anew(tmp_path):
         corpus = write_corpus(plan, tmp_path / "c", workers=1)
         lengths.append((int(corpus.split("train").samples[0]), corpus.sha256))
     assert [samples for samples, _ in lengths] == [16_000, 8_000, 12_000, 16_000] and len(set(lengths)) == 4
+
+
+def test_further_audio_is_written_beside_and_belongs_to_the_stamp(tmp_path):
+    path, clean = noise(tmp_path / "a.wav", 1.0), noise(tmp_path / "clean.wav", 1.0)
+    found = []
+    for audio in ({}, {"clean": AudioFile(clean)}, {"clean": AudioFile(clean, 0.25, 0.5)}, {"clean": AudioFile(path)}):
+        plan = CorpusPlan("x", "CC0", {"train": [Recording(path, "a", {}, end=0.5, audio=audio)]}, {})
+        corpus = write_corpus(plan, tmp_path / "c", workers=1)
+        shard = corpus.split("train").shards[0]
+        found.append((shard.samples[0], len(shard.further_audio(0).get("clean", [])), corpus.sha256))
+    assert [each[:2] for each in found] == [(8_000, 0), (8_000, 16_000), (8_000, 4_000), (8_000, 16_000)]
+    assert len({sha256 for *_, sha256 in found}) == 4
+
+
+def test_an_utterance_whose_further_audio_is_bad_is_skipped_by_its_name(tmp_path):
+    path = noise(tmp_path / "a.wav", 1.0)
+    audio = {"clean": AudioFile(tmp_path / "gone.wav")}
+    recordings = [Recording(path, "a", {}, audio=audio), Recording(path, "b", {})]
+    plan = CorpusPlan("x", "CC0", {"train": recordings}, {})
+    with pytest.raises(UserError, match=r"gone\.wav"):
+        write_corpus(plan, tmp_path / "c", workers=1)
+    corpus = write_corpus(plan, tmp_path / "c", workers=1, on_error="skip")
+    assert corpus.split("train").keys == ["b"] and corpus.split("train").audio_members == ()
+    assert "gone.wav" in corpus.body["source"]["skipped"][0]["why"]
 
 
 def test_nothing_to_write(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.system.errors import UserError
@@ -17,6 +17,7 @@ from wavlm_lightning.tasks import (
     SpeakerDiarization,
     SpeakerVerification,
     SpeechRecognition,
+    WaveformTask,
 )
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.predict.windows import long_outputs, windows
@@ -125,11 +126,59 @@ class Echo(KeywordSpotting):
         return features[:, :, :1].repeat(1, 1, 320).flatten(1)
 
 
-@pytest.mark.parametrize(("answer", "sentence"), [("waveform", "answers with waveforms"), (None, "declare `answer`")])
+@pytest.mark.parametrize(("answer", "sentence"), [("waveform", "answers .* samples with"), (None, "declare `answer`")])
 def test_windows_of_waveforms_are_refused_in_one_sentence(answer, sentence):
     task = make(type("Echo", (Echo,), {"answer": answer}), Fbank(cmvn=False))
     with pytest.raises(UserError, match=rf"KS: .*{sentence}.*--window 0"):
         long_outputs(task, noise(7.3), 2.0)
+
+
+class Slope(WaveformTask):
+    """The difference of neighbouring samples, so that a window that is cut one sample off is wrong."""
+
+    name = "SLOPE"
+
+    def build_head(self, dim: int) -> None:
+        pass
+
+    def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
+        return audio.audio - nn.functional.pad(audio.audio, (1, 0))[:, :-1]
+
+
+class Louder(Slope):
+    """Multiplies each frame of samples by a number that the head computes from its features."""
+
+    def build_head(self, dim: int) -> None:
+        self.gain = nn.Linear(dim, 1)
+
+    def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
+        hop = round(16_000 / self.upstream.frame_rate)
+        gain = self.gain(features)[:, :, 0].repeat_interleave(hop, 1)
+        return audio.audio * nn.functional.pad(gain, (0, audio.audio.shape[1]))[:, : audio.audio.shape[1]]
+
+
+@pytest.mark.parametrize("samples", [123_457, 124_320, 32_001])
+@pytest.mark.parametrize("seconds", [1.0, 2.3])
+def test_a_local_waveform_is_the_same_in_windows(samples: int, seconds: float):
+    waveform = noise(8)[:samples]
+    for kind, near in ((Slope, 0.0), (Louder, 1e-5)):
+        task = make(kind, Fbank(cmvn=False))
+        with torch.inference_mode():
+            expected, lengths = whole(task, waveform)
+            outputs, counted = long_outputs(task, waveform, seconds)
+        assert outputs.shape == expected.shape == (1, samples) and torch.equal(counted, lengths)
+        assert (outputs - expected).abs().max() <= near
+        assert task.readable(outputs, counted) == task.readable(expected, lengths)
+
+
+def test_the_encoder_of_a_waveform_task_hears_windows_with_context():
+    task, waveform = make(Louder, WavLMUpstream("tiny")), noise(9.99)
+    with torch.inference_mode():
+        expected, _ = whole(task, waveform)
+        outputs, _ = long_outputs(task, waveform, 4.0)
+        one_window, _ = long_outputs(task, waveform, 60.0)
+    assert torch.equal(one_window, expected) and outputs.shape == expected.shape
+    assert torch.corrcoef(torch.cat([outputs, expected]))[0, 1] > 0.99
 
 
 @pytest.mark.parametrize(
@@ -140,6 +189,7 @@ def test_windows_of_waveforms_are_refused_in_one_sentence(answer, sentence):
         (SpeechRecognition, "labels"),
         (SpeakerDiarization, "frames"),
         (SpeakerVerification, "vector"),
+        (WaveformTask, "waveform"),
     ],
 )
 def test_every_task_declares_its_answer(kind, answer):

@@ -50,7 +50,7 @@ def test_a_head_is_what_it_is_alone(tiny, task):
     many = ManyHeads({f"rate-{rate}": task(upstream, rate) for rate in rates})
     trainer = fit(many, tiny)
     assert trainer.global_step == 4
-    for rate, (label, head) in zip(rates, many.each(), strict=True):
+    for rate, (label, head) in zip(rates, many.heads().items(), strict=True):
         alone = task(CountedFbank(cmvn=False), rate)
         metrics = fit(alone, tiny).callback_metrics
         assert upstream.calls == alone.upstream.calls > 8  # however many heads

@@ -109,8 +109,8 @@ def test_each_task_is_what_it_is_alone(tiny, tmp_path, case):
     upstream = CountedFbank(cmvn=False)
     many = ManyHeads(heads(upstream))
     found = fit(many, tiny / corpus, tmp_path, data)
-    assert many.name == "+".join(dict.fromkeys(head.name for _, head in many.each()))
-    for label, head in many.each():
+    assert many.name == "+".join(dict.fromkeys(head.name for head in many.heads().values()))
+    for label, head in many.heads().items():
         own = CountedFbank(cmvn=False)
         alone = heads(own)[label]
         metrics = fit(alone, tiny / corpus, tmp_path / label, data)

@@ -17,7 +17,7 @@ from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors
-from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationSetting
+from wavlm_lightning.metrics.diarization_rate import DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
@@ -107,6 +107,7 @@ def test_who_chooses_the_setting():
     for protocol, chosen, value in (("superb", DiarizationSetting(0.3, 1), 0.0), ("fixed", None, 1.0)):
         head = built(SpeakerDiarization(Shaped(1, 4), protocol=protocol))
         head.valid_metric.update(loud, turns)
+        head.fitted = head.fit_on_validation(head.valid_metric)
         assert head.score(head.valid_metric, "valid")["der"].item() == 0
         head.test_metric.update(soft, turns)
         assert head.score(head.test_metric, "test")["der"].item() == value
@@ -124,7 +125,7 @@ def test_turns_are_read_out_in_order_of_time():
     logits[0, 0:40, 1] = logits[0, 30:100, 0] = 9
     logits[0, 105:107, 1] = 9  # shorter than the filter hears
     assert head.readable(logits, torch.tensor([90])) == [{"turns": [["speaker2", 0.0, 0.8], ["speaker1", 0.6, 1.8]]}]
-    head.setting.fill_(SETTINGS.index(DiarizationSetting(0.5, 1)))
+    head.fitted = DiarizationSetting(0.5, 1)._asdict()
     assert head.readable(logits, torch.tensor([120]))[0]["turns"][-1] == ["speaker2", 2.1, 2.14]
 
 
@@ -152,9 +153,9 @@ def test_training_to_test(tiny, tmp_path, protocol):
     chosen = DiarizationSetting(**fresh.details["setting"])
     if protocol == "superb":
         assert found["test/der"] == pytest.approx(min(row["der"] for row in fresh.details["all_settings"]))
-        fresh.setting.fill_(SETTINGS.index(chosen))  # else `readable` knows of the usual one only
+        fresh.fitted = chosen._asdict()  # else `readable` knows of the usual one only
     else:
-        assert SETTINGS[int(fresh.setting)] == chosen
+        assert fresh.setting == chosen
         assert trainer.validate(fresh, source, verbose=False)[0]["valid/der"] == pytest.approx(
             float(saver.best_model_score)
         )

@@ -8,15 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.strategies import ModelParallelStrategy
 from quiet import quiet_trainer
 from ranks import together
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, TaskData
+from wavlm_lightning.tasks import KeywordSpotting, QueryByExample, TaskData
 from wavlm_lightning.tasks.base import check_trainer
+from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.upstreams import WavLMUpstream
+from wavlm_lightning.upstreams import FineTuning, WavLMUpstream
 
 
 def train(corpus: str, folder: str, devices: int) -> None:
@@ -44,16 +46,29 @@ def test_an_encoder_trains_in_two_processes_as_in_one(tiny, tmp_path):
         assert torch.equal(zero[name], one[name]), name
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_strategy_that_does_not_average_is_refused_by_name(tiny, processes):
+def test_a_strategy_that_does_not_average_is_refused_by_name():
     task = KeywordSpotting(WavLMUpstream("tiny"), learning_rate=1e-3)
-    if processes == 1:
-        with pytest.raises(UserError, match=r"KS: trainer\.strategy FSDP2 would not average the gradients .* use ddp"):
-            quiet_trainer(max_steps=1, strategy=FSDP2()).fit(task, TaskData(str(tiny / "ks")))
-    else:
-        task._trainer = SimpleNamespace(strategy=FSDP2(), callbacks=[])
-        with pytest.raises(UserError, match="FSDP2"):
-            check_trainer(task)
+    task._trainer = SimpleNamespace(strategy=ModelParallelStrategy(), callbacks=[])
+    with pytest.raises(
+        UserError, match=r"KS: trainer\.strategy ModelParallelStrategy would not average .* use ddp or fsdp2"
+    ):
+        check_trainer(task)
+
+
+def test_what_fsdp2_cannot_shard_is_refused(tiny):
+    encoder = WavLMUpstream("tiny")
+    many = ManyHeads({str(rate): KeywordSpotting(encoder, rate) for rate in (1e-3, 1e-2)})
+    with pytest.raises(UserError, match=r"KS: trainer\.strategy fsdp2 shards one head"):
+        quiet_trainer(max_steps=1, strategy="fsdp2").fit(many, TaskData(str(tiny / "ks")))
+    with pytest.raises(UserError, match=r"QbE: trainer\.strategy fsdp2 shards what is trained, and nothing is"):
+        quiet_trainer(strategy="fsdp2").test(
+            QueryByExample(encoder), TaskData(str(tiny / "qbe"), test_split="documents")
+        )
+    asked = FSDP2(save_distributed_checkpoint=True)
+    with pytest.raises(
+        UserError, match="save_distributed_checkpoint: true, but a KeywordSpotting keeps its checkpoint in"
+    ):
+        quiet_trainer(max_steps=1, strategy=asked).fit(KeywordSpotting(encoder, 1e-3), TaskData(str(tiny / "ks")))
 
 
 def test_unfreezing_by_a_callback_is_refused(tiny):
@@ -61,6 +76,26 @@ def test_unfreezing_by_a_callback_is_refused(tiny):
     task.backbone = task.upstream  # where Lightning's callback looks for what it unfreezes
     trainer = quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning(1)])
     with pytest.raises(UserError, match=r"BackboneFinetuning would train nothing.*frozen: false"):
+        trainer.fit(task, TaskData(str(tiny / "ks")))
+
+
+def test_unfreezing_by_a_callback_trains_what_may_be_trained(tiny):
+    task = KeywordSpotting(WavLMUpstream("tiny", frozen=False), learning_rate=1e-3)
+    task.__dict__["backbone"] = task.upstream  # where Lightning's callback looks for what it unfreezes
+    before = {name: value.clone() for name, value in task.upstream.state_dict().items()}
+    unfreezing = BackboneFinetuning(unfreeze_backbone_at_epoch=1, backbone_initial_lr=1e-3, verbose=False)
+    trainer = quiet_trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=0, callbacks=[unfreezing])
+    trainer.fit(task, TaskData(str(tiny / "ks"), batch_size=8))
+    changed = [name for name, value in task.upstream.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(changed) > 40
+
+
+def test_unfreezing_by_a_callback_beside_fine_tuning_is_refused(tiny):
+    upstream = WavLMUpstream("tiny", frozen=False, fine_tuning=FineTuning(layers=[-1]))
+    trainer = quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning(1)])
+    task = KeywordSpotting(upstream, learning_rate=1e-3)
+    task.__dict__["backbone"] = upstream
+    with pytest.raises(UserError, match=r"BackboneFinetuning would unfreeze .*fine_tuning\.from_update instead"):
         trainer.fit(task, TaskData(str(tiny / "ks")))
 
 

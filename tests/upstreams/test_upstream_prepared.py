@@ -26,3 +26,18 @@ def test_features_and_fingerprint_stay(choice: str, monkeypatch: pytest.MonkeyPa
         assert torch.equal(found, expected)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert frozen.fingerprint() == trained.fingerprint()
+
+
+def test_an_encoder_opened_in_inference_mode_gives_the_same():
+    """PyTorch does not count writes into tensors made in inference mode, so nothing is kept for them."""
+    waveforms, lengths = 0.1 * torch.randn(1, 8_000), torch.tensor([8_000])
+    with torch.inference_mode():
+        upstream = WavLMUpstream("tiny")
+        found = upstream(waveforms, lengths).hidden
+        again = upstream(waveforms, lengths).hidden
+        with torch.no_grad():
+            upstream.encoder.encoder.pos_conv_embed.conv.bias.add_(1.0)
+        changed = upstream(waveforms, lengths).hidden
+    expected = WavLMUpstream("tiny")(waveforms, lengths).hidden
+    assert torch.equal(found, again) and (found - expected).abs().max() < 1e-5
+    assert not torch.equal(found, changed)

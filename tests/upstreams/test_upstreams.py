@@ -94,7 +94,7 @@ def test_missing_sources_are_said(source):
 def test_cut_and_foreign_checkpoints_are_said(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "foreign.ckpt").read_bytes()[:300])
-    with pytest.raises(UserError, match=r"cut\.ckpt: not readable as a checkpoint"):
+    with pytest.raises(UserError, match=r"cut\.ckpt is not a readable PyTorch file"):
         WavLMUpstream(str(tmp_path / "cut.ckpt"))
     with pytest.raises(UserError, match=r"foreign\.ckpt: does not contain an encoder"):
         WavLMUpstream(str(tmp_path / "foreign.ckpt"))

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.data.corpus import CorpusWriter
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.workflows.corpus import check as data_check
 from wavlm_lightning.workflows.corpus.info import histogram
@@ -178,7 +178,10 @@ def test_labels_are_checked_too(tiny, tmp_path, capsys):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     tensors["labels"][7] = 20
     save_file(tensors, path, metadata=header)
-    refused("holds labels of 20 and more")
+    refused("damaged (its labels are not those that were written")
+    del header["content_sha256"]  # as older versions wrote it
+    save_file(tensors, path, metadata=header)
+    refused("damaged (it holds label 20 of a codebook of 20)")
     # A split without any labels is one that was not to be labelled.
     for file in (corpus / "labels" / "mfcc100").glob("train-*"):
         file.unlink()
@@ -236,3 +239,52 @@ def test_check_and_info_of_a_remote_corpus(corpus, tmp_path, monkeypatch, capsys
     flip(mirrored)
     assert main(["data", "check", "memory://checked/c"]) == 2
     assert "damaged shards: train-000001.tar; remove them: they are downloaded again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def noisy(tmp_path) -> Path:
+    """A corpus whose utterances have a `clean` reference, all but the first."""
+    rng = np.random.default_rng(0)
+    writer = CorpusWriter(tmp_path / "noisy", "test", "CC0", {"recipe": "test"}, shard_seconds=2.0)
+    heard = [rng.uniform(-0.5, 0.5, 12_000).astype("f4") for _ in range(6)]
+    writer.write_split(
+        "train",
+        [Utterance(f"u{n}", each, {}, audio={"clean": each / 2} if n else {}) for n, each in enumerate(heard)],
+    )
+    writer.write_split("valid", [Utterance("v", heard[0], {})])
+    writer.finish({})
+    return tmp_path / "noisy"
+
+
+def test_further_audio_is_shown_and_read_here_and_behind_a_url(noisy, tmp_path, monkeypatch, capsys):
+    import fsspec
+
+    monkeypatch.setenv("WAVLM_CACHE", str(tmp_path / "cache"))
+    fsspec.filesystem("memory").put(str(noisy), "/noisy/c", recursive=True)
+    for where in (str(noisy), "memory://noisy/c"):
+        assert main(["data", "info", where]) == 0
+        train, valid = (line for line in capsys.readouterr().out.splitlines() if " utterances, " in line)
+        assert train.endswith("; further audio: clean") and "further" not in valid
+        assert main(["data", "check", where]) == 0
+        assert "3 shards are whole" in capsys.readouterr().out
+        shard, place = Corpus.open(where).split("train").locate(1)
+        assert np.abs(shard.waveform(place, 10, 20, member="clean") * 2 - shard.waveform(place, 10, 20)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda index: index["further"]["clean"].reverse(), "its index has 'u0.clean' in another place than the tar"),
+        (lambda index: index["further"]["clean"].pop(), "its index does not have an entry of further audio for each"),
+        (lambda index: index.pop("further"), "its index has the further audio none, corpus.json clean"),
+        (lambda index: index["further"]["clean"].__setitem__(1, None), "holds 8 files for 3 utterances"),
+        (
+            lambda index: index["further"]["clean"][1].__setitem__(2, 11_999),
+            "utterance 'u1.clean' has 12,000 samples, its index says 11,999",
+        ),
+    ],
+)
+def test_damaged_further_audio_is_named(noisy, capsys, damage, line):
+    edit(noisy / "train-000000.index.json", damage)
+    assert main(["data", "check", str(noisy)]) == 2
+    assert line in capsys.readouterr().out

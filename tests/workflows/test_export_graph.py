@@ -7,11 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification
+from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification, WaveformTask
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
@@ -125,3 +127,57 @@ def test_onnx_without_its_packages(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"pip install 'wavlm_lightning\[onnx\]'"):
         write_head_graph(trained(KeywordSpotting, list("ab")), tmp_path, "onnx")
+
+
+class Gain(WaveformTask):
+    """A gain over time from the features, which a graph can hold."""
+
+    name = "GAIN"
+
+    def build_head(self, dim):
+        self.gain = nn.Linear(dim, 1)
+
+    def enhance(self, features, lengths, audio):
+        gain = self.gain(features).sigmoid().transpose(1, 2)
+        return audio.audio * nn.functional.interpolate(gain, size=audio.audio.shape[1])[:, 0]
+
+
+class Spectral(Gain):
+    """A detour through complex spectra, which torch.export cannot trace for any length."""
+
+    def enhance(self, features, lengths, audio):
+        window = torch.hann_window(512)
+        spectrum = torch.stft(super().enhance(features, lengths, audio), 512, 160, window=window, return_complex=True)
+        return torch.istft(spectrum, 512, 160, window=window, length=audio.audio.shape[1])
+
+
+def test_a_graph_answers_with_audio_at_the_level_of_its_input(tmp_path):
+    head = trained(Gain, ["clean"], gain_db=-6.0)
+    write_head_graph(head, tmp_path, "torch")
+    graph = torch.export.load(tmp_path / "model.pt2").module()
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert list(facts["outputs"]) == ["waveform", "samples"] and "sample by sample" in facts["outputs"]["waveform"]
+    waveforms, lengths = batch(3, 20_001, 5, head.task.upstream.encoder.config.receptive_field)
+    with torch.no_grad():
+        answer, samples = graph(waveforms, lengths)
+        wanted, _ = head.task(Waveforms(waveforms * 10**-0.3, lengths))
+    assert torch.equal(samples, lengths) and (answer - wanted / 10**-0.3).abs().max() < 1e-6
+
+
+@pytest.mark.slow
+def test_onnx_of_a_head_that_answers_with_audio(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    head = trained(Gain, ["clean"])
+    write_head_graph(head, tmp_path, "onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    waveforms, lengths = batch(2, 9_999, 6, head.task.upstream.encoder.config.receptive_field)
+    answer, samples = session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})
+    with torch.no_grad():
+        wanted, _ = head.task(Waveforms(waveforms, lengths))
+    assert np.abs(answer - wanted.numpy()).max() < 1e-6 and samples.tolist() == lengths.tolist()
+
+
+def test_a_spectral_mask_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="--format torch: torch cannot make a graph") as refused:
+        write_head_graph(trained(Spectral, ["clean"]), tmp_path, "torch")
+    assert "\n" not in str(refused.value) and not list(tmp_path.iterdir())

@@ -170,6 +170,42 @@ def test_an_objective_of_ones_own_is_asked_for_its_cost(folder, monkeypatch):
     assert run.parameters == 94_371_712 + 100 * 768 and not run.remarks
 
 
+def test_views_and_teachers_of_an_objective_are_counted(folder, monkeypatch):
+    """A teacher's pass costs operations and weights, a second masked pass what the main one costs."""
+    (folder / "mine_with_views.py").write_text(
+        "from wavlm_lightning.pretraining.objectives import FeaturePenalty, ObjectiveCost, PassCost\n\n\n"
+        "class Views(FeaturePenalty):\n"
+        "    def __init__(self, *, gradients: bool, convolutions: bool, teacher: int):\n"
+        "        super().__init__()\n"
+        "        self.passes = (PassCost(gradients, convolutions, teacher),)\n\n"
+        "    def cost(self, encoder, labels, frames, masked, compute_bytes):\n"
+        "        return ObjectiveCost(passes=self.passes)\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+
+    def run(*given):
+        arguments = dict(zip(("gradients", "convolutions", "teacher"), given, strict=False))
+        entry = f"{{class_path: mine_with_views.Views, init_args: {arguments}}}" if given else "FeaturePenalty"
+        text = FIRST.replace("hubert_base", f"hubert_base, objectives: [{entry}]")
+        (folder / "views.yaml").write_text(text)
+        return planned(folder / "views.yaml")[0].training
+
+    from wavlm_lightning.pretraining.flops import encoder_flops
+
+    alone, config = run(), WavLMConfig.preset("hubert_base")
+    parts = encoder_flops(config, 87.5 / 15.625, 250_000)
+    steps = 8 * 4 * 250_000
+    teacher, both, again = run(False, False, 1000), run(False, True, 0), run(True, True, 0)
+    assert teacher.flops - alone.flops == pytest.approx(steps * (parts.forward - parts.front_end))
+    assert both.flops - alone.flops == pytest.approx(steps * parts.forward)
+    assert again.flops == pytest.approx(2 * alone.flops)
+    assert teacher.memory.parameters - both.memory.parameters == 4000
+    assert teacher.memory.total - both.memory.total == 4000
+    assert both.parameters == teacher.parameters == alone.parameters
+    kept = alone.memory.layers + alone.memory.projection + alone.memory.front_end
+    assert both.memory.objectives == 0 and again.memory.objectives == pytest.approx(kept)
+
+
 def test_arguments_that_an_objective_refuses(folder):
     (folder / "wrong.yaml").write_text(
         FIRST.replace("hubert_base", "hubert_base, objectives: [{class_path: LogMelRegression, init_args: {bin: 4}}]")

@@ -115,6 +115,7 @@ def ran(tiny, tmp_path_factory):
         "language_identification": ("languages", small),
         "speech_rate": (tiny / "pr", small),
         "phone_boundaries": (tiny / "pr", small),
+        "denoiser": (tiny / "pr", small),
         "own_made_upstream": (tiny / "ks", CPU),
     }
     for name, (corpus, options) in corpora.items():
@@ -122,8 +123,14 @@ def ran(tiny, tmp_path_factory):
         commands[f"fit {name}"] = ["fit", *options]
         commands[f"test {name}"] = ["test", *options, "--ckpt_path", "best"]
         commands[f"predict {name}"] = ["predict", f"runs/{name}", sample, "--json"]
+    commands["write denoised"] = ["predict", "runs/denoiser", sample, "--out", "denoised", "--json"]
+    commands["report denoiser"] = ["report", "runs/denoiser", "-o", "page"]
     objective = ["-c", str(files / "own_made_objective.yaml"), "--data.corpus", str(tiny / "pretrain")]
     commands["fit own_made_objective"] = ["fit", *objective, *CPU, "--data.batch_seconds", "5"]
+    objective = ["-c", str(files / "data2vec.yaml"), "--data.corpus", str(tiny / "pretrain")]
+    commands["fit data2vec"] = ["fit", *objective, *CPU, "--data.batch_seconds", "5"]
+    commands["export data2vec"] = ["export", "runs/data2vec", "encoder"]
+    commands["plan data2vec"] = ["plan", str(files / "data2vec.yaml")]
     common = ["--model.upstream", "Fbank", "--model.upstream.cmvn", "false", "--data", "TaskData"]
     common += ["--data.corpus", str(tiny / "ks"), *CPU, "--trainer.default_root_dir", "runs/registered"]
     commands["fit registered"] = ["fit", "--model", "RegisteredTask", *common]
@@ -158,6 +165,7 @@ def ran(tiny, tmp_path_factory):
         ("language_identification", "language"),
         ("speech_rate", "phones_per_second"),
         ("phone_boundaries", "begins"),
+        ("denoiser", "level_db"),
     ],
 )
 def test_fit_test_and_predict(ran, name, field):
@@ -171,12 +179,41 @@ def test_fit_test_and_predict(ran, name, field):
 
 
 @pytest.mark.slow
-def test_an_objective_is_trained_and_its_validation_chooses(ran):
+def test_a_denoiser_writes_files_and_the_report_plays_it(ran):
     results, work = ran
-    assert results["fit own_made_objective"][0] == 0, results["fit own_made_objective"][2][-2000:]
-    header = (work / "runs/own_made_objective/curves/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    for name in ("write denoised", "report denoiser"):
+        assert results[name][0] == 0, results[name][2][-2000:]
+    row = json.loads(results["write denoised"][1])
+    heard, rate = soundfile.read(row["file"])
+    written, written_rate = soundfile.read(work / "denoised" / row["audio"])
+    assert (written_rate, len(written)) == (16_000, len(heard)) and rate == 16_000 and abs(written).max() > 0.001
+    card = json.loads((work / "runs" / "denoiser" / "card.json").read_text())
+    assert {"si_sdr", "si_sdri", "stoi"} == set(card["metrics"]) and set(card["details"]["unprocessed"]) == {
+        "si_sdr",
+        "stoi",
+    }
+    page = (work / "page" / "report.html").read_text()
+    assert page.count("<audio controls") == 9 and "SI-SDR" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["own_made_objective", "data2vec"])
+def test_an_objective_is_trained_and_its_validation_chooses(ran, name):
+    results, work = ran
+    assert results[f"fit {name}"][0] == 0, results[f"fit {name}"][2][-2000:]
+    header = (work / f"runs/{name}/curves/version_0/metrics.csv").read_text().splitlines()[0].split(",")
     assert "valid/loss" in header
-    assert (work / "runs/own_made_objective/checkpoints/best.ckpt").is_file()
+    assert (work / f"runs/{name}/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_a_teacher_is_planned_for_and_not_exported(ran):
+    results, work = ran
+    for verb in ("export", "plan"):
+        assert results[f"{verb} data2vec"][0] == 0, results[f"{verb} data2vec"][2]
+    assert "not known here" not in results["plan data2vec"][1]
+    sizes = [(work / "encoder" / f"{name}.safetensors").stat().st_size for name in ("model", "pretraining_head")]
+    assert sizes[1] < 0.2 * sizes[0]
 
 
 @pytest.mark.slow
@@ -205,7 +242,7 @@ def test_recipes_by_registered_name_and_by_dotted_path(ran):
 
 def test_the_examples_are_small_and_documented():
     folders = [path for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"]
-    assert len(folders) == 3
+    assert len(folders) == 5
     for folder in folders:
         lines = sum(len((folder / f"{folder.name}.{end}").read_text().splitlines()) for end in ("py", "yaml"))
-        assert lines < 120 and f"{folder.name}.yaml" in (folder / "README.md").read_text()
+        assert lines < 140 and f"{folder.name}.yaml" in (folder / "README.md").read_text()

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from enhancement import TwoHeadlines
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.sweep.file import read_sweep
 from wavlm_lightning.workflows.sweep.pruning import ReportToSweep
-from wavlm_lightning.workflows.sweep.runs import ranked
+from wavlm_lightning.workflows.sweep.runs import ranked, ranking, write_trials
 from wavlm_lightning.workflows.sweep.study import SweepStudy
 
 GRID = {
@@ -182,6 +184,36 @@ def test_dry_run_and_hosted(tmp_path, capsys):
     assert said == [f"{start}{rate} --trainer.max_steps 3" for rate in ("0.01", "1e-05")]
     assert main(["sweep", path, "--hosted"]) == 0
     assert f"wandb sweep {path}" in capsys.readouterr().out
+
+
+def test_values_are_shown_in_the_unit_of_the_task(tmp_path):
+    task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
+    for metric, goal, values, texts in [
+        ("si_sdr", "maximize", [9.3456, -1.0], ["9.3 dB", "-1.0 dB"]),
+        ("wer", "minimize", [0.25, 0.5], ["25.00 %", "50.00 %"]),
+    ]:
+        study = study_of(tmp_path / metric, metric={"name": f"valid/{metric}", "goal": goal})
+        for slot, value in enumerate(values):
+            trial = study.begin(slot)
+            callback = ReportToSweep(study.folder, study.sweep, trial.number)
+            callback.setup(None, task, "fit")
+            callback.report(value)
+            study.end(trial)
+        assert [trial.text for trial in study.trials()] == texts
+        text = ranking(study.trials(), study.sweep)
+        assert f"valid/{metric} {'↑' if goal == 'maximize' else '↓'}" in text and texts[0] in text.splitlines()[1]
+        write_trials(study.folder, study.trials(), study.sweep, [])
+        with (study.folder / "trials.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["shown"] for row in rows] == texts
+        assert [float(row[f"valid/{metric}"]) for row in rows] == values
+
+
+def test_a_goal_against_the_direction_of_the_metric_is_refused(tmp_path):
+    study = study_of(tmp_path / "study", metric={"name": "valid/si_sdr", "goal": "minimize"})
+    callback = ReportToSweep(study.folder, study.sweep, 0)
+    with pytest.raises(UserError, match=r"valid/si_sdr of SE is good if higher; set goal: maximize"):
+        callback.setup(None, TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3), "fit")
 
 
 @pytest.mark.usefixtures("quick_processes")

@@ -6,7 +6,7 @@
 
 from wavlm_lightning.audio.effects import gain, trim_silence
 from wavlm_lightning.audio.reading import SAMPLE_RATE, BadAudio, check_waveform, decode_flac, encode_flac, load_mono
-from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, with_deltas
+from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
 
 __all__ = [
     "SAMPLE_RATE",
@@ -19,6 +19,7 @@ __all__ = [
     "load_mono",
     "log_mel",
     "mfcc",
+    "spectrogram_db",
     "trim_silence",
     "with_deltas",
 ]

@@ -41,6 +41,20 @@ def mfcc(waveform: Tensor) -> Tensor:
     return kaldi.mfcc(waveform[None], use_energy=False, sample_frequency=SAMPLE_RATE)
 
 
+def spectrogram_db(waveform: Tensor) -> Tensor:
+    """Power spectrogram in dB for pictures: 25 ms Hann windows every 10 ms, centred; -100 dB at least.
+
+    Args:
+        waveform: `(samples,)`, more than 200.
+
+    Returns:
+        `(201 frequencies from 0 to 8 kHz, frames)`.
+    """
+    window = torch.hann_window(400, device=waveform.device)
+    power = torch.stft(waveform, 400, 160, window=window, return_complex=True).abs().square()
+    return 10 * power.clamp_min(1e-10).log10()
+
+
 def with_deltas(features: Tensor, order: int = 2) -> Tensor:
     """Append first and second differences over 5 frames, edges replicated.
 

@@ -2,6 +2,7 @@
 
 - `mixing`: utterance and noise mixing on waveforms (WavLM).
 - `span_masking`: which frames the encoder must predict (wav2vec 2.0, HuBERT).
+- `transforms`: noise, rooms, speed, gain, mixing and crops of the waveforms of a task, composed in YAML.
 - `spec_augment`: time warping, time masks and feature masks on features (SUPERB's ASR and SF).
 
 Tests: `tests/augment`.

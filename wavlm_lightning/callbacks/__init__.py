@@ -1,16 +1,20 @@
 """Lightning callbacks and loggers that `wavlm` adds to a trainer, or that a YAML names.
 
-`wavlm_lightning.callbacks.Probe` and `wavlm_lightning.callbacks.Wandb` are the class paths for a YAML; both are imported
-when they are first asked for. In reading order: `checkpoints`, `progress`, `results` (result card, predictions), `probe`,
-`wandb`, `joint_heads` (several heads in one run). The package may import everything below `workflows`. Tests:
-`tests/callbacks`.
+`wavlm_lightning.callbacks.Probe`, `MoveValue` and `Wandb` beside it are the class paths for a YAML; they are imported when
+they are first asked for. In reading order: `checkpoints`, `progress`, `results` (result card, predictions), `examples`
+(sounds of a test), `probe`, `moving` (a margin over the updates), `wandb`, `joint_heads` (several heads in one run). The
+package may import everything below `workflows`. Tests: `tests/callbacks`.
 """
 
 from importlib import import_module
 from typing import Any
 
-_FILES = {"Probe": "probe", "Wandb": "wandb"}  # imported on demand: `wavlm doctor` uses this package without Lightning
-__all__ = ["Probe", "Wandb"]
+_FILES = {
+    "MoveValue": "moving",
+    "Probe": "probe",
+    "Wandb": "wandb",
+}  # imported on demand: `wavlm doctor` uses this package without Lightning
+__all__ = ["MoveValue", "Probe", "Wandb"]
 
 
 def __getattr__(name: str) -> Any:

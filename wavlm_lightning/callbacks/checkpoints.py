@@ -99,6 +99,20 @@ def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
     return ModelCheckpoint(folder, filename=BEST, monitor=monitor, mode=mode, **ONE_FILE)
 
 
+def kept(folder: Path, every: int, number: int) -> ModelCheckpoint:
+    """A callback that keeps the newest `number` checkpoints, one after each `every` updates, as `update-STEP.ckpt`."""
+    return ModelCheckpoint(
+        folder,
+        filename="update-{step}",
+        monitor="step",
+        mode="max",
+        save_top_k=number,
+        every_n_train_steps=every,
+        auto_insert_metric_name=False,
+        **ONE_FILE,
+    )
+
+
 class Stopped(KeyboardInterrupt):
     """The run was asked to stop, and all processes have made the same last update."""
 

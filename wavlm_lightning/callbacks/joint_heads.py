@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from wavlm_lightning.callbacks.checkpoints import ONE_FILE
+from wavlm_lightning.callbacks.checkpoints import ONE_FILE, best
 from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 
 class BestOfHead(ModelCheckpoint):
@@ -69,6 +68,16 @@ class CurvesOfHeads(Logger):
             logger.finalize(status)
 
 
+def best_of_heads(root: Path, module: Any) -> list[ModelCheckpoint]:
+    """Callbacks that keep the `best.ckpt` of each head, or of what is pre-trained; none if nothing names its `monitor`."""
+    heads = module.heads() if isinstance(module, Task) else {"": module}
+    return [
+        BestOfHead(root, label, head) if label else best(root / "checkpoints", *head.monitor)
+        for label, head in heads.items()
+        if hasattr(head, "monitor")
+    ]
+
+
 def check_callbacks(callbacks: list[Any]) -> None:
     """Raise a `UserError` for callbacks that watch the metric of a single head."""
     for callback in callbacks:
@@ -84,12 +93,12 @@ def check_new(root: Path, labels: tuple[str, ...]) -> None:
             raise UserError(f"{run} already holds a run; remove it, or choose another --trainer.default_root_dir")
 
 
-def load_best(module: ManyHeads, root: Path) -> None:
+def load_best(module: Task, root: Path) -> None:
     """Load the `best.ckpt` of every head; a `UserError` if one is missing."""
-    for label, head in module.each():
+    for label, head in module.heads().items():
         path = checkpoint(root / label, BEST)
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint; has this run been fitted?")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_run_checkpoint(path)
         head.on_load_checkpoint(state)
         head.load_state_dict(state["state_dict"])

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.tasks import Task
 
 
 class StepProgress(ProgressBar):
@@ -40,7 +41,7 @@ class StepProgress(ProgressBar):
         if trainer.global_step > self.bar.n:
             figures = self.get_metrics(trainer, pl_module)
             figures.pop("v_num", None)  # the version of the curves says nothing here
-            self.bar.set_postfix(figures, refresh=False)
+            self.bar.set_postfix(readable(figures, pl_module), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_train_end(self, *_: Any) -> None:
@@ -49,3 +50,16 @@ class StepProgress(ProgressBar):
             self.bar = None
 
     on_exception = on_train_end
+
+
+def readable(figures: dict[str, Any], module: pl.LightningModule) -> dict[str, Any]:
+    """The figures of a bar, a task's metrics in their units: `valid/per` 0.4723 as "47.23 %"."""
+    if not isinstance(module, Task):
+        return figures
+    units = {
+        f"{label}/{stage}/{metric}".lstrip("/"): head.unit(metric)
+        for label, head in module.heads().items()
+        for stage in ("valid", "test")
+        for metric in head.directions
+    }
+    return {name: units[name].text(float(value)) if name in units else value for name, value in figures.items()}

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection, metric_text
+from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 
 class WriteResultCard(pl.Callback):
@@ -36,24 +36,30 @@ class WriteResultCard(pl.Callback):
         self.started = time.perf_counter()
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the cards, on rank 0; a `UserError` if some of several heads have no finite figures, after all others."""
+        """Write the cards, on rank 0; a `UserError` if heads have no finite figures, after the cards of all others."""
         if not isinstance(pl_module, Task) or not trainer.is_global_zero or trainer.fast_dev_run:
             return
-        if not isinstance(pl_module, ManyHeads):
-            self.card(pl_module).write(self.folder)
-            return
-        failures = []
-        for label, head in pl_module.each():
+        heads, failures = pl_module.heads(), []
+        for label, head in heads.items():
             try:
-                self.card(head).write(self.folder / label)
+                self.write(head, self.folder / label)
             except UserError as error:
-                failures.append(str(error))
+                failures.append(error)
         if failures:
-            raise UserError(f"{len(failures)} of {len(pl_module.head_labels)} heads have no card: {failures[0]}")
+            several = f"{len(failures)} of {len(heads)} heads have no card: {failures[0]}"
+            raise failures[0] if len(heads) == 1 else UserError(several)
+
+    def write(self, task: Task, folder: Path) -> None:
+        """Write the card of a task, and print its headlines in their units."""
+        card = self.card(task)
+        path = card.write(folder)
+        figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
+        print(f"{card.task}: {figures} ({path})")
 
     def card(self, task: Task) -> ResultCard:
         """The card of a task that has just been tested."""
-        data: Any = task.trainer.datamodule
+        data = task.data
+        assert data is not None, "a task that was tested has been served"
         part = data.opened["test"]
         trained = task.trained
         selection: Selection | None = trained.get("selection")
@@ -61,18 +67,19 @@ class WriteResultCard(pl.Callback):
             names = data.splits["valid"], data.splits["test"]
             selection = {**selection, "split": task.selection_split(*names)}
         metrics: dict[str, MetricValue] = {}
-        for name, better in {task.metric: task.better, **task.others}.items():
-            unit = task.units.get(name, PERCENT)
+        for name, better in task.directions.items():
+            unit = task.unit(name)
             value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * unit.scale, 4)
             metrics[name] = {"value": value, "unit": unit.name, "better": better}
             if unit != PERCENT:  # cards of percentages stay as older versions wrote them
                 metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
-            metrics[task.metric]["chance"] = task.units.get(task.metric, PERCENT).scale * task.chance
+            metrics[task.metric]["chance"] = task.unit(task.metric).scale * task.chance
         return ResultCard(
             task=task.name,
             metrics=metrics,
             headline=task.metric,
+            headlines=list(task.headlines),
             corpus={
                 "name": data.corpus.name,
                 "path": str(data.path),
@@ -88,6 +95,9 @@ class WriteResultCard(pl.Callback):
             selection=selection,
             protocol=task.protocol,
             details=task.details,
+            fitted=task.fitted,
+            averaged=trained.get("averaged", []),
+            started=task.started,
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),
@@ -103,7 +113,7 @@ class WriteResultCard(pl.Callback):
 
 
 class WritePredictions(BasePredictionWriter):
-    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its logits; one file for each rank."""
+    """Writes `predictions.safetensors` to the run folder: key of each utterance -> its output; one file for each rank."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("batch_and_epoch")
@@ -111,9 +121,10 @@ class WritePredictions(BasePredictionWriter):
         self.rows: dict[str, Tensor] = {}
 
     def write_on_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, prediction: Any, *_: Any) -> None:
-        # Kept are `(classes,)`, or `(frames, classes)` without the padding.
-        for key, output, length in zip(*(prediction[name] for name in ("keys", "outputs", "lengths")), strict=True):
-            self.rows[key] = (output[:length] if output.ndim > 1 else output).float().cpu().contiguous()
+        assert isinstance(pl_module, Task)
+        rows = pl_module.answer_rows(prediction["outputs"], prediction["lengths"])
+        for key, row in zip(prediction["keys"], rows, strict=True):
+            self.rows[key] = row.float().cpu().contiguous()
 
     def write_on_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,10 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
 from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
@@ -30,13 +30,24 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import read_json, write_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A metric as people read it: its name with the unit, the factor from the value in curves, and which end is good."""
+
+    name: str
+    scale: float
+    summary: Literal["min", "max"]
+
+
 class Wandb(WandbLogger):
     """Logs metrics, the configuration, audio samples with spectrograms and predictions, layer weights and artefacts.
+
+    A task's metrics are logged twice: as the curves have them (`valid/per`, a fraction, by which sweeps rank), and as people
+    read them, in their unit (`valid/per (%)`). The summary keeps the best value of each.
 
     Its files are in `wandb/` of the run folder; `wandb sync` uploads an offline run. A resumed run keeps its id. `wandb` is
     imported when the run starts.
@@ -77,6 +88,7 @@ class Wandb(WandbLogger):
         self.upload_checkpoint, self.samples = upload_checkpoint, samples
         asked = {"group": group, "tags": tags, "notes": notes, "entity": entity}
         self._wandb_init.update({key: value for key, value in asked.items() if value is not None})
+        self.figures: dict[str, Figure] = {}  # by the name of a metric in the curves
 
     def settle(self, root: Path, fresh: bool) -> Callback:
         """Set run folder, names, id and mode before the run starts; returns the callback that logs samples and artefacts.
@@ -96,6 +108,11 @@ class Wandb(WandbLogger):
             given["mode"] = "offline"
         self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
         return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        known = [(figure, metrics[name]) for name, figure in self.figures.items() if name in metrics]
+        super().log_metrics({**metrics, **{figure.name: figure.scale * value for figure, value in known}}, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -134,9 +151,7 @@ class WandbMedia(pl.Callback):
     Samples are the first `samples` utterances of the first validation batch; the other arguments are those of `Wandb`.
     """
 
-    def __init__(
-        self, logger: WandbLogger, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool
-    ) -> None:
+    def __init__(self, logger: Wandb, root: Path, samples: int, codebook: str | None, upload_checkpoint: bool) -> None:
         self.logger, self.root, self.samples, self.upload_checkpoint = logger, root, samples, upload_checkpoint
         self.codebook = None if codebook is None else Path(codebook)
         if self.codebook is not None and not (self.codebook / "codebook.json").is_file():
@@ -157,9 +172,15 @@ class WandbMedia(pl.Callback):
         run = self.logger.experiment
         name = pl_module.name if isinstance(pl_module, Task) else type(pl_module).__name__
         run.tags = tuple(dict.fromkeys([*(run.tags or ()), name]))
+        self.logger.figures = task_figures(pl_module) if isinstance(pl_module, Task) else {}
+        if stage != "fit":
+            return
         # A hosted sweep ranks by the summary: keep the best value of the metric that selects the checkpoint.
-        if stage == "fit" and (monitor := getattr(pl_module, "monitor", None)):
-            run.define_metric(monitor[0], summary=monitor[1], step_metric="trainer/global_step")
+        best = {figure.name: figure.summary for name, figure in self.logger.figures.items() if "valid/" in name}
+        if monitor := getattr(pl_module, "monitor", None):
+            best[monitor[0]] = monitor[1]
+        for name, summary in best.items():
+            run.define_metric(name, summary=summary, step_metric="trainer/global_step")
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -173,18 +194,24 @@ class WandbMedia(pl.Callback):
             shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
         elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
             keys = batch.keys[: self.samples]
-            found = _utterances(trainer, keys)
-            if not self.audio_logged:
+            found = _utterances(task, keys)
+            inputs = _first(batch.inputs, len(keys))
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                answered = task(inputs)
+            if task.answer == "waveform":
+                shown = self._heard(task, inputs, answered, batch)
+            elif not self.audio_logged:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
-            shown["samples/predictions"] = self._table(trainer, task, batch, [found[key][1] for key in keys])
+            shown["samples/predictions"] = _table(keys, [found[key][1] for key in keys], task.readable(*answered))
         self.audio_logged = True
         self._log(trainer, shown)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task = _head(pl_module)
-        if trainer.sanity_checking or not trainer.is_global_zero or task is None:
+        if trainer.sanity_checking or task is None:
             return
-        if weights := task.weighted_sum.weights():
+        weights = task.weighted_sum.weights()  # in all processes: they may have to gather them
+        if weights and trainer.is_global_zero:
             import wandb
 
             self.weights[trainer.global_step] = weights
@@ -215,37 +242,43 @@ class WandbMedia(pl.Callback):
                 artifact.add_reference(path.resolve().as_uri())
             run.log_artifact(artifact)
 
-    def _table(self, trainer: pl.Trainer, task: Task, batch: TaskBatch, labelled: Sequence[str]) -> Any:
-        import wandb
-
-        count, inputs = len(labelled), batch.inputs
-        if isinstance(inputs, Layers):
-            inputs = replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
-        else:
-            assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
-            inputs = Waveforms(inputs.audio[:count], inputs.lengths[:count])
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            said = task.readable(*task(inputs))
-        # The batch may be longer than the rows shown.
-        pairs = zip(batch.keys, labelled, said, strict=False)
-        rows = [[key, text, json.dumps(words, ensure_ascii=False)] for key, text, words in pairs]
-        return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
+    def _heard(self, task: Task, inputs: Any, answered: tuple[Tensor, Tensor], batch: TaskBatch) -> dict[str, Any]:
+        """Answers that are audio, each time; what the task heard and the reference, once."""
+        lengths, keys = inputs.lengths.tolist(), list(batch.keys[: len(inputs.lengths)])
+        shown = _sounds(_cut(answered[0], lengths), keys, "samples/answer")
+        if not self.audio_logged:
+            shown |= _sounds(_cut(inputs.audio, lengths), keys)
+            shown |= _sounds(_cut(batch.targets.values, lengths), keys, "samples/reference")
+        return shown
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
         if shown:
             self.logger.experiment.log({**shown, "trainer/global_step": trainer.global_step})
 
 
+def task_figures(task: Task) -> dict[str, Figure]:
+    """Name of each metric of a task, or of its heads, in the curves -> how it is shown."""
+    found = {}
+    for label, head in task.heads().items():
+        for metric, better in head.directions.items():
+            unit = head.unit(metric)
+            mark = unit.name or (f"x {unit.scale:g}" if unit.scale != 1 else "")
+            for stage in ("valid", "test"):
+                name = "/".join(filter(None, [label, stage, metric]))
+                shown = f"{name} ({mark})" if mark else name
+                found[name] = Figure(shown, unit.scale, "min" if better == "lower" else "max")
+    return found
+
+
 def _head(module: pl.LightningModule) -> Task | None:
     """The task, or the first of several heads; None in pre-training."""
-    if isinstance(module, ManyHeads):
-        return module.first
-    return module if isinstance(module, Task) else None
+    return next(iter(module.heads().values())) if isinstance(module, Task) else None
 
 
-def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
+def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, str]]:
     """Key -> waveform `(samples,)` and metadata as JSON, from the split: a batch from a feature cache has no audio."""
-    split = trainer.datamodule.opened["valid"]
+    assert task.data is not None
+    split = task.data.opened["valid"]
     found: dict[str, tuple[np.ndarray, str]] = {}
     for number in range(len(split)):
         shard, place = split.locate(number)
@@ -257,13 +290,36 @@ def _utterances(trainer: pl.Trainer, keys: Sequence[str]) -> dict[str, tuple[np.
     return found
 
 
-def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, Any]:
+def _first(inputs: Any, count: int) -> Waveforms | Layers:
+    """The first rows of a batch's inputs."""
+    if isinstance(inputs, Layers):
+        return replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
+    assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
+    return Waveforms(inputs.audio[:count], inputs.lengths[:count])
+
+
+def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Waveforms without padding, as many as there are lengths, clipped to full scale as a player would."""
+    return [row[:n].float().clamp(-1, 1).cpu().numpy() for row, n in zip(rows, lengths, strict=False)]
+
+
+def _table(keys: Sequence[str], labelled: Sequence[str], said: Sequence[dict[str, Any]]) -> Any:
+    import wandb
+
+    triples = zip(keys, labelled, said, strict=True)
+    rows = [[key, text, json.dumps(words, ensure_ascii=False)] for key, text, words in triples]
+    return wandb.Table(columns=["key", "labelled", "predicted"], data=rows)
+
+
+def _sounds(waveforms: Sequence[np.ndarray], captions: Sequence[str], name: str = "samples/audio") -> dict[str, Any]:
+    """Sounds as `name`, and pictures of them as `samples/spectrogram`, or as `NAME_spectrogram`."""
     import wandb
 
     pairs = list(zip(waveforms, captions, strict=True))
+    picture = "samples/spectrogram" if name == "samples/audio" else f"{name}_spectrogram"
     return {
-        "samples/audio": [wandb.Audio(wave, sample_rate=SAMPLE_RATE, caption=text) for wave, text in pairs],
-        "samples/spectrogram": [wandb.Image(spectrogram(torch.from_numpy(wave)), caption=text) for wave, text in pairs],
+        name: [wandb.Audio(wave, sample_rate=SAMPLE_RATE, caption=text) for wave, text in pairs],
+        picture: [wandb.Image(spectrogram(torch.from_numpy(wave)), caption=text) for wave, text in pairs],
     }
 
 
@@ -274,8 +330,7 @@ def spectrogram(waveform: Tensor) -> np.ndarray:
     """
     from matplotlib import colormaps
 
-    power = torch.stft(waveform, 400, 160, window=torch.hann_window(400), return_complex=True).abs().square()
-    decibels = 10 * power.clamp_min(1e-10).log10()
+    decibels = spectrogram_db(waveform)
     scaled = ((decibels - decibels.max()) / 80 + 1).clamp(0, 1)
     return colormaps["magma"](scaled.flip(0).numpy(), bytes=True)[..., :3]
 

@@ -19,7 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help=run)
     parser.add_argument("recordings", type=Path, nargs="+", metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
-    parser.add_argument("--out", type=Path, help="folder for predictions.jsonl and, for turns, predictions.rttm")
+    parser.add_argument("--out", type=Path, help="folder for predictions.jsonl, turns as RTTM, audio as files")
+    audio = "of audio that a head answers with, in --out: 16 bit, 16 kHz"
+    parser.add_argument("--audio-format", choices=("wav", "flac"), default="wav", help=f"{audio} (%(default)s)")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio a batch, padding counted")
     window = "longer recordings are processed in windows of this length, so that an hour fits into memory; 0: none"
     parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help=f"{window} (%(default)s)")

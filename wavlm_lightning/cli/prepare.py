@@ -49,7 +49,10 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
     _add_common(folder, "is searched with all folders below it")
-    columns = "CSV with a `path` column and any of speaker, text, language, split, phones"
+    columns = (
+        "CSV with a `path` column and any of speaker, text, language, split, phones, start and end (seconds); a column "
+        "audio:NAME (audio:clean, audio:enrolment) holds paths of further audio of an utterance"
+    )
     folder.add_argument("--manifest", type=Path, help=columns)
     folder.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
     folder.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")

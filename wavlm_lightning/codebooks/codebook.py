@@ -81,4 +81,6 @@ class Codebook:
         codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
         if codebook.sha256 != body["sha256"]:
             raise UserError(f"{directory}: centroids and codebook.json do not belong together; fit the codebook again")
+        if centroids.ndim != 2 or not np.isfinite(centroids).all():
+            raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")
         return codebook

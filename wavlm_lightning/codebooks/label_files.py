@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
 
+CONTENT_SHA256 = "content_sha256"  # metadata of a label file: hash of its tensors; files of older versions have none
 BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
 
 
@@ -33,7 +36,7 @@ def label_file(directory: Path, shard: ShardIndex) -> Path:
 class LabelHead:
     """Metadata and starts of a label file."""
 
-    metadata: dict[str, str]  # codebook_sha256, shard_sha256, rate
+    metadata: dict[str, str]  # codebook_sha256, shard_sha256, rate; in newer files size and content_sha256
     starts: np.ndarray  # first label of each utterance, and the total: int64 (utterances + 1,)
     labels: int  # in the whole file
 
@@ -55,9 +58,12 @@ class LabelHead:
             try:
                 first, end = header.place("starts")
                 labels = int(header.tensors["labels"]["shape"][0])
-                metadata = {name: header.metadata[name] for name in ("codebook_sha256", "shard_sha256", "rate")}
+                if header.tensors["labels"]["dtype"] != "U16" or header.tensors["starts"]["dtype"] != "I64":
+                    raise ValueError("its labels are not of type uint16, or its starts not of type int64")
+                metadata = header.metadata
+                metadata["codebook_sha256"], metadata["shard_sha256"], float(metadata["rate"])
                 whole = header.bytes
-            except (KeyError, TypeError, IndexError) as error:
+            except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise ValueError(f"its header lacks {error}") from error
             if (size := os.fstat(file).st_size) != whole:
                 raise ValueError(f"{size:,} of {whole:,} bytes")
@@ -65,6 +71,23 @@ class LabelHead:
         finally:
             os.close(file)
         return cls(metadata, np.frombuffer(starts, dtype="<i8"), labels)
+
+
+def check_content(path: Path, size: int) -> None:
+    """Read a label file whole and compare it with the hash in its header and with the number of labels.
+
+    Raises:
+        ValueError: a label or a start was changed after the file had been written, or a label is not below `size`.
+    """
+    content = path.read_bytes()
+    header = parse_header(content)
+    expected = header.metadata.get(CONTENT_SHA256)
+    if expected is not None and hashlib.sha256(memoryview(content)[header.begin :]).hexdigest() != expected:
+        raise ValueError("its labels are not those that were written: the hash in its header is of others")
+    first, end = header.place("labels")
+    labels = np.frombuffer(content[first:end], dtype="<u2")
+    if labels.size and int(labels.max()) >= size:
+        raise ValueError(f"it holds label {int(labels.max())} of a codebook of {size}")
 
 
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
@@ -88,10 +111,14 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(f"{path}: made by another codebook than that in labels.json; remove the folder and {again}")
     if float(meta["rate"]) != head["rate"]:
         raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
+    if meta.get("size", str(head["size"])) != str(head["size"]):
+        raise UserError(f"{path}: labels of a codebook of {meta['size']}, labels.json says {head['size']}; {again}")
     if len(starts) != shard.utterances + 1:
         raise UserError(
             f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"
         )
+    if starts[0] != 0 or (np.diff(starts) < 0).any():
+        raise UserError(f"{path}: damaged (the places of its utterances do not ascend); remove the file and {again}")
     if starts[-1] > found.labels:
         raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
     # The last window (25 ms) and rounding to the frame grid may cost labels at the end, but less than 0.1 s.
@@ -102,3 +129,15 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
             f"{path}: utterance {shard.keys[place]!r} has {starts[place + 1] - starts[place]} labels for "
             f"{samples[place] / SAMPLE_RATE:.2f} s at {head['rate']:g} labels/s; {again}"
         )
+
+
+def check_label_set(head: Any) -> str | None:
+    """What is wrong with the content of `labels.json`; None if it is whole."""
+    if not isinstance(head, dict):
+        return "it is not an object"
+    size, rate, sha256 = head.get("size"), head.get("rate"), head.get("codebook_sha256")
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**16:
+        return f"its size is {size!r}, not a number of labels from 1 to 65536"
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
+        return f"its rate is {rate!r}, not labels per second"
+    return None if isinstance(sha256, str) else "it names no codebook"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,14 @@ from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
-from wavlm_lightning.codebooks.label_files import LabelHead, label_file, labels_directory
+from wavlm_lightning.codebooks.label_files import (
+    CONTENT_SHA256,
+    LabelHead,
+    check_content,
+    check_label_set,
+    label_file,
+    labels_directory,
+)
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
@@ -68,9 +76,7 @@ def label_corpus(
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
     samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
-        (split, number)
-        for split, number in mine
-        if not _is_labelled(directory, opened[split].shards[number], codebook.sha256)
+        (split, number) for split, number in mine if not _is_labelled(directory, opened[split].shards[number], codebook)
     ]
     left = sum(samples[place] for place in pending)
     if jobs is None:
@@ -104,7 +110,7 @@ class Labeller:
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
         meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
-        write_bytes(label_file(self.directory, shard), _sorted_header(save(tensors, metadata=meta)))
+        write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)))
         return place
 
 
@@ -115,21 +121,38 @@ def _write_head(path: Path, codebook: Codebook) -> None:
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.
         write_bytes(path, json.dumps(body).encode())
-    elif json.loads(path.read_text())["codebook_sha256"] != codebook.sha256:
+    elif _codebook_of(path) != codebook.sha256:
         raise UserError(f"{path.parent}: has labels of another codebook; choose another --name or remove the folder")
 
 
-def _is_labelled(directory: Path, shard: ShardIndex, codebook_sha256: str) -> bool:
+def _codebook_of(path: Path) -> str:
     try:
-        meta = LabelHead.read(label_file(directory, shard)).metadata
-    except (FileNotFoundError, ValueError):  # after a power failure a file may be empty
+        head = json.loads(path.read_text(encoding="utf-8"))
+        wrong = check_label_set(head)
+    except (ValueError, RecursionError) as error:
+        wrong = f"not valid JSON ({error})"
+    if wrong is not None:
+        raise UserError(f"{path}: {wrong}; remove this file, and the labels beside it are checked and kept")
+    return head["codebook_sha256"]
+
+
+def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook) -> bool:
+    path = label_file(directory, shard)
+    try:
+        meta = LabelHead.read(path).metadata
+        ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
+        if ours:
+            check_content(path, codebook.size)
+    except (FileNotFoundError, ValueError):  # after a power failure a file may be empty; a damaged one is made again
         return False
-    return meta["codebook_sha256"] == codebook_sha256 and meta["shard_sha256"] == shard.sha256
+    return ours
 
 
-def _sorted_header(content: bytes) -> bytes:
-    """Sort the header of a safetensors file: the library's order differs from call to call, equal labels must not."""
+def _finished(content: bytes) -> bytes:
+    """Sort the header of a safetensors file, whose order differs from call to call, and add the hash of its tensors."""
     end = header_end(content)
-    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[end:]
+    header = json.loads(content[8:end])
+    header["__metadata__"][CONTENT_SHA256] = hashlib.sha256(content[end:]).hexdigest()
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]

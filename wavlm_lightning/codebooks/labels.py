@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from wavlm_lightning.codebooks.label_files import check_labels, label_file, labels_directory
+from wavlm_lightning.codebooks.label_files import (
+    check_content,
+    check_label_set,
+    check_labels,
+    label_file,
+    labels_directory,
+)
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
@@ -28,12 +34,19 @@ class LabelRows(Sequence[np.ndarray]):
     `check` raises if a file of labels does not belong to its shard; it sees those of a remote corpus when they arrive.
     """
 
-    def __init__(self, split: Split, files: list[Path], check: Callable[[Path, ShardIndex, np.ndarray], None]) -> None:
-        self._split, self._files, self._check = split, files, check
+    def __init__(
+        self,
+        split: Split,
+        files: list[Path],
+        check: Callable[[Path, ShardIndex, np.ndarray], None],
+        check_content: Callable[[Path], None],
+    ) -> None:
+        self._split, self._files, self._check, self._check_content = split, files, check, check_content
         here = [number for number, shard in enumerate(split.shards) if not shard.remote]
         check_each(self._check_shard, here)
         self._checked = np.zeros(len(split.shards), dtype=bool)
         self._checked[here] = True
+        self._read = np.zeros(len(split.shards), dtype=bool)  # files whose content this process has checked
 
     def _check_shard(self, number: int) -> None:
         begin, end = self._split.starts[number : number + 2].tolist()
@@ -62,6 +75,9 @@ class LabelRows(Sequence[np.ndarray]):
         if not self._checked[which]:
             self._check_shard(which)
             self._checked[which] = True
+        if not self._read[which]:  # once a process, where the file is first read: opening 188,000 files reads none
+            self._check_content(path)
+            self._read[which] = True
         # The inode identifies a rewritten file; the modification time does not, because the cache of remote corpora
         # updates it at every use.
         return (_opened_remote if shard.remote else _opened)(path, path.stat().st_ino, os.getpid())
@@ -124,7 +140,9 @@ class LabelSet:
         directory, opened = labels_directory(corpus, name), corpus.split(split)
         head = label_head(corpus, name)
         files = [label_file(directory, shard) for shard in opened.shards]
-        rows = LabelRows(opened, files, partial(check_labels, head=head, again=_again(corpus, name)))
+        again = _again(corpus, name)
+        whole = partial(_whole, size=head["size"], again=again)
+        rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
         return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
 
     @classmethod
@@ -155,11 +173,21 @@ def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
         except NotThere as error:
             raise UserError(f"{corpus.name}: no labels {name!r} at the corpus' URL ({error})") from error
     try:
-        return json.loads(path.read_text())
+        head = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path.parent}: no labels here; {_again(corpus, name)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); remove it and {_again(corpus, name)}") from error
+    if (wrong := check_label_set(head)) is not None:
+        raise UserError(f"{path}: {wrong}; remove it and {_again(corpus, name)}")
+    return head
+
+
+def _whole(path: Path, size: int, again: str) -> None:
+    try:
+        check_content(path, size)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
 
 
 def _again(corpus: Corpus, name: str) -> str:

@@ -2,5 +2,6 @@
 
 Read `corpus` (the format), `split` and `shard_index` (random access), `recordings` and `writing` (how a corpus is made),
 `batch`, then `loading/` (batches, order, resume), `remote/` (corpora behind a URL), `corpora/` (one file per recipe) and
-`mini/` (the embedded corpus). Imports `audio`, `encoder.Layers` and `system`. Tests: `tests/data`.
+`mini/` (the embedded corpus). `noise` reads what waveform transforms add. Imports `audio`, `augment`, `encoder.Layers` and
+`system`. Tests: `tests/data`.
 """

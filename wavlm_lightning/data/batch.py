@@ -63,8 +63,9 @@ class Targets(Transferable):
     """Targets of a batch: label indices, or numbers of any dtype.
 
     Attributes:
-        values: `(batch,)`, or `(batch, longest, ...)` for sequences, zero-padded; int64 for label indices.
-        lengths: labels of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
+        values: `(batch,)`, or `(batch, longest, ...)` for sequences, frames and waveforms, zero-padded; int64 for label
+            indices, float32 for waveforms.
+        lengths: labels, frames or samples of each row, int64 `(batch,)`; ones where `values` is `(batch,)`.
     """
 
     values: Tensor
@@ -94,12 +95,14 @@ class TaskBatch(Transferable):
         inputs: their audio, or cached features of the frozen upstream.
         targets: their labels.
         others: if several tasks train on the batch, the labels of all but the first task, by task name.
+        extra: further audio that a task reads beside its inputs (`Task.extra_audio`), by name, such as an enrolment.
     """
 
     keys: tuple[str, ...]
     inputs: Transferable | Layers
     targets: Targets
     others: dict[str, Targets] = field(default_factory=dict)
+    extra: dict[str, Waveforms] = field(default_factory=dict)
 
     def of(self, task: str) -> TaskBatch:
         """The batch as it would be if `task` (a name) trained alone."""

@@ -3,7 +3,7 @@
 Layout::
 
     corpus.json                 name, licence, source, sample rate, inventories, and every shard with its sha256
-    SPLIT-000000.tar            KEY.flac + KEY.json for each utterance (WebDataset format)
+    SPLIT-000000.tar            KEY.flac + KEY.json for each utterance, KEY.NAME.flac for further audio (WebDataset format)
     SPLIT-000000.index.json     keys, samples, and where in the tar each member starts
     SPLIT.lengths.npy           samples of every utterance of the split, uint32, in shard order
     trials-SPLIT.csv            same-speaker trials, for tasks that need them

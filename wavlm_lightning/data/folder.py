@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.recordings import CorpusPlan, Inventories, Meta, Recording, clean_key, hold_out
+from wavlm_lightning.data.finding import SUFFIXES, FoundAudio, find_audio, printable
+from wavlm_lightning.data.recordings import AudioFile, CorpusPlan, Inventories, Meta, Recording, clean_key, hold_out
+from wavlm_lightning.data.shards import check_member_name
+from wavlm_lightning.data.transcripts import visible
 from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_table
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
+FURTHER = "audio:"  # begins the columns with paths of further audio
 SHARD_FILES = 500  # recordings per shard
 # With fewer speakers, holding out whole ones would cost much data and give noisy scores.
 FEWEST_SPEAKERS = 10
@@ -24,13 +29,17 @@ FEWEST_SPEAKERS = 10
 class FolderRecipe:
     """Recordings under a folder, optionally described by a manifest.
 
-    Files of any rate and channel count become 16 kHz mono FLAC. Shards that an interrupted run finished are kept.
+    Linked folders are searched, files with another suffix are counted in `source.left_out`. Texts lose characters that
+    nobody sees (`visible`). The same sound in two splits is refused. Files of any rate and channel count become 16 kHz
+    mono FLAC. Shards that an interrupted run finished are kept.
 
     Args:
         folder: searched recursively; relative paths in the manifest start here.
         out: the corpus folder.
         manifest: CSV with a `path` column; `speaker`, `text` (or `transcript`), `language`, `split` and `phones`
-            (from a lexicon, separated by spaces) are used, all other columns are kept as they are.
+            (from a lexicon, separated by spaces) are used; `start` and `end` (seconds) make an utterance of a stretch of
+            a file. A column `audio:NAME` holds paths of further audio, such as `audio:clean` or `audio:enrolment`, empty
+            where an utterance has none. All other columns are kept as they are.
         on_error: `stop` at a file that cannot be used, or `skip` it and list it.
         valid: share held out for validation.
         test: share held out for test.
@@ -60,54 +69,103 @@ class FolderRecipe:
             UserError: there is nothing to read, the manifest does not fit the files, or (with `on_error="stop"`) a file
                 cannot be used.
         """
-        splits = self._assign(self._recordings())
+        found = None if self.manifest else self._found()
+        splits = self._assign(self._recordings(found))
         name = self.name or self.folder.resolve().name
-        source = {"recipe": "folder", "split_by": self._unit(splits)}
-        plan = CorpusPlan(name, self.licence, splits, _inventories, source=source, shard_files=SHARD_FILES)
+        source: dict[str, Any] = {"recipe": "folder", "split_by": self._unit(splits)}
+        if found is not None and found.left_out:
+            source["left_out"] = dict(sorted(found.left_out.items()))
+        plan = CorpusPlan(name, self.licence, splits, _inventories, None, source, SHARD_FILES, distinct=True)
         return write_corpus(plan, self.out, workers, self.on_error)
 
-    def _recordings(self) -> list[Recording]:
-        if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder; name the folder that holds the recordings")
-        rows: list[dict[str, Any]] = self._manifest_rows() if self.manifest else [{"path": p} for p in self._found()]
+    def _recordings(self, found: FoundAudio | None) -> list[Recording]:
+        if found is None:
+            self._check_folder()
+            rows = self._manifest_rows()
+        else:
+            rows = [{"path": str(path.relative_to(self.folder))} for path in found.files]
         recordings: list[Recording] = []
         keys: set[str] = set()
+        stretches: set[tuple[Path, float, float | None]] = set()
         for row in rows:
             path = Path(row.pop("path"))
-            full = path if path.is_absolute() else self.folder / path
-            if not full.is_file() and self.on_error == "stop":
-                raise UserError(
-                    f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
-                )
+            full = self._file(path)
+            further = [column for column in row if column.startswith(FURTHER)]
+            audio = {name.removeprefix(FURTHER): AudioFile(self._file(Path(row.pop(name)))) for name in further}
+            start, end = row.pop("start", 0.0), row.pop("end", None)
             key = clean_key(str(path.with_suffix("")).lstrip("/"))
+            if start or end is not None:
+                key = f"{key}-{round(1000 * start):08d}"
             if key in keys:
-                key = f"{key}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+                key = f"{key}-{hashlib.sha256(os.fsencode(path) + f' {start} {end}'.encode()).hexdigest()[:8]}"
+            if (listed := (path, start, end)) in stretches:
+                raise UserError(f"{self.manifest}: {printable(path)} is listed twice; leave one row out")
+            stretches.add(listed)
             keys.add(key)
             if "phones" in row:
                 row["phones"] = [[phone] for phone in row["phones"].split()]
-            recordings.append(Recording(full, key, {**row, "file": str(path)}))
+            recordings.append(Recording(full, key, {**row, "file": printable(path)}, start, end, audio=audio))
         if not recordings:
-            raise UserError(f"{self.folder}: no {', '.join(sorted(SUFFIXES))} file here or below")
+            raise UserError(
+                f"{self.manifest}: lists no file"
+                if found is None
+                else f"{self.folder}: no {', '.join(sorted(SUFFIXES))} file here or below"
+            )
         return recordings
 
-    def _found(self) -> list[str]:
-        files = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        return sorted(str(p.relative_to(self.folder)) for p in files)
+    def _file(self, path: Path) -> Path:
+        full = path if path.is_absolute() else self.folder / path
+        if not full.is_file() and self.on_error == "stop":
+            raise UserError(
+                f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
+            )
+        return full
+
+    def _check_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder; name the folder that holds the recordings")
+
+    def _found(self) -> FoundAudio:
+        """The files of the folder; one recording in two formats is refused, or kept once with `on_error="skip"`."""
+        self._check_folder()
+        found = find_audio(self.folder)
+        takes: dict[Path, list[Path]] = {}
+        for path in found.files:
+            takes.setdefault(path.with_suffix(""), []).append(path)
+        twice = [paths for paths in takes.values() if len(paths) > 1]
+        if twice and self.on_error == "stop":
+            names = ", ".join(" and ".join(printable(path) for path in paths) for paths in twice[:3])
+            raise UserError(
+                f"{self.folder}: {len(twice)} recordings are there in two formats ({names}{', ...' if len(twice) > 3 else ''}); "
+                "remove one of each, name the files in a --manifest, or keep the first of each with --on-error skip"
+            )
+        for paths in twice:
+            for path in paths[1:]:
+                found.left_out[f"{path.suffix.lower()} (the same take in another format)"] += 1
+        return FoundAudio(sorted(paths[0] for paths in takes.values()), found.left_out)
 
     def _manifest_rows(self) -> list[dict[str, Any]]:
         assert self.manifest is not None
-        try:
-            with self.manifest.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                columns = reader.fieldnames or []
-                rows = [{RENAMED.get(k, k): v for k, v in row.items() if k is not None and v} for row in reader]
-        except FileNotFoundError as error:
-            raise UserError(f"{self.manifest}: no such manifest") from error
-        if "path" not in columns:
-            raise UserError(f"{self.manifest}: no `path` column; its columns are {', '.join(columns) or 'none'}")
-        for number, row in enumerate(rows, start=2):
+        rows = []
+        for number, fields in read_table(self.manifest, "a manifest (CSV)", ["path"], remedy="correct this row"):
+            where = f"{self.manifest}, line {number}"
+            row: dict[str, Any] = {
+                RENAMED.get(name, name): visible(value) for name, value in fields.items() if value.strip()
+            }
             if "path" not in row:
-                raise UserError(f"{self.manifest}, line {number}: the path is empty")
+                raise UserError(f"{where}: the path is empty")
+            row["path"] = fields["path"].strip()  # the file has the name that it has
+            for name in fields:
+                if name.startswith(FURTHER):
+                    check_member_name(name.removeprefix(FURTHER), f"{self.manifest}, column `{name}`")
+                    if name in row:
+                        row[name] = fields[name].strip()
+            for name in ("start", "end"):
+                if name in row:
+                    row[name] = _seconds(row[name], f"{where}, column `{name}`")
+            if "end" in row and row["end"] <= row.get("start", 0.0):
+                raise UserError(f"{where}: the stretch ends at {row['end']:g} s, before it begins")
+            rows.append(row)
         return rows
 
     def _unit(self, recordings: dict[str, list[Recording]]) -> str:
@@ -145,6 +203,16 @@ class FolderRecipe:
         names = ("train", "valid", "test")
         parts = {name: [r for r in recordings if split_of[units[r.key]] == name] for name in names}
         return {name: part for name, part in parts.items() if part}
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UserError(f"{where}: {text!r} is not a number of seconds")
+    return value
 
 
 def _inventories(written: dict[str, list[Meta]]) -> Inventories:

@@ -24,6 +24,30 @@ Inventories = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class AudioFile:
+    """Further audio of a recording, such as its clean reference or an enrolment: a file, or a stretch of one.
+
+    Attributes:
+        path: any file that libsndfile reads.
+        start: where the stretch begins, in seconds; not that of the recording, so a target needs the same.
+        end: where it ends, in seconds; None for the end of the file.
+        gain_db: gain in dB.
+    """
+
+    path: Path
+    start: float = 0.0
+    end: float | None = None
+    gain_db: float = 0.0
+
+    def waveform(self, allow_silence: bool = False) -> np.ndarray:
+        """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono; `BadAudio` if the file cannot be used."""
+        from wavlm_lightning.audio import gain, load_mono
+
+        waveform = load_mono(self.path, start=self.start, end=self.end, allow_silence=allow_silence)
+        return gain(waveform, self.gain_db) if self.gain_db else waveform
+
+
+@dataclass(frozen=True)
 class Recording:
     """A stretch of an audio file that becomes an utterance, with its key and metadata.
 
@@ -39,6 +63,7 @@ class Recording:
         longer_than: seconds; a recording that is not longer than this after trimming is left out of the corpus and
             counted in `source.too_short`.
         allow_silence: accept it even if its peak is below -80 dBFS, for corpora in which silence is a class.
+        audio: further audio by name, kept beside the utterance (`KEY.NAME.flac`).
     """
 
     path: Path
@@ -50,6 +75,7 @@ class Recording:
     trim: bool = False
     longer_than: float = 0.0
     allow_silence: bool = False
+    audio: dict[str, AudioFile] = field(default_factory=dict)
 
     def waveform(self) -> np.ndarray:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono.
@@ -57,11 +83,9 @@ class Recording:
         Raises:
             BadAudio: the file cannot be used, or nothing is left after trimming.
         """
-        from wavlm_lightning.audio import check_waveform, gain, load_mono, trim_silence
+        from wavlm_lightning.audio import check_waveform, trim_silence
 
-        waveform = load_mono(self.path, start=self.start, end=self.end, allow_silence=self.allow_silence)
-        if self.gain_db:
-            waveform = gain(waveform, self.gain_db)
+        waveform = AudioFile(self.path, self.start, self.end, self.gain_db).waveform(self.allow_silence)
         if self.trim:
             waveform = trim_silence(waveform)
             # If there is a minimum length, an empty rest is just too short; otherwise it is an error.
@@ -82,6 +106,7 @@ class CorpusPlan:
             utterances, by split.
         trials: for a split, rows of (1 same speaker or 0, key, key).
         source: how the corpus was made; kept in `corpus.json`.
+        distinct: refuse the same sound in two splits; published corpora keep the splits that they have.
         shard_files: recordings per shard. A process writes one shard at a time, and an interruption loses at most that.
     """
 
@@ -92,6 +117,7 @@ class CorpusPlan:
     trials: dict[str, list[tuple[int, str, str]]] | None = None
     source: dict[str, Any] = field(default_factory=dict)
     shard_files: int = 500
+    distinct: bool = False
 
 
 def clean_key(name: str) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +29,9 @@ TAIL = 80  # bytes at the end of an index file that contain its last value, the 
 REMOTE_HANDLES = 16
 
 
+Further = list[tuple[int, int, int] | None]
+
+
 class Members(NamedTuple):
     """The content of an index file, one entry an utterance in each list."""
 
@@ -36,17 +40,24 @@ class Members(NamedTuple):
     audio: list[tuple[int, int]]  # (offset, bytes) of the FLAC
     info: list[tuple[int, int]]  # (offset, bytes) of the JSON
     sha256: str  # of the tar
+    # By name of a further audio member: (offset, bytes, samples) of its FLAC, None where an utterance has none. The file
+    # has this entry only if there are such members.
+    further: Mapping[str, Further] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """A shard (tar file): its entry in `corpus.json`, and where its members are, read from the index on first use."""
+    """A shard (tar file): its entry in `corpus.json`, and where its members are, read from the index on first use.
+
+    Beside its own audio, an utterance may have further audio, by name: `audio_members` lists the names that occur.
+    """
 
     path: Path
     utterances: int
     size: int  # of the tar in bytes
     sha256: str  # of the tar
     remote: bool = False  # the folder mirrors a remote corpus; files are downloaded when they are needed
+    audio_members: tuple[str, ...] = ()  # names of further audio; not every utterance needs to have all of them
 
     @property
     def index_path(self) -> Path:
@@ -70,7 +81,8 @@ class ShardIndex:
         """The entry of the shard in `corpus.json`."""
         samples = int(sum(self.samples))
         facts = {"utterances": self.utterances, "samples": samples, "bytes": self.size, "sha256": self.sha256}
-        return {"name": self.path.name, **facts}
+        further = {"audio_members": list(self.audio_members)} if self.audio_members else {}
+        return {"name": self.path.name, **facts, **further}
 
     @classmethod
     def open(cls, path: Path, summary: dict[str, Any] | None = None, remote: bool = False) -> ShardIndex:
@@ -81,8 +93,10 @@ class ShardIndex:
         if summary is None:
             _check_present(path)
             members = _parse(path.with_suffix(".index.json"))
-            return cls(path, len(members.keys), path.stat().st_size, members.sha256)
-        return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote)
+            further = tuple(members.further)
+            return cls(path, len(members.keys), path.stat().st_size, members.sha256, audio_members=further)
+        further = tuple(summary.get("audio_members", ()))
+        return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote, further)
 
     def check(self) -> None:
         """Compare tar size, and the hash at the end of the index, with `corpus.json`; `UserError` if they differ."""
@@ -105,17 +119,48 @@ class ShardIndex:
     def _swapped(self) -> str:
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 
-    def waveform(self, place: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None) -> np.ndarray:
+    def waveform(
+        self,
+        place: int,
+        start: int = 0,
+        samples: int = -1,
+        out: np.ndarray | None = None,
+        member: str | None = None,
+    ) -> np.ndarray:
         """Decode utterance `place`, or `samples` of it from `start` on (-1 for all), into `out` or a new array.
 
-        Returns float32 `(samples,)`. Raises `BadAudio` if the bytes cannot be decoded.
+        `member` is the name of further audio of the utterance; None for its own.
+
+        Returns float32 `(samples,)`. Raises `BadAudio` if the bytes cannot be decoded, and `UserError` if the utterance
+        has no such audio.
         """
         members = self.members
-        data = self._read(members.audio[place])
+        data = self._read(members.audio[place] if member is None else self._further(place, member)[:2])
         try:
             return decode_flac(data, start, samples, out)
         except Exception as error:
-            raise BadAudio(f"{self.path}: utterance {members.keys[place]!r} cannot be decoded ({error})") from error
+            what = f"utterance {members.keys[place]!r}" if member is None else f"{member!r} of {members.keys[place]!r}"
+            raise BadAudio(f"{self.path}: {what} cannot be decoded ({error})") from error
+
+    def further_audio(self, place: int) -> dict[str, np.ndarray]:
+        """All further audio of an utterance, by name, each float32 `(samples,)`."""
+        have = [name for name, places in self.members.further.items() if places[place] is not None]
+        return {name: self.waveform(place, member=name) for name in have}
+
+    def member_samples(self, place: int, member: str) -> int:
+        """Length of further audio in samples, without decoding it; `UserError` if the utterance has no such audio."""
+        return self._further(place, member)[2]
+
+    def _further(self, place: int, member: str) -> tuple[int, int, int]:
+        members = self.members
+        found = members.further.get(member)
+        if found is None or (entry := found[place]) is None:
+            names = ", ".join(name for name, places in members.further.items() if places[place] is not None)
+            raise UserError(
+                f"{self.path}: utterance {members.keys[place]!r} has no audio {member!r} (further audio: {names or 'none'}); "
+                "write it with the corpus, see `wavlm prepare folder --help`"
+            )
+        return entry
 
     def meta(self, place: int) -> dict[str, Any]:
         return json.loads(self._read(self.members.info[place]))

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
-from wavlm_lightning.data.shard_index import Members, ShardIndex
+from wavlm_lightning.data.shard_index import Further, Members, ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, write_bytes
 
-__all__ = ["ShardIndex", "Utterance", "write_shard"]
+__all__ = ["ShardIndex", "Utterance", "check_member_name", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,41 @@ class Utterance:
             `phones` and `words` as `[[name, start_seconds, end_seconds], ...]`, `keyword`, `intent`, `emotion`,
             `turns` as `[[speaker, start_seconds, end_seconds], ...]`, `slots` as `[[type, value], ...]`, `term(s)`.
         allow_silence: the waveform may be silent, as in a class of silence.
+        audio: further audio by name, each float32 `(samples,)` of any length, such as `clean` (the reference of a noisy
+            waveform) or `enrolment`; written as `KEY.NAME.flac`. Other utterances of the shard may lack it.
     """
 
     key: str
     waveform: np.ndarray
     meta: dict[str, Any]
     allow_silence: bool = False
+    audio: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | None:
     """Stream utterances into one shard and write its index; the same utterances always give the same bytes.
 
     One utterance is in memory at a time. Returns the index; None, and no file, if there is no utterance. `UserError` if
-    the disk is full, a key is invalid, or a waveform is empty, not finite, or silent without `allow_silence`.
+    the disk is full, a key or the name of further audio is invalid, or a waveform is empty, not finite, or silent
+    without `allow_silence`.
     """
     import webdataset
 
     keys, samples = [], []
+    lengths: dict[str, dict[str, int]] = {}  # of further audio: name -> key -> samples
     # Fixed time, owner and mode: equal utterances must give equal bytes, because shards are compared by hash.
     fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
     with atomic_write(path) as temporary:
         with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
             for utterance in utterances:
                 _check_key(utterance.key, path)
-                try:
-                    check_waveform(utterance.waveform, f"{path.name}: {utterance.key}", utterance.allow_silence)
-                except BadAudio as error:
-                    raise UserError(f"{error}; leave it out of the corpus") from error
                 meta = json.dumps(utterance.meta, ensure_ascii=False).encode()
-                writer.write({"__key__": utterance.key, "flac": encode_flac(utterance.waveform), "json": meta})
+                files = {"flac": _flac(utterance, utterance.waveform, f"{path.name}: {utterance.key}"), "json": meta}
+                for name, waveform in utterance.audio.items():
+                    check_member_name(name, f"{path.name}: {utterance.key}")
+                    files[f"{name}.flac"] = _flac(utterance, waveform, f"{path.name}: {utterance.key}.{name}")
+                    lengths.setdefault(name, {})[utterance.key] = len(waveform)
+                writer.write({"__key__": utterance.key, **files})
                 keys.append(utterance.key)
                 samples.append(len(utterance.waveform))
         with temporary.open("rb") as file:
@@ -77,11 +84,34 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         return None
     audio = [members[f"{key}.flac"] for key in keys]
     info = [members[f"{key}.json"] for key in keys]
-    index = ShardIndex(path, len(keys), size, digest)
-    # The hash comes last, because `ShardIndex.check` reads only the end.
-    body = Members(keys, samples, audio, info, digest)._asdict()
+    further: dict[str, Further] = {
+        name: [(*members[f"{key}.{name}.flac"], of[key]) if key in of else None for key in keys]
+        for name, of in sorted(lengths.items())
+    }
+    index = ShardIndex(path, len(keys), size, digest, audio_members=tuple(further))
+    body = Members(keys, samples, audio, info, digest, further)._asdict()
+    if not further:
+        del body["further"]
+    body["sha256"] = body.pop("sha256")  # last, because `ShardIndex.check` reads only the end
     write_bytes(index.index_path, json.dumps(body).encode())
     return index
+
+
+def check_member_name(name: str, where: str) -> None:
+    """Refuse names of further audio that WebDataset would change (it writes extensions in small letters) or split."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(
+            f"{where}: {name!r} is not a valid name of further audio; use small letters, digits and underscores, and begin "
+            "with a letter"
+        )
+
+
+def _flac(utterance: Utterance, waveform: np.ndarray, name: str) -> bytes:
+    try:
+        check_waveform(waveform, name, utterance.allow_silence)
+    except BadAudio as error:
+        raise UserError(f"{error}; leave it out of the corpus") from error
+    return encode_flac(waveform)
 
 
 def _check_key(key: str, path: Path) -> None:

@@ -39,6 +39,9 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
 
 def _permuted(split: Split, order: np.ndarray, bar) -> Iterator[Utterance]:
     metas = split.metas()
-    for number, (key, waveform, _) in enumerate(split.utterances()):
-        yield Utterance(key, waveform, metas[order[number]])
+    for number in range(len(split)):
+        shard, place = split.locate(number)
+        audio = shard.further_audio(place)  # stays with its waveform: only labels change places
+        # Silence was allowed when the corpus was written.
+        yield Utterance(shard.keys[place], shard.waveform(place), metas[order[number]], allow_silence=True, audio=audio)
         bar.update()

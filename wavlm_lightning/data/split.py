@@ -61,6 +61,32 @@ class Split:
         """The metadata of all utterances, without decoding audio."""
         return [shard.meta(place) for shard in self.shards for place in range(shard.utterances)]
 
+    @property
+    def audio_members(self) -> tuple[str, ...]:
+        """Names of further audio that utterances may have, from `corpus.json`."""
+        return tuple(sorted({name for shard in self.shards for name in shard.audio_members}))
+
+    def check_audio(self, member: str, aligned: bool = False) -> None:
+        """Raise `UserError` if an utterance lacks further audio, or with `aligned` if its length is not the utterance's.
+
+        Reads the indices, no audio. The corpus keeps every length as it is: what needs equal lengths, such as a clean
+        reference that is cropped with the noisy audio, asks for them here before it reads.
+        """
+        if member not in self.audio_members:
+            have = ", ".join(self.audio_members) or "none"
+            raise UserError(
+                f"split {self.name}: its utterances have no audio {member!r} (further audio: {have}); write it with the "
+                "corpus, see `wavlm prepare folder --help`"
+            )
+        for number in range(len(self)):
+            shard, place = self.locate(number)
+            samples, own = shard.member_samples(place, member), shard.samples[place]
+            if aligned and samples != own:
+                raise UserError(
+                    f"split {self.name}: {member!r} of utterance {shard.keys[place]!r} has {samples:,} samples, the "
+                    f"utterance {own:,}; a target must be as long as its utterance, so cut both alike and prepare again"
+                )
+
     def check_keys(self) -> None:
         """Raise `UserError` if a key occurs twice."""
         # A set of 25 million strings would take gigabytes, so only keys whose hashes collide are compared.

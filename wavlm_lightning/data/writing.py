@@ -20,7 +20,7 @@ from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import in_order
 
-Job = tuple[Path, list[Recording], str]
+Job = tuple[Path, list[Recording], str, bool]
 LEFT = r".*\.tmp"  # also those of older versions
 Done = tuple[ShardIndex | None, dict[str, Any]]
 
@@ -66,12 +66,15 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
         for split, recordings in plan.splits.items()
         for number, begin in enumerate(range(0, len(recordings), plan.shard_files))
     ]
-    jobs: list[Job] = [(out / f"{split}-{number:06d}.tar", chunk, on_error) for split, number, chunk in places]
+    jobs: list[Job] = [
+        (out / f"{split}-{number:06d}.tar", chunk, on_error, plan.distinct) for split, number, chunk in places
+    ]
     # Resampling may use all cores when there is one process, as it always has.
     made = in_order(_shard_maker, jobs, workers or os.cpu_count() or 1, one_thread_each=False, option="--workers")
     written: dict[str, list[Meta]] = {}
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}
+    sounds = Sounds()
     files = sum(map(len, plan.splits.values()))
     with contextlib.closing(made), progress_bar(total=files, unit=" files", desc=str(out)) as bar:
         for (split, _, chunk), (index, left_out) in zip(places, made, strict=True):
@@ -82,8 +85,12 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
                 too_short[split] = too_short.get(split, 0) + len(left_out["too_short"])
             gone = {entry["key"] for entry in left_out["skipped"]} | set(left_out["too_short"])
             absent.setdefault(split, set()).update(gone)
+            sounds.add(split, left_out.get("sounds", {}))
             written.setdefault(split, []).extend(r.meta for r in chunk if r.key not in gone)
             bar.update(len(chunk))
+    sounds.check(out)
+    if sounds.within:
+        source["twice_in_a_split"] = sounds.within
     if too_short:
         source["too_short"] = too_short
     listed = plan.trials or {}
@@ -96,25 +103,56 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     return writer.finish(labels, {split: rows for split, rows in trials.items() if rows})
 
 
+class Sounds:
+    """Finds recordings that are equal sample by sample, whatever their names and formats."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str]] = {}  # hash of the samples -> split and file that had them first
+        self._across: list[str] = []
+        self.within: dict[str, int] = {}  # split -> recordings that another one of the split equals
+
+    def add(self, split: str, digests: dict[str, str]) -> None:
+        """Add a shard of a split: the hash of each file."""
+        for file, digest in digests.items():
+            before, other = self._first.setdefault(digest, (split, file))
+            if before != split:
+                self._across.append(f"{other} in {before} and {file} in {split}")
+            elif other != file:
+                self.within[split] = self.within.get(split, 0) + 1
+
+    def check(self, out: Path) -> None:
+        """Refuse a corpus in which a sound of the training split is in another one, too."""
+        if self._across:
+            shown = ", ".join(self._across[:3]) + (", ..." if len(self._across) > 3 else "")
+            raise UserError(
+                f"{out}: {len(self._across)} recordings are the same sound in two splits ({shown}); remove one of each, or "
+                "give a manifest whose column `split` keeps them together"
+            )
+
+
 def _shard_maker(device: str | None) -> Callable[[Job], Done]:
     return _make_shard
 
 
 def _make_shard(job: Job) -> Done:
     """Read, check and write the recordings of one shard, unless an earlier run did."""
-    path, recordings, on_error = job
+    path, recordings, on_error, distinct = job
     stamp = _stamp(recordings)
+    if distinct:
+        stamp += " distinct"  # the note of an older version has no hashes
     note = path.with_suffix(".prepared.json")
     if (earlier := _earlier(path, note, stamp)) is not None:
         return earlier
     note.unlink(missing_ok=True)  # it describes the shard that is about to be replaced
     skipped: list[dict[str, str]] = []
     too_short: list[str] = []
+    sounds: dict[str, str] = {}
 
     def utterances() -> Iterator[Utterance]:
         for recording in recordings:
             try:
                 waveform = recording.waveform()
+                audio = {name: file.waveform(recording.allow_silence) for name, file in recording.audio.items()}
             except (BadAudio, OSError) as error:
                 if on_error == "stop":
                     raise UserError(f"{error}; repair or remove it, or use --on-error skip") from error
@@ -123,10 +161,16 @@ def _make_shard(job: Job) -> Done:
             if recording.longer_than and len(waveform) <= recording.longer_than * SAMPLE_RATE:
                 too_short.append(recording.key)
             else:
-                yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence)
+                if distinct and waveform.any():
+                    name = str(recording.meta.get("file", recording.key))
+                    stretch = f" from {recording.start:g} s" if recording.start else ""
+                    sounds[name + stretch] = hashlib.sha256(waveform.astype("<f4").tobytes()).hexdigest()
+                yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence, audio)
 
     index = write_shard(path, utterances())
-    left_out = {"skipped": skipped, "too_short": too_short}
+    left_out: dict[str, Any] = {"skipped": skipped, "too_short": too_short}
+    if distinct:
+        left_out["sounds"] = sounds
     facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
     write_json(note, facts, durable=False, indent=None)
     return index, left_out
@@ -150,8 +194,18 @@ def _stamp(recordings: list[Recording]) -> str:
     """A hash that changes if a file, its metadata or the way of reading it changes."""
     facts = []
     for recording in recordings:
-        state = recording.path.stat() if recording.path.exists() else None
         reading = [recording.start, recording.end, recording.gain_db, recording.trim, recording.longer_than]
         reading.append(recording.allow_silence)
-        facts.append([recording.key, recording.meta, reading, state and [state.st_size, state.st_mtime_ns]])
+        further = [
+            [name, file.start, file.end, file.gain_db, *_state(file.path)] for name, file in recording.audio.items()
+        ]
+        fact = [recording.key, recording.meta, reading, _state(recording.path) or None]
+        # Shards without further audio keep the stamp of earlier versions.
+        facts.append([*fact, further] if further else fact)
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _state(path: Path) -> list[int]:
+    """Size and time of a file; empty if it is not there."""
+    state = path.stat() if path.exists() else None
+    return [state.st_size, state.st_mtime_ns] if state else []

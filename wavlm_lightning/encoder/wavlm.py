@@ -30,6 +30,9 @@ class WavLM(nn.Module):
     Args:
         config: sizes; Base if left out. Weights are initialised as published.
 
+    Attributes:
+        feature_grad_mult: factor on the gradient that enters the convolutions; that of the configuration until changed.
+
     Example:
         >>> encoder = WavLM(WavLMConfig.tiny()).eval()
         >>> layers = encoder(torch.randn(2, 16_000), torch.tensor([16_000, 12_000]))
@@ -40,6 +43,7 @@ class WavLM(nn.Module):
     def __init__(self, config: WavLMConfig | None = None):
         super().__init__()
         self.config = config or WavLMConfig.base()
+        self.feature_grad_mult = self.config.feature_grad_mult
         self.feature_extractor = FrontEnd(self.config)
         self.feature_projection = FeatureProjection(self.config)
         self.masked_spec_embed = nn.Parameter(torch.empty(self.config.dim).uniform_())
@@ -68,9 +72,9 @@ class WavLM(nn.Module):
             waveforms = normalize_waveforms(waveforms, lengths)
         waveforms = waveforms.to(self.masked_spec_embed.dtype)
         # The front-end's activations are the largest tensors of the model: keep none where no gradient will reach it.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.feature_grad_mult > 0):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(waveforms, lengths if padded and self.config.batch_invariant else None)
-        return scale_gradient(features, self.config.feature_grad_mult), self.config.frames(lengths)
+        return scale_gradient(features, self.feature_grad_mult), self.config.frames(lengths)
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the transformer, `(batch, frames, dim)`, from the `(batch, frames, channels)` of `features`.

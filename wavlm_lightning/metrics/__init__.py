@@ -2,10 +2,11 @@
 
 - `diarization`, `diarization_rate`, `rttm`: segments, diarization error rate, the RTTM format (SD).
 - `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER (SV).
+- `enhancement`: SI-SDR, its improvement, STOI, as means over utterances.
 - `superb`: SUPERB's Score, Rank and published leaderboard.
 - `cluster_quality`, `effective_rank`: quality of pre-training labels and of representations.
 
-Imports nothing of ours. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or
+Imports `system` at most. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or
 torchmetrics are imported on first use.
 """
 

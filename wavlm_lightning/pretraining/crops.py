@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.batch import PretrainingBatch, Waveforms
+from wavlm_lightning.data.noise import CorpusNoise
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder import WavLMConfig
 
@@ -72,11 +73,8 @@ class Crops(Dataset[PretrainingBatch]):
     def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:
         if self.noise is None:
             return Waveforms(torch.zeros(0, samples), torch.zeros(0, dtype=torch.int64))
-        clips = []
-        for number in rng.integers(len(self.noise), size=count):
-            shard, place = self.noise.locate(int(number))
-            start = int(rng.integers(max(1, shard.samples[place] - samples)))
-            clips.append(shard.waveform(place, start, samples))
+        noise = CorpusNoise(self.noise)
+        clips = [noise.stretch(int(number), samples, rng) for number in rng.integers(len(self.noise), size=count)]
         padded = Waveforms.pad(clips)
         audio = torch.nn.functional.pad(padded.audio, (0, samples - padded.audio.shape[1]))
         return Waveforms(audio, padded.lengths)

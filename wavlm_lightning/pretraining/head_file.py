@@ -1,21 +1,27 @@
-"""File of the pre-training head in an export: the objectives' projections, codewords and quantisers, and their codebooks."""
+"""File of the pre-training head in an export: the objectives' projections, codewords and quantisers, and their codebooks.
+
+Teachers are left out of it: they are as large as the encoder, and a run that goes on makes new ones.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite, write_tensors
+from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
 PREFIX = "objectives."
+TEACHERS = "teachers"  # key of a run's checkpoint: the beginnings of the names of their weights
 
 
 def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict[str, Any]]) -> None:
@@ -26,6 +32,13 @@ def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict
     head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
     write_tensors(folder / WEIGHTS, head)
     write_json(folder / DESCRIPTION, {"codebooks": codebooks})
+
+
+def without_teachers(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a run's checkpoint without the teachers that its objectives keep."""
+    state = checkpoint["state_dict"]
+    teachers = tuple(f"{name}." for name in checkpoint.get(TEACHERS, ()))
+    return {name: value for name, value in state.items() if not name.startswith(teachers)}
 
 
 def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
@@ -42,7 +55,7 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
             f"{source}: no pre-training head there; set model.keep_head: false, or give a run or a folder of `wavlm export`"
         )
     checkpoint = read_run_checkpoint(path)
-    state = {name: value for name, value in checkpoint["state_dict"].items() if name.startswith(PREFIX)}
+    state = {name: value for name, value in without_teachers(checkpoint).items() if name.startswith(PREFIX)}
     return state, checkpoint.get("codebooks", {})
 
 
@@ -53,13 +66,23 @@ def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict
         UserError: there is no head, or it predicts other labels, or it belongs to other objectives.
     """
     state, books = read_head(source)
+    try:
+        check_finite(state, source)
+    except CheckpointError as error:
+        raise UserError(f"model.keep_head: {error}") from error
     if [book["sha256"] for book in books.values()] != [book["sha256"] for book in codebooks.values()]:
         raise UserError(
             f"model.keep_head: the head of {source} predicts another codebook than data.labels; "
             "label the corpus with that codebook, or set model.keep_head: false"
         )
+    kept = {
+        f"{name}.{key}": value
+        for name, each in objectives.named_modules()
+        if isinstance(each, Teacher)
+        for key, value in each.state_dict().items()
+    }
     try:
-        objectives.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()})
+        objectives.load_state_dict({**kept, **{name.removeprefix(PREFIX): value for name, value in state.items()}})
     except RuntimeError as error:
         raise UserError(
             f"model.keep_head: the head of {source} has other objectives than this configuration; use the same, "

@@ -17,7 +17,7 @@ from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.metrics import EffectiveRank
 from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
-from wavlm_lightning.pretraining.objectives import ContrastivePrediction, Objective
+from wavlm_lightning.pretraining.objectives import Objective
 from wavlm_lightning.system.errors import UserError
 
 CALMER = (
@@ -148,12 +148,12 @@ class Health(pl.Callback):
         signs = []
         if self.top_rank < self.minimum_rank:
             signs.append(f"effective rank of the top layer {self.top_rank:.2f}, below {self.minimum_rank:g}")
-        contrastive = [each for each in pl_module.objectives if isinstance(each, ContrastivePrediction)]
+        summed = [each.summed_codebooks for each in pl_module.objectives if each.summed_codebooks]
         for name, value in metrics.items():
             if not name.startswith("valid/") or not name.endswith("perplexity") or "target_perplexity" in name:
                 continue
             # The perplexity of codes is a sum over codebooks; a collapsed codebook adds 1.
-            codebooks = min((each.groups for each in contrastive), default=1) if name.endswith("code_perplexity") else 1
+            codebooks = min(summed, default=1) if name.endswith("code_perplexity") else 1
             if not value >= self.minimum_perplexity * codebooks:  # `not >=` instead of `<`: also true for NaN
                 signs.append(f"{name} {float(value):.2f}, below {self.minimum_perplexity * codebooks:g}")
         return signs

@@ -76,6 +76,7 @@ def step_memory(
     checkpointed: bool = False,
     head_parameters: int = 0,
     head_bytes: float = 0.0,
+    teacher_parameters: int = 0,
 ) -> StepMemory:
     """Memory of a training step in one process, for crops of `samples` at 16 kHz.
 
@@ -86,6 +87,7 @@ def step_memory(
         checkpointed: whether the layers run again in the backward pass (`model.activation_checkpointing`).
         head_parameters: number of parameters of the objectives.
         head_bytes: bytes of the activations that the objectives keep.
+        teacher_parameters: number of parameters of the objectives' teachers, which have neither gradients nor moments.
 
     Raises:
         UserError: the formulas do not cover the precision.
@@ -111,7 +113,7 @@ def step_memory(
     if checkpointed:  # half of it, the feed-forward block, is freed before attention runs
         again = max(layer, again + layer / 2)
     return StepMemory(
-        parameters=share,
+        parameters=share + 4 * teacher_parameters / (processes if sharded else 1),
         gradients=share,
         optimiser=2 * share,
         exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.pretraining.head_file import take_head
+from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
-from wavlm_lightning.pretraining.objectives import Objective, Prediction, published
+from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.training.module import stream
+from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
 TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams, each with its own seed at every step
@@ -34,13 +35,14 @@ class WavLMPretraining(NormalisedUpdates):
         encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`) for fresh weights, or a
             checkpoint to continue from.
         encoder_overrides: configuration fields of the encoder to change.
-        objectives: the terms of the loss; masked prediction and feature penalty by default.
+        objectives: the terms of the loss; masked prediction and feature penalty by default. They may ask for further passes
+            of a batch (`View`) and keep a `Teacher`.
         keep_head: load the objectives' parameters as well, if `encoder` is a run or a folder of `wavlm export`; the labels
             must come from the same codebook.
         masking: how frames are masked.
         mixing: how utterances are mixed.
         learning_rate: peak of the schedule.
-        warmup: share of the steps over which the rate rises.
+        warmup: share of the updates over which the rate rises; above 1, a number of updates.
         decay: `linear` or `cosine` to zero at `trainer.max_steps`.
         betas: of AdamW.
         eps: of AdamW.
@@ -49,6 +51,7 @@ class WavLMPretraining(NormalisedUpdates):
         seed: of initial weights, masking and mixing.
         activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
         compile: compile the transformer layers with torch.compile.
+        schedule: another learning rate over updates, in place of `warmup` and `decay`.
     """
 
     monitor = ("valid/loss", "min")
@@ -71,8 +74,9 @@ class WavLMPretraining(NormalisedUpdates):
         seed: int = 0,
         activation_checkpointing: bool = False,
         compile: bool = False,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all)
+        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule)
         torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
@@ -80,6 +84,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.objectives = nn.ModuleList(objectives or published())
         self.masking, self.mixing, self.seed = masking, mixing, seed
         self.codebooks: dict[str, dict[str, Any]] | None = None
+        self.views: dict[View, list[View]] = {}  # further passes -> the views of the objectives that they serve
 
     # Construction. The objectives are built in `configure_model`, when the data have told the sizes of the codebooks.
 
@@ -89,6 +94,7 @@ class WavLMPretraining(NormalisedUpdates):
     def configure_model(self) -> None:
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
+        self.check_strategy("pre-training")
         data: Any = self.trainer.datamodule
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
@@ -102,8 +108,11 @@ class WavLMPretraining(NormalisedUpdates):
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
         self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
-        if isinstance(self.trainer.strategy, FSDP2):
-            self.trainer.strategy.shard(self, self.encoder.encoder)
+        self.shard_parameters()
+
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        teachers = [each.encoder for each in self.objectives.modules() if isinstance(each, Teacher)]
+        return [layer for encoder in (self.encoder, *teachers) for layer in encoder.encoder.layers]
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
         """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""
@@ -113,7 +122,10 @@ class WavLMPretraining(NormalisedUpdates):
         self.codebooks = codebooks
         for objective in self.objectives:
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+            objective.attach(self.encoder)
+        self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
+        layers |= {layer for view in self.views if view.gradients for layer in view.layers}
         if layers and max(layers) < self.encoder.config.layers:
             raise UserError(
                 f"objectives: none reads the last layer, so layers {max(layers) + 1} to {self.encoder.config.layers} would "
@@ -124,10 +136,25 @@ class WavLMPretraining(NormalisedUpdates):
         if self.keep_head:
             take_head(self.objectives, Path(self.source), codebooks)
 
+    def _ask_for_views(self) -> None:
+        # By what tells passes apart: all that a view says but its layers.
+        for objective in self.objectives:
+            for view in objective.views():
+                if not view.layers or not 0 <= min(view.layers) <= max(view.layers) <= self.encoder.config.layers:
+                    raise UserError(
+                        f"objectives: {type(objective).__name__} asks for a view of layers {list(view.layers)}, but the "
+                        f"encoder has 0 to {self.encoder.config.layers}"
+                    )
+                asked = self.views.setdefault(replace(view, layers=()), [])
+                if view not in asked:
+                    asked.append(view)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
+            checkpoint[TEACHERS] = teachers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "codebooks" not in checkpoint:
@@ -167,7 +194,7 @@ class WavLMPretraining(NormalisedUpdates):
         count = self.encoder.config.layers
         keep = sorted({layer for objective in self.objectives for layer in objective.layers(count)}) or [count]
         layers = self.encoder.contextualise(projected, frame_lengths, mask, keep=keep, dropped=dropped)
-        return Prediction(
+        prediction = Prediction(
             hidden=dict(zip(keep, layers.hidden, strict=True)),
             features=features,
             normalised=normalised,
@@ -179,11 +206,47 @@ class WavLMPretraining(NormalisedUpdates):
             step=step,
             generator=generator,
         )
+        if not self.views:
+            return prediction
+        return replace(prediction, views=self._further_passes(prediction, audio, frame_lengths, dropped))
+
+    def _further_passes(
+        self, main: Prediction, audio: Tensor, frame_lengths: Tensor, dropped: Sequence[bool] | None
+    ) -> dict[View, Prediction]:
+        """The views that the objectives asked for; each mask is drawn once, and equal passes run once."""
+        passes: dict[View, Prediction] = {}
+        frames = main.features.shape[1]
+        masks: dict[int | None, Tensor | None] = {None: None, 0: main.mask}
+        for number in sorted({view.mask for view in self.views if view.mask is not None} - {0}):
+            masks[number] = self.masking(frame_lengths, frames, main.generator)
+        for kind, asked in self.views.items():
+            keep = sorted({layer for view in asked for layer in view.layers})
+            runs = self.encoder if kind.teacher is None else kind.teacher.encoder
+            with torch.set_grad_enabled(torch.is_grad_enabled() and kind.gradients):
+                # Convolutions have no dropout, so that those of the main pass serve all who hear the same.
+                features = main.features
+                heard = main.audio if kind.clean else audio
+                own = kind.teacher is not None and not kind.teacher.shares_convolutions
+                if own or heard is not audio:
+                    features = (runs if own else self.encoder).features(heard)[0][:, :frames]
+                projected, normalised = runs.project(features)
+                skipped = dropped if kind.teacher is None else None
+                layers = runs.contextualise(projected, frame_lengths, masks[kind.mask], keep=keep, dropped=skipped)
+            mask = masks[kind.mask]
+            found = replace(
+                main,
+                hidden=dict(zip(keep, layers.hidden, strict=True)),
+                features=features,
+                normalised=normalised,
+                projected=projected,
+                mask=torch.zeros_like(main.mask) if mask is None else mask,
+            )
+            passes.update(dict.fromkeys(asked, found))
+        return passes
 
     def _seed(self, stage: int, batch_idx: int, rank: int) -> int:
         # A function of the place in the run alone, so that a resumed run draws the same numbers.
-        entropy = [self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank]
-        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return stream(self.seed, stage, 0 if stage == VALIDATION else self.current_epoch, batch_idx, rank)
 
     def _generator(self, stage: int, batch_idx: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self._seed(stage, batch_idx, self.global_rank))
@@ -224,6 +287,15 @@ class WavLMPretraining(NormalisedUpdates):
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=rows)
         if "masked_accuracy" in values:
             self.log("accuracy", values["masked_accuracy"], prog_bar=True, logger=False, batch_size=rows)
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """One update; the objectives hear of it unless its gradient was not finite and the weights are as before."""
+        super().optimizer_step(*arguments, **named)
+        if not self.skipped_in_a_row:
+            for objective in self.objectives:
+                objective.after_update(
+                    self.encoder, self.trainer.global_step + 1
+                )  # Lightning counts it after this hook
 
     def validation_step(self, batch: PretrainingBatch, batch_idx: int) -> None:
         """Score masked and visible frames of clean crops, with the same masks every time."""

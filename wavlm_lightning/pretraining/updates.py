@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.training.optimizers import drop_gradient_unless_finite, learning_rate_factor, parameter_groups
+from wavlm_lightning.training.module import Optimization, Trainable
+from wavlm_lightning.training.optimizers import pretraining_schedule
+from wavlm_lightning.training.schedules import Schedule
 
 # Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range; the
 # true number of masked frames, over all ranks and micro-steps, divides the gradient before the update.
 NOMINAL_FRAMES = 1000.0
 
 
-class NormalisedUpdates(pl.LightningModule):
+class NormalisedUpdates(Trainable):
     """Makes the gradient of a loss that sums over masked frames the mean over the masked frames of an update.
 
     For the arguments see `WavLMPretraining`.
@@ -31,13 +32,11 @@ class NormalisedUpdates(pl.LightningModule):
         eps: float,
         weight_decay: float,
         decay_all: bool,
+        schedule: Schedule | None = None,
     ) -> None:
-        super().__init__()
-        self.learning_rate, self.warmup, self.decay = learning_rate, warmup, decay
-        self.betas, self.eps, self.weight_decay, self.decay_all = betas, eps, weight_decay, decay_all
-        self.skipped_updates = self.skipped_in_a_row = 0  # because their gradient was not finite
+        super().__init__(learning_rate, Optimization(schedule, betas, eps, weight_decay, decay_all))
+        self.warmup, self.decay = warmup, decay
         self._masked_frames: Tensor | float = 0.0
-        self._norm: Tensor | None = None
 
     @property
     def logs_this_step(self) -> bool:
@@ -65,13 +64,9 @@ class NormalisedUpdates(pl.LightningModule):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, factor)
         self._masked_frames = 0.0
-        self._norm, finite = drop_gradient_unless_finite(self.parameters())
-        if finite:
-            self.skipped_in_a_row = 0
-        else:
-            self.skipped_updates += 1
-            self.skipped_in_a_row += 1
+        self.guard_gradient()
         if self.logs_this_step:
+            assert self._norm is not None
             self.log("train/gradient_norm", self._norm)
             self.log("train/skipped_updates", float(self.skipped_updates))
 
@@ -87,19 +82,19 @@ class NormalisedUpdates(pl.LightningModule):
         if gradient_clip_val and self._norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, self._norm)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        total = self.trainer.max_steps
-        if total <= 0:
-            raise UserError("pre-training needs trainer.max_steps, where the learning-rate schedule ends; set it")
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self, self.weight_decay, self.decay_all),
+    def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW, also without decay."""
+        return torch.optim.AdamW(
+            groups,
             lr=self.learning_rate,
-            betas=self.betas,
-            eps=self.eps,
+            betas=self.optimization.betas,
+            eps=self.optimization.eps,
             # With fp16 a fused step would unscale the gradients itself, after they have been normalised and clipped.
             fused=self.trainer.scaler is None and self.device.type in ("cpu", "cuda"),
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, total, self.warmup, self.decay)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def schedule_of_run(self) -> Schedule:
+        total = self.trainer.max_steps
+        if total <= 0:
+            raise UserError("pre-training needs trainer.max_steps, where the learning-rate schedule ends; set it")
+        return self.optimization.schedule or pretraining_schedule(self.decay, self.warmup, total)

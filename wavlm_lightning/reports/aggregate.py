@@ -12,7 +12,7 @@ from wavlm_lightning.system.errors import UserError
 
 
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
-    """Average every metric over folds, and add the spread of the headline (SUPERB's figure for ER is this mean).
+    """Average every metric over folds, and add the spread of the headlines (SUPERB's figure for ER is this mean).
 
     The cards differ only in the tested split. In the result `details["folds"]` holds the headline of each fold, and the
     metric `HEADLINE_spread` is the sample standard deviation over folds; a single card is returned without them.
@@ -24,8 +24,11 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
         name: {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
         for name, value in first.metrics.items()
     }
-    spread = statistics.stdev(card.value for card in cards)
-    metrics[f"{first.headline}_spread"] = {"value": spread, "unit": first.main["unit"], "better": "lower"}
+    for name in first.shown:
+        spread: MetricValue = {**first.metrics[name], "better": "lower"}
+        spread["value"] = statistics.stdev(card.metrics[name]["value"] for card in cards)
+        spread.pop("chance", None)
+        metrics[f"{name}_spread"] = spread
     selection: Selection | None = first.selection and {**first.selection, "value": validation(cards)}
     return replace(
         first,

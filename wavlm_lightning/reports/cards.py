@@ -29,9 +29,22 @@ class MetricValue(TypedDict):
     decimals: NotRequired[int]
 
 
+DECIMALS = 2  # of a metric that does not say; the SUPERB board's own precision
+
+
 def scale(metric: MetricValue) -> float:
     """The factor from a metric's value in curves to that on its card."""
     return metric.get("scale", 100.0 if metric["unit"] == "%" else 1.0)
+
+
+def percent(metric: MetricValue) -> float:
+    """The value in percent, whatever unit the card gives a fraction in."""
+    return metric["value"] if metric["unit"] == "%" else 100 * metric["value"] / scale(metric)
+
+
+def metric_text(metric: MetricValue) -> str:
+    """The value with its decimals and unit: "9.3 dB"."""
+    return f"{metric['value']:.{metric.get('decimals', DECIMALS)}f} {metric['unit']}".rstrip()
 
 
 class CorpusReference(TypedDict):
@@ -68,6 +81,7 @@ class ResultCard:
         task: abbreviation, such as "PR", "KS" or "SID".
         metrics: name -> {"value", "unit", "better"} and, where it means something, "chance".
         headline: the name of the main metric, a key of `metrics`.
+        headlines: the metrics that tables and pictures show, if they are more than the main one; see `shown`.
         corpus: {"name", "path", "split", "utterances", "seconds"} of the test.
         upstream: {"label", "class", "sha256", "parameters", "frame_rate" (Hz), "layers"}; an upstream without
             weights has sha256 "" and 0 parameters.
@@ -80,6 +94,9 @@ class ResultCard:
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
         protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
         details: further JSON-like facts of the test; each task decides which.
+        fitted: what was fitted on the validation split (a threshold, a clustering), see `Task.fit_on_validation`.
+        averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
+        started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
         runtime_seconds: wall time of the test.
         command: the command that repeats the test.
         created: ISO 8601 time.
@@ -101,10 +118,14 @@ class ResultCard:
     steps: int
     best_step: int
     selection: Selection | None = None
+    headlines: list[str] = field(default_factory=list)
     trainable_parameters: int = 0
     layer_weights: list[float] = field(default_factory=list)
     protocol: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    fitted: dict[str, Any] = field(default_factory=dict)
+    averaged: list[int] = field(default_factory=list)
+    started: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
     command: str = ""
     created: str = ""
@@ -113,6 +134,11 @@ class ResultCard:
     @property
     def main(self) -> MetricValue:
         return self.metrics[self.headline]
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the metrics that tables and pictures show; those of older cards are the main one."""
+        return self.headlines or [self.headline]
 
     @property
     def value(self) -> float:
@@ -128,6 +154,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
+        if not self.headlines:  # such cards stay as older versions wrote them
+            del content["headlines"]
         self._check(content, f"the card for {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content, indent=2, allow_nan=False)
@@ -166,6 +194,9 @@ class ResultCard:
                 _refuse(where, entry.name, "is missing")
         if content["headline"] not in content["metrics"]:
             _refuse(where, "headline", f"names {content['headline']!r}, which is not among the metrics")
+        for name in content.get("headlines", ()):
+            if name not in content["metrics"]:
+                _refuse(where, "headlines", f"names {name!r}, which is not among the metrics")
         weights = content.get("layer_weights")
         if weights and abs(sum(weights) - 1) > 1e-3:
             _refuse(where, "layer_weights", f"sums to {sum(weights):.4f}, not to 1 (store them after the softmax)")

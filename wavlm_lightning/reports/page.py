@@ -80,6 +80,38 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """Sounds to play, each with its spectrogram; inside the page as data, in Markdown as links to files.
+
+    Attributes:
+        drawing: a panel for each sound.
+        names: of the sounds, for screen readers and links.
+        data: of each sound, as a `data:` address.
+        files: of each sound, as seen from the page.
+    """
+
+    drawing: Drawing
+    names: Sequence[str]
+    data: Sequence[str]
+    files: Sequence[str]
+
+    def to_html(self) -> str:
+        panels = "".join(
+            f'<div class="panel">{svg}<audio controls preload="metadata" aria-label="{html.escape(name)}" src="{address}">'
+            "</audio></div>"
+            for svg, name, address in zip(self.drawing.panels, self.names, self.data, strict=True)
+        )
+        return (
+            f'<figure class="sounds of-{min(len(self.names), 3)}"><div class="panels">{panels}</div>'
+            f"<figcaption>{inline(self.drawing.caption)}</figcaption></figure>"
+        )
+
+    def to_markdown(self) -> str:
+        links = " · ".join(f"[{name}]({file})" for name, file in zip(self.names, self.files, strict=True))
+        return f"{self.drawing.to_markdown()}\n\n{links}"
+
+
+@dataclass(frozen=True)
 class Commands:
     """Commands to copy: (purpose, command) pairs. One click selects a whole command."""
 

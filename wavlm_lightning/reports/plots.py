@@ -11,6 +11,7 @@ from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.reports.theme import GRID, INK, MUTED, PAPER, SERIES
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
 
 TRAIN, VALID = SERIES[1], SERIES[0]
@@ -128,6 +129,19 @@ def draw_layers(
         spine.set_visible(False)
     axes.set_title(title)
     axes.set_xlabel("layer (weights in %)")
+
+
+def draw_spectrogram(axes: "Axes", decibels: "np.ndarray", title: str, loudest: float, seconds: float) -> None:
+    """Draw a spectrogram `(frequencies up to 8 kHz, frames)` in dB; black is 80 dB below `loudest`."""
+    axes.imshow(
+        decibels, origin="lower", aspect="auto", extent=(0, seconds, 0, 8), cmap="magma",
+        vmin=loudest - 80, vmax=loudest, interpolation="antialiased",
+    )  # fmt: skip
+    axes.set_title(title)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_xlabel("s")
+    axes.set_ylabel("kHz")
 
 
 def draw_lines(

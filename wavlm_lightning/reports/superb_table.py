@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from wavlm_lightning.metrics.superb import METRICS, TASKS, leaderboard, partial_score, published_entries, rank, score
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.cards import ResultCard, percent
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
 
 # Column of the board -> the name of that metric on our cards.
@@ -32,7 +32,7 @@ def board_column(column: str, better: str) -> Cell:
 def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
     """One row of the board in percent: column -> value, from the cards of an upstream."""
     return {
-        column: cards[task].metrics[METRIC_OF[column]]["value"]
+        column: percent(cards[task].metrics[METRIC_OF[column]])
         for task, columns in TASKS.items()
         if task in cards
         for column in columns

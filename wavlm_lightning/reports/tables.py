@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 ARROWS = {"lower": "↓", "higher": "↑"}
 MISSING = "–"
 
+TITLES = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDRi"}  # names of metrics that `metric_title` cannot derive
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -66,6 +68,8 @@ def text_table(
 def metric_title(name: str) -> str:
     """The name of a metric as pages show it: "per" -> "PER", "test/slot_f1" -> "slot f1", "accuracy" -> "accuracy"."""
     name = name.rsplit("/", 1)[-1]
+    if name in TITLES:
+        return TITLES[name]
     return name.upper() if len(name) <= 4 else name.replace("_", " ")
 
 

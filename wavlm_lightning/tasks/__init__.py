@@ -3,8 +3,9 @@
 Reading order:
 
 1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
-2. `data`, `utterances`: `TaskData`, which makes the batches, from audio or from cached features.
-3. `classification`, `ctc`: what tasks of one kind share.
+2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
+   `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
+3. `classification`, `ctc`, `waveform`: what tasks of one kind share.
 4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
@@ -28,6 +29,7 @@ from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
     "CtcTask",
@@ -47,4 +49,5 @@ __all__ = [
     "TaskData",
     "Unit",
     "UtteranceClassification",
+    "WaveformTask",
 ]

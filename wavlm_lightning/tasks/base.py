@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -18,13 +18,19 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
-from wavlm_lightning.training.optimizers import drop_gradient_unless_finite
+from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.start_from import Part, start_from_run
+from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.training.module import Optimization, Trainable, stream
+from wavlm_lightning.training.optimizers import parameter_groups
+from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 from wavlm_lightning.upstreams.cache import Level
 
 Direction = Literal["lower", "higher"]
 Protocol = Literal["superb", "fixed"]
-Answer = Literal["label", "vector", "labels", "frames", "waveform"]
+Answer = Literal["label", "vector", "labels", "frames", "waveform", "text"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,16 @@ class Unit:
     scale: float = 100.0
     decimals: int = 2
 
+    def text(self, value: float) -> str:
+        """A metric's value as people read it: 0.2514 as "25.14 %", 9.3456 as "9.3 dB"."""
+        return f"{value * self.scale:.{self.decimals}f} {self.name}".rstrip()
+
 
 PERCENT = Unit()
+ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
 
-class Task(HeadCheckpoint):
+class Task(HeadCheckpoint, Trainable):
     """A downstream task: a LightningModule with a head on an upstream (SUPERB, arXiv 2105.01051).
 
     A subclass declares the class attributes and implements a few short methods: the label inventory, how a target is
@@ -54,23 +65,40 @@ class Task(HeadCheckpoint):
 
     Args:
         upstream: where features come from; frozen unless it says otherwise.
-        learning_rate: of Adam; the only hyperparameter that SUPERB tunes.
+        learning_rate: of Adam, peak of the schedule; the only hyperparameter that SUPERB tunes.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
         seed: of the head's initial weights.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
+        start_from: folder of a run, or a checkpoint, whose weights a new run begins with; a resumed run does not read it.
+        start_with: which weights of that run: the `head` (with the weighted sum), the `encoder`, or `both`.
+        schedule: learning rate over updates; constant if left out, as in s3prl's configurations of these tasks.
+        weight_decay: above 0 the optimiser is AdamW with this decay.
+        betas: of Adam.
+        eps: of Adam.
+        decay_all: decay all parameters; false spares biases, norms and other vectors.
 
     Attributes:
         name: SUPERB's abbreviation.
         metric: name of the headline metric.
         better: `lower` or `higher`.
+        headlines: the metrics that tables, pictures and lines show, `metric` among them; it alone by default.
         others: further metrics that `build_metric` computes, and their direction.
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
             sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
-            `waveform`, `(batch, samples)`. Windows of long recordings are joined by it; None lets them go by the shape.
+            `waveform`, `(batch, samples)` (see `WaveformTask`); `text`, what `readable` decodes from all frames. Windows of
+            long recordings, prediction, export, reports and W&B go by it; None lets them go by the shape.
+        lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
+            `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
+            `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
+            waveform before `data.transforms` or `data.eval_transforms`.
+        extra_audio: names of further audio that is a second input, such as an enrolment, of any length and not cropped;
+            `batch.extra[name]` has it.
+        data: what the data module serves in this run, see `Served`; None without one.
 
     Example:
         >>> task = KeywordSpotting(upstream=Fbank(cmvn=False), learning_rate=1e-3)
@@ -80,10 +108,15 @@ class Task(HeadCheckpoint):
     name: ClassVar[str]
     metric: ClassVar[str]
     better: ClassVar[Direction]
+    headlines: ClassVar[tuple[str, ...]] = ()
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
+    lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    target_audio: ClassVar[tuple[str, ...]] = ()
+    extra_audio: ClassVar[tuple[str, ...]] = ()
+    sharded_checkpoints = False  # a head is read back in one process
 
     def __init__(
         self,
@@ -92,17 +125,27 @@ class Task(HeadCheckpoint):
         normalize: bool = False,
         seed: int = 1337,
         protocol: Protocol = "superb",
+        start_from: str | None = None,
+        start_with: Part = "both",
+        schedule: Schedule | None = None,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        decay_all: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(learning_rate, Optimization(schedule, betas, eps, weight_decay, decay_all))
+        self.start_from, self.start_with = start_from, start_with
         self.upstream = upstream
-        self.learning_rate, self.seed, self.protocol = learning_rate, seed, protocol
+        self.seed, self.protocol = seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
         self.means = nn.ModuleDict()
         self.add_means("loss")
         self.labels: Any = None
+        self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
-        self.skipped_updates = 0
+        self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
+        self.started: dict[str, Any] = {}  # with which weights the run began
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
@@ -114,9 +157,10 @@ class Task(HeadCheckpoint):
 
     @abstractmethod
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """The target of an utterance from its metadata and `self.labels`: int64 `()`, `(labels,)` or `(frames, classes)`.
+        """The target of an utterance from its metadata and `self.labels`: `()`, `(labels,)` or `(frames, ...)`.
 
-        Raises `UserError` if the metadata lack it or it is not among the labels.
+        Label indices are int64; numbers keep their dtype. Raises `UserError` if the metadata lack it or it is not among
+        the labels. Not called for a task with `target_audio`.
         """
 
     @abstractmethod
@@ -154,11 +198,54 @@ class Task(HeadCheckpoint):
         values = metric.compute()
         return values if isinstance(values, dict) else {self.metric: values}
 
+    def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
+        """What is fitted on the validation split after training: a threshold, a clustering, a calibration.
+
+        Called in every process at the end of each validation, before checkpoints are written; `metric` has seen the whole
+        split, and its `compute` joins the processes. The values, JSON-like, are in `self.fitted`, also in a test or a
+        prediction from a checkpoint. Never called with test data.
+        """
+        return {}
+
+    def transformers_form(self) -> TransformersForm | str:
+        """The head in the transformers library, or the reason why it has none, as the end of a sentence."""
+        return "transformers has no such head"
+
     def selection_split(self, valid: str, test: str) -> str:
         """The split on which the best checkpoint is chosen, one of the two given."""
         return valid
 
+    def needs(self) -> Needs:
+        """What the data module must know of this task."""
+        return Needs(
+            name=self.name,
+            upstream=self.upstream,
+            protocol=self.protocol,
+            read_target=self.read_target,
+            crop_target=self.crop_target,
+            selection_split=self.selection_split,
+            cache_level=self.cache_level,
+            normalize=self.weighted_sum.normalize,
+            # A task that crops its targets has some that follow the waveform, whatever it answers.
+            framewise=self.answer == "frames" or type(self).crop_target is not Task.crop_target,
+            transcribes=self.answer in ("labels", "text"),
+            target_audio=self.target_audio,
+            extra_audio=self.extra_audio,
+        )
+
     # Construction.
+
+    def heads(self) -> dict[str, Task]:
+        """Label -> head: here the task itself under an empty label; `ManyHeads` gives all of its heads."""
+        return {"": self}
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """All metrics, the one that selects the checkpoint first, with their directions."""
+        return {self.metric: self.better, **self.others}
+
+    def unit(self, metric: str) -> Unit:
+        return self.units.get(metric, PERCENT)
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -169,13 +256,37 @@ class Task(HeadCheckpoint):
         """Build the head for the trainer's corpus. Without a trainer, the checkpoint being loaded builds it."""
         if self._trainer is not None:
             check_trainer(self)
-            self.build(self.read_labels(self.trainer.datamodule.corpus))
+            join(self.trainer)
+            if self.data is None:
+                raise UserError(
+                    f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData"
+                )
+            self.build(self.read_labels(self.data.corpus))
+            # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
+            # checkpoint after this hook and so replaces every weight again.
+            if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
+                self.started = start_from_run(self, self.start_from, self.start_with)
+            self.shard_parameters([parameter for parameter in self.parameters() if not parameter.requires_grad])
+
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        return [] if self.upstream.frozen else self.upstream.blocks()
+
+    def waiting_parameters(self) -> Iterable[nn.Parameter]:
+        return (p for p in self.upstream.parameters() if p.requires_grad) if self.upstream.waits else ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes that read audio may get a copy of the task, which must not bring the data module along.
+        return {**super().__getstate__(), "data": None}
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
         if unknown := set(self.units) - {self.metric, *self.others}:
             raise UserError(
                 f"{self.name}: `units` names {', '.join(sorted(unknown))}, which is not a metric of the task"
+            )
+        if self.headlines and (self.metric not in self.headlines or not set(self.headlines) <= set(self.directions)):
+            raise UserError(
+                f"{self.name}: `headlines` are {', '.join(self.headlines)}; name `metric` ({self.metric}) and any of `others`"
             )
         if self.labels is not None:
             if self.labels != labels:
@@ -186,6 +297,8 @@ class Task(HeadCheckpoint):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.build_head(self.upstream.dim)
+        if hidden := sorted(name for name in self._modules if hasattr(Task, name)):
+            raise UserError(f"{self.name}: a layer is called {hidden[0]!r}, which is a method of every task; rename it")
         self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
 
     @property
@@ -200,13 +313,35 @@ class Task(HeadCheckpoint):
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Outputs of the head and valid frames `(batch,)`, from waveforms or cached layers."""
-        layers = self.upstream_layers(inputs)
+        return self.from_layers(self.upstream_layers(inputs), inputs)
+
+    def from_layers(self, layers: Layers, inputs: Any) -> tuple[Tensor, Tensor]:
+        """The same from the upstream's hidden states; `inputs` are the audio or cached layers that they come from."""
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
+
+    # Answers.
+
+    def answer_kind(self, outputs: Tensor) -> Answer:
+        """What the outputs of the head are: `answer`, or by their shape for a task that does not declare it."""
+        return self.answer or ("frames" if outputs.ndim > 2 else "vector")
+
+    def answer_rows(self, outputs: Tensor, lengths: Tensor) -> list[Tensor]:
+        """The outputs of each utterance of a batch, without padding: `(dim,)`, `(frames, dim)` or `(samples,)`."""
+        if self.answer_kind(outputs) in ("labels", "frames", "waveform"):
+            return [row[:length] for row, length in zip(outputs, lengths.tolist(), strict=True)]
+        return list(outputs)
 
     def on_train_batch_start(self, batch: TaskBatch, batch_idx: int) -> None:
         # Dropout and masks depend on the seed and the number of the batch alone, so that a resumed run draws the same.
-        place = [self.seed, self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        number, rank = self.batch_place()
+        torch.manual_seed(stream(self.seed, number, rank, bits=32))
+        # The same on all processes: DDP and FSDP2 need the same layers dropped.
+        generator = torch.Generator().manual_seed(stream(self.seed, ENCODER, number))
+        self.upstream.begin_update(self.trainer.global_step, generator)
+
+    def batch_place(self) -> tuple[int, int]:
+        """Number of the training batch in the run, and of the process that it goes to: where random streams begin."""
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         outputs, lengths = self(batch.inputs)
@@ -237,6 +372,10 @@ class Task(HeadCheckpoint):
         self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
+        # Not on the few batches of a sanity check, nor where s3prl's practice validates on the test split.
+        if not self.trainer.sanity_checking:
+            on_valid = self.selection_split("valid", "test") == "valid"
+            self.fitted = checked(self.fit_on_validation(self.valid_metric), self.name) if on_valid else {}
         for name, value in self.score(self.valid_metric, "valid").items():
             self.log(f"valid/{name}", value, prog_bar=name == self.metric, sync_dist=True)
         self.valid_metric.reset()
@@ -248,35 +387,67 @@ class Task(HeadCheckpoint):
         for name, value in self.score(self.test_metric, "test").items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
+        self.gather_parameters()
+
+    def gather_parameters(self) -> None:
+        """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""
+        if isinstance(self.trainer.strategy, FSDP2):
+            self.upstream.fingerprint()
+        super().gather_parameters()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         outputs, lengths = self(batch.inputs)
         return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Adam at a constant rate, as in s3prl's configurations of these tasks.
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        """The head's group, then those of a trained upstream; one group if all learn at the same rate."""
+        encoder, how = self.upstream.parameter_groups(self.learning_rate), self.optimization
+        if all(group["lr"] == self.learning_rate for group in encoder):
+            return super().optimizer_groups()
+        theirs = set(self.upstream.parameters())
+        head = [parameter for parameter in self.parameters() if parameter not in theirs]
+        found = parameter_groups(head, how.weight_decay, how.decay_all, lr=self.learning_rate, name="head")
+        for group in encoder:
+            own = {key: value for key, value in group.items() if key not in ("params", "weight_decay")}
+            found += parameter_groups(group["params"], how.weight_decay, how.decay_all, **own)
+        return found
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # As s3prl does: an update whose gradient is not finite would make every weight NaN.
-        _, finite = drop_gradient_unless_finite(self.parameters())
-        if not finite:
-            self.skipped_updates += 1
+        if not self.guard_gradient():
             self.log("train/skipped_updates", float(self.skipped_updates))
 
 
-def check_trainer(task: Task) -> None:
-    """Refuse a strategy or callback under which the head or the upstream would silently train wrongly."""
-    strategy = task.trainer.strategy
-    # Any other strategy would need the task to shard itself: without that, each process trains a model of its own.
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+def checked(fitted: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values of `fit_on_validation` as JSON reads them back; a `UserError` unless checkpoint and card can hold them."""
+    try:
+        return json.loads(json.dumps(fitted, allow_nan=False))
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"{task.name}: trainer.strategy {type(strategy).__name__} would not average the gradients of a task over "
-            "processes; use ddp"
-        )
+            f"{name}: fit_on_validation gives values that a card cannot hold ({error}); give finite numbers, text, lists "
+            "and dicts"
+        ) from None
+
+
+def check_trainer(task: Task) -> None:
+    """Refuse a strategy, a callback or a setting under which the head or the upstream would silently train wrongly."""
+    task.check_strategy(task.name)
     for callback in task.trainer.callbacks:
         if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"
             )
+        shared = task.trainer.world_size > 1 or isinstance(task.trainer.strategy, FSDP2)
+        if isinstance(callback, BaseFinetuning) and (task.upstream.fine_tuning or shared):
+            raise UserError(
+                f"trainer.callbacks: {type(callback).__name__} would unfreeze what model.upstream.fine_tuning keeps frozen, or "
+                "what several processes would not average; use model.upstream.fine_tuning.from_update instead"
+            )
+    if type(task).configure_optimizers is not Task.configure_optimizers:
+        ignored = [f"model.{name}" for name in ("schedule", "weight_decay") if getattr(task.optimization, name)]
+        rate = task.learning_rate
+        if any(group["lr"] != rate for group in task.upstream.parameter_groups(rate)):
+            ignored.append("the learning rates of model.upstream.fine_tuning")
+        if ignored:
+            raise UserError(f"{task.name}: makes its own optimiser, which ignores {ignored[0]}; remove one of the two")

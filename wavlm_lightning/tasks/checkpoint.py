@@ -1,4 +1,4 @@
-"""Checkpoints that hold the head without its frozen upstream, and the upstream's fingerprint to check on loading."""
+"""Checkpoints that hold the head and its upstream if it is trained; of a frozen one, its fingerprint to check on loading."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
-PROCESSING = ("gain_db", "trim")  # keys of `corpus.json` under which a corpus recipe records what it did to the audio
+# The weights in a checkpoint: of Lightning's callback `WeightAveraging`, the average first and then those of the last update.
+STATES = {"state_dict", "current_model_state"}
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -22,7 +25,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     seed: int
     protocol: Any
     labels: Any
+    data: Served | None
     trained: dict[str, Any]
+    fitted: dict[str, Any]
+    started: dict[str, Any]
     monitor: Any
 
     @abstractmethod
@@ -30,10 +36,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         """Create the head for a label inventory."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the frozen upstream; add its fingerprint, the labels and how the head was trained."""
+        """Drop the frozen upstream, or say how to rebuild the trained one; add the labels and how the head was trained."""
         if self.upstream.frozen:
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+            for part in STATES & checkpoint.keys():
+                state = checkpoint[part]
+                checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
+        else:
+            checkpoint |= self.upstream.checkpoint_entries()
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
@@ -44,23 +53,20 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "protocol": self.protocol,
-            "processing": self._processing(),
+            "processing": {} if self.data is None else self.data.processing,
             "steps": self.trainer.max_steps,
             "best_step": checkpoint["global_step"],
+            "fitted": self.fitted,
+            "started": self.started,
             "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
         }
-
-    def _processing(self) -> dict[str, Any]:
-        corpus = getattr(getattr(self.trainer, "datamodule", None), "corpus", None)
-        source = {} if corpus is None else corpus.body["source"]
-        return {name: source[name] for name in PROCESSING if name in source}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task", {})
         if kept.get("name") != self.name:
             raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
-        if kept["upstream_sha256"] not in (None, self.upstream.fingerprint()):
+        if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
                 "set model.upstream to the one used in training"
@@ -70,11 +76,29 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 f"this {self.name} head was trained with protocol: {kept['protocol']}; "
                 "set model.protocol to the same value"
             )
+        if "averaged" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+            raise UserError(
+                "this checkpoint holds averaged weights, with which no optimiser goes on; start a new run with "
+                "model.start_from"
+            )
+        self.upgrade(checkpoint)
         self.build(kept["labels"])
+        if self.upstream.frozen and checkpoint.keys() >= STATES:
+            # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
+            own = self.state_dict()
+            checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith("upstream.")}
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
+        self.fitted, self.started = kept.get("fitted", {}), kept.get("started", {})
+
+    def upgrade(self, checkpoint: dict[str, Any]) -> None:
+        """Bring a checkpoint of an older version of the task to today's form, in place; a task without one does nothing."""
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load a head; only parameters of a frozen upstream may be missing."""
+        try:
+            check_finite(state_dict, f"the checkpoint of {self.name}")
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)

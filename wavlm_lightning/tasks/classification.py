@@ -14,6 +14,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.transformers_form import CLASSIFICATION, TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -61,6 +62,10 @@ class UtteranceClassification(Task):
     @property
     def chance(self) -> float:
         return 1 / len(self.labels)
+
+    def transformers_form(self) -> TransformersForm:
+        """The head of a `WavLMForSequenceClassification`."""
+        return TransformersForm(CLASSIFICATION, list(self.labels), {"classifier_proj_size": self.hidden})
 
     def build_head(self, dim: int) -> None:
         self.projector = nn.Linear(dim, self.hidden)

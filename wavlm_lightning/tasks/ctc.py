@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 
 BLANK = 0  # index of the CTC blank
 
@@ -32,6 +33,9 @@ class CtcTask(Task):
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {label: number for number, label in enumerate(self.labels)}
+
+    def transformers_form(self) -> TransformersForm | str:
+        return "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss per label, mean over utterances; an utterance with fewer frames than its labels need counts zero."""

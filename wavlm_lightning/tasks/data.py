@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,25 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.augment.transforms import WaveformTransform
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.data.loading.resume import ResumableData
+from wavlm_lightning.data.noise import open_transforms
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import cache_directory
-from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level, tasks_of
+from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
+from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
 from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
 from wavlm_lightning.upstreams.cache import FeatureCache
+
+
+def _key(name: str) -> str:
+    """The option that holds the transforms of `train`, `valid` or `test`."""
+    return "data.transforms" if name == "train" else "data.eval_transforms"
 
 
 class TaskData(ResumableData):
@@ -48,7 +58,10 @@ class TaskData(ResumableData):
             at every step. Utterances that are cropped are not cached; the upstream runs over their crops in every epoch.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
-        seed: of order and crops.
+        seed: of order, crops and training transforms.
+        transforms: what training waveforms go through after the crop, in order, each drawn anew every time an utterance
+            is read: noise, rooms, changes of speed, see `wavlm_lightning.augment.transforms`. Not with `cache`.
+        eval_transforms: the same for validation and test, where an utterance always gets the same draw.
     """
 
     def __init__(
@@ -69,6 +82,8 @@ class TaskData(ResumableData):
         cache_gib: float = 20.0,
         num_workers: int = 0,
         seed: int = 1337,
+        transforms: list[WaveformTransform] | None = None,
+        eval_transforms: list[WaveformTransform] | None = None,
     ) -> None:
         super().__init__()
         self.path = Path(corpus)
@@ -83,28 +98,73 @@ class TaskData(ResumableData):
             self.cache_directory = cache_directory() / "features" if cache == "auto" else Path(cache)
         self.cache_gib, self.num_workers, self.seed = cache_gib, num_workers, seed
         self.cache: FeatureCache | None = None
+        self.transforms: dict[str, Sequence[WaveformTransform]] = {"train": transforms or ()}
+        self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
+        self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
+        self.needs: tuple[Needs, ...] = ()
 
     @property
     def corpus(self) -> Corpus:
-        return Corpus.open(self.path)
-
-    def _tasks(self) -> list[Task]:
-        assert self.trainer is not None, "TaskData reads the task from its trainer"
-        return tasks_of(self.trainer.lightning_module)
-
-    def _task(self) -> Task:
-        """The first task. It answers for all where they must agree: the upstream and `batch_requirements`."""
-        return self._tasks()[0]
+        """The corpus, with the label inventories that training transforms extend."""
+        corpus = Corpus.open(self.path)
+        inventories = corpus.inventories
+        for transform in self.transforms["train"]:
+            inventories = transform.inventories(inventories)
+        if inventories is not corpus.inventories:
+            corpus.body["inventories"] = inventories
+        return corpus
 
     def setup(self, stage: str) -> None:
         """Open the splits of a stage and, with a cache, compute the features that it lacks."""
-        check_alike(self._tasks(), self.batch_requirements)
+        assert self.trainer is not None, "Lightning calls `setup` of a data module that has a trainer"
+        join(self.trainer, partial(self.serve, stage))
+
+    def serve(self, stage: str, needs: tuple[Needs, ...]) -> Served:
+        """Prepare a stage (`fit`, `validate`, `test` or `predict`) for tasks that need this; the first answers for all.
+
+        Raises:
+            UserError: the tasks cannot share batches, or the corpus lacks what they need.
+        """
+        self.needs = needs
+        check_alike(needs, self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
+        for name, split in self.opened.items():
+            self._open_transforms(name)
+            self._check_audio(name, split)
         if self.cache_directory is not None:
             self._fill_cache()
+        loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
+        return Served(self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path)
 
-    def batch_requirements(self, task: Task) -> dict[str, Any]:
+    def _open_transforms(self, name: str) -> None:
+        """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
+        key = _key(name)
+        if self.transforms[name] and self.cache_directory is not None:
+            raise UserError(
+                f"{key}: a cache holds the features of {name} as they are in the corpus, not of what the transforms make of "
+                "them; set data.cache: null"
+            )
+        check_transforms(self.transforms[name], self.needs, key)
+        described = open_transforms(self.transforms[name])
+        if name == "train":
+            self.described = described
+
+    def _check_audio(self, name: str, split: Split) -> None:
+        """Check that a split has the further audio that tasks need."""
+        for task in self.needs:
+            for member in task.extra_audio:
+                split.check_audio(member)
+            for member in task.target_audio:
+                if member in split.audio_members or len(task.target_audio) > 1:
+                    split.check_audio(member, aligned=True)
+                elif not self.transforms[name]:
+                    raise UserError(
+                        f"{task.name}: the utterances of split {split.name} have no audio {member!r}; write it with the "
+                        f"corpus (`wavlm prepare folder --help`), or set {_key(name)}, whose input is then the target"
+                    )
+
+    def batch_requirements(self, task: Needs) -> dict[str, Any]:
         """Settings that must agree for tasks to share batches, by the name that an error message gives them.
 
         A subclass that consults further settings of the task adds them.
@@ -114,7 +174,7 @@ class TaskData(ResumableData):
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
         """The splits that a stage uses, `used`: some of `train`, `valid` and `test`."""
-        corpus, task = self.corpus, self._task()
+        corpus, task = self.corpus, self.needs[0]
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
         opened = {name: open_splits(corpus, names[name]) for name in used}
         if self.min_seconds and "train" in opened:
@@ -123,16 +183,16 @@ class TaskData(ResumableData):
         return opened
 
     def _crop(self) -> float | None:
-        return self.max_seconds if self.max_frames is None else self.max_frames / self._task().upstream.frame_rate
+        return self.max_seconds if self.max_frames is None else self.max_frames / self.needs[0].upstream.frame_rate
 
-    def _resamples(self, task: Task) -> bool:
+    def _resamples(self, task: Needs) -> bool:
         """Whether validation draws with replacement, as s3prl does for KS."""
-        return task.protocol == "superb" and self.balance is not None
+        return task.resamples and self.balance is not None
 
     def _fill_cache(self) -> None:
-        trainer, directory, upstream = self.trainer, self.cache_directory, self._task().upstream
+        trainer, directory, upstream = self.trainer, self.cache_directory, self.needs[0].upstream
         assert directory is not None
-        level = common_level(self._tasks())
+        level = common_level(self.needs)
         precision, context = str(trainer.precision), trainer.precision_plugin.forward_context
         self.cache = FeatureCache(directory, upstream, level, self.cache_gib, self.factor, precision, context)
         for name, split in self.opened.items():
@@ -147,7 +207,7 @@ class TaskData(ResumableData):
     def _longest(self, name: str) -> int | None:
         """Samples of the longest utterance of a split that is not cropped; None if the split is never cropped."""
         seconds = self._crop()
-        cropped = name == "train" or (name == "valid" and self._resamples(self._task()))
+        cropped = name == "train" or (name == "valid" and self._resamples(self.needs[0]))
         return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
 
     def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
@@ -170,33 +230,48 @@ class TaskData(ResumableData):
             return batch
         assert self.trainer is not None
         with self.trainer.precision_plugin.forward_context():
-            return replace(batch, inputs=batch.inputs.complete(self._task().upstream))
+            return replace(batch, inputs=batch.inputs.complete(self.needs[0].upstream))
+
+    def _augmentation(self, name: str) -> Augmentation | None:
+        transforms = self.transforms[name]
+        if not transforms:
+            return None
+        return Augmentation(
+            self.opened[name], transforms, self.seed if name == "train" else None, self.factor, _key(name)
+        )
 
     def _loader(self, name: str, train: bool) -> DataLoader:
-        split, trainer = self.opened[name], self.trainer
+        split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)
+        # s3prl crops what it resamples in validation as it does in training.
+        resampled = name == "valid" and self._resamples(self.needs[0])
+        max_seconds = self._crop() if train or resampled else None
+        samples, cropped = split.samples, max_seconds
+        if augmentation is not None:
+            # The plan counts the seconds that transforms make of an utterance; its crop comes before them.
+            crops = samples if max_seconds is None else np.minimum(samples, round(max_seconds * SAMPLE_RATE))
+            samples, cropped = augmentation.longest(crops), None
         limits: dict[str, Any] = {"batch_size": self.batch_size, "batch_seconds": self.batch_seconds}
         if not train:
             # Whole utterances, so a batch must hold at least the longest one.
-            longest = float(split.samples.max()) / SAMPLE_RATE
+            longest = float(samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
-        # s3prl crops what it resamples in validation as it does in training.
-        resampled = name == "valid" and self._resamples(self._task())
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
-        max_seconds = self._crop() if train or resampled else None
         plan = BatchPlan(
-            split.samples,
+            samples,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             train=train,
-            max_seconds=max_seconds,
+            max_seconds=cropped,
             multiple=trainer.accumulate_grad_batches,
             seed=self.seed,
             **limits,
         )
         if train:
             self.resume(plan)
-        utterances = LabelledUtterances(split, self._tasks(), max_seconds, self.seed, self.cache, self.factor)
+        utterances = LabelledUtterances(
+            split, self.needs, max_seconds, self.seed, self.cache, self.factor, augmentation
+        )
         pin = torch.cuda.is_available()
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
 
@@ -205,7 +280,10 @@ class TaskData(ResumableData):
         batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
         batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
-        return {"corpus": self.corpus.sha256, "batch": batch}
+        layout = {"corpus": self.corpus.sha256, "batch": batch}
+        if self.transforms["train"]:  # only then, so that older checkpoints can still be resumed
+            layout["transforms"] = self.described
+        return layout
 
     @staticmethod
     def _weights(split: Split, field: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from torch.utils.data import Dataset
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch, Transferable, Waveforms
-from wavlm_lightning.data.corpus import Split
+from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.augmentation import Augmentation
+from wavlm_lightning.tasks.contract import Needs
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import FeatureCache, Level, pooled
 
@@ -47,41 +50,47 @@ class PartlyCached(Transferable):
 
 
 class LabelledUtterances(Dataset[TaskBatch]):
-    """Batches of a split; an item is a list of (utterance number, seed of its crop) pairs, see `BatchPlan`.
+    """Batches of a split; an item is a list of (utterance number, place of its draws in the run) pairs, see `BatchPlan`.
 
     Each task reads its own targets; those of the first become the batch's `targets`, the rest its `others`. Utterances
-    longer than `max_seconds` are cropped at a random place and not read from the cache. `factor` is a gain.
+    longer than `max_seconds` are cropped at a random place and not read from the cache. `factor` is a gain of all audio.
+    With an `augmentation` waveforms go through its transforms after the crop.
     """
 
     def __init__(
         self,
         split: Split,
-        tasks: Sequence[Task],
+        tasks: Sequence[Needs],
         max_seconds: float | None,
         seed: int,
         cache: FeatureCache | None,
         factor: float = 1.0,
+        augmentation: Augmentation | None = None,
     ) -> None:
-        self.split, self.seed, self.cache, self.factor = split, seed, cache, factor
+        self.split, self.seed, self.cache, self.factor, self.augmentation = split, seed, cache, factor, augmentation
         self.names = [task.name for task in tasks]
+        # Bound methods alone, because processes that read audio may get copies of what this object holds.
         self.read_target, self.crop_target = [t.read_target for t in tasks], [t.crop_target for t in tasks]
+        self.target_audio = [task.target_audio for task in tasks]
+        self.aligned = sorted({name for names in self.target_audio for name in names})
+        self.extra = sorted({name for task in tasks for name in task.extra_audio})
         self.max_samples = None if max_seconds is None else round(max_seconds * SAMPLE_RATE)
-        self._targets: dict[int, tuple[Tensor, ...]] = {}  # by utterance, read on first use
+        self._labels: dict[int, tuple[Tensor | None, ...]] = {}  # by utterance, read on first use
 
     def __getitem__(self, items: list[tuple[int, int]]) -> TaskBatch:
         places = [self.split.locate(number) for number, _ in items]
         keys = tuple(shard.keys[place] for shard, place in places)
         cached = [] if self.cache is None else [n for n, (number, _) in enumerate(items) if not self._longer(number)]
+        inputs: Waveforms | Layers | PartlyCached
+        targets: Sequence[tuple[Tensor, ...]]
         if cached:
-            return self._batch(keys, *self._from_cache(items, cached))
-        waveforms, cropped = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
-        return self._batch(keys, Waveforms.pad(waveforms), cropped)
-
-    def _batch(
-        self, keys: tuple[str, ...], inputs: Waveforms | Layers | PartlyCached, targets: Sequence[tuple[Tensor, ...]]
-    ) -> TaskBatch:
+            inputs, targets = self._from_cache(items, cached)
+        else:
+            waveforms, targets = zip(*(self._utterance(number, seed) for number, seed in items), strict=True)
+            inputs = Waveforms.pad(waveforms)
         first, *others = (Targets.pad(of_task) for of_task in zip(*targets, strict=True))
-        return TaskBatch(keys, inputs, first, dict(zip(self.names[1:], others, strict=True)))
+        extra = {name: Waveforms.pad([self._read(*at, member=name) for at in places]) for name in self.extra}
+        return TaskBatch(keys, inputs, first, dict(zip(self.names[1:], others, strict=True)), extra)
 
     def _longer(self, number: int) -> bool:
         """Whether an utterance is cropped, so that its cached features do not apply."""
@@ -92,7 +101,11 @@ class LabelledUtterances(Dataset[TaskBatch]):
     ) -> tuple[Layers | PartlyCached, list[tuple[Tensor, ...]]]:
         assert self.cache is not None
         layers = self.cache.layers([self.cache.read(*self.split.locate(items[row][0])) for row in cached_rows])
-        targets = {row: self._target(items[row][0]) for row in cached_rows}
+        targets = {}
+        for row in cached_rows:
+            number, _ = items[row]
+            aligned = {name: self._read(*self.split.locate(number), member=name) for name in self.aligned}
+            targets[row] = self._targets(self._labels_of(number), None, aligned)
         crop_rows = [row for row in range(len(items)) if row not in targets]
         inputs: Layers | PartlyCached = layers
         if crop_rows:
@@ -102,22 +115,54 @@ class LabelledUtterances(Dataset[TaskBatch]):
             inputs = PartlyCached(layers, Waveforms.pad(crops), *rows, self.cache.level)
         return inputs, [targets[row] for row in range(len(items))]
 
-    def _target(self, number: int) -> tuple[Tensor, ...]:
-        """The targets of an utterance, one for each task."""
-        if number not in self._targets:
-            shard, place = self.split.locate(number)
-            meta = shard.meta(place)
-            self._targets[number] = tuple(read(meta) for read in self.read_target)
-        return self._targets[number]
+    def _read(
+        self, shard: ShardIndex, place: int, start: int = 0, samples: int = -1, member: str | None = None
+    ) -> np.ndarray:
+        return shard.waveform(place, start, samples, member=member) * np.float32(self.factor)
 
     def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         shard, place = self.split.locate(number)
-        samples, targets = shard.samples[place], self._target(number)
-        if self.max_samples is None or samples <= self.max_samples:
-            return shard.waveform(place) * np.float32(self.factor), targets
-        # Seeded by utterance and place in the run, so that workers, ranks and a resumed run crop alike.
-        rng = np.random.default_rng([self.seed, seed, number])
-        start = int(rng.integers(samples - self.max_samples + 1))
-        waveform = shard.waveform(place, start, self.max_samples) * np.float32(self.factor)
-        crops = zip(self.crop_target, targets, strict=True)
-        return waveform, tuple(crop(target, start, self.max_samples) for crop, target in crops)
+        start, samples, crop = 0, -1, None
+        if self.max_samples is not None and shard.samples[place] > self.max_samples:
+            # Seeded by utterance and place in the run, so that workers, ranks and a resumed run crop alike.
+            rng = np.random.default_rng([self.seed, seed, number])
+            start = int(rng.integers(shard.samples[place] - self.max_samples + 1))
+            samples = self.max_samples
+            crop = start, samples
+        waveform = self._read(shard, place, start, samples)
+        # Without such a member, what is heard before the transforms is the reference of what is heard after them.
+        aligned = {
+            name: self._read(shard, place, start, samples, name) if name in shard.audio_members else waveform.copy()
+            for name in self.aligned
+        }
+        labels = None
+        if self.augmentation is not None:
+            before = shard.meta(place)
+            waveform, meta, aligned = self.augmentation(number, seed, waveform, before, aligned)
+            if meta is not before:
+                labels = self._labels_from(meta)
+        return waveform, self._targets(self._labels_of(number) if labels is None else labels, crop, aligned)
+
+    def _targets(
+        self, labels: tuple[Tensor | None, ...], crop: tuple[int, int] | None, aligned: dict[str, np.ndarray]
+    ) -> tuple[Tensor, ...]:
+        """The target of each task: of an utterance, or of a crop (start, samples); `aligned` is already cropped."""
+        targets = []
+        for label, cropped, names in zip(labels, self.crop_target, self.target_audio, strict=True):
+            if label is not None:
+                targets.append(label if crop is None else cropped(label, *crop))
+            else:
+                audio = [torch.from_numpy(aligned[name]) for name in names]
+                targets.append(audio[0] if len(audio) == 1 else torch.stack(audio, 1))
+        return tuple(targets)
+
+    def _labels_of(self, number: int) -> tuple[Tensor | None, ...]:
+        """What each task reads from the metadata of an utterance; None for those whose target is audio."""
+        if number not in self._labels:
+            shard, place = self.split.locate(number)
+            self._labels[number] = self._labels_from(shard.meta(place))
+        return self._labels[number]
+
+    def _labels_from(self, meta: dict[str, Any]) -> tuple[Tensor | None, ...]:
+        read = zip(self.read_target, self.target_audio, strict=True)
+        return tuple(None if names else target(meta) for target, names in read)

@@ -88,7 +88,7 @@ class FeatureCache:
 
     Args:
         directory: where the files go; a folder named after upstream and level is made inside.
-        upstream: a frozen upstream.
+        upstream: a frozen upstream, not differentiable.
         level: `utterance` or `frame`.
         budget_gib: refuse to begin if a split needs more disk space than this.
         factor: gain applied to the samples of every waveform.
@@ -113,6 +113,11 @@ class FeatureCache:
     ) -> None:
         if not upstream.frozen:
             raise UserError("cache: features of a trained upstream (frozen: false) change; switch the cache off")
+        if upstream.differentiable:
+            raise UserError(
+                "cache: upstream.differentiable lets gradients reach the waveform, which cached features do not; switch one "
+                "of them off"
+            )
         self.upstream, self.level, self.context = upstream, level, context
         self.budget_gib, self.factor = budget_gib, factor
         content = [FORMAT, upstream.fingerprint(), level, factor, precision]

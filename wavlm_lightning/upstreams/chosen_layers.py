@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
@@ -16,7 +18,8 @@ class ChosenLayers(Upstream):
     """An upstream with a selection of another one's layers; with a single layer the weighted sum has no weights.
 
     Args:
-        upstream: the upstream to select from.
+        upstream: the upstream to select from, which says whether it is frozen and how it is trained. All of its layers run,
+            also those above the selected ones.
         layers: numbers of the layers; 0 is the input of the first transformer layer, -1 the output of the last.
 
     Raises:
@@ -27,7 +30,8 @@ class ChosenLayers(Upstream):
     """
 
     def __init__(self, upstream: Upstream, layers: Sequence[int]) -> None:
-        super().__init__(upstream.frozen)
+        super().__init__(upstream.frozen, upstream.differentiable)
+        self.fine_tuning = upstream.fine_tuning
         self.upstream = upstream
         count = upstream.num_layers
         self.chosen = [layer % count for layer in layers if -count <= layer < count]
@@ -38,7 +42,7 @@ class ChosenLayers(Upstream):
             )
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
         self.dim, self.num_layers, self.frame_rate = upstream.dim, len(self.chosen), upstream.frame_rate
-        self.freeze()
+        self.train(self.trained)
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
         found = self.upstream(waveforms, lengths)
@@ -46,3 +50,22 @@ class ChosenLayers(Upstream):
 
     def settings(self) -> str:
         return f"{self.chosen} {type(self.upstream).__qualname__} {self.upstream.settings()}"
+
+    # It takes part in training as the other one says.
+
+    @property
+    def waits(self) -> bool:
+        return self.upstream.waits
+
+    def begin_update(self, update: int, generator: torch.Generator) -> None:
+        self.upstream.begin_update(update, generator)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        return self.upstream.parameter_groups(learning_rate, weight_decay)
+
+    def blocks(self) -> list[nn.Module]:
+        return self.upstream.blocks()
+
+    def checkpoint_entries(self, prefix: str = "upstream.") -> dict[str, Any]:
+        """Those of the other one, which is the encoder that others can use."""
+        return self.upstream.checkpoint_entries(f"{prefix}upstream.")

@@ -15,7 +15,9 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fairseq_files import plain, read
-from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build
+from wavlm_lightning.upstreams.fine_tuning import FineTuning
+from wavlm_lightning.upstreams.run_checkpoints import read_trained
+from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build, rebuild
 
 # Parameters that only pre-training needs.
 HEADS = re.compile(r"(mask_emb|final_proj|label_embs_concat|target_glu|quantizer|input_quantizer|project_\w+)\b.*")
@@ -35,9 +37,12 @@ class FairseqUpstream(TorchaudioModel):
     `task_cfg`, `model_weight`). Code in the pickle is not executed.
 
     Args:
-        path: the `.pt` file of a pre-trained, not a fine-tuned, model.
+        path: the `.pt` file of a pre-trained, not a fine-tuned, model; or the run folder or checkpoint of a head that trained
+            such an encoder.
         label: name in tables; the path by default.
         frozen: False trains the encoder with the head.
+        differentiable: let gradients pass a frozen encoder to the waveform.
+        fine_tuning: how the encoder is trained, if it is not frozen; its masks use the file's mask embedding.
 
     Raises:
         UserError: the file is not such a checkpoint.
@@ -47,12 +52,32 @@ class FairseqUpstream(TorchaudioModel):
         13
     """
 
-    def __init__(self, path: str, label: str | None = None, frozen: bool = True) -> None:
-        settings, weights = _open(Path(path))
-        normalize = settings.get("normalize", False)
-        if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
-            raise UserError(f"{path}: its settings do not say whether waveforms are normalised ({normalize!r})")
-        super().__init__(_build(settings, weights, Path(path)), normalize, label or str(path), frozen)
+    source_argument = "path"
+
+    def __init__(
+        self,
+        path: str,
+        label: str | None = None,
+        frozen: bool = True,
+        differentiable: bool = False,
+        fine_tuning: FineTuning | None = None,
+    ) -> None:
+        if (kept := read_trained(path, "parameters")) is not None:
+            parameters, normalize = kept[0]["parameters"], kept[0]["normalize"]
+            model, embedding = rebuild(wav2vec2_model, parameters, kept[1], Path(path))
+        else:
+            settings, weights = _open(Path(path))
+            normalize = settings.get("normalize", False)
+            if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
+                raise UserError(f"{path}: its settings do not say whether waveforms are normalised ({normalize!r})")
+            parameters = _parameters(settings, Path(path))
+            model = _build(parameters, weights, Path(path))
+            embedding = weights.get("mask_emb")
+        super().__init__(model, normalize, label or str(path), frozen, differentiable, fine_tuning, embedding)
+        self.parameters_of_model = parameters
+
+    def rebuilding(self) -> dict[str, Any]:
+        return {"parameters": self.parameters_of_model, "normalize": self.normalize}
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -91,30 +116,37 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **normalize}
 
 
-def _build(settings: Mapping[str, Any], weights: Mapping[str, Tensor], path: Path) -> Wav2Vec2Model:
+def _parameters(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments of torchaudio's `wav2vec2_model`."""
     value = {ours: settings.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
     activation = settings.get("activation_fn", "gelu")
     if activation != "gelu":
         raise UserError(f"{path}: its activation is {activation}, but torchaudio's models have gelu only")
     try:
         convolutions = parse_convolutions(str(settings.get("conv_feature_layers", PUBLISHED_CONVOLUTIONS)), path)
-        parameters = {
-            "extractor_mode": "layer_norm" if settings.get("extractor_mode") == "layer_norm" else "group_norm",
-            "extractor_conv_layer_config": convolutions,
-            "extractor_conv_bias": value["conv_bias"],
-            "encoder_embed_dim": value["dim"],
-            "encoder_projection_dropout": value["dropout_input"],
-            "encoder_pos_conv_kernel": value["pos_conv_kernel"],
-            "encoder_pos_conv_groups": value["pos_conv_groups"],
-            "encoder_num_layers": value["layers"],
-            "encoder_num_heads": value["heads"],
-            "encoder_attention_dropout": value["attention_dropout"],
-            "encoder_ff_interm_features": value["ffn_dim"],
-            "encoder_ff_interm_dropout": value["activation_dropout"],
-            "encoder_dropout": value["dropout"],
-            "encoder_layer_norm_first": value["pre_norm"],
-            "encoder_layer_drop": 0.0,
-        }
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
+    return {
+        "extractor_mode": "layer_norm" if settings.get("extractor_mode") == "layer_norm" else "group_norm",
+        "extractor_conv_layer_config": convolutions,
+        "extractor_conv_bias": value["conv_bias"],
+        "encoder_embed_dim": value["dim"],
+        "encoder_projection_dropout": value["dropout_input"],
+        "encoder_pos_conv_kernel": value["pos_conv_kernel"],
+        "encoder_pos_conv_groups": value["pos_conv_groups"],
+        "encoder_num_layers": value["layers"],
+        "encoder_num_heads": value["heads"],
+        "encoder_attention_dropout": value["attention_dropout"],
+        "encoder_ff_interm_features": value["ffn_dim"],
+        "encoder_ff_interm_dropout": value["activation_dropout"],
+        "encoder_dropout": value["dropout"],
+        "encoder_layer_norm_first": value["pre_norm"],
+        "encoder_layer_drop": 0.0,
+    }
+
+
+def _build(parameters: dict[str, Any], weights: Mapping[str, Tensor], path: Path) -> Wav2Vec2Model:
+    try:
         return build(wav2vec2_model, parameters, _rename(weights), path)
     except CheckpointError as error:
         raise UserError(str(error)) from error

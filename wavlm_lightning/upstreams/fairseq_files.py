@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_sums
 from wavlm_lightning.system.errors import UserError
 
 LEGACY_PICKLES = 4  # before torch 1.6 a file was a sequence of pickles: magic number, version, system, content
@@ -52,6 +53,10 @@ def read(path: Path) -> dict[str, Any]:
     Any version of fairseq may have written it. A UserError says if it cannot be read this way.
     """
     stubs: list[Any] = [(Inert, name) for name in _scan(path)[0]]
+    try:
+        check_sums(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     try:
         with torch.serialization.safe_globals(stubs), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the version of the pickle protocol

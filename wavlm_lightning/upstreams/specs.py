@@ -19,6 +19,7 @@ from wavlm_lightning.system.plugins import import_by_path, is_dotted
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fairseq import FIRST_BLOCK, is_wavlm
 from wavlm_lightning.upstreams.fairseq_files import words
+from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint, trained_encoder
 from wavlm_lightning.upstreams.torchaudio_models import find_bundle
 from wavlm_lightning.upstreams.wavlm import PRESETS
 
@@ -29,8 +30,8 @@ SPECTRAL: dict[str, tuple[str, dict[str, Any]]] = {
     "mfcc_no_cmvn": ("Mfcc", {"cmvn": False, "label": "MFCC (no CMVN)"}),
 }
 FORMS = (
-    f"one of {', '.join([*SPECTRAL, *PRESETS])}; a path to a pre-training run or a checkpoint; hf:NAME_OR_FOLDER; "
-    "torchaudio:BUNDLE; or package.module.Class; each may follow LABEL="
+    f"one of {', '.join([*SPECTRAL, *PRESETS])}; a path to a pre-training run, a fine-tuned head or a checkpoint; "
+    "hf:NAME_OR_FOLDER; torchaudio:BUNDLE; or package.module.Class; each may follow LABEL="
 )
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 LABELLED = re.compile(r"(?P<label>[^=/:]+)=(?P<spec>.+)", re.DOTALL)
@@ -41,10 +42,10 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `tiny`, `base`, `base_plus`, `large`, `hubert_base` or
-            `hubert_large` for an encoder with random weights; the folder of a pre-training run, a `.ckpt`, `.pt` or
-            Hugging Face folder; `hf:` and a name on the hub or a folder; `torchaudio:` and a name in
-            `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. A `LABEL=` in front of it sets the
-            name in tables.
+            `hubert_large` for an encoder with random weights; the folder of a pre-training run or of a head that trained
+            its encoder, a `.ckpt`, `.pt` or Hugging Face folder; `hf:` and a name on the hub or a folder; `torchaudio:` and
+            a name in `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. A `LABEL=` in front of it
+            sets the name in tables.
 
     Returns:
         Dotted path of the class and its arguments, as in a YAML's `class_path` and `init_args`.
@@ -95,6 +96,8 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
         return _ours("TorchaudioUpstream"), {"bundle": rest}
     path = Path(spec).expanduser()
     if spec and path.exists():
+        if (record := _record(path)) is not None:
+            return record
         name, argument = _checkpoint(path)
         return _ours(name), {argument: str(path)}
     if "/" in spec or "\\" in spec or path.suffix in CHECKPOINTS:
@@ -106,10 +109,22 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
     raise UserError(f"{spec!r} is not an upstream{hint + ' An' if hint else '; an'} upstream is {FORMS}")
 
 
+def _record(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """The class and the arguments that read the encoder that a head's run has trained; None if `path` holds none."""
+    try:
+        record = trained_encoder(path)
+    except UserError:  # `build` says what is wrong with the checkpoint
+        return None
+    if record is None or record["argument"] is None:
+        return None
+    arguments = {name: record[name] for name in ("bundle",) if name in record}
+    return record["class"], {**arguments, record["argument"]: str(newest_checkpoint(path))}
+
+
 def _checkpoint(path: Path) -> tuple[str, str]:
     """The class that reads a checkpoint, and the name of its argument for the path."""
     if path.is_dir():
-        if path.suffix == ".ckpt" or (path / "checkpoints" / "last.ckpt").exists():
+        if path.suffix == ".ckpt" or newest_checkpoint(path) != path:
             return "WavLMUpstream", "source"
         if not (path / "config.json").is_file():
             raise UserError(

@@ -21,13 +21,24 @@ class Spectral(Upstream):
             mean pooling every pooled feature is then zero and all utterances look alike, so switch it off for KS, SID,
             IC and ER (s3prl issue 316).
         label: name in tables.
+        frozen: nothing else is possible, because there are no weights.
+        differentiable: let gradients reach the waveform.
+
+    Raises:
+        UserError: `frozen` is false.
     """
 
     num_layers = 1
     frame_rate = 100.0
 
-    def __init__(self, cmvn: bool = True, label: str | None = None) -> None:
-        super().__init__(frozen=True)
+    def __init__(
+        self, cmvn: bool = True, label: str | None = None, frozen: bool = True, differentiable: bool = False
+    ) -> None:
+        if not frozen:
+            raise UserError(
+                f"upstream.frozen is false, but {type(self).label} has no weights to train; remove it, or use an encoder"
+            )
+        super().__init__(differentiable=differentiable)
         self.cmvn = cmvn
         self.label = label or type(self).label
 
@@ -60,6 +71,8 @@ class Fbank(Spectral):
     Args:
         cmvn: see `Spectral`.
         label: name in tables.
+        frozen: see `Spectral`.
+        differentiable: let gradients reach the waveform.
     """
 
     label = "FBANK"
@@ -75,6 +88,8 @@ class Mfcc(Spectral):
     Args:
         cmvn: see `Spectral`.
         label: name in tables.
+        frozen: see `Spectral`.
+        differentiable: let gradients reach the waveform.
     """
 
     label = "MFCC"

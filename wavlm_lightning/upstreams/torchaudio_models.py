@@ -17,9 +17,18 @@ from wavlm_lightning.encoder.checkpoints.huggingface import rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
+from wavlm_lightning.upstreams.run_checkpoints import read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}  # by `_model_type` of a bundle
+# Names in a `TorchaudioModel` -> in a `Wav2Vec2Model`.
+PARTS = {
+    "front_end.": "feature_extractor.",
+    "feature_projection.": "encoder.feature_projection.",
+    "transformer.": "encoder.transformer.",
+}
+EMBEDDING = "masked_spec_embed"
 
 
 class TorchaudioModel(WaveformEncoder):
@@ -31,6 +40,10 @@ class TorchaudioModel(WaveformEncoder):
         normalize: whether waveforms get zero mean and unit variance.
         label: name in tables.
         frozen: False trains the encoder with the head.
+        differentiable: let gradients pass a frozen encoder to the waveform.
+        fine_tuning: how the encoder is trained, if it is not frozen.
+        mask_embedding: what stands for masked frames in fine-tuning, `(dim,)`; torchaudio's models have none. A new one if
+            left out.
 
     Example:
         >>> model = torchaudio.models.wav2vec2.utils.import_huggingface_model(hubert)
@@ -38,8 +51,17 @@ class TorchaudioModel(WaveformEncoder):
         13
     """
 
-    def __init__(self, model: Wav2Vec2Model, normalize: bool, label: str, frozen: bool = True) -> None:
-        super().__init__(frozen)
+    def __init__(
+        self,
+        model: Wav2Vec2Model,
+        normalize: bool,
+        label: str,
+        frozen: bool = True,
+        differentiable: bool = False,
+        fine_tuning: FineTuning | None = None,
+        mask_embedding: Tensor | None = None,
+    ) -> None:
+        super().__init__(frozen, differentiable, fine_tuning)
         self.label, self.normalize = label, normalize
         self.front_end = model.feature_extractor
         self.feature_projection = model.encoder.feature_projection
@@ -48,7 +70,42 @@ class TorchaudioModel(WaveformEncoder):
         self.num_layers = len(self.transformer.layers) + 1
         layers = [(layer.kernel_size, layer.stride) for layer in self.front_end.conv_layers]
         self.describe_convolutions(layers, self.front_end)
+        self.masked_spec_embed: nn.Parameter | None = None
+        if fine_tuning is not None:
+            if fine_tuning.time_mask_probability > 0:
+                if mask_embedding is None:
+                    mask_embedding = new_mask_embedding(self.dim)
+                self.masked_spec_embed = nn.Parameter(mask_embedding.detach().clone().float())
+            self._set_dropouts(fine_tuning)
         self.freeze()
+
+    def _set_dropouts(self, settings: FineTuning) -> None:
+        blocks = self.transformer.layers
+        insides = [block.feed_forward for block in blocks]
+        modules = {
+            "dropout": [self.transformer.dropout, *(b.dropout for b in blocks), *(i.output_dropout for i in insides)],
+            "activation_dropout": [inside.intermediate_dropout for inside in insides],
+            "input_dropout": [self.feature_projection.dropout],
+        }
+        for name, found in modules.items():
+            for module in found:
+                module.p = module.p if getattr(settings, name) is None else getattr(settings, name)
+        for block in blocks:
+            if settings.attention_dropout is not None:
+                block.attention.dropout = settings.attention_dropout
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.transformer.layers)
+
+    def waveform_convolutions(self) -> nn.Module:
+        return self.front_end
+
+    def after_blocks(self) -> list[nn.Module]:
+        return [] if self.transformer.layer_norm_first else [self.transformer.layer_norm]
+
+    @property
+    def mask_embedding(self) -> nn.Parameter | None:
+        return self.masked_spec_embed
 
     def settings(self) -> str:
         block = self.transformer.layers[0]
@@ -64,7 +121,7 @@ class TorchaudioModel(WaveformEncoder):
 
     def transform(self, features: Tensor, padding: Tensor) -> list[Tensor]:
         # torchaudio's own loop gives block outputs only, without the final norm, and cannot mask a WavLM.
-        x = self.feature_projection(features)
+        x = self.mask_inputs(self.feature_projection(features), (~padding).sum(1))
         masks: dict[str, Tensor] = {}
         if padding.any():
             x = x.masked_fill(padding[:, :, None], 0.0)
@@ -78,9 +135,10 @@ class TorchaudioModel(WaveformEncoder):
         x = x + self.transformer.pos_conv_embed(x)
         x = self.transformer.dropout(self.transformer.layer_norm(x) if norm_before else x)
         states, position_bias = [], None
-        for block in self.transformer.layers:
-            states.append(x)
-            x, position_bias = block(x, position_bias=position_bias, **masks)
+        with self.fine_tuned_blocks():
+            for block in self.transformer.layers:
+                states.append(x)
+                x, position_bias = block(x, position_bias=position_bias, **masks)
         return [*states, x if norm_before else self.transformer.layer_norm(x)]
 
 
@@ -90,8 +148,11 @@ class TorchaudioUpstream(TorchaudioModel):
     Args:
         bundle: name in `torchaudio.pipelines`, such as `HUBERT_BASE`, `WAV2VEC2_LARGE_LV60K` or `WAVLM_BASE_PLUS`.
         label: name in tables; the name of the bundle by default.
-        weights: file with its state dict, for machines without a network; by default torchaudio downloads it once.
+        weights: file with its state dict, for machines without a network, or the run folder or checkpoint of a head that
+            trained such an encoder; by default torchaudio downloads it once.
         frozen: False trains the encoder with the head.
+        differentiable: let gradients pass a frozen encoder to the waveform.
+        fine_tuning: how the encoder is trained, if it is not frozen.
 
     Raises:
         UserError: there is no such bundle, its weights cannot be loaded, or the file does not fit.
@@ -101,12 +162,31 @@ class TorchaudioUpstream(TorchaudioModel):
         13
     """
 
+    source_argument = "weights"
+
     def __init__(
-        self, bundle: str = "HUBERT_BASE", label: str | None = None, weights: str | None = None, frozen: bool = True
+        self,
+        bundle: str = "HUBERT_BASE",
+        label: str | None = None,
+        weights: str | None = None,
+        frozen: bool = True,
+        differentiable: bool = False,
+        fine_tuning: FineTuning | None = None,
     ) -> None:
-        found = find_bundle(bundle)
-        model = _read(found, bundle, Path(weights)) if weights else _download(found, bundle)
-        super().__init__(model, found._normalize_waveform, label or bundle, frozen)
+        found, embedding = find_bundle(bundle), None
+        if weights and (kept := read_trained(weights, "bundle")) is not None:
+            if kept[0]["bundle"] != bundle:
+                raise UserError(f"{weights}: its encoder is torchaudio's {kept[0]['bundle']}; set bundle to that")
+            model, embedding = rebuild(BUILDERS[found._model_type], found._params, kept[1], Path(weights))
+        else:
+            model = _read(found, bundle, Path(weights)) if weights else _download(found, bundle)
+        super().__init__(
+            model, found._normalize_waveform, label or bundle, frozen, differentiable, fine_tuning, embedding
+        )
+        self.bundle = bundle
+
+    def rebuilding(self) -> dict[str, Any]:
+        return {"bundle": self.bundle}
 
 
 def bundles() -> dict[str, Any]:
@@ -146,6 +226,16 @@ def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
     except CheckpointError as error:
         raise UserError(str(error)) from error
     return build(BUILDERS[bundle._model_type], bundle._params, state, path)
+
+
+def rebuild(
+    builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path
+) -> tuple[Wav2Vec2Model, Tensor | None]:
+    """The model and the mask embedding, if there is one, from the weights of a `TorchaudioModel` that a run has trained."""
+    embedding = state.get(EMBEDDING)
+    places = {name: next((old for old in PARTS if name.startswith(old)), "") for name in state if name != EMBEDDING}
+    renamed = {PARTS.get(old, "") + name.removeprefix(old): state[name] for name, old in places.items()}
+    return build(builder, parameters, renamed, path), embedding
 
 
 def build(builder: Any, parameters: dict[str, Any], state: dict[str, Tensor], path: Path) -> Wav2Vec2Model:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
-from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
+from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
+from wavlm_lightning.upstreams.fine_tuning import FineTuning
+from wavlm_lightning.upstreams.run_checkpoints import (
+    ENCODER_KEY,
+    HEAD_KEY,
+    RECORD_KEY,
+    newest_checkpoint,
+    read_run_checkpoint,
+)
 
-ENCODER_KEY = "wavlm_config"  # of the encoder's configuration in a pre-training checkpoint
+# Dropouts of `FineTuning` -> fields of `WavLMConfig`.
+DROPOUT_FIELDS = {
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "input_dropout": "dropout_input",
+    "layer_drop": "layer_drop",
+}
 
 
 def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:
@@ -25,7 +40,8 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
     Args:
         source: a preset name (random weights), a Hugging Face directory, a unilm `.pt` file, a `.ckpt` of a
             pre-training run (one file, or the folder that FSDP2 writes), or the folder of such a run, whose
-            newest checkpoint is loaded.
+            newest checkpoint is loaded. Also a `.ckpt` or the folder of a head's run that trained its encoder, whose best
+            checkpoint is loaded.
         overrides: configuration fields to change, such as dropouts.
 
     Raises:
@@ -48,36 +64,26 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
         raise UserError(str(error)) from error
 
 
-def newest_checkpoint(path: Path) -> Path:
-    """The newest checkpoint of a run folder; any other path unchanged."""
-    newest = path / "checkpoints" / "last.ckpt"
-    return newest if newest.exists() else path
-
-
-def read_run_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the checkpoint of a run (a file, or the folder of a sharded run) to the CPU.
-
-    A sharded checkpoint comes without the optimiser's state. A UserError says if the checkpoint is not readable.
-    """
-    if path.is_dir():
-        try:
-            return read_sharded(path)
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
-    try:
-        # Memory-mapped, because two thirds of a file are optimiser state.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not readable as a checkpoint; is it cut short? ({type(error).__name__})") from error
-
-
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
     checkpoint = read_run_checkpoint(path)
+    record = checkpoint.get(RECORD_KEY)
     if ENCODER_KEY not in checkpoint:
+        if record is not None:
+            raise UserError(
+                f"{path}: its encoder is a {record['class'].rpartition('.')[2]}, not a WavLM that can be rebuilt"
+            )
+        if HEAD_KEY in checkpoint:
+            raise UserError(
+                f"{path}: does not contain an encoder, because its head was trained on a frozen one; give that encoder"
+            )
         raise UserError(f"{path}: does not contain an encoder; give a checkpoint of a pre-training run")
     encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
-    prefix = "encoder."
+    prefix = f"{record['prefix'] if record else ''}encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    try:
+        check_finite(state, path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from error
     try:
         encoder.load_state_dict(state)
     except RuntimeError as error:
@@ -97,11 +103,15 @@ class WavLMUpstream(Upstream):
         overrides: configuration fields to change.
         seed: for random weights; a preset with the same seed gives the same encoder.
         frozen: False trains the encoder with the head.
+        differentiable: let gradients pass a frozen encoder to the waveform.
+        fine_tuning: how the encoder is trained, if it is not frozen.
 
     Example:
         >>> WavLMUpstream("runs/demo/pretrain").num_layers
         5
     """
+
+    source_argument: ClassVar[str | None] = "source"
 
     def __init__(
         self,
@@ -110,8 +120,12 @@ class WavLMUpstream(Upstream):
         overrides: dict[str, Any] | None = None,
         seed: int = 0,
         frozen: bool = True,
+        differentiable: bool = False,
+        fine_tuning: FineTuning | None = None,
     ) -> None:
-        super().__init__(frozen)
+        super().__init__(frozen, differentiable, fine_tuning)
+        if fine_tuning is not None:
+            overrides = {**(overrides or {}), **fine_tuning.dropouts(DROPOUT_FIELDS, overrides or {})}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = load_encoder(source, overrides)
@@ -119,13 +133,51 @@ class WavLMUpstream(Upstream):
         self.label = label or str(source)
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.freeze()
-        if frozen:
+        if differentiable:
+            self.encoder.feature_grad_mult = 1.0  # the gradient of the waveform is wanted as it is
+        elif frozen:
             # Pack weights for oneDNN only on request: choosing the library by a timing would make two runs differ in the
             # last bits.
             self.encoder.prepare_for_inference(packed={"plain": False, "onednn": True}.get(linears.in_use()))
+        elif fine_tuning is not None:
+            self.encoder.encoder.run_layers(fine_tuning.activation_checkpointing, fine_tuning.compile)
+
+    def freeze(self) -> None:
+        super().freeze()
+        if self.trained and self.encoder.feature_grad_mult == 0:
+            if self.fine_tuning is not None and self.fine_tuning.convolutions:
+                raise UserError(
+                    f"upstream.fine_tuning.convolutions is true, but feature_grad_mult of {self.label} is 0, so that they "
+                    "would get no gradient; set upstream.overrides.feature_grad_mult"
+                )
+            self.encoder.feature_extractor.requires_grad_(False)  # otherwise DDP waits for its gradients
+
+    def blocks(self) -> list[nn.Module]:
+        return list(self.encoder.encoder.layers)
+
+    def waveform_convolutions(self) -> nn.Module:
+        return self.encoder.feature_extractor
+
+    def after_blocks(self) -> list[nn.Module]:
+        return [self.encoder.encoder.layer_norm] if self.encoder.config.pre_norm else []
+
+    @property
+    def mask_embedding(self) -> nn.Parameter:
+        return self.encoder.masked_spec_embed
 
     def settings(self) -> str:
         return str(sorted(self.encoder.config.to_dict().items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        return self.encoder(waveforms, lengths)
+        return self.encode(waveforms, lengths)
+
+    def encode(self, waveforms: Tensor, lengths: Tensor, keep: Sequence[int] | None = None) -> Layers:
+        """The hidden states named by `keep`, or all, `(layers, batch, frames, dim)`; in training with masks and LayerDrop."""
+        features, frames = self.encoder.features(waveforms, lengths)
+        projected = self.mask_inputs(self.encoder.project(features)[0], frames)
+        dropped = self.dropped_layers(self.encoder.config.layer_drop)
+        return self.encoder.contextualise(projected, frames, keep=keep, dropped=dropped)
+
+    def checkpoint_entries(self, prefix: str = "upstream.") -> dict[str, Any]:
+        entries = super().checkpoint_entries(prefix)
+        return entries if self.source_argument is None else {**entries, ENCODER_KEY: self.encoder.config.to_dict()}

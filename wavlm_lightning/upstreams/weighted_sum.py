@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -35,5 +37,11 @@ class WeightedSum(nn.Module):
         return torch.einsum("l,lbtd->btd", self.logits.softmax(0).to(hidden.dtype), hidden)
 
     def weights(self) -> list[float]:
-        """The weight of each layer (they sum to 1); empty if there is only one layer."""
-        return [] if self.logits is None else self.logits.detach().float().softmax(0).tolist()
+        """The weight of each layer (they sum to 1); empty if there is only one layer.
+
+        Sharded weights (fsdp2) are gathered, so all processes must call it.
+        """
+        if self.logits is None:
+            return []
+        logits: Any = self.logits.detach()
+        return (logits.full_tensor() if hasattr(logits, "full_tensor") else logits).float().softmax(0).tolist()

@@ -108,9 +108,11 @@ def _parameters(checkpoint: Path) -> int | None:
         return None
     import torch
 
+    from wavlm_lightning.pretraining.head_file import without_teachers
+
     try:
-        # Mapped into memory, so that only the headers of a large checkpoint are read.
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        # Mapped into memory and without check sums, so that only the headers of a large checkpoint are read.
+        state = without_teachers(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True))
     except (RuntimeError, OSError, EOFError, KeyError, UnpicklingError):  # cut short, or of another program
         return None
     return sum(value.numel() for key, value in state.items() if key.startswith(("encoder.", "objectives.")))

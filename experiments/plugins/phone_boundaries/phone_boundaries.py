@@ -48,7 +48,7 @@ class PhoneBoundaries(Task):
     """
 
     name, metric, better = "BOUND", "r_value", "higher"
-    cache_level = "frame"
+    answer, cache_level = "frames", "frame"
 
     def read_labels(self, corpus) -> str:
         return "begins"

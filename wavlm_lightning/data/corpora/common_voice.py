@@ -8,12 +8,11 @@ begins with a quotation mark swallows the rows after it; therefore this module r
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, require_file
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_table
 
 HELP = "Common Voice in one language; DIR is the unpacked release, or the folder of the language in it"
 
@@ -45,19 +44,14 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 def _recordings(folder: Path, name: str, language: str) -> list[Recording]:
     path = require_file(folder / name, f"a table of Common Voice in {language}")
     recordings = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; this is not a table of Common Voice")
-        for row in reader:
-            clip = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"  # first releases: no suffix
-            meta = {
-                "text": _unquoted(row["sentence"]),
-                "speaker": hashlib.sha256(row["client_id"].encode()).hexdigest()[:16],
-                "language": language,
-            }
-            recordings.append(Recording(folder / "clips" / clip, clean_key(Path(clip).stem), meta))
+    for _, row in read_table(path, "a table of Common Voice", COLUMNS, "\t", quoted=False, remedy="download it again"):
+        clip = row["path"] if Path(row["path"]).suffix else f"{row['path']}.mp3"  # first releases: no suffix
+        meta = {
+            "text": _unquoted(row["sentence"]),
+            "speaker": hashlib.sha256(row["client_id"].encode()).hexdigest()[:16],
+            "language": language,
+        }
+        recordings.append(Recording(folder / "clips" / clip, clean_key(Path(clip).stem), meta))
     return recordings
 
 

@@ -8,13 +8,12 @@ punctuation tags are removed.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, require_file
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json, reading
 
 HELP = "GigaSpeech, one of its training subsets with DEV and TEST; DIR holds GigaSpeech.json and audio/"
 
@@ -39,21 +38,19 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     Audio may be the released opus files, or wav or flac files under the same names.
     """
     path = require_file(root / "GigaSpeech.json", "the metadata of GigaSpeech")
-    try:
-        audios = json.loads(path.read_text(encoding="utf-8"))["audios"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the metadata of GigaSpeech ({error!r}); download it again") from error
+    audios = read_json(path, "the metadata of GigaSpeech", "download it again")
     tags = {f"{{{arguments.subset}}}": "train", "{DEV}": "valid", "{TEST}": "test"}
     splits: dict[str, list[Recording]] = {split: [] for split in tags.values()}
     listed = dict.fromkeys(splits, 0)
-    for audio in audios:
-        file = _file(root / audio["path"])
-        for segment in audio["segments"]:
-            text = clean(segment["text_tn"])
-            for split in {tags[tag] for tag in segment["subsets"] if tag in tags} if text else ():
-                listed[split] += 1
-                if file is not None:
-                    splits[split].append(_recording(file, segment, text))
+    with reading(path, "the metadata of GigaSpeech", "download it again"):
+        for audio in audios["audios"]:
+            file = _file(root / audio["path"])
+            for segment in audio["segments"]:
+                text = clean(segment["text_tn"])
+                for split in {tags[tag] for tag in segment["subsets"] if tag in tags} if text else ():
+                    listed[split] += 1
+                    if file is not None:
+                        splits[split].append(_recording(file, segment, text))
     check_counts(splits, listed, arguments.allow_partial, root, "segments with their audio")
     check_counts(splits, EVALUATION, arguments.allow_partial, root, "segments")
     if listed["train"] == len(splits["train"]):

@@ -9,8 +9,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_named
+from wavlm_lightning.data.recordings import (
+    AudioFile,
+    CorpusPlan,
+    Recording,
+    check_counts,
+    require_folder,
+    require_named,
+)
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text, reading
 
 HELP = "Libri2Mix, 16 kHz max mix_both (SUPERB SD); DIR is Libri2Mix or the folder that contains it"
 
@@ -35,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what prepare_diarization.py of s3prl/LibriMix made (train/rttm, dev/rttm, test/rttm), or the "
         "alignments it made them from (metadata/LibriSpeech of that repository: train_clean_100.rttm, ...)",
     )
+    parser.add_argument(
+        "--sources", action="store_true", help="keep each reader alone as further audio s1 and s2, for separation"
+    )
 
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
@@ -50,8 +61,16 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     for split, (subset, labels, alignments, _) in SPLITS.items():
         turns = _turns(arguments.labels, labels, alignments)
         data = LibriMix(base.parent, subset, num_speakers=2, sample_rate=16_000, task="sep_noisy", mode="max")
-        paths = [base / data.get_metadata(number)[1] for number in range(len(data))]
-        splits[split] = [Recording(path, path.stem, _meta(path.stem, turns, arguments.labels)) for path in paths]
+        if arguments.sources:
+            alone = base / "wav16k" / "max" / subset / "s1"
+            require_folder(alone, "each first reader alone, which LibriMix writes beside mix_both")
+        splits[split] = []
+        for number in range(len(data)):
+            _, mixture, sources = data.get_metadata(number)
+            key = Path(mixture).stem
+            kept = enumerate(sources if arguments.sources else [], start=1)
+            audio = {f"s{reader}": AudioFile(base / source) for reader, source in kept}
+            splits[split].append(Recording(base / mixture, key, _meta(key, turns, arguments.labels), audio=audio))
     counts = {split: count for split, (*_, count) in SPLITS.items()}
     check_counts(splits, counts, arguments.allow_partial, base, "mixtures")
     return CorpusPlan(
@@ -59,7 +78,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         licence="CC BY 4.0 (LibriSpeech), noise CC BY-NC 4.0 (WHAM!)",
         splits=splits,
         inventories={"speakers": sorted({s for part in splits.values() for r in part for s in r.meta["speakers"]})},
-        source={"mixtures": "wav16k/max/mix_both"},
+        source={"mixtures": "wav16k/max/mix_both", **({"sources": "s1, s2"} if arguments.sources else {})},
     )
 
 
@@ -77,11 +96,12 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
             f"{folder}: neither {labels}/rttm nor {alignments} is here; give --labels a folder with one of them"
         )
     turns: Turns = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path, "the turns of the mixtures, an RTTM file").splitlines():
         fields = line.split()
         if len(fields) < 8 or fields[0] != "SPEAKER":
             raise UserError(f"{path}: {line[:60]!r} is not a SPEAKER line of an RTTM file; make the labels again")
-        start, seconds, speaker = float(fields[3]), float(fields[4]), fields[7]
+        with reading(path, "an RTTM file", "make the labels again"):
+            start, seconds, speaker = float(fields[3]), float(fields[4]), fields[7]
         turns.setdefault(fields[1], []).append((speaker, start, start + seconds))
     return turns
 

@@ -8,7 +8,6 @@ for validation.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, hold_out, require_folder
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json
 
 HELP = "Libri-Light, unlabelled, in pieces of some seconds (pre-training)"
 
@@ -93,10 +93,7 @@ def _read_subset(folder: Path, longest: float, shortest: float) -> tuple[list[Re
 def _description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); unpack the archive again") from error
+    return read_json(path, "the description of a recording", "unpack the archive again")
 
 
 def cut(activity: list[Stretch], seconds: float, longest: float) -> Iterator[Stretch]:

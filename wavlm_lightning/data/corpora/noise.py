@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Pieces with their file as `source`; the hash of a file's path decides the split of all its pieces."""
-    from wavlm_lightning.data.folder import SUFFIXES
+    from wavlm_lightning.data.finding import SUFFIXES, find_audio
 
     require_folder(root, "recordings of noise")
     if arguments.piece_seconds < SHORTEST_SECONDS:
         raise UserError(f"--piece-seconds {arguments.piece_seconds:g}: pieces under {SHORTEST_SECONDS:g} s are dropped")
-    files = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = [path.relative_to(root) for path in find_audio(root).files]
     if not files:
         raise UserError(f"{root}: no {', '.join(sorted(SUFFIXES))} file here or below")
     shares = {"valid": arguments.valid, "test": arguments.test}

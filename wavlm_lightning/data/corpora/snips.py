@@ -13,6 +13,7 @@ from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_named
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text
 
 HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder that contains it"
 
@@ -94,7 +95,9 @@ def _slots(base: Path, splits: dict[str, list[Recording]]) -> list[str]:
     path = base / "slots.txt"
     if not path.is_file():
         return sorted({tag for recording in splits["train"] for _, tag in recording.meta["tagged"]} - {"O"})
-    slots = [line for line in path.read_text().splitlines()[1:] if line]  # the first line is O, the most frequent tag
+    slots = [
+        line for line in read_text(path, "the list of slots").splitlines()[1:] if line
+    ]  # the first line is O, the most frequent tag
     if tags - set(slots):
         raise UserError(
             f"{path}: the annotation has slots that are not listed here: {', '.join(sorted(tags - set(slots)))}"

@@ -10,14 +10,12 @@ Reads both kinds as the official tools of facebookresearch/voxpopuli leave them:
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, hold_out
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_table
 
 HELP = "VoxPopuli in one language, unlabelled or transcribed; DIR is the --root of the official tools"
 
@@ -99,19 +97,5 @@ def _transcribed(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
 
 def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
     """Some columns of a tab-separated table, gzipped or not, which the official tools write without quoting."""
-    with _opened(path) as file:
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        header = next(reader, [])
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; its columns are {', '.join(header) or 'none'}")
-        places = [header.index(column) for column in columns]
-        for row in reader:
-            if row:
-                yield [row[place] for place in places]
-
-
-def _opened(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+    for _, row in read_table(path, "a table of VoxPopuli", columns, "\t", quoted=False, remedy="download it again"):
+        yield [row[column] for column in columns]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
+from wavlm_lightning.augment.transforms.noise import noise_spectrum
 from wavlm_lightning.data.mini.rooms import TAPS
 from wavlm_lightning.data.mini.speech import SAMPLE_RATE
 
@@ -57,14 +58,6 @@ def record(
     level = _LEVEL_DB + conditions.loudness_db + rng.uniform(-conditions.gain_db, conditions.gain_db)
     recorded, done["level_db"] = set_level(recorded, level)
     return recorded, done
-
-
-def noise_spectrum(length: int, colour: float, rng: np.random.Generator) -> np.ndarray:
-    """Spectrum, complex64 (length // 2 + 1,), of `length` samples of noise whose power falls as 1 / f ** colour."""
-    bins = length // 2 + 1
-    parts = rng.standard_normal(2 * bins, dtype=np.float32).view(np.complex64)
-    hertz = np.maximum(fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0).astype(np.float32)
-    return parts * (hertz / 50.0) ** np.float32(-colour / 2)
 
 
 def noise(samples: int, colour: float, level_db: float, rng: np.random.Generator) -> np.ndarray:

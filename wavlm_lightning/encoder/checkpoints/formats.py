@@ -14,7 +14,13 @@ from torch import Tensor
 from wavlm_lightning.encoder.checkpoints import huggingface
 from wavlm_lightning.encoder.checkpoints import torchaudio as from_torchaudio
 from wavlm_lightning.encoder.checkpoints import unilm as from_unilm
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, is_state_dict, read_pickle, read_tensors
+from wavlm_lightning.encoder.checkpoints.tensor_files import (
+    CheckpointError,
+    check_finite,
+    is_state_dict,
+    read_pickle,
+    read_tensors,
+)
 from wavlm_lightning.encoder.config import WavLMConfig
 
 __all__ = ["CheckpointError", "match_state", "read_checkpoint"]
@@ -46,10 +52,10 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 
 
 def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Check names and shapes of a checkpoint's tensors against the model's state dict, and cast the tensors to fp32.
+    """Check names, shapes and values of a checkpoint's tensors against the model's state dict, and cast the tensors to fp32.
 
     Raises:
-        CheckpointError: names are missing or unexpected, or a shape differs.
+        CheckpointError: names are missing or unexpected, a shape differs, or a value is not finite.
     """
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
@@ -65,7 +71,9 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
             f"{tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
         )
     # Released checkpoints are fp32; others are cast so that they run on a CPU.
-    return {name: state[name].detach().to(torch.float32) for name in expected}
+    matched = {name: state[name].detach().to(torch.float32) for name in expected}
+    check_finite(matched, path)
+    return matched
 
 
 def _some(names: list[str]) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,16 +40,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
     """The content of a PyTorch file that holds tensors, containers and plain values only; nothing in it is executed.
+
+    Args:
+        path: the file.
+        mapped: map it into memory, so that tensors which nobody reads take none.
+        checked: read it whole to compare its check sums.
 
     Raises:
         CheckpointError: the file is broken or holds objects that need code to be executed.
     """
+    if checked:
+        check_sums(path)
     try:
         # fairseq's older checkpoints hold their settings as a Namespace, which is a container of values without code.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors and plain values, and reading it would execute code from it; "
@@ -56,6 +64,42 @@ def read_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
+
+
+def check_sums(path: Path) -> None:
+    """Compare the check sums of a PyTorch file, a zip archive, with its content; `torch.load` does not.
+
+    Files of PyTorch before 1.6 have none.
+
+    Raises:
+        CheckpointError: a part of the file was changed after it had been written, or it is cut short.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
+    if changed is not None:
+        raise CheckpointError(
+            f"{path} was damaged after it had been written: the check sum of {changed} is wrong; copy it again"
+        )
+
+
+def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Refuse weights that are NaN or infinite, whose outputs would be NaN or one class for every input.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            wrong = int((~tensor.isfinite()).sum())
+            raise CheckpointError(
+                f"{source}: {wrong} of {tensor.numel()} values of {name} are NaN or infinite; its training diverged, or the file "
+                "was damaged: use an earlier checkpoint"
+            )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

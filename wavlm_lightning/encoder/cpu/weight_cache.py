@@ -20,8 +20,11 @@ _kept: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by first parameter: purpos
 def keep(purpose: str, parameters: Sequence[Tensor], value: Any) -> None:
     """Store a value under all parameters it was computed from, in order; they may serve several purposes.
 
-    The value must not refer to the parameters, or they would never be freed.
+    The value must not refer to the parameters, or they would never be freed. Nothing is stored for parameters that were
+    made in inference mode, whose changes PyTorch does not count.
     """
+    if any(parameter.is_inference() for parameter in parameters):
+        return
     _kept.setdefault(parameters[0], {})[purpose] = (_stamps(parameters), value)
 
 
@@ -32,6 +35,8 @@ def kept(purpose: str, parameters: Sequence[Tensor]) -> Any | None:
     if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
         return None
     stamps, value = _kept.get(parameters[0], {}).get(purpose, (None, None))
+    if stamps is not None and any(parameter.is_inference() for parameter in parameters):  # one was replaced
+        return None
     return value if stamps is not None and stamps == _stamps(parameters) else None
 
 

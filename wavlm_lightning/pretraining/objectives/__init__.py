@@ -1,14 +1,23 @@
 """Pre-training objectives (masked prediction, contrastive, regression, penalty), which a run may sum.
 
-Reading order: `base` (the contract), `masked_prediction`, `contrastive` with `quantiser`, `feature_penalty`, `log_mel`.
+Reading order: `base` (the contract), `teacher` (moving averages), `masked_prediction`, `contrastive` with `quantiser`,
+`feature_penalty`, `log_mel`.
 May import from `encoder`, `audio`, `system` and `pretraining.flops`; tests are in `tests/pretraining`.
 """
 
-from wavlm_lightning.pretraining.objectives.base import LayerObjective, Objective, ObjectiveCost, Prediction
+from wavlm_lightning.pretraining.objectives.base import (
+    LayerObjective,
+    Objective,
+    ObjectiveCost,
+    PassCost,
+    Prediction,
+    View,
+)
 from wavlm_lightning.pretraining.objectives.contrastive import ContrastivePrediction
 from wavlm_lightning.pretraining.objectives.feature_penalty import FeaturePenalty
 from wavlm_lightning.pretraining.objectives.log_mel import LogMelRegression
 from wavlm_lightning.pretraining.objectives.masked_prediction import MaskedPrediction
+from wavlm_lightning.pretraining.objectives.teacher import Teacher
 
 
 def published() -> list[Objective]:
@@ -24,6 +33,9 @@ __all__ = [
     "MaskedPrediction",
     "Objective",
     "ObjectiveCost",
+    "PassCost",
     "Prediction",
+    "Teacher",
+    "View",
     "published",
 ]

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.pretraining.objectives.teacher import Teacher
 from wavlm_lightning.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class View:
+    """A further pass over each batch, which an objective asks for beside the masked pass.
+
+    Views that differ in `layers` alone are one pass, also if several objectives ask for them.
+
+    Attributes:
+        layers: the hidden states that it reads, 0 to `config.layers`.
+        mask: None leaves all frames visible; 0 is the mask of the main pass, 1, 2, ... are further draws of
+            `model.masking`.
+        teacher: the encoder that runs, without gradients and dropouts; None for the encoder of the run, in its mode and
+            with the LayerDrop of the main pass.
+        gradients: whether the loss reaches the encoder of the run through this pass.
+        clean: hear the clean crops; false for the mixed ones that the main pass hears.
+    """
+
+    layers: tuple[int, ...]
+    mask: int | None = None
+    teacher: Teacher | None = None
+    gradients: bool = False
+    clean: bool = False
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None and self.gradients:
+            raise UserError("objectives: a view through a teacher has no gradients; leave out one of the two")
 
 
 @dataclass(frozen=True)
@@ -30,6 +58,8 @@ class Prediction:
         step: number of updates before this one; for schedules.
         generator: source of the objectives' randomness (Gumbel noise, negatives), on the device of the tensors. A
             resumed run draws the same values.
+        views: the further passes that the objectives asked for; those of a view are `hidden`, `features`, `normalised`,
+            `projected` and `mask` of its own pass, and the rest is as here.
     """
 
     hidden: Mapping[int, Tensor]
@@ -42,6 +72,7 @@ class Prediction:
     audio: Tensor
     step: int
     generator: torch.Generator | None
+    views: Mapping[View, Prediction] = field(default_factory=dict)
 
     @property
     def visible(self) -> Tensor:
@@ -50,12 +81,22 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class PassCost:
+    """A further pass of the batch through the encoder or a teacher, see `View`."""
+
+    gradients: bool = False
+    convolutions: bool = False  # whether they run again; false for crops and convolutions of the main pass
+    teacher_parameters: int = 0  # see `Teacher.parameters_of`
+
+
+@dataclass(frozen=True)
 class ObjectiveCost:
     """The cost of an objective in one micro-step."""
 
-    parameters: int = 0
+    parameters: int = 0  # that are trained
     flops: float = 0.0  # operations of its forward pass
     kept: float = 0.0  # bytes of the activations that it keeps for the backward pass
+    passes: tuple[PassCost, ...] = ()  # its views
 
 
 class Objective(nn.Module, ABC):
@@ -72,6 +113,11 @@ class Objective(nn.Module, ABC):
     name: str
     weight: float = 1.0
 
+    @property
+    def summed_codebooks(self) -> int | None:
+        """Codebooks whose perplexities add up in its `code_perplexity`; None if it logs none."""
+        return None
+
     def layers(self, count: int) -> tuple[int, ...]:
         """Indices of the hidden states that it reads, for an encoder of `count` layers."""
         return ()
@@ -86,6 +132,26 @@ class Objective(nn.Module, ABC):
 
         Raises:
             UserError: the encoder or the data lack something that the objective needs.
+        """
+
+    def attach(self, encoder: WavLM) -> None:
+        """Called once after `build`, with the encoder as it is before the first update: the place to make a `Teacher`.
+
+        A resumed run reads the teacher from the checkpoint afterwards. The encoder itself is not to be kept: its
+        parameters would be counted as the objective's.
+        """
+
+    def views(self) -> Sequence[View]:
+        """The further passes that `forward` will find in `prediction.views`; asked for once, after `attach`."""
+        return ()
+
+    @torch.no_grad()
+    def after_update(self, encoder: WavLM, step: int) -> None:
+        """Called after each update of the weights, not after one that was skipped because of its gradient.
+
+        Args:
+            encoder: the updated encoder; sharded under fsdp2, where `Teacher.follow` works on the shards.
+            step: updates made so far, this one and skipped ones included; for schedules.
         """
 
     def cost(

@@ -72,6 +72,10 @@ class ContrastivePrediction(LayerObjective):
         self.negatives, self.temperature, self.gumbel = negatives, temperature, gumbel
         self.diversity_weight, self.dropout_features, self.weight = diversity_weight, dropout_features, weight
 
+    @property
+    def summed_codebooks(self) -> int:
+        return self.groups
+
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
         self.build_layer_norm(encoder)
         self.quantiser = GumbelQuantiser(encoder.conv_channels[-1], self.vq_dim, self.groups, self.entries)

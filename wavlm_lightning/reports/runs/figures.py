@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS, points
 from wavlm_lightning.reports import plots
-from wavlm_lightning.reports.cards import scale
+from wavlm_lightning.reports.cards import percent, scale
 from wavlm_lightning.reports.curves import Curves, Series
 from wavlm_lightning.reports.figures import Draw
 from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
@@ -25,16 +25,18 @@ Panels = tuple[list[Draw], tuple[float, float]]  # panels and the size of one in
 
 
 def bar_panels(collection: Collection) -> Panels:
-    """One panel of bars per task, and the size of a panel."""
+    """One panel of bars per task and headline, and the size of a panel."""
     names = plots.short_names(list(collection.results))
     panels: list[Draw] = []
-    for task in collection.tasks:
+    for task, metric in _headlines(collection):
         cards, deviations = [], {}
         for upstream, result in collection.of_task(task).items():
             card = result.card
+            if metric not in card.metrics:
+                continue
             # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
-            cards.append(replace(card, upstream={**card.upstream, "label": names[upstream]}))
-            if (deviation := result.deviation(card.headline)) is not None:
+            cards.append(replace(card, headline=metric, upstream={**card.upstream, "label": names[upstream]}))
+            if (deviation := result.deviation(metric)) is not None:
                 deviations[names[upstream]] = deviation
         panels.append(partial(plots.draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations))
     return panels, (4.0, 1.2 + 0.27 * len(names))
@@ -59,8 +61,10 @@ def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Dra
         if official:
             outlines[upstream] = [sum(points(m, values[m]) for m in TASKS[t]) / len(TASKS[t]) / 1000 for t in tasks]
         else:
-            mains = [some[task] for task in tasks]
-            outlines[upstream] = [(c.value if c.main["better"] == "higher" else 100 - c.value) / 100 for c in mains]
+            mains = [some[task].main for task in tasks]
+            outlines[upstream] = [
+                (percent(main) if main["better"] == "higher" else 100 - percent(main)) / 100 for main in mains
+            ]
     panels: list[Draw] = []
     for upstream in list(outlines)[:MOST_RADARS]:
         others = [outline for other, outline in outlines.items() if other != upstream]
@@ -78,17 +82,16 @@ def weight_panels(collection: Collection) -> Panels:
 
 
 def head_panels(collection: Collection, problems: list[str]) -> Panels:
-    """One panel per task: the headline on the validation split over training steps, and the size of a panel."""
+    """One panel per task and headline on the validation split over training steps, and the size of a panel."""
     panels: list[Draw] = []
     order = list(collection.results)
     longest = 1
-    for task in collection.tasks:
-        results = collection.of_task(task)
-        lines = [(name, series) for name, result in results.items() for series in _validation(result, problems)]
+    for task, metric in _headlines(collection):
+        results = {name: each for name, each in collection.of_task(task).items() if metric in each.card.metrics}
+        lines = [(name, series) for name, each in results.items() for series in _validation(each, metric, problems)]
         if lines:
-            card = next(iter(results.values())).card
-            main, title = card.main, f"{task}, validation"
-            unit = f"{metric_title(card.headline)} {main['unit']}".strip()
+            main, title = next(iter(results.values())).card.metrics[metric], f"{task}, validation"
+            unit = f"{metric_title(metric)} {main['unit']}".strip()
             draw = partial(plots.draw_lines, title=title, unit=unit, lines=lines, order=order, better=main["better"])
             panels.append(draw)
             longest = max(longest, len({name for name, _ in lines}))
@@ -170,18 +173,27 @@ def line_size(names: int) -> tuple[float, float]:
     return 4.0, 3.0 + 0.2 * (-(-names // 2) if names <= 7 else 1)
 
 
-def _validation(result: Result, problems: list[str]) -> list[Series]:
-    """The validation curve of the headline of every run behind a result, in the card's unit."""
+def _headlines(collection: Collection) -> list[tuple[str, str]]:
+    """(task, metric) of all headlines, in the order of the tables."""
+    found: dict[tuple[str, str], None] = {}
+    for task in collection.tasks:
+        for result in collection.of_task(task).values():
+            found.update(dict.fromkeys((task, metric) for metric in result.card.shown))
+    return list(found)
+
+
+def _validation(result: Result, metric: str, problems: list[str]) -> list[Series]:
+    """The validation curve of a metric of every run behind a result, in the card's unit."""
     found = []
     for file, card in zip(result.files, result.cards, strict=True):
         for folder in runs_of(Path(file), card.details.get("run")):
             try:
-                series = run_curves(folder).get(f"valid/{card.headline}")
+                series = run_curves(folder).get(f"valid/{metric}")
             except UserError as error:
                 problems.append(str(error))
                 continue
-            if series is not None:
-                found.append(series.scaled(scale(card.main)))
+            if series is not None and metric in card.metrics:
+                found.append(series.scaled(scale(card.metrics[metric])))
     return found
 
 

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from wavlm_lightning.reports.cards import find_cards
+from wavlm_lightning.reports.cards import find_cards, metric_text
 from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
 from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
-from wavlm_lightning.reports.runs.tables import DECIMALS, Official, board_cards, figure
+from wavlm_lightning.reports.runs.sounds import sound_blocks
+from wavlm_lightning.reports.runs.tables import Official, board_cards
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_text
@@ -80,6 +81,7 @@ def write_run_report(
     facts = [describe(run) for run in pretraining]
     stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair)
+    blocks += _sounds(directory, collection)
     blocks += _training(directory, collection, pretraining, group_seeds)
     blocks += _cost(collection, pretraining, stages)
     blocks += _setup(collection, pretraining, facts, setup)
@@ -147,6 +149,15 @@ def _results(
     return blocks
 
 
+def _sounds(directory: Path, collection: Collection) -> Blocks:
+    """Players for answers that are audio."""
+    found = sound_blocks(directory, collection)
+    blocks: Blocks = [Heading("Listen"), Paragraph(text.SOUNDS, "quiet")] if found else []
+    for some in found.values():
+        blocks += some
+    return blocks
+
+
 def _training(
     directory: Path, collection: Collection, pretraining: Sequence[PretrainingRun], group_seeds: bool
 ) -> Blocks:
@@ -204,6 +215,8 @@ def _setup(
         blocks.append(tables.setup_table({run.name: tables.setup_pairs(run, known) for run, known in runs}))
     if collection.results:
         blocks.append(tables.encoders_table(collection))
+        if (stages := tables.stages_of_heads(collection)) is not None:
+            blocks.append(Fold("What was fitted on validation, and where training began", [stages]))
     return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
 
 
@@ -216,15 +229,8 @@ def _sources(directory: Path, collection: Collection) -> Blocks:
         pairs = []
         for task, result in row.items():
             for card, file in zip(result.cards, result.files, strict=True):
-                metric, address = metric_title(card.headline), _address(file, directory)
-                line = text.card_line(
-                    task,
-                    metric,
-                    figure(card.value, card.main.get("decimals", DECIMALS)),
-                    card.learning_rate,
-                    card.seed,
-                    address,
-                )
+                figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
+                line = text.card_line(task, figures, card.learning_rate, card.seed, _address(file, directory))
                 pairs.append((line, card.command))
         blocks.append(Fold(text.command_title(upstream, list(row)), [Commands(pairs)]))
     return blocks
@@ -246,5 +252,5 @@ def _csv(directory: Path, collection: Collection, official: Official) -> str:
         common += [_address(file, directory), card.command]
         for metric, entry in card.metrics.items():
             row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
-            writer.writerow([*row, int(metric == card.headline), *common])
+            writer.writerow([*row, int(metric in card.shown), *common])
     return buffer.getvalue()

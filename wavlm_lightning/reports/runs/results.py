@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.cards import DECIMALS, ResultCard
 from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.system.errors import UserError
 
@@ -59,7 +59,7 @@ class Column:
     metric: str
     unit: str
     better: str
-    decimals: int = 2
+    decimals: int = DECIMALS
 
 
 @dataclass
@@ -79,14 +79,15 @@ class Collection:
 
     @property
     def columns(self) -> list[Column]:
-        """The board's metrics of SUPERB's tasks, and the headline of every other task."""
+        """The board's metrics of SUPERB's tasks, and the headlines of every other task."""
         columns: dict[tuple[str, str], Column] = {}
         for task in self.tasks:
             for card in (row[task].card for row in self.results.values() if task in row):
-                for name in board_metrics(card) or [card.headline]:
+                for name in board_metrics(card) or card.shown:
                     metric = card.metrics[name]
                     columns.setdefault(
-                        (task, name), Column(task, name, metric["unit"], metric["better"], metric.get("decimals", 2))
+                        (task, name),
+                        Column(task, name, metric["unit"], metric["better"], metric.get("decimals", DECIMALS)),
                     )
         return list(columns.values())
 

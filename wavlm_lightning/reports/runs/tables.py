@@ -1,12 +1,13 @@
 """Tables of a report: results, our rows among SUPERB's published ones, two upstreams side by side, cost, health, setup."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from wavlm_lightning.metrics import superb
 from wavlm_lightning.metrics.superb import METRICS, REFERENCE_POINTS, TASKS
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.cards import DECIMALS, ResultCard
 from wavlm_lightning.reports.curves import Series
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun, health, top_rank
 from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics, weights_of
@@ -14,14 +15,14 @@ from wavlm_lightning.reports.superb_table import board_column, board_values
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, duration, metric_title, text_table, two_columns
 
 OURS = "ours"
+MOST_CHARACTERS = 60  # of a fitted value
 # Returns the reason why a card must not be compared with the published rows; None if it may.
 Official = Callable[[ResultCard], str | None]
-DECIMALS = 2  # the board's own precision; figures that look equal in a table count as equal everywhere
 _BETTER = {column: "lower" if worst > best else "higher" for column, (worst, best) in REFERENCE_POINTS.items()}
 
 
 def figure(value: float, decimals: int = DECIMALS) -> str:
-    """Write a figure at the precision of the tables, or at that of its metric."""
+    """Write a figure at the precision of the tables, or at that of its metric; equal texts count as equal everywhere."""
     return f"{value:.{decimals}f}"
 
 
@@ -218,6 +219,29 @@ def setup_table(setups: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
     names = [name for name, _ in next(iter(setups.values()))]
     rows = [[run, *(value or MISSING for _, value in pairs)] for run, pairs in setups.items()]
     return text_table(["pre-training", *names], rows, numeric=False, wide=True)
+
+
+def stages_of_heads(collection: Collection) -> Table | None:
+    """What was fitted on validation, with which weights training began, and averages; None if no card has any of it."""
+    rows = []
+    for upstream, row in collection.results.items():
+        for task, result in row.items():
+            for card in result.cards:
+                if card.fitted or card.started or card.averaged:
+                    started = card.started and f"{card.started['with']} of {card.started['checkpoint']}"
+                    weights = f"mean of {len(card.averaged)} checkpoints" if card.averaged else ""
+                    fitted = ", ".join(f"{name} {_short(value)}" for name, value in card.fitted.items())
+                    rows.append([upstream, task, fitted or MISSING, started or MISSING, weights or MISSING])
+    head = ("upstream", "task", "fitted on validation", "began with", "weights")
+    return text_table(head, rows, numeric=False, wide=True) if rows else None
+
+
+def _short(value: Any) -> str:
+    """A fitted value in a cell of a table; the card has it whole."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
 
 
 def encoders_table(collection: Collection) -> Table:

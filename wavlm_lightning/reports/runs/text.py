@@ -27,6 +27,7 @@ METRIC_MEANINGS = {
     "WER": "WER, word error rate: wrong, missing and surplus words in percent of those spoken; lower is better.",
     "EER": "EER, equal error rate: false alarms and misses at the threshold where both are equally frequent; lower is better.",
     "DER": "DER, diarization error rate: time of missed, false or confused speech in percent of speech; lower is better.",
+    "SI-SDR": "SI-SDR, scale-invariant signal-to-distortion ratio, mean over utterances; higher is better.",
     "MTWV": "MTWV, maximum term-weighted value: 1 (here 100) if all queries are found without false alarms; higher is better.",
 }
 BARS = "The main metric of each task, the best in bold; dotted line: score of guessing; whisker: deviation over seeds."
@@ -49,6 +50,10 @@ LAYERS_CLAIM = (
 LAYERS_CAUTION = (
     "All weights start equal: a row that is still even belongs to a head that has hardly been trained, and says little. A "
     "weight is not a contribution either: layers are summed as they are, so a layer of larger norm counts for more."
+)
+SOUNDS = (
+    "Utterances from the beginning, the middle and the end of the test, the first seconds of each. Measures are of the whole "
+    "utterance alone. Spectrograms of one utterance share a scale of 80 dB."
 )
 PRETRAINING = (
     "Held out is the validation split. Masked accuracy is the share of hidden frames whose label the encoder guesses. "
@@ -219,9 +224,9 @@ def command_title(upstream: str, tasks: Sequence[str]) -> str:
     return f"{upstream}: {', '.join(tasks)}"
 
 
-def card_line(task: str, metric: str, value: str, learning_rate: float, seed: int, address: str) -> str:
+def card_line(task: str, figures: str, learning_rate: float, seed: int, address: str) -> str:
     """A result with the link to its card."""
-    return f"[{task} {metric} {value}]({address}), learning rate {learning_rate:g}, seed {seed}:"
+    return f"[{task} {figures}]({address}), learning rate {learning_rate:g}, seed {seed}:"
 
 
 def file_name(path: Path, base: Path) -> str:

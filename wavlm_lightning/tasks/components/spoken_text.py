@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from wavlm_lightning.data.transcripts import visible
+
 _SPOKEN_MARKS = frozenset("'&%@#")
 
 
@@ -17,6 +19,6 @@ def spoken_text(text: str) -> str:
         >>> spoken_text("Don’t go - it's twenty-one, Émile!")
         "DON'T GO IT'S TWENTY ONE ÉMILE"
     """
-    letters = unicodedata.normalize("NFC", text).replace("’", "'").upper()
+    letters = visible(text).replace("’", "'").upper()
     punctuation = {c for c in letters if unicodedata.category(c).startswith("P")} - _SPOKEN_MARKS
     return " ".join("".join(" " if letter in punctuation else letter for letter in letters).split())

@@ -13,6 +13,8 @@ from wavlm_lightning.encoder import padding_mask
 CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))  # (Kernel size, dilation) of each time-delay layer, in frames
 # Frames that the layers, which do not pad, take off a sequence: 14.
 LOST_FRAMES = sum((context - 1) * dilation for context, dilation in CONTEXTS)
+# The keys of transformers' `config.json` that describe the network beyond the shapes of its tensors.
+TIME_DELAY = {"tdnn_kernel": [context for context, _ in CONTEXTS], "tdnn_dilation": [step for _, step in CONTEXTS]}
 
 
 def statistics_pooling(frames: Tensor, lengths: Tensor) -> Tensor:
@@ -101,3 +103,27 @@ class AdditiveMarginSoftmax(nn.Module):
         cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions
         margins = self.margin * nn.functional.one_hot(classes, cosines.shape[1])
         return nn.functional.cross_entropy(self.scale * (cosines - margins), classes)
+
+
+def from_transformers(name: str, value: Tensor, affine: str) -> tuple[str, Tensor]:
+    """Name and value of a tensor of `WavLMForXVector` as they are here; `affine` is our layer after the pooling."""
+    for theirs, ours in (("classifier.", "affine."), ("feature_extractor.", f"{affine}.")):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs), value
+    if not name.startswith("tdnn."):
+        return name, value
+    if name.endswith(".weight"):  # `(outputs, context * inputs)` in transformers, `(outputs, inputs, context)` here
+        context = CONTEXTS[int(name.split(".")[1])][0]
+        value = value.unflatten(1, (context, -1)).transpose(1, 2).contiguous()
+    return name.replace("tdnn.", "network.time_delay.").replace(".kernel.", "."), value
+
+
+def to_transformers(name: str, value: Tensor, affine: str) -> tuple[str, Tensor]:
+    """The inverse of `from_transformers`."""
+    for theirs, ours in (("classifier.", "affine."), ("feature_extractor.", f"{affine}.")):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours), value
+    if name.startswith("network.time_delay."):
+        layer, part = name.split(".")[2:]
+        return f"tdnn.{layer}.kernel.{part}", value.transpose(1, 2).flatten(1) if part == "weight" else value
+    return name, value

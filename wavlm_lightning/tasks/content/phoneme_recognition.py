@@ -12,6 +12,7 @@ from torchmetrics.text import WordErrorRate
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 EOS, UNKNOWN = 1, 2
@@ -63,6 +64,9 @@ class PhonemeRecognition(CtcTask):
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, labels)`."""
         return self.classifier(self.projector(features))
+
+    def transformers_form(self) -> TransformersForm | str:
+        return "it reads a weighted sum of all layers, and WavLMForCTC the last layer alone"
 
     def spell(self, numbers: list[int]) -> str:
         """Phones separated by spaces, without end symbols."""

@@ -135,7 +135,8 @@ class QueryByExample(Task):
 
     def _split_of(self) -> dict[str, str]:
         """The split of each key of the test data."""
-        opened, corpus = self.trainer.datamodule.opened["test"], self.trainer.datamodule.corpus
+        assert self.data is not None
+        opened, corpus = self.data.opened["test"], self.data.corpus
         if sorted(opened.name.split("+")) != sorted(self.splits):
             raise UserError(f"QbE tests documents and queries together; set data.test_split: {'+'.join(self.splits)}")
         split_of = {key: name for name in self.splits for key in corpus.split(name).keys}
@@ -144,7 +145,8 @@ class QueryByExample(Task):
         return split_of
 
     def _all_batches(self) -> Iterator[TaskBatch]:
-        loader = self.trainer.datamodule.test_dataloader()
+        assert self.data is not None
+        loader = self.data.loader("test")
         with (
             progress_bar(total=len(loader), desc="QbE queries and statistics", leave=False) as bar,
             self.trainer.precision_plugin.test_step_context(),
@@ -200,7 +202,8 @@ class QueryByExample(Task):
         there = int(truth.any(1).sum())
         if not there:
             raise UserError(f"QbE: no term of split {split!r} is in any document; prepare the corpus again")
-        grid = self.trainer.datamodule.corpus.inventories.get("trial_grid", {}).get(split)
+        assert self.data is not None
+        grid = self.data.corpus.inventories.get("trial_grid", {}).get(split)
         absent = {"absent_queries": 0, "absent_documents": 0}
         if grid and self.protocol == "superb":
             # Trials of the other languages, which the official scorer counts without their scores.

@@ -82,8 +82,7 @@ class SpeechRecognition(CtcTask):
         """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet."""
         if self.alphabet is None:
             return [*SPECIAL, WORD_END, *LETTERS]
-        data = getattr(self._trainer, "datamodule", None)
-        train = open_splits(corpus, "train" if data is None else data.splits["train"])
+        train = open_splits(corpus, "train" if self.data is None else self.data.splits["train"])
         counts = Counter(letter for meta in train.metas() for letter in spoken_text(meta.get("text") or ""))
         letters = sorted(set(counts) - {" ", WORD_END}, key=lambda letter: (-counts[letter], letter))
         if not letters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +18,17 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector, to_transformers
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
-from wavlm_lightning.tasks.speaker.speaker_diarization import USUAL, SpeakerDiarization
+from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.transformers_form import CTC, FRAMES, TransformersForm
 from wavlm_lightning.upstreams import WavLMUpstream
 
 WORD_ENDS = ("|", " ")
@@ -47,6 +49,8 @@ class HeadEncoder(WavLMUpstream):
         values: content of its `config.json`.
         frozen: False trains the encoder with the head.
     """
+
+    source_argument = None  # a checkpoint holds neither its configuration nor the vocabulary of the head
 
     def __init__(self, source: str, values: dict[str, Any], frozen: bool = True) -> None:
         super().__init__(source, frozen=frozen)
@@ -70,10 +74,8 @@ class HeadEncoder(WavLMUpstream):
             lengths = lengths.to(waveforms.device)
             waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
             waveforms = normalize_waveforms(waveforms, lengths, self.normalize_eps)
-        features, frames = self.encoder.features(waveforms, lengths)
-        projected, _ = self.encoder.project(features)
         last = self.encoder.config.layers
-        return self.encoder.contextualise(projected, frames, keep=range(last + 1) if self.weighted else (last,))
+        return self.encode(waveforms, lengths, keep=range(last + 1) if self.weighted else (last,))
 
 
 class FolderLabels(Task):
@@ -149,13 +151,18 @@ class FolderSpeakerVerification(OwnSpeakerVerification):
         """AM-softmax, mean over utterances."""
         return self.objective(self.affine(outputs), targets.values)
 
+    def transformers_form(self) -> TransformersForm | str:
+        form = super().transformers_form()
+        if isinstance(form, str):
+            return form
+        return replace(form, own={"embedding": "linear"}, rename=partial(to_transformers, affine="embedder"))
+
 
 class FolderSpeakerDiarization(SpeakerDiarization):
     """SD by a `WavLMForAudioFrameClassification`: a linear layer at every frame, without SUPERB's LSTM before it."""
 
     def build_head(self, dim: int) -> None:
         self.classifier = nn.Linear(dim, self.speakers)
-        self.register_buffer("setting", torch.tensor(USUAL))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         return self.labels
@@ -163,6 +170,9 @@ class FolderSpeakerDiarization(SpeakerDiarization):
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, speakers)`."""
         return self.classifier(features)
+
+    def transformers_form(self) -> TransformersForm:
+        return TransformersForm(FRAMES, list(self.labels))
 
 
 class FolderCtc(CtcTask):
@@ -174,6 +184,9 @@ class FolderCtc(CtcTask):
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, labels)`, the blank first."""
         return self.lm_head(features)
+
+    def transformers_form(self) -> TransformersForm:
+        return TransformersForm(CTC, list(self.labels))
 
     def read_labels(self, corpus: Corpus) -> Any:
         """The head's own labels; `numbers` reports targets that they cannot spell."""

@@ -14,11 +14,10 @@ from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, POSITION_BI
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.components.xvector import CONTEXTS
+from wavlm_lightning.tasks.components.xvector import CONTEXTS, TIME_DELAY, from_transformers
 from wavlm_lightning.tasks.huggingface import heads
+from wavlm_lightning.tasks.transformers_form import CLASSIFICATION, CTC, FRAMES, VERIFICATION
 
-CLASSIFICATION, VERIFICATION = "ForSequenceClassification", "ForXVector"
-FRAMES, CTC = "ForAudioFrameClassification", "ForCTC"
 HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)  # suffixes of the transformers classes whose heads we have
 
 ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}  # `model_type` -> prefix of its class names
@@ -37,9 +36,6 @@ TASKS: dict[str, dict[str, type[Task]]] = {
     FRAMES: {"SD": heads.FolderSpeakerDiarization},
     CTC: {"ASR": heads.FolderSpeechRecognition, "PR": heads.FolderPhonemeRecognition},
 }
-
-# The keys of `config.json` that describe the x-vector network beyond the shapes of its tensors.
-TIME_DELAY = {"tdnn_kernel": [context for context, _ in CONTEXTS], "tdnn_dilation": [step for _, step in CONTEXTS]}
 
 
 @dataclass(frozen=True)
@@ -162,8 +158,6 @@ def huggingface_head(
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
     expected = {name: value for name, value in model.state_dict().items() if not name.startswith("upstream.")}
-    if "setting" in expected:  # SD's buffer, unknown to transformers
-        state["setting"] = expected["setting"]
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")
@@ -178,29 +172,11 @@ def to_ours(folder: HeadFolder, model: Task) -> dict[str, Tensor]:
         state.pop("weighted_sum.logits", None)
     if folder.kind == VERIFICATION:
         affine = "embedder" if isinstance(model, heads.FolderSpeakerVerification) else "network.affine"
-        state = {verification_name(name, affine): _convolution(name, value) for name, value in state.items()}
+        state = dict(from_transformers(name, value, affine) for name, value in state.items())
     if folder.kind == CTC:
         order = _blank_first(folder)
         state = {name: value[order] if name.startswith("lm_head.") else value for name, value in state.items()}
     return state
-
-
-def verification_name(name: str, affine: str) -> str:
-    """Our name of a parameter of `WavLMForXVector`; `affine` is that of the layer after the pooling."""
-    for theirs, ours in (("classifier.", "affine."), ("feature_extractor.", f"{affine}.")):
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    if name.startswith("tdnn."):
-        return name.replace("tdnn.", "network.time_delay.").replace(".kernel.", ".")
-    return name
-
-
-def _convolution(name: str, value: Tensor) -> Tensor:
-    """The weight of a time-delay layer: `(outputs, context * inputs)` in transformers, `(outputs, inputs, context)` here."""
-    if not (name.startswith("tdnn.") and name.endswith(".weight")):
-        return value
-    context = CONTEXTS[int(name.split(".")[1])][0]
-    return value.unflatten(1, (context, -1)).transpose(1, 2).contiguous()
 
 
 def _choose(folder: HeadFolder, task: str | None) -> type[Task]:

@@ -26,7 +26,7 @@ def forwarded(hook: str) -> Callable[[Any], None]:
     """A method of `ManyHeads` that calls a hook of each head."""
 
     def call(self: Any) -> None:
-        for _, head in self.each():
+        for head in self.heads().values():
             getattr(head, hook)()
 
     call.__name__ = hook

@@ -84,7 +84,7 @@ class ManyHeads(pl.LightningModule):
     def __init__(self, heads: Mapping[str, Task]) -> None:
         super().__init__()
         self.head_labels = tuple(heads)
-        self.heads = torch.nn.ModuleList(heads.values())
+        self.members = torch.nn.ModuleList(heads.values())
         self.tasks: dict[str, Task] = {}
         for head in heads.values():
             task = self.tasks.setdefault(head.name, head)
@@ -106,7 +106,7 @@ class ManyHeads(pl.LightningModule):
 
     @property
     def first(self) -> Task:  # represents all heads where only one can be shown
-        return self.heads[0]
+        return self.members[0]
 
     @property
     def name(self) -> str:
@@ -116,8 +116,9 @@ class ManyHeads(pl.LightningModule):
     def upstream(self) -> Upstream:
         return self.first.upstream
 
-    def each(self) -> Iterator[tuple[str, Task]]:
-        return zip(self.head_labels, self.heads, strict=True)
+    def heads(self) -> dict[str, Task]:
+        """Label of each head -> the head; the label is its folder in the run folder and the prefix of its metrics."""
+        return dict(zip(self.head_labels, self.members, strict=True))
 
     def _log_of(self, label: str, name: str, value: Any, **options: Any) -> None:
         self.log(f"{label}/{name}", value, **{**options, "prog_bar": False})  # the bar has no room for every head
@@ -126,20 +127,20 @@ class ManyHeads(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         check_trainer(self.trainer)
-        for label, head in self.each():
+        for label, head in self.heads().items():
             head._trainer = TrainerOfHead(self.trainer, label)
             head.setup(stage)
 
     def configure_model(self) -> None:
-        for head in self.heads:
+        for head in self.members:
             head.configure_model()
 
     def configure_optimizers(self) -> Any:
-        found = [_configure_optimizers(head.configure_optimizers()) for head in self.heads]
+        found = [_configure_optimizers(head.configure_optimizers()) for head in self.members]
         self.optimizers_of = [optimizer for (optimizer,), _, _ in found]
         joined, configs = HeadOptimizers(self.optimizers_of), []
         self.schedulers = []
-        for (label, head), (_, schedulers, monitor) in zip(self.each(), found, strict=True):
+        for (label, head), (_, schedulers, monitor) in zip(self.heads().items(), found, strict=True):
             for config in _configure_schedulers_automatic_opt(schedulers, monitor):
                 self.schedulers.append(HeadScheduler(config.scheduler, head, joined))
                 watched = config.monitor and f"{label}/{config.monitor}"
@@ -158,7 +159,7 @@ class ManyHeads(pl.LightningModule):
         Returns the mean loss, for the progress bar; the gradients are already there.
         """
         shared, every, losses = self._shared(batch), self.trainer.accumulate_grad_batches, []
-        for head, optimizer in zip(self.heads, self.optimizers_of, strict=True):
+        for head, optimizer in zip(self.members, self.optimizers_of, strict=True):
             head.on_train_batch_start(batch.of(head.name), batch_idx)
             loss = head.training_step(shared.of(head.name), batch_idx)
             if batch_idx % every == 0:  # the first batch of an update
@@ -178,13 +179,13 @@ class ManyHeads(pl.LightningModule):
         pass  # done in `training_step`
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        for head, own in zip(self.heads, self.optimizers_of, strict=True):
+        for head, own in zip(self.members, self.optimizers_of, strict=True):
             head.on_before_optimizer_step(own)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        for head, own in zip(self.heads, self.optimizers_of, strict=True):
+        for head, own in zip(self.members, self.optimizers_of, strict=True):
             head.configure_gradient_clipping(own, gradient_clip_val, gradient_clip_algorithm)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -192,12 +193,12 @@ class ManyHeads(pl.LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         shared = self._shared(batch)
-        for head in self.heads:
+        for head in self.members:
             head.validation_step(shared.of(head.name), batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         shared = self._shared(batch)
-        for head in self.heads:
+        for head in self.members:
             head.test_step(shared.of(head.name), batch_idx)
 
     # Checkpoints.
@@ -214,7 +215,7 @@ class ManyHeads(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the state of every head without the upstream, or of one head within `alone`."""
         if (place := self._alone) is not None:
-            head: Task = self.heads[place]
+            head: Task = self.members[place]
             checkpoint["state_dict"] = head.state_dict()
             checkpoint["callbacks"] = {}  # those of all heads do not belong to one
             if "optimizer_states" in checkpoint:
@@ -224,7 +225,7 @@ class ManyHeads(pl.LightningModule):
             return
         checkpoint["heads"] = {}
         checkpoint["state_dict"] = {}
-        for place, (label, head) in enumerate(self.each()):
+        for place, (label, head) in enumerate(self.heads().items()):
             kept = {"state_dict": head.state_dict(), "global_step": checkpoint["global_step"]}
             head.on_save_checkpoint(kept)
             state = kept.pop("state_dict")
@@ -238,11 +239,16 @@ class ManyHeads(pl.LightningModule):
                 f"this checkpoint holds the heads {', '.join(kept) or '(one)'}, not {', '.join(self.head_labels)}; give "
                 "the tasks, learning rates and seeds of the run that wrote it"
             )
-        for label, head in self.each():
-            head.on_load_checkpoint(kept[label])
+        state = checkpoint["state_dict"]
+        for place, (label, head) in enumerate(self.heads().items()):
+            own = f"heads.{place}."
+            # A head may bring old weights to today's form.
+            alone = {name.removeprefix(own): state.pop(name) for name in [*state] if name.startswith(own)}
+            head.on_load_checkpoint({**kept[label], "state_dict": alone})
+            state.update({own + name: value for name, value in alone.items()})
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        for place, head in enumerate(self.heads):
+        for place, head in enumerate(self.members):
             own = f"heads.{place}."
             state = {name.removeprefix(own): value for name, value in state_dict.items() if name.startswith(own)}
             result = head.load_state_dict(state, strict, assign)

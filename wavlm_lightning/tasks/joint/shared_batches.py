@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lightning.pytorch as pl
-
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.tasks.contract import Needs
 from wavlm_lightning.upstreams.cache import Level
 
 
-def tasks_of(module: pl.LightningModule) -> list[Task]:
-    """The task itself, or the first head of each task of `ManyHeads`."""
-    if isinstance(module, ManyHeads):
-        return list(module.tasks.values())
-    if not isinstance(module, Task):
-        raise UserError(f"TaskData serves tasks, not {type(module).__name__}; for pre-training use PretrainingData")
-    return [module]
-
-
-def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, Any]]) -> None:
+def check_alike(needs: Sequence[Needs], decided_by: Callable[[Needs], dict[str, Any]]) -> None:
     """Refuse tasks that would get different batches alone; `decided_by` returns the settings a task decides, by name."""
-    first, *others = tasks
+    first, *others = needs
     wanted = decided_by(first)
     for task in others:
         for what, value in decided_by(task).items():
@@ -35,11 +23,11 @@ def check_alike(tasks: Sequence[Task], decided_by: Callable[[Task], dict[str, An
                 )
 
 
-def common_level(tasks: Sequence[Task]) -> Level:
+def common_level(needs: Sequence[Needs]) -> Level:
     """The level of a feature cache that gives each task exactly the features of a cache of its own."""
     names: dict[Level, str] = {}
-    for task in tasks:
-        if task.cache_level is None or (task.cache_level == "utterance" and task.weighted_sum.normalize):
+    for task in needs:
+        if task.cache_level is None or (task.cache_level == "utterance" and task.normalize):
             raise UserError(f"cache: {task.name} needs every frame of every pass; set data.cache: null")
         names[task.cache_level] = task.name
     if len(names) > 1:

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from wavlm_lightning.augment.transforms import WaveformTransform
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.contract import Needs
 from wavlm_lightning.tasks.data import TaskData
 
 
@@ -41,7 +42,9 @@ class FoldData(TaskData):
         cache: see `TaskData`.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
-        seed: of order.
+        seed: of order and training transforms.
+        transforms: of training waveforms, see `TaskData`.
+        eval_transforms: of the waveforms of validation and test.
     """
 
     def __init__(
@@ -55,19 +58,22 @@ class FoldData(TaskData):
         cache_gib: float = 20.0,
         num_workers: int = 0,
         seed: int = 1337,
+        transforms: list[WaveformTransform] | None = None,
+        eval_transforms: list[WaveformTransform] | None = None,
     ) -> None:
         reading: dict[str, Any] = {"cache": cache, "cache_gib": cache_gib, "num_workers": num_workers, "seed": seed}
+        reading |= {"transforms": transforms, "eval_transforms": eval_transforms}
         super().__init__(corpus, batch_size, batch_seconds, eval_batch_seconds, **reading)
         self.fold = fold
         # Placeholders until `open_stage` reads the names of the folds.
         self.splits = {"train": "all but the test fold", "valid": "a fifth of train", "test": f"fold {fold}"}
 
-    def batch_requirements(self, task: Task) -> dict[str, Any]:
+    def batch_requirements(self, task: Needs) -> dict[str, Any]:
         return {**super().batch_requirements(task), "the protocol of the folds": task.protocol}
 
     def open_stage(self, used: tuple[str, ...]) -> dict[str, Split]:
         """The test fold, and the others divided into training and validation."""
-        corpus, task = self.corpus, self._task()
+        corpus, task = self.corpus, self.needs[0]
         folds = corpus.splits
         if not 1 <= self.fold <= len(folds) or len(folds) < 3:
             raise UserError(

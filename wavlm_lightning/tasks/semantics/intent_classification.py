@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 
 
 class IntentClassification(UtteranceClassification):
@@ -46,6 +48,11 @@ class IntentClassification(UtteranceClassification):
     @property
     def chance(self) -> float:
         return 1 / float(torch.tensor([len(values) for values in self.labels.values()]).prod())
+
+    def transformers_form(self) -> TransformersForm:
+        """As of a classifier, with the slot in the name of each output."""
+        names = [f"{slot}={value}" for slot, each in self.labels.items() for value in each]
+        return replace(super().transformers_form(), labels=names, own={"labels": self.labels})
 
     def slots(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """The logits `(batch, values)` of each slot."""

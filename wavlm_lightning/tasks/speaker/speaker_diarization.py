@@ -13,14 +13,15 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.metrics.diarization import frames_to_segments
+from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_segments
 from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
-# The setting in use until one is chosen: threshold 0.5, median of 11 frames.
-USUAL = SETTINGS.index(DiarizationSetting(0.5, 11))
+# The setting in use until one is chosen.
+USUAL = DiarizationSetting(threshold=0.5, median_filter=11)
 
 
 def match_frames(targets: Tensor, frames: int) -> Tensor:
@@ -79,7 +80,6 @@ class SpeakerDiarization(Task):
     better = "lower"
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
     answer, cache_level = "frames", "frame"
-    setting: Tensor
 
     def __init__(
         self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any
@@ -120,11 +120,12 @@ class SpeakerDiarization(Task):
         first = round(start / self.stride)
         return target[first : first + round(samples / self.stride)]
 
+    def transformers_form(self) -> TransformersForm | str:
+        return "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"
+
     def build_head(self, dim: int) -> None:
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True)
         self.classifier = nn.Linear(self.hidden, self.speakers)
-        # A buffer, so that the checkpoint stores the setting chosen on valid.
-        self.register_buffer("setting", torch.tensor(USUAL))
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, speakers)`."""
@@ -165,21 +166,39 @@ class SpeakerDiarization(Task):
             metric.update(row[:length], turns[key])
 
     def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
-        split = self.trainer.datamodule.opened[stage]
+        assert self.data is not None
+        split = self.data.opened[stage]
         if self._references is None or self._references[0] is not split:
             turns = (meta["turns"] for meta in split.metas())
             self._references = split, dict(zip(split.keys, turns, strict=True))
         return self._references[1]
 
-    def score(self, metric: Any, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """The error rate of the best setting on this split; in the test of `fixed`, of the setting chosen on valid."""
+    @property
+    def setting(self) -> DiarizationSetting:
+        """How scores become turns: as chosen on valid, or else threshold 0.5 and a median of 11 frames."""
+        return DiarizationSetting(**self.fitted) if self.fitted else USUAL
+
+    def fit_on_validation(self, metric: Any) -> dict[str, Any]:
+        """The setting with the lowest error; none under `superb`, which chooses it on test."""
+        return SETTINGS[self._best(metric)[0]]._asdict() if self.protocol == "fixed" else {}
+
+    def _best(self, metric: Any) -> tuple[int, list[DiarizationErrors]]:
+        """Number of the setting with the lowest error rate, and the errors of each."""
         with metric.sync_context():
             errors = metric.details()
-        best = min(range(len(SETTINGS)), key=lambda number: errors[number].rate)
-        if self.protocol == "fixed":
-            if stage == "valid":
-                self.setting.fill_(best)
-            best = int(self.setting)
+        return min(range(len(SETTINGS)), key=lambda number: errors[number].rate), errors
+
+    def upgrade(self, checkpoint: dict[str, Any]) -> None:
+        # Older versions kept the number of the setting among the weights, also where none was chosen.
+        number = checkpoint["state_dict"].pop("setting", None)
+        if number is not None and self.protocol == "fixed":
+            checkpoint["task"]["fitted"] = SETTINGS[int(number)]._asdict()
+
+    def score(self, metric: Any, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
+        """The error rate of the best setting on this split; in the test of `fixed`, of the setting chosen on valid."""
+        best, errors = self._best(metric)
+        if self.protocol == "fixed" and stage == "test":
+            best = SETTINGS.index(self.setting)
         chosen = errors[best]
         if stage == "test":
             speech = max(chosen.total, 1e-9)
@@ -196,8 +215,8 @@ class SpeakerDiarization(Task):
         return {self.metric: torch.tensor(chosen.rate)}
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The turns, ordered by start, by the setting in the checkpoint or else threshold 0.5 and a median of 11 frames."""
-        threshold, median_filter = SETTINGS[int(self.setting)]
+        """The turns, ordered by start, by `setting`."""
+        threshold, median_filter = self.setting
         rows = []
         for row, length in zip(outputs.detach().float().sigmoid().cpu(), lengths.tolist(), strict=True):
             segments = frames_to_segments(row[:length].numpy(), self.upstream.frame_rate, threshold, median_filter)

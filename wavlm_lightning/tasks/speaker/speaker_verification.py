@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,14 @@ from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
-from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector
+from wavlm_lightning.tasks.components.xvector import (
+    LOST_FRAMES,
+    TIME_DELAY,
+    AdditiveMarginSoftmax,
+    XVector,
+    to_transformers,
+)
+from wavlm_lightning.tasks.transformers_form import VERIFICATION, TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
 Stage = Literal["valid", "test"]
@@ -87,7 +95,7 @@ class SpeakerVerification(Task):
         widths: of the five time-delay layers; 512 four times and 1500 in SUPERB.
         embedding: width of the embedding; 512 in SUPERB.
         scale: of AM-softmax.
-        margin: of AM-softmax.
+        margin: of AM-softmax; `callbacks.MoveValue` may raise it over the updates.
         weight_decay: of AdamW.
         settings: see `Task`: normalize, seed, protocol.
     """
@@ -96,6 +104,7 @@ class SpeakerVerification(Task):
     metric = "eer"
     better = "lower"
     answer, cache_level = "vector", "frame"
+    lost_frames = LOST_FRAMES
 
     def __init__(
         self,
@@ -109,10 +118,21 @@ class SpeakerVerification(Task):
         weight_decay: float = 0.01,
         **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, **settings)
+        super().__init__(upstream, learning_rate, weight_decay=weight_decay, **settings)
         self.hidden, self.widths, self.embedding = hidden, tuple(widths), embedding
-        self.scale, self.margin, self.weight_decay = scale, margin, weight_decay
+        self.scale, self.margin = scale, margin
         self._read: Trials | None = None
+
+    @property
+    def margin(self) -> float:
+        """Margin of AM-softmax; the loss uses a new value from the next batch on."""
+        return self.objective.margin if hasattr(self, "objective") else self._margin
+
+    @margin.setter
+    def margin(self, value: float) -> None:
+        self._margin = value
+        if hasattr(self, "objective"):
+            self.objective.margin = value
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         """The training speakers."""
@@ -145,6 +165,14 @@ class SpeakerVerification(Task):
         self.affine = nn.Linear(self.embedding, self.embedding)
         self.objective = AdditiveMarginSoftmax(self.embedding, len(self.labels), self.scale, self.margin)
 
+    def transformers_form(self) -> TransformersForm | str:
+        """The head of a `WavLMForXVector`."""
+        if self.hidden != self.widths[0]:
+            return f"its projection has {self.hidden} outputs, and WavLMForXVector needs those of the first layer"
+        config = {"tdnn_dim": list(self.widths), "xvector_output_dim": self.embedding, **TIME_DELAY}
+        rename = partial(to_transformers, affine="network.affine")
+        return TransformersForm(VERIFICATION, list(self.labels), config, {"embedding": "relu"}, rename)
+
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Embeddings `(batch, embedding)`, not yet scaled to length 1."""
         return self.network(self.projector(features), lengths)
@@ -156,14 +184,11 @@ class SpeakerVerification(Task):
     def on_fit_start(self) -> None:
         # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
-        split = self.trainer.datamodule.opened["train"]
+        assert self.data is not None
+        split = self.data.opened["train"]
         strangers = {str(meta.get("speaker")) for meta in split.metas()}.difference(self.labels)
         if strangers:
             raise UserError(f"SV: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers")
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def build_metric(self) -> Metric:
         """Collects the embeddings; `score` reads from the corpus which pairs to compare."""
@@ -183,13 +208,43 @@ class SpeakerVerification(Task):
         self._trials("test")  # to fail on bad trials before anything is computed
 
     def _trials(self, stage: Stage) -> Trials:
-        data = self.trainer.datamodule
+        data = self.data
+        assert data is not None
         if self._read is None or self._read.split is not data.opened[stage]:
             self._read = Trials.read(data.corpus, data.opened[stage])
         return self._read
 
+    def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
+        """The cosine above which two voices count as one, at the equal error rate of the valid trials."""
+        cosines, same = self._cosines(metric, "valid")
+        return {} if cosines is None else {"threshold": float(equal_error_rate(cosines.numpy(), same.numpy())[1])}
+
     def score(self, metric: Metric, stage: Stage) -> dict[str, Tensor]:
-        """Equal error rate of the split's trials; NaN if too few of its utterances were evaluated."""
+        """Equal error rate of the split's trials; NaN if too few of its utterances were evaluated.
+
+        The details of a test have its own threshold and, where one was fitted on valid, the errors at that one.
+        """
+        cosines, same = self._cosines(metric, stage)
+        if cosines is None:
+            if not 0 < int(same.sum()) < len(same):
+                rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
+            return {self.metric: torch.tensor(math.nan)}
+        rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
+        if stage == "test":
+            self.details = {"threshold": threshold, "target_trials": int(same.sum()), "trials": len(same)}
+            if self.fitted:
+                accepted = cosines >= self.fitted["threshold"]
+                self.details["at_fitted_threshold"] = {
+                    "false_alarms": float(accepted[~same].double().mean()),
+                    "misses": float((~accepted[same]).double().mean()),
+                }
+        return {self.metric: torch.tensor(rate)}
+
+    def _cosines(self, metric: Metric, stage: Stage) -> tuple[Tensor | None, Tensor]:
+        """The cosine of each trial that was heard, float64 `(trials,)`, and whether it is of one speaker, bool `(trials,)`.
+
+        No cosines if there are too few for a rate, or for a head that diverged, so that its learning rate is not selected.
+        """
         trials = self._trials(stage)
         rows, numbers = metric.compute()
         numbers = numbers.reshape(-1).cpu()  # torchmetrics returns a single number as a scalar
@@ -198,18 +253,10 @@ class SpeakerVerification(Task):
         row_of[numbers] = torch.arange(len(numbers))
         heard = (row_of[trials.pairs] >= 0).all(1)
         pairs, same = row_of[trials.pairs[heard]], trials.same[heard]
-        too_few = not 0 < int(same.sum()) < len(same)
-        if too_few:
-            rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
         rows = rows.double().cpu()
-        if too_few or not bool(rows.isfinite().all()):
-            # Also NaN for a head that diverged, so that its learning rate is not selected.
-            return {self.metric: torch.tensor(math.nan)}
-        cosines = (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1)
-        rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
-        if stage == "test":
-            self.details = {"threshold": threshold, "target_trials": int(same.sum()), "trials": len(same)}
-        return {self.metric: torch.tensor(rate)}
+        if not 0 < int(same.sum()) < len(same) or not bool(rows.isfinite().all()):
+            return None, same
+        return (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1), same
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The embedding, of length 1; the cosine of two embeddings measures the similarity of the voices."""

@@ -43,6 +43,7 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
             f"  {name}: {len(split):,} utterances, {split.seconds / 3600:,.3f} h, {voices}{len(split.shards):,} shards; "
             f"length {seconds.min():.2f} to {seconds.max():.2f} s, 5 % {low:.2f} s, median {middle:.2f} s, "
             f"95 % {high:.2f} s"
+            + (f"; further audio: {', '.join(further)}" if (further := split.audio_members) else "")
         )
     for name, classes in corpus.inventories.items():
         if isinstance(classes, dict):

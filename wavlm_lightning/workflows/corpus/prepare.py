@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wavlm_lightning.data.corpora import RECIPES
+from wavlm_lightning.data.finding import FoundAudio
 from wavlm_lightning.system.plugins import find_recipe, load, registered_corpora
+from wavlm_lightning.system.reading import reading
 
 if TYPE_CHECKING:  # `wavlm prepare --help` imports this module and must not wait for numpy
     from wavlm_lightning.data.corpus import Corpus
@@ -51,7 +55,14 @@ def prepare(
     from wavlm_lightning.data.writing import write_corpus
 
     require_folder(folder, f"the files of {recipe} (`wavlm prepare {recipe} --help`)")
-    plan = recipe_named(recipe).plan(folder, arguments)
+    # Recipes of others keep their tracebacks, which their authors need.
+    ours = (
+        reading(folder, f"the files of {recipe} as published", "unpack them again")
+        if recipe in RECIPES
+        else nullcontext()
+    )
+    with ours:
+        plan = recipe_named(recipe).plan(folder, arguments)
     plan = replace(plan, source={"recipe": recipe, **plan.source})
     return write_corpus(plan, out, workers, on_error)
 
@@ -65,6 +76,10 @@ def summary(corpus: Corpus) -> list[str]:
     source, file = corpus.body["source"], corpus.directory / "corpus.json"
     if source["skipped"]:
         lines.append(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
+    if left_out := source.get("left_out"):
+        lines.append(f"{FoundAudio([], Counter(left_out)).note()}")
+    for split, count in source.get("twice_in_a_split", {}).items():
+        lines.append(f"{split}: {count} recordings are the same sound as another one of this split")
     for split, count in source.get("too_short", {}).items():
         lines.append(f"{split}: left out {count} utterances that are too short, as the protocol says")
     for split, count in source.get("trials_dropped", {}).items():

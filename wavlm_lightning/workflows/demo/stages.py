@@ -104,8 +104,9 @@ class _Demo:
         cards = [ResultCard.read(head.folder) for head in all_heads(self.out)]
         order = list(UPSTREAMS)
         for card in sorted(cards, key=lambda c: (TASKS.index(c.task.lower()), order.index(c.upstream["label"]))):
-            label, unit = card.upstream["label"], card.main["unit"]
-            print(f"  {card.task:<4} {label:<15} {card.headline:<9} {card.value:5.1f} {unit}")
+            for name in card.shown:
+                value, unit = card.metrics[name]["value"], card.metrics[name]["unit"]
+                print(f"  {card.task:<4} {card.upstream['label']:<15} {name:<9} {value:5.1f} {unit}")
         page, _ = write_report([self.out], self.out, setup=machine(), commands=next_commands(self.out), notes=NOTES)
         return page
 

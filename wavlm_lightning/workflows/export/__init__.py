@@ -63,7 +63,7 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
 
         difference = write_encoder(encoder.eval(), directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the encoder"]
-    from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, write_head
+    from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, without_teachers, write_head
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
     encoder.save_pretrained(directory)
@@ -71,6 +71,6 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
         (directory / name).unlink(missing_ok=True)
     checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" else None
     if checkpoint is not None:
-        write_head(directory, checkpoint["state_dict"], checkpoint.get("codebooks", {}))
+        write_head(directory, without_teachers(checkpoint), checkpoint.get("codebooks", {}))
     notes = write_card(directory, model_card(directory, encoder, source, checkpoint, command))
     return [*notes, f"{directory}: {encoder.parameter_count():,} parameters"]

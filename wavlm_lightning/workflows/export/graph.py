@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 import wavlm_lightning
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.tasks.components.xvector import LOST_FRAMES
-from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.predict.head import TrainedHead
 
 FILES: dict[str, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 DESCRIPTION = "model.json"
+VALID_FRAMES = "int64 (batch,), valid frames of each row"
 # Largest accepted difference from the model's output, relative to its largest number, or absolute if that is below 1.
 TOLERANCE = 1e-4
 
@@ -46,15 +46,19 @@ class ExportableHead(nn.Module):
         self.encoder = ExportableEncoder(upstream.encoder, _normalize_eps(upstream.encoder) if eps is None else eps)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveforms `(batch, samples)` and lengths `(batch,)` to the task's outputs and valid frames `(batch,)`."""
-        hidden, frames = self.encoder(waveforms * self.factor, lengths)
+        """Waveforms `(batch, samples)` and lengths `(batch,)` to what the task's `forward` returns."""
+        waveforms = waveforms * self.factor
+        hidden, frames = self.encoder(waveforms, lengths)
         layers = Layers(hidden[self.states], frames, self.task.upstream.frame_rate)
-        return self.task.outputs(self.task.weighted_sum(layers), frames), frames
+        outputs, valid = self.task.from_layers(layers, Waveforms(waveforms, lengths))
+        if self.task.answer == "waveform":
+            return outputs / self.factor, valid.clone()  # ONNX has no graph whose output is an input
+        return outputs, valid
 
 
 def write_encoder(encoder: WavLM, folder: Path, form: str) -> float:
     """Write all hidden states of an encoder as a graph; see `write_graph`."""
-    outputs = {"hidden": "all hidden states, (layers + 1, batch, frames, dim)"}
+    outputs = {"hidden": "all hidden states, (layers + 1, batch, frames, dim)", "frames": VALID_FRAMES}
     facts = {"outputs": outputs, "layers": encoder.config.layers}
 
     def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
@@ -76,18 +80,23 @@ def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
             f"--format {form}: the LSTMs of this {task.name} head would be fixed to one length by torch.export; export its "
             "encoder with --encoder and run the head with `wavlm predict`"
         )
-    # torch.export specialises a single frame, and the x-vector network shortens its input by 14 frames.
-    frames = 2 + LOST_FRAMES if isinstance(task, SpeakerVerification) else 2
-    facts = {"outputs": {"scores": "outputs of the head, see labels"}, "task": task.name, "labels": task.labels}
+    outputs = {"scores": "outputs of the head, see labels", "frames": VALID_FRAMES}
+    if task.answer == "waveform":
+        samples = "int64 (batch,), valid samples of each row"
+        outputs = {"waveform": "float32 (batch, samples), sample by sample as the input", "samples": samples}
+    facts = {"outputs": outputs, "task": task.name, "labels": task.labels}
     if head.gain_db:
         facts["gain_db"] = f"{head.gain_db:g}, in the graph"
     if head.trim:
         facts["trim"] = "quiet stretches were removed before training; remove them before the graph, too"
 
     def expected(waveforms: Tensor, lengths: Tensor) -> Tensor:
-        layers = task.upstream(waveforms * 10 ** (head.gain_db / 20), lengths)
-        return task.outputs(task.weighted_sum(layers), layers.lengths)
+        factor = 10 ** (head.gain_db / 20)
+        outputs, _ = task(Waveforms(waveforms * factor, lengths))
+        return outputs / factor if task.answer == "waveform" else outputs
 
+    # torch.export specialises a single frame.
+    frames = 2 + task.lost_frames
     return write_graph(ExportableHead(head), expected, folder, form, task.upstream.encoder, facts, frames)
 
 
@@ -103,7 +112,7 @@ def write_graph(
     """Trace and write a graph (`onnx` or `torch`), and compare it with the model on batches of several sizes and lengths.
 
     Args:
-        module: maps waveforms `(batch, samples)` and lengths `(batch,)` to outputs and valid frames.
+        module: maps waveforms `(batch, samples)` and lengths `(batch,)` to outputs and their valid frames or samples.
         expected: the same outputs, computed by the model.
         folder: made if missing; gets `model.onnx` or `model.pt2`, and `model.json` with the facts.
         form: `onnx` or `torch`.
@@ -127,7 +136,7 @@ def write_graph(
     example = _batch(3, shortest + 6000, config.receptive_field, 0)
     try:
         with _quiet(), torch.no_grad():
-            _trace(module, example, part, form, [*facts["outputs"], "frames"])
+            _trace(module, example, part, form, list(facts["outputs"]))
             largest, tested = _compare(_runner(part, form), expected, shortest, config.receptive_field)
         if not largest <= TOLERANCE:
             raise UserError(
@@ -148,7 +157,7 @@ def write_graph(
             "waveforms": f"float32 (batch, samples), at least {shortest} samples: add zeros behind shorter rows",
             "lengths": f"int64 (batch,), valid samples of each row, at least {config.receptive_field}",
         },
-        "outputs": {**facts.pop("outputs"), "frames": "int64 (batch,), valid frames of each row"},
+        "outputs": facts.pop("outputs"),
         "sample_rate": SAMPLE_RATE,
         "frame_rate": config.frame_rate,
         **facts,

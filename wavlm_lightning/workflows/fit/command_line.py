@@ -21,9 +21,10 @@ from lightning.pytorch.utilities import rank_zero_only
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
-from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, best, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, kept, with_whole_files
 from wavlm_lightning.callbacks.curves import Curves
-from wavlm_lightning.callbacks.joint_heads import BestOfHead, CurvesOfHeads, check_callbacks, check_new, load_best
+from wavlm_lightning.callbacks.examples import KeepExamples
+from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.wandb import settle_loggers
@@ -33,8 +34,8 @@ from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftove
 from wavlm_lightning.system.plugins import make_importable
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
-from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
 from wavlm_lightning.workflows.fit.joint_heads import (
@@ -129,6 +130,8 @@ class WavLMCLI(LightningCLI):
         parser.add_argument(OPTION, type=list[str | dict[str, Any]] | None, default=None, help=HELP)
         updates = "updates between two writings of last.ckpt while fitting"
         parser.add_argument("--checkpoint_every", type=int, default=500, help=updates)
+        kept_help = "keep the newest N of these as well, as checkpoints/update-STEP.ckpt, for `wavlm average`"
+        parser.add_argument("--keep_checkpoints", type=int, default=0, metavar="N", help=kept_help)
         threads = (
             "CPU threads of a fit on the CPU; by default OMP_NUM_THREADS, else the fastest number in a short timing, and "
             "that of the run folder when a run is resumed"
@@ -203,23 +206,27 @@ class WavLMCLI(LightningCLI):
         if fitting:
             callbacks += [StopBetweenUpdates(), *self.callbacks]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            if isinstance(self.model, ManyHeads):
-                callbacks += [BestOfHead(root, label, head) for label, head in self.model.each()]
-            elif hasattr(self.model, "monitor"):
-                callbacks.append(best(root / "checkpoints", *self.model.monitor))
+            callbacks += best_of_heads(root, self.model)
+            every, number = (self._get(self.config_init, name) for name in ("checkpoint_every", "keep_checkpoints"))
+            if number and labels:
+                raise UserError(
+                    "--keep_checkpoints keeps those of one head; give one learning rate and seed, and no --also"
+                )
+            if number:
+                callbacks.append(kept(root / "checkpoints", every, number))
             # Last, because it saves the state of the callbacks before it.
-            callbacks.append(Newest(root / "checkpoints", self._get(self.config_init, "checkpoint_every")))
+            callbacks.append(Newest(root / "checkpoints", every))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
-            callbacks.append(WriteResultCard(root, self.command))
+            callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
         self.save_config_kwargs = {"heads": self.heads, "save_to_log_dir": False}
         trainer = super().instantiate_trainer(**kwargs)
-        if isinstance(self.model, ManyHeads):
+        if labels:
             check_trainer(trainer)  # before it starts processes
         return trainer
 
@@ -228,6 +235,9 @@ class WavLMCLI(LightningCLI):
         for name in (LAST, BEST):
             finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
+        if self._get(self.config, "ckpt_path") is not None and isinstance(self.model, Task):
+            for head in self.model.heads().values():
+                head.start_from = None  # its checkpoint has all weights, and the other run may be gone
         if self._get(self.config, "ckpt_path") is not None or self.trainer.fast_dev_run:
             return
         # A run that was killed after its first validation and before its first regular checkpoint has only the best one.
@@ -237,12 +247,11 @@ class WavLMCLI(LightningCLI):
                 f"{self.folder} already holds a run; resume it with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
-        if isinstance(self.model, ManyHeads):
-            check_new(self.folder, self.model.head_labels)
+        check_new(self.folder, tuple(self.heads.models))
 
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
-        if isinstance(self.model, ManyHeads) and self._get(self.config, "ckpt_path") == BEST:
+        if self.heads.models and self._get(self.config, "ckpt_path") == BEST:
             load_best(self.model, self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
@@ -251,7 +260,7 @@ class WavLMCLI(LightningCLI):
     before_test = before_validate
 
     def before_predict(self) -> None:
-        if isinstance(self.model, ManyHeads):
+        if self.heads.models:
             raise UserError(f"`wavlm predict` takes one head: give one learning rate and seed, and no {OPTION}")
         self._resolve_checkpoint()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -12,9 +13,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining import PretrainingData, WavLMPretraining, objectives
-from wavlm_lightning.pretraining.flops import encoder_flops, masked_share
+from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_share
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
-from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost
+from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
 from wavlm_lightning.workflows.recipe.chain import Configuration
@@ -76,7 +77,8 @@ def training_cost(
     head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
     if unknown:
         remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
-    memory = step_memory(
+    memory_of = partial(
+        step_memory,
         config,
         crops,
         samples,
@@ -86,9 +88,13 @@ def training_cost(
         sharded=_sharded(trainer.get("strategy")),
         checkpointed=section(stage, "model", "init_args").get("activation_checkpointing") is True,
         head_parameters=head.parameters,
-        head_bytes=head.kept,
+        teacher_parameters=sum(each.teacher_parameters for each in head.passes),
     )
-    micro_step = replace(encoder_flops(config, crops, samples), objectives=head.flops).training
+    memory = memory_of(head_bytes=head.kept)
+    if more := passes_bytes(memory, head.passes):
+        memory = memory_of(head_bytes=head.kept + more)
+    encoder = encoder_flops(config, crops, samples)
+    micro_step = replace(encoder, objectives=head.flops).training + passes_flops(encoder, head.passes)
     flops = micro_step * written_for * updates
     gpu_hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
     return PreTraining(
@@ -106,6 +112,24 @@ def training_cost(
         gpu_hours=gpu_hours,
         wall_hours=None if gpu_hours is None else gpu_hours / gpus,
         remarks=tuple(remarks),
+    )
+
+
+def passes_flops(encoder: StepFlops, passes: Sequence[PassCost]) -> float:
+    """Operations of further passes in a micro-step, from those of the main pass."""
+    total = 0.0
+    for each in passes:
+        parts = encoder if each.convolutions else replace(encoder, front_end=0.0, front_end_backward=0.0)
+        total += parts.training if each.gradients else parts.forward
+    return total
+
+
+def passes_bytes(main: StepMemory, passes: Sequence[PassCost]) -> float:
+    """Bytes of the activations that further passes keep for the backward pass, from those of the main pass."""
+    return sum(
+        main.layers + main.projection + (main.front_end if each.convolutions else 0)
+        for each in passes
+        if each.gradients
     )
 
 
@@ -128,7 +152,12 @@ def objectives_cost(
         if cost is None:
             unknown.append(_class_path(entry).rpartition(".")[2])
         else:
-            total = ObjectiveCost(total.parameters + cost.parameters, total.flops + cost.flops, total.kept + cost.kept)
+            total = ObjectiveCost(
+                total.parameters + cost.parameters,
+                total.flops + cost.flops,
+                total.kept + cost.kept,
+                total.passes + cost.passes,
+            )
     return total, unknown
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from wavlm_lightning.system.plugins import open_class_paths
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
-from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
+from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
 from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
@@ -42,7 +42,7 @@ class TrainedHead:
             waveform = load_mono(path)
             if self.gain_db:
                 waveform = gain(waveform, self.gain_db)
-            if self.trim:
+            if self.trim and self.task.answer != "waveform":  # whose answer keeps the time of the recording
                 waveform = trim_silence(waveform)
                 check_waveform(waveform, f"{path}: without its quiet stretches")
         except (BadAudio, OSError) as error:
@@ -53,8 +53,8 @@ class TrainedHead:
 def holds_head(path: Path) -> bool:
     """Whether a path, which may be anything, holds a head (in a run folder or in Hugging Face's format)."""
     best = checkpoint(path, BEST)
-    if best.is_file():
-        return "task" in read_run_checkpoint(best)
+    if best.exists():
+        return HEAD_KEY in read_entries(best)
     if not is_head_folder(path):
         return False
     try:
@@ -84,23 +84,41 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     """The task, `processing` of its corpus, and the gain of its data module in dB."""
     config, best = run / CONFIG, checkpoint(run, BEST)
     for path in (config, best):
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{path}: no such file; {EXPECTED}")
     content = read_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
     open_class_paths(config.read_text(encoding="utf-8"))
+    state = read_run_checkpoint(best)
+    model_config = _with_trained_encoder(content["model"], state, best)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     try:
-        model = parser.instantiate_classes(parser.parse_object({"model": content["model"]})).model
-        state = torch.load(best, map_location="cpu", weights_only=True)
+        model = parser.instantiate_classes(parser.parse_object({"model": model_config})).model
     except ArgumentError as error:
         raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise UserError(f"{best}: not readable as a checkpoint; is it cut short?") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
     model.on_load_checkpoint(state)
     model.load_state_dict(state["state_dict"])
     return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
+
+
+def _with_trained_encoder(config: Any, state: dict[str, Any], path: Path) -> Any:
+    """The section `model` of a run's configuration; an encoder that the run has trained comes from its checkpoint.
+
+    The source that it started from may be gone. `state` is the content of the checkpoint at `path`.
+    """
+    record = state.get(RECORD_KEY)
+    block = (config.get("init_args") or {}).get("upstream") if isinstance(config, dict) else None
+    if record is None or record["argument"] is None or not isinstance(block, dict):
+        return config
+    config = copy.deepcopy(config)
+    block = config["init_args"]["upstream"]
+    while isinstance(
+        inner := block.get("init_args", {}).get("upstream"), dict
+    ):  # a choice of layers of another upstream
+        block = inner
+    block["init_args"] = {**block.get("init_args", {}), record["argument"]: str(path), "label": record["label"]}
+    return config

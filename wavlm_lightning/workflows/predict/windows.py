@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 
@@ -59,24 +60,26 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
     - a head that answers with `labels` (CTC) labels each window with its context, and the labels of the context are dropped;
     - a head that answers with one `label` or `vector` for a recording answers for each window; the result is the mean of
       the answers, weighted by frames;
-    - a head that answers with `frames` gets the whole sequence of weighted sums: diarization must not swap speakers between
-      windows.
+    - a head that answers with a `waveform` hears each window with its context, and the samples of the context are dropped;
+    - a head that answers with `frames` or `text` gets the whole sequence of weighted sums: diarization must not swap
+      speakers between windows.
 
     The task is in eval mode, the waveform `(samples,)` on its device, gradients are off. Returns outputs with a batch of
-    one, and their frames, int64 `(1,)`; 1 for one vector per recording.
+    one, and their frames (samples of a waveform), int64 `(1,)`; 1 for one vector per recording.
     """
+    if task.answer == "waveform":
+        answer = torch.cat(list(_answered_samples(task, waveform, seconds)), 1)
+        return answer, _count(answer)
     parts = window_features(task, waveform, seconds)
     if task.cache_level == "utterance":
         return _answer_of_mean(task, parts)
-    if task.answer == "waveform":
-        raise UserError(f"{task.name}: answers with waveforms, whose windows cannot be joined yet; give --window 0")
     if task.answer == "labels":
         outputs = torch.cat([_answer(task, features)[:, own] for features, own in parts], 1)
         return outputs, _count(outputs)
     first = next(parts)
-    # Tasks written before `answer` existed go by the shape.
-    shape = "vector" if task.answer is None and _answer(task, first.features[:, first.own]).ndim == 2 else "frames"
-    if (task.answer or shape) in ("label", "vector"):
+    # Tasks written before `answer` existed go by the shape, so they must answer first.
+    kind = task.answer or task.answer_kind(_answer(task, first.features[:, first.own]))
+    if kind in ("label", "vector"):
         return _mean_of_answers(task, first, parts)
     features = torch.cat([first.features[:, first.own], *(features[:, own] for features, own in parts)], 1)
     return _answer(task, features), _count(features)
@@ -91,6 +94,20 @@ def window_features(task: Task, waveform: Tensor, seconds: float) -> Iterator[Wi
         own = slice(before, None if frames is None else before + frames)
         if features[:, own].shape[1]:  # the last samples may be shorter than a frame
             yield WindowFeatures(features, own)
+
+
+def _answered_samples(task: Task, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
+    """The samples `(1, samples)` that each window of a recording `(samples,)` answers for."""
+    hop = round(SAMPLE_RATE / task.upstream.frame_rate)
+    for samples, before, frames in windows(len(waveform), hop, seconds):
+        stretch = waveform[samples]
+        answer, _ = task(Waveforms(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
+        if answer.shape[1] != len(stretch):
+            raise UserError(
+                f"{task.name}: answers {len(stretch)} samples with {answer.shape[1]}, so windows cannot be joined; give "
+                "--window 0"
+            )
+        yield answer[:, before * hop : None if frames is None else (before + frames) * hop]
 
 
 def _count(frames: Tensor) -> Tensor:

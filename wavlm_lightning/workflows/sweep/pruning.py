@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import Task
 from wavlm_lightning.workflows.sweep.file import SweepFile
-from wavlm_lightning.workflows.sweep.study import GIVEN_UP, open_study
+from wavlm_lightning.workflows.sweep.study import GIVEN_UP, UNIT, open_study
 
 
 class ReportToSweep(pl.Callback):
@@ -21,12 +24,27 @@ class ReportToSweep(pl.Callback):
     def __init__(self, folder: Path, sweep: SweepFile, number: int) -> None:
         self.folder, self.sweep, self.number = folder, sweep, number
         self.validations = 0  # so far, including those before an interruption
+        self.unit: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"validations": self.validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validations = state_dict["validations"]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Learn the metric's unit from the task; a `UserError` if the sweep would look for its worst value."""
+        label, _, metric = self.sweep.metric.rpartition("valid/")
+        task = pl_module.heads().get(label.rstrip("/")) if isinstance(pl_module, Task) else None
+        if task is None or metric not in task.directions:
+            return
+        goal = {"lower": "minimize", "higher": "maximize"}[task.directions[metric]]
+        if goal != self.sweep.goal:
+            raise UserError(
+                f"{self.sweep.path}: metric.goal is {self.sweep.goal}, but {self.sweep.metric} of {task.name} is good "
+                f"if {task.directions[metric]}; set goal: {goal}"
+            )
+        self.unit = asdict(task.unit(metric))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -44,6 +62,8 @@ class ReportToSweep(pl.Callback):
         study = open_study(self.folder, self.sweep)
         # `ask` was called in the parent process, and Optuna has no public way to report to the trial from here.
         trial = OptunaTrial(study, study.get_trials(deepcopy=False)[self.number]._trial_id)
+        if self.unit is not None:
+            trial.set_user_attr(UNIT, self.unit)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed run repeats the validations since its last checkpoint
             trial.report(float(value), self.validations)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 import shlex
 import shutil
@@ -13,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from unittest import mock
 
+from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, locked, sweep_leftovers
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
@@ -102,7 +102,7 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
                     trial = study.end(trial)
                     succeeded = True
                     values = ", ".join(f"{name} {value}" for name, value in trial.values.items())
-                    result = f"{study.sweep.metric} {trial.value:.5g}"
+                    result = f"{study.sweep.metric} {trial.text}"
                     print(f"{trial.folder_name} {trial.state}: {result} ({values})", flush=True)
                 except UserError as failure:
                     failures.append(str(failure))
@@ -173,14 +173,14 @@ def ranked(trials: Sequence[Trial], sweep: SweepFile) -> list[Trial]:
 
 
 def write_trials(folder: Path, trials: Sequence[Trial], sweep: SweepFile, extra: Sequence[str]) -> None:
-    """Write `trials.csv`: every trial that was begun, its best value and the validation that gave it."""
+    """Write `trials.csv`: every trial that was begun, its best value (as logged, and in its unit), and that validation."""
     names = [parameter.name for parameter in sweep.parameters]
     with atomic_write(folder / TABLE) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["trial", "state", sweep.metric, "best_validation", "validations", *names, "command"])
+        table.writerow(["trial", "state", sweep.metric, "shown", "best_validation", "validations", *names, "command"])
         for trial in trials:
             best = next((step for step, value in sorted(trial.reported.items()) if value == trial.value), None)
-            row = [trial.folder_name, trial.state, trial.value, best, len(trial.reported)]
+            row = [trial.folder_name, trial.state, trial.value, trial.text, best, len(trial.reported)]
             values = [trial.values[name] for name in names]
             table.writerow([*row, *values, command(trial, sweep, extra, folder / trial.folder_name)])
 
@@ -195,12 +195,11 @@ def ranking(trials: Sequence[Trial], sweep: SweepFile, most: int = 10) -> str:
     """The best trials as a text table of at most `most` rows."""
     names = [parameter.name for parameter in sweep.parameters if len(parameter.values) != 1]
     order = ranked(trials, sweep)
-    rows = [["", "trial", sweep.metric, *names, "state"]]
+    arrow = ARROWS["lower" if sweep.goal == "minimize" else "higher"]
+    rows = [["", "trial", f"{sweep.metric} {arrow}", *names, "state"]]
     for place, trial in enumerate(order[:most], start=1):
-        assert trial.value is not None
-        value = f"{trial.value:.5g}" if math.isfinite(trial.value) else "not finite"
         shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (trial.values[name] for name in names)]
-        rows.append([str(place), trial.folder_name, value, *shown, trial.state])
+        rows.append([str(place), trial.folder_name, trial.text, *shown, trial.state])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if len(order) > most:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL, RECORD, NAME = "journal.jsonl", "sweep.json", "sweep"
-SLOT, GIVEN_UP = "slot", "given_up"  # user attributes of an Optuna trial
+SLOT, GIVEN_UP, UNIT = "slot", "given_up", "unit"  # user attributes of an Optuna trial
 # Keys of the sweep file that may not change between two calls; `run_cap` may be raised.
 _SHAPING = ("method", "metric", "parameters", "early_terminate", "command", "program")
 State = Literal["done", "given up", "failed", "begun"]
@@ -38,6 +38,20 @@ class Trial:
     state: State  # `given up` is pruned, `begun` is running or interrupted
     reported: dict[int, float]  # validation, from 1 -> the metric
     value: float | None  # the best of `reported`; infinite if none is finite; None before the first validation
+    unit: dict[str, Any] | None = None  # fields of the metric's `wavlm_lightning.tasks.Unit`; None if no task gives one
+
+    @property
+    def text(self) -> str:
+        """The value as people read it, in the metric's unit; empty before the first validation."""
+        if self.value is None:
+            return ""
+        if not math.isfinite(self.value):
+            return "not finite"
+        if self.unit is None:
+            return f"{self.value:.5g}"
+        from wavlm_lightning.tasks import Unit
+
+        return Unit(**self.unit).text(self.value)
 
     @property
     def folder_name(self) -> str:
@@ -87,7 +101,7 @@ class SweepStudy:
         values = {p.name: p.decode(trial.params[p.name]) for p in self.sweep.parameters}
         value = best(finite) if finite else worst if reported else None
         state = STATES.get(trial.state.name, "begun")
-        return Trial(trial.user_attrs[SLOT], trial.number, values, state, reported, value)
+        return Trial(trial.user_attrs[SLOT], trial.number, values, state, reported, value, trial.user_attrs.get(UNIT))
 
     def begin(self, slot: int) -> Trial:
         """The trial of a slot: the interrupted one, a retry of the failed one, or a new one."""

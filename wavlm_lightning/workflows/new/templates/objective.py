@@ -34,6 +34,8 @@ class MyObjective(Objective):
         loudness = (loudness - loudness.mean()) / loudness.std().clamp(min=1e-3)
         return (self.predict(hidden).float()[:, :, 0] - loudness)[mask].square().mean()
 
+    # For a teacher or further passes of the batch see `attach`, `views` and `after_update` of `Objective`.
+
     @torch.no_grad()
     def scores(self, prediction: Prediction) -> dict[str, Tensor]:  # of a training batch, logged as train/...
         return {"loss": self(prediction)}

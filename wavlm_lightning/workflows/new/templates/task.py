@@ -19,7 +19,7 @@ class MyTask(Task):
     """
 
     name, metric, better = "MY_TASK", "accuracy", "higher"
-    answer = "label"  # or "vector", "labels" (CTC), "frames", "waveform": what `outputs` gives for a recording
+    answer = "label"  # or "vector", "labels" (CTC), "frames", "waveform", "text": what `outputs` gives for a recording
     cache_level = "frame"  # run the frozen upstream once over the corpus; None if your head changes the waveform
 
     def __init__(self, upstream: Upstream, hidden: int = 128, **settings) -> None:

@@ -1,0 +1,90 @@
+"""Examples of answers that are audio, in the run folder and on the page."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from wavlm_lightning.audio import SAMPLE_RATE, decode_flac
+from wavlm_lightning.reports.examples import SECONDS, SOUNDS, Example, read_examples, sound, write_examples
+from wavlm_lightning.reports.runs import sounds
+from wavlm_lightning.reports.runs.report import write_run_report
+from wavlm_lightning.system.errors import UserError
+
+
+def noise(seconds: float, seed: int = 0, level: float = 0.3) -> np.ndarray:
+    return level * np.random.default_rng(seed).uniform(-1, 1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+
+
+def example(key: str, seconds: float = 1.0, seed: int = 0) -> Example:
+    cut = {name: sound(noise(seconds, seed + place)) for place, name in enumerate(SOUNDS)}
+    return Example(key, cut, {"input": "SI-SDR 1.25 dB", "answer": f"SI-SDR {seed}.50 dB"})
+
+
+@pytest.fixture
+def runs(card, tmp_path):
+    """Two upstreams of a task with examples, and one of a task without."""
+    values = {"SE": {"si_sdr": {"value": 9.1, "unit": "dB", "better": "higher", "scale": 1.0, "decimals": 2}}}
+    for label, seed in (("FBANK", 3), ("tiny", 7)):
+        card("SE", label, metrics=values["SE"], headline="si_sdr", selection=None).write(tmp_path / "runs" / label)
+        write_examples(tmp_path / "runs" / label, [example("one", seed=seed), example("two", seed=seed)])
+    card("KS", "FBANK").write(tmp_path / "runs" / "ks")
+    return tmp_path / "runs"
+
+
+def test_a_sound_is_cut_and_clipped():
+    long = noise(SECONDS + 1, level=2.0)
+    heard = decode_flac(sound(long))
+    assert len(heard) == SECONDS * SAMPLE_RATE
+    assert np.abs(heard - np.clip(long[: len(heard)], -1, 1)).max() < 2 / 32768
+
+
+def test_what_is_written_is_read_and_replaces_what_was_there(tmp_path):
+    assert read_examples(tmp_path) == []
+    write_examples(tmp_path, [example("one"), example("two"), example("three")])
+    write_examples(tmp_path, [example("four", seed=5)])
+    (found,) = read_examples(tmp_path)
+    assert (found.key, found.sounds, found.figures) == (
+        "four",
+        example("four", seed=5).sounds,
+        example("four", seed=5).figures,
+    )
+    assert len(list((tmp_path / "examples").iterdir())) == 4
+    (tmp_path / "examples" / "1-answer.flac").unlink()
+    with pytest.raises(UserError, match="not readable as examples"):
+        read_examples(tmp_path)
+
+
+def test_the_page_plays_input_answers_and_reference(runs, tmp_path):
+    page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")
+    assert problems == []
+    content = page.read_text()
+    section = content.split("<h2>Listen</h2>")[1].split("<h2>")[0]
+    players = re.findall(
+        r'<audio controls preload="metadata" aria-label="([^"]+)" src="data:audio/flac;base64,', section
+    )
+    assert players == [f"{name} of {key}" for key in ("one", "two") for name in ("input", "FBANK", "tiny", "reference")]
+    assert section.count("<svg") == 8 and "tiny: SI-SDR 7.50 dB" in section and "input: SI-SDR 1.25 dB" in section
+    text = (tmp_path / "report" / "report.md").read_text()
+    for link in re.findall(r"\]\((\S+flac)\)", text):
+        assert (tmp_path / "report" / link).is_file()
+    assert text.count(".flac)") == 8 and (tmp_path / "report" / "sounds-2.png").is_file()
+    again, _ = write_run_report([runs], tmp_path / "report", lambda card: "not official")
+    assert again.read_text() == content
+
+
+def test_a_page_has_a_limit(runs, tmp_path, monkeypatch):
+    one = sum(len(data) for data in example("one", seed=3).sounds.values())
+    monkeypatch.setattr(sounds, "MOST_BYTES", 2 * one)
+    page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")
+    assert page.read_text().count("<audio") == 4 and not (tmp_path / "report" / "sounds-2.png").exists()
+    assert len(problems) == 1 and problems[0].startswith("1 examples of sound are left out")
+
+
+def test_what_cannot_be_read_is_a_sentence(runs, tmp_path):
+    (runs / "tiny" / "examples" / "examples.json").write_text("{")
+    page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")
+    assert len(problems) == 1 and "not readable as examples" in problems[0]
+    assert page.read_text().count("<audio") == 6

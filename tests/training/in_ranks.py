@@ -1,0 +1,165 @@
+"""What test_two_processes lets one process or two train: every LightningModule of the package, small, for a few updates."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from quiet import quiet_trainer
+
+from wavlm_lightning import tasks
+from wavlm_lightning.augment.mixing import UtteranceMixing
+from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
+from wavlm_lightning.pretraining.module import LAYER_DROP
+from wavlm_lightning.training.fsdp import whole
+from wavlm_lightning.training.schedules import Schedule
+from wavlm_lightning.upstreams import Upstream, WavLMUpstream
+from wavlm_lightning.upstreams.fine_tuning import FineTuning
+
+STRATEGIES = ("ddp", "fsdp2")
+UPDATES = 5
+SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
+# With Adam's usual eps a gradient that is zero but for rounding (the bias of keys) moves a weight by the learning rate.
+SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Schedule("linear", warmup=2)}
+TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
+
+TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
+    "KS": (tasks.KeywordSpotting, "ks", {}),
+    "SID": (tasks.SpeakerIdentification, "sid", {}),
+    "ER": (tasks.EmotionRecognition, "er", {}),
+    "IC": (tasks.IntentClassification, "ic", {}),
+    "PR": (tasks.PhonemeRecognition, "pr", {}),
+    "ASR": (tasks.SpeechRecognition, "pr", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
+    "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
+    "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
+}
+TRAINED = ("KS", "PR", "ASR", "SD")
+"""Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
+MODULES = ["pretraining", *TASKS, *(f"{name} trained" for name in TRAINED), "KS tuned"]
+
+
+class AsTwo:
+    """Of a task: alone, it draws what two processes would."""
+
+    def batch_place(self):
+        number, rank = super().batch_place()
+        return (number // 2, number % 2) if self.trainer.world_size == 1 else (number, rank)
+
+
+class PretrainingAsTwo(WavLMPretraining):
+    """The same of pre-training."""
+
+    def _seed(self, stage, batch_idx, rank):
+        if self.trainer.world_size == 1:
+            batch_idx, rank = batch_idx // 2, 0 if stage == LAYER_DROP else batch_idx % 2
+        return super()._seed(stage, batch_idx, rank)
+
+
+def as_two(cls: type) -> type:
+    return type(cls.__name__, (AsTwo, cls), {})
+
+
+def upstream(fine_tuning: FineTuning | None = None, frozen: bool = True) -> Upstream:
+    return WavLMUpstream("tiny", overrides=SHAPE, frozen=frozen, fine_tuning=fine_tuning)
+
+
+def build(tiny: Path, name: str) -> tuple[Any, Any]:
+    """A module of `MODULES` and its data."""
+    if name == "pretraining":
+        model = PretrainingAsTwo(
+            "tiny",
+            {**SHAPE, "layer_drop": 0.3, "dropout": 0.1},
+            objectives=[MaskedPrediction(final_dim=16)],
+            mixing=UtteranceMixing(probability=0.5),
+            learning_rate=1e-2,
+            eps=1e-2,
+        )
+        return model, PretrainingData(str(tiny / "pretrain"), "mfcc100", batch_seconds=4.0, max_seconds=2.0)
+    short, _, how = name.partition(" ")
+    cls, corpus, sizes = TASKS[short]
+    encoder = upstream(TUNED if how == "tuned" else None, frozen=not how)
+    data: dict[str, Any] = {"batch_size": 3}
+    if short == "SD":  # has two recordings to train on, and one to test on
+        data = {"batch_size": 1, "test_split": "train"}
+    if short == "ER":
+        return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)
+    if short in ("KS", "SID"):
+        data |= {"batch_seconds": 5.0, "max_seconds": 1.0}  # batches of unequal sizes
+    return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.TaskData(str(tiny / corpus), **data)
+
+
+def trainer_of(ranks: int, strategy: str, **settings: Any) -> pl.Trainer:
+    common = {"max_steps": UPDATES, "limit_val_batches": 0, "gradient_clip_val": 1.0}
+    devices = {"devices": ranks, "strategy": strategy, "accumulate_grad_batches": 2 // ranks}
+    return quiet_trainer(**{**common, **devices, **settings})
+
+
+def weights(model: pl.LightningModule) -> dict[str, torch.Tensor]:
+    """What is trained, put together."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: whole(value).detach().clone() for name, value in model.state_dict().items() if name in trained}
+
+
+def train(tiny: Path, name: str, ranks: int, strategy: str) -> dict[str, Any]:
+    """A few updates, then a test; weights before and after, and the figures of the test."""
+    model, data = build(tiny, name)
+    trainer = trainer_of(ranks, strategy)
+    before: dict[str, torch.Tensor] = {}
+
+    class Start(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            before.update(weights(pl_module))
+
+    trainer.callbacks.append(Start())
+    trainer.fit(model, data)
+    found: dict[str, Any] = {"before": before, "after": weights(model), "updates": trainer.global_step}
+    if name != "pretraining":
+        trainer.test(model, data, verbose=False)
+        found["test"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        # What the first process reads alone, to write the card.
+        found["layer_weights"] = model.weighted_sum.weights() if trainer.is_global_zero else []
+        found["sha256"] = model.upstream.describe()["sha256"] if trainer.is_global_zero else ""
+    return found
+
+
+def resumed(tiny: Path, folder: Path, ranks: int, strategy: str) -> dict[str, Any]:
+    """KS with the head first: weights of an uninterrupted run, and resumed before and after the encoder wakes up."""
+    saver = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    model, data = build(tiny, "KS tuned")
+    trainer_of(ranks, strategy, callbacks=[saver]).fit(model, data)
+    return {"straight": weights(model), **resume(tiny, folder, ranks, strategy)}
+
+
+def resume(tiny: Path, folder: Path, ranks: int, strategy: str) -> dict[str, Any]:
+    """Weights of that run if it goes on from its first and its third update."""
+    found = {}
+    for step in (1, 3):
+        model, data = build(tiny, "KS tuned")
+        trainer_of(ranks, strategy).fit(model, data, ckpt_path=folder / f"step={step}.ckpt", weights_only=True)
+        found[f"from {step}"] = weights(model)
+    return found
+
+
+def predictions(tiny: Path, ranks: int, strategy: str) -> dict[str, torch.Tensor]:
+    """The logits of a KS head with a trained encoder, by utterance."""
+    model, data = build(tiny, "KS trained")
+    batches: Any = trainer_of(ranks, strategy).predict(model, data)
+    return {key: row for batch in batches for key, row in zip(batch["keys"], batch["outputs"], strict=True)}
+
+
+def everything(tiny: Path, out: Path, ranks: int, strategies: tuple[str, ...]) -> None:
+    """All of it, under each strategy; each process keeps what it found in a file."""
+    found: dict[str, Any] = {}
+    for strategy in strategies:
+        found[strategy] = {name: train(tiny, name, ranks, strategy) for name in MODULES}
+        found[strategy]["resumed"] = resumed(tiny, out / f"{strategy}-of-{ranks}", ranks, strategy)
+        found[strategy]["predictions"] = predictions(tiny, ranks, strategy)
+    for strategy, other in zip(strategies, reversed(strategies), strict=True):
+        if other != strategy:
+            found[strategy]["crossed"] = resume(tiny, out / f"{other}-of-{ranks}", ranks, strategy)
+    torch.save(found, out / f"{os.environ.get('RANK', 0)}-of-{ranks}.pt")

@@ -1,0 +1,82 @@
+"""A number of the model that moves over the updates: the margin of a softmax, the weight of a term of the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import Task
+
+# Numbers that are read once, when the run begins, so that moving them would change nothing.
+READ_ONCE = {
+    "learning_rate": "the optimiser has its own; give a learning-rate schedule instead",
+    "weight_decay": "the optimiser has its own; give it a fixed one",
+    "seed": "it is read when the run begins; give a fixed one",
+}
+
+
+class MoveValue(pl.Callback):
+    """Moves a number in a straight line: `start` up to update `from_update`, `end` from update `to_update` on.
+
+    The value depends on the number of the update alone, so that a resumed run goes on exactly. It is logged as
+    `train/NAME`, and of several heads each has its own.
+
+    Args:
+        name: attribute of the task, or of a part of it (`objective.margin`), that the loss reads in every step.
+        start: the value before the first update.
+        end: the value at the end.
+        from_update: update after which the value moves.
+        to_update: update at which it has arrived.
+
+    Example:
+        >>> # trainer.callbacks of a YAML: the margin of AM-softmax grows over the first 1000 updates
+        >>> MoveValue(name="margin", start=0.0, end=0.4, to_update=1000)
+    """
+
+    def __init__(self, name: str, start: float, end: float, to_update: int, from_update: int = 0) -> None:
+        if not 0 <= from_update < to_update:
+            raise UserError(
+                f"MoveValue {name}: to_update ({to_update}) must be greater than from_update ({from_update}), which is 0 or more"
+            )
+        self.name, self.start, self.end = name, start, end
+        self.from_update, self.to_update = from_update, to_update
+
+    def at(self, update: int) -> float:
+        """The value for the next update, after `update` updates have been made."""
+        share = (update - self.from_update) / (self.to_update - self.from_update)
+        share = min(1.0, max(0.0, share))
+        return (1 - share) * self.start + share * self.end  # exactly `end` at the end
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a name that is missing, no number, or read only when the run begins."""
+        for head in _heads(pl_module):
+            holder, last = self._holder(head)
+            value = getattr(holder, last, None)
+            if isinstance(value, bool) or not isinstance(value, float | int):
+                known = "is missing" if value is None else f"is {type(value).__name__}"
+                raise UserError(
+                    f"MoveValue: {self.name} of {type(head).__name__} {known}, not a number; name one that its loss reads"
+                )
+            if holder is head and last in READ_ONCE:
+                raise UserError(f"MoveValue: {self.name} cannot move: {READ_ONCE[last]}")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        value = self.at(trainer.global_step)
+        for head in _heads(pl_module):
+            holder, last = self._holder(head)
+            setattr(holder, last, value)
+            head.log(f"train/{self.name}", value)
+
+    def _holder(self, head: Any) -> tuple[Any, str]:
+        """The object that has the number, and the number's name there."""
+        *path, last = self.name.split(".")
+        for part in path:
+            head = getattr(head, part, None)
+        return head, last
+
+
+def _heads(module: pl.LightningModule) -> list[Any]:
+    """The task, each of several heads, or what is pre-trained."""
+    return list(module.heads().values()) if isinstance(module, Task) else [module]

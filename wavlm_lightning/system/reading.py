@@ -1,0 +1,144 @@
+"""Read text, JSON and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wavlm_lightning.system.errors import UserError
+
+LONGEST = 120  # characters of a reason that are shown
+
+
+@contextlib.contextmanager
+def reading(path: Path | str, what: str, remedy: str = "") -> Iterator[None]:
+    """Turn any error in the block, which reads the file `path`, into a `UserError` that names it.
+
+    Parsers raise what they like (KeyError, RecursionError, AttributeError, ...), so a list of exceptions is never complete.
+
+    Args:
+        path: the file, for the message.
+        what: it should be, such as "the manifest".
+        remedy: what to do, such as "download it again".
+
+    Example:
+        >>> with reading(path, "the alignment of a chapter", "download it again"):
+        ...     rows = [line.split()[3] for line in read_text(path).splitlines()]
+    """
+    end = f"; {remedy}" if remedy else ""
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; it should be {what}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8 ({_place(error)}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}){end}") from error
+    except MemoryError as error:
+        raise UserError(f"{path}: too large to be {what}{end}") from error
+    except Exception as error:
+        raise UserError(f"{path}: not readable as {what} ({reason_of(error)}){end}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in a few words, on one line."""
+    said = " ".join(str(error).split())
+    if isinstance(error, KeyError):
+        said = f"{said} is missing"
+    elif isinstance(error, RecursionError):
+        said = "nested too deeply"
+    elif not said or isinstance(error, AttributeError | TypeError | IndexError):
+        said = f"another structure: {said or type(error).__name__}"
+    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+
+
+def _place(error: UnicodeDecodeError) -> str:
+    line = error.object[: error.start].count(b"\n") + 1
+    return f"line {line}, byte 0x{error.object[error.start]:02x}"
+
+
+def read_text(path: Path, what: str = "text", remedy: str = "") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark, gzipped if its name ends with `.gz`.
+
+    Raises:
+        UserError: the file is missing, a pipe or a device, or not in UTF-8; the message names line and byte.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file; it should be {what}")
+    with reading(path, what, remedy):
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+
+
+def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any:
+    """The content of a JSON file, a dict unless `kind` says otherwise; a `UserError` names what is wrong."""
+    text = read_text(path, what, remedy)
+    with reading(path, what, remedy):
+        content = json.loads(text)
+        if not isinstance(content, kind):
+            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
+        return content
+
+
+def read_table(
+    path: Path, what: str, needed: Sequence[str], delimiter: str = ",", quoted: bool = True, remedy: str = ""
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table with a header: line number, and value by column. Rows of another shape are refused.
+
+    Args:
+        path: the file.
+        what: it should be, for messages.
+        needed: columns that it must have.
+        delimiter: between two fields.
+        quoted: fields may stand in double quotes, as spreadsheets write them. A field that runs over several lines is
+            refused: nearly always a quote was not closed, and the lines after it would become its text.
+        remedy: what to do about a wrong row.
+
+    Raises:
+        UserError: not in UTF-8, a column is missing or named twice, a row has too few or too many fields, a quote is not
+            closed; the message names the line.
+    """
+    end = f"; {remedy}" if remedy else ""
+    fields = _fields(path, read_text(path, what, remedy), delimiter, quoted, end)
+    _, header = next(fields, (1, []))
+    columns = [name.strip() for name in header]
+    if missing := [name for name in needed if name not in columns]:
+        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {', '.join(columns) or 'none'}")
+    if twice := {name for name in columns if columns.count(name) > 1}:
+        raise UserError(f"{path}: two columns are named `{min(twice)}`; rename one")
+    for number, row in fields:
+        if len(row) != len(columns):
+            hint = (
+                "put a text that holds one in double quotes"
+                if quoted and len(row) > len(columns)
+                else "complete the row"
+            )
+            mark = {",": "comma", "\t": "tab"}.get(delimiter, delimiter)
+            raise UserError(
+                f"{path}, line {number}: {len(row)} fields under {len(columns)} columns, separated by a {mark}; {hint}"
+            )
+        yield number, dict(zip(columns, row, strict=True))
+
+
+def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each line that is not empty; every line is parsed alone."""
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    # Not `splitlines`, which also splits at characters that occur in texts, such as U+2028.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, next(csv.reader([line.rstrip("\n")], delimiter=delimiter, quoting=quoting, strict=True))
+        except csv.Error as error:
+            what = "a double quote is not closed" if "unexpected end" in str(error) else str(error)
+            raise UserError(f"{path}, line {number}: {what}{end}") from error

@@ -1,0 +1,219 @@
+"""`wavlm average`: the mean of the weights of a run's last checkpoints, as a run folder that every verb reads.
+
+Averaged weights need two things that no checkpoint has: the statistics of batch norms over the training data, and what is
+fitted on the validation split (`Task.fit_on_validation`). Both are computed anew. Tests: `tests/workflows/test_average.py`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import atomic_write, write_text
+from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
+from wavlm_lightning.workflows.fit import fit, validate
+
+# What belongs to one update: an average has no optimiser to resume.
+DROPPED = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "averaging_state")
+# Options of the short runs over the data: one device, no files, none of the run's callbacks.
+BRIEF = [
+    *("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"),
+    *("--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--trainer.callbacks", "null"),
+]
+
+
+@dataclass(frozen=True)
+class Average:
+    """What `average` has written."""
+
+    run: Path  # its folder
+    steps: list[int]  # updates of the checkpoints
+    metric: str | None  # the metric that selects checkpoints, and its value on the validation split
+    value: float | None
+    fitted: dict[str, Any]  # what was fitted on the validation split
+
+
+def average(
+    sources: Sequence[str | Path], out: str | Path, last: int | None = None, batches: int = 100, use_data: bool = True
+) -> Average:
+    """Average the weights of checkpoints, as `wavlm average` does.
+
+    Numbers that are no fractions (counts) are those of the newest checkpoint.
+
+    Args:
+        sources: a run folder with kept checkpoints (`wavlm fit --keep_checkpoints N`, or a `ModelCheckpoint` of its own), or
+            at least two checkpoints of one run.
+        out: a new run folder, whose `best.ckpt` holds the average.
+        last: how many of a run's kept checkpoints, the newest ones; all by default.
+        batches: training batches over which the statistics of batch norms are computed, if there are any.
+        use_data: compute these statistics and what is fitted on the validation split, and validate. False averages the
+            statistics (mean and variance over all batches that the checkpoints have seen) and needs no corpus.
+
+    Raises:
+        UserError: too few checkpoints, they do not belong together, `out` holds a run, or the data are missing.
+
+    Example:
+        >>> average(["runs/ks"], "runs/ks-averaged", last=5).value
+        0.971
+    """
+    out = Path(out)
+    if any((out / "checkpoints").glob("*.ckpt")):
+        raise UserError(f"{out} already holds a run; remove it, or choose another --out")
+    paths = [Path(source) for source in sources]
+    if len(paths) == 1:
+        run = paths[0]
+        paths = _kept(run, last)
+    elif last is not None:
+        raise UserError("--last counts the kept checkpoints of a run folder; give one folder, or leave --last out")
+    else:
+        run = paths[0].resolve().parent.parent
+    config = read_run_config(run)
+    if "model" not in config:
+        raise UserError(f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder")
+    content, steps = _mean(paths)
+    statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
+    if not use_data and content.get("task", {}).get("fitted"):
+        raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
+    path = checkpoint(out, BEST)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config["ckpt_path"] = None
+    config["trainer"] = {**config["trainer"], "default_root_dir": str(out)}
+    write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    if "task" in content:
+        content["task"] |= {"fitted": {}, "selection": None, "averaged": steps}
+    metric: str | None = None
+    value: float | None = None
+    try:
+        if use_data and statistics:
+            _refresh_batch_norms(content["state_dict"], out / CONFIG, batches)
+        _save(content, path)
+        if use_data:
+            metric, value = _validate(content, out)
+            _save(content, path)
+    except UserError as error:
+        path.unlink(missing_ok=True)  # half of an average must not look like a whole one
+        raise UserError(f"{error} (--no-data averages without the corpus)") from error
+    return Average(out, steps, metric, value, content.get("task", {}).get("fitted", {}))
+
+
+def _kept(run: Path, last: int | None) -> list[Path]:
+    """The newest `last` checkpoints of a run beside `best.ckpt` and `last.ckpt`, by their updates."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no run folder; give one, or at least two checkpoints")
+    own = {checkpoint(run, name) for name in (BEST, LAST)}
+    # Lightning's own ModelCheckpoint writes beside the curves unless it is given a folder.
+    found = [*run.glob("checkpoints/*.ckpt"), *run.glob(f"{CURVES}/version_*/checkpoints/*.ckpt")]
+    kept = sorted((_step(path), path) for path in found if path not in own)
+    wanted = len(kept) if last is None else last
+    if wanted < 2 or wanted > len(kept):
+        asked = "at least 2 are needed" if wanted < 2 else f"not {wanted}"
+        raise UserError(
+            f"{run}: {len(kept)} kept checkpoints, {asked}; train with --keep_checkpoints N, or give another --last"
+        )
+    return [path for _, path in kept[-wanted:]]
+
+
+def _step(path: Path) -> int:
+    return int(read_run_checkpoint(path)["global_step"])
+
+
+def _mean(paths: Sequence[Path]) -> tuple[dict[str, Any], list[int]]:
+    """The content of the newest checkpoint with the mean of all weights, and the updates of all."""
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such checkpoint")
+    found = sorted(((read_run_checkpoint(path), path) for path in paths), key=lambda pair: pair[0]["global_step"])
+    newest, where = found[-1]
+    if "heads" in newest:
+        raise UserError(f"{where}: holds several heads; give the checkpoints of one")
+    states = [content["state_dict"] for content, _ in found]
+    for content, path in found[:-1]:
+        differ = {name: value.shape for name, value in content["state_dict"].items()} != {
+            name: value.shape for name, value in newest["state_dict"].items()
+        }
+        if differ or _identity(content) != _identity(newest):
+            raise UserError(f"{path} and {where} are not checkpoints of one run; give those of one run")
+    mean = {name: _mean_of([state[name] for state in states]) for name in states[-1]}
+    for name in mean:
+        if name.endswith("running_var"):
+            # The variance of all data that the checkpoints have seen: that within each, and that of their means.
+            means = [state[name.removesuffix("var") + "mean"].double() for state in states]
+            centre = sum(means) / len(means)
+            between = sum((one - centre).square() for one in means) / len(means)
+            mean[name] = (mean[name].double() + between).to(mean[name].dtype)
+    content = {name: value for name, value in newest.items() if name not in DROPPED}
+    steps = [int(content["global_step"]) for content, _ in found]
+    return {**content, "state_dict": mean, "averaged": steps}, steps
+
+
+def _mean_of(values: Sequence[Tensor]) -> Tensor:
+    newest = values[-1]
+    if not newest.is_floating_point():
+        return newest.clone()
+    total = torch.zeros_like(newest, dtype=torch.float64)
+    for value in values:
+        total += value
+    return (total / len(values)).to(newest.dtype)
+
+
+def _identity(content: dict[str, Any]) -> list[Any]:
+    """What checkpoints of one run have in common."""
+    task = content.get("task", {})
+    return [task.get(name) for name in ("name", "labels", "upstream_sha256", "protocol")] + [content.get("codebooks")]
+
+
+class Statistics(pl.Callback):
+    """Gives the model the averaged weights `state`, and lets batches pass through its batch norms without an optimiser."""
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        self.state = state
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        pl_module.configure_optimizers = lambda: None  # no update changes the weights
+        pl_module.start_from = None  # the average has its weights already
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.load_state_dict(self.state)
+        for name, module in pl_module.named_modules():
+            if isinstance(module, _BatchNorm) and f"{name}.running_var" in self.state:
+                module.reset_running_stats()
+                module.momentum = None  # the mean over all batches
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def _refresh_batch_norms(state: dict[str, Any], config: Path, batches: int) -> None:
+    """Replace the statistics of batch norms by those of training batches under the averaged weights, in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
+        place = ["--trainer.default_root_dir", folder, "--trainer.num_sanity_val_steps", "0"]
+        run = fit("-c", str(config), *steps, *place, *BRIEF, callbacks=[Statistics(state)])
+    for name, value in run.model.state_dict().items():
+        if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
+            state[name] = value.detach().cpu().clone()
+
+
+def _validate(content: dict[str, Any], out: Path) -> tuple[str | None, float | None]:
+    """Validate the average; what is fitted there and the value of the monitored metric go into its checkpoint."""
+    run = validate("-c", str(out / CONFIG), "--ckpt_path", BEST, *BRIEF)
+    metric, mode = getattr(run.model, "monitor", (None, None))
+    found = run.trainer.callback_metrics.get(metric)
+    value = None if found is None else float(found)
+    if "task" in content:
+        selection = None if value is None else {"metric": metric, "mode": mode, "value": value}
+        content["task"] |= {"fitted": run.model.fitted, "selection": selection}
+    return metric, value

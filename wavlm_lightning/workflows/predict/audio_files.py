@@ -1,0 +1,83 @@
+"""Audio that a head answers with, as one file for each recording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import atomic_write
+
+FORMATS = ("wav", "flac")
+LONGEST_NAME = 100  # letters; file systems take 255 bytes
+
+
+class AudioWriter:
+    """Writes 16-bit audio at 16 kHz, one file for each recording, in one folder.
+
+    A file has the name of its recording; characters that some systems do not take become `_`, and recordings of one name
+    are numbered. Files are written whole or not at all; those of earlier runs that have other names stay.
+
+    Args:
+        folder: where the files go; made if missing.
+        recordings: of this run, in order.
+        given: recordings and folders of recordings as the user named them.
+        form: `wav` or `flac`.
+
+    Raises:
+        UserError: the files would lie among the recordings, and the next run would hear them as well.
+    """
+
+    def __init__(self, folder: Path, recordings: Sequence[Path], given: Sequence[Path], form: str) -> None:
+        if form not in FORMATS:
+            raise UserError(f"--audio-format {form}: must be one of {', '.join(FORMATS)}")
+        place = folder.resolve()
+        for each in given:
+            if each.is_dir() and place.is_relative_to(each.resolve()):
+                raise UserError(f"--out {folder}: lies in {each}, whose recordings are heard; give a folder elsewhere")
+        self.folder = folder
+        self.names = dict(zip(recordings, file_names(recordings, form), strict=True))
+        for recording in recordings:
+            if recording.resolve() == place / self.names[recording]:
+                raise UserError(f"--out {folder}: would replace the recording {recording}; give another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, recording: Path, waveform: np.ndarray) -> dict[str, Any]:
+        """Write the answer `(samples,)`, float, at its own level; what it adds to the row of `predictions.jsonl`.
+
+        Returns `audio`, the name of the file, and if samples beyond full scale had to be clipped their number, `clipped`.
+        """
+        if not np.isfinite(waveform).all():
+            raise UserError(f"{recording}: the answer holds NaN or infinite samples; the head has diverged in training")
+        name = self.names[recording]
+        with atomic_write(self.folder / name) as temporary:
+            form = Path(name).suffix[1:].upper()
+            soundfile.write(temporary, np.clip(waveform, -1.0, 1.0), SAMPLE_RATE, format=form, subtype="PCM_16")
+        clipped = int((np.abs(waveform) > 1).sum())
+        return {"audio": name, "clipped": clipped} if clipped else {"audio": name}
+
+
+def file_names(recordings: Sequence[Path], form: str) -> list[str]:
+    """A file name for each recording: safe on all systems, and unique where case does not count.
+
+    Example:
+        >>> file_names([Path("a/my talk.mp3"), Path("b/my talk.wav")], "wav")
+        ['my_talk.wav', 'my_talk-2.wav']
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for recording in recordings:
+        stem = re.sub(r"[^\w.-]+", "_", recording.stem).lstrip(".-")[:LONGEST_NAME] or "recording"
+        name, number = stem, 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.lower())
+        names.append(f"{name}.{form}")
+    return names
