@@ -27,7 +27,8 @@ from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 
@@ -136,8 +137,10 @@ def run_id(root: Path, fresh: bool) -> str:
         found = asked
     elif path.is_file() and not fresh:
         again = "remove it, and a new W&B run is begun, or give its id as WANDB_RUN_ID"
-        if not isinstance(found := read_json(path, again).get("id"), str):
+        kept = read_json(path, "the id of a W&B run", again).get("id")
+        if not isinstance(kept, str):
             raise UserError(f"{path}: holds no id; {again}")
+        found = kept
     else:
         found = secrets.token_hex(4)
     if rank_zero_only.rank == 0:
@@ -228,7 +231,11 @@ class WandbMedia(pl.Callback):
             artifact = wandb.Artifact(f"codebook-{_plain(label_set)}", "codebook", metadata=book)
             with artifact.new_file("labels.json") as file:
                 json.dump(book, file)
-            description = None if self.codebook is None else read_json(self.codebook / "codebook.json", "fit it again")
+            description = None
+            if self.codebook is not None:
+                description = read_json(
+                    self.codebook / "codebook.json", "the description of a codebook", "fit it again"
+                )
             if description is not None and description.get("sha256") == book["sha256"]:  # it made these labels
                 artifact.add_dir(str(self.codebook), policy="immutable")
             run.log_artifact(artifact)

@@ -243,4 +243,6 @@ class Corpus:
                         f"{path}, line {number}: {shown(','.join(row))} is no trial (1 or 0, key, key); {AGAIN}"
                     )
                 rows.append((int(row[0]), row[1], row[2]))
+        if not rows:
+            raise UserError(f"{path}: holds no trials; {AGAIN}")
         return rows

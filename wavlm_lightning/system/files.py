@@ -19,7 +19,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from wavlm_lightning.system import reading
 from wavlm_lightning.system.errors import UserError
 
 try:
@@ -175,15 +174,6 @@ def write_json(path: Path, content: Any, durable: bool = True, **settings: Any) 
     `settings` are those of `json.dumps`.
     """
     write_text(path, json.dumps(content, **{"indent": 1, **settings}) + "\n", durable)
-
-
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object that this package wrote earlier.
-
-    Raises:
-        UserError: the file is cut short, or something else; the sentence ends with `remedy`.
-    """
-    return reading.read_json(path, "a file that this package wrote; was it cut short?", remedy)
 
 
 def sweep_leftovers(folder: Path, names: str = TEMPORARY) -> None:

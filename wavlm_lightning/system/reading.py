@@ -9,13 +9,14 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from wavlm_lightning.system.errors import UserError, one_line
 
 LONGEST = 120  # characters of a reason that are shown
+DEEPEST = 100  # collections within each other in YAML
 
 
 @contextlib.contextmanager
@@ -115,10 +116,20 @@ def read_yaml(
     """
     text = read_text(path, what, remedy)
     with reading(path, what, remedy):
+        _check_depth(text)
         content = parse(text)
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
+
+
+def _check_depth(text: str) -> None:
+    """Raise `RecursionError` if YAML is nested too deeply: its parser in C would overrun the stack and end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
 
 
 def read_table(
@@ -163,7 +174,7 @@ def read_table(
 
 def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty; every line is parsed alone."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     # Not `splitlines`, which also splits at characters that occur in texts, such as U+2028.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():
