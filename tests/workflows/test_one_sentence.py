@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "metrics.csv").write_text("step,epoch,loss\n1,0,3.5\n2,0,3.0\n")
     (root / "run").mkdir()
     (root / "run/config.yaml").write_text("model:\n  class_path: wavlm_lightning.tasks.KeywordSpotting\n")
-    (root / "stages.json").write_text(json.dumps({"settings": {}, "seconds": {"corpus": 1.5}}))
+    (root / "stages.json").write_text(json.dumps({"settings": {}, "seconds": {"corpus": 1.5}, "done": ["corpus"]}))
     (root / "head").mkdir()
     save_file({"x": np.zeros(1, "f4")}, root / "head/pretraining_head.safetensors")
     (root / "head/pretraining_head.json").write_text(json.dumps({"codebooks": {"x": {"size": 3}}}))
@@ -160,6 +160,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 HARMLESS = {
     ("lengths", "latin-1"),  # bytes behind the array; the hash in corpus.json tells
     ("lengths", "tags"),
+    ("checkpoint", "latin-1"),  # bytes behind a zip archive
+    ("checkpoint", "tags"),
+    ("encoder", "latin-1"),
+    ("encoder", "tags"),
     ("curves", "empty"),
     ("curves", "half"),
     ("stages", "an empty object"),

@@ -15,8 +15,12 @@ SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
 
 
+LARGEST = 1_000_000  # of any size: a setting beyond it would take all memory before any weight is compared
+MOST_LAYERS = 1_000
+
+
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 Samples = TypeVar("Samples", int, Tensor)
@@ -143,6 +147,8 @@ class WavLMConfig:
                 what = "a finite number"
             else:
                 whole, what = isinstance(value, str), "a name"
+            if field.name == "layers":
+                whole, what = whole and value <= MOST_LAYERS, f"{what} of at most {MOST_LAYERS}"
             if not whole:
                 raise ValueError(f"{field.name} must be {what}, not {ascii(value)[:60]}")
 

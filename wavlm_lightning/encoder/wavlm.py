@@ -210,7 +210,8 @@ class WavLM(nn.Module):
             config, state = read_checkpoint(Path(path))
         if config_overrides:
             config = WavLMConfig.from_dict({**config.to_dict(), **config_overrides})
-        with torch.device("meta"):  # drawing 315 M random weights only to overwrite them takes seconds
+        # On `meta`, since drawing 315 M random weights only to overwrite them takes seconds.
+        with reading(Path(path), "a checkpoint of an encoder"), torch.device("meta"):
             encoder = cls(config)
         state.setdefault("masked_spec_embed", torch.rand(config.dim))
         encoder.load_state_dict(match_state(state, encoder.state_dict(), Path(path)), assign=True)

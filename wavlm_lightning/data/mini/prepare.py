@@ -43,6 +43,8 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
             raise UserError(f"the mini corpus has no data set {name!r}; choose from {', '.join(_PLANS)}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
+    if not os.path.isdir(out):  # noqa: PTH112  # `Path.is_dir` raises for a name that is too long
+        check_output(out)
     # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
     if not missing:

@@ -108,7 +108,12 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
     # Published models with layer norms in the front-end read normalised waveforms, the others do not.
-    fields["normalize_waveform"] = bool(preprocessor.get("do_normalize", layered))
+    fields["normalize_waveform"] = preprocessor.get("do_normalize", layered)
+    if not isinstance(fields["normalize_waveform"], bool):
+        raise CheckpointError(
+            f"{path.parent / 'preprocessor_config.json'} has do_normalize {str(preprocessor['do_normalize'])[:60]}, which is "
+            "neither true nor false"
+        )
     fields["feature_grad_mult"] = 1.0 if layered else 0.1  # as the published models were trained
     own = values.get(OWN_KEY)
     if isinstance(own, Mapping):
