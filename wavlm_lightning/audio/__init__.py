@@ -5,12 +5,24 @@
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
-from wavlm_lightning.audio.reading import SAMPLE_RATE, BadAudio, check_waveform, decode_flac, encode_flac, load_mono
+from wavlm_lightning.audio.reading import (
+    SAMPLE_RATE,
+    SHORTEST,
+    BadAudio,
+    check_length,
+    check_waveform,
+    decode_flac,
+    encode_flac,
+    load_mono,
+    too_short,
+)
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
 
 __all__ = [
     "SAMPLE_RATE",
+    "SHORTEST",
     "BadAudio",
+    "check_length",
     "check_waveform",
     "decode_flac",
     "encode_flac",
@@ -20,6 +32,7 @@ __all__ = [
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "too_short",
     "trim_silence",
     "with_deltas",
 ]

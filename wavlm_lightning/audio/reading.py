@@ -13,6 +13,8 @@ from wavlm_lightning.audio.containers import fault, readable
 
 SAMPLE_RATE = 16_000  # samples per second in the whole project
 
+SHORTEST = 400  # samples that one frame of an encoder or of filter banks needs (25 ms); less is no utterance
+
 SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as silent
 
 END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
@@ -125,6 +127,20 @@ def check_waveform(waveform: np.ndarray, name: str, allow_silence: bool = False)
         raise BadAudio(f"{name}: holds NaN or infinite samples")
     if not allow_silence and np.abs(waveform).max() < SILENCE_PEAK:
         raise BadAudio(f"{name}: silent, its peak is below -80 dBFS")
+
+
+def check_length(waveform: np.ndarray, name: str, shortest: int = SHORTEST) -> None:
+    """Refuse a waveform `(samples,)` at 16 kHz of less than one frame: it has no features, labels or predictions.
+
+    The one place that decides what is too short: recipes, `data check` and `wavlm predict` call it or use `SHORTEST`.
+    """
+    if len(waveform) < shortest:
+        raise BadAudio(f"{name}: {too_short(len(waveform), shortest)}")
+
+
+def too_short(samples: int, shortest: int = SHORTEST) -> str:
+    """Says that an utterance has less than one frame."""
+    return f"too short, {samples} samples at 16 kHz where one frame needs {shortest} ({shortest / 16:g} ms)"
 
 
 def encode_flac(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:

@@ -132,6 +132,7 @@ class WavLMUpstream(Upstream):
         config = self.encoder.config
         self.label = label or str(source)
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
+        self.shortest = config.receptive_field
         self.freeze()
         if differentiable:
             self.encoder.feature_grad_mult = 1.0  # the gradient of the waveform is wanted as it is

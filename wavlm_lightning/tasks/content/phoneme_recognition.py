@@ -41,6 +41,7 @@ class PhonemeRecognition(CtcTask):
 
     name = "PR"
     metric = "per"
+    unknown = UNKNOWN
 
     def __init__(self, upstream: Upstream, learning_rate: float = 1e-2, hidden: int = 256, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)

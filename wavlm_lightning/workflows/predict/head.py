@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from wavlm_lightning.audio import BadAudio, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.audio import BadAudio, check_length, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.data.finding import printable
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
@@ -45,8 +46,9 @@ class TrainedHead:
             if self.trim and self.task.answer != "waveform":  # whose answer keeps the time of the recording
                 waveform = trim_silence(waveform)
                 check_waveform(waveform, f"{path}: without its quiet stretches")
+            check_length(waveform, str(path), self.task.upstream.shortest)
         except (BadAudio, OSError) as error:
-            raise UserError(f"{error}; leave it out") from error
+            raise UserError(printable(f"{error}; leave it out")) from error
         return waveform
 
 
