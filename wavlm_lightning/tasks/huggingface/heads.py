@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -204,7 +204,7 @@ class FolderSpeakerDiarization(SpeakerDiarization):
 class FolderCtc(CtcTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
-    unknown = None  # `numbers` knows the folder's own token
+    unknown: ClassVar[int | None] = None  # `numbers` knows the folder's own token
     word_end: str | None = None  # label between words, as the folder's tokeniser says
     lower_case = False  # transcripts in small letters, as the folder's tokeniser says
 
@@ -251,7 +251,7 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
         # Published models differ in the case of their letters.
         if not any(len(label) == 1 and label.isupper() for label in self.labels):
             text = text.lower()
-        signs = [sign for sign in (self.word_end, *WORD_ENDS) if sign in self.labels]
+        signs = [sign for sign in (self.word_end, *WORD_ENDS) if sign is not None and sign in self.labels]
         if not signs and " " in text:
             raise UserError(f"ASR: {self.upstream.label} has no label between words; use it without scoring")
         return self.numbers(list(text.replace(" ", signs[0]) if signs else text))

@@ -60,7 +60,7 @@ class SlotFilling(CtcTask):
 
     name = "SF"
     metric = "f1"
-    unknown = UNKNOWN
+    unknown: ClassVar[int | None] = UNKNOWN
     better = "higher"
     others: ClassVar[dict[str, Direction]] = {"cer": "lower"}
 

@@ -111,10 +111,11 @@ def predict_recordings(
         bar = stack.enter_context(progress_bar(total=len(paths), unit=" files", desc="predict", disable=hidden))
         rows: list[dict[str, Any]] = []
         known: dict[Path, dict[str, Any]] = {}
-        for path in paths if folder is not None else ():
-            earlier = folder.earlier(path, None if writer is None else writer.names[path])
-            if earlier is not None:
-                known[path] = earlier
+        if folder is not None:
+            for path in paths:
+                earlier = folder.earlier(path, None if writer is None else writer.names[path])
+                if earlier is not None:
+                    known[path] = earlier
         new = predict_each(head, [p for p in paths if p not in known], batch_seconds, window, writer, failed)
         for path in paths:
             row = known[path] if path in known else next(new)
