@@ -174,6 +174,9 @@ def test_a_run_of_impossible_transcripts_stops_with_a_sentence(tmp_path):
         UserError, match=r"PR: 2 of 3 utterances of train .*such as 'train-\d' with 1\d\d labels.*cannot align"
     ):
         trained(corpus, PhonemeRecognition(Fbank(cmvn=False), hidden=8))
+    some = corpus_of(tmp_path / "e", {"train": phones(*[177] * 12), "valid": phones(3)}, phones=["a", "b"])
+    with pytest.raises(UserError, match="4 of 4 utterances of train"):  # also of an epoch that is not finished
+        trained(some, PhonemeRecognition(Fbank(cmvn=False), hidden=8), max_steps=1)
     many = corpus_of(tmp_path / "d", {"train": phones(*[177] * 200), "valid": phones(3)}, phones=["a", "b"])
     with pytest.raises(UserError, match="100 of 100"):
         trained(many, PhonemeRecognition(Fbank(cmvn=False), hidden=8))
