@@ -5,7 +5,15 @@
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
-from wavlm_lightning.audio.reading import SAMPLE_RATE, BadAudio, check_waveform, decode_flac, encode_flac, load_mono
+from wavlm_lightning.audio.reading import (
+    SAMPLE_RATE,
+    BadAudio,
+    check_waveform,
+    decode_flac,
+    encode_flac,
+    load_mono,
+    to_speech,
+)
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "to_speech",
     "trim_silence",
     "with_deltas",
 ]
