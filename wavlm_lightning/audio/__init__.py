@@ -14,6 +14,7 @@ from wavlm_lightning.audio.reading import (
     decode_flac,
     encode_flac,
     load_mono,
+    to_speech,
     too_short,
 )
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
@@ -32,6 +33,7 @@ __all__ = [
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "to_speech",
     "too_short",
     "trim_silence",
     "with_deltas",

@@ -81,11 +81,41 @@ def load_mono(
     # Segment tables are rounded, so a segment may end slightly after its file.
     if wanted is not None and found < wanted - END_TOLERANCE * rate:
         raise BadAudio(f"{name}: the file ends at {(first + found) / rate:.2f} s, before the requested stretch")
-    check_waveform(audio, name, allow_silence)
-    _check_scale(audio, name)
+    return _usable(audio, rate, sample_rate, name, allow_silence)
+
+
+def to_speech(waveform: np.ndarray, rate: int, name: str, allow_silence: bool = False) -> np.ndarray:
+    """Check a waveform in memory and bring it to 16 kHz, as `load_mono` does with a file.
+
+    Args:
+        waveform: `(samples,)`, floats in [-1, 1]; or integers of 16 or 32 bits, which are scaled.
+        rate: its sampling rate in Hz.
+        name: of the waveform in messages.
+        allow_silence: see `check_waveform`.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1] at 16 kHz.
+
+    Raises:
+        BadAudio: it has another shape, type or rate, or cannot be used (see `load_mono`).
+    """
+    if waveform.ndim != 1:
+        raise BadAudio(f"{name}: of shape {waveform.shape}; give one channel, (samples,)")
+    if waveform.dtype in (np.int16, np.int32):
+        waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise BadAudio(f"{name}: of type {waveform.dtype}; give floats in [-1, 1], or integers of 16 or 32 bits")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadAudio(f"{name}: {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
+    return _usable(waveform.astype(np.float32), rate, SAMPLE_RATE, name, allow_silence)
+
+
+def _usable(waveform: np.ndarray, rate: int, sample_rate: int, name: str, allow_silence: bool) -> np.ndarray:
+    check_waveform(waveform, name, allow_silence)
+    _check_scale(waveform, name)
     if rate != sample_rate:
-        audio = _resample(audio, rate, sample_rate)
-    return np.clip(audio, -1.0, 1.0)
+        waveform = _resample(waveform, rate, sample_rate)
+    return np.clip(waveform, -1.0, 1.0)
 
 
 def _decode(file: soundfile.SoundFile, wanted: int | None) -> tuple[np.ndarray, int]:

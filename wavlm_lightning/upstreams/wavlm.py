@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
@@ -17,7 +18,6 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import (
-    ENCODER_KEY,
     HEAD_KEY,
     RECORD_KEY,
     newest_checkpoint,
