@@ -228,11 +228,9 @@ def check_members(members: Members) -> None:
         raise TypeError("`keys`, `samples`, `audio`, `info` and each of `further` must be lists")
     if {type(key) for key in keys} - {str} or {type(count) for count in samples} - {int}:
         raise TypeError("`keys` must hold text, `samples` whole numbers")
-    for name, places, numbers in (
-        ("audio", members.audio, 2),
-        ("info", members.info, 2),
-        *((name, [each for each in places if each is not None], 3) for name, places in members.further.items()),
-    ):
+    lists: list[tuple[str, list[Any], int]] = [("audio", members.audio, 2), ("info", members.info, 2)]
+    lists += [(name, [each for each in places if each is not None], 3) for name, places in members.further.items()]
+    for name, places, numbers in lists:
         if {type(each) for each in places} - {list} or {len(each) for each in places} - {numbers}:
             raise TypeError(f"`{name}` must hold lists of {numbers} numbers")
         if {type(number) for each in places for number in each} - {int}:
