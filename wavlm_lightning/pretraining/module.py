@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
+from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
@@ -95,7 +96,7 @@ class WavLMPretraining(NormalisedUpdates):
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
         self.check_strategy("pre-training")
-        data: Any = self.trainer.datamodule
+        data = served_to(self.trainer)
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
                 "mixing.noise_probability is above 0 but data.noise_corpus is not set; "
@@ -107,7 +108,7 @@ class WavLMPretraining(NormalisedUpdates):
                 f"model.encoder makes a frame every {ours.hop} samples from {ours.receptive_field}, but the data cut labels "
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
-        self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
+        self.build(dict(data.codebooks))
         self.shard_parameters()
 
     def sharded_blocks(self) -> Sequence[nn.Module]:

@@ -92,6 +92,7 @@ class Task(HeadCheckpoint, Trainable):
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        every_talker: whether the target lists all who speak, as in diarization, so that `data.transforms` may add nobody.
         target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
             `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
             `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
@@ -114,6 +115,7 @@ class Task(HeadCheckpoint, Trainable):
     answer: ClassVar[Answer | None] = None
     lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    every_talker: ClassVar[bool] = False
     target_audio: ClassVar[tuple[str, ...]] = ()
     extra_audio: ClassVar[tuple[str, ...]] = ()
     sharded_checkpoints = False  # a head is read back in one process
@@ -229,6 +231,7 @@ class Task(HeadCheckpoint, Trainable):
             # A task that crops its targets has some that follow the waveform, whatever it answers.
             framewise=self.answer == "frames" or type(self).crop_target is not Task.crop_target,
             transcribes=self.answer in ("labels", "text"),
+            every_talker=self.every_talker,
             target_audio=self.target_audio,
             extra_audio=self.extra_audio,
         )

@@ -79,7 +79,7 @@ class SpeakerDiarization(Task):
     metric = "der"
     better = "lower"
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
-    answer, cache_level = "frames", "frame"
+    answer, cache_level, every_talker = "frames", "frame", True
 
     def __init__(
         self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any

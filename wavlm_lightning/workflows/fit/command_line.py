@@ -31,7 +31,7 @@ from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftovers, write_text
-from wavlm_lightning.system.plugins import make_importable
+from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks import Task
@@ -78,6 +78,7 @@ class SaveConfig(SaveConfigCallback):
         for folder, content in contents.items():
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / CONFIG, yaml.safe_dump(content, sort_keys=False), durable=True)
+            remember_class_folders(folder)
 
 
 class WavLMCLI(LightningCLI):

@@ -24,7 +24,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
 from wavlm_lightning.system.shipped_configs import resolve_config
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 if TYPE_CHECKING:  # `wavlm superb` plans its runs with `HeadLists`, before it needs Lightning
     from wavlm_lightning.tasks import Task
@@ -302,7 +302,7 @@ def _parsed(parser: ArgumentParser, also: AlsoTask, upstream: Any) -> Namespace:
     try:
         return parser.parse_object({"model": {**also.model, "init_args": arguments}}).model
     except ArgumentError as error:
-        raise UserError(f"{also.source}: {one_sentence(str(error), known_classes())}") from error
+        raise UserError(f"{also.source}: {user_error(error, known_classes())}") from error
 
 
 def _head_on_upstream(parser: ArgumentParser, spec: Namespace, model: Task) -> Task:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 # Parts of the errors that gloo, NCCL and the process group's store raise after another process has died.
 LOST_PEER = (
@@ -69,14 +69,8 @@ def readable_errors() -> Iterator[None]:
 
     try:
         yield
-    except ArgumentError as error:
-        raise UserError(one_sentence(str(error), known_classes())) from error
-    except ValueError as error:
-        # jsonargparse wraps a constructor's UserError in one ValueError for each type that it has tried.
-        said: BaseException | None = error
-        while said is not None and not isinstance(said, UserError):
-            said = said.__cause__ or said.__context__
-        if said is None:
+    except (ArgumentError, ValueError) as error:
+        if (said := user_error(error, known_classes())) is None:
             raise
         raise said from error
     except MisconfigurationException as error:
