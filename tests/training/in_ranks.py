@@ -64,7 +64,7 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
 TRAINED = ("KS", "PR", "ASR", "SD", "SE")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
-FOLDERS = ("folder KS", "folder KS trained", "folder PR trained")
+FOLDERS = ("folder KS", "folder KS trained", "folder SV")
 """Heads that a folder of the transformers library holds."""
 MODULES = [*PRETRAINING, *TASKS, *(f"{name} trained" for name in TRAINED), "KS tuned", *FOLDERS]
 
@@ -125,8 +125,8 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
 
 def from_folder(tiny: Path, short: str, how: str = "") -> tuple[Any, Any]:
     """A head of the transformers library, read from its folder, and its data."""
-    cls, corpus, _ = TASKS[short]
-    head = cls(upstream(), 1e-2)
+    cls, corpus, sizes = TASKS[short]
+    head = cls(upstream(), 1e-2, **sizes)
     head.build(head.read_labels(Corpus.open(tiny / corpus)))
     with tempfile.TemporaryDirectory() as folder:
         write_head_folder(Path(folder), head, {})

@@ -21,6 +21,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.workflows.new import KINDS, write_template
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "experiments" / "plugins"
+OLD = Path(__file__).resolve().parents[1] / "compatibility" / "heads"  # written for the contract of an older version
 CPU = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.val_check_interval", "1"]
 RUN = """
 import contextlib, io, json, sys
@@ -99,7 +100,7 @@ def ran(tiny, tmp_path_factory):
     make_recordings(tiny, recordings)
     for kind in KINDS:
         write_template(kind, f"own_made_{kind}", files)
-    for path in EXAMPLES.glob("*/*"):
+    for path in [*EXAMPLES.glob("*/*"), *OLD.glob("*")]:
         if path.suffix in (".py", ".yaml"):
             shutil.copy(path, files)
     sample = str(next(recordings.glob("*/*.wav")))
@@ -117,6 +118,8 @@ def ran(tiny, tmp_path_factory):
         "phone_boundaries": (tiny / "pr", small),
         "denoiser": (tiny / "pr", small),
         "own_made_upstream": (tiny / "ks", CPU),
+        "old_speech_rate": (tiny / "pr", small),
+        "old_phone_boundaries": (tiny / "pr", small),
     }
     for name, (corpus, options) in corpora.items():
         options = ["-c", str(files / f"{name}.yaml"), "--data.corpus", str(corpus), *options]
@@ -178,6 +181,8 @@ def ran(tiny, tmp_path_factory):
         ("speech_rate", "phones_per_second"),
         ("phone_boundaries", "begins"),
         ("denoiser", "level_db"),
+        ("old_speech_rate", "phones_per_second"),
+        ("old_phone_boundaries", "begins"),
     ],
 )
 def test_fit_test_and_predict(ran, name, field):
