@@ -18,6 +18,7 @@ from wavlm_lightning import tasks
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.transforms import AddNoise
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
 from wavlm_lightning.tasks.huggingface import huggingface_head
@@ -45,8 +46,10 @@ class Gate(tasks.WaveformTask):
         self.gain = nn.Linear(dim, 1)
 
     def enhance(self, features, lengths, audio):
-        gain = self.gain(features).sigmoid().transpose(1, 2)
-        return audio.audio * nn.functional.interpolate(gain, audio.audio.shape[1])[:, 0]
+        # The same alone and in a batch: not stretched to the padded length, and silent behind the last frame.
+        gain = self.gain(features).sigmoid()[:, :, 0] * ~padding_mask(lengths, features.shape[1])
+        gain = gain.repeat_interleave(round(16_000 / self.upstream.frame_rate), 1)
+        return audio.audio * nn.functional.pad(gain, (0, audio.audio.shape[1]))[:, : audio.audio.shape[1]]
 
 
 TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
