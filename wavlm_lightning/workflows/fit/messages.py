@@ -69,6 +69,11 @@ def readable_errors() -> Iterator[None]:
 
     try:
         yield
+    except UserError as error:
+        # A process that reads audio sends the whole traceback as the message.
+        if not str(error).startswith("Caught UserError in DataLoader worker"):
+            raise
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
     except (ArgumentError, ValueError) as error:
         if (said := user_error(error, known_classes())) is None:
             raise
