@@ -36,9 +36,9 @@ def parsed(monkeypatch):
     names: list[str] = []
     parse = shard_index._parse
 
-    def noted(path):
+    def noted(path, *arguments):
         names.append(path.name)
-        return parse(path)
+        return parse(path, *arguments)
 
     shard_index._members.cache_clear()
     monkeypatch.setattr(shard_index, "_parse", noted)

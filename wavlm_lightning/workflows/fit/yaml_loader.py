@@ -1,0 +1,36 @@
+"""YAML as LightningCLI reads it (1e-3 is a number), with a bound on what aliases grow to.
+
+jsonargparse copies and merges what it has read many times, so it must not get a value that grows. Importing this module puts
+the bounded loader in the place of jsonargparse's own, for files and for values on the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from wavlm_lightning.system.yaml_files import check_aliases
+
+_load = get_loader("yaml")
+
+
+def load(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        Multiplying: its aliases grow too large.
+        yaml.YAMLError: it is not YAML.
+    """
+    if "&" in text and "*" in text:
+        check_aliases(text)
+    try:
+        return _load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
+
+
+set_loader("yaml", load, (yaml.YAMLError,))
