@@ -82,7 +82,7 @@ def test_a_server_that_trickles_is_given_up(answer, size):
 def test_a_content_length_that_is_no_number(length):
     with (
         serving(strange_length(length)) as url,
-        pytest.raises(UserError, match="gave up after 2 attempts .*Content-Length"),
+        pytest.raises(UserError, match=r"gave up after 2 attempts .*Content-Length"),
     ):
         download(url, io.BytesIO(), None, HURRIED)
 

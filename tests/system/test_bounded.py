@@ -68,10 +68,12 @@ def test_a_command_refuses_an_alias_bomb_before_jsonargparse_copies_it(tmp_path,
         "value": ["-c", config, "--model.upstream", "{" + ", ".join(BOMB.strip().splitlines()) + "}"],
     }[how]
     assert main(["fit", *words, "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("wavlm fit:") and "Traceback" not in "".join(said)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("wavlm fit:") and (
+        "its aliases (*name) stand for more than" in said or how in ("text", "value")
+    )
     if how == "-c":
-        assert f"{path}: its aliases" in said[-1]
+        assert f"{path}: its aliases" in said
 
 
 def sweep(tmp_path, parameters: str, method: str = "grid"):
@@ -172,6 +174,15 @@ def test_options_refuse_pipes_and_devices(tmp_path, capsys, words, kind):
     assert main([word.format(path) for word in words]) == 2
     said = capsys.readouterr().err
     assert f"{path}: not a file but a {kind}" in said and said.count("\n") == 1
+
+
+def test_a_pipe_that_a_configuration_names(tmp_path, capsys):
+    """jsonargparse reads `model: other.yaml` by itself."""
+    os.mkfifo(tmp_path / "other.yaml")
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: {tmp_path / 'other.yaml'}\ndata: TaskData\n")
+    assert main(["fit", "-c", str(config), "--trainer.default_root_dir", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("wavlm fit:")
 
 
 def test_a_folder_in_place_of_a_configuration(tmp_path, capsys):

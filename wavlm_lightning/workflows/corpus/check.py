@@ -187,7 +187,9 @@ def _lengths(corpus: Corpus, quick: bool) -> tuple[list[str], dict[str, list[np.
             listed[split] = list(np.split(file.read(), ends[:-1]))
         except UserError as error:
             said = str(error).removeprefix(f"{path}: ").partition("; ")[0]
-            wrong.append(f"{path.name} is damaged ({said})")
+            wrong.append(
+                f"{path.name} is damaged" + (f" ({said})" if "add up to" in said or "not readable" in said else "")
+            )
     return wrong, listed
 
 
@@ -279,12 +281,12 @@ def _examine_tar(job: ShardJob, verdict: Verdict, tar: io.BufferedReader) -> Non
     elif not job.quick:
         try:
             content = read_json(index, "the index of a shard")
-            if job.summary.get(INDEX) not in (None, hashlib.sha256(index.read_bytes()).hexdigest()):
-                verdict.faults.append("its index has other bytes than were written (sha256 differs)")
-            elif fault := _index_fault(content, job.summary, tar, verdict.faults == []):
+            if fault := _index_fault(content, job.summary, tar, verdict.faults == []):
                 verdict.faults.append(fault)
             elif job.lengths is not None and job.lengths.tolist() != content["samples"]:
                 verdict.faults.append("its index has other lengths than the file of lengths")
+            elif job.summary.get(INDEX) not in (None, hashlib.sha256(index.read_bytes()).hexdigest()):
+                verdict.faults.append("its index has other bytes than were written (sha256 differs)")
         except Exception as error:  # an index that somebody has altered may hold anything
             verdict.faults.append(f"its index cannot be used ({error!r})")
 

@@ -23,6 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
+from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.reading import check_file, read_text
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.yaml_files import Multiplying
@@ -119,7 +120,7 @@ def _take_from_file(value: str, found: dict[str, list[Any]]) -> str:
     path = Path(value)
     check_file(path, "a configuration in YAML")
     try:
-        content = read_yaml(read_text(path, "a configuration in YAML")) if path.is_file() else None
+        content = read_yaml(read_text(path, "a configuration in YAML")) if is_file(path) else None
     except Multiplying as error:
         raise UserError(f"{value}: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None

@@ -88,8 +88,9 @@ class Grid(Sequence[dict[str, Any]]):
         return self.size
 
     def __getitem__(self, number: int) -> dict[str, Any]:  # type: ignore[override]  # no slices: they would be lists
-        if not 0 <= number < self.size:
+        if not -self.size <= number < self.size:
             raise IndexError(number)  # the sequence protocol ends an iteration with it
+        number %= self.size
         values: dict[str, Any] = {}
         for name, choices in reversed(self.choices.items()):
             number, place = divmod(number, _count(choices))
