@@ -24,7 +24,7 @@ import numpy as np
 from wavlm_lightning.audio import BadAudio, decode_flac
 from wavlm_lightning.data.corpus_json import INDEX, LARGEST
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import check_file, reading
+from wavlm_lightning.system.reading import check_file, reading, reason_of
 
 T = TypeVar("T")
 HEADER, NAME = 512, 100  # bytes of a tar header, and of the name in it
@@ -183,11 +183,13 @@ class ShardIndex:
     def meta(self, place: int) -> dict[str, Any]:
         name = f"{self.members.keys[place]}.json"
         data = self._read(*self.members.info[place], name)
-        with reading(self.path, f"a shard: {name} in it is no JSON", self._remedy):
+        try:
             content = json.loads(data)
-            if not isinstance(content, dict):
-                raise TypeError(f"it holds {type(content).__name__}")
-            return content
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: {name} in it is no JSON ({reason_of(error)}); {self._remedy}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self.path}: {name} in it is no JSON object; {self._remedy}")
+        return content
 
     @property
     def _remedy(self) -> str:
@@ -196,13 +198,14 @@ class ShardIndex:
     def _read(self, offset: int, length: int, name: str) -> bytes:
         """The bytes of a member, whose name and length are compared with its header in the tar, 512 bytes before them."""
         file = (_opened_remote if self.remote else _opened)(self, os.getpid())
-        data = os.pread(file.fileno(), HEADER + length, offset - HEADER)
-        if len(data) != HEADER + length:
+        data = os.pread(file.fileno(), length, offset)
+        if len(data) != length:
             raise BadAudio(f"{self.path}: ends before byte {offset + length}; {self._remedy}")
-        wanted = name.encode()[:NAME]
-        if data[: len(wanted)] != wanted or data[124:135] != b"%011o" % length or data[len(wanted) : NAME].strip(b"\0"):
-            _check_header(self.path, data, name, length, self._remedy)
-        return data[HEADER:]
+        header = os.pread(file.fileno(), HEADER, offset - HEADER)  # read with `data` it would cost a copy of that
+        wanted = name.encode()
+        if not (header.startswith(wanted + b"\0") and header[124:135] == b"%011o" % length):
+            _check_header(self.path, header, name, length, self._remedy)
+        return data
 
     def fetch(self, path: Path) -> Path:
         """Download one of the shard's files (tar, index, labels) if the corpus is remote and the file is missing."""
