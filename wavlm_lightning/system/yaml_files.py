@@ -51,7 +51,7 @@ def check_aliases(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in anchors:
                 raise Multiplying(f"the alias *{event.anchor} stands inside its own value; write the value out")
-            sums[-1] += sizes.get(event.anchor, 0)  # an unknown one is the parser's business
+            sums[-1] += sizes.get(str(event.anchor), 0)  # an unknown one is the parser's business
         elif isinstance(event, yaml.ScalarEvent):
             size = len(event.value) + 1
             sums[-1] += size

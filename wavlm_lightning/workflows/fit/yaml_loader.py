@@ -44,4 +44,4 @@ def read_text(path: Path) -> str:
 
 
 set_loader("yaml", load, (yaml.YAMLError,))
-Path.read_text = read_text  # type: ignore[method-assign]
+Path.read_text = read_text  # type: ignore[method-assign, assignment]

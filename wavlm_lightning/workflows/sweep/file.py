@@ -92,10 +92,10 @@ class Grid(Sequence[dict[str, Any]]):
             raise IndexError(number)  # the sequence protocol ends an iteration with it
         number %= self.size
         values: dict[str, Any] = {}
-        for name, choices in reversed(self.choices.items()):
+        for name, choices in reversed([*self.choices.items()]):
             number, place = divmod(number, _count(choices))
             values[name] = choices[place]
-        return dict(reversed(values.items()))
+        return {name: values[name] for name in self.choices}
 
 
 def _count(values: Sequence[Any]) -> int:
