@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
+from wavlm_lightning.system.reading import check_file
 
 FORMAT = "wavlm_lightning/codebook/1"
 
@@ -71,6 +72,8 @@ class Codebook:
     def load(cls, directory: Path | str) -> Codebook:
         """Read a codebook folder; a UserError says if there is none, or if its files do not belong together."""
         directory = Path(directory)
+        for name in ("codebook.json", "centroids.safetensors"):
+            check_file(directory / name, "a file of a codebook")
         try:
             body = json.loads((directory / "codebook.json").read_text())
             centroids = load_file(directory / "centroids.safetensors")["centroids"]

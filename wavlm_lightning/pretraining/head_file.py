@@ -17,6 +17,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, ch
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import check_file
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -47,6 +48,8 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
     Raises:
         UserError: there is no head.
     """
+    for name in (WEIGHTS, DESCRIPTION):
+        check_file(source / name, "a file of a pre-training head")
     if (source / WEIGHTS).is_file():
         return load_file(source / WEIGHTS), json.loads((source / DESCRIPTION).read_text(encoding="utf-8"))["codebooks"]
     path = newest_checkpoint(source)

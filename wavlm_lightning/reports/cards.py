@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import check_file
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
@@ -172,6 +173,7 @@ class ResultCard:
         if path.is_dir():
             path = path / CARD_NAME
         try:
+            check_file(path, "a result card")
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run") from None

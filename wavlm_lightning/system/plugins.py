@@ -20,7 +20,7 @@ from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.system.paths import cache_directory
+from wavlm_lightning.system.paths import cache_directory, is_file
 from wavlm_lightning.system.user_modules import open_for, opened_folders
 
 # Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module.
@@ -33,7 +33,7 @@ def config_paths(argv: Sequence[str]) -> list[Path]:
     """The existing files among the values of `-c`, `--config` and `--also`."""
     given = [after for word, after in pairwise(argv) if word in CONFIGS]
     given += [word.partition("=")[2] for word in argv if word.partition("=")[0] in CONFIGS]
-    return [path for path in map(Path, given) if path.is_file()]
+    return [path for path in map(Path, given) if is_file(path)]
 
 
 def make_importable(argv: Sequence[str]) -> None:

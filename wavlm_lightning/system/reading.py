@@ -7,6 +7,8 @@ import csv
 import gzip
 import io
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,14 +67,47 @@ def _place(error: UnicodeDecodeError) -> str:
     return f"line {line}, byte 0x{error.object[error.start]:02x}"
 
 
+def check_file(path: Path, what: str = "a file", remedy: str = "") -> None:
+    """Refuse a pipe, a device or a folder where a file belongs: reading one may wait, or go on, for ever.
+
+    What does not exist is left to whoever opens it.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # missing, a name too long, a zero byte in it
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+        end = f"; {remedy}" if remedy else ""
+        raise UserError(f"{path}: not a file but {kinds.get(stat.S_IFMT(mode), 'a socket')}; it should be {what}{end}")
+
+
+def check_arguments(words: Sequence[str]) -> None:
+    """Refuse words of a command line, or values behind `=`, that name a pipe, a device or a socket.
+
+    No option takes one: files are read twice (by several processes, or to compare a hash), and writing is by renaming.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    for word in words:
+        for path in {word, word.partition("=")[2]}:
+            with contextlib.suppress(OSError, ValueError):
+                mode = os.stat(path).st_mode  # noqa: PTH116 - not every word is a path
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    check_file(Path(path), "a file or a folder", "write its content to a file and give that")
+
+
 def read_text(path: Path, what: str = "text", remedy: str = "") -> str:
     """The text of a file in UTF-8, with or without a byte order mark, gzipped if its name ends with `.gz`.
 
     Raises:
         UserError: the file is missing, a pipe or a device, or not in UTF-8; the message names line and byte.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file; it should be {what}")
+    check_file(path, what)
     with reading(path, what, remedy):
         content = path.read_bytes()
         if path.suffix == ".gz":

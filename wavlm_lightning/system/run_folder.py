@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.yaml_files import read_yaml
 
 LAST, BEST = "last", "best"  # names of a run's checkpoints, also for `--ckpt_path`
 CONFIG = "config.yaml"
@@ -32,8 +33,8 @@ def _version(path: Path) -> tuple[int, str]:
 def read_run_config(run: Path) -> dict[str, Any]:
     """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping."""
     try:
-        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(run / CONFIG, "the configuration of a run")
+    except UserError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -29,8 +29,23 @@ class CheckpointError(ValueError):
     """
 
 
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a device or a folder in place of a file: reading one may wait for ever.
+
+    `system.reading.check_file` for this package, which imports nothing of ours. What does not exist is left to who opens it.
+
+    Raises:
+        CheckpointError: naming the path.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(
+            f"{path} is not a file but a {'folder' if path.is_dir() else 'pipe or a device'}; give a file"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
+    check_regular(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -51,6 +66,7 @@ def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
     Raises:
         CheckpointError: the file is broken or holds objects that need code to be executed.
     """
+    check_regular(path)
     if checked:
         check_sums(path)
     try:
@@ -104,6 +120,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A flat dict of tensors from a safetensors or PyTorch file."""
+    check_regular(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -19,10 +19,12 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
+from wavlm_lightning.system.reading import read_text
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
@@ -98,7 +100,7 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     content = read_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
-    open_class_paths(config.read_text(encoding="utf-8"), class_folders(run))
+    open_class_paths(read_text(config, "the configuration of a run"), class_folders(run))
     state = read_run_checkpoint(best)
     model_config = _with_trained_encoder(content["model"], state, best)
     parser = ArgumentParser(exit_on_error=False)
