@@ -241,9 +241,13 @@ class Fuzzer:
 def _refused(said: str, path: Path, box: Path) -> tuple[str, str]:
     if "\n" in said or len(said) > LONGEST:
         return "vague", f"{len(said)} characters, {said.count(chr(10)) + 1} lines: {said[:160]!r}"
-    # The name of the damaged file, of one beside it that contradicts it, or of the folder that holds both.
+    # An option, or the name of the damaged file, of one beside it that contradicts it, or of the folder that holds both.
     names = {str(box), path.name, path.stem, path.name.partition(".")[0], box.name}
-    return ("refused", said) if any(name in said for name in names) else ("vague", f"names no file: {said!r}")
+    return (
+        ("refused", said)
+        if said.startswith("--") or any(name in said for name in names)
+        else ("vague", f"names no file: {said!r}")
+    )
 
 
 def _where(error: BaseException) -> str:

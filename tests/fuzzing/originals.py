@@ -43,7 +43,7 @@ def audio(kind: str) -> Callable[[Path], None]:
 
         options: dict[str, Any] = AUDIO[kind]
         # Two channels at another rate, so that both are in the header and matter.
-        stereo = np.stack([sound(0.4, 24_000), sound(0.4, 24_000, 1)], axis=1)
+        stereo = np.stack([sound(1.0, 24_000), sound(1.0, 24_000, 1)], axis=1)
         soundfile.write(folder / audio_file(kind), stereo, 24_000, **options)
 
     return make
