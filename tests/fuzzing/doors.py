@@ -4,6 +4,7 @@ A new reader gets a line here. `allowed` says which other values are legitimate:
 copy covers the file, `anything` where a change is as good as what was there.
 """
 
+# ruff: noqa: E501 - tables, one row a line
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,6 @@
 """Seeded damage to files: what disks, editors, spreadsheets, downloads and strangers do to them."""
 
+# ruff: noqa: E501 - tables, one row a line
 from __future__ import annotations
 
 import csv

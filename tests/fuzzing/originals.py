@@ -1,5 +1,6 @@
 """Whole files of every kind that the package reads, as small as they can be; each function fills a folder."""
 
+# ruff: noqa: E501 - tables, one row a line
 from __future__ import annotations
 
 import json
@@ -290,7 +291,7 @@ def encoders(folder: Path) -> None:
     import torch
     from torch.distributed.checkpoint import FileSystemWriter, save
 
-    from wavlm_lightning.upstreams.run_checkpoints import ENCODER_KEY
+    from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
 
     encoder = _encoder()
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

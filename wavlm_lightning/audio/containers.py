@@ -127,7 +127,7 @@ def _w64(file: BinaryIO, size: int) -> str | None:
                 return None
             if (wrong := _ends_at(at + 24, length - 24, size)) is not None:
                 return wrong
-            file.seek(at + (length + 7) // 8 * 8)
+            file.seek(min(at + (length + 7) // 8 * 8, size))
             chunk = file.read(16)
             if chunk[4:] == GUID_DATA[4:] or chunk[:4] == b"list":
                 return None

@@ -5,6 +5,7 @@ Without a login the run is written offline. One run folder is one W&B run, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -27,7 +28,8 @@ from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 
@@ -136,8 +138,10 @@ def run_id(root: Path, fresh: bool) -> str:
         found = asked
     elif path.is_file() and not fresh:
         again = "remove it, and a new W&B run is begun, or give its id as WANDB_RUN_ID"
-        if not isinstance(found := read_json(path, again).get("id"), str):
+        kept = read_json(path, "the id of a W&B run", again).get("id")
+        if not isinstance(kept, str):
             raise UserError(f"{path}: holds no id; {again}")
+        found = kept
     else:
         found = secrets.token_hex(4)
     if rank_zero_only.rank == 0:
@@ -356,5 +360,6 @@ def heat_map(weights: dict[int, list[float]]) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
-    """A name without the characters that W&B refuses in names of artefacts."""
-    return re.sub(r"[^\w.-]+", "-", name)
+    """A name without the characters that W&B refuses in names of artefacts; a hash tells names apart that become alike."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"

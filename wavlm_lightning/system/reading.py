@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wavlm_lightning.system.errors import UserError
 
@@ -113,7 +113,7 @@ def read_table(
     _, header = next(fields, (1, []))
     columns = [name.strip() for name in header]
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {', '.join(columns) or 'none'}")
+        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {_some(columns)}")
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}: two columns are named `{min(twice)}`; rename one")
     for number, row in fields:
@@ -130,9 +130,15 @@ def read_table(
         yield number, dict(zip(columns, row, strict=True))
 
 
+def _some(columns: Sequence[str]) -> str:
+    """Names of columns, as many as fit in a sentence; of a file that is no table they may be anything."""
+    shown = "".join(character if character.isprintable() else "?" for character in ", ".join(columns)) or "none"
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
+
+
 def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty; every line is parsed alone."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     # Not `splitlines`, which also splits at characters that occur in texts, such as U+2028.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():
