@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
-from wavlm_lightning.system.reading import check_file
+from wavlm_lightning.system.reading import check_file, read_json, reading
 
 FORMAT = "wavlm_lightning/codebook/1"
+AGAIN = "fit the codebook again"
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,18 @@ class Codebook:
         directory = Path(directory)
         for name in ("codebook.json", "centroids.safetensors"):
             check_file(directory / name, "a file of a codebook")
-        try:
-            body = json.loads((directory / "codebook.json").read_text())
-            centroids = load_file(directory / "centroids.safetensors")["centroids"]
-        except FileNotFoundError as error:
-            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`") from error
+        about, weights = directory / "codebook.json", directory / "centroids.safetensors"
+        if not about.is_file() or not weights.is_file():
+            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`")
+        body = read_json(about, "the description of a codebook", AGAIN)
         if body.get("format") != FORMAT:
             raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
-        codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
-        if codebook.sha256 != body["sha256"]:
+        with reading(weights, "the centroids of a codebook", AGAIN):
+            centroids = load_file(weights)["centroids"]
+        with reading(about, "the description of a codebook", AGAIN):
+            codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
+            expected = body["sha256"], body.get("size", codebook.size)
+        if (codebook.sha256, codebook.size) != expected:
             raise UserError(f"{directory}: centroids and codebook.json do not belong together; fit the codebook again")
         if centroids.ndim != 2 or not np.isfinite(centroids).all():
             raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")

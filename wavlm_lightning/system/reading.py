@@ -148,7 +148,7 @@ def read_table(
     _, header = next(fields, (1, []))
     columns = [name.strip() for name in header]
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {', '.join(columns) or 'none'}")
+        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {_some(columns)}")
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}: two columns are named `{min(twice)}`; rename one")
     for number, row in fields:
@@ -163,6 +163,12 @@ def read_table(
                 f"{path}, line {number}: {len(row)} fields under {len(columns)} columns, separated by a {mark}; {hint}"
             )
         yield number, dict(zip(columns, row, strict=True))
+
+
+def _some(columns: Sequence[str]) -> str:
+    """Names of columns, as many as fit in a sentence; of a file that is no table they may be anything."""
+    shown = "".join(character if character.isprintable() else "?" for character in ", ".join(columns)) or "none"
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 
 
 def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:

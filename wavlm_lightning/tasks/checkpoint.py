@@ -9,11 +9,13 @@ import lightning.pytorch as pl
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
 # The weights in a checkpoint: of Lightning's callback `WeightAveraging`, the average first and then those of the last update.
 STATES = {"state_dict", "current_model_state"}
+NEEDED = {"name", "labels", "upstream_sha256", "protocol"}  # of the entry `task`
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -64,6 +66,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
         kept = checkpoint.get("task", {})
+        if not isinstance(kept, dict) or not (kept.keys() >= NEEDED or kept.get("name") != self.name):
+            raise UserError(
+                "this checkpoint does not say how its head was trained; it is damaged, or another program wrote it"
+            )
         if kept.get("name") != self.name:
             raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
         if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
@@ -82,7 +88,14 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 "model.start_from"
             )
         self.upgrade(checkpoint)
-        self.build(kept["labels"])
+        try:
+            self.build(kept["labels"])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the labels in this checkpoint are not those of a {self.name} head ({reason_of(error)})"
+            ) from error
         if self.upstream.frozen and checkpoint.keys() >= STATES:
             # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
             own = self.state_dict()
@@ -99,7 +112,11 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             check_finite(state_dict, f"the checkpoint of {self.name}")
         except CheckpointError as error:
             raise UserError(str(error)) from error
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        try:
+            result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        except RuntimeError as error:  # torch lists every tensor of another shape, on a line each
+            first = reason_of(RuntimeError(str(error).splitlines()[-1]))
+            raise UserError(f"the checkpoint does not fit this {self.name} head ({first})") from error
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
         if wrong:

@@ -14,6 +14,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
@@ -150,8 +151,10 @@ def _build(parameters: dict[str, Any], weights: Mapping[str, Tensor], path: Path
         return build(wav2vec2_model, parameters, _rename(weights), path)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path}: its settings do not describe a valid encoder ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: its settings do not describe a valid encoder ({reason_of(error)})") from error
 
 
 def _rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

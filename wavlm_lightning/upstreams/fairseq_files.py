@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors, settings and dictionaries, so it was not read, and nothing in it was "
             "executed; take it from where it was published"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle may end in any of them
         raise UserError(f"{path}: not a readable PyTorch file; is it cut short?") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of fairseq, which is a dict")

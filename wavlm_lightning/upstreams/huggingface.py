@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
@@ -180,7 +179,9 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
         model, report = transformers.AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the library validates with exceptions of its own
         raise UserError(f"hf:{source}: {_reason(source, error)}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
@@ -259,4 +260,4 @@ def _reason(source: str, error: Exception) -> str:
             "neither a folder here nor available from the Hugging Face hub (offline, no such model, or no access to "
             "it); download it elsewhere and give its folder"
         )
-    return f"not loadable by the transformers library: {str(error).splitlines()[0][:200].rstrip('.')}"
+    return f"not loadable by the transformers library: {reason_of(error).rstrip('.')}"

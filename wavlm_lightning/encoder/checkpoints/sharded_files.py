@@ -65,6 +65,9 @@ def read_index(folder: Path) -> Any:
     Raises:
         CheckpointError: the index is missing (the writing was cut short), broken, or holds other objects.
     """
+    from torch.distributed.checkpoint.filesystem import _StorageInfo
+    from torch.distributed.checkpoint.metadata import Metadata
+
     try:
         check_regular(folder / SHARD_INDEX)
         with (folder / SHARD_INDEX).open("rb") as file:
@@ -73,12 +76,16 @@ def read_index(folder: Path) -> Any:
         raise CheckpointError(f"{folder} is not a whole sharded checkpoint: {SHARD_INDEX} is missing") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint ({error})") from error
-    except (EOFError, IndexError, OSError, ValueError, AttributeError, ImportError) as error:
+    except Exception as error:  # a damaged pickle may end in any of them
         raise CheckpointError(f"{folder / SHARD_INDEX} is not readable; is it cut short?") from error
+    if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
+        raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint")
+    for place in index.storage_data.values():
+        if not isinstance(place, _StorageInfo) or not isinstance(place.relative_path, str):
+            raise CheckpointError(f"{folder / SHARD_INDEX} is not the index of a sharded checkpoint")
+        if PurePath(place.relative_path).name != place.relative_path or place.relative_path == "..":
+            raise CheckpointError(f"{folder / SHARD_INDEX} names a file outside its folder: {place.relative_path}")
     try:
-        for place in index.storage_data.values():
-            if PurePath(place.relative_path).name != place.relative_path or place.relative_path == "..":
-                raise CheckpointError(f"{folder / SHARD_INDEX} names a file outside its folder: {place.relative_path}")
         _check_places(index, folder)
     except CheckpointError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,17 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
     Raises a `UserError` if the path holds no head, its upstream is missing, or the device cannot be used.
     """
     place = choose_device(device)
-    if is_head_folder(path):
-        task, gain_db = huggingface_head(str(path)), 0.0
-        processing = task.trained["processing"]
-    else:
-        task, processing, gain_db = _from_run(path)
-    # The corpus was made with `processing`; the data module may have applied a further gain while training.
-    gain_db += processing.get("gain_db", 0.0)
-    return TrainedHead(task.eval().to(place), float(gain_db), bool(processing.get("trim")), place)
+    with reading(path, "a trained head", EXPECTED):
+        if is_head_folder(path):
+            task, gain_db = huggingface_head(str(path)), 0.0
+            processing = task.trained["processing"]
+        else:
+            task, processing, gain_db = _from_run(path)
+        # The corpus was made with `processing`; the data module may have applied a further gain while training.
+        gain_db = float(gain_db + processing.get("gain_db", 0.0))
+        if not math.isfinite(gain_db):
+            raise UserError(f"{path}: its recordings got a gain of {gain_db} dB; {EXPECTED}")
+        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
 
 
 def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
@@ -113,8 +117,11 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
         raise UserError(f"{config}: {said}") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
-    model.on_load_checkpoint(state)
-    model.load_state_dict(state["state_dict"])
+    try:
+        model.on_load_checkpoint(state)
+        model.load_state_dict(state["state_dict"])
+    except UserError as error:  # a task knows no path
+        raise UserError(str(error) if str(run) in str(error) else f"{best}: {error}") from error
     return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
 
 
