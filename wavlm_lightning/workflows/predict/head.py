@@ -20,7 +20,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
