@@ -1,6 +1,6 @@
 """`wavlm predict`: a trained head on recordings.
 
-In reading order: `head` (loads it), `recordings` (applies it to files, writes JSON lines and RTTM), `windows` (recordings
+In reading order: `head` (loads it), `recordings` (applies it to files, writes JSON lines and RTTM), `tasks.windows` (recordings
 that are too long for memory), `audio_files` (answers that are audio). Importing the package imports nothing heavy. Tests:
 `tests/workflows/test_predict.py`, `tests/workflows/test_predict_audio.py`, `tests/tasks/test_long_recordings.py`.
 """

@@ -19,9 +19,9 @@ from wavlm_lightning.data.finding import FoundAudio, find_audio
 from wavlm_lightning.metrics.rttm import rttm_lines
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_text
+from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
 from wavlm_lightning.workflows.predict.head import TrainedHead
-from wavlm_lightning.workflows.predict.windows import long_outputs
 
 PREDICTIONS, TURNS = "predictions.jsonl", "predictions.rttm"
 
