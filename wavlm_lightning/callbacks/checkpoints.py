@@ -234,11 +234,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = found.get("state_dict") if isinstance(found, dict) else None
         if not isinstance(state, dict) or "pytorch-lightning_version" not in found:
             raise UserError(
-                f"resume: {path} is not the checkpoint of a run: it has no state_dict of Lightning; {other}"
+                f"--ckpt_path: {path} is not the checkpoint of a run: it has no state_dict of Lightning; {other}"
             )
         check_finite({name: value for name, value in state.items() if isinstance(value, torch.Tensor)}, path)
     except CheckpointError as error:
-        raise UserError(f"resume: {error}; {other}") from error
+        raise UserError(f"--ckpt_path: {error}; {other}") from error
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ CALLED = (
     ),
     *("after_save_checkpoint", "finalize"),
 )
+LONG_SECONDS = 10.0  # after which one failure is enough
 PATIENCE = 3  # failures in a row after which a logger is not called any more
 
 
@@ -45,9 +47,12 @@ class Patience:
         """The value of the call, or None if it failed."""
         if self.exhausted:
             return None
+        begin = time.monotonic()
         try:
             value = function(*arguments, **named)
         except Exception as error:
+            if time.monotonic() - begin > LONG_SECONDS:  # a server that is waited for: not again at every call
+                self.failures = PATIENCE
             self.failed(error)
             return None
         self.failures = 0

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
@@ -110,14 +111,9 @@ class Wandb(WandbLogger):
             given["mode"] = "offline" if self.offline else "online"
         elif "WANDB_MODE" not in os.environ and not logged_in():
             given["mode"] = "offline"
-        if (given.get("mode") or os.environ.get("WANDB_MODE", "online")) == "online" and (reason := unreachable()):
-            self._go_offline(f"{server()} does not answer ({reason})")
+        check_server(given)
         self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
         return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
-
-    def _go_offline(self, reason: str) -> None:
-        self._wandb_init["mode"] = "offline"
-        rank_zero_info(f"W&B: {reason}; the run is logged offline, upload it later with `wandb sync`")
 
     @property
     @rank_zero_experiment
@@ -133,7 +129,7 @@ class Wandb(WandbLogger):
             except Exception as error:
                 if self._wandb_init.get("mode") == "offline":
                     raise
-                self._go_offline(" ".join(str(error).split())[:200] or type(error).__name__)
+                go_offline(self._wandb_init, " ".join(str(error).split())[:200] or type(error).__name__)
         return super().experiment
 
     @rank_zero_only
@@ -151,9 +147,29 @@ class Wandb(WandbLogger):
 
 
 def settle_loggers(loggers: Any, root: Path, fresh: bool) -> list[Callback]:
-    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks."""
+    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks.
+
+    Lightning's own W&B logger goes offline as well if the server does not answer.
+    """
     named = loggers if isinstance(loggers, list) else [loggers]
+    for logger in named:
+        if isinstance(logger, WandbLogger) and not isinstance(logger, Wandb) and not logger._offline:
+            check_server(logger._wandb_init)
     return [logger.settle(root, fresh) for logger in named if isinstance(logger, Wandb)]
+
+
+def check_server(given: dict[str, Any]) -> None:
+    """Set the mode in the arguments of `wandb.init` to offline if the run would be online and the server does not answer."""
+    mode = given.get("mode") or os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and logged_in() and (reason := unreachable()):
+        go_offline(given, f"{server()} does not answer ({reason})")
+
+
+def go_offline(given: dict[str, Any], reason: str) -> None:
+    """Set the mode to offline, with a word."""
+    given["mode"] = "offline"
+    if rank_zero_only.rank == 0:
+        print(f"note: W&B: {reason}; the run is logged offline, upload it later with `wandb sync`", file=sys.stderr)
 
 
 def run_id(root: Path, fresh: bool) -> str:

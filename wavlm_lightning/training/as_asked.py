@@ -11,7 +11,17 @@ import lightning.pytorch as pl
 from wavlm_lightning.system.errors import UserError
 
 # Of a parameter group: not settings, or without influence on the weights.
-NOT_COMPARED = {"params", "name", "lr", "initial_lr", "fused", "foreign", "capturable", "differentiable"}
+NOT_COMPARED = {
+    "params",
+    "name",
+    "lr",
+    "initial_lr",
+    "fused",
+    "foreign",
+    "capturable",
+    "differentiable",
+    "decoupled_weight_decay",
+}
 OPTIONS = {"weight_decay": "model.weight_decay", "betas": "model.betas", "eps": "model.eps"}
 REMEDY = (
     "a run that goes on keeps its optimiser: give the values of the run, or begin a new run with its weights "
@@ -86,7 +96,7 @@ def _compare(ours: dict[str, Any], theirs: dict[str, Any], scheduled: bool) -> N
     # A schedule moves `lr`; schedulers other than torch's LambdaLR and the like keep no first value to compare.
     rate = "initial_lr" if scheduled else "lr"
     pairs = {"model.learning_rate": (ours.get(rate), theirs.get(rate))}
-    pairs |= {OPTIONS.get(k, k): (ours[k], theirs[k]) for k in (ours.keys() & theirs.keys()) - NOT_COMPARED}
+    pairs |= {OPTIONS.get(k, k): (ours[k], theirs[k]) for k in sorted((ours.keys() & theirs.keys()) - NOT_COMPARED)}
     for option, (asked, kept) in pairs.items():
         if asked is not None and kept is not None and not _equal(asked, kept):
             raise UserError(f"resume: {option}{which} is {asked} here and {kept} in the checkpoint; {REMEDY}")

@@ -64,11 +64,24 @@ LONG = 200
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers."""
+    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers.
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, **settings: Any) -> None:
+    Of a run that goes on (`goes_on`) only when training begins: until then its checkpoint may refuse these options.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, goes_on: bool, **settings: Any
+    ) -> None:
         super().__init__(parser, config, **settings)
-        self.heads = heads
+        self.heads, self.goes_on = heads, goes_on
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not self.goes_on:
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.goes_on and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -233,7 +246,8 @@ class WavLMCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
-        self.save_config_kwargs = {"heads": self.heads, "save_to_log_dir": False}
+        goes_on = fitting and not fresh and not config.get("fast_dev_run")
+        self.save_config_kwargs = {"heads": self.heads, "goes_on": goes_on, "save_to_log_dir": False}
         trainer = super().instantiate_trainer(**kwargs)
         if labels:
             check_trainer(trainer)  # before it starts processes
