@@ -18,13 +18,13 @@ from wavlm_lightning.system.files import (
     atomic_write,
     finish_replacing,
     locked,
-    read_json,
     replace_folder,
     sweep_leftovers,
     write_bytes,
     write_json,
     write_text,
 )
+from wavlm_lightning.system.reading import read_json
 
 
 def names(folder: Path) -> list[str]:
@@ -150,11 +150,11 @@ def test_a_link_is_swept_without_what_it_points_to(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", '{"a": 1', "[1]", "3", "[" * 100_000, "\0"])
 def test_half_a_file_is_one_sentence(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UserError, match=r"run\.json: .*; remove it") as caught:
-        read_json(tmp_path / "run.json", "remove it")
+    with pytest.raises(UserError, match=r"run\.json: .*remove it") as caught:
+        read_json(tmp_path / "run.json", "the record of a run", "remove it")
     assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
     write_json(tmp_path / "run.json", {"a": 1})
-    assert read_json(tmp_path / "run.json", "remove it") == {"a": 1}
+    assert read_json(tmp_path / "run.json", "the record of a run", "remove it") == {"a": 1}
 
 
 def test_permissions_are_those_asked_for(tmp_path):

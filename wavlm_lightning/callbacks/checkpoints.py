@@ -48,7 +48,7 @@ class Newest(ModelCheckpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has no hook between the restored state and a loop that has nothing left to do.
-        trainer.fit_loop.run = partial(self._make_up_and_run, trainer)  # type: ignore[method-assign]
+        trainer.fit_loop.run = partial(self._make_up_and_run, trainer)
 
     def _make_up_and_run(self, trainer: pl.Trainer) -> None:
         loop = trainer.fit_loop

@@ -19,6 +19,9 @@ from wavlm_lightning.system.files import atomic_write
 class CurveFile(ExperimentWriter):
     """`metrics.csv` of one start of a run: rows are added to its end; a new column writes it anew, atomically."""
 
+    metrics: list[dict[str, float]]  # rows that are not written yet
+    metrics_keys: list[str]  # columns of the file
+
     def save(self) -> None:
         """Write the rows since the last call; if that is not possible they are kept for the next one, with a warning."""
         if not self.metrics:
@@ -67,6 +70,8 @@ class Curves(CSVLogger):
     Example:
         >>> Trainer(logger=Curves("runs/mine", name="curves"))
     """
+
+    _experiment: CurveFile | None  # Lightning's name
 
     @property
     @rank_zero_experiment

@@ -30,7 +30,8 @@ from wavlm_lightning.callbacks.wandb_login import logged_in, server, unreachable
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 
@@ -179,8 +180,10 @@ def run_id(root: Path, fresh: bool) -> str:
         found = asked
     elif path.is_file() and not fresh:
         again = "remove it, and a new W&B run is begun, or give its id as WANDB_RUN_ID"
-        if not isinstance(found := read_json(path, again).get("id"), str):
+        kept = read_json(path, "the id of a W&B run", again).get("id")
+        if not isinstance(kept, str):
             raise UserError(f"{path}: holds no id; {again}")
+        found = kept
     else:
         found = secrets.token_hex(4)
     if rank_zero_only.rank == 0:

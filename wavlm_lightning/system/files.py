@@ -108,27 +108,6 @@ def write_json(path: Path, content: Any, durable: bool = True, **settings: Any) 
     write_text(path, json.dumps(content, **{"indent": 1, **settings}) + "\n", durable)
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """A JSON object that this package wrote earlier.
-
-    Raises:
-        UserError: the file is cut short, or something else; the sentence ends with `remedy`.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not whole, perhaps cut short while it was written ({_brief(error)}); {remedy}"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds {type(content).__name__} instead of an object; {remedy}")
-    return content
-
-
-def _brief(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]
-
-
 def sweep_leftovers(folder: Path, names: str = TEMPORARY) -> None:
     """Delete unfinished files and folders of killed processes in `folder`; those that a process is writing stay.
 

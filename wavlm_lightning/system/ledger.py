@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
+from wavlm_lightning.system.files import sweep_leftovers, write_json
+from wavlm_lightning.system.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Ledger:
         self.path = path
         self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
         if path.is_file():
-            self.body = read_json(path, f"remove the folder {path.parent}, or choose another --out")
+            self.body = read_json(
+                path, f"the stages of a {what}", f"remove the folder {path.parent}, or choose another --out"
+            )
             before = self.body["settings"]
             if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
                 differ = "; ".join(f"{name}: {before.get(name)}, now {settings.get(name)}" for name in changed)

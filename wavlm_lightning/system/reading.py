@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wavlm_lightning.system.errors import UserError
 
@@ -132,7 +132,7 @@ def read_table(
 
 def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each line that is not empty; every line is parsed alone."""
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     # Not `splitlines`, which also splits at characters that occur in texts, such as U+2028.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, sweep_leftovers, write_json
+from wavlm_lightning.system.files import sweep_leftovers, write_json
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
@@ -45,7 +46,10 @@ class HeadRun:
         """Raise a `UserError` if the folder holds a run with other options, or one whose files have changed since."""
         record = self.folder / RECORD
         if record.is_file():
-            if read_json(record, f"remove the folder {self.folder}, and the run is made again") != self._facts():
+            if (
+                read_json(record, "the record of a run", f"remove the folder {self.folder}, and the run is made again")
+                != self._facts()
+            ):
                 raise UserError(
                     f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import read_json, write_json
+from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
@@ -77,7 +78,9 @@ class SweepStudy:
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         record = folder / RECORD
         if record.is_file():
-            before = read_json(record, f"remove the folder {folder}, or choose another --output")
+            before = read_json(
+                record, "the record of a sweep", f"remove the folder {folder}, or choose another --output"
+            )
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
                 other = ", ".join(changed)
                 raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
