@@ -95,16 +95,15 @@ def test_the_window_is_that_of_predict():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("verb", ["fit", "test"])
-def test_forty_minutes_end_and_are_left_within_seconds(tmp_path, verb, number):
-    corpus = corpus_with(tmp_path / "c", 2400.0)
+@pytest.mark.parametrize(("verb", "number"), [("fit", signal.SIGTERM), ("fit", signal.SIGINT), ("test", signal.SIGTERM)])
+def test_a_quarter_of_an_hour_ends_and_is_left_within_seconds(tmp_path, verb, number):
+    corpus = corpus_with(tmp_path / "c", 900.0)
     words = [sys.executable, "-m", "wavlm_lightning", verb, "--model", "SpeakerIdentification"]
     words += ["--model.upstream", "WavLMUpstream", "--model.upstream.source", "tiny", "--data", "TaskData"]
     words += ["--data.corpus", corpus, "--trainer.accelerator", "cpu", "--trainer.devices", "1", "--threads", "1"]
     words += ["--trainer.default_root_dir", str(tmp_path / "run"), "--trainer.num_sanity_val_steps", "0"]
     fits = [word if word != verb else "fit" for word in words]
-    steps = ["--trainer.max_steps", "2"]
+    steps = ["--trainer.max_steps", "1"]
     if verb == "test":
         done = subprocess.run([*fits, *steps], capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr[-3000:]

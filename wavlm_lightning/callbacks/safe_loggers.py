@@ -72,7 +72,7 @@ def keep_running(logger: Logger) -> Logger:
     if hasattr(logger, "patience"):
         return logger
     patience = Patience(type(logger).__name__)
-    logger.patience = patience  # type: ignore[attr-defined]
+    logger.patience = patience
     for name in CALLED:
         method = getattr(logger, name, None)
         if callable(method):
