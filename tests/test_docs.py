@@ -50,6 +50,7 @@ def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
         "average",
         "sweep",
         "report",
+        "score",
     }
     assert verbs | {"superb", "new", "doctor", "python"} <= set(ran)
     for path in (

@@ -327,3 +327,91 @@ def test_a_head_from_there_is_trained_further_and_predicts_from_its_run(tiny, tm
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "encoder"), "--encoder"]) == 2
     assert f"started from {tmp_path / 'source'}; export the encoder from there" in capsys.readouterr().err
+
+
+# Keys of other people's folders that change the meaning.
+
+
+def changed(folder, name: str, **values) -> None:
+    path = folder / name
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(content | values))
+
+
+def test_labels_that_do_not_exclude_each_other_and_numbers(tmp_path):
+    """transformers#28433: a softmax over labels that may all be true says "label b, probability 0.5"."""
+    model, extractor = folder_of(tmp_path, "WavLMForSequenceClassification")
+    recordings = waveforms(4)
+    rows = theirs(model, extractor, recordings)
+    for problem, key, applied in (
+        ("multi_label_classification", "labels", torch.sigmoid),
+        ("regression", "values", torch.nn.Identity()),
+    ):
+        changed(tmp_path, "config.json", problem_type=problem)
+        task = huggingface_head(str(tmp_path))
+        outputs, lengths = task(Waveforms.pad(recordings))
+        for said, row in zip(task.readable(outputs.detach(), lengths), rows, strict=True):
+            wanted = {f"LABEL_{place}": value for place, value in enumerate(applied(row).tolist())}
+            assert said[key] == pytest.approx(wanted, abs=2e-4)
+        assert write_head_folder(tmp_path / problem, task, {}) == "WavLMForSequenceClassification"
+        assert json.loads((tmp_path / problem / "config.json").read_text())["problem_type"] == problem
+        with pytest.raises(UserError, match=f"problem_type {problem}, which cannot do KS"):
+            huggingface_head(str(tmp_path), task="KS")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("config.json", {"problem_type": "ranking"}, "problem_type 'ranking' is not one of"),
+        ("config.json", {"id2label": {"0": "a", "2": "c"}}, "id2label must name each of the 4 outputs"),
+        ("config.json", {"num_labels": 3, "id2label": None}, "num_labels is 3, but the head has 4 outputs"),
+        ("config.json", {"pruned_heads": {"1": [0]}}, "pruned_heads, which is not supported"),
+        ("config.json", {"quantization_config": {"bits": 8}}, "quantization_config, which is not supported"),
+        ("config.json", {"add_adapter": True}, "add_adapter True"),
+        ("config.json", {"adapter_attn_dim": 16}, "adapter_attn_dim 16"),
+        ("config.json", {"use_weighted_layer_sum": True}, "do not fit"),
+        ("preprocessor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000, but only 16000"),
+        ("preprocessor_config.json", {"feature_extractor_type": "ASTFeatureExtractor"}, "feature_extractor_type"),
+        ("preprocessor_config.json", {"do_normalize": "no"}, "do_normalize 'no', which is not true or false"),
+    ],
+)
+def test_what_is_not_read_right_is_refused_by_name(tmp_path, file, values, said):
+    folder_of(tmp_path, "WavLMForSequenceClassification")
+    changed(tmp_path, file, **values)
+    with pytest.raises(UserError, match=said):
+        huggingface_head(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        (
+            "config.json",
+            {"pad_token_id": 0},
+            r"pad_token_id 0, is '\|', but the tokeniser pads with '\[PAD\]', which is 6",
+        ),
+        ("config.json", {"pad_token_id": None}, "pad_token_id None"),
+        ("config.json", {"vocab_size": 12}, "vocab_size is 12, but the head has 9 outputs"),
+        ("tokenizer_config.json", {"word_delimiter_token": "<unk>"}, "word_delimiter_token '<unk>'"),
+    ],
+)
+def test_a_vocabulary_that_contradicts_the_head_is_refused(tmp_path, file, values, said):
+    folder_of(tmp_path, "WavLMForCTC", pad_token_id=6)
+    changed(tmp_path, "tokenizer_config.json", pad_token={"content": "[PAD]", "lstrip": False})
+    assert huggingface_head(str(tmp_path)).labels[0] == "[PAD]"
+    changed(tmp_path, file, **values)
+    with pytest.raises(UserError, match=said):
+        huggingface_head(str(tmp_path))
+
+
+def test_the_tokeniser_says_what_ends_words_and_which_case(tmp_path):
+    folder_of(tmp_path, "WavLMForCTC", pad_token_id=6)
+    letters = ["_", "E", "T", "A", "<unk>", "<s>", "[PAD]", "O", "N"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(letters)}))
+    said = {"pad_token": "[PAD]", "word_delimiter_token": "_", "do_lower_case": True}
+    changed(tmp_path, "tokenizer_config.json", **said)
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token="<s>", **said)
+    task = huggingface_head(str(tmp_path))
+    numbers = [3, 0, 8, 7, 2, 6, 2, 1]
+    wanted = tokenizer.decode(numbers)
+    assert task.spell([{6: 0, 0: 6}.get(n, n) for n in numbers if n != 6]) == wanted == "a nott e".replace(" e", "e")

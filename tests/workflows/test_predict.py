@@ -14,7 +14,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.workflows.predict.head import open_head
-from wavlm_lightning.workflows.predict.recordings import recording_names
+from wavlm_lightning.workflows.predict.written import recording_names
 
 HEADS = ("pr", "asr", "ks", "ic", "sid", "er", "sf", "sv", "sd")
 CORPUS = {"asr": "pr"}

@@ -20,6 +20,8 @@ from wavlm_lightning.tasks import WaveformTask
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.predict import predict_recordings
 from wavlm_lightning.workflows.predict.audio_files import file_names
+from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.recordings import predict_files
 
 
 class Scale(WaveformTask):
@@ -119,7 +121,7 @@ def test_without_a_folder_a_row_has_no_audio(recordings, tmp_path, capsys):
 
 
 def test_again_interrupted_and_with_another_head(recordings, tmp_path):
-    """A list is there only when all its files are, and every file in it is of the head that wrote the list."""
+    """Every file in the list is of the head that wrote the list, also if it was interrupted."""
     out, one, other = tmp_path / "out", save_run(tmp_path / "one", 0.25), save_run(tmp_path / "other", 0.5)
     first = list(predict_recordings(one, [recordings], out=out, batch_seconds=1))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -128,7 +130,7 @@ def test_again_interrupted_and_with_another_head(recordings, tmp_path):
     interrupted = predict_recordings(other, [recordings], out=out, batch_seconds=1)
     next(interrupted)
     interrupted.close()
-    assert not (out / "predictions.jsonl").exists() and not list(out.glob("*.tmp"))
+    assert len(rows_of(out)) == 1 and not list(out.glob("*.tmp"))
     list(predict_recordings(other, [recordings, recordings], out=out))
     rows = rows_of(out)
     assert len(rows) == 3
@@ -152,6 +154,10 @@ def test_a_diverged_head_is_one_sentence(recordings, tmp_path):
     run = save_run(tmp_path / "run", float("nan"))
     with pytest.raises(UserError, match="values of factor are NaN or infinite"):
         list(predict_recordings(run, [recordings / "a"], out=tmp_path / "out"))
+    head = open_head(save_run(tmp_path / "other", 1.0))
+    head.task.factor.data.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"talk.flac: the answer holds NaN"):
+        list(predict_files(head, [recordings / "a" / "talk.flac"], 60.0))
 
 
 def test_names_are_safe_and_unique_without_case():

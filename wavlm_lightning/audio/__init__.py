@@ -5,12 +5,25 @@
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
-from wavlm_lightning.audio.reading import SAMPLE_RATE, BadAudio, check_waveform, decode_flac, encode_flac, load_mono
+from wavlm_lightning.audio.reading import (
+    SAMPLE_RATE,
+    SHORTEST,
+    BadAudio,
+    check_length,
+    check_waveform,
+    decode_flac,
+    encode_flac,
+    load_mono,
+    to_speech,
+    too_short,
+)
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
 
 __all__ = [
     "SAMPLE_RATE",
+    "SHORTEST",
     "BadAudio",
+    "check_length",
     "check_waveform",
     "decode_flac",
     "encode_flac",
@@ -20,6 +33,8 @@ __all__ = [
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "to_speech",
+    "too_short",
     "trim_silence",
     "with_deltas",
 ]

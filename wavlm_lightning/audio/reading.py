@@ -13,6 +13,8 @@ from wavlm_lightning.audio.containers import fault, readable
 
 SAMPLE_RATE = 16_000  # samples per second in the whole project
 
+SHORTEST = 400  # samples that one frame of an encoder or of filter banks needs (25 ms); less is no utterance
+
 SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as silent
 
 END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
@@ -79,11 +81,41 @@ def load_mono(
     # Segment tables are rounded, so a segment may end slightly after its file.
     if wanted is not None and found < wanted - END_TOLERANCE * rate:
         raise BadAudio(f"{name}: the file ends at {(first + found) / rate:.2f} s, before the requested stretch")
-    check_waveform(audio, name, allow_silence)
-    _check_scale(audio, name)
+    return _usable(audio, rate, sample_rate, name, allow_silence)
+
+
+def to_speech(waveform: np.ndarray, rate: int, name: str, allow_silence: bool = False) -> np.ndarray:
+    """Check a waveform in memory and bring it to 16 kHz, as `load_mono` does with a file.
+
+    Args:
+        waveform: `(samples,)`, floats in [-1, 1]; or integers of 16 or 32 bits, which are scaled.
+        rate: its sampling rate in Hz.
+        name: of the waveform in messages.
+        allow_silence: see `check_waveform`.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1] at 16 kHz.
+
+    Raises:
+        BadAudio: it has another shape, type or rate, or cannot be used (see `load_mono`).
+    """
+    if waveform.ndim != 1:
+        raise BadAudio(f"{name}: of shape {waveform.shape}; give one channel, (samples,)")
+    if waveform.dtype in (np.int16, np.int32):
+        waveform = waveform / np.float32(-np.iinfo(waveform.dtype).min)
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise BadAudio(f"{name}: of type {waveform.dtype}; give floats in [-1, 1], or integers of 16 or 32 bits")
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadAudio(f"{name}: {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
+    return _usable(waveform.astype(np.float32), rate, SAMPLE_RATE, name, allow_silence)
+
+
+def _usable(waveform: np.ndarray, rate: int, sample_rate: int, name: str, allow_silence: bool) -> np.ndarray:
+    check_waveform(waveform, name, allow_silence)
+    _check_scale(waveform, name)
     if rate != sample_rate:
-        audio = _resample(audio, rate, sample_rate)
-    return np.clip(audio, -1.0, 1.0)
+        waveform = _resample(waveform, rate, sample_rate)
+    return np.clip(waveform, -1.0, 1.0)
 
 
 def _decode(file: soundfile.SoundFile, wanted: int | None) -> tuple[np.ndarray, int]:
@@ -125,6 +157,20 @@ def check_waveform(waveform: np.ndarray, name: str, allow_silence: bool = False)
         raise BadAudio(f"{name}: holds NaN or infinite samples")
     if not allow_silence and np.abs(waveform).max() < SILENCE_PEAK:
         raise BadAudio(f"{name}: silent, its peak is below -80 dBFS")
+
+
+def check_length(waveform: np.ndarray, name: str, shortest: int = SHORTEST) -> None:
+    """Refuse a waveform `(samples,)` at 16 kHz of less than one frame: it has no features, labels or predictions.
+
+    The one place that decides what is too short: recipes, `data check` and `wavlm predict` call it or use `SHORTEST`.
+    """
+    if len(waveform) < shortest:
+        raise BadAudio(f"{name}: {too_short(len(waveform), shortest)}")
+
+
+def too_short(samples: int, shortest: int = SHORTEST) -> str:
+    """Says that an utterance has less than one frame."""
+    return f"too short, {samples} samples at 16 kHz where one frame needs {shortest} ({shortest / 16:g} ms)"
 
 
 def encode_flac(waveform: np.ndarray, sample_rate: int = SAMPLE_RATE) -> bytes:

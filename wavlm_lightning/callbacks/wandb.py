@@ -5,6 +5,7 @@ Without a login the run is written offline. One run folder is one W&B run, and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -413,5 +414,6 @@ def heat_map(weights: dict[int, list[float]]) -> np.ndarray:
 
 
 def _plain(name: str) -> str:
-    """A name without the characters that W&B refuses in names of artefacts."""
-    return re.sub(r"[^\w.-]+", "-", name)
+    """A name without the characters that W&B refuses in names of artefacts; a hash tells names apart that become alike."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:6]}"

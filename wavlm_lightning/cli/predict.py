@@ -19,12 +19,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help=run)
     parser.add_argument("recordings", type=Path, nargs="+", metavar="FILE", help="recordings, or folders of them")
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
-    parser.add_argument("--out", type=Path, help="folder for predictions.jsonl, turns as RTTM, audio as files")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for predictions.jsonl, turns as RTTM, audio as files; an interrupted run goes on there",
+    )
     audio = "of audio that a head answers with, in --out: 16 bit, 16 kHz"
     parser.add_argument("--audio-format", choices=("wav", "flac"), default="wav", help=f"{audio} (%(default)s)")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="audio a batch, padding counted")
     window = "longer recordings are processed in windows of this length, so that an hour fits into memory; 0: none"
     parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help=f"{window} (%(default)s)")
+    on_error = "a recording that cannot be used: stop there, or skip it with a warning; by default fail at the end"
+    parser.add_argument("--on-error", choices=("stop", "skip"), help=on_error)
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     return parser
 

@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.audio_progress import HoursBar
-from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.errors import UserError
@@ -129,10 +129,7 @@ class Extractor:
         rows = []
         for number, expected in zip(numbers, frames, strict=True):
             shard, place = self.split.locate(int(number))
-            try:
-                rows.append(self.source(shard.waveform(place)))
-            except BadAudio as error:
-                raise UserError(f"{error}; prepare the corpus again") from error
+            rows.append(features_of(self.source, shard, place))
             if len(rows[-1]) != expected:
                 raise UserError(
                     f"{shard.path}: utterance {shard.keys[place]!r} differs in length from the index; prepare the corpus again"

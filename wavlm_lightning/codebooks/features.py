@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from wavlm_lightning.audio import SAMPLE_RATE, mfcc, with_deltas
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, mfcc, with_deltas
+from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 
 
 class FeatureSource(ABC):
@@ -146,3 +148,17 @@ class LayerFeatures(FeatureSource):
         described = {"kind": "layer", "dim": self.encoder.config.dim, "encoder": str(self.path)}
         described |= {"encoder_sha256": self.sha256, "layer": self.layer}
         return described if self.precision == "fp32" else described | {"precision": self.precision}
+
+
+def features_of(source: FeatureSource, shard: ShardIndex, place: int) -> np.ndarray:
+    """Features float32 `(frames, dim)` of utterance `place` of a shard; none if it has less than one frame.
+
+    Raises:
+        UserError: its audio is damaged, or the source cannot compute them; the message names shard and utterance.
+    """
+    try:
+        return source(shard.waveform(place))
+    except BadAudio as error:
+        raise UserError(f"{error}; prepare the corpus again") from error
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{shard.path}: utterance {shard.keys[place]!r}: {reason_of(error)}") from error

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
-from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import (
     CONTENT_SHA256,
@@ -102,10 +102,7 @@ class Labeller:
         if split not in self.shards:
             self.shards[split] = self.corpus.split(split).shards
         shard = self.shards[split][number]
-        try:
-            rows = [self.codebook.assign(self.source(shard.waveform(each))) for each in range(len(shard.keys))]
-        except BadAudio as error:
-            raise UserError(f"{error}; prepare the corpus again") from error
+        rows = [self.codebook.assign(features_of(self.source, shard, each)) for each in range(len(shard.keys))]
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}

@@ -16,6 +16,7 @@ from wavlm_lightning.data.shards import check_member_name
 from wavlm_lightning.data.transcripts import visible
 from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.paths import unique_names
 from wavlm_lightning.system.reading import read_table
 
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
@@ -98,6 +99,8 @@ class FolderRecipe:
                 key = f"{key}-{round(1000 * start):08d}"
             if key in keys:
                 key = f"{key}-{hashlib.sha256(os.fsencode(path) + f' {start} {end}'.encode()).hexdigest()[:8]}"
+            if key in keys:
+                (key,) = unique_names([key], keys, case_counts=True)
             if (listed := (path, start, end)) in stretches:
                 raise UserError(f"{self.manifest}: {printable(path)} is listed twice; leave one row out")
             stretches.add(listed)
@@ -193,8 +196,14 @@ class FolderRecipe:
             )
         if given:
             splits: dict[str, list[Recording]] = {}
+            named: dict[str, str] = {}
             for recording in recordings:
-                splits.setdefault(clean_key(recording.meta["split"]), []).append(recording)
+                name = clean_key(recording.meta["split"])
+                other = named.setdefault(name, recording.meta["split"])
+                if other != recording.meta["split"]:
+                    both = f"{other!r} and {recording.meta['split']!r}"
+                    raise UserError(f"{self.manifest}: the splits {both} would both be {name!r}; rename one")
+                splits.setdefault(name, []).append(recording)
             return splits
         by_speaker = self._by_speaker(recordings)
         units = {r.key: str(r.meta["speaker"]) if by_speaker else r.key for r in recordings}

@@ -41,6 +41,14 @@ class AudioFile:
 
     def waveform(self, allow_silence: bool = False) -> np.ndarray:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono; `BadAudio` if the file cannot be used."""
+        from wavlm_lightning.audio import check_length
+
+        waveform = self.decode(allow_silence)
+        check_length(waveform, f"{self.path} from {self.start:g} s" if self.start else str(self.path))
+        return waveform
+
+    def decode(self, allow_silence: bool = False) -> np.ndarray:
+        """`waveform` of any length."""
         from wavlm_lightning.audio import gain, load_mono
 
         waveform = load_mono(self.path, start=self.start, end=self.end, allow_silence=allow_silence)
@@ -81,16 +89,18 @@ class Recording:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono.
 
         Raises:
-            BadAudio: the file cannot be used, or nothing is left after trimming.
+            BadAudio: the file cannot be used, or less than a frame is left after trimming.
         """
-        from wavlm_lightning.audio import check_waveform, trim_silence
+        from wavlm_lightning.audio import check_length, check_waveform, trim_silence
 
-        waveform = AudioFile(self.path, self.start, self.end, self.gain_db).waveform(self.allow_silence)
+        waveform = AudioFile(self.path, self.start, self.end, self.gain_db).decode(self.allow_silence)
         if self.trim:
             waveform = trim_silence(waveform)
             # If there is a minimum length, an empty rest is just too short; otherwise it is an error.
             if not self.longer_than:
                 check_waveform(waveform, f"{self.path}: after trimming", self.allow_silence)
+        if not self.longer_than:
+            check_length(waveform, f"{self.path} from {self.start:g} s" if self.start else str(self.path))
         return waveform
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.audio import BadAudio, check_waveform, encode_flac
+from wavlm_lightning.audio import BadAudio, check_length, check_waveform, encode_flac
 from wavlm_lightning.data.shard_index import Further, Members, ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, write_bytes
@@ -50,7 +50,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     """Stream utterances into one shard and write its index; the same utterances always give the same bytes.
 
     One utterance is in memory at a time. Returns the index; None, and no file, if there is no utterance. `UserError` if
-    the disk is full, a key or the name of further audio is invalid, or a waveform is empty, not finite, or silent
+    the disk is full, a key or the name of further audio is invalid, or a waveform is shorter than a frame, not finite, or silent
     without `allow_silence`.
     """
     import webdataset
@@ -109,6 +109,7 @@ def check_member_name(name: str, where: str) -> None:
 def _flac(utterance: Utterance, waveform: np.ndarray, name: str) -> bytes:
     try:
         check_waveform(waveform, name, utterance.allow_silence)
+        check_length(waveform, name)
     except BadAudio as error:
         raise UserError(f"{error}; leave it out of the corpus") from error
     return encode_flac(waveform)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.finding import printable
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
@@ -61,6 +62,14 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     writer = CorpusWriter(out, plan.name, plan.licence, source)
     for split in plan.splits:
         plain_name(split, f"{out}: the names of splits", "give that split another name")
+        files: dict[str, Path] = {}
+        for recording in plan.splits[split]:
+            if recording.key in files:
+                both = f"{printable(files[recording.key])} and {printable(recording.path)}"
+                raise UserError(
+                    f"{out}: {both} would both have the key {recording.key!r} in {split}; rename one of them"
+                )
+            files[recording.key] = recording.path
     places = [
         (split, number, recordings[begin : begin + plan.shard_files])
         for split, recordings in plan.splits.items()
@@ -75,8 +84,8 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}
     sounds = Sounds()
-    files = sum(map(len, plan.splits.values()))
-    with contextlib.closing(made), progress_bar(total=files, unit=" files", desc=str(out)) as bar:
+    total = sum(map(len, plan.splits.values()))
+    with contextlib.closing(made), progress_bar(total=total, unit=" files", desc=str(out)) as bar:
         for (split, _, chunk), (index, left_out) in zip(places, made, strict=True):
             if index is not None:
                 writer.add_shard(split, index)

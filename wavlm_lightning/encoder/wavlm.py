@@ -193,8 +193,8 @@ class WavLM(nn.Module):
         """Read a checkpoint without executing anything in it.
 
         Args:
-            path: a folder in Hugging Face's format (`config.json` and safetensors or bin, whole or in shards), a
-                unilm or fairseq `.pt`, or a torchaudio state dict.
+            path: a run folder or a `.ckpt` of ours, a folder in Hugging Face's format (`config.json` and safetensors or bin,
+                whole or in shards), a unilm or fairseq `.pt`, or a torchaudio state dict.
             **config_overrides: fields of `WavLMConfig` to change, such as `layer_drop=0.0` or `batch_invariant=False`.
 
         Returns:

@@ -1,9 +1,10 @@
 """Metrics that torchmetrics and pyannote.metrics lack, each as the field computes it.
 
 - `diarization`, `diarization_rate`, `rttm`: segments, diarization error rate, the RTTM format (SD).
-- `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER (SV).
+- `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER, minDCF (SV).
 - `enhancement`: SI-SDR, its improvement, STOI, as means over utterances.
 - `superb`: SUPERB's Score, Rank and published leaderboard.
+- `intervals`: bootstrap intervals and paired comparisons.
 - `cluster_quality`, `effective_rank`: quality of pre-training labels and of representations.
 
 Imports `system` at most. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, SHORTEST
 from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.loading.batching import BatchPlan
@@ -109,7 +109,7 @@ class PretrainingData(ResumableData):
         used = [[corpus for corpus in group if everywhere or name in corpus.splits] for group in self.corpora]
         flat = list(itertools.chain(*used)) or self.corpora[0][:1]  # whose `split` raises the error
         split = join_splits(name, [corpus.split(name) for corpus in flat])
-        numbers = np.flatnonzero(split.samples >= self.min_seconds * SAMPLE_RATE)
+        numbers = np.flatnonzero(split.samples >= max(self.min_seconds * SAMPLE_RATE, SHORTEST))
         if not len(numbers):
             where = ", ".join(source.path for source in self.sources)
             raise UserError(f"{where}: split {name!r} has no utterance of {self.min_seconds} s; lower min_seconds")

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
@@ -43,6 +44,33 @@ def plain_name(name: object, where: str, remedy: str, ending: str = "") -> str:
     if not name.endswith(ending):
         raise UserError(f"{where} contains {_shown(name)} where a name that ends with {ending} belongs; {remedy}")
     return name
+
+
+def unique_names(names: Sequence[str], taken: Iterable[str] = (), case_counts: bool = False) -> list[str]:
+    """The names with a number behind those that came before: two names that were made safe may have become one.
+
+    Every place that replaces characters of names from outside (files, recordings of RTTM, artefacts) ends here.
+
+    Args:
+        names: in order; the first of equal ones stays as it is.
+        taken: names that none may have.
+        case_counts: whether names that differ in capital letters alone are two; they are one file on some systems.
+
+    Example:
+        >>> unique_names(["talk", "Talk", "talk-2"])
+        ['talk', 'Talk-2', 'talk-2-2']
+    """
+    folded = str if case_counts else str.casefold
+    used = {folded(name) for name in taken}
+    found = []
+    for wanted in names:
+        name, number = wanted, 1
+        while folded(name) in used:
+            number += 1
+            name = f"{wanted}-{number}"
+        used.add(folded(name))
+        found.append(name)
+    return found
 
 
 def _shown(name: object) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -54,6 +55,7 @@ class Unit:
 
 
 PERCENT = Unit()
+SHOWN = 8  # keys of a batch that an error message lists
 ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
 
@@ -350,10 +352,30 @@ class Task(HeadCheckpoint, Trainable):
         """Number of the training batch in the run, and of the process that it goes to: where random streams begin."""
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed, self.global_rank
 
+    @contextlib.contextmanager
+    def named(self, batch: TaskBatch) -> Iterator[None]:
+        """Errors in this context say which utterances are in the batch."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{error} ({_in_batch(batch)})") from error
+        except Exception as error:
+            error.add_note(f"{self.name}: {_in_batch(batch)}")
+            raise
+
+    def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Literal["train", "valid", "test"]) -> None:
+        """Look at the targets of a batch and the frames `(batch,)` that they go with: count what cannot be learned."""
+
+    def counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
+        """Utterances over which `loss` is a mean."""
+        return len(batch.keys)
+
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        outputs, lengths = self(batch.inputs)
-        loss = self.loss(outputs, lengths, batch.targets)
+        with self.named(batch):
+            outputs, lengths = self(batch.inputs)
+            loss = self.loss(outputs, lengths, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.keys))
+        self.targets_seen(batch, lengths, "train")
         return loss
 
     def answers(self, inputs: Any) -> tuple[Tensor, Tensor]:
@@ -367,8 +389,9 @@ class Task(HeadCheckpoint, Trainable):
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)
-        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), len(batch.keys))
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self.counted(lengths, batch))
         self.update_metric(metric, outputs, lengths, batch)
+        self.targets_seen(batch, lengths, stage)
 
     def add_means(self, name: str) -> None:
         """Register a quantity for `log_mean`. Call it in `__init__`: Lightning collects metrics only once."""
@@ -385,7 +408,8 @@ class Task(HeadCheckpoint, Trainable):
         self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        self.evaluate(batch, self.valid_metric, "valid")
+        with self.named(batch):
+            self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
         # Not on the few batches of a sanity check, nor where s3prl's practice validates on the test split.
@@ -397,7 +421,8 @@ class Task(HeadCheckpoint, Trainable):
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        self.evaluate(batch, self.test_metric, "test")
+        with self.named(batch):
+            self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
         for name, value in self.score(self.test_metric, "test").items():
@@ -412,7 +437,8 @@ class Task(HeadCheckpoint, Trainable):
         super().gather_parameters()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        outputs, lengths = self.answers(batch.inputs)
+        with self.named(batch):
+            outputs, lengths = self.answers(batch.inputs)
         return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
@@ -432,6 +458,13 @@ class Task(HeadCheckpoint, Trainable):
         # As s3prl does: an update whose gradient is not finite would make every weight NaN.
         if not self.guard_gradient():
             self.log("train/skipped_updates", float(self.skipped_updates))
+
+
+def _in_batch(batch: TaskBatch) -> str:
+    keys = ", ".join(map(repr, batch.keys[:SHOWN])) + (
+        f" and {len(batch.keys) - SHOWN} more" if len(batch.keys) > SHOWN else ""
+    )
+    return f"in a batch of the utterance{'s' if len(batch.keys) > 1 else ''} {keys}"
 
 
 def checked(fitted: dict[str, Any], name: str) -> dict[str, Any]:

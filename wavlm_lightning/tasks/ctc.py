@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 
 BLANK = 0  # index of the CTC blank
+ENOUGH = 100  # training utterances after which a run is stopped if most of them cannot be learned
+Stage = Literal["train", "valid", "test"]
+
+
+def frames_needed(targets: Targets) -> Tensor:
+    """Frames that CTC needs for each row, int64 `(batch,)`: one a label, and a blank between two equal ones."""
+    values = targets.values
+    places = torch.arange(1, values.shape[1], device=values.device)
+    equal = (values[:, 1:] == values[:, :-1]) & (places < targets.lengths[:, None])
+    return targets.lengths + equal.sum(1)
+
+
+def alignable(lengths: Tensor, targets: Targets) -> Tensor:
+    """Which rows have enough frames for their labels, bool `(batch,)`; CTC has no path for the others."""
+    return frames_needed(targets) <= lengths
 
 
 class CtcTask(Task):
@@ -25,6 +43,9 @@ class CtcTask(Task):
 
     better: ClassVar[Direction] = "lower"
     answer, cache_level = "labels", "frame"
+    unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
+
+    _example = ""  # the first utterance that CTC cannot align
 
     @abstractmethod
     def spell(self, numbers: list[int]) -> str:
@@ -38,12 +59,105 @@ class CtcTask(Task):
         return "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """CTC loss per label, mean over utterances; an utterance with fewer frames than its labels need counts zero."""
+        """CTC loss per label, mean over utterances with enough frames for their labels; 0 if there is none."""
         # In fp32, also under bf16 autocast.
         log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
-        return nn.functional.ctc_loss(
+        loss = nn.functional.ctc_loss(
             log_probabilities, targets.values, lengths, targets.lengths, blank=BLANK, zero_infinity=True
         )
+        # Utterances without a path count 0 in PyTorch's mean, which would look like a better model.
+        return loss / alignable(lengths, targets).float().mean().clamp(min=1 / len(lengths))
+
+    def counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
+        return alignable(lengths, batch.targets).sum()
+
+    # Targets that cannot be learned.
+
+    @cached_property
+    def target_counts(self) -> dict[str, Counter[str]]:
+        """By stage, utterances `seen`, with too few frames (`impossible`), with labels that the head lacks (`unknown`).
+
+        Those of training are of its first epoch.
+        """
+        return {}
+
+    def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Stage) -> None:
+        """Count the utterances whose labels CTC cannot align, or the head lacks; stop if most cannot be aligned."""
+        if (stage == "train" and self.trainer.current_epoch) or self.trainer.sanity_checking:
+            return
+        targets = batch.targets
+        impossible = (~alignable(lengths, targets)).tolist()
+        counts = self.target_counts.setdefault(stage, Counter())
+        counts.update(seen=len(impossible), impossible=sum(impossible))
+        if self.unknown is not None:
+            counts["unknown"] += int((targets.values == self.unknown).any(1).sum())
+        if any(impossible) and not self._example:
+            row = impossible.index(True)
+            labels, frames = int(targets.lengths[row]), int(lengths[row])
+            self._example = f"such as {batch.keys[row]!r} with {labels} labels and {frames} frames"
+        if stage == "train" and counts["seen"] >= ENOUGH:
+            self._check_targets(stage)
+
+    def _check_targets(self, stage: Stage) -> None:
+        counts = self.target_counts.get(stage, Counter())
+        if 2 * counts["impossible"] > counts["seen"]:
+            raise UserError(
+                f"{self.name}: {counts['impossible']} of {counts['seen']} utterances of {stage} have more labels than frames, "
+                f"{self._example}, and CTC cannot align them; do the transcripts belong to these recordings, and are they cut "
+                "to them?"
+            )
+
+    def _report_targets(self, stage: Stage) -> None:
+        """Print what was counted in a stage, once."""
+        counts = self.target_counts.get(stage, Counter())
+        if counts["impossible"]:
+            rank_zero_info(
+                f"{self.name}: {counts['impossible']} of {counts['seen']} utterances of {stage} have more labels than frames "
+                f"({self._example}); CTC cannot align them, and they are left out of the loss"
+            )
+        if counts["unknown"]:
+            rank_zero_info(
+                f"{self.name}: {counts['unknown']} of {counts['seen']} utterances of {stage} have labels that the head lacks; "
+                "they count as one unknown label"
+            )
+
+    def _sum_over_processes(self, stage: Stage) -> None:
+        counts = self.target_counts.get(stage)
+        if counts and self.trainer.world_size > 1:
+            names = ("seen", "impossible", "unknown")
+            mine = torch.tensor([counts[name] for name in names], device=self.device)
+            total = self.trainer.strategy.reduce(mine, reduce_op="sum")
+            self.target_counts[stage] = Counter(dict(zip(names, total.tolist(), strict=True)))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if self.trainer.current_epoch == 0:
+            self._sum_over_processes("train")
+            self._check_targets("train")
+            self._report_targets("train")
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.target_counts.pop("valid", None)
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self._check_targets("valid")
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self._sum_over_processes("test")
+        self._report_targets("test")
+        counted = {**self.trained.get("targets", {}), **_faulty(self.target_counts)}
+        if counted:
+            self.details = {**self.details, "targets": counted}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As every head; and how many targets of training and validation could not be learned, if any."""
+        super().on_save_checkpoint(checkpoint)
+        if counted := {**self.trained.get("targets", {}), **_faulty(self.target_counts)}:
+            checkpoint["task"]["targets"] = counted
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
         """Greedy decoding of logits `(batch, frames, labels)`: the best label of each frame, repeats merged, blanks dropped."""
@@ -60,3 +174,8 @@ class CtcTask(Task):
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         return [{"text": text} for text in self.decode(outputs, lengths)]
+
+
+def _faulty(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    """The counts of stages in which something is wrong, JSON-like."""
+    return {stage: dict(of) for stage, of in counts.items() if of["impossible"] or of["unknown"]}

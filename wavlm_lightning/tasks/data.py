@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, too_short
 from wavlm_lightning.augment.transforms import WaveformTransform
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
@@ -130,6 +130,7 @@ class TaskData(ResumableData):
         check_alike(needs, self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
+        self._check_lengths()
         for name, split in self.opened.items():
             self._open_transforms(name)
             self._check_audio(name, split)
@@ -137,6 +138,20 @@ class TaskData(ResumableData):
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
         return Served(self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path)
+
+    def _check_lengths(self) -> None:
+        """Refuse utterances without a single frame, by name; today's recipes and `wavlm data check` do the same."""
+        shortest = max(task.upstream.shortest for task in self.needs)
+        for name, split in self.opened.items():
+            short = np.flatnonzero(split.samples < shortest)
+            if len(short):
+                shard, place = split.locate(int(short[0]))
+                remedy = f"set data.min_seconds: {shortest / SAMPLE_RATE:g}, or " if name == "train" else ""
+                found = too_short(int(split.samples[short[0]]), shortest)
+                raise UserError(
+                    f"{shard.path}: utterance {shard.keys[place]!r} of split {split.name} is {found}, as are "
+                    f"{len(short) - 1} more; {remedy}prepare the corpus again, which leaves them out with --on-error skip"
+                )
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""

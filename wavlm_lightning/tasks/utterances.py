@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.batch import Targets, TaskBatch, Transferable, Waveforms
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.augmentation import Augmentation
 from wavlm_lightning.tasks.contract import Needs
 from wavlm_lightning.upstreams import Upstream
@@ -115,12 +118,31 @@ class LabelledUtterances(Dataset[TaskBatch]):
             inputs = PartlyCached(layers, Waveforms.pad(crops), *rows, self.cache.level)
         return inputs, [targets[row] for row in range(len(items))]
 
+    @contextlib.contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        """Whatever goes wrong with an utterance becomes a sentence with its shard and key."""
+        try:
+            yield
+        except Exception as error:
+            shard, place = self.split.locate(number)
+            key = shard.keys[place]
+            said = (
+                str(error) if isinstance(error, UserError | BadAudio) else f"{type(error).__name__}: {reason_of(error)}"
+            )
+            if str(shard.path) in said and repr(key) in said:
+                raise UserError(said) from error
+            raise UserError(f"{shard.path}: utterance {key!r}: {said}") from error
+
     def _read(
         self, shard: ShardIndex, place: int, start: int = 0, samples: int = -1, member: str | None = None
     ) -> np.ndarray:
         return shard.waveform(place, start, samples, member=member) * np.float32(self.factor)
 
     def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
+        with self._named(number):
+            return self._read_utterance(number, seed)
+
+    def _read_utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
         shard, place = self.split.locate(number)
         start, samples, crop = 0, -1, None
         if self.max_samples is not None and shard.samples[place] > self.max_samples:
@@ -160,7 +182,8 @@ class LabelledUtterances(Dataset[TaskBatch]):
         """What each task reads from the metadata of an utterance; None for those whose target is audio."""
         if number not in self._labels:
             shard, place = self.split.locate(number)
-            self._labels[number] = self._labels_from(shard.meta(place))
+            with self._named(number):
+                self._labels[number] = self._labels_from(shard.meta(place))
         return self._labels[number]
 
     def _labels_from(self, meta: dict[str, Any]) -> tuple[Tensor | None, ...]:

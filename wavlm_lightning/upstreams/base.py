@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from wavlm_lightning.audio import SHORTEST
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fine_tuning import MASKS, Draws, FineTuning, mask_inputs
@@ -35,6 +36,7 @@ class Upstream(nn.Module, ABC):
         dim: features per frame.
         num_layers: number of hidden states.
         frame_rate: frames per second.
+        shortest: samples of the shortest utterance, which has one frame.
         source_argument: the argument of `__init__` that also takes the checkpoint of a run that trained it; None if there
             is none.
 
@@ -51,6 +53,7 @@ class Upstream(nn.Module, ABC):
     dim: int
     num_layers: int
     frame_rate: float
+    shortest: int = SHORTEST
     source_argument: ClassVar[str | None] = None
 
     def __init__(

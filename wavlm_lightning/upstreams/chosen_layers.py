@@ -42,6 +42,7 @@ class ChosenLayers(Upstream):
             )
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
         self.dim, self.num_layers, self.frame_rate = upstream.dim, len(self.chosen), upstream.frame_rate
+        self.shortest = upstream.shortest
         self.train(self.trained)
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:

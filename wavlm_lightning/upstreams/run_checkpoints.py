@@ -13,7 +13,6 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 
-ENCODER_KEY = "wavlm_config"  # of a WavLM's configuration in a checkpoint
 RECORD_KEY = "upstream"  # of a trained upstream's record in a head's checkpoint, see `Upstream.checkpoint_entries`
 HEAD_KEY = "task"  # of the description of the head in its checkpoint
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
+from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
@@ -17,7 +18,6 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import (
-    ENCODER_KEY,
     HEAD_KEY,
     RECORD_KEY,
     newest_checkpoint,
@@ -132,6 +132,7 @@ class WavLMUpstream(Upstream):
         config = self.encoder.config
         self.label = label or str(source)
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
+        self.shortest = config.receptive_field
         self.freeze()
         if differentiable:
             self.encoder.feature_grad_mult = 1.0  # the gradient of the waveform is wanted as it is

@@ -14,6 +14,7 @@ from torch import Tensor
 from wavlm_lightning.encoder.checkpoints import huggingface
 from wavlm_lightning.encoder.checkpoints import torchaudio as from_torchaudio
 from wavlm_lightning.encoder.checkpoints import unilm as from_unilm
+from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
 from wavlm_lightning.encoder.checkpoints.tensor_files import (
     CheckpointError,
     check_finite,
@@ -23,15 +24,24 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import (
 )
 from wavlm_lightning.encoder.config import WavLMConfig
 
-__all__ = ["CheckpointError", "match_state", "read_checkpoint"]
+__all__ = ["ENCODER_KEY", "CheckpointError", "match_state", "read_checkpoint"]
+
+ENCODER_KEY = "wavlm_config"  # of the encoder's configuration in the checkpoint of a run
+HEAD_KEY = "task"  # of the description of a head in the checkpoint of its run
+PREFIXES = ("upstream.encoder.", "encoder.")  # of its weights: in the run of a head that trained it, in a pre-training
 
 
 def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """Read a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict, with the names of `WavLM`.
+    """Read a run of ours, a Hugging Face folder, a unilm or fairseq `.pt`, or a torchaudio state dict.
+
+    The tensors have the names of `WavLM`.
 
     Raises:
         CheckpointError: the file is missing, broken or of another format.
     """
+    run = _of_run(path)
+    if run is not None:
+        return _from_run(run)
     if path.is_dir():
         return huggingface.read_checkpoint(path)
     if not path.is_file():
@@ -49,6 +59,30 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
         f"{path} is neither a unilm checkpoint (a dict with cfg and model) nor a torchaudio state dict; "
         "a checkpoint in Hugging Face's format is read from its folder"
     )
+
+
+def _of_run(path: Path) -> Path | None:
+    """The checkpoint of a training run that `path` is or holds: a `.ckpt`, one file or FSDP2's folder; None if it is none."""
+    if path.suffix == ".ckpt" and path.exists():
+        return path
+    found = (path / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    return next((file for file in found if file.exists()), None)
+
+
+def _from_run(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
+    """The encoder in the checkpoint of a pre-training run, or of a head that was trained with it."""
+    content = read_sharded(path) if path.is_dir() else read_pickle(path, mapped=True)
+    best = path.with_name("best.ckpt")
+    if path.name == "last.ckpt" and best.exists() and isinstance(content, dict) and HEAD_KEY in content:
+        return _from_run(best)  # a head is used as it was at its best
+    if not isinstance(content, dict) or ENCODER_KEY not in content or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"{path} does not contain a WavLM; give a checkpoint of a pre-training run")
+    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in content["state_dict"])), PREFIXES[0])
+    state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    try:
+        return WavLMConfig.from_dict(content[ENCODER_KEY]), state
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} describes an encoder that cannot be built: {error}") from error
 
 
 def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:

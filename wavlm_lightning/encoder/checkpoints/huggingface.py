@@ -60,6 +60,16 @@ SUPPORTED = {
     "conv_pos_batch_norm": False,
 }
 
+# Keys that must be empty: the weights are not those of the described network.
+EMPTY = ("pruned_heads", "quantization_config")
+
+# Required values in `preprocessor_config.json`.
+PREPROCESSOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "sampling_rate": SAMPLE_RATE,
+    "feature_size": 1,
+}
+
 GATE = ".attention.gru_rel_pos_"  # part of the names of all gate parameters
 # Bias of the four rows whose sum gives a of `Attention.gate`: its sigmoid is exactly 1.0, in fp32 and in bf16.
 OPEN = 25.0
@@ -105,10 +115,20 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
     for key, needed in SUPPORTED.items():
         if values.get(key, needed) != needed:
             raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
+    for key in EMPTY:
+        if values.get(key):
+            raise CheckpointError(f"{path} has {key}, which is not supported; save the model without it")
+    beside = path.with_name("preprocessor_config.json")
+    for key, wanted in PREPROCESSOR.items():
+        if preprocessor.get(key, wanted) != wanted:
+            raise CheckpointError(f"{beside} has {key} {preprocessor[key]}, but only {wanted} is supported")
+    if not isinstance(preprocessor.get("do_normalize", False), bool):
+        raise CheckpointError(f"{beside} has do_normalize {preprocessor['do_normalize']!r}, which is not true or false")
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
-    # Published models with layer norms in the front-end read normalised waveforms, the others do not.
-    fields["normalize_waveform"] = bool(preprocessor.get("do_normalize", layered))
+    # Published models with layer norms in the front-end read normalised waveforms, the others do not. In a file that does
+    # not say, the feature extractor's default holds, which is true.
+    fields["normalize_waveform"] = preprocessor.get("do_normalize", layered if not preprocessor else True)
     fields["feature_grad_mult"] = 1.0 if layered else 0.1  # as the published models were trained
     own = values.get(OWN_KEY)
     if isinstance(own, Mapping):

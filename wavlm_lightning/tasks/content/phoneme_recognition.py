@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class PhonemeRecognition(CtcTask):
 
     name = "PR"
     metric = "per"
+    unknown: ClassVar[int | None] = UNKNOWN
 
     def __init__(self, upstream: Upstream, learning_rate: float = 1e-2, hidden: int = 256, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)

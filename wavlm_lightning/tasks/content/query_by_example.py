@@ -125,6 +125,8 @@ class QueryByExample(Task):
                 found = FeatureMoments.of(frames)
                 moments[name] = moments[name] + found if name in moments else found
                 if name != self.splits[0]:
+                    if not batch.targets.lengths[row]:
+                        raise UserError(f"QbE: query {key!r} of split {name} has no term; correct the corpus")
                     queries[name].append(frames.transpose(0, 1).clone())  # a view would keep the whole batch alive
                     terms[name].append(batch.targets.values[row, 0])
         documents, *asked = self.splits

@@ -58,6 +58,7 @@ class SpeechRecognition(CtcTask):
 
     name = "ASR"
     metric = "wer"
+    unknown: ClassVar[int | None] = UNKNOWN
     others: ClassVar[dict[str, Direction]] = {"cer": "lower"}
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +107,32 @@ class FolderClassification(FolderLabels, UtteranceClassification):
         raise UserError(f"{self.upstream.label} does not say what it classifies; set model.task to KS, SID or ER")
 
 
+class FolderMultiLabel(FolderClassification):
+    """A classifier whose labels do not exclude each other (`problem_type: multi_label_classification`)."""
+
+    def transformers_form(self) -> TransformersForm:
+        form = super().transformers_form()
+        return replace(form, config={**form.config, "problem_type": "multi_label_classification"})
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The probability of each label, by itself."""
+        rows = outputs.float().sigmoid().tolist()
+        return [{"labels": {name: round(p, 4) for name, p in zip(self.labels, row, strict=True)}} for row in rows]
+
+
+class FolderRegression(FolderClassification):
+    """Numbers instead of classes (`problem_type: regression`)."""
+
+    def transformers_form(self) -> TransformersForm:
+        form = super().transformers_form()
+        return replace(form, config={**form.config, "problem_type": "regression"})
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The numbers, by name."""
+        rows = outputs.float().tolist()
+        return [{"values": {name: round(v, 4) for name, v in zip(self.labels, row, strict=True)}} for row in rows]
+
+
 class FolderKeywordSpotting(FolderLabels, KeywordSpotting):
     """KS by a `WavLMForSequenceClassification`."""
 
@@ -178,6 +204,10 @@ class FolderSpeakerDiarization(SpeakerDiarization):
 class FolderCtc(CtcTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
+    unknown: ClassVar[int | None] = None  # `numbers` knows the folder's own token
+    word_end: str | None = None  # label between words, as the folder's tokeniser says
+    lower_case = False  # transcripts in small letters, as the folder's tokeniser says
+
     def build_head(self, dim: int) -> None:
         self.lm_head = nn.Linear(dim, len(self.labels))
 
@@ -224,11 +254,15 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
         # Published models differ in the case of their letters.
         if not any(len(label) == 1 and label.isupper() for label in self.labels):
             text = text.lower()
-        return self.numbers(list(text.replace(" ", next(sign for sign in WORD_ENDS if sign in self.labels))))
+        signs = [sign for sign in (self.word_end, *WORD_ENDS) if sign is not None and sign in self.labels]
+        if not signs and " " in text:
+            raise UserError(f"ASR: {self.upstream.label} has no label between words; use it without scoring")
+        return self.numbers(list(text.replace(" ", signs[0]) if signs else text))
 
     def spell(self, numbers: list[int]) -> str:
         """Words separated by spaces."""
-        return " ".join("".join(self.text(numbers)).replace(WORD_ENDS[0], " ").split())
+        text = "".join(self.text(numbers)).replace(self.word_end or WORD_ENDS[0], " ")
+        return " ".join((text.lower() if self.lower_case else text).split())
 
 
 class FolderPhonemeRecognition(FolderCtc, PhonemeRecognition):

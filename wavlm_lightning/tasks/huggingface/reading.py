@@ -18,6 +18,14 @@ from wavlm_lightning.tasks.components.xvector import CONTEXTS, TIME_DELAY, from_
 from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.transformers_form import CLASSIFICATION, CTC, FRAMES, VERIFICATION
 
+# `problem_type` of a classifier -> the head that answers so; None is softmax, as in transformers' pipeline.
+PROBLEMS: dict[str | None, type[Task]] = {
+    None: heads.FolderClassification,
+    "single_label_classification": heads.FolderClassification,
+    "multi_label_classification": heads.FolderMultiLabel,
+    "regression": heads.FolderRegression,
+}
+
 HEADS = (CLASSIFICATION, VERIFICATION, FRAMES, CTC)  # suffixes of the transformers classes whose heads we have
 
 ENCODERS = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}  # `model_type` -> prefix of its class names
@@ -47,6 +55,7 @@ class HeadFolder:
     kind: str  # one of `HEADS`
     state: dict[str, Tensor]  # the head's tensors under transformers' names, without those of the encoder
     tokens: list[str]  # of a model with CTC, the label of each logit; empty for others
+    tokenizer: dict[str, Any]  # of a model with CTC, what `tokenizer_config.json` says; {} without the file
 
     @classmethod
     def read(cls, path: Path) -> HeadFolder:
@@ -62,7 +71,14 @@ class HeadFolder:
             raise UserError(str(error)) from error
         if kind == CTC and not vocabulary:
             raise UserError(f"{path}: no vocab.json there, which names the label of each logit; add the file")
-        return cls(path, values, kind, state, _tokens(path, vocabulary, state) if kind == CTC else [])
+        if kind != CTC:
+            return cls(path, values, kind, state, [], {})
+        tokens = _tokens(path, vocabulary, state)
+        if not tokens:
+            raise UserError(f"{path}: its weights lack lm_head.weight, which a {CTC} head has")
+        if (size := values.get("vocab_size", len(tokens))) != len(tokens):
+            raise UserError(f"{path / 'config.json'}: vocab_size is {size}, but the head has {len(tokens)} outputs")
+        return cls(path, values, kind, state, tokens, _tokenizer(path))
 
     @property
     def own(self) -> dict[str, Any]:
@@ -75,9 +91,13 @@ class HeadFolder:
     def names(self) -> list[str]:
         """The label of each logit, by `id2label`."""
         wanted = {str(number) for number in range(self.shape("classifier.weight")[0])}
-        given = self.values.get("id2label") or {}
-        names = {key: str(given[key]) if key in given else f"LABEL_{key}" for key in wanted}
-        if set(given) - wanted or len(set(names.values())) < len(wanted):
+        given = self.values.get("id2label") or {f"{key}": f"LABEL_{key}" for key in wanted}
+        if (count := self.values.get("num_labels", len(wanted))) != len(wanted):
+            raise UserError(
+                f"{self.path / 'config.json'}: num_labels is {count}, but the head has {len(wanted)} outputs"
+            )
+        names = {str(key): str(name) for key, name in given.items()}
+        if set(names) != wanted or len(set(names.values())) < len(wanted):
             raise UserError(f"{self.path / 'config.json'}: id2label must name each of the {len(wanted)} outputs once")
         return [names[key] for key in sorted(wanted, key=int)]
 
@@ -111,6 +131,28 @@ def _tokens(path: Path, vocabulary: Mapping[str, Any], state: Mapping[str, Tenso
     by_number = {number: token for token, number in vocabulary.items()}
     # Published models have logits for tokens that only the tokeniser adds, such as <s>; they are never predicted.
     return [str(by_number.get(number, f"<{number}>")) for number in range(size)]
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    """What the tokeniser's files say, special tokens as text."""
+    said: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path / name).is_file():
+            said |= read_json(path / name)
+    return {key: value.get("content") if isinstance(value, Mapping) else value for key, value in said.items()}
+
+
+def _word_end(folder: HeadFolder) -> str | None:
+    """The label between two words, where the tokeniser names one that the vocabulary has."""
+    token = folder.tokenizer.get("word_delimiter_token")
+    if token is None or token not in folder.tokens:
+        return None
+    if len(token) > 1 or folder.tokenizer.get("replace_word_delimiter_char", " ") != " ":
+        raise UserError(
+            f"{folder.path / 'tokenizer_config.json'}: word_delimiter_token {token!r} with replace_word_delimiter_char "
+            f"{folder.tokenizer.get('replace_word_delimiter_char', ' ')!r} is not supported; words must end with one character"
+        )
+    return token
 
 
 def huggingface_head(
@@ -154,6 +196,8 @@ def huggingface_head(
     elif folder.kind == FRAMES:
         arguments["speakers"] = folder.shape("classifier.weight")[0]
     model = kind(**arguments)
+    if isinstance(model, heads.FolderCtc):
+        model.word_end, model.lower_case = _word_end(folder), bool(folder.tokenizer.get("do_lower_case"))
     model.build(_labels(folder, kind))
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
@@ -181,8 +225,21 @@ def to_ours(folder: HeadFolder, model: Task) -> dict[str, Tensor]:
 
 def _choose(folder: HeadFolder, task: str | None) -> type[Task]:
     known = TASKS[folder.kind]
+    if folder.kind == CLASSIFICATION:
+        problem, config = folder.values.get("problem_type"), folder.path / "config.json"
+        if problem not in PROBLEMS:
+            raise UserError(f"{config}: problem_type {problem!r} is not one of {', '.join(filter(None, PROBLEMS))}")
+        if folder.shape("classifier.weight")[0] == 1 and PROBLEMS[problem] is heads.FolderClassification:
+            raise UserError(
+                f"{config}: a classifier with one output always has probability 1; set problem_type to regression or "
+                "multi_label_classification, as the head was trained"
+            )
+        if task is None:
+            return PROBLEMS[problem]
+        if PROBLEMS[problem] is not heads.FolderClassification:
+            raise UserError(f"{folder.path} has problem_type {problem}, which cannot do {task}; leave the task out")
     if task is None:
-        return heads.FolderClassification if folder.kind == CLASSIFICATION else next(iter(known.values()))
+        return next(iter(known.values()))
     if task not in known:
         raise UserError(f"{folder.path} is a {folder.kind} head, which cannot do {task}; it can do {', '.join(known)}")
     if task == "IC" and not isinstance(folder.own.get("labels"), Mapping):
@@ -209,6 +266,14 @@ def _blank_first(folder: HeadFolder) -> list[int]:
     blank = folder.values.get("pad_token_id", 0)
     if blank not in order:
         raise UserError(f"{folder.path / 'config.json'}: pad_token_id {blank} is not among the {len(order)} logits")
+    if not isinstance(blank, int) or isinstance(blank, bool):
+        raise UserError(f"{folder.path / 'config.json'}: pad_token_id {blank!r} is not a number")
+    padding = folder.tokenizer.get("pad_token")
+    if padding in folder.tokens and folder.tokens.index(padding) != blank:
+        raise UserError(
+            f"{folder.path / 'config.json'}: the blank, pad_token_id {blank}, is {folder.tokens[blank]!r}, but the tokeniser "
+            f"pads with {padding!r}, which is {folder.tokens.index(padding)}; correct the one that is wrong"
+        )
     order[0], order[blank] = blank, 0
     return order
 

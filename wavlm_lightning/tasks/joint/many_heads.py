@@ -156,7 +156,8 @@ class ManyHeads(pl.LightningModule):
 
     def _shared(self, batch: TaskBatch) -> TaskBatch:
         """The batch with hidden states instead of audio, which heads take as they take cached features."""
-        return replace(batch, inputs=self.first.upstream_layers(batch.inputs))
+        with self.first.named(batch):
+            return replace(batch, inputs=self.first.upstream_layers(batch.inputs))
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         """Forward and backward of one head after the other, so that only one head's graph is in memory.

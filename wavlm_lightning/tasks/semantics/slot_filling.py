@@ -60,6 +60,7 @@ class SlotFilling(CtcTask):
 
     name = "SF"
     metric = "f1"
+    unknown: ClassVar[int | None] = UNKNOWN
     better = "higher"
     others: ClassVar[dict[str, Direction]] = {"cer": "lower"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
@@ -80,6 +81,7 @@ class SpeakerDiarization(Task):
     better = "lower"
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
     answer, cache_level = "frames", "frame"
+    _spoken = False
 
     def __init__(
         self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any
@@ -103,6 +105,11 @@ class SpeakerDiarization(Task):
         """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1."""
         if "turns" not in meta:
             raise UserError("SD: a recording has no turns; use a corpus with speaker turns")
+        for speaker, start, end in meta["turns"]:
+            if not 0 <= start <= end < math.inf:
+                raise UserError(
+                    f"SD: the turn of {speaker!r} from {start:g} to {end:g} s ends before it begins; correct the turns"
+                )
         names = sorted({speaker for speaker, _, _ in meta["turns"]})
         if len(names) > self.speakers:
             raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers: {len(names)}")
@@ -139,6 +146,17 @@ class SpeakerDiarization(Task):
         """Cross-entropy of the best order of speakers, mean over frames and speakers of the batch."""
         labels = match_frames(targets.values, outputs.shape[1])
         return best_permutation(outputs, labels, lengths)[0].sum() / lengths.sum()
+
+    def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Literal["train", "valid", "test"]) -> None:
+        """Remember whether anybody speaks in the training split."""
+        if stage == "train" and not self._spoken:
+            self._spoken = bool(batch.targets.values.any())
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        spoken = torch.tensor(float(self._spoken), device=self.device)
+        if self.trainer.current_epoch == 0 and not self.trainer.strategy.reduce(spoken, reduce_op="sum"):
+            raise UserError("SD: nobody speaks in the training split, so nothing can be learned; correct its turns")
 
     def accuracy(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Share of right decisions (one for each frame and speaker), mean over recordings: s3prl's `calc_diarization_error`."""
@@ -197,6 +215,11 @@ class SpeakerDiarization(Task):
     def score(self, metric: Any, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
         """The error rate of the best setting on this split; in the test of `fixed`, of the setting chosen on valid."""
         best, errors = self._best(metric)
+        if self.data is not None and not errors[best].total and not self.trainer.sanity_checking:
+            raise UserError(
+                f"SD: no recording of split {self.data.opened[stage].name} has a turn, so there is no error rate; use a corpus "
+                "with speaker turns"
+            )
         if self.protocol == "fixed" and stage == "test":
             best = SETTINGS.index(self.setting)
         chosen = errors[best]

@@ -14,6 +14,7 @@ from typing import Any
 
 import soundfile
 
+from wavlm_lightning.audio import SHORTEST
 from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
@@ -258,6 +259,11 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
         return f"its index lists {len(keys):,} utterances, corpus.json counts {summary['utterances']:,}"
     if sum(samples) != summary["samples"]:
         return f"its index counts {sum(samples):,} samples, corpus.json {summary['samples']:,}"
+    if short := [f"{key!r} ({count})" for key, count in zip(keys, samples, strict=True) if count < SHORTEST]:
+        return (
+            f"it holds {len(short)} utterances of less than one frame ({SHORTEST} samples), which nothing can use: "
+            f"{', '.join(short[:3])}; an older version wrote them, and today's leaves them out with --on-error skip"
+        )
     further: dict[str, list] = content.get("further", {})
     if sorted(further) != sorted(summary.get("audio_members", [])):
         listed = ", ".join(summary.get("audio_members", [])) or "none"

@@ -71,6 +71,11 @@ def readable_errors() -> Iterator[None]:
         yield
     except ArgumentError as error:
         raise UserError(one_sentence(str(error), known_classes())) from error
+    except UserError as error:
+        # A process that reads audio sends the whole traceback as the message.
+        if not str(error).startswith("Caught UserError in DataLoader worker"):
+            raise
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
     except ValueError as error:
         # jsonargparse wraps a constructor's UserError in one ValueError for each type that it has tried.
         said: BaseException | None = error

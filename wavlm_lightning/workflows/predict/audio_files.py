@@ -13,6 +13,7 @@ import soundfile
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write
+from wavlm_lightning.system.paths import unique_names
 
 FORMATS = ("wav", "flac")
 LONGEST_NAME = 100  # letters; file systems take 255 bytes
@@ -53,8 +54,6 @@ class AudioWriter:
 
         Returns `audio`, the name of the file, and if samples beyond full scale had to be clipped their number, `clipped`.
         """
-        if not np.isfinite(waveform).all():
-            raise UserError(f"{recording}: the answer holds NaN or infinite samples; the head has diverged in training")
         name = self.names[recording]
         with atomic_write(self.folder / name) as temporary:
             form = Path(name).suffix[1:].upper()
@@ -70,14 +69,5 @@ def file_names(recordings: Sequence[Path], form: str) -> list[str]:
         >>> file_names([Path("a/my talk.mp3"), Path("b/my talk.wav")], "wav")
         ['my_talk.wav', 'my_talk-2.wav']
     """
-    names: list[str] = []
-    taken: set[str] = set()
-    for recording in recordings:
-        stem = re.sub(r"[^\w.-]+", "_", recording.stem).lstrip(".-")[:LONGEST_NAME] or "recording"
-        name, number = stem, 1
-        while name.lower() in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name.lower())
-        names.append(f"{name}.{form}")
-    return names
+    stems = (re.sub(r"[^\w.-]+", "_", recording.stem).lstrip(".-")[:LONGEST_NAME] for recording in recordings)
+    return [f"{name}.{form}" for name in unique_names([stem or "recording" for stem in stems])]

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
-from wavlm_lightning.audio import BadAudio, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.audio import BadAudio, check_length, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.data.finding import printable
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
@@ -40,13 +41,21 @@ class TrainedHead:
         """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`."""
         try:
             waveform = load_mono(path)
-            if self.gain_db:
-                waveform = gain(waveform, self.gain_db)
+        except (BadAudio, OSError) as error:
+            raise UserError(printable(f"{error}; leave it out")) from error
+        return self.prepare(waveform, str(path))
+
+    def prepare(self, waveform: np.ndarray, name: str) -> np.ndarray:
+        """Prepare a waveform at 16 kHz as in training: float32 `(samples,)`, or a `UserError` that calls it `name`."""
+        if self.gain_db:
+            waveform = gain(waveform, self.gain_db)
+        try:
             if self.trim and self.task.answer != "waveform":  # whose answer keeps the time of the recording
                 waveform = trim_silence(waveform)
-                check_waveform(waveform, f"{path}: without its quiet stretches")
-        except (BadAudio, OSError) as error:
-            raise UserError(f"{error}; leave it out") from error
+                check_waveform(waveform, f"{name}: without its quiet stretches")
+            check_length(waveform, name, self.task.upstream.shortest)
+        except BadAudio as error:
+            raise UserError(printable(f"{error}; leave it out")) from error
         return waveform
 
 

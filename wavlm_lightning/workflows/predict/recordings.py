@@ -1,11 +1,9 @@
-"""Apply a trained head to audio files: batching, comparison of speaker embeddings, JSON lines and RTTM."""
+"""Apply a trained head to audio files: batching, files that cannot be used, comparison of speaker embeddings."""
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,15 @@ import torch
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Waveforms
-from wavlm_lightning.data.finding import FoundAudio, find_audio
-from wavlm_lightning.metrics.rttm import rttm_lines
+from wavlm_lightning.data.finding import FoundAudio, find_audio, printable
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import sweep_leftovers, write_text
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
 from wavlm_lightning.workflows.predict.head import TrainedHead
 
-PREDICTIONS, TURNS = "predictions.jsonl", "predictions.rttm"
+Failure = Callable[[Path, str], None]  # called with a recording that cannot be used, and the reason
+Heard = list[tuple[Path, np.ndarray]]
 
 
 def audio_files(given: Path) -> list[Path]:
@@ -32,9 +30,9 @@ def audio_files(given: Path) -> list[Path]:
         return [given]
     found = find_audio(given) if given.is_dir() else FoundAudio([])
     if not found.files:
-        raise UserError(f"{given}: no such file, and no recordings in a folder of that name")
+        raise UserError(f"{printable(given)}: no such file, and no recordings in a folder of that name")
     if (note := found.note()) is not None:
-        print(f"{given}: {note}", file=sys.stderr)
+        print(f"{printable(given)}: {note}", file=sys.stderr)
     return found.files
 
 
@@ -44,42 +42,88 @@ def predict_files(
     batch_seconds: float,
     window: float = 0.0,
     writer: AudioWriter | None = None,
+    failed: Failure | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predictions for audio files of any sample rate, in their order: `file`, and the keys of the task's `readable`.
 
     `writer` writes the answers of a head that answers with waveforms. A batch holds at most `batch_seconds` of audio, padding
-    included, or one longer file; see `predict_recordings`.
+    included, or one longer file; see `predict_recordings`. A file that cannot be used, or that the head cannot answer, goes
+    to `failed`; without it a `UserError` says why.
     """
-    waiting: list[tuple[Path, np.ndarray]] = []
+    rows = predict_each(head, paths, batch_seconds, window, writer, failed or _refuse)
+    return (row for row in rows if row is not None)
+
+
+def predict_each(
+    head: TrainedHead,
+    paths: Sequence[Path],
+    batch_seconds: float,
+    window: float,
+    writer: AudioWriter | None,
+    failed: Failure,
+) -> Iterator[dict[str, Any] | None]:
+    """The same with one row for each file: None for those that went to `failed`."""
+    waiting: Heard = []
     for path in paths:
-        waveform = head.read(path)
+        try:
+            waveform = head.read(path)
+        except UserError as error:
+            yield from _predict(head, waiting, writer=writer, failed=failed)  # so that what came before is written
+            waiting = []
+            failed(path, str(error))
+            yield None
+            continue
         longest = max([len(waveform), *(len(other) for _, other in waiting)])
         long = 0 < window * SAMPLE_RATE < len(waveform)
         if waiting and (long or (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE):
-            yield from _predict(head, waiting, writer=writer)
+            yield from _predict(head, waiting, writer=writer, failed=failed)
             waiting = []
         if long:
-            yield from _predict(head, [(path, waveform)], window, writer)
+            yield from _predict(head, [(path, waveform)], window, writer, failed)
         else:
             waiting.append((path, waveform))
-    if waiting:
-        yield from _predict(head, waiting, writer=writer)
+    yield from _predict(head, waiting, writer=writer, failed=failed)
+
+
+def _refuse(path: Path, why: str) -> None:
+    raise UserError(why)
+
+
+def _predict(
+    head: TrainedHead, batch: Heard, window: float = 0.0, writer: AudioWriter | None = None, failed: Failure = _refuse
+) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch. If it fails, each of its recordings is heard alone, which shows the one that cannot be used."""
+    if not batch:
+        return
+    try:
+        answered = list(_answers(head, batch, window))
+    except Exception as error:
+        if len(batch) > 1:
+            for each in batch:
+                yield from _predict(head, [each], window, writer, failed)
+            return
+        path = batch[0][0]
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
+        failed(path, f"{printable(path)}: {said}")
+        yield None
+        return
+    # Not under `try`: a full disk is not the fault of a recording.
+    for (path, _), (row, answer) in zip(batch, answered, strict=True):
+        yield {"file": printable(path), **row, **(writer.write(path, answer.cpu().numpy()) if writer else {})}
 
 
 @torch.inference_mode()
-def _predict(
-    head: TrainedHead, batch: list[tuple[Path, np.ndarray]], window: float = 0.0, writer: AudioWriter | None = None
-) -> Iterator[dict[str, Any]]:
+def _answers(head: TrainedHead, batch: Heard, window: float) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+    """What the head says of each recording, and its outputs without padding."""
     inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
-    try:
-        outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
-    except UserError as error:
-        raise UserError(f"{', '.join(str(path) for path, _ in batch)}: {error}") from error
+    outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
     if head.task.answer == "waveform":
         outputs = outputs.float() / 10 ** (head.gain_db / 20)  # back at the level of the recordings
     answers = head.task.answer_rows(outputs, lengths)
-    for (path, _), row, answer in zip(batch, head.task.readable(outputs, lengths), answers, strict=True):
-        yield {"file": str(path), **row, **(writer.write(path, answer.cpu().numpy()) if writer else {})}
+    for row, answer in zip(head.task.readable(outputs, lengths), answers, strict=True):
+        if not torch.isfinite(answer).all():
+            raise UserError("the answer holds NaN or infinite numbers; the head has diverged in training")
+        yield row, answer
 
 
 def compare(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -87,23 +131,3 @@ def compare(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for one, other in combinations((row for row in rows if "embedding" in row), 2):
         score = sum(a * b for a, b in zip(one["embedding"], other["embedding"], strict=True))
         yield {"a": one["file"], "b": other["file"], "score": round(score, 4)}
-
-
-def recording_names(files: Sequence[str]) -> list[str]:
-    """Names for RTTM, which has no white space: file names without suffix, or whole paths where two names are equal."""
-    names = [re.sub(r"\s+", "_", Path(file).stem) for file in files]
-    paths = [re.sub(r"\s+", "_", file) for file in files]
-    return [name if names.count(name) == 1 else path for name, path in zip(names, paths, strict=True)]
-
-
-def write_predictions(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write `predictions.jsonl` and, if there are speaker turns, `predictions.rttm` to a folder, made if missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(folder)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(folder / PREDICTIONS, "".join(lines), durable=True)
-    diarized = [row for row in rows if "turns" in row]
-    names = recording_names([row["file"] for row in diarized])
-    turns = [line for name, row in zip(names, diarized, strict=True) for line in rttm_lines(name, row["turns"])]
-    if turns:
-        write_text(folder / TURNS, "\n".join(turns) + "\n", durable=True)

@@ -1,0 +1,150 @@
+"""`wavlm score`: the values of the field's own tools, and one sentence for files that do not belong together."""
+
+import json
+
+import jiwer
+import numpy as np
+import pytest
+from pyannote.core import Annotation, Segment
+from pyannote.metrics.diarization import DiarizationErrorRate, JaccardErrorRate
+from sklearn.metrics import accuracy_score, f1_score
+from torchmetrics.text import CharErrorRate, WordErrorRate
+
+from wavlm_lightning.cli import main
+from wavlm_lightning.metrics import equal_error_rate, rttm_lines
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.score import score
+
+WORDS = ["one", "two", "three", "four", "fünf", "don't"]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(40)]
+    answer = [" ".join(word for word in rng.choice(WORDS, rng.integers(0, 9))) for _ in range(40)]
+    answer = [said if row % 2 else truth[row] for row, said in enumerate(answer)]
+    (tmp_path / "ref").write_text("".join(f"s{row % 4}-u{row} {line}\n" for row, line in enumerate(truth)))
+    (tmp_path / "hyp").write_text("".join(f"s{row % 4}-u{row} {answer[row]}\n" for row in reversed(range(40))))
+    (tmp_path / "utt2spk").write_text("".join(f"s{row % 4}-u{row} s{row % 4}\n" for row in range(40)))
+    return tmp_path, truth, answer
+
+
+def test_words_and_letters_as_jiwer_and_torchmetrics(texts, capsys):
+    folder, truth, answer = texts
+    scored = score("asr", folder / "ref", folder / "hyp")
+    wer, cer = scored.measures
+    assert (
+        wer.interval.value
+        == pytest.approx(jiwer.wer(truth, answer))
+        == pytest.approx(float(WordErrorRate()(answer, truth)))
+    )
+    assert cer.interval.value == pytest.approx(float(CharErrorRate()(answer, truth)))
+    found = jiwer.process_words(truth, answer)
+    assert [wer.details[name] for name in ("sub", "del", "ins")] == [
+        found.substitutions,
+        found.deletions,
+        found.insertions,
+    ]
+    assert wer.interval.low < wer.interval.value < wer.interval.high and scored.utterances == 40
+    assert main(["score", "asr", str(folder / "ref"), str(folder / "hyp"), "--speakers", str(folder / "utt2spk")]) == 0
+    out = capsys.readouterr().out
+    assert f"WER {100 * jiwer.wer(truth, answer):.2f} % [" in out and "95 % intervals resample speakers" in out
+    one = jiwer.wer(truth[1::4], answer[1::4])
+    assert f"  s1  WER {100 * one:.2f} % [" in out
+    assert main(["score", "pr", str(folder / "ref"), str(folder / "hyp"), "--json"]) == 0
+    measures = json.loads(capsys.readouterr().out)["measures"]
+    assert [each["name"] for each in measures] == ["PER"] and measures[0]["interval"][0] == pytest.approx(
+        wer.interval.value
+    )
+
+
+def test_lines_without_names(texts):
+    folder, truth, answer = texts
+    for name, lines in (("ref.txt", truth), ("hyp.txt", answer)):
+        (folder / name).write_text("\n".join(lines) + "\n")
+    found = score("asr", folder / "ref.txt", folder / "hyp.txt").measures[0].interval.value
+    assert found == pytest.approx(jiwer.wer(truth, answer))
+
+
+def test_labels_as_scikit_learn(tmp_path):
+    rng = np.random.default_rng(1)
+    truth, answer = rng.choice(list("abc"), 60), rng.choice(list("abcd"), 60)
+    for name, labels in (("ref", truth), ("hyp", answer)):
+        (tmp_path / name).write_text("\n".join(labels) + "\n")
+    accuracy, f1 = score("labels", tmp_path / "ref", tmp_path / "hyp").measures
+    assert accuracy.interval.value == pytest.approx(accuracy_score(truth, answer))
+    assert f1.interval.value == pytest.approx(
+        f1_score(truth, answer, average="macro", labels=list("abc"), zero_division=0)
+    )
+
+
+def test_turns_as_pyannote(tmp_path):
+    rng = np.random.default_rng(2)
+    der, jer = DiarizationErrorRate(), JaccardErrorRate()
+    files = {"ref": [], "hyp": []}
+    for recording in range(4):
+        made = {}
+        for name, speakers in (("ref", "ab"), ("hyp", "xyz")):
+            turns, time = [], 0.0
+            for _ in range(8):
+                time += float(rng.uniform(0, 0.5))
+                turns.append(
+                    (str(rng.choice(list(speakers))), round(time, 3), round(time + float(rng.uniform(0.3, 2)), 3))
+                )
+                time = turns[-1][2]
+            files[name] += rttm_lines(f"r{recording}", turns)
+            made[name] = Annotation()
+            for number, (speaker, start, end) in enumerate(turns):
+                made[name][Segment(start, end), number] = speaker
+        der(made["ref"], made["hyp"])
+        jer(made["ref"], made["hyp"])
+    for name, lines in files.items():
+        (tmp_path / f"{name}.rttm").write_text("\n".join(lines) + "\n")
+    found = score("sd", tmp_path / "ref.rttm", tmp_path / "hyp.rttm")
+    assert [each.name for each in found.measures] == ["DER", "JER"] and found.resampled == "recordings"
+    assert found.measures[0].interval.value == pytest.approx(abs(der), abs=1e-6)
+    assert found.measures[1].interval.value == pytest.approx(abs(jer), abs=1e-6)
+
+
+def test_trials(tmp_path):
+    rng = np.random.default_rng(3)
+    same = (rng.random(200) < 0.5).astype(int)
+    scores = rng.normal(size=200) + same
+    (tmp_path / "ref").write_text("".join(f"{label} a{n} b{n}\n" for n, label in enumerate(same)))
+    (tmp_path / "hyp").write_text("".join(f"b{n} a{n} {value}\n" for n, value in reversed(list(enumerate(scores)))))
+    eer, cost = score("sv", tmp_path / "ref", tmp_path / "hyp", prior=0.05).measures
+    assert eer.interval.value == pytest.approx(equal_error_rate(scores, same)[0])
+    assert cost.name == "minDCF(P=0.05)" and 0 < cost.interval.value <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference", "hypothesis", "message"),
+    [
+        ("asr", "a\nb\n", "a\n", "1 lines, .*ref has 2"),
+        ("asr", "u1 a\nu2 b\n", "u1 a\nu3 b\n", "one line for each|is not in"),
+        ("asr", "\n\n", "\n\n", "holds no words"),
+        ("sd", "", "", "holds no turns"),
+        ("sd", "SPEAKER r 1 0 1 x x a\n", "SPEAKER q 1 0 1 x x a\n", "recording q is not in"),
+        ("sd", "SPEAKER r 1 0\n", "", "RTTM line 1"),
+        ("sv", "2 a b\n", "a b 0.1\n", "line 1: not a trial"),
+        ("sv", "1 a b\n0 a c\n", "a b 0.1\n", "1 of 2 trials have no score, such as a c"),
+        ("sv", "1 a b\n0 a c\n", "a b 0.1\na c nan\n", "not a finite number"),
+        ("sv", "1 a b\n1 a c\n", "a b 0.1\na c 1\n", "pairs of both kinds"),
+        ("sv", "1 a b\n", "a b\n", "line 1"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, kind, reference, hypothesis, message):
+    (tmp_path / "ref").write_text(reference)
+    (tmp_path / "hyp").write_text(hypothesis)
+    with pytest.raises(UserError, match=message):
+        score(kind, tmp_path / "ref", tmp_path / "hyp", names=True if "u3" in hypothesis else None)
+
+
+def test_missing_answers_count_as_empty_only_if_asked(tmp_path):
+    (tmp_path / "ref").write_text("u1 a b\nu2 c\n")
+    (tmp_path / "hyp").write_text("u1 a b\n")
+    with pytest.raises(UserError, match="lacks 1 of 2 utterances, such as u2"):
+        score("asr", tmp_path / "ref", tmp_path / "hyp", names=True)
+    found = score("asr", tmp_path / "ref", tmp_path / "hyp", names=True, missing="empty").measures[0]
+    assert found.interval.value == pytest.approx(1 / 3) and found.details["del"] == 1

@@ -1,0 +1,54 @@
+"""`wavlm score KIND REFERENCE HYPOTHESIS`: word, phone, diarization and verification errors of two files, with intervals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `wavlm score`."""
+    from wavlm_lightning.workflows.score import KINDS
+
+    parser = argparse.ArgumentParser(
+        prog="wavlm score",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Score answers against the truth. Brackets hold the 95 % interval of a bootstrap over utterances (or "
+        "recordings,\ntrials; with --speakers over speakers).\n\n"
+        + "\n".join(f"  {kind:<7} {text}" for kind, text in KINDS.items()),
+    )
+    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("reference", type=Path, help="the truth")
+    parser.add_argument("hypothesis", type=Path, help="the answers")
+    parser.add_argument(
+        "--speakers", type=Path, metavar="UTT2SPK", help="`utterance speaker` lines: a value for each speaker"
+    )
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--names", action="store_true", default=None, help="lines begin with the name of the utterance")
+    names.add_argument("--no-names", action="store_false", dest="names", help="they do not")
+    parser.add_argument("--missing", choices=("stop", "empty"), default="stop", help="an utterance without an answer")
+    parser.add_argument("--collar", type=float, default=0.0, help="sd: seconds around a boundary that are not scored")
+    parser.add_argument("--prior", type=float, default=0.01, help="sv: prior of one speaker in the detection cost")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Score, and print a line for each measure."""
+    options = vars(build_parser().parse_args(argv))
+    as_json = options.pop("json")
+    from wavlm_lightning.workflows.score import score
+
+    scored = score(**options)
+    if as_json:
+        print(json.dumps(asdict(scored)))
+        return 0
+    for measure in scored.measures:
+        print(measure.line())
+    for speaker, interval in scored.by_speaker.items():
+        value, low, high = (f"{100 * number:.2f}" for number in interval)
+        print(f"  {speaker}  {scored.measures[0].name} {value} % [{low}, {high}]")
+    print(f"{scored.utterances} utterances; 95 % intervals resample {scored.resampled}")
+    return 0

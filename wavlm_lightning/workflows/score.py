@@ -1,0 +1,321 @@
+"""`wavlm score`: the field's measures on two files, a reference and a hypothesis, with intervals and counts of errors.
+
+The measures are those of the tasks: words and letters are counted by edit distance over all utterances, turns by
+`metrics.diarization_errors`, trials by `metrics.equal_error_rate`. Tests: `tests/workflows/test_score.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm
+from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
+from wavlm_lightning.metrics.verification import minimum_detection_cost
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text, reading
+
+KINDS = {
+    "asr": "word and letter error rate; a transcript a line, or Kaldi's `text`",
+    "pr": "phone error rate; phones separated by spaces, as asr",
+    "labels": "accuracy and F1 (KS, SID, IC, ER); a label a line, or a name and a label",
+    "sd": "diarization and Jaccard error rate; RTTM",
+    "sv": "equal error rate and minimum detection cost; trials `0|1 A B` and scores `A B SCORE`, in any order",
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure: its value with an interval, both in its unit, and what it was computed from."""
+
+    name: str
+    interval: Interval  # as fractions
+    unit: str = "%"
+    details: dict[str, float | int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Such as `WER 12.34 % [11.02, 13.81]  (ins 3, del 1, sub 20, of 195 words)`."""
+        scale, decimals = (100, 2) if self.unit == "%" else (1, 4)
+        value, low, high = (f"{scale * number:.{decimals}f}" for number in self.interval)
+        said = ", ".join(f"{name} {number:g}" for name, number in self.details.items())
+        return f"{self.name} {value}{f' {self.unit}' if self.unit else ''} [{low}, {high}]" + (
+            f"  ({said})" if said else ""
+        )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All measures of two files, and of each speaker the first one."""
+
+    measures: list[Measured]
+    utterances: int
+    resampled: str  # what the intervals resample: utterances, recordings, speakers, trials
+    by_speaker: dict[str, Interval] = field(default_factory=dict)
+
+
+def score(
+    kind: str,
+    reference: Path,
+    hypothesis: Path,
+    speakers: Path | None = None,
+    names: bool | None = None,
+    missing: str = "stop",
+    collar: float = 0.0,
+    prior: float = 0.01,
+) -> Scored:
+    """Score a file of answers against a file of truths.
+
+    Args:
+        kind: one of `KINDS`.
+        reference: the truth.
+        hypothesis: the answers.
+        speakers: Kaldi's `utt2spk`: intervals resample speakers, and there is a value for each.
+        names: whether lines begin with the name of the utterance, as Kaldi's `text`; None decides: yes if the first words
+            of each file are all different and both files have the same ones.
+        missing: `stop` if the hypothesis lacks an utterance, or `empty` to count it as an empty answer.
+        collar: seconds on either side of a reference boundary that are not scored; `sd` only.
+        prior: of a pair of one speaker in the detection cost; `sv` only.
+
+    Raises:
+        UserError: a file is missing or malformed, or the two do not belong together.
+
+    Example:
+        >>> print(score("asr", Path("text"), Path("hyp")).measures[0].line())
+        WER 3.21 % [2.87, 3.60]  (sub 120, del 31, ins 18, of 5262 words)
+    """
+    if kind not in KINDS:
+        raise UserError(f"{kind}: not a kind of files; give one of {', '.join(KINDS)}")
+    if kind == "sd":
+        return _turns(reference, hypothesis, collar)
+    if kind == "sv":
+        return _trials(reference, hypothesis, prior)
+    pairs = _paired_lines(reference, hypothesis, names, missing)
+    groups = None if speakers is None else _speakers(speakers, [name for name, _, _ in pairs])
+    if kind == "labels":
+        return _labels(pairs, groups)
+    counted: list[tuple[str, str, Callable[[str], list[str]]]] = [("PER", "phones", str.split)]
+    if kind == "asr":
+        counted = [("WER", "words", str.split), ("CER", "letters", list)]
+    measures, first = [], None
+    for name, unit, split in counted:
+        errors, counts, details = _edits([(split(truth), split(answer)) for _, truth, answer in pairs])
+        if not sum(counts):
+            raise UserError(f"{reference}: holds no {unit}, so there is nothing to score")
+        measures.append(
+            Measured(name, bootstrap_interval(errors, counts, groups), "%", {**details, f"of {unit}": sum(counts)})
+        )
+        first = first or (errors, counts)
+    assert first is not None
+    return Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(*first, groups))
+
+
+def _edits(pairs: Sequence[tuple[list[str], list[str]]]) -> tuple[list[int], list[int], dict[str, int]]:
+    """Errors and length of each pair of sequences, and the kinds of errors of all."""
+    import jiwer
+
+    errors, counts = [], []
+    kinds = {"sub": 0, "del": 0, "ins": 0}
+    for truth, answer in pairs:
+        if truth:
+            # Units are joined by a character that is in none of them, as jiwer takes strings.
+            made = jiwer.process_words(SEPARATOR.join(truth), SEPARATOR.join(answer), _units(), _units())
+            found = made.substitutions, made.deletions, made.insertions
+        else:
+            found = 0, 0, len(answer)
+        for name, number in zip(kinds, found, strict=True):
+            kinds[name] += number
+        errors.append(sum(found))
+        counts.append(len(truth))
+    return errors, counts, kinds
+
+
+SEPARATOR = "\x1f"
+
+
+def _units() -> Any:
+    import jiwer
+
+    return jiwer.Compose([jiwer.ReduceToListOfListOfWords(word_delimiter=SEPARATOR)])
+
+
+def _by_speaker(
+    errors: Sequence[float], counts: Sequence[float], groups: Sequence[Hashable] | None
+) -> dict[str, Interval]:
+    found: dict[str, Interval] = {}
+    for speaker in sorted(set(map(str, groups or ()))):
+        rows = [row for row, group in enumerate(groups or ()) if str(group) == speaker]
+        if sum(counts[row] for row in rows):
+            found[speaker] = bootstrap_interval([errors[row] for row in rows], [counts[row] for row in rows])
+    return found
+
+
+def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[Hashable] | None) -> Scored:
+    truths, answers = [truth for _, truth, _ in pairs], [answer for _, _, answer in pairs]
+    wrong = [float(truth != answer) for truth, answer in zip(truths, answers, strict=True)]
+    right = [1 - value for value in wrong]
+    ones = [1.0] * len(pairs)
+    accuracy = Measured("accuracy", bootstrap_interval(right, ones, groups), "%", {"of utterances": len(pairs)})
+    classes = {label: number for number, label in enumerate(sorted({*truths, *answers}))}
+    places = np.array([classes[label] for label in truths]), np.array([classes[label] for label in answers])
+    rows = np.arange(len(pairs))
+
+    def macro_f1(chosen: np.ndarray) -> float:
+        table = np.zeros((len(classes), len(classes)))
+        np.add.at(table, (places[0][chosen], places[1][chosen]), 1)
+        there = table.sum(1) > 0  # classes of the reference, as scikit-learn's `labels`
+        return float((2 * table.diagonal()[there] / np.maximum((table.sum(0) + table.sum(1))[there], 1)).mean())
+
+    interval = _resampled(macro_f1, rows, groups)
+    measures = [accuracy, Measured("F1", interval, "%", {"mean of classes": len(set(truths))})]
+    return Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(right, ones, groups))
+
+
+def _resampled(
+    measure: Callable[[np.ndarray], float], rows: np.ndarray, groups: Sequence[Hashable] | None, resamples: int = 500
+) -> Interval:
+    """The interval of a measure that is no ratio of sums: it is computed again on every resample."""
+    rng = np.random.default_rng(0)
+    units = [np.array([row]) for row in rows] if groups is None else []
+    if groups is not None:
+        members: dict[Hashable, list[int]] = {}
+        for row, group in enumerate(groups):
+            members.setdefault(group, []).append(row)
+        units = [np.array(some) for some in members.values()]
+    found = []
+    for _ in range(resamples):
+        drawn = rng.integers(0, len(units), len(units))
+        found.append(measure(np.concatenate([units[number] for number in drawn])))
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return Interval(measure(rows), float(low), float(high))
+
+
+def _turns(reference: Path, hypothesis: Path, collar: float) -> Scored:
+    from pyannote.core import Annotation, Segment
+    from pyannote.metrics.diarization import JaccardErrorRate
+
+    files = []
+    for path in (reference, hypothesis):
+        with reading(path, "an RTTM file"):
+            files.append(parse_rttm(read_text(path, "an RTTM file").splitlines()))
+    truth, answer = files
+    if strangers := sorted(set(answer) - set(truth)):
+        raise UserError(f"{hypothesis}: recording {strangers[0]} is not in {reference}; score the same recordings")
+    if not truth:
+        raise UserError(f"{reference}: holds no turns")
+    found = [diarization_errors(turns, answer.get(name, []), collar) for name, turns in truth.items()]
+    totals = [each.total for each in found]
+    errors = [each.missed + each.false_alarm + each.confusion for each in found]
+    if not sum(totals):
+        raise UserError(f"{reference}: holds no speech outside the collar")
+    parts = {
+        name: round(100 * sum(getattr(each, name) for each in found) / sum(totals), 2)
+        for name in ("missed", "false_alarm", "confusion")
+    }
+    der = Measured("DER", bootstrap_interval(errors, totals), "%", {**parts, "of seconds": round(sum(totals), 1)})
+
+    def annotation(turns: Sequence[tuple[str, float, float]]) -> Any:
+        made = Annotation()
+        for number, (speaker, start, end) in enumerate(turns):
+            made[Segment(start, end), number] = speaker
+        return made
+
+    jaccard = JaccardErrorRate(collar=2 * collar)
+    weights, rates = [], []
+    for name, turns in truth.items():
+        detail = jaccard.compute_components(annotation(turns), annotation(answer.get(name, [])), uem=None)
+        weights.append(detail["speaker count"])
+        rates.append(detail["speaker error"])
+    jer = Measured("JER", bootstrap_interval(rates, weights), "%", {"of speakers": int(sum(weights))})
+    return Scored([der, jer], len(truth), "recordings")
+
+
+def _trials(reference: Path, hypothesis: Path, prior: float) -> Scored:
+    wanted: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(read_text(reference, "a list of trials").splitlines(), start=1):
+        fields = line.split()
+        if fields and (len(fields) != 3 or fields[0] not in ("0", "1")):
+            raise UserError(f"{reference}, line {number}: not a trial, which is `0 or 1, name, name`")
+        if fields:
+            wanted[fields[1], fields[2]] = int(fields[0])
+    scores: dict[tuple[str, str], float] = {}
+    for number, line in enumerate(read_text(hypothesis, "scores of trials").splitlines(), start=1):
+        fields = line.split()
+        if fields:
+            with reading(f"{hypothesis}, line {number}", "`name name score`"):  # type: ignore[arg-type]
+                one, other, value = fields
+                scores[one, other] = float(value)
+    absent = [pair for pair in wanted if pair not in scores and pair[::-1] not in scores]
+    if absent:
+        raise UserError(
+            f"{hypothesis}: {len(absent)} of {len(wanted)} trials have no score, such as {' '.join(absent[0])}"
+        )
+    values = np.array([scores[pair] if pair in scores else scores[pair[::-1]] for pair in wanted])
+    same = np.array(list(wanted.values()))
+    try:
+        equal_error_rate(values, same)
+        minimum_detection_cost(values, same, prior)
+    except ValueError as error:
+        raise UserError(f"{hypothesis}: {error}") from error
+
+    def at(measure: Callable[..., tuple[float, float]], *settings: float) -> Callable[[np.ndarray], float]:
+        def value(rows: np.ndarray) -> float:
+            return measure(values[rows], same[rows], *settings)[0] if 0 < same[rows].sum() < len(rows) else np.nan
+
+        return value
+
+    rows = np.arange(len(values))
+    eer = _resampled(at(equal_error_rate), rows, None)
+    cost = _resampled(at(minimum_detection_cost, prior), rows, None)
+    counts = {"of trials": len(values), "of one speaker": int(same.sum())}
+    return Scored(
+        [Measured("EER", eer, "%", counts), Measured(f"minDCF(P={prior:g})", cost, "")], len(values), "trials"
+    )
+
+
+def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing: str) -> list[tuple[str, str, str]]:
+    """Name, truth and answer of each utterance, in the order of the reference."""
+    truth, answer = (read_text(path, "a text file").splitlines() for path in (reference, hypothesis))
+    if names is None:
+        first, second = ([line.split(maxsplit=1)[0] for line in lines if line.split()] for lines in (truth, answer))
+        names = len(first) == len(set(first)) > 0 and len(second) == len(set(second)) and set(first) == set(second)
+        names = names and any(len(line.split()) > 1 for line in truth)
+    if not names:
+        if len(truth) != len(answer):
+            raise UserError(
+                f"{hypothesis}: {len(answer)} lines, {reference} has {len(truth)}; give one line for each utterance, or begin "
+                "lines with the name of the utterance and give --names"
+            )
+        return [(str(row), *both) for row, both in enumerate(zip(truth, answer, strict=True))]
+    told, heard = _named(reference, truth), _named(hypothesis, answer)
+    if strangers := [name for name in heard if name not in told]:
+        raise UserError(f"{hypothesis}: {strangers[0]} is not in {reference}; score the same utterances")
+    absent = [name for name in told if name not in heard]
+    if absent and missing == "stop":
+        raise UserError(
+            f"{hypothesis}: lacks {len(absent)} of {len(told)} utterances, such as {absent[0]}; --missing empty counts them as "
+            "empty answers"
+        )
+    return [(name, text, heard.get(name, "")) for name, text in told.items()]
+
+
+def _named(path: Path, lines: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        name, _, text = line.strip().partition(" ")
+        if not name:
+            continue
+        if name in found:
+            raise UserError(f"{path}, line {number}: {name} is there twice")
+        found[name] = text.strip()
+    return found
+
+
+def _speakers(path: Path, names: Sequence[str]) -> list[str]:
+    speaker_of = _named(path, read_text(path, "Kaldi's utt2spk").splitlines())
+    if absent := [name for name in names if name not in speaker_of]:
+        raise UserError(f"{path}: no speaker for {absent[0]}; it needs a line `utterance speaker` for each")
+    return [speaker_of[name] for name in names]
