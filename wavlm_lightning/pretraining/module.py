@@ -90,7 +90,8 @@ class WavLMPretraining(NormalisedUpdates):
     # Construction. The objectives are built in `configure_model`, when the data have told the sizes of the codebooks.
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
+        watched = any(isinstance(callback, Health) for callback in self.trainer.callbacks)
+        return [*super().configure_callbacks(), *([] if watched else [Health()])]
 
     def configure_model(self) -> None:
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
@@ -154,12 +155,21 @@ class WavLMPretraining(NormalisedUpdates):
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        checkpoint["seed"] = self.seed
         if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
             checkpoint[TEACHERS] = teachers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "codebooks" not in checkpoint:
             raise UserError("resume: the checkpoint was written by an older version and cannot be resumed")
+        if (
+            (seed := checkpoint.get("seed", self.seed)) != self.seed
+            and self._trainer
+            and self.trainer.state.fn == "fit"
+        ):
+            raise UserError(
+                f"resume: model.seed is {self.seed} here and {seed} in the checkpoint; give that of the run"
+            )
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
         # Compared as lists, because the order counts: an objective that names no label set reads the first.

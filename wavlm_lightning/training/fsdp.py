@@ -22,7 +22,7 @@ from wavlm_lightning.encoder.checkpoints.sharded_files import (
     restricted_entries,
     write_hashes,
 )
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_regular
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite, check_regular, read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, replace_folder
 
@@ -215,7 +215,10 @@ class FSDP2(ModelParallelStrategy):
 
     def _load_file(self, path: Path) -> dict[str, Any]:
         """Load a checkpoint in one file, written under any strategy; every process reads its own shards from it."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = read_pickle(path, mapped=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+            raise CheckpointError(f"{path} is not the checkpoint of a run: it has no state_dict")
+        check_finite(checkpoint["state_dict"], path)
         module = self.lightning_module
         assert module is not None
         places = dict(itertools.chain(module.named_parameters(), module.named_buffers()))
