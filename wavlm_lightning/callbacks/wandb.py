@@ -286,8 +286,12 @@ class WandbMedia(pl.Callback):
             artifact = wandb.Artifact(f"codebook-{_plain(label_set)}", "codebook", metadata=book)
             with artifact.new_file("labels.json") as file:
                 json.dump(book, file)
-            description = None if self.codebook is None else json.loads((self.codebook / "codebook.json").read_text())
-            if description is not None and description["sha256"] == book["sha256"]:  # it made these labels
+            description = None
+            if self.codebook is not None:
+                description = read_json(
+                    self.codebook / "codebook.json", "the description of a codebook", "fit it again"
+                )
+            if description is not None and description.get("sha256") == book["sha256"]:  # it made these labels
                 artifact.add_dir(str(self.codebook), policy="immutable")
             run.log_artifact(artifact)
         found = [checkpoint(self.root, name) for name in (BEST, LAST)]

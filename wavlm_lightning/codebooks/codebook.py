@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,3 +92,13 @@ class Codebook:
         if centroids.ndim != 2 or not np.isfinite(centroids).all():
             raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")
         return codebook
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Raise `TypeError` or `ValueError` if the content of a `codebook.json` has not the form that `Codebook.save` writes."""
+    for name, kind in (("sha256", str), ("features", dict), ("fitted", dict)):
+        if not isinstance(body[name], kind):
+            raise TypeError(f"`{name}` is {shown(body[name])}, not a {kind.__name__}")
+    rate = body["rate"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"`rate` is {shown(rate)}, not labels a second")

@@ -151,9 +151,9 @@ def _found(kept: Path, frames: int) -> np.ndarray | None:
     """Features that an earlier run kept; None if they are missing or incomplete (after a power failure)."""
     try:
         features = load_file(kept)["features"]
-    except (FileNotFoundError, SafetensorError):
+    except (FileNotFoundError, SafetensorError, KeyError):
         return None
-    return features if len(features) == frames else None
+    return features if features.ndim == 2 and len(features) == frames else None
 
 
 def _open(corpus: Path, split: str, description: dict, wanted: bool, device: str | None) -> Extractor:

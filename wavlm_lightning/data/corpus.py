@@ -35,6 +35,7 @@ from wavlm_lightning.system.reading import check_file, read_text, reading
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
 FORMAT = "wavlm_lightning/corpus/1"
+AGAIN = "prepare the corpus again"
 
 
 class CorpusWriter:
@@ -174,11 +175,8 @@ class Corpus:
                 else "make it with `wavlm prepare`, or run that again if it was interrupted"
             )
             raise UserError(f"{directory}: no corpus.json here; {hint}")
-        try:
-            body = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not valid JSON ({error}); run `wavlm prepare` again") from error
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
+        body = read_json(path, "the description of a corpus", "run `wavlm prepare` again")
+        if body.get("format") != FORMAT:
             raise UserError(f"{path}: its format is not {FORMAT!r}; run `wavlm prepare` again")
         return cls(directory, body)
 

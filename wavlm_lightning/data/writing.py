@@ -17,7 +17,7 @@ from wavlm_lightning.data.finding import printable
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import locked, sweep_leftovers, write_json
+from wavlm_lightning.system.files import check_output, locked, sweep_leftovers, write_json
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json
@@ -49,6 +49,7 @@ def write_corpus(
         >>> write_corpus(CorpusPlan("mine", "CC0", {"train": recordings}, {"speakers": ["s1"]}), Path("data/mine")).splits
         ['train']
     """
+    check_output(out)
     out.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
     with locked(out / ".lock", busy, optional=True):

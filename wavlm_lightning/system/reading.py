@@ -1,4 +1,4 @@
-"""Read text, JSON and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
+"""Read text, JSON, YAML and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wavlm_lightning.system.errors import UserError
+import yaml
+
+from wavlm_lightning.system.errors import UserError, one_line
 
 LONGEST = 120  # characters of a reason that are shown
+DEEPEST = 100  # collections within each other in YAML
 
 
 @contextlib.contextmanager
@@ -52,14 +55,24 @@ def reading(path: Path | str, what: str, remedy: str = "") -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """An exception in a few words, on one line."""
-    said = " ".join(str(error).split())
+    said = one_line(str(error), LONGEST)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem is not None and error.problem_mark is not None:
+        said = one_line(f"line {error.problem_mark.line + 1}: {error.problem}", LONGEST)
     if isinstance(error, KeyError):
         said = f"{said} is missing"
     elif isinstance(error, RecursionError):
         said = "nested too deeply"
     elif not said or isinstance(error, AttributeError | TypeError | IndexError):
         said = f"another structure: {said or type(error).__name__}"
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+    return said
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value from a file for a message: on one line, cut if it is long."""
+    try:
+        return one_line(repr(value), longest)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
+        return f"a {type(value).__name__} that is too long to be shown"
 
 
 def _place(error: UnicodeDecodeError) -> str:
@@ -123,6 +136,35 @@ def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
+
+
+def read_yaml(
+    path: Path,
+    what: str,
+    remedy: str = "",
+    kind: type = dict,
+    parse: Callable[[str], Any] = yaml.safe_load,
+) -> Any:
+    """The content of a YAML file, a mapping unless `kind` says otherwise; a `UserError` names what is wrong.
+
+    `parse` turns the text into values: by default by YAML's own rules, in which `1e-3` is text.
+    """
+    text = read_text(path, what, remedy)
+    with reading(path, what, remedy):
+        _check_depth(text)
+        content = parse(text)
+        if not isinstance(content, kind):
+            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
+        return content
+
+
+def _check_depth(text: str) -> None:
+    """Raise `RecursionError` if YAML is nested too deeply: its parser in C would overrun the stack and end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
 
 
 def read_table(

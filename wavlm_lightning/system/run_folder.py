@@ -36,10 +36,15 @@ def read_run_config(run: Path) -> dict[str, Any]:
         content = read_yaml(run / CONFIG, "the configuration of a run")
     except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def require_run_config(run: Path) -> dict[str, Any]:
+    """The content of a run's `config.yaml`; a `UserError` if the file is missing or not readable as a mapping."""
+    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again")
 
 
 def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:
     """The constructor arguments in a section (`model`, `data`) of a configuration; empty if there are none."""
     block = config.get(section)
-    return (block.get("init_args") or {}) if isinstance(block, Mapping) else {}
+    arguments = block.get("init_args") if isinstance(block, Mapping) else None
+    return arguments if isinstance(arguments, dict) else {}

@@ -104,7 +104,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
             with path.open("rb") as stream:
                 for _ in range(LEGACY_PICKLES):
                     _scan_one(stream, names, strings)
-    except (ValueError, StopIteration, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zip, zlib and pickletools, as the damage has it
         raise UserError(f"{path}: not a readable PyTorch file; is it cut short?") from error
     return names, strings
 

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+LONGEST = 120  # characters of another library's message that are shown
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says in one sentence which file and why.
@@ -178,6 +180,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends, so that no kill leaves half a file.
 
     `system.files.atomic_write` for this package, which imports nothing of ours; its sweep knows the temporary names.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder takes no files.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -185,6 +190,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # a power failure must not leave an empty file under the true name
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({brief(error)}); free some space, or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, POSITION_BIAS, read_weights
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import shown
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.components.xvector import CONTEXTS, TIME_DELAY, from_transformers
 from wavlm_lightning.tasks.huggingface import heads
@@ -113,13 +114,14 @@ def is_head_folder(path: Path) -> bool:
 
 
 def _kind(path: Path, values: Mapping[str, Any]) -> str:
-    named = values.get("architectures") or ["nothing"]
+    named = values.get("architectures")
+    named = named if isinstance(named, list) and named else ["nothing"]
     for model_type, encoder in ENCODERS.items():
         for kind in HEADS:
             if named[0] == f"{encoder}{kind}" and values.get("model_type", model_type) == model_type:
                 return kind
     raise UserError(
-        f"{path}: its config.json names {named[0]}, which is not a supported head; give one of "
+        f"{path}: its config.json names {shown(named[0])}, which is not a supported head; give one of "
         f"{', '.join(f'WavLM{kind}' for kind in HEADS)}"
     )
 

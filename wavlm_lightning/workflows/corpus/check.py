@@ -339,8 +339,8 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
             return f"its index has {key!r} in another place than the tar"
         try:
             json.loads(os.pread(tar.fileno(), size, offset))
-        except ValueError as error:
-            return f"utterance {key!r} cannot be read ({error})"
+        except (ValueError, RecursionError) as error:
+            return f"utterance {key!r} cannot be read ({reason_of(error)})"
     return ""
 
 
@@ -360,4 +360,4 @@ def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
     except UserError as error:
         verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
     except Exception as error:  # safetensors raises its own exception for a damaged file
-        verdict.labels[name] = f"cannot be read ({error!r})"
+        verdict.labels[name] = f"cannot be read ({reason_of(error)})"

@@ -163,6 +163,9 @@ class WavLMCLI(LightningCLI):
         parser.add_argument("--recipe", type=Recipe | None, default=None, help=recipe)
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
+            folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
+            check_output(folder, "--trainer.default_root_dir")
         if self.subcommand in ("fit", None):
             self._settle_threads()
 

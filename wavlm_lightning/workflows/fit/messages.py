@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.workflows.fit.parser_errors import user_error
@@ -77,7 +78,7 @@ def readable_errors() -> Iterator[None]:
     except (ArgumentError, ValueError) as error:
         if (said := user_error(error, known_classes())) is None:
             raise
-        raise said from error
+        raise (said if isinstance(said, UserError) else UserError(str(said))) from error
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:
@@ -87,6 +88,16 @@ def readable_errors() -> Iterator[None]:
         if (reason := lost_process(error)) is None:
             raise
         raise UserError(reason) from error
+
+
+def user_error_in(error: BaseException | None) -> BaseException | None:
+    """The error that a user can correct among an error and its causes; None if there is none.
+
+    jsonargparse wraps what a constructor raises in one ValueError for each type that it has tried.
+    """
+    while error is not None and not isinstance(error, UserError | CheckpointError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def lost_process(error: BaseException | None) -> str | None:

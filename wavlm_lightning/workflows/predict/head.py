@@ -70,10 +70,10 @@ def holds_head(path: Path) -> bool:
     if not is_head_folder(path):
         return False
     try:
-        named = read_json(path / "config.json").get("architectures") or [""]
+        named = read_json(path / "config.json").get("architectures")
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return str(named[0]).endswith(HEADS)
+    return isinstance(named, list) and bool(named) and str(named[0]).endswith(HEADS)
 
 
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
@@ -101,7 +101,7 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     for path in (config, best):
         if not path.exists():
             raise UserError(f"{path}: no such file; {EXPECTED}")
-    content = read_run_config(run)
+    content = require_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
     open_class_paths(read_text(config, "the configuration of a run"), class_folders(run))

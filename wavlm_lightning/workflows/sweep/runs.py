@@ -15,7 +15,7 @@ from unittest import mock
 
 from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import atomic_write, locked, sweep_leftovers
+from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import SweepFile
@@ -55,6 +55,7 @@ def run_sweep(
     Example:
         >>> best, *others = run_sweep(read_sweep("configs/sweeps/pretrain.yaml"), Path("runs/sweep"), trials=8)
     """
+    check_output(output, "--output")
     _check_options(extra)
     count = sweep.trial_count(trials)
     output.mkdir(parents=True, exist_ok=True)
