@@ -9,18 +9,26 @@ from __future__ import annotations
 import io
 import os
 import struct
+import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 # Recorders that cannot seek leave these in place of a length they do not know: 0, -1, and sox the largest that it can write.
 UNKNOWN_FROM = 0x7FFF0000
 LEFT_OVER = 3200  # bytes of samples behind the counted ones that are worth a refusal: 0.1 s at 16 kHz
-OGG_PAGE = 65_307  # the largest page
 FLAC_TAIL = 1 << 17  # bytes at the end of a FLAC that hold at least one frame
 GUID_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 # MPEG audio, layer III: samples in a second by the bits of a frame's header, divided by 1, 2 or 4 in MPEG 1, 2 and 2.5.
 MPEG_RATES = (44_100, 48_000, 32_000)
+MPEG_KILOBITS = (  # by the upper four bits of the third byte of a header: MPEG 1; MPEG 2 and 2.5
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+)
+LOST = 0.1  # seconds of an mp3 that may lie between its frames
+FLAC_RATES = {
+    1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000, 11: 96_000
+}  # fmt: skip
 DECODER_DELAY = 529  # samples that mpg123 drops from the start of a file with a Xing header
 
 
@@ -40,7 +48,7 @@ def fault(path: Path) -> str | None:
             return _chunks(file, size, 12, ">", b"SSND")
         if head[:4] in (b".snd", b"dns."):
             begin, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-            return _ends_at(begin, length, size)
+            return _ends_at(begin, length, size) or _left_over(file, size, begin, length, chunks=False)
         if head[:4] == b"riff" and size > 40:
             return _w64(file, size)
         if head[:4] == b"caff":
@@ -50,11 +58,16 @@ def fault(path: Path) -> str | None:
         if head.startswith(b"NIST_1A"):
             return _sphere(file, size)
         if head[:4] == b"fLaC":
-            promised, there = _flac_samples(file, size)
+            promised, there, rate = _flac_samples(file, size)
+            file.seek(18)
+            stated = int.from_bytes(file.read(3), "big") >> 4
+            if rate is not None and stated and stated != rate:
+                return f"its header says {stated} Hz, but its frames {rate} Hz; it was damaged: copy it again"
             if there is not None and 0 < promised < there:
                 return f"its header counts {promised} samples, but it holds {there}; write its header anew"
-        if (mpeg := _first_mpeg_frame(file)) is not None and mpeg[2] is not None:
-            return _ends_at(mpeg[0], mpeg[2], size)
+        if (mpeg := _first_mpeg_frame(file, _named_mpeg(path, head))) is not None:
+            lost = _lost_mpeg(file, mpeg[0])
+            return lost if mpeg[2] is None else _ends_at(mpeg[0], mpeg[2], size) or lost
     return None
 
 
@@ -73,23 +86,32 @@ def _chunks(file: BinaryIO, size: int, at: int, order: str, wanted: bytes) -> st
         at += 8
         if name == b"ds64":
             large = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
+        if name == b"fmt " and order == "<" and length >= 16:
+            coding, channels, _, _, block, bits = struct.unpack("<HHIIHH", file.read(16))
+            if coding in (1, 3, 0xFFFE) and block != channels * -(-bits // 8):
+                return (
+                    f"its header contradicts itself: {channels} channels of {bits} bits in {block} bytes; copy it again"
+                )
         if name == wanted:
             if length == 0xFFFFFFFF and large is not None:
                 length = 0 if large >= 2**63 else large
-                return f"truncated: {size - at} of {length} bytes of samples are there" if at + length > size else None
+                if at + length > size:
+                    return f"truncated: {size - at} of {length} bytes of samples are there"
+                return _left_over(file, size, at, length)
             return _ends_at(at, length, size) or _left_over(file, size, at, length)
         at += length + (length & 1)  # chunks are padded to an even length
     return None
 
 
-def _left_over(file: BinaryIO, size: int, begin: int, length: int) -> str | None:
-    """Samples behind the counted ones, as a recorder that was cut off leaves them; tags and further chunks are none."""
+def _left_over(file: BinaryIO, size: int, begin: int, length: int, chunks: bool = True) -> str | None:
+    """Samples behind the counted ones, as a recorder that was cut off leaves them; tags are none, nor, if the format has them,
+    further chunks, whose names are letters."""
     end = begin + length + (length & 1)
     if length >= UNKNOWN_FROM or length == 0 or size - end < LEFT_OVER:
         return None
     file.seek(end)
     following = file.read(LEFT_OVER)
-    printable = all(32 <= byte < 127 for byte in following[:4])
+    printable = chunks and all(32 <= byte < 127 for byte in following[:4])
     if printable or following[:3] in (b"ID3", b"TAG") or not any(following):
         return None
     return f"its header counts {length} bytes of samples, but {size - end} more follow; write its header anew"
@@ -101,7 +123,15 @@ def _w64(file: BinaryIO, size: int) -> str | None:
         file.seek(at)
         guid, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if guid == GUID_DATA:
-            return _ends_at(at + 24, length - 24, size) if 24 < length < 2**62 else None
+            if not 24 < length < 2**62:
+                return None
+            if (wrong := _ends_at(at + 24, length - 24, size)) is not None:
+                return wrong
+            file.seek(min(at + (length + 7) // 8 * 8, size))
+            chunk = file.read(16)
+            if chunk[4:] == GUID_DATA[4:] or chunk[:4] == b"list":
+                return None
+            return _left_over(file, size, at + 24, length - 24, chunks=False)
         if length < 24:
             return None
         at += (length + 7) // 8 * 8
@@ -122,16 +152,39 @@ def _caf(file: BinaryIO, size: int) -> str | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> str | None:
-    """An Ogg stream ends with a page that is whole and says so (RFC 3533, section 6, header type 4)."""
-    file.seek(max(size - 2 * OGG_PAGE, 0))
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0:
-        return "truncated: its last page is missing"
-    segments = tail[page + 26] if page + 26 < len(tail) else 0
-    table = tail[page + 27 : page + 27 + segments]
-    whole = len(table) == segments and page + 27 + segments + sum(table) <= len(tail) and page + 27 <= len(tail)
-    return None if whole and tail[page + 5] & 4 else "truncated: it stops before the page that ends the stream"
+    """Pages of an Ogg file have numbers and check sums, and the last one says so (RFC 3533, section 6).
+
+    A decoder leaves damaged pages out without a word.
+    """
+    file.seek(0)
+    data = file.read()
+    at, last = 0, False
+    numbers: dict[bytes, int] = {}
+    while data[at : at + 4] == b"OggS":
+        page = data[at : at + 27]
+        table = data[at + 27 : at + 27 + (page[26] if len(page) == 27 else 0)]
+        end = at + 27 + len(table) + sum(table)
+        if len(page) < 27 or len(table) < page[26] or end > len(data):
+            return "truncated: it stops before the page that ends the stream"
+        number, expected = struct.unpack("<II", page[18:26])
+        if _ogg_sum(data[at : at + 22] + bytes(4) + data[at + 26 : end]) != expected:
+            return f"damaged: the check sum of its page {number} is wrong; copy it again"
+        if number != numbers.get(page[14:18], number - 1) + 1:
+            return f"damaged: page {number} follows page {numbers[page[14:18]]}; copy it again"
+        numbers[page[14:18]] = number
+        at, last = end, bool(page[5] & 4)
+    if data.find(b"OggS", at) >= 0:
+        return f"damaged: no page begins at byte {at}; copy it again"
+    return None if last else "truncated: it stops before the page that ends the stream"
+
+
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_sum(page: bytes) -> int:
+    """CRC-32 with the polynomial 0x04C11DB7, first bit first, from 0: zlib's of the reversed bits."""
+    found = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{found:032b}"[::-1], 2)
 
 
 def _sphere(file: BinaryIO, size: int) -> str | None:
@@ -144,9 +197,10 @@ def _sphere(file: BinaryIO, size: int) -> str | None:
         if "shorten" in fields.get("sample_coding", "") or "shortpack" in fields.get("sample_coding", ""):
             return None
         each = int(fields["sample_n_bytes"]) * int(fields.get("channel_count", 1))
-        return _ends_at(begin, int(fields["sample_count"]) * each, size)
+        length = int(fields["sample_count"]) * each
+        return _ends_at(begin, length, size) or _left_over(file, size, begin, length, chunks=False)
     except (ValueError, KeyError, IndexError):
-        return None  # libsndfile says what is wrong with the header
+        return "its header does not say how many samples follow; copy it again"
 
 
 def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
@@ -162,18 +216,16 @@ def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
             file.seek(0)
             data = file.read()
             return io.BytesIO(data[:place] + value + data[place + len(value) :]), 0
-        if (found := _first_mpeg_frame(file)) is None:
+        file.seek(0)
+        if (found := _first_mpeg_frame(file, _named_mpeg(path, file.read(4)))) is None:
             return os.fsencode(path), 0
         at, header, counted = found
-        if counted is not None:
-            file.seek(at + counted)
-            behind = file.read(4)
-            if not _is_mpeg(behind) or behind[1] & 0xFE != header[1] & 0xFE:
-                return os.fsencode(path), 0
         file.seek(0)
         data = file.read()
+        if counted is not None and _tells_the_truth(data, at, _mpeg_frames(data, at)):
+            return os.fsencode(path), 0
     version = header[1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
-    rate = MPEG_RATES[header[2] >> 2 & 3] // {3: 1, 2: 2}.get(version, 4)
+    rate = _mpeg_rate(header)
     # A frame of 128 kbit/s (80 in MPEG 2) has room for the header; the same frame without it decodes to silence.
     size = (144 * 128_000 if version == 3 else 72 * 80_000) // rate
     plain = bytes([header[0], header[1] | 1, 9 << 4 | header[2] & 0x0C, header[3]])
@@ -206,14 +258,14 @@ def _length_to_write(file: BinaryIO, size: int) -> tuple[int, bytes] | None:
                 return (at + 4, struct.pack(">q", size - at - 12)) if length == -1 else None
             at += 12 + max(length, 0)
     if head[:4] == b"fLaC":
-        promised, there = _flac_samples(file, size)
+        promised, there, _ = _flac_samples(file, size)
         if promised == 0 and there is not None:
             return 21, bytes([head[21] & 0xF0 | there >> 32]) + struct.pack(">I", there & 0xFFFFFFFF)
     return None
 
 
-def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None]:
-    """The samples that STREAMINFO promises (0: unknown), and those up to the end of the last frame (None: not found).
+def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | None]:
+    """The samples that STREAMINFO promises (0: unknown), those up to the end of the last frame (None: not found), its rate.
 
     Source: RFC 9639, section 9.1; each frame has its own number and size, under a check sum.
     """
@@ -240,8 +292,9 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None]:
             end += code - 5
         end += {12: 1, 13: 2, 14: 2}.get(frame[2] & 0x0F, 0)
         if block and end < len(frame) and _crc8(frame[:end]) == frame[end]:
-            return promised, (number if frame[1] & 1 else number * max(smallest, largest)) + block
-    return promised, None
+            rate = FLAC_RATES.get(frame[2] & 0x0F)
+            return promised, (number if frame[1] & 1 else number * max(smallest, largest)) + block, rate
+    return promised, None, None
 
 
 def _crc8(data: bytes) -> int:
@@ -251,6 +304,75 @@ def _crc8(data: bytes) -> int:
         for _ in range(8):
             found = (found << 1 ^ 0x07 if found & 0x80 else found << 1) & 0xFF
     return found
+
+
+class MpegFrames(NamedTuple):
+    """The frames of an mp3."""
+
+    count: int
+    seconds: float
+    bytes: int
+    lost: int  # bytes between them, which a decoder skips without a word
+
+
+def _mpeg_frames(data: bytes, at: int) -> MpegFrames:
+    """Follow the frames from the first one at `at` to the end."""
+    count = whole = lost = 0
+    seconds = 0.0
+    while at + 4 <= len(data):
+        header = data[at : at + 4]
+        if length := _mpeg_length(header):
+            count, whole, at = count + 1, whole + length, at + length
+            seconds += (1152 if header[1] >> 3 & 3 == 3 else 576) / _mpeg_rate(header)
+            continue
+        if header[:3] in (b"TAG", b"APE", b"LYR"):  # at the end
+            break
+        if (following := _next_mpeg_frame(data, at + 1)) < 0:
+            lost += max(len(data.rstrip(b"\0")) - at, 0)
+            break
+        lost += 0 if header[:3] == b"ID3" else following - at  # of a file that was put behind this one
+        at = following
+    return MpegFrames(count, seconds, whole, lost)
+
+
+def _lost_mpeg(file: BinaryIO, at: int) -> str | None:
+    file.seek(0)
+    found = _mpeg_frames(file.read(), at)
+    missing = found.lost / max(found.bytes, 1) * found.seconds
+    return f"damaged: about {missing:.2f} s of it are no frames of an mp3; copy it again" if missing > LOST else None
+
+
+def _tells_the_truth(data: bytes, at: int, frames: MpegFrames) -> bool:
+    """Whether the table of contents in the first frame counts the frames that are there, and has its check sum.
+
+    libsndfile believes its number of frames, and the samples that it wants cut from both ends.
+    Source: the LAME tag's description, http://gabriel.mp3-tech.org/mp3infotag.html.
+    """
+    table = at + 4 + _side_information(data[at : at + 4])
+    if int.from_bytes(data[table + 8 : table + 12], "big") != frames.count - 1 or frames.lost:
+        return False
+    if data[table + 7] & 15 != 15 or not data[table + 120 : table + 124].isalpha():
+        return True  # no tag of the encoder
+    end = table + 154
+    found = 0
+    for byte in data[at:end]:
+        found ^= byte
+        for _ in range(8):
+            found = found >> 1 ^ 0xA001 if found & 1 else found >> 1
+    return data[end : end + 2] in (found.to_bytes(2, "big"), b"\0\0")
+
+
+def _mpeg_rate(header: bytes) -> int:
+    return MPEG_RATES[header[2] >> 2 & 3] // {3: 1, 2: 2}.get(header[1] >> 3 & 3, 4)
+
+
+def _mpeg_length(header: bytes) -> int:
+    """Bytes of a frame of MPEG audio, layer III; 0 if these four bytes are no header or leave the bit rate open."""
+    if not _is_mpeg(header) or header[1] >> 3 & 3 == 1:
+        return 0
+    first = header[1] >> 3 & 3 == 3
+    kilobits = MPEG_KILOBITS[0 if first else 1][header[2] >> 4]
+    return (144 if first else 72) * kilobits * 1000 // _mpeg_rate(header) + (header[2] >> 1 & 1)
 
 
 def _is_mpeg(header: bytes) -> bool:
@@ -265,15 +387,38 @@ def _side_information(header: bytes) -> int:
     return checksum + ((17 if mono else 32) if header[1] >> 3 & 3 == 3 else (9 if mono else 17))
 
 
-def _first_mpeg_frame(file: BinaryIO) -> tuple[int, bytes, int | None] | None:
-    """Place and header of the first frame of an mp3, and the bytes that its table of contents counts, if it has one."""
+def _named_mpeg(path: Path, head: bytes) -> bool:
+    return path.suffix.lower() == ".mp3" and not head.startswith((b"RIFF", b"fLaC", b"OggS", b"FORM", b"caff", b".snd"))
+
+
+def _next_mpeg_frame(data: bytes, at: int) -> int:
+    """Place of the next header from `at` on that another follows, because four bytes that could be one are frequent; or -1."""
+    while (at := data.find(b"\xff", at)) >= 0:
+        length = _mpeg_length(data[at : at + 4])
+        if length and _mpeg_length(data[at + length : at + length + 4]):
+            return at
+        at += 1
+    return -1
+
+
+def _first_mpeg_frame(file: BinaryIO, searched: bool = False) -> tuple[int, bytes, int | None] | None:
+    """Place and header of the first frame of an mp3, and the bytes that its table of contents counts, if it has one.
+
+    With `searched` the file may begin with something else, as a decoder takes it.
+    """
     at = 0
     file.seek(0)
     while (tag := file.read(10))[:3] == b"ID3" and len(tag) == 10:
         at += 10 + sum((byte & 127) << (7 * (3 - place)) for place, byte in enumerate(tag[6:]))
         file.seek(at)
-    if not _is_mpeg(header := tag[:4]):
-        return None
+    if not _is_mpeg(header := tag[:4]) or (searched and not _mpeg_length(header)):
+        if not searched:
+            return None
+        file.seek(0)
+        data = file.read()
+        if (at := _next_mpeg_frame(data, at if at < len(data) else 0)) < 0:
+            return None
+        header = data[at : at + 4]
     file.seek(at + 4 + _side_information(header))
     name, flags, _, counted = struct.unpack(">4s3I", file.read(16).ljust(16, b"\0"))
     return at, header, counted if name in (b"Xing", b"Info") and flags & 3 == 3 else None

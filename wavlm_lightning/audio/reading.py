@@ -58,9 +58,15 @@ def load_mono(
     name = str(path) if end is None and not start else f"{path} from {start:g} s"
     if not path.is_file():
         raise BadAudio(f"{path}: not a file" if path.exists() else f"{path}: no such file")
-    if (wrong := fault(path)) is not None:
+    try:
+        wrong = fault(path)
+        source, skipped = readable(path)
+    except OSError:
+        raise
+    except Exception as error:  # a header that ends, or counts, where nobody expected it
+        raise BadAudio(f"{path}: its header is damaged ({error})") from error
+    if wrong is not None:
         raise BadAudio(f"{path}: {wrong}")
-    source, skipped = readable(path)
     try:
         with soundfile.SoundFile(source) as file:
             rate, total = file.samplerate, file.frames
@@ -77,7 +83,9 @@ def load_mono(
             audio, found = _decode(file, wanted)
             if total < 2**40 and not skipped and first + found < total and (wanted is None or found < wanted):
                 raise BadAudio(f"{path}: truncated after {first + found} samples")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (BadAudio, MemoryError):
+        raise
+    except Exception as error:
         raise BadAudio(f"{path}: not readable as audio ({error})") from error
     # Segment tables are rounded, so a segment may end slightly after its file.
     if wanted is not None and found < wanted - END_TOLERANCE * rate:

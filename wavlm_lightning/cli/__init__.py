@@ -74,8 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wavlm: no verb {verb!r}{nearest(verb, VERBS) or '; `wavlm --help` lists the verbs'}", file=sys.stderr)
         return 2
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.reading import check_arguments
 
     try:
+        check_arguments(argv)
         module = importlib.import_module(f"wavlm_lightning.cli.{MODULES.get(verb, verb)}")
         return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
     except UserError as error:

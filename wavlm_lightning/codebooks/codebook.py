@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
-from wavlm_lightning.system.reading import read_json, reading, shown
+from wavlm_lightning.system.reading import check_file, read_json, reading, shown
 
 FORMAT = "wavlm_lightning/codebook/1"
+AGAIN = "fit the codebook again"
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,21 @@ class Codebook:
     def load(cls, directory: Path | str) -> Codebook:
         """Read a codebook folder; a UserError says if there is none, or if its files do not belong together."""
         directory = Path(directory)
-        description, weights = directory / "codebook.json", directory / "centroids.safetensors"
-        if not (description.is_file() and weights.is_file()):
+        for name in ("codebook.json", "centroids.safetensors"):
+            check_file(directory / name, "a file of a codebook")
+        about, weights = directory / "codebook.json", directory / "centroids.safetensors"
+        if not about.is_file() or not weights.is_file():
             raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`")
-        again = "fit the codebook again"
-        body = read_json(description, "the description of a codebook", again)
+        body = read_json(about, "the description of a codebook", AGAIN)
         if body.get("format") != FORMAT:
-            raise UserError(f"{directory}: its format is not {FORMAT!r}; {again}")
-        with reading(weights, "centroids", again):
+            raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
+        with reading(weights, "the centroids of a codebook", AGAIN):
             centroids = load_file(weights)["centroids"]
-        with reading(description, "the description of a codebook", again):
+        with reading(about, "the description of a codebook", AGAIN):
             _check(body)
             codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
-            same = codebook.sha256 == body["sha256"]
-        if not same:
+            expected = body["sha256"], body.get("size", codebook.size)
+        if (codebook.sha256, codebook.size) != expected:
             raise UserError(f"{directory}: centroids and codebook.json do not belong together; fit the codebook again")
         if centroids.ndim != 2 or not np.isfinite(centroids).all():
             raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")

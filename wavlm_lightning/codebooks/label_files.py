@@ -47,14 +47,16 @@ class LabelHead:
 
         A damaged file is a ValueError, a missing one a FileNotFoundError.
         """
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for somebody who writes
         try:
             # Otherwise read-ahead would load the labels behind the head from disk, for each file.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-            content = os.pread(file, BEGINNING, 0)
-            if len(content) < header_end(content):
-                content = os.pread(file, header_end(content), 0)
+            content, size = os.pread(file, BEGINNING, 0), os.fstat(file).st_size
+            if (end := header_end(content)) > size:
+                raise ValueError(f"a header of {end:,} bytes in {size:,}")
+            if len(content) < end:
+                content = os.pread(file, end, 0)
             header = parse_header(content)
             try:
                 first, end = header.place("starts")
@@ -66,8 +68,10 @@ class LabelHead:
                 whole = header.bytes
             except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise ValueError(f"its header lacks {error}") from error
-            if (size := os.fstat(file).st_size) != whole:
+            if size != whole:
                 raise ValueError(f"{size:,} of {whole:,} bytes")
+            if not header.begin <= first <= end <= size:
+                raise ValueError("the places of its utterances lie outside the file")
             starts = content[first:end] if end <= len(content) else os.pread(file, end - first, first)
         finally:
             os.close(file)

@@ -30,7 +30,7 @@ from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, sweep_leftovers, write_bytes
 from wavlm_lightning.system.paths import plain_name
-from wavlm_lightning.system.reading import read_json, read_text, reading, shown
+from wavlm_lightning.system.reading import check_file, read_json, read_text, reading
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
@@ -166,6 +166,7 @@ class Corpus:
             directory = mirror(str(directory))
         directory = Path(directory)
         path = directory / "corpus.json"
+        check_file(path, "the list of a corpus")
         if not path.is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/corpus.json"))
             hint = (
@@ -225,24 +226,25 @@ class Corpus:
             lengths: tuple[Lengths, ...] = ()
             if facts:
                 path = self.directory / facts["name"]
-                lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote),)
+                counts = tuple((shard["utterances"], shard["samples"]) for shard in part["shards"])
+                lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote, counts),)
             self._opened[name] = Split(name, shards, lengths)
         return self._opened[name]
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
-        """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials."""
+        """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials, or a row is something else."""
         path = self.directory / f"trials-{plain_name(split, 'the name of a split', 'give the name of one')}.csv"
         if not path.is_file():
             raise UserError(f"{path}: no trials for split {split!r} in this corpus")
-        text = read_text(path, "a list of trials", AGAIN)
-        rows: list[tuple[int, str, str]] = []
-        with reading(path, "a list of trials", AGAIN):
-            for number, row in enumerate(csv.reader(io.StringIO(text)), start=1):
+        rows = []
+        with reading(path, "a list of trials", "prepare the corpus again"):
+            for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline=""), strict=True), start=1):
                 if len(row) != 3 or row[0] not in ("0", "1"):
                     raise UserError(
-                        f"{path}, line {number}: {shown(','.join(row))} is no trial (1 or 0, key, key); {AGAIN}"
+                        f"{path}, line {number}: {','.join(row)[:80]!r} instead of 1 (the same speaker) or 0, and two keys; "
+                        "prepare the corpus again"
                     )
                 rows.append((int(row[0]), row[1], row[2]))
         if not rows:
-            raise UserError(f"{path}: holds no trials; {AGAIN}")
+            raise UserError(f"{path}: holds no trials; prepare the corpus again")
         return rows

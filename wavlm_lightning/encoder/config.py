@@ -14,15 +14,8 @@ SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 
 PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
 
-
-LARGEST = 1_000_000  # of any size: a setting beyond it would take all memory before any weight is compared
-MOST_LAYERS = 1_000
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
+# Bounds of sizes, far above published models: what is larger takes hours to build.
+MOST, LARGEST = 100_000, {"layers": 1_000, "num_buckets": 2_000, "max_distance": 10_000}
 Samples = TypeVar("Samples", int, Tensor)
 
 
@@ -108,6 +101,8 @@ class WavLMConfig:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be 1 or more in every layer, not {getattr(self, name)}")
+        for entry in fields(self):
+            self._check_number(entry.name, getattr(self, entry.name))
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be group or layer, not {self.conv_norm}")
         if self.position_bias not in ("gated", "ungated", "none"):
@@ -132,25 +127,18 @@ class WavLMConfig:
         if not 0 <= self.feature_grad_mult <= 1:
             raise ValueError(f"feature_grad_mult must lie between 0 and 1, not {self.feature_grad_mult}")
 
-    def _check_types(self) -> None:
-        """The settings of a checkpoint may hold anything; a field of another type would fail much later, without its name."""
-        for field in fields(self):
-            value, default = getattr(self, field.name), field.default
-            if isinstance(default, tuple):
-                whole, what = isinstance(value, tuple) and all(map(_is_whole, value)), "whole numbers"
-            elif isinstance(default, bool):
-                whole, what = isinstance(value, bool), "true or false"
-            elif isinstance(default, int):
-                whole, what = _is_whole(value), "a whole number"
-            elif isinstance(default, float):
-                whole = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-                what = "a finite number"
-            else:
-                whole, what = isinstance(value, str), "a name"
-            if field.name == "layers":
-                whole, what = whole and value <= MOST_LAYERS, f"{what} of at most {MOST_LAYERS}"
-            if not whole:
-                raise ValueError(f"{field.name} must be {what}, not {ascii(value)[:60]}")
+    def _check_number(self, name: str, value: Any) -> None:
+        """Settings in a stranger's file may be of any type, and as large as to take hours."""
+        wanted = type(getattr(type(self), name))
+        if wanted is tuple:
+            if not all(type(entry) is int and entry <= MOST for entry in value):
+                raise ValueError(f"{name} must be whole numbers up to {MOST}, not {value!r:.80}")
+        elif wanted is int and (type(value) is not int or value > LARGEST.get(name, MOST)):
+            raise ValueError(f"{name} must be a whole number up to {LARGEST.get(name, MOST)}, not {value!r:.80}")
+        elif wanted is float and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise ValueError(f"{name} must be a number, not {value!r:.80}")
+        elif wanted in (bool, str) and type(value) is not wanted:
+            raise ValueError(f"{name} must be {'true or false' if wanted is bool else 'a word'}, not {value!r:.80}")
 
     @property
     def hop(self) -> int:
@@ -194,9 +182,9 @@ class WavLMConfig:
         Raises:
             ValueError: a key is not a field.
         """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        unknown = sorted(map(str, set(values) - {field.name for field in fields(cls)}))
         if unknown:
-            raise ValueError(f"WavLMConfig has no field {', '.join(unknown)}")
+            raise ValueError(f"WavLMConfig has no field {', '.join(f'{name!s:.80}' for name in unknown)}")
         return cls(**values)
 
     @classmethod

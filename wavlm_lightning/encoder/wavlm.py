@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.formats import match_state, read_checkpoint
 from wavlm_lightning.encoder.checkpoints.huggingface import write_checkpoint
-from wavlm_lightning.encoder.checkpoints.tensor_files import reading
+from wavlm_lightning.encoder.checkpoints.tensor_files import readable
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 from wavlm_lightning.encoder.cpu.inference_prep import prepare
 from wavlm_lightning.encoder.cpu.weight_cache import forget
@@ -206,12 +206,11 @@ class WavLM(nn.Module):
             CheckpointError: the file has another format or does not fit its own configuration.
             ValueError: an override is not a field or contradicts another field.
         """
-        with reading(Path(path), "a checkpoint of an encoder"):
+        with readable(Path(path), "a checkpoint of an encoder"):
             config, state = read_checkpoint(Path(path))
         if config_overrides:
             config = WavLMConfig.from_dict({**config.to_dict(), **config_overrides})
-        # On `meta`, since drawing 315 M random weights only to overwrite them takes seconds.
-        with reading(Path(path), "a checkpoint of an encoder"), torch.device("meta"):
+        with readable(Path(path)), torch.device("meta"):  # drawing 315 M weights only to overwrite them takes seconds
             encoder = cls(config)
         state.setdefault("masked_spec_embed", torch.rand(config.dim))
         encoder.load_state_dict(match_state(state, encoder.state_dict(), Path(path)), assign=True)

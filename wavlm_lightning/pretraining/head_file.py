@@ -16,7 +16,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, ch
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.system.reading import read_json, reading
+from wavlm_lightning.system.reading import check_file, read_json, reading
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -47,13 +47,22 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
     Raises:
         UserError: there is no head.
     """
+    for name in (WEIGHTS, DESCRIPTION):
+        check_file(source / name, "a file of a pre-training head")
     if (source / WEIGHTS).is_file():
-        again = "export the run again"
-        description = read_json(source / DESCRIPTION, "the description of a pre-training head", again)
-        with reading(source / DESCRIPTION, "the description of a pre-training head", again):
-            codebooks = dict(description["codebooks"])
+        again = "export it again"
+        books = read_json(source / DESCRIPTION, "the codebooks of a pre-training head", again).get("codebooks")
+        if not isinstance(books, dict) or not all(
+            isinstance(book, dict) and "sha256" in book for book in books.values()
+        ):
+            raise UserError(f"{source / DESCRIPTION}: lists no codebooks with their sha256; {again}")
         with reading(source / WEIGHTS, "the weights of a pre-training head", again):
-            return load_file(source / WEIGHTS), codebooks
+            state = load_file(source / WEIGHTS)
+        try:
+            check_finite(state, source / WEIGHTS)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+        return state, books
     path = newest_checkpoint(source)
     if path.suffix != ".ckpt" or not path.exists():
         raise UserError(

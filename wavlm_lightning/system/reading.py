@@ -1,4 +1,4 @@
-"""Read text, JSON, YAML and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
+"""Read text, JSON and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,6 @@ import yaml
 from wavlm_lightning.system.errors import UserError, one_line
 
 LONGEST = 120  # characters of a reason that are shown
-DEEPEST = 100  # collections within each other in YAML
 
 
 @contextlib.contextmanager
@@ -78,14 +79,47 @@ def _place(error: UnicodeDecodeError) -> str:
     return f"line {line}, byte 0x{error.object[error.start]:02x}"
 
 
+def check_file(path: Path, what: str = "a file", remedy: str = "") -> None:
+    """Refuse a pipe, a device or a folder where a file belongs: reading one may wait, or go on, for ever.
+
+    What does not exist is left to whoever opens it.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # missing, a name too long, a zero byte in it
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+        end = f"; {remedy}" if remedy else ""
+        raise UserError(f"{path}: not a file but {kinds.get(stat.S_IFMT(mode), 'a socket')}; it should be {what}{end}")
+
+
+def check_arguments(words: Sequence[str]) -> None:
+    """Refuse words of a command line, or values behind `=`, that name a pipe, a device or a socket.
+
+    No option takes one: files are read twice (by several processes, or to compare a hash), and writing is by renaming.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    for word in words:
+        for path in {word, word.partition("=")[2]}:
+            with contextlib.suppress(OSError, ValueError):
+                mode = os.stat(path).st_mode  # noqa: PTH116 - not every word is a path
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    check_file(Path(path), "a file or a folder", "write its content to a file and give that")
+
+
 def read_text(path: Path, what: str = "text", remedy: str = "") -> str:
     """The text of a file in UTF-8, with or without a byte order mark, gzipped if its name ends with `.gz`.
 
     Raises:
         UserError: the file is missing, a pipe or a device, or not in UTF-8; the message names line and byte.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file; it should be {what}")
+    check_file(path, what)
     with reading(path, what, remedy):
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -101,35 +135,6 @@ def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
-
-
-def read_yaml(
-    path: Path,
-    what: str,
-    remedy: str = "",
-    kind: type = dict,
-    parse: Callable[[str], Any] = yaml.safe_load,
-) -> Any:
-    """The content of a YAML file, a mapping unless `kind` says otherwise; a `UserError` names what is wrong.
-
-    `parse` turns the text into values: by default by YAML's own rules, in which `1e-3` is text.
-    """
-    text = read_text(path, what, remedy)
-    with reading(path, what, remedy):
-        _check_depth(text)
-        content = parse(text)
-        if not isinstance(content, kind):
-            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
-        return content
-
-
-def _check_depth(text: str) -> None:
-    """Raise `RecursionError` if YAML is nested too deeply: its parser in C would overrun the stack and end the process."""
-    depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise RecursionError
 
 
 def read_table(
@@ -155,7 +160,7 @@ def read_table(
     _, header = next(fields, (1, []))
     columns = [name.strip() for name in header]
     if missing := [name for name in needed if name not in columns]:
-        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {', '.join(columns) or 'none'}")
+        raise UserError(f"{path}: no column `{missing[0]}`; its columns are {_some(columns)}")
     if twice := {name for name in columns if columns.count(name) > 1}:
         raise UserError(f"{path}: two columns are named `{min(twice)}`; rename one")
     for number, row in fields:
@@ -170,6 +175,12 @@ def read_table(
                 f"{path}, line {number}: {len(row)} fields under {len(columns)} columns, separated by a {mark}; {hint}"
             )
         yield number, dict(zip(columns, row, strict=True))
+
+
+def _some(columns: Sequence[str]) -> str:
+    """Names of columns, as many as fit in a sentence; of a file that is no table they may be anything."""
+    shown = "".join(character if character.isprintable() else "?" for character in ", ".join(columns)) or "none"
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 
 
 def _fields(path: Path, text: str, delimiter: str, quoted: bool, end: str) -> Iterator[tuple[int, list[str]]]:

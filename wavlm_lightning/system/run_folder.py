@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_yaml
+from wavlm_lightning.system.yaml_files import read_yaml
 
 LAST, BEST = "last", "best"  # names of a run's checkpoints, also for `--ckpt_path`
 CONFIG = "config.yaml"
@@ -40,7 +40,7 @@ def read_run_config(run: Path) -> dict[str, Any]:
 
 def require_run_config(run: Path) -> dict[str, Any]:
     """The content of a run's `config.yaml`; a `UserError` if the file is missing or not readable as a mapping."""
-    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again")
+    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again", dict)
 
 
 def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:

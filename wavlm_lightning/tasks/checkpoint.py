@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import lightning.pytorch as pl
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
-from wavlm_lightning.system.errors import UserError, one_line
-from wavlm_lightning.system.reading import reading, reason_of
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.upstreams import Upstream
 
 # The weights in a checkpoint: of Lightning's callback `WeightAveraging`, the average first and then those of the last update.
 STATES = {"state_dict", "current_model_state"}
+NEEDED = {"name", "labels", "upstream_sha256", "protocol"}  # of the entry `task`
 
 
 class HeadCheckpoint(pl.LightningModule, ABC):
@@ -64,12 +65,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
-        kept = checkpoint.get("task")
-        if not isinstance(kept, dict) or kept.get("name") != self.name:
-            name = one_line(str(kept.get("name", "another use")), 60) if isinstance(kept, dict) else "another use"
-            raise UserError(f"this checkpoint holds a head for {name}, not for {self.name}; give one of {self.name}")
-        if missing := sorted({"upstream_sha256", "protocol", "labels"} - kept.keys()):
-            raise UserError(f"this {self.name} head's checkpoint does not say its {missing[0]}; give a whole one")
+        kept = checkpoint.get("task", {})
+        if not isinstance(kept, dict) or not (kept.keys() >= NEEDED or kept.get("name") != self.name):
+            raise UserError(
+                "this checkpoint does not say how its head was trained; it is damaged, or another program wrote it"
+            )
+        if kept.get("name") != self.name:
+            raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
         if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
@@ -80,16 +82,25 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 f"this {self.name} head was trained with protocol: {kept['protocol']}; "
                 "set model.protocol to the same value"
             )
-        if "averaged" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and kept.get("seed", self.seed) != self.seed:
+            raise UserError(
+                f"resume: the seed of {self.name} is {self.seed} here and {kept['seed']} in the checkpoint; give that of the run"
+            )
+        if "averaged" in kept and fitting:
             raise UserError(
                 "this checkpoint holds averaged weights, with which no optimiser goes on; start a new run with "
                 "model.start_from"
             )
         self.upgrade(checkpoint)
-        with reading(
-            "the labels in the checkpoint", f"those of a {self.name} head", "give the checkpoint of another run"
-        ):
+        try:
             self.build(kept["labels"])
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the labels in this checkpoint are not those of a {self.name} head ({reason_of(error)})"
+            ) from error
         if self.upstream.frozen and checkpoint.keys() >= STATES:
             # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
             own = self.state_dict()
@@ -108,8 +119,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             raise UserError(str(error)) from error
         try:
             result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        except (RuntimeError, TypeError, AttributeError) as error:  # torch names every tensor, on lines of their own
-            raise UserError(f"{self.name}: the checkpoint does not fit the head ({reason_of(error)})") from error
+        except RuntimeError as error:  # torch lists every tensor of another shape, on a line each
+            first = reason_of(RuntimeError(str(error).splitlines()[-1]))
+            raise UserError(f"the checkpoint does not fit this {self.name} head ({first})") from error
         allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
         wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
         if wrong:

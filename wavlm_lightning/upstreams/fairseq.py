@@ -156,7 +156,7 @@ def _build(parameters: dict[str, Any], weights: Mapping[str, Tensor], path: Path
         raise UserError(str(error)) from error
     except UserError:
         raise
-    except Exception as error:  # of torchaudio and torch, for sizes of another type
+    except Exception as error:
         raise UserError(f"{path}: its settings do not describe a valid encoder ({reason_of(error)})") from error
 
 

@@ -19,6 +19,7 @@ import torch
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_sums
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import check_file
 
 LEGACY_PICKLES = 4  # before torch 1.6 a file was a sequence of pickles: magic number, version, system, content
 
@@ -66,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path}: holds more than tensors, settings and dictionaries, so it was not read, and nothing in it was "
             "executed; take it from where it was published"
         ) from error
-    except Exception as error:
+    except Exception as error:  # a damaged pickle may end in any of them
         raise UserError(f"{path}: not a readable PyTorch file; is it cut short?") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of fairseq, which is a dict")
@@ -93,6 +94,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
     """Names of the globals that a file refers to, and all its strings."""
     names: set[str] = set()
     strings: set[str] = set()
+    check_file(path, "a PyTorch file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -181,7 +181,7 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
         )
     except UserError:
         raise
-    except Exception as error:  # transformers takes any JSON, and fails on what it means wherever it is used first
+    except Exception as error:  # the library validates with exceptions of its own
         raise UserError(f"hf:{source}: {_reason(source, error)}") from error
     finally:
         transformers.logging.set_verbosity(verbosity)

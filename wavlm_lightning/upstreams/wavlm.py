@@ -15,7 +15,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reading, reason_of
+from wavlm_lightning.system.reading import reading
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import (
@@ -57,13 +57,13 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
     path = newest_checkpoint(Path(source))
     if not path.exists():
         raise UserError(f"{source}: no such file or folder; give a checkpoint or one of {', '.join(PRESETS)}")
-    try:
-        if path.suffix == ".ckpt":
-            with reading(path, "a checkpoint with an encoder", "give another checkpoint"):
+    with reading(path, "an encoder"):
+        try:
+            if path.suffix == ".ckpt":
                 return _from_lightning(path, overrides)
-        return WavLM.from_pretrained(path, **overrides)
-    except CheckpointError as error:
-        raise UserError(str(error)) from error
+            return WavLM.from_pretrained(path, **overrides)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
@@ -79,22 +79,22 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
                 f"{path}: does not contain an encoder, because its head was trained on a frozen one; give that encoder"
             )
         raise UserError(f"{path}: does not contain an encoder; give a checkpoint of a pre-training run")
-    encoder = WavLM(WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides}))
+    config = WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides})
     prefix = f"{record['prefix'] if record else ''}encoder."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
         check_finite(state, path)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        if not overrides:
-            raise UserError(f"{path}: its weights do not fit its own configuration ({reason_of(error)})") from error
+    with torch.device("meta"):  # sizes that the file only claims to have take no memory
+        expected = {name: tensor.shape for name, tensor in WavLM(config).state_dict().items()}
+    if expected != {name: tensor.shape for name, tensor in state.items()}:
         raise UserError(
-            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides)}); do not change fields "
-            "that set the shape of the encoder"
-        ) from error
+            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); do not "
+            "change fields that set the shape of the encoder"
+        )
+    encoder = WavLM(config)
+    encoder.load_state_dict(state)
     return encoder
 
 

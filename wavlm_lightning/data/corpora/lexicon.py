@@ -55,7 +55,7 @@ def read_lexica(paths: list[Path]) -> Lexicon:
             if not phones or not known.issuperset(phones):
                 wrong = next((phone for phone in phones if phone not in known), "nothing")
                 raise UserError(
-                    f"{path}, line {number}: {word} is spoken {wrong!r}, which is not a CMU phone with stress"
+                    f"{path}, line {number}: {word[:40]} is spoken {wrong[:40]!r}, which is not a CMU phone with stress"
                 )
             lexicon.setdefault(word, tuple(phones))
     return lexicon
@@ -72,7 +72,7 @@ def phones_of(texts: list[str], lexicon: Lexicon, missing: str = "stop") -> list
     """
     absent = sorted({word for text in texts for word in text.split() if word not in lexicon})
     if absent and missing == "stop":
-        some = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        some = ", ".join(word[:40] for word in absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
         raise UserError(
             f"--lexicon: no pronunciation of {some}; add a lexicon that has them, or make them {SPOKEN_NOISE} with "
             "--missing-words spn"

@@ -17,6 +17,7 @@ from wavlm_lightning.data.recordings import (
     require_folder,
     require_named,
 )
+from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
 
@@ -101,8 +102,8 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
         if len(fields) < 8 or fields[0] != "SPEAKER":
             raise UserError(f"{path}: {line[:60]!r} is not a SPEAKER line of an RTTM file; make the labels again")
         with reading(path, "an RTTM file", "make the labels again"):
-            start, seconds, speaker = float(fields[3]), float(fields[4]), fields[7]
-        turns.setdefault(fields[1], []).append((speaker, start, start + seconds))
+            for recording, found in parse_rttm([line]).items():
+                turns.setdefault(recording, []).extend(found)
     return turns
 
 

@@ -21,6 +21,8 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import (
     is_state_dict,
     read_pickle,
     read_tensors,
+    readable,
+    short,
 )
 from wavlm_lightning.encoder.config import WavLMConfig
 
@@ -39,6 +41,11 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     Raises:
         CheckpointError: the file is missing, broken or of another format.
     """
+    with readable(path):
+        return _read(path)
+
+
+def _read(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     run = _of_run(path)
     if run is not None:
         return _from_run(run)
@@ -106,11 +113,11 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
             f"{path} does not fit its configuration: {_some(differing)} of another shape, the first "
             f"{tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
         )
+    check_finite({name: state[name] for name in expected}, path)
     # Released checkpoints are fp32; others are cast so that they run on a CPU.
     matched = {name: state[name].detach().to(torch.float32) for name in expected}
-    check_finite(matched, path)
     return matched
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(short, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -31,32 +31,53 @@ class CheckpointError(ValueError):
     """
 
 
-@contextlib.contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turn any error in the block, which reads `path`, into a `CheckpointError` that says that it is not `what`.
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a device or a folder in place of a file: reading one may wait for ever.
 
-    `system.reading.reading` for this package, which imports nothing of ours: parsers of files that anybody may have written
-    raise what they like.
+    `system.reading.check_file` for this package, which imports nothing of ours. What does not exist is left to who opens it.
+
+    Raises:
+        CheckpointError: naming the path.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(
+            f"{path} is not a file but a {'folder' if path.is_dir() else 'pipe or a device'}; give a file"
+        )
+
+
+@contextlib.contextmanager
+def readable(path: Path, what: str = "a checkpoint") -> Iterator[None]:
+    """Turn any error in the block, which reads `path`, into a `CheckpointError` of one line that names it.
+
+    Parsers and constructors raise what they like for values that they do not expect, so no list of exceptions is complete.
+    `system.reading.reading` for this package, which imports nothing of ours.
     """
     try:
         yield
     except CheckpointError:
         raise
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} asks for more memory than there is, so it is not {what}; download it again"
+        ) from error
     except Exception as error:
-        reason = f" ({brief(error)})" if str(error) else ""
-        raise CheckpointError(f"{path} is not {what}{reason}; take it again from where it was published") from error
+        raise CheckpointError(f"{path} is not readable as {what} ({short(error)}); download it again") from error
 
 
-def brief(error: BaseException) -> str:
-    """What an error says, on one line, cut if it is long."""
-    said = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+def short(value: object) -> str:
+    """A value or the message of an exception on one line of at most 120 printable characters."""
+    said = " ".join("".join(character if character.isprintable() else " " for character in str(value)).split())
+    said = said or type(value).__name__
+    return said if len(said) <= 120 else f"{said[:120]}..."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; a `CheckpointError` if it holds something else."""
-    with reading(path, "valid JSON"):
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    """A JSON object from a file."""
+    check_regular(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return values
@@ -73,6 +94,7 @@ def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
     Raises:
         CheckpointError: the file is broken or holds objects that need code to be executed.
     """
+    check_regular(path)
     if checked:
         check_sums(path)
     try:
@@ -84,7 +106,7 @@ def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
             f"{path} holds more than tensors and plain values, and reading it would execute code from it; "
             "use a safetensors version, or re-save its state dict and settings as plain dicts on a machine that trusts it"
         ) from error
-    except Exception as error:  # the unpickler raises what the content makes it raise
+    except Exception as error:  # a damaged pickle may end in any of them
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
 
 
@@ -101,7 +123,7 @@ def check_sums(path: Path) -> None:
             return
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
-    except Exception as error:  # of zip, zlib and struct, as the damage has it
+    except Exception as error:  # zipfile raises many, such as struct.error and zlib.error
         raise CheckpointError(f"{path} is not a readable PyTorch file (incomplete download?)") from error
     if changed is not None:
         raise CheckpointError(
@@ -113,10 +135,17 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
     """Refuse weights that are NaN or infinite, whose outputs would be NaN or one class for every input.
 
     Raises:
-        CheckpointError: naming the first such tensor.
+        CheckpointError: naming the first such tensor, or the first that is none, sparse, quantised or without content.
     """
     for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = (
+                f"a tensor of {tensor.layout}, {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
+            )
+            raise CheckpointError(
+                f"{source}: {short(name)} is {kind}, not a plain tensor; save its weights as plain tensors"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             wrong = int((~tensor.isfinite()).sum())
             raise CheckpointError(
                 f"{source}: {wrong} of {tensor.numel()} values of {name} are NaN or infinite; its training diverged, or the file "
@@ -126,10 +155,11 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A flat dict of tensors from a safetensors or PyTorch file."""
+    check_regular(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except Exception as error:
+        except Exception as error:  # of types and shapes that torch does not have, too
             raise CheckpointError(f"{path} is not a readable safetensors file (incomplete download?)") from error
     state = read_pickle(path)
     if not is_state_dict(state):
@@ -163,7 +193,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be written ({brief(error)}); free some space, or choose another folder"
+            f"{path} cannot be written ({short(error)}); free some space, or choose another folder"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -203,11 +203,12 @@ def huggingface_head(
     model.build(_labels(folder, kind))
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
-    expected = {name: value for name, value in model.state_dict().items() if not name.startswith("upstream.")}
+    encoder = {name: value for name, value in model.state_dict().items() if name.startswith("upstream.")}  # if trained
+    expected = {name: value for name, value in model.state_dict().items() if name not in encoder}
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.load_state_dict({**{name: value.float() for name, value in state.items()}, **encoder})
     return model.eval()
 
 

@@ -18,6 +18,7 @@ from wavlm_lightning.system.reading import reading
 
 if TYPE_CHECKING:  # `wavlm prepare --help` imports this module and must not wait for numpy
     from wavlm_lightning.data.corpus import Corpus
+    from wavlm_lightning.data.recordings import CorpusPlan
 
 
 def recipe_named(name: str) -> Any:
@@ -52,10 +53,22 @@ def prepare(
     Raises:
         UserError: see `wavlm_lightning.data.writing.write_corpus`.
     """
-    from wavlm_lightning.data.recordings import require_folder
     from wavlm_lightning.data.writing import write_corpus
 
     check_output(out)
+    made = plan(recipe, folder, arguments)
+    made = replace(made, source={"recipe": recipe, **made.source})
+    return write_corpus(made, out, workers, on_error)
+
+
+def plan(recipe: str, folder: Path, arguments: argparse.Namespace) -> CorpusPlan:
+    """What a recipe would write: recordings by split, label sets and trials; no audio is read.
+
+    Raises:
+        UserError: the files are not those of the data set as published.
+    """
+    from wavlm_lightning.data.recordings import require_folder
+
     require_folder(folder, f"the files of {recipe} (`wavlm prepare {recipe} --help`)")
     # Recipes of others keep their tracebacks, which their authors need.
     ours = (
@@ -64,9 +77,7 @@ def prepare(
         else nullcontext()
     )
     with ours:
-        plan = recipe_named(recipe).plan(folder, arguments)
-    plan = replace(plan, source={"recipe": recipe, **plan.source})
-    return write_corpus(plan, out, workers, on_error)
+        return recipe_named(recipe).plan(folder, arguments)
 
 
 def summary(corpus: Corpus) -> list[str]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 # Parts of the errors that gloo, NCCL and the process group's store raise after another process has died.
 LOST_PEER = (
@@ -70,12 +70,13 @@ def readable_errors() -> Iterator[None]:
 
     try:
         yield
-    except ArgumentError as error:
-        raise UserError(one_sentence(str(error), known_classes())) from error
-    except UserError:  # `BadAudio` is a ValueError, too
-        raise
-    except ValueError as error:
-        if (said := user_error_in(error)) is None:
+    except UserError as error:
+        # A process that reads audio sends the whole traceback as the message.
+        if not str(error).startswith("Caught UserError in DataLoader worker"):
+            raise
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
+    except (ArgumentError, ValueError) as error:
+        if (said := user_error(error, known_classes())) is None:
             raise
         raise (said if isinstance(said, UserError) else UserError(str(said))) from error
     except MisconfigurationException as error:

@@ -1,7 +1,7 @@
 """`wavlm predict`: a trained head on recordings.
 
 In reading order: `head` (loads it), `recordings` (applies it to files), `written` (JSON lines and RTTM, written as they are
-made), `windows` (recordings that are too long for memory), `audio_files` (answers that are audio). Importing the package
+made), `tasks.windows` (recordings that are too long for memory), `audio_files` (answers that are audio). Importing the package
 imports nothing heavy. Tests: `tests/workflows/test_predict.py`, `tests/workflows/test_predict_accidents.py`,
 `tests/workflows/test_predict_audio.py`, `tests/tasks/test_long_recordings.py`.
 """

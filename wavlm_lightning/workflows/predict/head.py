@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.plugins import open_class_paths
-from wavlm_lightning.system.reading import reading
+from wavlm_lightning.system.plugins import class_folders, open_class_paths
+from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
-from wavlm_lightning.workflows.fit.messages import user_error_in
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
 
@@ -87,9 +88,11 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
             processing = task.trained["processing"]
         else:
             task, processing, gain_db = _from_run(path)
-    # The corpus was made with `processing`; the data module may have applied a further gain while training.
-    gain_db += processing.get("gain_db", 0.0)
-    return TrainedHead(task.eval().to(place), float(gain_db), bool(processing.get("trim")), place)
+        # The corpus was made with `processing`; the data module may have applied a further gain while training.
+        gain_db = float(gain_db + processing.get("gain_db", 0.0))
+        if not math.isfinite(gain_db):
+            raise UserError(f"{path}: its recordings got a gain of {gain_db} dB; {EXPECTED}")
+        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
 
 
 def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
@@ -101,23 +104,24 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     content = require_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
-    open_class_paths(config.read_text(encoding="utf-8"))
+    open_class_paths(read_text(config, "the configuration of a run"), class_folders(run))
     state = read_run_checkpoint(best)
     model_config = _with_trained_encoder(content["model"], state, best)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     try:
         model = parser.instantiate_classes(parser.parse_object({"model": model_config})).model
-    except ArgumentError as error:
-        raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
-    except ValueError as error:  # jsonargparse wraps what a constructor raises
-        if (said := user_error_in(error)) is None:
+    except (ArgumentError, ValueError) as error:
+        if (said := user_error(error, [])) is None:
             raise
         raise UserError(f"{config}: {said}") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
-    model.on_load_checkpoint(state)
-    model.load_state_dict(state["state_dict"])
+    try:
+        model.on_load_checkpoint(state)
+        model.load_state_dict(state["state_dict"])
+    except UserError as error:  # a task knows no path
+        raise UserError(str(error) if str(run) in str(error) else f"{best}: {error}") from error
     return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
 
 

@@ -11,8 +11,10 @@ from jsonargparse import ArgumentParser
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import open_class_paths
-from wavlm_lightning.system.reading import read_text, read_yaml
+from wavlm_lightning.system.reading import read_text
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
+from wavlm_lightning.system.yaml_files import read_yaml
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.messages import readable_errors
 
 
@@ -67,7 +69,7 @@ def _find(name: str, named_in: Path | None) -> Path:
 
 
 def _read(path: Path) -> Configuration:
-    content = read_yaml(path, "YAML", "correct it there", kind=object)
+    content = read_yaml(path, "a configuration of pre-training")
     open_class_paths(read_text(path), [path.resolve().parent])
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise UserError(

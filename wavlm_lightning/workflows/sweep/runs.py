@@ -9,6 +9,7 @@ import shutil
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 from pathlib import Path
 from unittest import mock
 
@@ -145,7 +146,7 @@ def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = No
     """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands."""
     _check_options(extra)
     count = sweep.trial_count(trials)
-    grid = sweep.grid()[:count] if sweep.method == "grid" else [{}]
+    grid = islice(sweep.grid(), count) if sweep.method == "grid" else [{}]
     commands = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
     if sweep.method == "grid":
         return commands
