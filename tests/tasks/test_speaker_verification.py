@@ -157,7 +157,7 @@ def test_what_cannot_be_scored_is_said(tiny, monkeypatch):
 
 
 def test_a_training_speaker_who_is_no_class_is_refused(tiny, monkeypatch):
-    monkeypatch.setattr(SpeakerVerification, "read_labels", lambda self, corpus: ["sv-train000"])
+    monkeypatch.setattr(SpeakerVerification, "read_labels", lambda self, corpus: ["sv-train000", "another"])
     with pytest.raises(UserError, match="'sv-train001' of split 'train'"):
         fit(SpeakerVerification(Fbank(cmvn=False), **SMALL), tiny / "sv", 1)
 

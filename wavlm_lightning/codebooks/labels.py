@@ -184,6 +184,8 @@ def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
 def _whole(path: Path, size: int, again: str) -> None:
     try:
         check_content(path, size)
+    except FileNotFoundError:  # removed after it had been checked
+        raise
     except Exception as error:  # parsers of a damaged header raise what they like
         raise UserError(f"{path}: damaged ({reason_of(error)}); remove the file and {again}") from error
 
