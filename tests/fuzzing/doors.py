@@ -401,6 +401,7 @@ DOORS = _doors()
 
 # Doors with faults that are not mended yet: name of the door -> what is wrong. They are tried and shown, but fail no test.
 KNOWN: dict[str, str] = {
+    "audio mp3": "a file whose first frames are overwritten loses more than those, because libsndfile estimates its length",
     "corpus": "indices and trials of another shape, metas of a damaged tar end in tracebacks; index keys are not compared",
     "corpus, hashes mended": "lengths.npy that is npz, cut or of objects ends in a traceback",
     "data check": "corpus.json that is not UTF-8 ends in a traceback",
