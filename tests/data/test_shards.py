@@ -184,7 +184,7 @@ def test_an_index_without_further_audio_is_as_it_was(corpus):
     shard = corpus.split("train").shards[0]
     content = json.loads(shard.index_path.read_text())
     assert list(content) == ["keys", "samples", "audio", "info", "sha256"]
-    assert list(shard.summary()) == ["name", "utterances", "samples", "bytes", "sha256"]
+    assert list(shard.summary()) == ["name", "utterances", "samples", "bytes", "sha256", "index_sha256"]
 
 
 def test_the_hash_of_a_shard_with_further_audio_stays_last_in_its_index(further):

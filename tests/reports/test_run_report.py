@@ -283,7 +283,7 @@ def test_what_is_left_out_is_said_once_each(card, tmp_path):
     page, problems = write_run_report([runs], tmp_path / "report", not_official)
     assert [problem.count("\n") for problem in problems] == [0] * 5
     for part in (
-        "cannot be read as a result card",
+        "not readable as a result card",
         "is a copy of",
         "with several settings",
         "was run again",

@@ -19,8 +19,8 @@ from wavlm_lightning.tasks import (
     SpeechRecognition,
     WaveformTask,
 )
+from wavlm_lightning.tasks.windows import long_outputs, windows
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
-from wavlm_lightning.workflows.predict.windows import long_outputs, windows
 
 LABELS: dict[type, Any] = {
     KeywordSpotting: ["yes", "no", "up"],

@@ -63,6 +63,24 @@ def test_a_head_is_what_it_is_alone(tiny, task):
         assert task is not Scheduled or rate != rates[0] or groups[0] == groups[1] != rate
 
 
+def test_an_upstream_that_lets_gradients_through_serves_several_heads(tiny):
+    """No gradient asks to pass: audio of a data module needs none, and a network in front of the encoder is refused."""
+    trained = []
+    for differentiable in (False, True):
+        upstream = Fbank(cmvn=False, differentiable=differentiable)
+        many = ManyHeads({f"rate-{rate}": KeywordSpotting(upstream, rate) for rate in (1e-2, 1e-3)})
+        fit(many, tiny, updates=2)
+        trained.append(many.state_dict())
+    assert all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
+
+    class Enhanced(KeywordSpotting):
+        def upstream_layers(self, inputs):
+            return self.upstream(inputs.audio * self.gain, inputs.lengths)
+
+    with pytest.raises(UserError, match=r"KS: overrides upstream_layers, .* run it alone"):
+        ManyHeads({"a": Enhanced(upstream, 0.1), "b": Enhanced(upstream, 0.2)})
+
+
 def test_what_cannot_be_shared_is_refused(tiny):
     with pytest.raises(UserError, match="QbE: has no head that could share"):
         ManyHeads({"seed-1": QueryByExample(Fbank()), "seed-2": QueryByExample(Fbank())})

@@ -26,7 +26,14 @@ from wavlm_lightning.augment.transforms import (
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, SpeakerIdentification, SpeechRecognition, Task, TaskData
+from wavlm_lightning.tasks import (
+    KeywordSpotting,
+    SpeakerDiarization,
+    SpeakerIdentification,
+    SpeechRecognition,
+    Task,
+    TaskData,
+)
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.upstreams import Fbank
 
@@ -466,6 +473,12 @@ SPEED = ChangeSpeed(speeds=[0.9])
             SpeechRecognition,
             {"transforms": [RandomCrop(seconds=1)]},
             "RandomCrop cuts a waveform, and the targets of ASR",
+        ),
+        (SpeakerDiarization, {"transforms": NOISY}, "MixUtterances adds talkers .* targets of SD are all who speak"),
+        (
+            SpeakerDiarization,
+            {"eval_transforms": [OneOf(transforms=NOISY)]},
+            r"data\.eval_transforms: OneOf adds talkers",
         ),
         (
             Denoiser,

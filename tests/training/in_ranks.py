@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
+from teacher_two_ranks import Following
+from torch import nn
 
 from wavlm_lightning import tasks
 from wavlm_lightning.augment.mixing import UtteranceMixing
+from wavlm_lightning.augment.transforms import AddNoise
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
+from wavlm_lightning.tasks.huggingface import huggingface_head
+from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.training.fsdp import whole
+from wavlm_lightning.training.module import Optimization
 from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams import Upstream, WavLMUpstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
@@ -27,6 +36,22 @@ SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "hea
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Schedule("linear", warmup=2)}
 TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
 
+
+class Gate(tasks.WaveformTask):
+    """Enhancement by a gain for each frame; the noise is drawn on the fly."""
+
+    name = "SE"
+
+    def build_head(self, dim):
+        self.gain = nn.Linear(dim, 1)
+
+    def enhance(self, features, lengths, audio):
+        # The same alone and in a batch: not stretched to the padded length, and silent behind the last frame.
+        gain = self.gain(features).sigmoid()[:, :, 0] * ~padding_mask(lengths, features.shape[1])
+        gain = gain.repeat_interleave(round(16_000 / self.upstream.frame_rate), 1)
+        return audio.audio * nn.functional.pad(gain, (0, audio.audio.shape[1]))[:, : audio.audio.shape[1]]
+
+
 TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "KS": (tasks.KeywordSpotting, "ks", {}),
     "SID": (tasks.SpeakerIdentification, "sid", {}),
@@ -37,10 +62,14 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
+    "SE": (Gate, "pr", {}),
 }
-TRAINED = ("KS", "PR", "ASR", "SD")
+TRAINED = ("KS", "PR", "ASR", "SD", "SE")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
-MODULES = ["pretraining", *TASKS, *(f"{name} trained" for name in TRAINED), "KS tuned"]
+PRETRAINING = ("pretraining", "teacher")
+FOLDERS = ("folder KS", "folder KS trained", "folder SV")
+"""Heads that a folder of the transformers library holds."""
+MODULES = [*PRETRAINING, *TASKS, *(f"{name} trained" for name in TRAINED), "KS tuned", *FOLDERS]
 
 
 class AsTwo:
@@ -70,16 +99,18 @@ def upstream(fine_tuning: FineTuning | None = None, frozen: bool = True) -> Upst
 
 def build(tiny: Path, name: str) -> tuple[Any, Any]:
     """A module of `MODULES` and its data."""
-    if name == "pretraining":
+    if name in PRETRAINING:
         model = PretrainingAsTwo(
             "tiny",
             {**SHAPE, "layer_drop": 0.3, "dropout": 0.1},
-            objectives=[MaskedPrediction(final_dim=16)],
+            objectives=[MaskedPrediction(final_dim=16), *([Following()] if name == "teacher" else [])],
             mixing=UtteranceMixing(probability=0.5),
             learning_rate=1e-2,
             eps=1e-2,
         )
         return model, PretrainingData(str(tiny / "pretrain"), "mfcc100", batch_seconds=4.0, max_seconds=2.0)
+    if name in FOLDERS:
+        return from_folder(tiny, *name.split()[1:])
     short, _, how = name.partition(" ")
     cls, corpus, sizes = TASKS[short]
     encoder = upstream(TUNED if how == "tuned" else None, frozen=not how)
@@ -90,7 +121,22 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
         return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)
     if short in ("KS", "SID"):
         data |= {"batch_seconds": 5.0, "max_seconds": 1.0}  # batches of unequal sizes
+    if short == "SE":
+        data |= {"transforms": [AddNoise(snr_db=(0, 10))], "eval_transforms": [AddNoise(snr_db=(0, 10))]}
     return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.TaskData(str(tiny / corpus), **data)
+
+
+def from_folder(tiny: Path, short: str, how: str = "") -> tuple[Any, Any]:
+    """A head of the transformers library, read from its folder, and its data."""
+    cls, corpus, sizes = TASKS[short]
+    head = cls(upstream(), 1e-2, **sizes)
+    head.build(head.read_labels(Corpus.open(tiny / corpus)))
+    with tempfile.TemporaryDirectory() as folder:
+        write_head_folder(Path(folder), head, {})
+        model = huggingface_head(folder, learning_rate=1e-2, frozen=not how)
+    model.optimization = Optimization(SETTINGS["schedule"], eps=SETTINGS["eps"])
+    model.__class__ = as_two(type(model))
+    return model.train(), tasks.TaskData(str(tiny / corpus), batch_size=3)
 
 
 def trainer_of(ranks: int, strategy: str, **settings: Any) -> pl.Trainer:
@@ -100,8 +146,8 @@ def trainer_of(ranks: int, strategy: str, **settings: Any) -> pl.Trainer:
 
 
 def weights(model: pl.LightningModule) -> dict[str, torch.Tensor]:
-    """What is trained, put together."""
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """What is trained, or follows what is trained (a teacher), put together."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad or ".teacher." in name}
     return {name: whole(value).detach().clone() for name, value in model.state_dict().items() if name in trained}
 
 
@@ -118,7 +164,7 @@ def train(tiny: Path, name: str, ranks: int, strategy: str) -> dict[str, Any]:
     trainer.callbacks.append(Start())
     trainer.fit(model, data)
     found: dict[str, Any] = {"before": before, "after": weights(model), "updates": trainer.global_step}
-    if name != "pretraining":
+    if name not in PRETRAINING:
         trainer.test(model, data, verbose=False)
         found["test"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
         # What the first process reads alone, to write the card.

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_pretraining_runs import SMALL, data, fit, module
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.checkpoints.sharded_files import read_sharded
+from wavlm_lightning.encoder.checkpoints.sharded_files import SUMS, read_sharded
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.fsdp import FSDP2, LAUNCHED, whole
@@ -88,10 +88,18 @@ def test_a_checkpoint_that_is_not_whole_or_not_ours(tiny, tmp_path):
     fit(module(), data(tiny), 1, callbacks=[saving(tmp_path, 1)], strategy="fsdp2")
     assert read_sharded(folder)["global_step"] == 1
     part = next(folder.glob("*.distcp"))
-    part.write_bytes(part.read_bytes()[:1000])
+    assert (folder / SUMS).is_file()
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(
+        UserError, match=r"resume: .*\.distcp is cut short, was altered, or belongs to another checkpoint"
+    ):
+        fit(module(), data(tiny), 2, folder, strategy="fsdp2")
+    (folder / SUMS).unlink()  # as in a checkpoint of an older version
+    part.write_bytes(content[:1000])
     with pytest.raises(CheckpointError, match="missing or cut short"):
         read_sharded(folder)
-    with pytest.raises(UserError, match=r"resume: .* is cut short or of another model"):
+    with pytest.raises(UserError, match=r"resume: .* missing or cut short"):
         fit(module(), data(tiny), 2, folder, strategy="fsdp2")
 
     class Harmful:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import MODULES, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
+from in_ranks import MODULES, PRETRAINING, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
 from ranks import together
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def test_two_processes_train_as_one(two, one, strategy, name):
 
 
 @EACH
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "pretraining"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in PRETRAINING])
 def test_two_processes_score_as_one(two, one, strategy, name):
     for each in two:
         assert each[strategy][name]["test"] == pytest.approx(one[name]["test"], abs=1e-4)

@@ -134,8 +134,8 @@ def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
     cases = (
         (["configs/superb/mini/ars.yaml"], "configs/superb/mini/ars.yaml: no such file; did you mean"),
         ([broken], "not readable as YAML"),
-        ([str(tmp_path / "bytes.yaml")], "not readable"),
-        ([file("empty.yaml", "")], "not readable as YAML"),
+        ([str(tmp_path / "bytes.yaml")], "not text in UTF-8"),
+        ([file("empty.yaml", "")], "not a mapping"),
         ([file("data.yaml", {"data": asr["data"]})], "has no `model`"),
         ([file("odd.yaml", {"model": {"init_args": {}}})], "has no class_path"),
         ([wrong], "Option 'hiden' is not accepted; did you mean 'hidden'?"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -87,3 +90,24 @@ def test_the_validation_is_made_up_once(undisturbed, step, tmp_path):
     watch = AsKilled(run, tmp_path)
     fit(*words, "--ckpt_path", "last", callbacks=[watch])
     assert watch.validations == []
+
+
+class Terminated(pl.Callback):
+    """Sends SIGTERM in the middle of the validation after an update."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        if trainer.global_step == self.update:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("kind", ["head", "short epochs"])
+def test_sigterm_in_a_validation_stops_at_once_and_it_is_made_up(tiny, tmp_path, kind):
+    words = options(kind, tiny, tmp_path / "run")
+    with pytest.raises(SystemExit):
+        fit(*words, callbacks=[Terminated(4)])
+    watch = AsKilled(tmp_path / "run", tmp_path / "kept")
+    fit(*words, "--ckpt_path", "last", callbacks=[watch])
+    assert watch.validations == [4, 6]

@@ -19,6 +19,9 @@ NESTED = """Parser key "model":
   Given value type: <class 'jsonargparse._util.NestedArg'>"""
 KS = ["-c", "configs/superb/mini/ks.yaml"]
 TINY = ["-c", "configs/pretrain/tiny.yaml"]
+NOISE = "wavlm_lightning.augment.transforms.AddNoise"
+MOVES = "class_path: wavlm_lightning.callbacks.MoveValue, init_args: {name: m, start: 0, end: 1, from_update: 5, to_update: 2}"
+TRAINED = ["--model.upstream", "WavLMUpstream", "--model.upstream.source", "tiny", "--model.upstream.frozen", "false"]
 
 
 def test_the_innermost_complaint_with_its_place_and_cure():
@@ -58,6 +61,12 @@ def test_a_message_that_is_already_plain_stays():
         ([*TINY, "--model.masking.probabilty", "0.3"], "did you mean 'probability'?"),
         ([*TINY, "--model.objectives+", "MaskdPrediction"], "did you mean 'MaskedPrediction'?"),
         (["--model", "KeywordSpotting"], "model (KeywordSpotting): upstream missing"),
+        (
+            [*KS, "--data.transforms", f"[{{class_path: {NOISE}, init_args: {{snr_db: loud}}}}]"],
+            "snr_db: expected tuple",
+        ),
+        ([*KS, "--data.transforms", f"[{{class_path: {NOISE}, init_args: {{snr: [0, 5]}}}}]"], "Option 'snr' is not"),
+        ([*KS, "--model.schedule.shape", "linea"], "schedule (Schedule), shape: expected one of 'constant', 'linear'"),
     ],
 )
 def test_a_mistyped_command_is_one_line(options, said, tmp_path, monkeypatch, capsys):
@@ -70,9 +79,40 @@ def test_a_mistyped_command_is_one_line(options, said, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--data.transforms", f"[{{class_path: {NOISE}, init_args: {{snr_db: [20, 0]}}}}]"],
+            "AddNoise.snr_db: [20, 0] is not",
+        ),
+        (
+            ["--data.eval_transforms+", f"{{class_path: {NOISE}, init_args: {{probability: 5}}}}"],
+            "AddNoise.probability must lie",
+        ),
+        (
+            [*TRAINED, "--model.upstream.fine_tuning.layer_decay", "3"],
+            "upstream.fine_tuning.layer_decay must be above 0",
+        ),
+        (
+            ["--model.schedule.shape", "linear", "--model.schedule.warmup", "-3"],
+            "schedule: warmup and hold must not be",
+        ),
+        (["--trainer.callbacks", f"[{{{MOVES}}}]"], "MoveValue m: to_update (2) must be"),
+        (["--trainer.callbacks", f"{{{MOVES}}}"], "MoveValue m: to_update (2) must be"),  # of a union, the second type
+    ],
+)
+def test_a_wrong_value_is_said_by_what_checks_it(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--model.upstream.source", "tiny", "--data.cache", "null", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *KS, *small, *options]) == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith(f"wavlm fit: {said}")
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("model:\n  class_path: [unclosed\n", "the YAML of -c is not readable at line 3"),
+        ("model:\n  class_path: [unclosed\n", "not readable as YAML (line 3: "),
         ("modle: {class_path: KeywordSpotting}\n", "did you mean 'model'?"),
         ("trainer: {max_step: 3}\n", "Option 'trainer.max_step' is not accepted; did you mean 'max_steps'?"),
         ("model: {class_path: KeywordSpotting, init_arg: {seed: 1}}\n", "did you mean 'init_args'?"),

@@ -21,6 +21,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.workflows.new import KINDS, write_template
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "experiments" / "plugins"
+OLD = Path(__file__).resolve().parents[1] / "compatibility" / "heads"  # written for the contract of an older version
 CPU = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.val_check_interval", "1"]
 RUN = """
 import contextlib, io, json, sys
@@ -99,7 +100,7 @@ def ran(tiny, tmp_path_factory):
     make_recordings(tiny, recordings)
     for kind in KINDS:
         write_template(kind, f"own_made_{kind}", files)
-    for path in EXAMPLES.glob("*/*"):
+    for path in [*EXAMPLES.glob("*/*"), *OLD.glob("*")]:
         if path.suffix in (".py", ".yaml"):
             shutil.copy(path, files)
     sample = str(next(recordings.glob("*/*.wav")))
@@ -117,12 +118,22 @@ def ran(tiny, tmp_path_factory):
         "phone_boundaries": (tiny / "pr", small),
         "denoiser": (tiny / "pr", small),
         "own_made_upstream": (tiny / "ks", CPU),
+        "old_speech_rate": (tiny / "pr", small),
+        "old_phone_boundaries": (tiny / "pr", small),
     }
     for name, (corpus, options) in corpora.items():
         options = ["-c", str(files / f"{name}.yaml"), "--data.corpus", str(corpus), *options]
         commands[f"fit {name}"] = ["fit", *options]
         commands[f"test {name}"] = ["test", *options, "--ckpt_path", "best"]
         commands[f"predict {name}"] = ["predict", f"runs/{name}", sample, "--json"]
+    # In a process of its own, which has imported nothing yet, and from another folder.
+    elsewhere = {
+        "predict elsewhere": ["predict", str(work / "runs" / "speech_rate"), sample, "--json"],
+        "test elsewhere": [
+            *["test", "-c", str(work / "runs" / "speech_rate" / "config.yaml"), "--ckpt_path", "best", *CPU],
+            *["--trainer.default_root_dir", str(work / "runs" / "speech_rate"), "--data.cache", "null"],
+        ],
+    }
     commands["write denoised"] = ["predict", "runs/denoiser", sample, "--out", "denoised", "--json"]
     commands["report denoiser"] = ["report", "runs/denoiser", "-o", "page"]
     objective = ["-c", str(files / "own_made_objective.yaml"), "--data.corpus", str(tiny / "pretrain")]
@@ -142,18 +153,22 @@ def ran(tiny, tmp_path_factory):
     commands["prepare help"] = ["prepare", "--help"]
     commands["prepare nothing"] = ["prepare", "own_corpus.Nothing", *own, "nothing"]
     commands["prepare no recipe"] = ["prepare", "json.JSONDecoder", *own, "nothing"]
-    (root / "commands.json").write_text(json.dumps(commands))
-    environment = {"PYTHONPATH": f"{site}:{Path(__file__).resolve().parents[2]}"}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(root / "commands.json"), str(root / "results.json")],
-        cwd=work,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((root / "results.json").read_text()), work
+    package = Path(__file__).resolve().parents[2]
+    environment = {"PYTHONPATH": f"{site}:{package}", "WAVLM_CACHE": str(root / "cache")}
+    results = {}
+    for folder, wanted in ((work, commands), (site, elsewhere)):
+        (root / "commands.json").write_text(json.dumps(wanted))
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, str(root / "commands.json"), str(root / "results.json")],
+            cwd=folder,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        results |= json.loads((root / "results.json").read_text())
+    return results, work
 
 
 @pytest.mark.slow
@@ -166,6 +181,8 @@ def ran(tiny, tmp_path_factory):
         ("speech_rate", "phones_per_second"),
         ("phone_boundaries", "begins"),
         ("denoiser", "level_db"),
+        ("old_speech_rate", "phones_per_second"),
+        ("old_phone_boundaries", "begins"),
     ],
 )
 def test_fit_test_and_predict(ran, name, field):
@@ -176,6 +193,15 @@ def test_fit_test_and_predict(ran, name, field):
     card = json.loads((work / "runs" / name / "card.json").read_text())
     assert card["steps"] == 3 and card["headline"] in card["metrics"]
     assert field in json.loads(results[f"predict {name}"][1])
+
+
+@pytest.mark.slow
+def test_a_run_is_opened_from_any_folder(ran):
+    """Its class lies beside the YAML that trained it, which is neither beside the run nor in the working directory."""
+    results, _ = ran
+    for verb in ("predict", "test"):
+        assert results[f"{verb} elsewhere"][0] == 0, results[f"{verb} elsewhere"][2][-2000:]
+    assert results["predict elsewhere"][1] == results["predict speech_rate"][1]
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_circles_are_refused(folder):
     [
         ("model: {}", r"has no section `recipe`"),
         ("- 1", r"has no section `recipe`"),
-        ("recipe: [1", r"not readable as YAML at line 1"),
+        ("recipe: [1", r"not readable as YAML \(line"),
         ("recipe: {gpus: 1}", r"recipe\.hours missing"),
         ("recipe: {hours: many}", r"recipe\.hours: expected float, not many"),
         ("recipe: {hours: 1, gpus: 1.5}", r"recipe\.gpus: expected int, not 1\.5"),

@@ -217,16 +217,16 @@ def test_what_a_model_cannot_do_is_one_sentence(tiny, tmp_path, pretrained, caps
     assert "test_step" in said and "Traceback" not in said
 
 
-def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretrained):
+def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretrained, capsys):
+    """Nor does the record say another rate than the one that was used; see `test_going_on`."""
     folder = tmp_path / "ks"
     arguments = task_of(tiny, folder, "ks", pretrained)
     assert main(["fit", *arguments, "--trainer.max_steps", "2", "--model.learning_rate", "0.5"]) == 0
-    assert (
-        main(["fit", *arguments, "--trainer.max_steps", "4", "--model.learning_rate", "0.25", "--ckpt_path", "last"])
-        == 0
-    )
+    again = ["fit", *arguments, "--trainer.max_steps", "4", "--ckpt_path", "last"]
+    assert main([*again, "--model.learning_rate", "0.25"]) == 2
+    assert "model.learning_rate is 0.25 here and 0.5 in" in capsys.readouterr().err
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert config["model"]["init_args"]["learning_rate"] == 0.25
+    assert config["model"]["init_args"]["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize(

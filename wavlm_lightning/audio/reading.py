@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from wavlm_lightning.audio.containers import fault, readable
+from wavlm_lightning.system.errors import UserError
 
 SAMPLE_RATE = 16_000  # samples per second in the whole project
 
@@ -26,7 +27,7 @@ BEYOND = (
 )
 
 
-class BadAudio(ValueError):
+class BadAudio(UserError, ValueError):
     """A file that cannot be used: not audio, truncated, empty, silent, or not finite."""
 
 

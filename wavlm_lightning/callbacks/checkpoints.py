@@ -13,8 +13,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm import tqdm
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite, read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write
 from wavlm_lightning.system.run_folder import BEST, LAST
@@ -25,6 +27,8 @@ ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  
 
 class Newest(ModelCheckpoint):
     """Writes `last.ckpt` after each `every` updates, when training is interrupted, and at its end.
+
+    A run that ends before its first validation is validated once, so that it has a `best.ckpt`.
 
     A checkpoint that is written just before a validation says so. If the run is killed there, the validation is made up when
     the run is resumed; Lightning would take it as done, and `best.ckpt` and the ranking of a sweep would never see it.
@@ -50,12 +54,16 @@ class Newest(ModelCheckpoint):
         loop = trainer.fit_loop
         if self.awaits_validation and trainer.global_step > 0:
             loop.setup_data()
-            validation = loop.epoch_loop.val_loop
-            validation.restarting = False  # it has not begun
-            trainer.validating = self._made_up = True
-            validation.run()
-            trainer.training, self._made_up = True, False
+            self._make_up(trainer)
         type(loop).run(loop)
+
+    def _make_up(self, trainer: pl.Trainer) -> None:
+        """Validate outside the loop of batches."""
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        validation.restarting = False  # it has not begun
+        trainer.validating = self._made_up = True
+        validation.run()
+        trainer.training, self._made_up = True, False
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any, **further: Any) -> None:
         self.awaits_validation = _validation_follows(trainer)
@@ -90,8 +98,19 @@ class Newest(ModelCheckpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The updates since the last multiple of `every` would be lost without this.
         super().on_train_end(trainer, pl_module)
-        if not trainer.interrupted and self._last_global_step_saved != trainer.global_step:
+        if trainer.interrupted:
+            return
+        choosing = [
+            each for each in trainer.checkpoint_callbacks if getattr(each, "monitor", None) not in (None, "step")
+        ]
+        chosen = all(isinstance(each, ModelCheckpoint) and each.best_model_path for each in choosing)
+        self.awaits_validation = validates = not chosen and trainer.global_step > 0 and _has_validation(trainer)
+        if validates or self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+        if validates:
+            self._make_up(trainer)
+        elif not chosen and trainer.global_step > 0:
+            rank_zero_warn("nothing was validated, so there is no best.ckpt; test or predict with --ckpt_path last")
 
 
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
@@ -125,6 +144,15 @@ def _validation_follows(trainer: pl.Trainer) -> bool:
     return follows is not None and fetcher is not None and bool(follows(fetcher))
 
 
+def _has_validation(trainer: pl.Trainer) -> bool:
+    """Whether there is a validation split, and it is not switched off."""
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    if not trainer.enable_validation:
+        return False
+    validation.setup_data()
+    return sum(validation.max_batches) > 0
+
+
 def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
     """Whether the weights are those of a whole number of updates."""
     if isinstance(exception, KeyboardInterrupt):  # a second Ctrl-C, perhaps in the middle of an optimiser step
@@ -136,6 +164,9 @@ def _between_updates(trainer: pl.Trainer, exception: BaseException) -> bool:
 class StopBetweenUpdates(pl.Callback):
     """Ctrl-C or SIGTERM ends the run after the current update, so that it resumes exactly; a second signal ends it at once.
 
+    During a validation, which changes no weights, one process stops at once and several after the current batch; the
+    validation is made up when the run is resumed.
+
     In the middle of an update some weights would be new and others old. Lightning's own handling of SIGTERM may stop
     between two epochs, from where a run resumes in the wrong place. Of several processes only one may receive the
     signal, or one may receive it an update later; after each update they therefore agree on whether to stop.
@@ -143,6 +174,7 @@ class StopBetweenUpdates(pl.Callback):
 
     def __init__(self) -> None:
         self.asked = False
+        self.at_once = False  # the signal may end what runs now
         self.updates = 0
         self.before: dict[signal.Signals, Any] = {}
 
@@ -158,18 +190,56 @@ class StopBetweenUpdates(pl.Callback):
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        if self.at_once:
+            self._stop()
         tqdm.write("stopping after this update; once more stops at once", file=sys.stderr)
+
+    def _stop(self) -> None:
+        for number in self.before:  # a further signal must not interrupt the writing of the checkpoint
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.at_once = trainer.world_size == 1
+        if self.asked and self.at_once:
+            self._stop()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        several = trainer.world_size > 1 and bool(self.before)
+        if several and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            self._stop()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.at_once = False  # checkpoints are written now
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
         if made and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
-            for number in self.before:  # a further signal must not interrupt the writing of the checkpoint
-                signal.signal(number, signal.SIG_IGN)
-            raise Stopped
+            self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         while self.before:
             signal.signal(*self.before.popitem())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, after comparing its check sums; nothing in it is executed.
+
+    Raises:
+        UserError: it is cut short, damaged, no checkpoint of Lightning, or has weights that are not finite.
+    """
+    other = "take another checkpoint of the run, such as --ckpt_path best, or begin a new run"
+    try:
+        found = read_pickle(path)
+        state = found.get("state_dict") if isinstance(found, dict) else None
+        if not isinstance(state, dict) or "pytorch-lightning_version" not in found:
+            raise UserError(
+                f"--ckpt_path: {path} is not the checkpoint of a run: it has no state_dict of Lightning; {other}"
+            )
+        check_finite({name: value for name, value in state.items() if isinstance(value, torch.Tensor)}, path)
+    except CheckpointError as error:
+        raise UserError(f"--ckpt_path: {error}; {other}") from error
+    return found
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -197,6 +267,16 @@ class WholeFiles(TorchCheckpointIO):
             if cause is None or (reason := no_room(cause)) is None:
                 raise
             raise UserError(not_written(path, reason)) from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint after comparing its check sums; nothing in it is executed.
+
+        Raises:
+            UserError: it is cut short, damaged, no checkpoint of Lightning, or has weights that are not finite.
+        """
+        return read_checkpoint(Path(path))
 
 
 def with_whole_files(asked: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write
+from wavlm_lightning.system.reading import read_text, reading
 
 
 class CurveFile(ExperimentWriter):
@@ -56,8 +57,10 @@ class CurveFile(ExperimentWriter):
     def _write_anew(self, path: Path, keys: list[str]) -> None:
         earlier: list[dict[str, str]] = []
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                earlier = list(csv.DictReader(file))
+            again = "remove it, or choose another run folder"
+            text = read_text(path, "training curves", again)
+            with reading(path, "training curves", again):
+                earlier = list(csv.DictReader(io.StringIO(text)))
         with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, keys)
             writer.writeheader()

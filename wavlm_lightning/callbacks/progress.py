@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +11,8 @@ from tqdm import tqdm
 
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks import Task
+
+QUIET_SECONDS = 5.0  # before a validation shows a bar
 
 
 class StepProgress(ProgressBar):
@@ -22,6 +25,7 @@ class StepProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.bar: tqdm | None = None
+        self.validation: tqdm | None = None
         self.shown = True
 
     def disable(self) -> None:  # Lightning calls it on all ranks but the first
@@ -44,7 +48,30 @@ class StepProgress(ProgressBar):
             self.bar.set_postfix(readable(figures, pl_module), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
+    # A bar of its own for a validation that takes more than some seconds.
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        batches = sum(trainer.num_val_batches)
+        total = None if math.isinf(batches) else int(batches)
+        self._close_validation()
+        self.validation = progress_bar(
+            total=total, desc="validation", unit="batch", leave=False, delay=QUIET_SECONDS, disable=not self.shown
+        )
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if self.validation is not None:
+            self.validation.update()
+
+    def on_validation_end(self, *_: Any) -> None:
+        self._close_validation()
+
+    def _close_validation(self) -> None:
+        if self.validation is not None:
+            self.validation.close()
+            self.validation = None
+
     def on_train_end(self, *_: Any) -> None:
+        self._close_validation()
         if self.bar is not None:
             self.bar.close()
             self.bar = None

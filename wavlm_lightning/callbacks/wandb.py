@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +21,13 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
-from wavlm_lightning.callbacks.wandb_login import logged_in
+from wavlm_lightning.callbacks.safe_loggers import Patience, keep_running
+from wavlm_lightning.callbacks.wandb_login import logged_in, server, unreachable
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
@@ -33,6 +36,7 @@ from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 
+INIT_SECONDS = 20  # for W&B's server to begin a run
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
 
 
@@ -71,6 +75,7 @@ class Wandb(WandbLogger):
     """
 
     _experiment: Any
+    patience: Patience  # of `keep_running`
 
     def __init__(
         self,
@@ -108,8 +113,26 @@ class Wandb(WandbLogger):
             given["mode"] = "offline" if self.offline else "online"
         elif "WANDB_MODE" not in os.environ and not logged_in():
             given["mode"] = "offline"
+        check_server(given)
         self._save_dir, self._name, self._id = given["dir"], given["name"], given["id"]
         return WandbMedia(self, root, self.samples, self.codebook, self.upload_checkpoint)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """W&B's run. If it cannot begin (a wrong key, a server that fails), an offline one begins instead."""
+        if self._experiment is None:
+            import wandb
+
+            # A server that accepts connections and says nothing would otherwise be waited for as long as W&B likes.
+            self._wandb_init.setdefault("settings", wandb.Settings(init_timeout=INIT_SECONDS))
+            try:
+                return super().experiment
+            except Exception as error:
+                if self._wandb_init.get("mode") == "offline":
+                    raise
+                go_offline(self._wandb_init, " ".join(str(error).split())[:200] or type(error).__name__)
+        return super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -126,9 +149,29 @@ class Wandb(WandbLogger):
 
 
 def settle_loggers(loggers: Any, root: Path, fresh: bool) -> list[Callback]:
-    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks."""
+    """Call `Wandb.settle` on those of a trainer's loggers that are ours, and return their callbacks.
+
+    Lightning's own W&B logger goes offline as well if the server does not answer.
+    """
     named = loggers if isinstance(loggers, list) else [loggers]
+    for logger in named:
+        if isinstance(logger, WandbLogger) and not isinstance(logger, Wandb) and not logger._offline:
+            check_server(logger._wandb_init)
     return [logger.settle(root, fresh) for logger in named if isinstance(logger, Wandb)]
+
+
+def check_server(given: dict[str, Any]) -> None:
+    """Set the mode in the arguments of `wandb.init` to offline if the run would be online and the server does not answer."""
+    mode = given.get("mode") or os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and logged_in() and (reason := unreachable()):
+        go_offline(given, f"{server()} does not answer ({reason})")
+
+
+def go_offline(given: dict[str, Any], reason: str) -> None:
+    """Set the mode to offline, with a word."""
+    given["mode"] = "offline"
+    if rank_zero_only.rank == 0:
+        print(f"note: W&B: {reason}; the run is logged offline, upload it later with `wandb sync`", file=sys.stderr)
 
 
 def run_id(root: Path, fresh: bool) -> str:
@@ -163,6 +206,7 @@ class WandbMedia(pl.Callback):
             raise UserError(f"{codebook}: no codebook here; {hint}")
         self.weights: dict[int, list[float]] = {}  # update -> share of each layer, over the whole run
         self.audio_logged = False
+        keep_running(logger)
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights}
@@ -171,12 +215,14 @@ class WandbMedia(pl.Callback):
         self.weights = dict(state_dict["weights"])
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            self.logger.figures = task_figures(pl_module) if isinstance(pl_module, Task) else {}
+            self.logger.patience.call(self._describe, pl_module, stage)
+
+    def _describe(self, pl_module: pl.LightningModule, stage: str) -> None:
         run = self.logger.experiment
         name = pl_module.name if isinstance(pl_module, Task) else type(pl_module).__name__
         run.tags = tuple(dict.fromkeys([*(run.tags or ()), name]))
-        self.logger.figures = task_figures(pl_module) if isinstance(pl_module, Task) else {}
         if stage != "fit":
             return
         # A hosted sweep ranks by the summary: keep the best value of the metric that selects the checkpoint.
@@ -192,6 +238,9 @@ class WandbMedia(pl.Callback):
         """Log utterances of the first batch: audio once, predictions each time."""
         if batch_idx or not self.samples or trainer.sanity_checking or not trainer.is_global_zero:
             return
+        self.logger.patience.call(self._show, trainer, pl_module, batch)
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         shown: dict[str, Any] = {}
         if isinstance(batch, PretrainingBatch) and not self.audio_logged:
             rows = [row.float().cpu().numpy() for row in batch.audio[: self.samples]]
@@ -216,15 +265,20 @@ class WandbMedia(pl.Callback):
             return
         weights = task.weighted_sum.weights()  # in all processes: they may have to gather them
         if weights and trainer.is_global_zero:
-            import wandb
-
             self.weights[trainer.global_step] = weights
-            self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
+            self.logger.patience.call(self._show_weights, trainer)
+
+    def _show_weights(self, trainer: pl.Trainer) -> None:
+        import wandb
+
+        self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log codebooks and the checkpoint; Lightning does not call this hook for an interrupted run."""
-        if stage != "fit" or not trainer.is_global_zero:
-            return
+        if stage == "fit" and trainer.is_global_zero:
+            self.logger.patience.call(self._log_artefacts, pl_module)
+
+    def _log_artefacts(self, pl_module: pl.LightningModule) -> None:
         import wandb
 
         run = self.logger.experiment
@@ -232,8 +286,12 @@ class WandbMedia(pl.Callback):
             artifact = wandb.Artifact(f"codebook-{_plain(label_set)}", "codebook", metadata=book)
             with artifact.new_file("labels.json") as file:
                 json.dump(book, file)
-            description = None if self.codebook is None else json.loads((self.codebook / "codebook.json").read_text())
-            if description is not None and description["sha256"] == book["sha256"]:  # it made these labels
+            description = None
+            if self.codebook is not None:
+                description = read_json(
+                    self.codebook / "codebook.json", "the description of a codebook", "fit it again"
+                )
+            if description is not None and description.get("sha256") == book["sha256"]:  # it made these labels
                 artifact.add_dir(str(self.codebook), policy="immutable")
             run.log_artifact(artifact)
         found = [checkpoint(self.root, name) for name in (BEST, LAST)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from pathlib import Path
 
 VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says otherwise
@@ -51,7 +52,8 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb with the given arguments (by default those of the process), and return the exit status.
 
-    0 if all went well, 2 after a `UserError` (printed as one sentence), 130 if interrupted.
+    0 if all went well, 2 after an error that the user can correct, 1 after any other (both printed as one sentence; the
+    latter with the path of a log that holds the traceback), 130 if interrupted.
     """
     if argv is None:  # this process is the command
         argv = sys.argv[1:]
@@ -72,16 +74,36 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wavlm: no verb {verb!r}{nearest(verb, VERBS) or '; `wavlm --help` lists the verbs'}", file=sys.stderr)
         return 2
     from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.system.reading import check_arguments
 
     try:
+        check_arguments(argv)
         module = importlib.import_module(f"wavlm_lightning.cli.{MODULES.get(verb, verb)}")
         return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
     except UserError as error:
-        print(f"wavlm {verb}: {error}", file=sys.stderr)
-        return 2
+        return _refused(verb, error)
     except BrokenPipeError:  # `wavlm plan ... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         print(f"wavlm {verb}: interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+    except Exception as error:
+        from wavlm_lightning.encoder import CheckpointError
+        from wavlm_lightning.system.last_words import last_words
+
+        if isinstance(error, CheckpointError):  # of the package `encoder`, which imports nothing of ours
+            return _refused(verb, error)
+        print(f"wavlm {verb}: {last_words(error, argv)}", file=sys.stderr)
+        return 1
+
+
+def _refused(verb: str, error: Exception) -> int:
+    """Print an error that the user can correct."""
+    from wavlm_lightning.system.errors import one_line
+    from wavlm_lightning.system.last_words import shows_traceback
+
+    if shows_traceback():
+        traceback.print_exception(error)
+    print(f"wavlm {verb}: {one_line(str(error))}", file=sys.stderr)
+    return 2

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.files import check_output, write_json
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
     """Print one line for each timed variant."""
     options = vars(build_parser().parse_args(argv))
     target: Path | None = options.pop("json")
+    if target:
+        check_output(target.parent, "--json")
     from wavlm_lightning.workflows.bench import bench
 
     found = []

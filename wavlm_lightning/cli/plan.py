@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from wavlm_lightning.system.arguments import positive, share, whole
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import check_output, write_text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
     if arguments.cluster is None and (arguments.nodes or arguments.out or arguments.print):
         parser.error("--nodes, --out and --print go with --cluster; give it, too")
 
+    if arguments.out is not None:
+        check_output(arguments.out)
     from wavlm_lightning.workflows.plan import Assumptions, cluster_files, plan
     from wavlm_lightning.workflows.plan.text import as_json, as_text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
-from wavlm_lightning.system.reading import read_json, reading
+from wavlm_lightning.system.reading import check_file, read_json, reading
 
 FORMAT = "wavlm_lightning/codebook/1"
 AGAIN = "fit the codebook again"
@@ -73,6 +74,8 @@ class Codebook:
     def load(cls, directory: Path | str) -> Codebook:
         """Read a codebook folder; a UserError says if there is none, or if its files do not belong together."""
         directory = Path(directory)
+        for name in ("codebook.json", "centroids.safetensors"):
+            check_file(directory / name, "a file of a codebook")
         about, weights = directory / "codebook.json", directory / "centroids.safetensors"
         if not about.is_file() or not weights.is_file():
             raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`")
@@ -89,3 +92,13 @@ class Codebook:
         if centroids.ndim != 2 or not np.isfinite(centroids).all():
             raise UserError(f"{directory}: its centroids are not a matrix of finite numbers; fit the codebook again")
         return codebook
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Raise `TypeError` or `ValueError` if the content of a `codebook.json` has not the form that `Codebook.save` writes."""
+    for name, kind in (("sha256", str), ("features", dict), ("fitted", dict)):
+        if not isinstance(body[name], kind):
+            raise TypeError(f"`{name}` is {shown(body[name])}, not a {kind.__name__}")
+    rate = body["rate"]
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"`rate` is {shown(rate)}, not labels a second")

@@ -77,7 +77,14 @@ class UtteranceSample:
         The folder `keep` holds the features of each group, which are reused after an interruption.
         """
         # Groups are written to their final rows, so no features are held in memory twice.
-        features = np.empty((int(self.frames.sum()), self.source.describe()["dim"]), np.float32)
+        frames, dim = int(self.frames.sum()), self.source.describe()["dim"]
+        try:
+            features = np.empty((frames, dim), np.float32)
+        except (MemoryError, ValueError) as error:  # of a single utterance, or more than the budget was set to
+            raise UserError(
+                f"{self.corpus.directory}: {frames:,} frames of features do not fit into memory ({dim} numbers each); lower "
+                "--memory-gib, or check the lengths with `wavlm data check`"
+            ) from error
         starts = np.concatenate([[0], np.cumsum(self.frames)])
         for group, rows in self._read(range(len(self.groups)), jobs, keep):
             ends = np.cumsum(self.frames[group])
@@ -144,9 +151,9 @@ def _found(kept: Path, frames: int) -> np.ndarray | None:
     """Features that an earlier run kept; None if they are missing or incomplete (after a power failure)."""
     try:
         features = load_file(kept)["features"]
-    except (FileNotFoundError, SafetensorError):
+    except (FileNotFoundError, SafetensorError, KeyError):
         return None
-    return features if len(features) == frames else None
+    return features if features.ndim == 2 and len(features) == frames else None
 
 
 def _open(corpus: Path, split: str, description: dict, wanted: bool, device: str | None) -> Extractor:

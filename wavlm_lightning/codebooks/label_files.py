@@ -17,6 +17,7 @@ from wavlm_lightning.data.remote.safetensors_header import header_end, parse_hea
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
+from wavlm_lightning.system.reading import reason_of, shown
 
 CONTENT_SHA256 = "content_sha256"  # metadata of a label file: hash of its tensors; files of older versions have none
 BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
@@ -46,14 +47,16 @@ class LabelHead:
 
         A damaged file is a ValueError, a missing one a FileNotFoundError.
         """
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for somebody who writes
         try:
             # Otherwise read-ahead would load the labels behind the head from disk, for each file.
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
-            content = os.pread(file, BEGINNING, 0)
-            if len(content) < header_end(content):
-                content = os.pread(file, header_end(content), 0)
+            content, size = os.pread(file, BEGINNING, 0), os.fstat(file).st_size
+            if (end := header_end(content)) > size:
+                raise ValueError(f"a header of {end:,} bytes in {size:,}")
+            if len(content) < end:
+                content = os.pread(file, end, 0)
             header = parse_header(content)
             try:
                 first, end = header.place("starts")
@@ -65,8 +68,10 @@ class LabelHead:
                 whole = header.bytes
             except (KeyError, TypeError, IndexError, AttributeError) as error:
                 raise ValueError(f"its header lacks {error}") from error
-            if (size := os.fstat(file).st_size) != whole:
+            if size != whole:
                 raise ValueError(f"{size:,} of {whole:,} bytes")
+            if not header.begin <= first <= end <= size:
+                raise ValueError("the places of its utterances lie outside the file")
             starts = content[first:end] if end <= len(content) else os.pread(file, end - first, first)
         finally:
             os.close(file)
@@ -102,8 +107,8 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         if shard.remote:
             raise
         raise UserError(f"{path}: this shard has no labels; {again}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
+    except Exception as error:  # parsers of a damaged header raise what they like
+        raise UserError(f"{path}: damaged ({reason_of(error)}); remove the file and {again}") from error
     starts, meta = found.starts, found.metadata
     if meta["shard_sha256"] != shard.sha256:
         raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
@@ -137,7 +142,7 @@ def check_label_set(head: Any) -> str | None:
         return "it is not an object"
     size, rate, sha256 = head.get("size"), head.get("rate"), head.get("codebook_sha256")
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 2**16:
-        return f"its size is {size!r}, not a number of labels from 1 to 65536"
+        return f"its size is {shown(size)}, not a number of labels from 1 to 65536"
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
-        return f"its rate is {rate!r}, not labels per second"
+        return f"its rate is {shown(rate)}, not labels per second"
     return None if isinstance(sha256, str) else "it names no codebook"

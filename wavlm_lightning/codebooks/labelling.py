@@ -29,7 +29,8 @@ from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import sweep_leftovers, write_bytes
+from wavlm_lightning.system.files import check_output, sweep_leftovers, write_bytes
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
 Place = tuple[str, int]  # a split, and the number of a shard in it
@@ -69,6 +70,8 @@ def label_corpus(
             "apply` on the original or a copy of the corpus, and upload its folder labels"
         )
     directory = labels_directory(corpus, name)
+    if not directory.is_dir():  # labels that are complete may lie in a folder that is read-only
+        check_output(directory, "labels")
     directory.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(directory)  # of killed processes; a temporary file would be uploaded with the corpus
     _write_head(directory / "labels.json", codebook)
@@ -78,6 +81,8 @@ def label_corpus(
     pending = [
         (split, number) for split, number in mine if not _is_labelled(directory, opened[split].shards[number], codebook)
     ]
+    if pending:
+        check_output(directory, "labels")
     left = sum(samples[place] for place in pending)
     if jobs is None:
         jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
@@ -123,13 +128,10 @@ def _write_head(path: Path, codebook: Codebook) -> None:
 
 
 def _codebook_of(path: Path) -> str:
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-        wrong = check_label_set(head)
-    except (ValueError, RecursionError) as error:
-        wrong = f"not valid JSON ({error})"
-    if wrong is not None:
-        raise UserError(f"{path}: {wrong}; remove this file, and the labels beside it are checked and kept")
+    remedy = "remove this file, and the labels beside it are checked and kept"
+    head = read_json(path, "the description of labels", remedy, kind=object)
+    if (wrong := check_label_set(head)) is not None:
+        raise UserError(f"{path}: {wrong}; {remedy}")
     return head["codebook_sha256"]
 
 
@@ -140,7 +142,9 @@ def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook) -> bool
         ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
         if ours:
             check_content(path, codebook.size)
-    except (FileNotFoundError, ValueError):  # after a power failure a file may be empty; a damaged one is made again
+    except (
+        Exception
+    ):  # after a power failure a file may be empty; a damaged one is made again, whatever reading it raises
         return False
     return ours
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json, reading, reason_of
 
 
 class LabelRows(Sequence[np.ndarray]):
@@ -86,7 +86,8 @@ class LabelRows(Sequence[np.ndarray]):
 def _open(path: Path, inode: int, process: int) -> Any:
     # Kept open, because reading the header costs more than reading a row. The process is part of the key, because
     # forked workers must not share a file.
-    return safe_open(path, framework="np")
+    with reading(path, "labels", "remove the file and run `wavlm codebook apply` again"):
+        return safe_open(path, framework="np")
 
 
 _opened = lru_cache(maxsize=256)(_open)
@@ -172,12 +173,9 @@ def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
             materialise(path)
         except NotThere as error:
             raise UserError(f"{corpus.name}: no labels {name!r} at the corpus' URL ({error})") from error
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent}: no labels here; {_again(corpus, name)}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); remove it and {_again(corpus, name)}") from error
+    if not path.exists():
+        raise UserError(f"{path.parent}: no labels here; {_again(corpus, name)}")
+    head = read_json(path, "the description of labels", f"remove it and {_again(corpus, name)}", kind=object)
     if (wrong := check_label_set(head)) is not None:
         raise UserError(f"{path}: {wrong}; remove it and {_again(corpus, name)}")
     return head
@@ -186,8 +184,8 @@ def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
 def _whole(path: Path, size: int, again: str) -> None:
     try:
         check_content(path, size)
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); remove the file and {again}") from error
+    except Exception as error:  # parsers of a damaged header raise what they like
+        raise UserError(f"{path}: damaged ({reason_of(error)}); remove the file and {again}") from error
 
 
 def _again(corpus: Corpus, name: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -29,10 +30,12 @@ from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, sweep_leftovers, write_bytes
 from wavlm_lightning.system.paths import plain_name
+from wavlm_lightning.system.reading import check_file, read_text, reading
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
 FORMAT = "wavlm_lightning/corpus/1"
+AGAIN = "prepare the corpus again"
 
 
 class CorpusWriter:
@@ -163,6 +166,7 @@ class Corpus:
             directory = mirror(str(directory))
         directory = Path(directory)
         path = directory / "corpus.json"
+        check_file(path, "the list of a corpus")
         if not path.is_file():
             inside = sorted(p.parent.name for p in directory.glob("*/corpus.json"))
             hint = (
@@ -171,11 +175,8 @@ class Corpus:
                 else "make it with `wavlm prepare`, or run that again if it was interrupted"
             )
             raise UserError(f"{directory}: no corpus.json here; {hint}")
-        try:
-            body = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not valid JSON ({error}); run `wavlm prepare` again") from error
-        if not isinstance(body, dict) or body.get("format") != FORMAT:
+        body = read_json(path, "the description of a corpus", "run `wavlm prepare` again")
+        if body.get("format") != FORMAT:
             raise UserError(f"{path}: its format is not {FORMAT!r}; run `wavlm prepare` again")
         return cls(directory, body)
 
@@ -225,14 +226,23 @@ class Corpus:
             lengths: tuple[Lengths, ...] = ()
             if facts:
                 path = self.directory / facts["name"]
-                lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote),)
+                counts = tuple((shard["utterances"], shard["samples"]) for shard in part["shards"])
+                lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote, counts),)
             self._opened[name] = Split(name, shards, lengths)
         return self._opened[name]
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
-        """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials."""
+        """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials, or a row is something else."""
         path = self.directory / f"trials-{plain_name(split, 'the name of a split', 'give the name of one')}.csv"
         if not path.is_file():
             raise UserError(f"{path}: no trials for split {split!r} in this corpus")
-        with path.open(newline="") as file:
-            return [(int(same), a, b) for same, a, b in csv.reader(file)]
+        rows = []
+        with reading(path, "a list of trials", "prepare the corpus again"):
+            for number, row in enumerate(csv.reader(io.StringIO(read_text(path), newline=""), strict=True), start=1):
+                if len(row) != 3 or row[0] not in ("0", "1"):
+                    raise UserError(
+                        f"{path}, line {number}: {','.join(row)[:80]!r} instead of 1 (the same speaker) or 0, and two keys; "
+                        "prepare the corpus again"
+                    )
+                rows.append((int(row[0]), row[1], row[2]))
+        return rows

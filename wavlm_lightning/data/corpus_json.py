@@ -13,6 +13,9 @@ from wavlm_lightning.system.paths import plain_name
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COUNTS = ("utterances", "samples", "bytes")  # of a shard
+INDEX = "index_sha256"  # hash of the index file of a shard
+LARGEST = 2**53  # of a count; far above any corpus, and exact in every program that reads JSON
+DENSEST = 1024  # samples in a byte of FLAC: silence has a frame of more than 8 bytes for 4,096 of them
 ORDINARY_NAMES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.tar\n)*+")
 UNTRUSTED = "do not trust this corpus"
 FILES = {"shards": ".tar", "lengths": ".npy"}  # key in a split -> ending of the files that its entries name
@@ -39,6 +42,17 @@ def check_body(body: Any, where: str) -> None:
         _check_counts(part, ("utterances",), f"{where}: split {split!r}")
         for shard in () if _are_ordinary(shards) else shards:
             _check_entry(shard, COUNTS, ".tar", where)
+        if part["utterances"] != (total := sum(shard["utterances"] for shard in shards)):
+            raise UserError(
+                f"{where}: split {split!r} counts {part['utterances']:,} utterances, its shards {total:,}; prepare the "
+                "corpus again"
+            )
+        for shard in shards:
+            if shard["samples"] > DENSEST * shard["bytes"]:
+                raise UserError(
+                    f"{where}: {shard['name']} of {shard['bytes']:,} bytes cannot hold {shard['samples']:,} samples; prepare "
+                    "the corpus again"
+                )
         if part.get("lengths") is not None:
             _check_entry(part["lengths"], ("bytes",), ".npy", where)
         for key, value in part.items():
@@ -54,14 +68,19 @@ def _are_ordinary(shards: list[Any]) -> bool:
     try:
         names = "".join([shard["name"] + "\n" for shard in shards])
         digests = [shard["sha256"] for shard in shards]
+        # Corpora of older versions have no hash of the index: all shards have one, or none.
+        indices = [shard[INDEX] for shard in shards] if shards and INDEX in shards[0] else []
         return (
             ORDINARY_NAMES.fullmatch(names) is not None
             and names.count("\n") == len(shards)
             and {len(digest) for digest in digests} <= {64}
             and re.fullmatch(r"[0-9a-f]*", "".join(digests)) is not None
-            and {len(shard) for shard in shards} <= {len(COUNTS) + 2}
+            and all(type(digest) is str and len(digest) == 64 for digest in indices)
+            and re.fullmatch(r"[0-9a-f]*", "".join(indices)) is not None
+            and {len(shard) for shard in shards} <= {len(COUNTS) + 2 + bool(indices)}
             and all({type(shard[count]) for shard in shards} <= {int} for count in COUNTS)
             and all(min((shard[count] for shard in shards), default=0) >= 0 for count in COUNTS)
+            and all(max((shard[count] for shard in shards), default=0) <= LARGEST for count in COUNTS)
         )
     except (TypeError, KeyError):
         return False
@@ -76,6 +95,8 @@ def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -
     if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
         raise UserError(f"{where}: {name} has no sha256; prepare the corpus again")
     _check_counts(entry, counts, f"{where}: {name}")
+    if INDEX in entry and (not isinstance(entry[INDEX], str) or SHA256.fullmatch(entry[INDEX]) is None):
+        raise UserError(f"{where}: {name} has {INDEX}, which is no hash; prepare the corpus again")
     if len(entry) > len(counts) + 2:
         for key, value in entry.items():
             if key != "name":
@@ -85,7 +106,7 @@ def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -
 def _check_counts(entry: dict[str, Any], counts: tuple[str, ...], where: str) -> None:
     for count in counts:
         value = entry.get(count)
-        if type(value) is not int or value < 0:  # a bool is an int, too
+        if type(value) is not int or not 0 <= value <= LARGEST:  # a bool is an int, too
             raise UserError(f"{where} has no number of {count}; prepare the corpus again")
 
 

@@ -16,6 +16,7 @@ from wavlm_lightning.data.shards import check_member_name
 from wavlm_lightning.data.transcripts import visible
 from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.paths import unique_names
 from wavlm_lightning.system.reading import read_table
 
@@ -70,6 +71,7 @@ class FolderRecipe:
             UserError: there is nothing to read, the manifest does not fit the files, or (with `on_error="stop"`) a file
                 cannot be used.
         """
+        check_output(self.out)
         found = None if self.manifest else self._found()
         splits = self._assign(self._recordings(found))
         name = self.name or self.folder.resolve().name

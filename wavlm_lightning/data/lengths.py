@@ -15,6 +15,7 @@ import numpy as np
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
+from wavlm_lightning.system.reading import check_file, reading
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,62 @@ class Lengths:
     size: int  # of the file in bytes
     sha256: str  # of the file
     remote: bool = False  # of a remote corpus, so it is downloaded when it is needed
+    shards: tuple[tuple[int, int], ...] = ()  # utterances and samples of each shard, as `corpus.json` counts them
 
     def read(self) -> np.ndarray:
-        """Length of each utterance in samples, int64 `(utterances,)`; `UserError` if the file is missing or altered."""
+        """Length of each utterance in samples, int64 `(utterances,)`.
+
+        Raises:
+            UserError: the file is missing or altered, no array of this format, or contradicts `corpus.json`.
+        """
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
 
             materialise(self.path, {"bytes": self.size, "sha256": self.sha256})
+        check_file(self.path, "the lengths of a split", "prepare the corpus again")
         if not self.path.is_file():
             raise UserError(f"{self.path}: the lengths of this split are missing; prepare the corpus again")
         data = self.path.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise UserError(f"{self.path}: not the lengths that corpus.json describes; prepare the corpus again")
-        samples = np.load(io.BytesIO(data), allow_pickle=False).astype(np.int64)
+        with reading(self.path, "the lengths of a split", "prepare the corpus again"):
+            samples = _parse(data).astype(np.int64)
         if len(samples) != self.utterances:
             raise UserError(
                 f"{self.path}: {len(samples)} lengths, but corpus.json counts {self.utterances} utterances; "
                 "prepare the corpus again"
             )
+        self._check_totals(samples)
         return samples
+
+    def _check_totals(self, samples: np.ndarray) -> None:
+        """Compare the sum over each shard with `corpus.json`; single lengths are compared when their shard is read."""
+        counts, totals = np.asarray(self.shards, dtype=np.int64).reshape(-1, 2).T
+        if not len(counts):
+            return
+        sums = np.diff(np.concatenate([[0], np.cumsum(samples)])[np.concatenate([[0], np.cumsum(counts)])])
+        if (wrong := np.flatnonzero(sums != totals)).size:
+            first = int(wrong[0])
+            raise UserError(
+                f"{self.path}: the lengths of shard {first} add up to {sums[first]:,} samples, corpus.json counts "
+                f"{totals[first]:,}; prepare the corpus again"
+            )
+
+
+def _parse(data: bytes) -> np.ndarray:
+    """The array uint32 `(utterances,)` in a file; a ValueError says what else it is.
+
+    `np.load` would believe the shape in the header, allocate that much, and only then notice that the file is short.
+    """
+    buffer = io.BytesIO(data)
+    if np.lib.format.read_magic(buffer) != (1, 0):
+        raise ValueError("another version of the NumPy format")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(buffer)
+    if dtype != np.dtype("<u4") or len(shape) != 1:
+        raise ValueError(f"it holds {dtype} of shape {shape} instead of a row of uint32")
+    if len(data) - buffer.tell() != 4 * shape[0]:
+        raise ValueError(f"its header counts {shape[0]:,} lengths, and {len(data) - buffer.tell():,} bytes follow")
+    return np.frombuffer(data, dtype="<u4", offset=buffer.tell())
 
 
 def write_lengths(path: Path, samples: np.ndarray) -> dict[str, Any]:

@@ -7,6 +7,7 @@ kept open, so a corpus may have hundreds of thousands of shards.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -21,14 +22,18 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from wavlm_lightning.audio import BadAudio, decode_flac
+from wavlm_lightning.data.corpus_json import INDEX, LARGEST
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import check_file, reading, reason_of
 
 T = TypeVar("T")
+HEADER, NAME = 512, 100  # bytes of a tar header, and of the name in it
 TAIL = 80  # bytes at the end of an index file that contain its last value, the 64-digit hash of the tar
 # Files of remote corpora that a process keeps open; few, because an evicted file takes disk space until it is closed.
 REMOTE_HANDLES = 16
 
 
+INDEX = "the index of a shard"
 Further = list[tuple[int, int, int] | None]
 
 
@@ -58,6 +63,7 @@ class ShardIndex:
     sha256: str  # of the tar
     remote: bool = False  # the folder mirrors a remote corpus; files are downloaded when they are needed
     audio_members: tuple[str, ...] = ()  # names of further audio; not every utterance needs to have all of them
+    index_sha256: str | None = None  # of the index file; corpora of older versions do not have it
 
     @property
     def index_path(self) -> Path:
@@ -82,7 +88,8 @@ class ShardIndex:
         samples = int(sum(self.samples))
         facts = {"utterances": self.utterances, "samples": samples, "bytes": self.size, "sha256": self.sha256}
         further = {"audio_members": list(self.audio_members)} if self.audio_members else {}
-        return {"name": self.path.name, **facts, **further}
+        index = {INDEX: self.index_sha256} if self.index_sha256 else {}
+        return {"name": self.path.name, **facts, **index, **further}
 
     @classmethod
     def open(cls, path: Path, summary: dict[str, Any] | None = None, remote: bool = False) -> ShardIndex:
@@ -92,11 +99,14 @@ class ShardIndex:
         """
         if summary is None:
             _check_present(path)
-            members = _parse(path.with_suffix(".index.json"))
-            further = tuple(members.further)
-            return cls(path, len(members.keys), path.stat().st_size, members.sha256, audio_members=further)
+            place = path.with_suffix(".index.json")
+            content, size = _content(place), path.stat().st_size
+            members = _parse(place, content, size)
+            further, digest = tuple(members.further), hashlib.sha256(content).hexdigest()
+            return cls(path, len(members.keys), size, members.sha256, audio_members=further, index_sha256=digest)
         further = tuple(summary.get("audio_members", ()))
-        return cls(path, summary["utterances"], summary["bytes"], summary["sha256"], remote, further)
+        utterances, size, sha256 = summary["utterances"], summary["bytes"], summary["sha256"]
+        return cls(path, utterances, size, sha256, remote, further, summary.get(INDEX))
 
     def check(self) -> None:
         """Compare tar size, and the hash at the end of the index, with `corpus.json`; `UserError` if they differ."""
@@ -135,7 +145,16 @@ class ShardIndex:
         has no such audio.
         """
         members = self.members
-        data = self._read(members.audio[place] if member is None else self._further(place, member)[:2])
+        key = members.keys[place]
+        if member is None:
+            (offset, length), count, name = members.audio[place], members.samples[place], f"{key}.flac"
+        else:
+            (offset, length, count), name = self._further(place, member), f"{key}.{member}.flac"
+        data = self._read(offset, length, name)
+        if _flac_samples(data) not in (count, None):
+            raise BadAudio(
+                f"{self.path}: {name} has {_flac_samples(data):,} samples, its index says {count:,}; {self._remedy}"
+            )
         try:
             return decode_flac(data, start, samples, out)
         except Exception as error:
@@ -163,15 +182,30 @@ class ShardIndex:
         return entry
 
     def meta(self, place: int) -> dict[str, Any]:
-        return json.loads(self._read(self.members.info[place]))
+        name = f"{self.members.keys[place]}.json"
+        data = self._read(*self.members.info[place], name)
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: {name} in it is no JSON ({reason_of(error)}); {self._remedy}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self.path}: {name} in it is no JSON object; {self._remedy}")
+        return content
 
-    def _read(self, member: tuple[int, int]) -> bytes:
-        offset, length = member
+    @property
+    def _remedy(self) -> str:
+        return "remove shard and index, and they are downloaded again" if self.remote else "prepare the corpus again"
+
+    def _read(self, offset: int, length: int, name: str) -> bytes:
+        """The bytes of a member, whose name and length are compared with its header in the tar, 512 bytes before them."""
         file = (_opened_remote if self.remote else _opened)(self, os.getpid())
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length:
-            remedy = "remove it, and it is downloaded again" if self.remote else "prepare the corpus again"
-            raise BadAudio(f"{self.path}: ends before byte {offset + length}; {remedy}")
+            raise BadAudio(f"{self.path}: ends before byte {offset + length}; {self._remedy}")
+        header = os.pread(file.fileno(), HEADER, offset - HEADER)  # read with `data` it would cost a copy of that
+        wanted = name.encode()
+        if not (header.startswith(wanted + b"\0") and header[124:135] == b"%011o" % length):
+            _check_header(self.path, header, name, length, self._remedy)
         return data
 
     def fetch(self, path: Path) -> Path:
@@ -179,7 +213,8 @@ class ShardIndex:
         if self.remote:
             from wavlm_lightning.data.remote.mirror import materialise
 
-            materialise(path, {"utterances": self.utterances, "bytes": self.size, "sha256": self.sha256})
+            facts = {"utterances": self.utterances, "bytes": self.size, "sha256": self.sha256}
+            materialise(path, facts | ({INDEX: self.index_sha256} if self.index_sha256 else {}))
         return path
 
 
@@ -198,16 +233,77 @@ def _check_present(path: Path) -> None:
         raise UserError(f"{path.with_suffix('.index.json')}: this shard's index is missing; prepare the corpus again")
 
 
-def _parse(path: Path) -> Members:
-    try:
-        return Members(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(f"{path}: not the index of a shard ({error}); prepare the corpus again") from error
+def _check_header(path: Path, header: bytes, name: str, length: int, remedy: str) -> None:
+    """Compare name and length of a member with its header in the tar, in all spellings that `tarfile` writes."""
+    found = header[:NAME].rstrip(b"\0")
+    # A name that is not ASCII, or long, stands whole in a further header before this one.
+    if found not in (name.encode()[:NAME], name.encode("ascii", "replace")[:NAME]):
+        raise BadAudio(
+            f"{path}: where its index has {name!r} is {found.decode('utf-8', 'replace')!r}, so the index is of another shard or "
+            f"was altered; {remedy}"
+        )
+    field = header[124:136].strip(b" \0")
+    if not field.isdigit() or int(field, 8) != length:
+        raise BadAudio(f"{path}: {name!r} has another length than its index says; {remedy}")
+
+
+def _flac_samples(data: bytes) -> int | None:
+    """Samples of a FLAC as its header counts them; None if it does not say, or is no FLAC."""
+    if data[:4] != b"fLaC" or len(data) < 26:
+        return None
+    return int.from_bytes(data[21:26], "big") & 0xFFFFFFFFF or None  # 36 bits; 0 stands for unknown
+
+
+def _content(path: Path) -> bytes:
+    check_file(path, "the index of a shard")
+    return path.read_bytes()
+
+
+def _parse(path: Path, content: bytes, size: int) -> Members:
+    """The members of a shard of `size` bytes from the content of its index; `UserError` if that contradicts itself."""
+    with reading(path, "the index of a shard", "prepare the corpus again"):
+        members = Members(**json.loads(content))
+        count = len(members.keys)
+        if not all(type(key) is str for key in members.keys):
+            raise TypeError("a key that is no text")
+        _numbers("samples", members.samples, (count,))
+        _check_places("audio", members.audio, (count, 2), size)
+        _check_places("info", members.info, (count, 2), size)
+        for name, entries in members.further.items():
+            if len(entries) != count:
+                raise ValueError(f"{len(entries)} entries of {name} for {count} utterances")
+            have = [entry for entry in entries if entry is not None]
+            _check_places(name, have, (len(have), 3), size)
+        return members
+
+
+def _check_places(name: str, entries: Any, shape: tuple[int, int], size: int) -> None:
+    """Check entries (offset, bytes, ...) of a shard of `size` bytes."""
+    table = _numbers(name, entries, shape)
+    if len(table) and (table[:, 0].min() < HEADER or (table[:, 0] + table[:, 1]).max() > size):
+        raise ValueError(f"its {name} lies outside the shard")
+
+
+def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    table = np.array(values) if len(values) else np.zeros(shape, dtype=np.int64)
+    if (
+        table.dtype != np.int64
+        or table.shape != shape
+        or (table.size and not 0 <= table.min() <= table.max() <= LARGEST)
+    ):
+        raise ValueError(f"its {name} is not a list of {shape[0]} entries of whole numbers")
+    return table
 
 
 @lru_cache(maxsize=2048)  # about 40 kB each, for shards of half an hour
 def _members(shard: ShardIndex) -> Members:
-    members = _parse(shard.fetch(shard.index_path))
+    path = shard.fetch(shard.index_path)
+    content = _content(path)
+    if shard.index_sha256 is not None and hashlib.sha256(content).hexdigest() != shard.index_sha256:
+        raise UserError(
+            f"{path}: not the index that corpus.json describes (altered, or of another shard); {shard._remedy}"
+        )
+    members = _parse(path, content, shard.size)
     if members.sha256 != shard.sha256 or len(members.keys) != shard.utterances:
         raise UserError(shard._swapped)
     return members

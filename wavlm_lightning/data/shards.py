@@ -88,12 +88,14 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         name: [(*members[f"{key}.{name}.flac"], of[key]) if key in of else None for key in keys]
         for name, of in sorted(lengths.items())
     }
-    index = ShardIndex(path, len(keys), size, digest, audio_members=tuple(further))
     body = Members(keys, samples, audio, info, digest, further)._asdict()
     if not further:
         del body["further"]
     body["sha256"] = body.pop("sha256")  # last, because `ShardIndex.check` reads only the end
-    write_bytes(index.index_path, json.dumps(body).encode())
+    content = json.dumps(body).encode()
+    index_sha256 = hashlib.sha256(content).hexdigest()
+    index = ShardIndex(path, len(keys), size, digest, audio_members=tuple(further), index_sha256=index_sha256)
+    write_bytes(index.index_path, content)
     return index
 
 

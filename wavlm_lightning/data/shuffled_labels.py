@@ -13,6 +13,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter, Split
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.progress import progress_bar
 
 
@@ -20,6 +21,7 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0) -> Corpus:
     """Write to `out` a copy in which the metadata of every split, and the answers of its trials, are permuted."""
     if out.resolve() == corpus.directory.resolve():
         raise UserError(f"{out}: is the corpus itself; choose another --out")
+    check_output(out)
     rng = np.random.default_rng(seed)
     writer = CorpusWriter(
         out, f"{corpus.name}, labels permuted", corpus.body["licence"], {**corpus.body["source"], "permuted": seed}

@@ -40,9 +40,37 @@ class Split:
         return np.concatenate([[0], np.cumsum([shard.utterances for shard in self.shards])])
 
     def locate(self, number: int) -> tuple[ShardIndex, int]:
-        """The shard that holds utterance `number` and its place there."""
+        """The shard that holds utterance `number` and its place there.
+
+        Raises:
+            UserError: the file of lengths contradicts the index of that shard (compared once a process).
+        """
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        if self.lengths and not self._agrees[shard]:
+            self._compare(shard)
         return self.shards[shard], number - int(self.starts[shard])
+
+    @cached_property
+    def _agrees(self) -> np.ndarray:
+        """Of each shard, whether its index has been compared with the file of lengths: bool `(shards,)`."""
+        return np.zeros(len(self.shards), dtype=bool)
+
+    def _compare(self, shard: int) -> None:
+        begin, end = self.starts[shard : shard + 2].tolist()
+        wrong = np.flatnonzero(self._listed[begin:end] != self.shards[shard].samples)
+        if wrong.size:
+            place = int(wrong[0])
+            raise UserError(
+                f"{self.lengths[0].path}: says {self._listed[begin + place]:,} samples for utterance "
+                f"{self.shards[shard].keys[place]!r}, the index of {self.shards[shard].path.name} says "
+                f"{self.shards[shard].samples[place]:,}; prepare the corpus again"
+            )
+        self._agrees[shard] = True
+
+    @property
+    def _listed(self) -> np.ndarray:
+        """Lengths of all utterances of the shards, in samples."""
+        return self.samples
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -47,7 +47,11 @@ class Subset(Split):
 
     @cached_property
     def samples(self) -> np.ndarray:
-        return Split(self.name, self.shards, self.lengths).samples[self.numbers]
+        return self._listed[self.numbers]
+
+    @cached_property
+    def _listed(self) -> np.ndarray:
+        return Split(self.name, self.shards, self.lengths).samples
 
     @cached_property
     def keys(self) -> list[str]:

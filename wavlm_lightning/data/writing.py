@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.corpus_json import INDEX
 from wavlm_lightning.data.finding import printable
 from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import locked, sweep_leftovers, write_json
+from wavlm_lightning.system.files import check_output, locked, sweep_leftovers, write_json
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
 Job = tuple[Path, list[Recording], str, bool]
@@ -47,6 +49,7 @@ def write_corpus(
         >>> write_corpus(CorpusPlan("mine", "CC0", {"train": recordings}, {"speakers": ["s1"]}), Path("data/mine")).splits
         ['train']
     """
+    check_output(out)
     out.mkdir(parents=True, exist_ok=True)
     busy = f"{out}: another process is preparing this corpus; wait for it, or choose another --out"
     with locked(out / ".lock", busy, optional=True):
@@ -150,7 +153,7 @@ def _make_shard(job: Job) -> Done:
     if distinct:
         stamp += " distinct"  # the note of an older version has no hashes
     note = path.with_suffix(".prepared.json")
-    if (earlier := _earlier(path, note, stamp)) is not None:
+    if (earlier := _earlier(path, note, stamp, [recording.key for recording in recordings])) is not None:
         return earlier
     note.unlink(missing_ok=True)  # it describes the shard that is about to be replaced
     skipped: list[dict[str, str]] = []
@@ -181,22 +184,43 @@ def _make_shard(job: Job) -> Done:
     if distinct:
         left_out["sounds"] = sounds
     facts = {"stamp": stamp, "empty": index is None, "bytes": index.size if index else 0, **left_out}
+    if index is not None:
+        facts[INDEX] = index.index_sha256
     write_json(note, facts, durable=False, indent=None)
     return index, left_out
 
 
-def _earlier(path: Path, note: Path, stamp: str) -> Done | None:
-    """The result of an earlier run on the same recordings, if its shard is still there with the right size."""
+def _earlier(path: Path, note: Path, stamp: str, keys: list[str]) -> Done | None:
+    """The result of an earlier run on the same recordings, if its shard is still there with the right size.
+
+    The note is believed only if it accounts for every recording, those with `keys`: a note with other values, whoever wrote
+    it, must not leave recordings out.
+    """
     try:
-        kept = json.loads(note.read_text())
-        if kept["stamp"] != stamp:
+        kept = read_json(note, "the note of an earlier run")
+        if kept["stamp"] != stamp or not _is_note(kept):
             return None
+        gone = {entry["key"] for entry in kept["skipped"]} | set(kept["too_short"])
+        left = [key for key in keys if key not in gone]
         if kept["empty"]:
-            return None, kept
+            return None if left else (None, kept)
         index = ShardIndex.open(path)
-    except (FileNotFoundError, ValueError, KeyError, UserError):
+        if index.keys != left or index.size != kept.get("bytes", index.size):
+            return None
+        return (index, kept) if index.index_sha256 == kept.get(INDEX, index.index_sha256) else None
+    except (KeyError, UserError):
         return None
-    return (index, kept) if index.size == kept.get("bytes", index.size) else None
+
+
+def _is_note(kept: dict[str, Any]) -> bool:
+    """Whether a note has the values that `_make_shard` writes."""
+    skipped, too_short, sounds = kept["skipped"], kept["too_short"], kept.get("sounds", {})
+    texts = [kept["stamp"], *too_short] if isinstance(too_short, list) else [None]
+    if not isinstance(skipped, list) or not isinstance(sounds, dict) or type(kept["empty"]) is not bool:
+        return False
+    for entry in skipped:
+        texts += [entry.get(name) for name in ("file", "key", "why")] if isinstance(entry, dict) else [None]
+    return all(isinstance(text, str) for text in [*texts, *sounds.values()])
 
 
 def _stamp(recordings: list[Recording]) -> str:

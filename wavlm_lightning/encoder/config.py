@@ -88,7 +88,9 @@ class WavLMConfig:
 
     def __post_init__(self) -> None:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # YAML and JSON give lists
+            if isinstance(getattr(self, name), list):  # YAML and JSON give lists
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types()
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
             raise ValueError(
                 f"conv_channels, conv_kernels and conv_strides must have one entry per layer, "

@@ -22,6 +22,7 @@ from wavlm_lightning.data.loading.shard_order import WINDOW, Passes, starts_amon
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.data.subset import join_splits
 from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.pretraining.contract import PretrainingServed
 from wavlm_lightning.pretraining.crops import Crops
 from wavlm_lightning.system.errors import UserError
 
@@ -103,6 +104,11 @@ class PretrainingData(ResumableData):
         self.noise_layout = [noise.sha256, self.noise_split, self.noise_clips] if noise else None
         for name in filter(None, (self.train_split, self.valid_split)):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
+
+    def serve_pretraining(self) -> PretrainingServed:
+        """What the model must know of the opened data."""
+        codebooks = {name: labels.codebook() for name, labels in self.label_sets.items()}
+        return PretrainingServed(codebooks, self.has_noise, self.grid)
 
     def _part(self, name: str, everywhere: bool) -> Part:
         """Open a split of the corpora that have it; with `everywhere`, all must."""

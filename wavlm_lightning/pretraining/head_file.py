@@ -16,7 +16,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, ch
 from wavlm_lightning.pretraining.objectives import Teacher
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.system.reading import read_json, reading
+from wavlm_lightning.system.reading import check_file, read_json, reading
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
@@ -47,6 +47,8 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
     Raises:
         UserError: there is no head.
     """
+    for name in (WEIGHTS, DESCRIPTION):
+        check_file(source / name, "a file of a pre-training head")
     if (source / WEIGHTS).is_file():
         again = "export it again"
         books = read_json(source / DESCRIPTION, "the codebooks of a pre-training head", again).get("codebooks")

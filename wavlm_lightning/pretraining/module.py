@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
+from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
@@ -89,13 +90,14 @@ class WavLMPretraining(NormalisedUpdates):
     # Construction. The objectives are built in `configure_model`, when the data have told the sizes of the codebooks.
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [] if any(isinstance(callback, Health) for callback in self.trainer.callbacks) else [Health()]
+        watched = any(isinstance(callback, Health) for callback in self.trainer.callbacks)
+        return [*super().configure_callbacks(), *([] if watched else [Health()])]
 
     def configure_model(self) -> None:
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
         self.check_strategy("pre-training")
-        data: Any = self.trainer.datamodule
+        data = served_to(self.trainer)
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(
                 "mixing.noise_probability is above 0 but data.noise_corpus is not set; "
@@ -107,7 +109,7 @@ class WavLMPretraining(NormalisedUpdates):
                 f"model.encoder makes a frame every {ours.hop} samples from {ours.receptive_field}, but the data cut labels "
                 f"every {theirs.hop} from {theirs.receptive_field}; keep the published kernels and strides"
             )
-        self.build({name: labels.codebook() for name, labels in data.label_sets.items()})
+        self.build(dict(data.codebooks))
         self.shard_parameters()
 
     def sharded_blocks(self) -> Sequence[nn.Module]:
@@ -153,12 +155,21 @@ class WavLMPretraining(NormalisedUpdates):
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        checkpoint["seed"] = self.seed
         if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
             checkpoint[TEACHERS] = teachers
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "codebooks" not in checkpoint:
             raise UserError("resume: the checkpoint was written by an older version and cannot be resumed")
+        if (
+            (seed := checkpoint.get("seed", self.seed)) != self.seed
+            and self._trainer
+            and self.trainer.state.fn == "fit"
+        ):
+            raise UserError(
+                f"resume: model.seed is {self.seed} here and {seed} in the checkpoint; give that of the run"
+            )
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
         # Compared as lists, because the order counts: an objective that names no label set reads the first.

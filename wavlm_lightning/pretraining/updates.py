@@ -93,6 +93,10 @@ class NormalisedUpdates(Trainable):
             fused=self.trainer.scaler is None and self.device.type in ("cpu", "cuda"),
         )
 
+    @property
+    def follows_max_steps(self) -> bool:
+        return self.optimization.schedule is None or super().follows_max_steps
+
     def schedule_of_run(self) -> Schedule:
         total = self.trainer.max_steps
         if total <= 0:

@@ -1,6 +1,5 @@
 """The result card: one JSON file per tested run, with everything that tables and plots need to know about it."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.reading import check_file
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
@@ -172,6 +172,7 @@ class ResultCard:
         if path.is_dir():
             path = path / CARD_NAME
         try:
+            check_file(path, "a result card")
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run") from None
@@ -180,7 +181,7 @@ class ResultCard:
             raise UserError(f"{path} {problem}") from None
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
-            raise UserError(f"{path} has format {found!r}, not {FORMAT!r}; test the run again with this version")
+            raise UserError(f"{path} has format {shown(found)}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
@@ -193,10 +194,10 @@ class ResultCard:
             elif entry.default is MISSING and entry.default_factory is MISSING:
                 _refuse(where, entry.name, "is missing")
         if content["headline"] not in content["metrics"]:
-            _refuse(where, "headline", f"names {content['headline']!r}, which is not among the metrics")
+            _refuse(where, "headline", f"names {shown(content['headline'])}, which is not among the metrics")
         for name in content.get("headlines", ()):
             if name not in content["metrics"]:
-                _refuse(where, "headlines", f"names {name!r}, which is not among the metrics")
+                _refuse(where, "headlines", f"names {shown(name)}, which is not among the metrics")
         weights = content.get("layer_weights")
         if weights and abs(sum(weights) - 1) > 1e-3:
             _refuse(where, "layer_weights", f"sums to {sum(weights):.4f}, not to 1 (store them after the softmax)")
@@ -241,7 +242,7 @@ def _check_types(value: Any, expected: Any, name: str, where: str) -> None:
             _check_types(value, parts[0], name, where)
     elif origin is Literal:
         if value not in parts:
-            _refuse(where, name, f"is {value!r}, not one of {', '.join(map(repr, parts))}")
+            _refuse(where, name, f"is {shown(value)}, not one of {', '.join(map(repr, parts))}")
     elif not _is_instance(value, origin or expected):
         _refuse(where, name, f"has the wrong type ({type(value).__name__})")
     elif isinstance(value, float) and not math.isfinite(value):

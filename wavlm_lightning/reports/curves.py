@@ -1,12 +1,14 @@
 """Read training curves from the `metrics.csv` files of Lightning's CSVLogger, of which a resumed run has several."""
 
 import csv
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text, reading, reason_of
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ def read_curves(paths: Iterable[Path]) -> Curves:
 
 
 def _read_points(path: Path) -> list[tuple[str, int, float]]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
+    text = read_text(path, "training curves", "remove it")
+    with reading(path, "training curves", "remove it"):
+        reader = csv.DictReader(io.StringIO(text))
         rows = list(reader)
         columns = reader.fieldnames
     if not columns:
@@ -86,11 +89,11 @@ def _read_points(path: Path) -> list[tuple[str, int, float]]:
     for index, row in enumerate(rows):
         try:
             points.extend(_row_points(row))
-        except ValueError as error:
+        except (ValueError, TypeError, OverflowError) as error:
             # A run that is killed while it writes leaves half a line at the end of an otherwise good file.
             if index == len(rows) - 1:
                 continue
-            raise UserError(f"{path}, line {index + 2}: {error}; delete that line or the file") from None
+            raise UserError(f"{path}, line {index + 2}: {reason_of(error)}; delete that line or the file") from None
     return points
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import finish_replacing, replace_folder
+from wavlm_lightning.system.reading import read_json, reading
 
 FOLDER = "examples"  # in the run folder
 LIST = "examples.json"
@@ -67,8 +67,8 @@ def read_examples(run: Path) -> list[Example]:
     finish_replacing(place)
     if not (place / LIST).is_file():
         return []
-    try:
-        content = json.loads((place / LIST).read_text(encoding="utf-8"))
+    content = read_json(place / LIST, "examples", "test the run again")
+    with reading(place, "examples", "test the run again"):
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}")
         return [
@@ -80,5 +80,3 @@ def read_examples(run: Path) -> list[Example]:
             )
             for entry in content["examples"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place}: not readable as examples ({error}); test the run again") from error

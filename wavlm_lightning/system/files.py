@@ -27,6 +27,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk: no space, no quota, file size limit
+REFUSED = (  # a place where nothing of this name can be written
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, tokenizers) name an errno
+PROBE = 4096  # bytes that are written to see whether a disk is full
 OLD = ".old"  # suffix of a folder that `replace_folder` has moved aside
 TEMPORARY = r".*\.[0-9a-f]{32}\.tmp"  # names of the temporary files of `atomic_write`
 MOST_OF_NAME = 200  # characters of a file's name that its temporary name keeps; a name has at most 255 bytes
@@ -62,7 +74,7 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
         mode: permissions of the file, less the process' umask.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, or the folder takes no files.
 
     Example:
         >>> with atomic_write(Path("table.csv")) as temporary:
@@ -77,16 +89,72 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        if (said := unwritable(path, error)) is None:
             raise
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space and run the same command again, it continues "
-            "where it stopped"
-        ) from error
+        raise said from error
     finally:
         temporary.unlink(missing_ok=True)
         _let_go(owned)
+
+
+def unwritable(path: Path, error: BaseException) -> UserError | None:
+    """The sentence for an error in writing `path`: a full disk, a read-only place, a file where a folder belongs; or None.
+
+    None is any other error. Libraries that write tensors raise errors of their own, which name the system's in their text.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and not isinstance(error, UserError) and (named := OS_ERROR.search(str(error))) is not None:
+        number = int(named[1])
+    if number in FULL:
+        return UserError(
+            f"{path}: cannot be written ({os.strerror(number)}); free some space and run the same command again, it "
+            "continues where it stopped"
+        )
+    if number in REFUSED:
+        return UserError(f"{path}: cannot be written ({os.strerror(number)}); choose another folder")
+    return None
+
+
+def check_output(folder: Path | str, option: str = "--out") -> None:
+    """Refuse a folder that could not be written to; every verb calls it before any work.
+
+    The folder need not exist, and is not created: the lowest folder above it that exists must take a small file.
+
+    Args:
+        folder: where the verb is going to write.
+        option: that named it, for the message.
+
+    Raises:
+        UserError: it is a file or lies below one, is read-only, has an impossible name, or its disk is full.
+
+    Example:
+        >>> check_output(Path("README.md"))
+        Traceback (most recent call last):
+        wavlm_lightning.system.errors.UserError: --out README.md: cannot be written (Not a directory); choose another folder
+    """
+    place = Path(folder)
+    try:
+        while True:
+            try:
+                os.lstat(place)
+                break
+            except FileNotFoundError:
+                if place == place.parent:
+                    raise
+                place = place.parent
+        probe = place / f".probe.{uuid.uuid4().hex}.tmp"
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        try:
+            with probe.open("xb") as file:
+                file.write(bytes(PROBE))
+        finally:
+            probe.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        what = "free some space, or choose" if isinstance(error, OSError) and error.errno in FULL else "choose"
+        raise UserError(f"{option} {folder}: cannot be written ({reason}); {what} another folder") from error
 
 
 def write_bytes(path: Path, content: bytes, durable: bool = False) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, one_line
 from wavlm_lightning.system.files import sweep_leftovers, write_json
-from wavlm_lightning.system.reading import read_json
+from wavlm_lightning.system.reading import read_json, reading
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class Ledger:
         self.path = path
         self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
         if path.is_file():
-            self.body = read_json(
-                path, f"the stages of a {what}", f"remove the folder {path.parent}, or choose another --out"
-            )
+            kind, remedy = f"the stages of a {what}", f"remove the folder {path.parent}, or choose another --out"
+            self.body = read_json(path, kind, remedy)
+            with reading(path, kind, remedy):
+                _check(self.body)
             before = self.body["settings"]
             if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
-                differ = "; ".join(f"{name}: {before.get(name)}, now {settings.get(name)}" for name in changed)
+                differ = "; ".join(
+                    f"{name}: {one_line(str(before.get(name)), 60)}, now {settings.get(name)}" for name in changed
+                )
                 raise UserError(
                     f"{path.parent} holds a {what} with other settings ({differ}); choose another --out, or remove that folder"
                 )
@@ -70,3 +73,14 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         sweep_leftovers(self.path.parent)
         write_json(self.path, self.body)
+
+
+def _check(body: dict[str, Any]) -> None:
+    """Raise `TypeError` if the content of a ledger's file has not the form that `Ledger` writes."""
+    settings, seconds, done = body["settings"], body["seconds"], body["done"]
+    if not isinstance(settings, dict) or not isinstance(seconds, dict) or not isinstance(done, list):
+        raise TypeError("`settings` and `seconds` must be objects, `done` a list")
+    if not all(isinstance(name, str) and name in seconds for name in done):
+        raise TypeError("`done` must name stages that `seconds` has")
+    if not all(type(value) in (int, float) and 0 <= value < float("inf") for value in seconds.values()):
+        raise TypeError("`seconds` must hold numbers")

@@ -76,3 +76,11 @@ def unique_names(names: Sequence[str], taken: Iterable[str] = (), case_counts: b
 def _shown(name: object) -> str:
     text = ascii(name)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; also for a text that is too long for a name, such as a configuration given as text."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import inspect
+import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.user_modules import open_for
+from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.paths import cache_directory, is_file
+from wavlm_lightning.system.user_modules import open_for, opened_folders
 
 # Entry-point groups of classes. An entry point has its class' name, which a YAML can then give without the module.
 CLASS_GROUPS = ("wavlm_lightning.tasks", "wavlm_lightning.upstreams", "wavlm_lightning.objectives")
@@ -27,7 +33,7 @@ def config_paths(argv: Sequence[str]) -> list[Path]:
     """The existing files among the values of `-c`, `--config` and `--also`."""
     given = [after for word, after in pairwise(argv) if word in CONFIGS]
     given += [word.partition("=")[2] for word in argv if word.partition("=")[0] in CONFIGS]
-    return [path for path in map(Path, given) if path.is_file()]
+    return [path for path in map(Path, given) if is_file(path)]
 
 
 def make_importable(argv: Sequence[str]) -> None:
@@ -39,6 +45,8 @@ def make_importable(argv: Sequence[str]) -> None:
     """
     paths = config_paths(argv)
     folders = [path.resolve().parent for path in reversed(paths)]
+    # The configuration of a run that was trained with modules from elsewhere.
+    folders += [folder for parent in [*folders] for folder in class_folders(parent)]
     text = "\n".join([*argv, *_texts([*paths, *yaml_files(argv, folders)])])
     open_class_paths(text, folders)
     points = [point for group in CLASS_GROUPS for point in entry_points(group=group)]
@@ -72,6 +80,33 @@ def _texts(paths: Sequence[Path]) -> list[str]:
             texts[path] = path.read_text(encoding="utf-8", errors="replace")
             waiting += yaml_files(re.findall(r"[^\s\"',\[\]{}:]+\.ya?ml\b", texts[path]), [path.parent])
     return list(texts.values())
+
+
+def remember_class_folders(run: Path) -> None:
+    """Note where the user's modules were found that a run was trained with, for `class_folders`.
+
+    The note is in the user's cache and not in the run, because a run may come from somebody else, who must not be able to
+    say what is imported. Without a cache that can be written there is no note.
+    """
+    if folders := opened_folders():
+        with contextlib.suppress(OSError, UserError):
+            note = _note(run)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_json(note, {"run": str(run.resolve()), "folders": [str(each) for each in folders]}, durable=False)
+
+
+def class_folders(run: Path) -> list[Path]:
+    """The folders of the user's modules that a run was trained with, if it was trained with this cache, at this place."""
+    try:
+        content = json.loads(_note(run).read_text(encoding="utf-8"))
+        return [Path(folder) for folder in content["folders"]] if content["run"] == str(run.resolve()) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _note(run: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(run.resolve())).hexdigest()[:24]
+    return cache_directory() / "class_folders" / f"{name}.json"
 
 
 def open_class_paths(text: str, folders: Sequence[Path] = ()) -> None:

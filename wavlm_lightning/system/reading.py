@@ -1,4 +1,4 @@
-"""Read text, JSON and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
+"""Read text, JSON, YAML and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import csv
 import gzip
 import io
 import json
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from wavlm_lightning.system.errors import UserError
+import yaml
+
+from wavlm_lightning.system.errors import UserError, one_line
 
 LONGEST = 120  # characters of a reason that are shown
+DEEPEST = 100  # collections within each other in YAML
 
 
 @contextlib.contextmanager
@@ -50,19 +55,63 @@ def reading(path: Path | str, what: str, remedy: str = "") -> Iterator[None]:
 
 def reason_of(error: BaseException) -> str:
     """An exception in a few words, on one line."""
-    said = " ".join(str(error).split())
+    said = one_line(str(error), LONGEST)
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem is not None and error.problem_mark is not None:
+        said = one_line(f"line {error.problem_mark.line + 1}: {error.problem}", LONGEST)
     if isinstance(error, KeyError):
         said = f"{said} is missing"
     elif isinstance(error, RecursionError):
         said = "nested too deeply"
     elif not said or isinstance(error, AttributeError | TypeError | IndexError):
         said = f"another structure: {said or type(error).__name__}"
-    return said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+    return said
+
+
+def shown(value: Any, longest: int = 60) -> str:
+    """A value from a file for a message: on one line, cut if it is long."""
+    try:
+        return one_line(repr(value), longest)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
+        return f"a {type(value).__name__} that is too long to be shown"
 
 
 def _place(error: UnicodeDecodeError) -> str:
     line = error.object[: error.start].count(b"\n") + 1
     return f"line {line}, byte 0x{error.object[error.start]:02x}"
+
+
+def check_file(path: Path, what: str = "a file", remedy: str = "") -> None:
+    """Refuse a pipe, a device or a folder where a file belongs: reading one may wait, or go on, for ever.
+
+    What does not exist is left to whoever opens it.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # missing, a name too long, a zero byte in it
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+        end = f"; {remedy}" if remedy else ""
+        raise UserError(f"{path}: not a file but {kinds.get(stat.S_IFMT(mode), 'a socket')}; it should be {what}{end}")
+
+
+def check_arguments(words: Sequence[str]) -> None:
+    """Refuse words of a command line, or values behind `=`, that name a pipe, a device or a socket.
+
+    No option takes one: files are read twice (by several processes, or to compare a hash), and writing is by renaming.
+
+    Raises:
+        UserError: naming the path and what it is.
+    """
+    for word in words:
+        for path in {word, word.partition("=")[2]}:
+            with contextlib.suppress(OSError, ValueError):
+                mode = os.stat(path).st_mode  # noqa: PTH116 - not every word is a path
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    check_file(Path(path), "a file or a folder", "write its content to a file and give that")
 
 
 def read_text(path: Path, what: str = "text", remedy: str = "") -> str:
@@ -71,8 +120,7 @@ def read_text(path: Path, what: str = "text", remedy: str = "") -> str:
     Raises:
         UserError: the file is missing, a pipe or a device, or not in UTF-8; the message names line and byte.
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: not a file; it should be {what}")
+    check_file(path, what)
     with reading(path, what, remedy):
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -88,6 +136,35 @@ def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
+
+
+def read_yaml(
+    path: Path,
+    what: str,
+    remedy: str = "",
+    kind: type = dict,
+    parse: Callable[[str], Any] = yaml.safe_load,
+) -> Any:
+    """The content of a YAML file, a mapping unless `kind` says otherwise; a `UserError` names what is wrong.
+
+    `parse` turns the text into values: by default by YAML's own rules, in which `1e-3` is text.
+    """
+    text = read_text(path, what, remedy)
+    with reading(path, what, remedy):
+        _check_depth(text)
+        content = parse(text)
+        if not isinstance(content, kind):
+            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
+        return content
+
+
+def _check_depth(text: str) -> None:
+    """Raise `RecursionError` if YAML is nested too deeply: its parser in C would overrun the stack and end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
 
 
 def read_table(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.yaml_files import read_yaml
 
 LAST, BEST = "last", "best"  # names of a run's checkpoints, also for `--ckpt_path`
 CONFIG = "config.yaml"
@@ -32,13 +33,18 @@ def _version(path: Path) -> tuple[int, str]:
 def read_run_config(run: Path) -> dict[str, Any]:
     """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping."""
     try:
-        content = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(run / CONFIG, "the configuration of a run")
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
+
+
+def require_run_config(run: Path) -> dict[str, Any]:
+    """The content of a run's `config.yaml`; a `UserError` if the file is missing or not readable as a mapping."""
+    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again")
 
 
 def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:
     """The constructor arguments in a section (`model`, `data`) of a configuration; empty if there are none."""
     block = config.get(section)
-    return (block.get("init_args") or {}) if isinstance(block, Mapping) else {}
+    arguments = block.get("init_args") if isinstance(block, Mapping) else None
+    return arguments if isinstance(arguments, dict) else {}

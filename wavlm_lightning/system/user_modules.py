@@ -67,6 +67,11 @@ def open_for(path: str, folders: Iterable[Path]) -> None:
             return
 
 
+def opened_folders() -> list[Path]:
+    """The folders that `open_for` has opened, in that order."""
+    return [Path(entry.removesuffix(MARK) or os.sep) for entry in sys.path if entry.endswith(MARK)]
+
+
 def leave_working_directory(package_folder: Path) -> None:
     """Undo what `python -m` does first: put the working directory before everything else on `sys.path`.
 

@@ -97,7 +97,8 @@ def check_transforms(transforms: Sequence[WaveformTransform], needs: Sequence[Ne
 
     Raises:
         UserError: a transform changes the length of a waveform whose target has one entry a frame, cuts a waveform whose
-            target is all that was said in it, or cannot be applied alike to a target that is audio.
+            target is all that was said in it, adds talkers where the target is all who speak, or cannot be applied alike
+            to a target that is audio.
     """
     for transform in transforms:
         kind, parts = type(transform).__name__, [part for part in with_parts([transform]) if not part.parts()]
@@ -110,6 +111,11 @@ def check_transforms(transforms: Sequence[WaveformTransform], needs: Sequence[Ne
             if task.transcribes and not transform.keeps_content:
                 raise UserError(
                     f"{key}: {kind} cuts a waveform, and the targets of {task.name} are all that was said in it; remove it"
+                )
+            if task.every_talker and not transform.keeps_talkers:
+                raise UserError(
+                    f"{key}: {kind} adds talkers without their turns, and the targets of {task.name} are all who speak; "
+                    "remove it"
                 )
             if task.target_audio and not transform.keeps_length and any(part.keeps_length for part in parts):
                 raise UserError(

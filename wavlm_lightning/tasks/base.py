@@ -22,6 +22,7 @@ from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.tasks.windows import WINDOW_SECONDS, is_long, long_outputs
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.module import Optimization, Trainable, stream
 from wavlm_lightning.training.optimizers import parameter_groups
@@ -94,6 +95,7 @@ class Task(HeadCheckpoint, Trainable):
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        every_talker: whether the target lists all who speak, as in diarization, so that `data.transforms` may add nobody.
         target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
             `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
             `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
@@ -116,6 +118,7 @@ class Task(HeadCheckpoint, Trainable):
     answer: ClassVar[Answer | None] = None
     lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    every_talker: ClassVar[bool] = False
     target_audio: ClassVar[tuple[str, ...]] = ()
     extra_audio: ClassVar[tuple[str, ...]] = ()
     sharded_checkpoints = False  # a head is read back in one process
@@ -195,6 +198,9 @@ class Task(HeadCheckpoint, Trainable):
         """The target of a crop of an utterance, `start` and `samples` in samples; tasks with frame labels cut them alike."""
         return target
 
+    def check_labels(self, labels: Any) -> None:
+        """Refuse, before training, labels of `read_labels` from which nothing can be learned, such as a single class."""
+
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
         """Metric values by name, as fractions, at the end of a validation or test epoch."""
         values = metric.compute()
@@ -231,6 +237,7 @@ class Task(HeadCheckpoint, Trainable):
             # A task that crops its targets has some that follow the waveform, whatever it answers.
             framewise=self.answer == "frames" or type(self).crop_target is not Task.crop_target,
             transcribes=self.answer in ("labels", "text"),
+            every_talker=self.every_talker,
             target_audio=self.target_audio,
             extra_audio=self.extra_audio,
         )
@@ -263,7 +270,10 @@ class Task(HeadCheckpoint, Trainable):
                 raise UserError(
                     f"{self.name}: the trainer has no data module with a corpus; give it one, such as TaskData"
                 )
-            self.build(self.read_labels(self.data.corpus))
+            labels = self.read_labels(self.data.corpus)
+            if self.trainer.state.fn == "fit":
+                self.check_labels(labels)
+            self.build(labels)
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
@@ -371,8 +381,17 @@ class Task(HeadCheckpoint, Trainable):
         self.targets_seen(batch, lengths, "train")
         return loss
 
+    def answers(self, inputs: Any) -> tuple[Tensor, Tensor]:
+        """As `forward`, but in windows if the batch is one recording of more than `LONGEST_WHOLE` seconds.
+
+        Attention takes the square of the length. Batches of validation and test hold such a recording alone.
+        """
+        if not is_long(inputs):
+            return self(inputs)
+        return long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], WINDOW_SECONDS)
+
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
-        outputs, lengths = self(batch.inputs)
+        outputs, lengths = self.answers(batch.inputs)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self.counted(lengths, batch))
         self.update_metric(metric, outputs, lengths, batch)
         self.targets_seen(batch, lengths, stage)
@@ -422,7 +441,7 @@ class Task(HeadCheckpoint, Trainable):
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
         with self.named(batch):
-            outputs, lengths = self(batch.inputs)
+            outputs, lengths = self.answers(batch.inputs)
         return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
@@ -460,6 +479,14 @@ def checked(fitted: dict[str, Any], name: str) -> dict[str, Any]:
             f"{name}: fit_on_validation gives values that a card cannot hold ({error}); give finite numbers, text, lists "
             "and dicts"
         ) from None
+
+
+def check_several(name: str, number: int, what: str) -> None:
+    """Refuse fewer than two classes, between which nothing is to be decided."""
+    if number < 2:
+        raise UserError(
+            f"{name}: the corpus has {number} of {what}, and telling classes apart needs at least two; prepare a corpus with more"
+        )
 
 
 def check_trainer(task: Task) -> None:

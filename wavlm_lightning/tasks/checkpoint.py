@@ -82,7 +82,12 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 f"this {self.name} head was trained with protocol: {kept['protocol']}; "
                 "set model.protocol to the same value"
             )
-        if "averaged" in kept and self._trainer is not None and self.trainer.state.fn == "fit":
+        fitting = self._trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and kept.get("seed", self.seed) != self.seed:
+            raise UserError(
+                f"resume: the seed of {self.name} is {self.seed} here and {kept['seed']} in the checkpoint; give that of the run"
+            )
+        if "averaged" in kept and fitting:
             raise UserError(
                 "this checkpoint holds averaged weights, with which no optimiser goes on; start a new run with "
                 "model.start_from"

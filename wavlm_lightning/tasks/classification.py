@@ -13,7 +13,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.base import Task, check_several
 from wavlm_lightning.tasks.transformers_form import CLASSIFICATION, TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
@@ -45,6 +45,9 @@ class UtteranceClassification(Task):
 
     def read_labels(self, corpus: Corpus) -> Any:
         return list(corpus.inventory(self.inventory))
+
+    def check_labels(self, labels: Any) -> None:
+        check_several(self.name, len(labels), self.inventory)
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """The class of an utterance, int64 `()`."""

@@ -33,6 +33,7 @@ class Needs:
         normalize: whether the weighted sum normalises each layer, which a cache of means cannot know.
         framewise: the target has one entry a frame, so that no transform may change the length of the waveform.
         transcribes: the target is all that was said, so that no transform may cut the waveform.
+        every_talker: the target is all who speak, so that no transform may add talkers.
         target_audio: further audio of an utterance that is the target, sample by sample with the input.
         extra_audio: further audio of an utterance that is a second input, of any length.
     """
@@ -47,6 +48,7 @@ class Needs:
     normalize: bool = False
     framewise: bool = False
     transcribes: bool = False
+    every_talker: bool = False
     target_audio: tuple[str, ...] = ()
     extra_audio: tuple[str, ...] = ()
 

@@ -27,6 +27,7 @@ from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
 from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
+from wavlm_lightning.tasks.windows import LONGEST_WHOLE, WINDOW_SECONDS
 from wavlm_lightning.upstreams.cache import FeatureCache
 
 
@@ -212,6 +213,11 @@ class TaskData(ResumableData):
         self.cache = FeatureCache(directory, upstream, level, self.cache_gib, self.factor, precision, context)
         for name, split in self.opened.items():
             longest = self._longest(name)
+            if longest is None and name != "train" and split.samples.max() > LONGEST_WHOLE * SAMPLE_RATE:
+                raise UserError(
+                    f"data.cache: split {split.name} has a recording of {split.samples.max() / SAMPLE_RATE:.0f} s, and a cache "
+                    f"holds recordings of at most {LONGEST_WHOLE:g} s whole; set data.cache: null, which scores it in windows"
+                )
             need, missing = self.cache.check_budget(split.shards, longest)
             self._announce(split, longest, need, missing)
             # Each rank computes its share of the shards, and all read the whole cache after the barrier.
@@ -270,6 +276,10 @@ class TaskData(ResumableData):
             # Whole utterances, so a batch must hold at least the longest one.
             longest = float(samples.max()) / SAMPLE_RATE
             limits = {"batch_seconds": max(self.eval_batch_seconds, longest)}
+            if longest > LONGEST_WHOLE and cropped is None:
+                # Heard in windows, so each is alone in its batch and does not make room for others beside it.
+                limits, cropped = {"batch_seconds": LONGEST_WHOLE}, LONGEST_WHOLE
+                self._note_long(split)
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)
         plan = BatchPlan(
@@ -289,6 +299,13 @@ class TaskData(ResumableData):
         )
         pin = torch.cuda.is_available()
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
+
+    def _note_long(self, split: Split) -> None:
+        number = int((split.samples > LONGEST_WHOLE * SAMPLE_RATE).sum())
+        rank_zero_info(
+            f"{split.name}: {number} of {len(split)} recordings are longer than {LONGEST_WHOLE:g} s and scored in windows of "
+            f"{WINDOW_SECONDS:g} s, as `wavlm predict` does"
+        )
 
     def layout(self) -> dict[str, Any]:
         """Corpus and the arguments that shape training batches; a resumed run must have the same."""

@@ -41,8 +41,9 @@ class WaveformTask(Task):
         ...         self.gain = nn.Linear(dim, 1)
         ...
         ...     def enhance(self, features, lengths, audio):
-        ...         gain = self.gain(features).sigmoid().transpose(1, 2)
-        ...         return audio.audio * nn.functional.interpolate(gain, audio.audio.shape[1])[:, 0]
+        ...         gain = self.gain(features).sigmoid()[:, :, 0] * ~padding_mask(lengths, features.shape[1])
+        ...         gain = nn.functional.pad(gain.repeat_interleave(320, 1), (0, 400))  # the encoder's hop, and its kernel
+        ...         return audio.audio * gain[:, : audio.audio.shape[1]]
     """
 
     metric, better = "si_sdr", "higher"
@@ -56,7 +57,7 @@ class WaveformTask(Task):
 
     @abstractmethod
     def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
-        """The answer, `(batch, samples)` as the input is.
+        """The answer, `(batch, samples)` as the input is; that for an utterance depends on neither padding nor other rows.
 
         Args:
             features: weighted sum of the upstream's layers, `(batch, frames, dim)`; frame t is centred near sample

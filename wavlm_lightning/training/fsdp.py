@@ -15,8 +15,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 
-from wavlm_lightning.encoder.checkpoints.sharded_files import read_index, restricted_entries
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
+from wavlm_lightning.encoder.checkpoints.sharded_files import (
+    check_hashes,
+    hash_files,
+    read_index,
+    restricted_entries,
+    write_hashes,
+)
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite, check_regular, read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, replace_folder
 
@@ -166,7 +172,13 @@ class FSDP2(ModelParallelStrategy):
             if (reason := no_room(error)) is None:
                 raise
             raise UserError(not_written(path, reason)) from error
+        hashes: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(hashes, hash_files(fresh, self.global_rank))
         if self.global_rank == 0:  # the index is written last, when the files of all processes are there
+            try:
+                write_hashes(fresh, {name: each for some in hashes for name, each in some.items()})
+            except OSError as error:
+                raise UserError(not_written(path, error.strerror or str(error))) from error
             replace_folder(fresh, path)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
@@ -178,18 +190,35 @@ class FSDP2(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         try:
             if path.is_dir():
+                self._check_hashes(path)
                 read_index(path)
                 with restricted_entries(path):
                     return super().load_checkpoint(path, weights_only=True)
+            check_regular(path)
             return self._load_file(path)
         except CheckpointError as error:
             raise UserError(f"resume: {error}") from error
         except CheckpointException as error:  # derives from BaseException
             raise UserError(f"resume: {path} is cut short or of another model ({_reason(error)})") from error
 
+    def _check_hashes(self, path: Path) -> None:
+        """Compare the files with their hashes, each process a part of them; all raise if one finds a difference."""
+        wrong: list[str | None] = [None] * self.world_size
+        try:
+            check_hashes(path, self.global_rank, self.world_size)
+            mine = None
+        except (CheckpointError, OSError) as error:
+            mine = str(error)
+        torch.distributed.all_gather_object(wrong, mine)
+        if (first := next((each for each in wrong if each), None)) is not None:
+            raise CheckpointError(first)
+
     def _load_file(self, path: Path) -> dict[str, Any]:
         """Load a checkpoint in one file, written under any strategy; every process reads its own shards from it."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint: dict[str, Any] = read_pickle(path, mapped=True)
+        if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+            raise CheckpointError(f"{path} is not the checkpoint of a run: it has no state_dict")
+        check_finite(checkpoint["state_dict"], path)
         module = self.lightning_module
         assert module is not None
         places = dict(itertools.chain(module.named_parameters(), module.named_buffers()))

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.as_asked import OptimizerAsAsked
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.optimizers import Untouched, drop_gradient_unless_finite, parameter_groups
 from wavlm_lightning.training.schedules import Schedule
@@ -73,6 +74,9 @@ class Trainable(pl.LightningModule):
         """Parameters that take part in later updates only; the forward passes of this one give them no gradient."""
         return []
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [OptimizerAsAsked()]
+
     # Distribution.
 
     def check_strategy(self, name: str) -> None:
@@ -129,6 +133,12 @@ class Trainable(pl.LightningModule):
     def schedule_of_run(self) -> Schedule | None:
         """The learning rate over updates; None for a constant one."""
         return self.optimization.schedule
+
+    @property
+    def follows_max_steps(self) -> bool:
+        """Whether the learning rate depends on `trainer.max_steps`."""
+        schedule = self.optimization.schedule
+        return schedule is not None and schedule.follows_max_steps
 
     def build_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Adam, or AdamW if weights decay."""

@@ -63,6 +63,11 @@ class Schedule:
         if self.shape == "tri_stage" and self.final == 0:
             raise UserError("schedule.final 0: an exponential never gets there; set a value above 0, such as 0.05")
 
+    @property
+    def follows_max_steps(self) -> bool:
+        """Whether the factors depend on `trainer.max_steps`."""
+        return self.updates is None and (self.shape in ENDS or 0 < self.warmup < 1)
+
     def factor(self, update: int, total: int) -> float:
         """Factor on the learning rates of the update after `update` others; `total` is `trainer.max_steps`."""
         total = self.updates or total

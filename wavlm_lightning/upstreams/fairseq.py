@@ -67,10 +67,13 @@ class FairseqUpstream(TorchaudioModel):
             parameters, normalize = kept[0]["parameters"], kept[0]["normalize"]
             model, embedding = rebuild(wav2vec2_model, parameters, kept[1], Path(path))
         else:
-            settings, weights = _open(Path(path))
+            with reading(Path(path), "a checkpoint of fairseq", "take it again from where it was published"):
+                settings, weights = _open(Path(path))
             normalize = settings.get("normalize", False)
             if not isinstance(normalize, bool):  # an omegaconf interpolation that was never resolved
-                raise UserError(f"{path}: its settings do not say whether waveforms are normalised ({normalize!r})")
+                raise UserError(
+                    f"{path}: its settings do not say whether waveforms are normalised ({shown(normalize)})"
+                )
             parameters = _parameters(settings, Path(path))
             model = _build(parameters, weights, Path(path))
             embedding = weights.get("mask_emb")

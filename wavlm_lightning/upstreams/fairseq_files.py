@@ -19,6 +19,7 @@ import torch
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_sums
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import check_file
 
 LEGACY_PICKLES = 4  # before torch 1.6 a file was a sequence of pickles: magic number, version, system, content
 
@@ -93,6 +94,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
     """Names of the globals that a file refers to, and all its strings."""
     names: set[str] = set()
     strings: set[str] = set()
+    check_file(path, "a PyTorch file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -102,7 +104,7 @@ def _scan(path: Path) -> tuple[set[str], set[str]]:
             with path.open("rb") as stream:
                 for _ in range(LEGACY_PICKLES):
                     _scan_one(stream, names, strings)
-    except (ValueError, StopIteration, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zip, zlib and pickletools, as the damage has it
         raise UserError(f"{path}: not a readable PyTorch file; is it cut short?") from error
     return names, strings
 

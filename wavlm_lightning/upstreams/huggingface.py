@@ -248,6 +248,13 @@ def _preprocessor(transformers: Any, source: str) -> dict[str, Any]:
         values = transformers.Wav2Vec2FeatureExtractor.get_feature_extractor_dict(source)[0]
     except OSError:  # some checkpoints have no preprocessor configuration
         return {}
+    if not isinstance(values, dict):
+        raise UserError(f"hf:{source}: its preprocessor_config.json holds {type(values).__name__} instead of an object")
+    normalize = values.get("do_normalize")
+    if normalize is not None and not isinstance(normalize, bool):
+        raise UserError(
+            f"hf:{source}: do_normalize in its preprocessor_config.json is {shown(normalize)}, not true or false"
+        )
     rate = values.get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(f"hf:{source} needs audio at {rate} Hz, but corpora have {SAMPLE_RATE} Hz")

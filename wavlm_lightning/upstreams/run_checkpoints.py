@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError
-from wavlm_lightning.encoder.checkpoints.sharded_files import EXTRAS, read_sharded
+from wavlm_lightning.encoder.checkpoints.sharded_files import EXTRAS, check_hashes, read_sharded
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
@@ -55,6 +55,7 @@ def read_entries(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         return _read(path, checked=False)
     try:
+        check_hashes(path, names=(EXTRAS,))
         return read_pickle(path / EXTRAS)
     except CheckpointError as error:
         raise UserError(str(error)) from error

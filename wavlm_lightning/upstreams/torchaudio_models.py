@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from wavlm_lightning.encoder.checkpoints.huggingface import rename
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.reading import reading
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
@@ -209,7 +209,7 @@ def _download(bundle: Any, name: str) -> Wav2Vec2Model:
     try:
         # Without weights_only, torch.hub would unpickle whatever the server sends.
         model: nn.Module = bundle.get_model(dl_kwargs={"weights_only": True, "map_location": "cpu"})
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:
         raise UserError(
             f"torchaudio:{name}: its weights could neither be read from the torch hub cache nor downloaded "
             f"({type(error).__name__}); fetch them where there is a network and give weights=FILE"
@@ -225,7 +225,8 @@ def _read(bundle: Any, name: str, path: Path) -> Wav2Vec2Model:
         state = rename(read_tensors(path))
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return build(BUILDERS[bundle._model_type], bundle._params, state, path)
+    with reading(path, f"the weights of torchaudio:{name}"):
+        return build(BUILDERS[bundle._model_type], bundle._params, state, path)
 
 
 def rebuild(

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import atomic_write, write_text
+from wavlm_lightning.system.files import atomic_write, check_output, write_text
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.fit import fit, validate
@@ -68,6 +68,7 @@ def average(
         0.971
     """
     out = Path(out)
+    check_output(out)
     if any((out / "checkpoints").glob("*.ckpt")):
         raise UserError(f"{out} already holds a run; remove it, or choose another --out")
     paths = [Path(source) for source in sources]

@@ -15,6 +15,7 @@ from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 
 
 def fit_codebook(
@@ -50,6 +51,7 @@ def fit_codebook(
     Raises:
         UserError: arguments do not fit together, or the corpus or encoder cannot be used.
     """
+    check_output(out)
     if (encoder is None) != (layer is None):
         raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
     if part and sample.get("memory_gib") is None:

@@ -11,6 +11,7 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 
 # Training utterances up to which speakers are counted and labels compared with phones: that takes seconds.
 MOST_UTTERANCES = 20_000
@@ -47,6 +48,7 @@ def write_report(
     Example:
         >>> page, left_out = write_report([Path("runs/superb")], Path("runs/report"))
     """
+    check_output(output, "--output")
     more: dict[str, Any] = {"setup": setup, "commands": commands, "notes": notes}
     return write_run_report(runs, output, reservation, compare, group_seeds, describe=describe_pretraining, **more)
 

@@ -43,6 +43,7 @@ class WaveformTransform(ABC):
         probability: share of the utterances that are changed.
         keeps_length: sample t of the result belongs to sample t of the input, so frame labels and clean references hold.
         keeps_content: nothing that was said is lost, so transcripts hold. A transform that crops does not keep it.
+        keeps_talkers: nobody else is heard, so that a target that lists all who speak (diarization) holds.
 
     Example:
         >>> @dataclass(kw_only=True)
@@ -55,6 +56,7 @@ class WaveformTransform(ABC):
 
     keeps_length: ClassVar[bool] = True
     keeps_content: ClassVar[bool] = True
+    keeps_talkers: ClassVar[bool] = True
 
     probability: float = 1.0
 
@@ -198,6 +200,7 @@ class OneOf(WaveformTransform):
         # Of the class in general, but here it depends on what is inside.
         self.keeps_length = all(each.keeps_length for each in self.transforms)  # type: ignore[misc]
         self.keeps_content = all(each.keeps_content for each in self.transforms)  # type: ignore[misc]
+        self.keeps_talkers = all(each.keeps_talkers for each in self.transforms)  # type: ignore[misc]
 
     def apply(self, waveform: np.ndarray, meta: Meta, draw: Draw) -> tuple[np.ndarray, Meta]:
         if draw.rng.random() >= self.probability:

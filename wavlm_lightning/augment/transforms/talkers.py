@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class MixUtterances(WaveformTransform):
 
     It is what `UtteranceMixing` (WavLM) does in pre-training, for one waveform and any number of talkers. The ratio is
     that of the powers of both whole utterances, pauses included. Samples of the sum may exceed 1. Labels of the others,
-    such as turns or words, are not added.
+    such as turns or words, are not added, so that tasks whose target lists all who speak (SD) refuse it.
 
     Args:
         probability: share of the utterances that are changed.
@@ -24,6 +25,8 @@ class MixUtterances(WaveformTransform):
         others: range of the number of other utterances.
         overlap: range of the length of each segment, as a share of the utterance; a shorter other is taken whole.
     """
+
+    keeps_talkers: ClassVar[bool] = False
 
     ratio_db: tuple[float, float] = (0.0, 15.0)
     others: tuple[int, int] = (1, 1)

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, existing, require_folder
+from wavlm_lightning.system.reading import check_file
 
 HELP = "IEMOCAP, four emotions, one split a session (SUPERB ER); DIR holds Session1 to Session5"
 
@@ -48,6 +49,7 @@ def _session(folder: Path, number: int) -> list[Recording]:
     for labels in folder.glob("dialog/EmoEvaluation/*.txt"):
         if labels.name.startswith("."):  # macOS resource forks in the release
             continue
+        check_file(labels, "the labels of a dialogue")
         for line in labels.read_text(errors="replace").splitlines():
             # [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[2.5000, 2.5000, 2.5000]; other lines are single ratings
             fields = line.split("\t")

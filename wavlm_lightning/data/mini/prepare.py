@@ -1,7 +1,6 @@
 """Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
 FORMAT = 1
@@ -42,10 +43,13 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
             raise UserError(f"the mini corpus has no data set {name!r}; choose from {', '.join(_PLANS)}")
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
+    if not os.path.isdir(out):  # noqa: PTH112  # `Path.is_dir` raises for a name that is too long
+        check_output(out)
     # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
     if not missing:
         return
+    check_output(out)
     with open_renderers(workers or _usable_cores(), seed) as renderers:
         for name in missing:
             _write(out / name, name, size, seed, renderers, progress)
@@ -78,10 +82,10 @@ def _finished(directory: Path, size: str, seed: int) -> bool:
     if not path.exists():
         return False
     try:
-        source = json.loads(path.read_text())["source"]
+        source = read_json(path, "the description of a corpus")["source"]
         found = {key: source[key] for key in ("size", "seed", "format")}
         synthesiser = str(source["synthesiser"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         raise UserError(f"{directory} holds a corpus that is not a mini corpus; choose another --out") from None
     wanted = {"size": size, "seed": seed, "format": FORMAT}
     remedy = "delete it or choose another --out"

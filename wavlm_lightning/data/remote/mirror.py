@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning.data.corpus_json import UNTRUSTED, check_body
+from wavlm_lightning.data.corpus_json import INDEX, UNTRUSTED, check_body
 from wavlm_lightning.data.remote.cache_space import BOUND, bound, finish, growing, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
@@ -28,6 +28,9 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import FULL, atomic_write, locked, write_bytes
 from wavlm_lightning.system.paths import plain_name
 
+MOST = 1 << 28  # bytes of a corpus.json, of about a million shards, or of trials
+INDEX_ENTRY = 4096  # bytes of an utterance in an index, at most
+LABELS_PER_BYTE = 16  # bytes of labels for a byte of a shard, at most: silence takes few bytes
 NOTE = "remote.json"
 # Suffixes of files that their own content proves to belong to a shard; of all others, size and hash are in `corpus.json`.
 DERIVED = (".json", ".safetensors")
@@ -56,7 +59,7 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
     name = re.sub(r"[^\w-]+", "-", "".join(urlsplit(url)[1:3])).strip("-")
     memory = io.BytesIO()
     try:
-        download(address(url, "corpus.json"), memory, patience=patience)
+        download(address(url, "corpus.json"), memory, patience=patience, most=MOST)
     except NotThere as error:
         raise UserError(f"{shown(url)}: no corpus.json there; give the URL of the folder of a corpus") from error
     content = memory.getvalue()
@@ -154,7 +157,7 @@ def _fill(
     """Download and verify; start again if the content is wrong, because a connection can damage bytes, too."""
     wrong = ""
     for _ in range(3):
-        download(url, file, size, patience)
+        download(url, file, size, patience, _most(path, summary))
         file.flush()
         wrong = _what_is_wrong(file, path, summary)
         if not wrong:
@@ -163,6 +166,15 @@ def _fill(
         file.truncate(file.seek(0))
     part_of(path, size).unlink(missing_ok=True)
     raise UserError(f"{shown(url)}: {wrong}; upload that corpus again, or give the URL of a complete one")
+
+
+def _most(path: Path, summary: dict[str, Any]) -> int:
+    """Bytes that a file of unknown size may have, from what `corpus.json` says about its shard."""
+    if path.name.endswith(".index.json") and "utterances" in summary:
+        return (1 << 16) + INDEX_ENTRY * summary["utterances"]
+    if path.suffix == ".safetensors" and "bytes" in summary:
+        return (1 << 20) + LABELS_PER_BYTE * summary["bytes"]
+    return 1 << 20 if path.name == "labels.json" else MOST
 
 
 def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any]) -> str:
@@ -184,6 +196,10 @@ def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any])
                 or len(content["keys"]) != summary.get("utterances", len(content["keys"]))
             ):
                 return "not the index of the shard that corpus.json describes"
+            if path.name.endswith(".index.json") and INDEX in summary:
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != summary[INDEX]:
+                    return "not the index that corpus.json describes (sha256 differs)"
     except Exception as error:
         return f"damaged ({error!r})"
     return "" if path.suffix in DERIVED else "a file that corpus.json does not describe"

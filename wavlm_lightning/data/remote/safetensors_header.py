@@ -39,7 +39,10 @@ def parse_header(content: bytes) -> Header:
     end = header_end(content)
     if len(content) < max(end, 9):
         raise ValueError(f"a header of {end} bytes in {len(content)}")
-    tensors = json.loads(content[8:end])
+    try:
+        tensors = json.loads(content[8:end])
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
     if not isinstance(tensors, dict):
         raise ValueError("its header is not an object")
     return Header(tensors.pop("__metadata__", {}), tensors, end)

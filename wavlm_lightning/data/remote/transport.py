@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import io
 import random
+import re
 import ssl
 import time
 import urllib.error
@@ -31,6 +33,7 @@ class Patience:
     first_seconds: float = 0.5  # pause after the first failure
     longest_seconds: float = 30.0  # longest pause
     timeout_seconds: float = 60.0  # silence of the server that counts as a failure
+    least_speed: float = 4096.0  # bytes/s over `timeout_seconds` of waiting; a slower answer counts as a failure, too
 
     def pause(self, failures: int) -> float:
         return random.uniform(0.5, 1.0) * min(self.longest_seconds, self.first_seconds * 2 ** (failures - 1))
@@ -60,15 +63,23 @@ def shown(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
-def download(url: str, file: BinaryIO, size: int | None = None, patience: Patience | None = None) -> None:
+def download(
+    url: str, file: BinaryIO, size: int | None = None, patience: Patience | None = None, most: int = 1 << 30
+) -> None:
     """Download a file, continuing after the bytes that `file` already holds.
 
-    `file` is open for reading and writing; it may hold the beginning if `size` (bytes of the whole) is known. Without
-    `size`, the server is trusted.
+    The time is bounded: by the size, the least speed of `patience`, and the number of its attempts.
+
+    Args:
+        url: of the file.
+        file: open for reading and writing; it may hold the beginning if `size` is known.
+        size: bytes of the whole; None if nobody but the server knows.
+        patience: how often to retry.
+        most: bytes that a file of unknown size may have.
 
     Raises:
         NotThere: the server does not have the file.
-        UserError: all attempts failed; the bytes that arrived stay in `file`.
+        UserError: all attempts failed, and the bytes that arrived stay in `file`; or the file is larger than `most`.
         OSError: `file` cannot be written.
     """
     patience = patience or Patience()
@@ -80,7 +91,7 @@ def download(url: str, file: BinaryIO, size: int | None = None, patience: Patien
         if size is not None and have == size:
             return
         try:
-            _append(url, file, have, size, patience.timeout_seconds)
+            _append(url, file, have, size, most if size is None else size, patience)
             return
         except Temporary as error:
             failures = 0 if file.seek(0, 2) - have >= PROGRESS else failures + 1
@@ -92,36 +103,103 @@ def download(url: str, file: BinaryIO, size: int | None = None, patience: Patien
             time.sleep(max(patience.pause(max(failures, 1)), min(error.wait_seconds, patience.longest_seconds)))
 
 
-def _append(url: str, file: BinaryIO, have: int, size: int | None, timeout: float) -> None:
-    """One attempt; all bytes that arrive are written."""
-    with closing(_chunks(url, have, timeout)) as chunks:
+def _append(url: str, file: BinaryIO, have: int, size: int | None, most: int, patience: Patience) -> None:
+    """One attempt; all bytes that arrive are written, up to `size`."""
+    with closing(_chunks(url, have, patience)) as chunks:
         have = file.truncate(file.seek(int(next(chunks))))
         for chunk in chunks:
-            chunk = chunk if size is None else chunk[: size - have]
-            have += file.write(chunk)
+            if size is None and have + len(chunk) > most:
+                raise UserError(
+                    f"{shown(url)}: sends more than the {most:,} bytes that such a file can have; check the URL, or do not "
+                    "trust this server"
+                )
+            have += file.write(chunk[: most - have])
             if have == size:
                 return
     if size is not None:
         raise Temporary(f"it ended after {have} of {size} bytes")
 
 
-def _chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, None]:
+def _chunks(url: str, offset: int, patience: Patience) -> Generator[Any, None, None]:
     """First the offset at which the answer begins (0 if the server does not support ranges), then its bytes.
 
     Only reading raises `Temporary`: an error of the consumer, such as a full disk, is not an error of the connection.
     """
     if urlsplit(url).scheme in ("http", "https"):
-        return _http_chunks(url, offset, timeout)
+        return _http_chunks(url, offset, patience)
     return _fsspec_chunks(url, offset)
 
 
-def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, None]:
+class _Paced(io.RawIOBase):
+    """The bytes of a connection, which fails if they come too slowly; only waiting for them counts, not what is done with them.
+
+    The timeout of a socket counts silence alone: a server that sends a byte now and then would be waited for without end.
+    """
+
+    def __init__(self, stream: io.RawIOBase, patience: Patience) -> None:
+        self.stream, self.patience = stream, patience
+        self.waited, self.arrived = 0.0, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        begin = time.monotonic()
+        found = self.stream.readinto(buffer)
+        self.waited += time.monotonic() - begin
+        self.arrived += found or 0
+        window, least = self.patience.timeout_seconds, self.patience.least_speed
+        if self.waited >= window:
+            if self.arrived < least * self.waited:
+                raise TimeoutError(f"{self.arrived:,} bytes in {self.waited:.3g} s, less than {least:g} bytes/s")
+            self.waited, self.arrived = 0.0, 0
+        return found
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def _opener(patience: Patience) -> urllib.request.OpenerDirector:
+    """Opens http(s) URLs, and redirects to such; header and body of each answer are `_Paced`."""
+
+    class Response(http.client.HTTPResponse):
+        def __init__(self, sock: Any, *arguments: Any, **settings: Any) -> None:
+            super().__init__(sock, *arguments, **settings)
+            paced = _Paced(self.fp.detach(), patience)
+            self.fp = io.BufferedReader(paced)
+
+    class Connection(http.client.HTTPConnection):
+        response_class = Response
+
+    class SecureConnection(http.client.HTTPSConnection):
+        response_class = Response
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, request: Any) -> Any:
+            return self.do_open(Connection, request)
+
+    class Secure(urllib.request.HTTPSHandler):
+        def https_open(self, request: Any) -> Any:
+            return self.do_open(SecureConnection, request)
+
+    class OtherSchemes(urllib.request.BaseHandler):
+        def default_open(self, request: Any) -> None:
+            if request.type not in ("http", "https"):
+                raise UserError(
+                    f"{shown(request.full_url)}: the server redirects to this, which is neither http nor https"
+                )
+
+    return urllib.request.build_opener(OtherSchemes, Plain, Secure)
+
+
+def _http_chunks(url: str, offset: int, patience: Patience) -> Generator[Any, None, None]:
     # `identity`: a proxy that compresses on the way would make byte ranges meaningless.
     request = urllib.request.Request(url, headers={"User-Agent": "wavlm_lightning", "Accept-Encoding": "identity"})
     if offset:
         request.add_header("Range", f"bytes={offset}-")
     try:
-        response = urllib.request.urlopen(request, timeout=timeout)
+        response = _opener(patience).open(request, timeout=patience.timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         raise _judge(url, error) from error
@@ -132,10 +210,14 @@ def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, 
                 f"{shown(url)}: the server's certificate is not trusted ({reason}); repair the certificate or use another URL"
             ) from error
         raise Temporary(f"{reason!r}") from error
+    except ValueError as error:  # a redirect to something that is no URL
+        raise UserError(f"{shown(url)}: leads to no usable address ({error}); check the URL") from error
     with response:
+        promised, arrived = response.headers.get("Content-Length"), 0
+        if promised is not None and re.fullmatch("[0-9]{1,18}", promised) is None:
+            raise Temporary(f"the server's Content-Length is {promised[:40]!r}")
         span = response.headers.get("Content-Range", "")
         yield offset if response.status == 206 and span.startswith(f"bytes {offset}-") else 0
-        promised, arrived = response.headers.get("Content-Length"), 0
         while chunk := _read(response):
             arrived += len(chunk)
             yield chunk
@@ -146,7 +228,8 @@ def _http_chunks(url: str, offset: int, timeout: float) -> Generator[Any, None, 
 
 def _read(stream: Any) -> bytes:
     try:
-        return stream.read(CHUNK)
+        # `read1` gives what has arrived; `read` would wait for a whole chunk.
+        return stream.read1(CHUNK) if hasattr(stream, "read1") else stream.read(CHUNK)
     except Exception as error:  # each file system of fsspec raises its own exceptions for a dropped connection
         raise Temporary(f"{error!r}") from error
 

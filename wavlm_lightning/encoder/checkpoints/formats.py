@@ -98,6 +98,8 @@ def match_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pat
     Raises:
         CheckpointError: names are missing or unexpected, a shape differs, or a value is not finite.
     """
+    if wrong := [name for name, tensor in state.items() if not isinstance(tensor, Tensor) or tensor.is_quantized]:
+        raise CheckpointError(f"{path}: {_some(wrong)} is no plain tensor; give weights that are not quantised")
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
     if missing or unexpected:

@@ -110,20 +110,22 @@ def config_from(values: Mapping[str, Any], preprocessor: Mapping[str, Any], path
         CheckpointError: not a WavLM, HuBERT or wav2vec 2.0, or one with unsupported parts.
     """
     model_type = values.get("model_type", "wavlm")
-    if model_type not in POSITION_BIAS:
-        raise CheckpointError(f"{path} has model_type {model_type}, not {', '.join(POSITION_BIAS)}")
+    if not isinstance(model_type, str) or model_type not in POSITION_BIAS:
+        raise CheckpointError(f"{path} has model_type {str(model_type)[:60]}, not {', '.join(POSITION_BIAS)}")
     for key, needed in SUPPORTED.items():
         if values.get(key, needed) != needed:
-            raise CheckpointError(f"{path} has {key} {values[key]}, but only {needed} is supported")
+            raise CheckpointError(f"{path} has {key} {str(values[key])[:60]}, but only {needed} is supported")
     for key in EMPTY:
         if values.get(key):
             raise CheckpointError(f"{path} has {key}, which is not supported; save the model without it")
     beside = path.with_name("preprocessor_config.json")
     for key, wanted in PREPROCESSOR.items():
         if preprocessor.get(key, wanted) != wanted:
-            raise CheckpointError(f"{beside} has {key} {preprocessor[key]}, but only {wanted} is supported")
+            raise CheckpointError(f"{beside} has {key} {str(preprocessor[key])[:60]}, but only {wanted} is supported")
     if not isinstance(preprocessor.get("do_normalize", False), bool):
-        raise CheckpointError(f"{beside} has do_normalize {preprocessor['do_normalize']!r}, which is not true or false")
+        raise CheckpointError(
+            f"{beside} has do_normalize {str(preprocessor['do_normalize'])[:60]}, which is not true or false"
+        )
     fields = {ours: values[theirs] for ours, theirs in FIELDS.items() if theirs in values}
     layered = fields.get("conv_norm", "group") == "layer"
     # Published models with layer norms in the front-end read normalised waveforms, the others do not. In a file that does

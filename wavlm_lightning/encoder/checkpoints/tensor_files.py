@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+LONGEST = 120  # characters of another library's message that are shown
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says in one sentence which file and why.
@@ -26,6 +28,20 @@ class CheckpointError(ValueError):
         Traceback (most recent call last):
         wavlm_lightning.encoder.checkpoints.tensor_files.CheckpointError: model.safetensors not found in exports/run7
     """
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe, a device or a folder in place of a file: reading one may wait for ever.
+
+    `system.reading.check_file` for this package, which imports nothing of ours. What does not exist is left to who opens it.
+
+    Raises:
+        CheckpointError: naming the path.
+    """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(
+            f"{path} is not a file but a {'folder' if path.is_dir() else 'pipe or a device'}; give a file"
+        )
 
 
 @contextlib.contextmanager
@@ -56,6 +72,7 @@ def short(value: object) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
+    check_regular(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -76,6 +93,7 @@ def read_pickle(path: Path, mapped: bool = False, checked: bool = True) -> Any:
     Raises:
         CheckpointError: the file is broken or holds objects that need code to be executed.
     """
+    check_regular(path)
     if checked:
         check_sums(path)
     try:
@@ -136,6 +154,7 @@ def check_finite(tensors: Mapping[str, Tensor], source: Path | str) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A flat dict of tensors from a safetensors or PyTorch file."""
+    check_regular(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -161,6 +180,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; it replaces `path` when the block ends, so that no kill leaves half a file.
 
     `system.files.atomic_write` for this package, which imports nothing of ours; its sweep knows the temporary names.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder takes no files.
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -168,6 +190,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # a power failure must not leave an empty file under the true name
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({brief(error)}); free some space, or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

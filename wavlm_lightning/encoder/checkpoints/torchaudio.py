@@ -30,12 +30,12 @@ def convert(state: Mapping[str, Tensor], path: Path) -> tuple[WavLMConfig, dict[
     Raises:
         CheckpointError: tensors of a WavLM are missing.
     """
-    renamed = rename_weight_norm(_split(state))
     try:
+        renamed = rename_weight_norm(_split(state))
         return _config(renamed), renamed
     except KeyError as error:
         raise CheckpointError(f"{path} is not a WavLM of torchaudio: it lacks {error.args[0]}") from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, RuntimeError, TypeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path} describes an encoder that cannot be built: {error}") from error
 
 

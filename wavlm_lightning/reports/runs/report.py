@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from wavlm_lightning.reports.runs.tables import Official, board_cards
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_text
+from wavlm_lightning.system.reading import read_json, reading
 
 RADAR_SIZE = (4.0, 3.2)
 CSV_COLUMNS = (
@@ -186,8 +186,12 @@ def _stages(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for folder in map(Path, runs):
         file = folder / "stages.json"
-        if file.is_file() and (seconds := json.loads(file.read_text(encoding="utf-8")).get("seconds")):
-            found[folder.resolve().name] = {name: float(value) for name, value in seconds.items()}
+        if file.is_file():
+            again = "remove it; the costs of the stages are then not shown"
+            content = read_json(file, "the state of the stages", again)
+            with reading(file, "the state of the stages", again):
+                if seconds := content.get("seconds"):
+                    found[folder.resolve().name] = {name: float(value) for name, value in seconds.items()}
     return found
 
 

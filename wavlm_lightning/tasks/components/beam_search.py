@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text
 
 WORD_END = "|"
 
@@ -100,7 +101,7 @@ class BeamSearch:
 
 def _check_lexicon(path: Path, labels: list[str]) -> None:
     known = set(labels)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "a lexicon").splitlines(), 1):
         unknown = set(line.split()[1:]) - known
         if unknown:
             raise UserError(

@@ -11,6 +11,7 @@ from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.base import check_several
 from wavlm_lightning.tasks.ctc import BLANK, CtcTask
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
@@ -50,6 +51,9 @@ class PhonemeRecognition(CtcTask):
     def read_labels(self, corpus: Corpus) -> list[str]:
         """Three special symbols and the corpus' `phones`, pauses included: 74 with LibriSpeech's 71 symbols."""
         return [*SPECIAL, *corpus.inventory("phones")]
+
+    def check_labels(self, labels: Any) -> None:
+        check_several(self.name, len(labels) - len(SPECIAL), "phones")
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Phones and end symbol, int64 `(labels,)`."""

@@ -130,6 +130,9 @@ class QueryByExample(Task):
                     queries[name].append(frames.transpose(0, 1).clone())  # a view would keep the whole batch alive
                     terms[name].append(batch.targets.values[row, 0])
         documents, *asked = self.splits
+        for name in asked:
+            if not queries[name]:
+                raise UserError(f"QbE: split {name} has no queries; prepare the corpus again, or leave this split out")
         self.searches = [
             TermSearch(queries[name], torch.stack(terms[name]), moments[documents] + moments[name], self.distance)
             for name in asked

@@ -15,7 +15,7 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction
+from wavlm_lightning.tasks.base import Direction, check_several
 from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
@@ -89,6 +89,9 @@ class SpeechRecognition(CtcTask):
         if not letters:
             raise UserError(f"ASR: split {train.name} of {corpus.directory} has no text; use a corpus with transcripts")
         return [*SPECIAL, WORD_END, *letters]
+
+    def check_labels(self, labels: Any) -> None:
+        check_several(self.name, len(labels) - len(SPECIAL) - 1, "letters")
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Letters, `|` after every word, and end symbol, int64 `(labels,)`."""

@@ -222,6 +222,9 @@ class FolderCtc(CtcTask):
         """The head's own labels; `numbers` reports targets that they cannot spell."""
         return self.labels
 
+    def check_labels(self, labels: Any) -> None:
+        """The folder's own labels are what they are."""
+
     def numbers(self, said: list[str]) -> Tensor:
         """Indices of labels, int64 `(labels,)`; labels that the head lacks become its unknown token."""
         places = self._numbers

@@ -13,6 +13,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, POSITION_BIAS, read_weights
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import shown
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.components.xvector import CONTEXTS, TIME_DELAY, from_transformers
 from wavlm_lightning.tasks.huggingface import heads
@@ -113,13 +114,14 @@ def is_head_folder(path: Path) -> bool:
 
 
 def _kind(path: Path, values: Mapping[str, Any]) -> str:
-    named = values.get("architectures") or ["nothing"]
+    named = values.get("architectures")
+    named = named if isinstance(named, list) and named else ["nothing"]
     for model_type, encoder in ENCODERS.items():
         for kind in HEADS:
             if named[0] == f"{encoder}{kind}" and values.get("model_type", model_type) == model_type:
                 return kind
     raise UserError(
-        f"{path}: its config.json names {named[0]}, which is not a supported head; give one of "
+        f"{path}: its config.json names {shown(named[0])}, which is not a supported head; give one of "
         f"{', '.join(f'WavLM{kind}' for kind in HEADS)}"
     )
 
@@ -201,11 +203,12 @@ def huggingface_head(
     model.build(_labels(folder, kind))
     model.trained = {"processing": dict(own.get("processing") or {})}
     state = to_ours(folder, model)
-    expected = {name: value for name, value in model.state_dict().items() if not name.startswith("upstream.")}
+    encoder = {name: value for name, value in model.state_dict().items() if name.startswith("upstream.")}  # if trained
+    expected = {name: value for name, value in model.state_dict().items() if name not in encoder}
     wrong = sorted(expected.keys() ^ state.keys()) or [n for n in expected if expected[n].shape != state[n].shape]
     if wrong:
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")
-    model.load_state_dict({name: value.float() for name, value in state.items()})
+    model.load_state_dict({**{name: value.float() for name, value in state.items()}, **encoder})
     return model.eval()
 
 

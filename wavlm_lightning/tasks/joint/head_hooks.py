@@ -18,8 +18,8 @@ FORWARDED = (
     *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in ("start", "end")),
     *(f"on_{stage}_epoch_{when}" for stage in ("validation", "test") for when in ("start", "end")),
 )
-# Methods that are called once for all heads and that Lightning's classes of hooks do not list.
-SHARED = ("upstream_layers", "optimizer_step")
+# Methods that are called once for all heads, or without the audio, and that Lightning's classes of hooks do not list.
+SHARED = ("upstream_layers", "from_layers", "optimizer_step")
 
 
 def forwarded(hook: str) -> Callable[[Any], None]:

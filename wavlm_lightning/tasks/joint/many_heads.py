@@ -17,6 +17,8 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.joint.head_hooks import FORWARDED, TrainerOfHead, check_hooks, check_trainer, forwarded
+from wavlm_lightning.tasks.windows import is_long
+from wavlm_lightning.training.as_asked import OptimizerAsAsked
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -131,6 +133,9 @@ class ManyHeads(pl.LightningModule):
             head._trainer = TrainerOfHead(self.trainer, label)
             head.setup(stage)
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [OptimizerAsAsked()]
+
     def configure_model(self) -> None:
         for head in self.members:
             head.configure_model()
@@ -193,12 +198,12 @@ class ManyHeads(pl.LightningModule):
         scheduler.head.lr_scheduler_step(scheduler.scheduler, metric)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        shared = self._shared(batch)
+        shared = batch if is_long(batch.inputs) else self._shared(batch)
         for head in self.members:
             head.validation_step(shared.of(head.name), batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        shared = self._shared(batch)
+        shared = batch if is_long(batch.inputs) else self._shared(batch)
         for head in self.members:
             head.test_step(shared.of(head.name), batch_idx)
 

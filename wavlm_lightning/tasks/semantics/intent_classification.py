@@ -13,6 +13,7 @@ from torchmetrics.classification import BinaryAccuracy
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.base import check_several
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 
@@ -32,6 +33,9 @@ class IntentClassification(UtteranceClassification):
 
     def read_labels(self, corpus: Corpus) -> Any:
         return {slot: list(values) for slot, values in corpus.inventory(self.inventory).items()}
+
+    def check_labels(self, labels: Any) -> None:
+        check_several(self.name, max(map(len, labels.values()), default=0), f"values in each slot of {self.inventory}")
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """The value of each slot, int64 `(slots,)`."""

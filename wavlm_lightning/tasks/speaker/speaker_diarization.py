@@ -80,7 +80,7 @@ class SpeakerDiarization(Task):
     metric = "der"
     better = "lower"
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
-    answer, cache_level = "frames", "frame"
+    answer, cache_level, every_talker = "frames", "frame", True
     _spoken = False
 
     def __init__(
@@ -168,7 +168,7 @@ class SpeakerDiarization(Task):
         return (right.sum((1, 2)) / (lengths * self.speakers)).mean()
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
-        outputs, lengths = self(batch.inputs)
+        outputs, lengths = self.answers(batch.inputs)
         for name, measure in (("loss", self.loss), ("accuracy", self.accuracy)):
             self.log_mean(stage, name, measure(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)

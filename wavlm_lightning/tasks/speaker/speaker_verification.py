@@ -17,7 +17,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.base import Task, check_several
 from wavlm_lightning.tasks.components.xvector import (
     LOST_FRAMES,
     TIME_DELAY,
@@ -143,6 +143,9 @@ class SpeakerVerification(Task):
             raise UserError(f"{corpus.directory}: its inventory names no speakers of split 'train'; prepare it again")
         return list(speakers["train"])
 
+    def check_labels(self, labels: Any) -> None:
+        check_several(self.name, len(labels), "speakers to train on")
+
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """The speaker, int64 `()`; `UNKNOWN` if the speaker is not in the training set, as in trials."""
         if "speaker" not in meta:
@@ -196,7 +199,7 @@ class SpeakerVerification(Task):
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Stage) -> None:
         # No loss: the speakers of the trials have no class.
-        outputs, lengths = self(batch.inputs)
+        outputs, lengths = self.answers(batch.inputs)
         self.update_metric(metric, outputs, lengths, batch)
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:

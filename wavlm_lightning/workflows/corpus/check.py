@@ -12,15 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from wavlm_lightning.audio import SHORTEST
 from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.corpus_json import INDEX
+from wavlm_lightning.data.lengths import Lengths
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
 NAMED = 20  # shards that the summary names; the list of faults has all
@@ -45,6 +49,7 @@ class ShardJob:
     split: str
     summary: dict[str, Any]  # its entry in `corpus.json`
     labels: tuple[str, ...]  # names of the label sets that cover this split
+    lengths: np.ndarray | None  # of its utterances in samples, from the file of lengths; None if there is none
     quick: bool  # compare sizes only
     remote: bool  # the corpus is a mirror: missing files are downloaded
 
@@ -84,10 +89,11 @@ def check(
     if remote and quick:
         raise UserError(f"{corpus.name}: --quick compares files on disk, and these are behind a URL; leave --quick out")
     covered = {split: _label_sets(corpus, split, labels, remote) for split in corpus.splits}
+    lengths, listed = _lengths(corpus, quick)
     work = [
-        ShardJob(corpus.directory, split, summary, covered[split], quick, remote)
+        ShardJob(corpus.directory, split, summary, covered[split], some, quick, remote)
         for split, part in corpus.body["splits"].items()
-        for summary in part["shards"]
+        for summary, some in zip(part["shards"], listed[split], strict=True)
     ]
     total = sum(job.summary["bytes"] for job in work)
     jobs = 1 if quick or total < LITTLE else jobs or len(os.sched_getaffinity(0))
@@ -100,11 +106,11 @@ def check(
         if not _covers(name, work, verdicts):
             raise UserError(f"{corpus.directory}: no shard has labels {name!r}; give the name of a set that it has")
     lines, wrong = _describe(corpus, sorted(verdicts, key=lambda verdict: verdict.name))
-    lengths = [] if remote else _lengths(corpus)
+    others = lengths if quick else [*lengths, *_across(corpus, any(verdict.faults for verdict in verdicts))]
     error = ""
-    if wrong or lengths:
-        remedy = _remedy(corpus, verdicts, remote, bool(lengths))
-        error = f"{corpus.directory}: {'; '.join(wrong + lengths)}; {remedy}"
+    if wrong or others:
+        remedy = _remedy(corpus, verdicts, remote, bool(others))
+        error = f"{corpus.directory}: {'; '.join(wrong + others)}; {remedy}"
     names = ", ".join(sorted(labels or {name for job in work for name in job.labels}))
     summary = f"{corpus.directory}: {len(work)} shards {'have the right size' if quick else 'are whole'}"
     return CorpusCheck(lines, error, f"{summary}, with the labels {names}" if names else summary)
@@ -160,16 +166,47 @@ def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[
     return lines, kinds
 
 
-def _lengths(corpus: Corpus) -> list[str]:
-    """Faults of the files of lengths. Old corpora have none; a mirror checks its files when it reads them."""
+def _lengths(corpus: Corpus, quick: bool) -> tuple[list[str], dict[str, list[np.ndarray | None]]]:
+    """Faults of the files of lengths, and the lengths of each shard of each split; old corpora have no such files."""
     wrong = []
-    for part in corpus.body["splits"].values():
-        if facts := part.get("lengths"):
-            path = corpus.directory / facts["name"]
-            if not path.is_file():
-                wrong.append(f"{path.name} is missing")
-            elif hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
-                wrong.append(f"{path.name} is damaged")
+    listed: dict[str, list[np.ndarray | None]] = {}
+    for split, part in corpus.body["splits"].items():
+        counts = [(row["utterances"], row["samples"]) for row in part["shards"]]
+        listed[split] = [None] * len(counts)
+        if not (facts := part.get("lengths")):
+            continue
+        path = corpus.directory / facts["name"]
+        remote = is_remote(corpus.directory)
+        if not remote and not path.is_file():
+            wrong.append(f"{path.name} is missing")
+            continue
+        if quick:
+            continue
+        try:
+            file = Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote, tuple(counts))
+            ends = np.cumsum([count for count, _ in counts])
+            listed[split] = list(np.split(file.read(), ends[:-1]))
+        except UserError as error:
+            said = str(error).removeprefix(f"{path}: ").partition("; ")[0]
+            wrong.append(
+                f"{path.name} is damaged" + (f" ({said})" if "add up to" in said or "not readable" in said else "")
+            )
+    return wrong, listed
+
+
+def _across(corpus: Corpus, faulty: bool) -> list[str]:
+    """Faults that no single shard shows: a key in two shards, trials of unknown keys; none are looked for in faulty shards."""
+    wrong: list[str] = []
+    for name in corpus.splits if not faulty else ():
+        try:
+            split = corpus.split(name)
+            split.check_keys()
+            if (corpus.directory / f"trials-{name}.csv").is_file():
+                used = {key for _, *keys in corpus.trials(name) for key in keys}
+                if unknown := sorted(used.difference(split.keys)):
+                    wrong.append(f"trials-{name}.csv names {unknown[0]!r}, which is no utterance of that split")
+        except (UserError, OSError) as error:
+            wrong.append(str(error).partition("; ")[0])
     return wrong
 
 
@@ -244,9 +281,14 @@ def _examine_tar(job: ShardJob, verdict: Verdict, tar: io.BufferedReader) -> Non
         verdict.faults.append("its index is missing")
     elif not job.quick:
         try:
-            if fault := _index_fault(json.loads(index.read_text()), job.summary, tar, verdict.faults == []):
+            content = read_json(index, "the index of a shard")
+            if fault := _index_fault(content, job.summary, tar, verdict.faults == []):
                 verdict.faults.append(fault)
-        except (ValueError, KeyError, TypeError, AttributeError, tarfile.TarError) as error:
+            elif job.lengths is not None and job.lengths.tolist() != content["samples"]:
+                verdict.faults.append("its index has other lengths than the file of lengths")
+            elif job.summary.get(INDEX) not in (None, hashlib.sha256(index.read_bytes()).hexdigest()):
+                verdict.faults.append("its index has other bytes than were written (sha256 differs)")
+        except Exception as error:  # an index that somebody has altered may hold anything
             verdict.faults.append(f"its index cannot be used ({error!r})")
 
 
@@ -268,6 +310,8 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
     if sorted(further) != sorted(summary.get("audio_members", [])):
         listed = ", ".join(summary.get("audio_members", [])) or "none"
         return f"its index has the further audio {', '.join(sorted(further)) or 'none'}, corpus.json {listed}"
+    if len(set(keys)) < len(keys):
+        return "its index has a key twice"
     if any(len(places) != len(keys) for places in further.values()):
         return f"its index does not have an entry of further audio for each of {len(keys):,} utterances"
     if not whole:
@@ -295,8 +339,8 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
             return f"its index has {key!r} in another place than the tar"
         try:
             json.loads(os.pread(tar.fileno(), size, offset))
-        except ValueError as error:
-            return f"utterance {key!r} cannot be read ({error})"
+        except (ValueError, RecursionError) as error:
+            return f"utterance {key!r} cannot be read ({reason_of(error)})"
     return ""
 
 
@@ -316,4 +360,4 @@ def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
     except UserError as error:
         verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
     except Exception as error:  # safetensors raises its own exception for a damaged file
-        verdict.labels[name] = f"cannot be read ({error!r})"
+        verdict.labels[name] = f"cannot be read ({reason_of(error)})"

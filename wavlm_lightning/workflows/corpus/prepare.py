@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wavlm_lightning.data.corpora import RECIPES
 from wavlm_lightning.data.finding import FoundAudio
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.plugins import find_recipe, load, registered_corpora
 from wavlm_lightning.system.reading import reading
 

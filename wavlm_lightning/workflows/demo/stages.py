@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.system.run_folder import LAST, checkpoint, read_run_config
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
@@ -43,6 +44,7 @@ def run_demo(
     Raises:
         UserError: a stage failed, or `out` holds a demo with other settings.
     """
+    check_output(out)
     demo = _Demo(out, size, steps, head_steps, seed)
     stages = [
         Stage("corpus", demo.make_corpus),

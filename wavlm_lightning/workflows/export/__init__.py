@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wavlm_lightning.system.files import sweep_leftovers
+from wavlm_lightning.system.files import check_output, sweep_leftovers
 
 
 def export(
@@ -44,6 +44,7 @@ def export(
     from wavlm_lightning.workflows.predict.head import holds_head
 
     source, directory = Path(source), Path(directory)
+    check_output(directory, "DIRECTORY")
     sweep_leftovers(directory)  # of an export that was killed
     # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
     if holds_head(source) and not (encoder_only and is_head_folder(source)):

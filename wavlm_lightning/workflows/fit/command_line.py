@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,17 +29,19 @@ from wavlm_lightning.callbacks.examples import KeepExamples
 from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
+from wavlm_lightning.callbacks.safe_loggers import keep_all_running
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftovers, write_text
-from wavlm_lightning.system.plugins import make_importable
+from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
+from wavlm_lightning.workflows.fit.going_on import check_going_on, keep_read_once
 from wavlm_lightning.workflows.fit.joint_heads import (
     HELP,
     OPTION,
@@ -60,24 +64,42 @@ LONG = 200
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers."""
+    """Writes `config.yaml` to the run folder (and to that of each of several heads), and passes it to the loggers.
 
-    def __init__(self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, **settings: Any) -> None:
+    Of a run that goes on (`goes_on`) only when training begins: until then its checkpoint may refuse these options.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Any, heads: HeadConfigs, goes_on: bool, **settings: Any
+    ) -> None:
         super().__init__(parser, config, **settings)
-        self.heads = heads
+        self.heads, self.goes_on = heads, goes_on
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if not self.goes_on:
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.goes_on and trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        content = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml"))
         root = Path(trainer.default_root_dir)
-        contents = self.heads.by_folder(content, root)
+        contents = self.heads.by_folder(saved_content(self.parser, self.config), root)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams(contents[root])
         for folder, content in contents.items():
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / CONFIG, yaml.safe_dump(content, sort_keys=False), durable=True)
+            remember_class_folders(folder)
+
+
+def saved_content(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """What `config.yaml` says of a parsed configuration, before lists and further tasks are put back."""
+    return yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
 
 
 class WavLMCLI(LightningCLI):
@@ -141,6 +163,9 @@ class WavLMCLI(LightningCLI):
         parser.add_argument("--recipe", type=Recipe | None, default=None, help=recipe)
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
+            folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
+            check_output(folder, "--trainer.default_root_dir")
         if self.subcommand in ("fit", None):
             self._settle_threads()
 
@@ -200,6 +225,7 @@ class WavLMCLI(LightningCLI):
         callbacks = list(config.get("callbacks") or [])
         fresh = fitting and self._get(self.config_init, "ckpt_path") is None
         callbacks += settle_loggers(config["logger"], root, fresh)
+        keep_all_running(config["logger"])
         if labels:
             check_callbacks(callbacks)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
@@ -224,7 +250,8 @@ class WavLMCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(root))
         config["callbacks"] = callbacks
-        self.save_config_kwargs = {"heads": self.heads, "save_to_log_dir": False}
+        goes_on = fitting and not fresh and not config.get("fast_dev_run")
+        self.save_config_kwargs = {"heads": self.heads, "goes_on": goes_on, "save_to_log_dir": False}
         trainer = super().instantiate_trainer(**kwargs)
         if labels:
             check_trainer(trainer)  # before it starts processes
@@ -235,6 +262,7 @@ class WavLMCLI(LightningCLI):
         for name in (LAST, BEST):
             finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
+        self._compare_with_run()
         if self._get(self.config, "ckpt_path") is not None and isinstance(self.model, Task):
             for head in self.model.heads().values():
                 head.start_from = None  # its checkpoint has all weights, and the other run may be gone
@@ -248,6 +276,39 @@ class WavLMCLI(LightningCLI):
                 "or choose another --trainer.default_root_dir"
             )
         check_new(self.folder, tuple(self.heads.models))
+
+    def _compare_with_run(self) -> None:
+        """Refuse what must not change when a run goes on; see `going_on`."""
+        path = self._get(self.config_init, "ckpt_path")
+        if path is None or self.trainer.fast_dev_run:
+            return
+        run = Path(path).absolute().parent.parent
+        before = read_run_config(run)
+        if not before:
+            print(
+                f"note: {run / CONFIG} is missing or not readable: only the optimiser, seeds, batches and labels are compared "
+                "with the checkpoint",
+                file=sys.stderr,
+            )
+            return
+        name = str(self.subcommand)
+        config = self.config[name]
+        keep_read_once(config["model"], before)
+        for model in self.heads.models.values():
+            keep_read_once(model, before)
+        root = self.folder
+        check_going_on(self.heads.by_folder(saved_content(self._parser(name), config), root)[root], before, run)
+        self._note_schedule(before)
+
+    def _note_schedule(self, before: dict[str, Any]) -> None:
+        then, now = (before.get("trainer") or {}).get("max_steps"), self.trainer.max_steps
+        heads = self.model.heads().values() if isinstance(self.model, Task) else [self.model]
+        if then != now and any(getattr(head, "follows_max_steps", False) for head in heads):
+            print(
+                f"note: the learning rate follows trainer.max_steps, which is {now} and was {then}: it goes on from the place of "
+                f"a schedule of {now} updates, which may be another rate than the last one",
+                file=sys.stderr,
+            )
 
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
@@ -303,6 +364,29 @@ def own_run_folder(root: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, where nothing else handles it: Lightning only notes it until a batch ends.
+
+    While a run trains, `StopBetweenUpdates` handles both signals.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _is_long(trainer: Any) -> bool:
     return trainer["max_steps"] < 0 or trainer["max_steps"] >= LONG
 
@@ -321,7 +405,7 @@ def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...]
 
 def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
     """Run `fit`, `validate`, `test` or `predict`: `argv` is the subcommand and its options. See `workflows.fit.fit`."""
-    with quiet(), readable_errors(), contextlib.ExitStack() as owned:
+    with quiet(), readable_errors(), ended_by_sigterm(), contextlib.ExitStack() as owned:
         return command_line(argv, run=True, command=shlex.join(["wavlm", *argv]), callbacks=callbacks, owned=owned)
 
 

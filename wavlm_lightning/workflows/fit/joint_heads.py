@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from wavlm_lightning.system import reading
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
+from wavlm_lightning.system.paths import is_file
+from wavlm_lightning.system.reading import check_file, read_text
 from wavlm_lightning.system.shipped_configs import resolve_config
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.system.yaml_files import Multiplying
+from wavlm_lightning.workflows.fit.parser_errors import user_error
+from wavlm_lightning.workflows.fit.yaml_loader import load
 
 if TYPE_CHECKING:  # `wavlm superb` plans its runs with `HeadLists`, before it needs Lightning
     from wavlm_lightning.tasks import Task
@@ -114,7 +119,11 @@ def _take_value(name: str, value: str, found: dict[str, list[Any]]) -> str:
 def _take_from_file(value: str, found: dict[str, list[Any]]) -> str:
     """The path unchanged, or the content without its lists: `-c` takes a configuration as text, too."""
     path = Path(value)
-    content = read_yaml(path.read_text()) if path.is_file() else None
+    check_file(path, "a configuration in YAML")
+    try:
+        content = read_yaml(read_text(path, "a configuration in YAML")) if is_file(path) else None
+    except Multiplying as error:
+        raise UserError(f"{value}: {error}") from error
     model = content.get("model") if isinstance(content, dict) else None
     return json.dumps(content) if isinstance(model, dict) and _take_from_model(model, found) else value
 
@@ -144,11 +153,22 @@ def _values(name: str, content: list[Any]) -> list[Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """Parse YAML as LightningCLI does (1e-3 is a number); None if it is malformed."""
+    """Parse YAML as LightningCLI does; None if it is malformed, `Multiplying` if its aliases grow too large."""
     try:
-        return get_loader("yaml")(text)
+        return load(text)
     except yaml.YAMLError:
         return None
+
+
+def _read_configuration(path: Path) -> Any:
+    return reading.read_yaml(path, "YAML", "correct it there", kind=object, parse=get_loader("yaml"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a configuration given as text is no name of a file
+        return False
 
 
 # Further tasks.
@@ -214,14 +234,17 @@ def added_up(argv: Sequence[str]) -> list[str]:
 
 def _read_task_file(given: str) -> dict[str, Any]:
     path = Path(resolve_config(given))
+    check_file(path, "the YAML of a task")
     if not path.is_file():
         raise UserError(f"{OPTION} {given}: no such file{of_config(given)}")
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
+    except Multiplying as error:
+        raise UserError(f"{OPTION} {given}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{OPTION} {given}: not readable ({error}); give the YAML of a task") from error
     if not isinstance(content, dict):
-        raise UserError(f"{OPTION} {given}: not readable as YAML; correct it, or give the YAML of a task")
+        raise UserError(f"{OPTION} {given}: not a mapping; give the YAML of a task")
     if "model" not in content:
         raise UserError(f"{OPTION} {given}: has no `model`; give the YAML of a task")
     return content
@@ -302,7 +325,7 @@ def _parsed(parser: ArgumentParser, also: AlsoTask, upstream: Any) -> Namespace:
     try:
         return parser.parse_object({"model": {**also.model, "init_args": arguments}}).model
     except ArgumentError as error:
-        raise UserError(f"{also.source}: {one_sentence(str(error), known_classes())}") from error
+        raise UserError(f"{also.source}: {user_error(error, known_classes())}") from error
 
 
 def _head_on_upstream(parser: ArgumentParser, spec: Namespace, model: Task) -> Task:

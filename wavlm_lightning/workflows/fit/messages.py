@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 # Parts of the errors that gloo, NCCL and the process group's store raise after another process has died.
 LOST_PEER = (
@@ -69,21 +70,15 @@ def readable_errors() -> Iterator[None]:
 
     try:
         yield
-    except ArgumentError as error:
-        raise UserError(one_sentence(str(error), known_classes())) from error
     except UserError as error:
         # A process that reads audio sends the whole traceback as the message.
         if not str(error).startswith("Caught UserError in DataLoader worker"):
             raise
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
-    except ValueError as error:
-        # jsonargparse wraps a constructor's UserError in one ValueError for each type that it has tried.
-        said: BaseException | None = error
-        while said is not None and not isinstance(said, UserError):
-            said = said.__cause__ or said.__context__
-        if said is None:
+    except (ArgumentError, ValueError) as error:
+        if (said := user_error(error, known_classes())) is None:
             raise
-        raise said from error
+        raise (said if isinstance(said, UserError) else UserError(str(said))) from error
     except MisconfigurationException as error:
         raise UserError(str(error).splitlines()[0]) from error
     except torch.OutOfMemoryError as error:
@@ -93,6 +88,16 @@ def readable_errors() -> Iterator[None]:
         if (reason := lost_process(error)) is None:
             raise
         raise UserError(reason) from error
+
+
+def user_error_in(error: BaseException | None) -> BaseException | None:
+    """The error that a user can correct among an error and its causes; None if there is none.
+
+    jsonargparse wraps what a constructor raises in one ValueError for each type that it has tried.
+    """
+    while error is not None and not isinstance(error, UserError | CheckpointError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def lost_process(error: BaseException | None) -> str | None:

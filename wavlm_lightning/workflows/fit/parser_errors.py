@@ -1,6 +1,7 @@
 """jsonargparse's messages, read by regular expressions because it offers them only as text.
 
-`one_sentence` reduces a nested error to its innermost part and adds the nearest existing name. `dropping_logger` reports
+`one_sentence` reduces a nested error to its innermost part and adds the nearest existing name; `user_error` prefers the
+sentence of a constructor. `dropping_logger` reports
 arguments that jsonargparse drops when a class is replaced.
 """
 
@@ -12,12 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jsonargparse import ArgumentError
+
 from wavlm_lightning.system import name_hints
+from wavlm_lightning.system.errors import UserError
 
 NOISE = re.compile(
     r"^$|NoneType|Subtypes:|Errors:|Does not validate against|Given value type|Expected a path but .* not accessible"
     r"|Not a valid subclass|Subclass types expect|^- ?a |^a (class path|dict)"
 )
+UNION = "Does not validate against any of the Union subtypes"
 DOT_IMPORT = re.compile(r"Expected a dot import path string: (\S+)")
 # jsonargparse's record, at level DEBUG, of arguments that it drops.
 DROPPED = re.compile(
@@ -49,6 +54,22 @@ def one_sentence(text: str, known_classes: Sequence[type]) -> str:
     return f"{complaint.place}: {said}" if complaint.place else said
 
 
+def user_error(error: BaseException, known_classes: Sequence[type]) -> UserError | None:
+    """What the user did wrong, of an error of the parser or one from building what it parsed; None if it is another error.
+
+    The constructor's own `UserError` where there is one: jsonargparse wraps it in one ValueError for each type that it tried,
+    and of a union chains only that of the first type.
+    """
+    said: BaseException | None = error
+    while said is not None:
+        if isinstance(said, UserError):
+            return said
+        said = said.__cause__ or said.__context__
+    if isinstance(error, ArgumentError) or str(error).startswith(UNION):
+        return UserError(one_sentence(str(error), known_classes))
+    return None
+
+
 def innermost(text: str) -> Complaint:
     """Parse a message of the parser down to its innermost error."""
     found = Complaint()
@@ -76,7 +97,8 @@ def _reworded(complaint: Complaint, known_classes: Sequence[type]) -> str:
     for line in complaint.lines:
         if name := DOT_IMPORT.match(line):
             return f"no class {name[1]}{name_hints.of_class(name[1], known_classes) or '; give its dotted path'}"
-    first = complaint.lines[0]
+    # Of a union of types, the one that fits more than in its kind has more to say than what was expected instead.
+    first = next((line for line in complaint.lines if not TYPE.match(line)), complaint.lines[0])
     if missing := re.search(r"following arguments are required: (.+)", first):
         names = re.sub(r"\b(fit|validate|test|predict)\.", "", missing[1])
         return f"{names} missing; " + ("add it in the YAML" if complaint.place else "name a YAML with -c FILE")

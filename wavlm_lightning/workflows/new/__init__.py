@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import check_output, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = {  # kind of file -> description; the template of each uses the name `my_KIND`
@@ -37,6 +37,7 @@ def write_template(kind: str, name: str, folder: Path) -> list[Path]:
     Raises:
         UserError: the name cannot be used, or one of the files exists.
     """
+    check_output(folder, "the current folder")
     check_name(name)
     # A corpus needs no YAML.
     sources = [path for ending in (".py", ".yaml") if (path := TEMPLATES / f"{kind}{ending}").is_file()]

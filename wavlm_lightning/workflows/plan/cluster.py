@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_text
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import section
 from wavlm_lightning.workflows.plan.costs import StagePlan
@@ -97,7 +98,7 @@ def fill(template: str, header: Mapping[str, Any], values: Mapping[str, Any]) ->
     quoted for bash. The script must contain each of them exactly once.
     """
     path = configs_folder() / "cluster" / template
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     lines = {f"#SBATCH --{name}=": value for name, value in header.items()}
     lines |= {f"{name}=": value for name, value in values.items()}
     for begin, value in lines.items():

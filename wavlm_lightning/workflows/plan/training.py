@@ -17,6 +17,7 @@ from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_s
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
 from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
 from wavlm_lightning.workflows.recipe.chain import Configuration
 

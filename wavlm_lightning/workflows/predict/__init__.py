@@ -1,7 +1,7 @@
 """`wavlm predict`: a trained head on recordings.
 
 In reading order: `head` (loads it), `recordings` (applies it to files), `written` (JSON lines and RTTM, written as they are
-made), `windows` (recordings that are too long for memory), `audio_files` (answers that are audio). Importing the package
+made), `tasks.windows` (recordings that are too long for memory), `audio_files` (answers that are audio). Importing the package
 imports nothing heavy. Tests: `tests/workflows/test_predict.py`, `tests/workflows/test_predict_accidents.py`,
 `tests/workflows/test_predict_audio.py`, `tests/tasks/test_long_recordings.py`.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 
 OnError = Literal["stop", "skip"]
 
@@ -82,6 +83,8 @@ def predict_recordings(
             raise UserError(why if on_error is None else f"{why}; repair it or move it away, or use --on-error skip")
         print(f"left out: {why}", file=sys.stderr)
 
+    if out is not None:
+        check_output(out)
     given = [Path(each) for each in recordings]
     paths: list[Path] = []
     absent = []

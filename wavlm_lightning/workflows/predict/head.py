@@ -19,13 +19,14 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.plugins import open_class_paths
-from wavlm_lightning.system.reading import reading
+from wavlm_lightning.system.plugins import class_folders, open_class_paths
+from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
-from wavlm_lightning.workflows.fit.parser_errors import one_sentence
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
+from wavlm_lightning.workflows.fit.parser_errors import user_error
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
 
@@ -69,10 +70,10 @@ def holds_head(path: Path) -> bool:
     if not is_head_folder(path):
         return False
     try:
-        named = read_json(path / "config.json").get("architectures") or [""]
+        named = read_json(path / "config.json").get("architectures")
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return str(named[0]).endswith(HEADS)
+    return isinstance(named, list) and bool(named) and str(named[0]).endswith(HEADS)
 
 
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
@@ -100,18 +101,20 @@ def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
     for path in (config, best):
         if not path.exists():
             raise UserError(f"{path}: no such file; {EXPECTED}")
-    content = read_run_config(run)
+    content = require_run_config(run)
     if "model" not in content:
         raise UserError(f"{config}: has no model; {EXPECTED}")
-    open_class_paths(config.read_text(encoding="utf-8"))
+    open_class_paths(read_text(config, "the configuration of a run"), class_folders(run))
     state = read_run_checkpoint(best)
     model_config = _with_trained_encoder(content["model"], state, best)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(pl.LightningModule, "model")
     try:
         model = parser.instantiate_classes(parser.parse_object({"model": model_config})).model
-    except ArgumentError as error:
-        raise UserError(f"{config}: {one_sentence(str(error), [])}") from error
+    except (ArgumentError, ValueError) as error:
+        if (said := user_error(error, [])) is None:
+            raise
+        raise UserError(f"{config}: {said}") from error
     if not isinstance(model, Task):
         raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
     try:

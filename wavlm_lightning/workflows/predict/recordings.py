@@ -16,9 +16,9 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.finding import FoundAudio, find_audio, printable
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reason_of
+from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
 from wavlm_lightning.workflows.predict.head import TrainedHead
-from wavlm_lightning.workflows.predict.windows import long_outputs
 
 Failure = Callable[[Path, str], None]  # called with a recording that cannot be used, and the reason
 Heard = list[tuple[Path, np.ndarray]]

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import open_class_paths
+from wavlm_lightning.system.reading import read_text
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
+from wavlm_lightning.system.yaml_files import read_yaml
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.messages import readable_errors
 
 
@@ -67,14 +69,8 @@ def _find(name: str, named_in: Path | None) -> Path:
 
 
 def _read(path: Path) -> Configuration:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(getattr(error, "problem_mark", None), "line", None)
-        line = "" if where is None else f" at line {where + 1}"
-        raise UserError(f"{path} is not readable as YAML{line}; correct it there") from error
-    open_class_paths(text, [path.resolve().parent])
+    content = read_yaml(path, "a configuration of pre-training")
+    open_class_paths(read_text(path), [path.resolve().parent])
     if not isinstance(content, dict) or not isinstance(content.get("recipe"), dict):
         raise UserError(
             f"{path} has no section `recipe`; add `recipe: {{hours: HOURS OF THE CORPUS, gpus: 8, gpu: a100, "

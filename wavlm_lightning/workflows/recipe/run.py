@@ -14,6 +14,7 @@ from typing import Any
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.workflows.recipe.stages import (
@@ -70,6 +71,8 @@ def run_recipe(
     Example:
         >>> run_recipe("wavlm_base", Path("data/librispeech960"), Path("runs/base"), ["--trainer.devices", "8"])
     """
+    if not dry_run:
+        check_output(out)
     configurations = chain(recipe)
     if checkpoint:
         configurations = continued_from(configurations, checkpoint)

@@ -12,7 +12,7 @@ from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, sweep_leftovers, write_text
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import default_jobs
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
@@ -84,6 +84,7 @@ def run_superb(
         >>> board = run_superb(["runs/demo/pretrain", "fbank"], "mini", Path("runs/superb"), tasks=["ks"])
         >>> board.cards["KS", "FBANK"].value
     """
+    check_output(output, "--output")
     plan = _plan(upstreams, data, output, tasks, search, steps)
     if data == MINI:
         from wavlm_lightning.data.mini import prepare_mini

@@ -15,6 +15,7 @@ import yaml
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.system.yaml_files import read_yaml
 from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 from wavlm_lightning.workflows.fit.joint_heads import HeadLists
@@ -98,7 +99,7 @@ def config_name(task: str, mini: bool) -> str:
 
 def configuration(task: str, mini: bool) -> dict[str, Any]:
     """The content of a task's YAML."""
-    return yaml.safe_load((configs_folder().parent / config_name(task, mini)).read_text())
+    return read_yaml(configs_folder().parent / config_name(task, mini), "the configuration of a task")
 
 
 def corpus_name(task: str, mini: bool) -> str:
@@ -108,7 +109,7 @@ def corpus_name(task: str, mini: bool) -> str:
 
 def official_rates(task: str) -> list[float]:
     """The learning rates that SUPERB's authors tried, from the task's sweep file."""
-    content = yaml.safe_load((configs_folder() / "sweeps" / "superb" / f"{task}.yaml").read_text())
+    content = read_yaml(configs_folder() / "sweeps" / "superb" / f"{task}.yaml", "a sweep file")
     return [float(rate) for rate in content["parameters"]["model.learning_rate"]["values"]]
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.reading import check_file
 from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.system.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -26,7 +25,9 @@ KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
     "name", "description", "project", "entity",
 }  # fmt: skip
+MOST_TRIALS = 10_000  # each has a folder, and Optuna reads the states of all of them whenever one ends
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
+LARGEST, LARGEST_EXPONENT = 1e300, 690.0  # of a bound; exp(690) is below 1e300
 VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 # Supported distributions of https://docs.wandb.ai/models/sweeps/sweep-config-keys, with their traits.
 RANGES: dict[str, set[str]] = {
@@ -73,6 +74,38 @@ class Parameter:
         return float(f"{round(stored / self.step) * self.step:.10g}")
 
 
+class Grid(Sequence[dict[str, Any]]):
+    """All combinations of the choices of some parameters, each made when it is asked for: there may be 10^100.
+
+    `size` is their number, which can be more than `len` may return.
+    """
+
+    def __init__(self, choices: Mapping[str, Sequence[Any]]) -> None:
+        self.choices = choices
+        self.size = math.prod(_count(values) for values in choices.values())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, number: int) -> dict[str, Any]:  # type: ignore[override]  # no slices: they would be lists
+        if not -self.size <= number < self.size:
+            raise IndexError(number)  # the sequence protocol ends an iteration with it
+        number %= self.size
+        values: dict[str, Any] = {}
+        for name, choices in reversed([*self.choices.items()]):
+            number, place = divmod(number, _count(choices))
+            values[name] = choices[place]
+        return {name: values[name] for name in self.choices}
+
+
+def _count(values: Sequence[Any]) -> int:
+    return values.stop - values.start if isinstance(values, range) else len(values)  # `len` ends at 2^63
+
+
+def _readable(count: int) -> str:
+    return f"{count:,}" if count < 10**12 else f"about 10^{count.bit_length() * 3 // 10}"
+
+
 @dataclass(frozen=True)
 class SweepFile:
     """The content of a sweep file.
@@ -102,8 +135,8 @@ class SweepFile:
     run_cap: int | None
     body: dict[str, Any]
 
-    def grid(self) -> list[dict[str, Any]]:
-        """The values of every trial of a grid; the last parameter changes fastest.
+    def grid(self) -> Grid:
+        """The values of every trial of a grid; the last parameter changes fastest. Nothing is listed before it is asked for.
 
         Raises:
             UserError: a parameter is a range of real numbers.
@@ -111,21 +144,26 @@ class SweepFile:
         for parameter in self.parameters:
             if not parameter.values and not parameter.integer:
                 raise UserError(f"{self.path}: parameters: {parameter.name}: a grid needs `values: [...]`, not a range")
-        choices = [p.values or tuple(range(int(p.low), int(p.high) + 1)) for p in self.parameters]
-        names = [parameter.name for parameter in self.parameters]
-        return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
+        return Grid({p.name: p.values or range(int(p.low), int(p.high) + 1) for p in self.parameters})
 
     def trial_count(self, asked: int | None) -> int:
         """Number of trials: `asked` (`--trials`) or `run_cap`, and for a grid at most its size.
 
         Raises:
-            UserError: a search without end, because neither is given.
+            UserError: a search without end, because neither is given, or of more trials than a folder and Optuna can hold.
         """
+        count = asked or self.run_cap
         if self.method == "grid":
-            return min(len(self.grid()), asked or self.run_cap or len(self.grid()))
-        if (count := asked or self.run_cap) is None:
+            size = self.grid().size
+            count = min(size, count or size)
+        if count is None:
             raise UserError(
                 f"{self.path}: method {self.method} has no end; give the number of trials with --trials or run_cap"
+            )
+        if count > MOST_TRIALS:
+            raise UserError(
+                f"{self.path}: {_readable(count)} trials, and a sweep has at most {MOST_TRIALS:,}; try fewer values, or give "
+                "a number with --trials"
             )
         return count
 
@@ -173,12 +211,10 @@ def read_sweep(name: str) -> SweepFile:
         UserError: the file is missing or not a sweep file, or asks for something that is not supported here.
     """
     path = Path(resolve_config(name))
+    check_file(path, "a sweep file")
     if not path.is_file():
         raise UserError(f"{name}: no such sweep file; the sweeps of the SUPERB tasks are in configs/sweeps")
-    try:
-        body = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
+    body = read_yaml(path, "a sweep file")
     if not isinstance(body, dict) or not isinstance(body.get("parameters"), dict) or not body["parameters"]:
         raise UserError(f"{name}: a sweep file is a mapping with `method`, `metric`, `parameters` and `command`")
     for key in body:
@@ -225,6 +261,8 @@ def _range(name: str, body: dict[str, Any], where: str) -> Parameter:
             raise UserError(f"{where}: {bound} is the text {value!r}; YAML reads 1.0e-5 as a number, but not 1e-5")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"{where}: give `values: [...]`, `value: ...`, or `min:` and `max:`")
+        if not -LARGEST <= value <= LARGEST:  # also not infinite, and not NaN
+            raise UserError(f"{where}: {bound} is out of range; give a number between -1e300 and 1e300")
     low, high = bounds.values()
     whole = isinstance(low, int) and isinstance(high, int)
     kind = body.get("distribution", "int_uniform" if whole else "uniform")
@@ -234,11 +272,13 @@ def _range(name: str, body: dict[str, Any], where: str) -> Parameter:
     if integer and not whole:
         raise UserError(f"{where}: {kind} needs whole numbers as min and max")
     if "exponents" in RANGES[kind]:  # the bounds of W&B's `log_uniform` are natural logarithms
+        if high > LARGEST_EXPONENT:
+            raise UserError(f"{where}: max is the natural logarithm of the largest value here, and {high} is too large")
         low, high = math.exp(low), math.exp(high)
     if not low < high or (log and low <= 0):
         raise UserError(f"{where}: min must be below max{' and above 0' if log else ''}")
     step = body.get("q", 1) if "rounded" in RANGES[kind] else None
-    if step is not None and not step > 0:
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= LARGEST):
         raise UserError(f"{where}: q must be above 0")
     return Parameter(name, (), low, high, log, step, integer)
 
@@ -248,14 +288,17 @@ def _halving(body: Any, name: str) -> tuple[int, int] | None:
     if body is None:
         return None
     factor = body.get("eta", 3) if isinstance(body, dict) else None
-    if factor is None or body.get("type") != "hyperband" or not isinstance(factor, int) or factor < 2:
+    if factor is None or body.get("type") != "hyperband" or not isinstance(factor, int) or not 2 <= factor <= 1000:
         raise UserError(
-            f"{name}: early_terminate must be `{{type: hyperband, min_iter: N, eta: 3}}` with eta of 2 or more"
+            f"{name}: early_terminate must be `{{type: hyperband, min_iter: N, eta: 3}}` with eta of 2 to 1000"
         )
     if "min_iter" in body:
         first = body["min_iter"]
     elif "max_iter" in body and "s" in body:
-        first = int(body["max_iter"] / factor ** body["s"])
+        brackets, last = body["s"], body["max_iter"]
+        if not isinstance(brackets, int) or not 0 <= brackets <= 64 or not isinstance(last, int) or last < 1:
+            raise UserError(f"{name}: early_terminate: max_iter and s must be whole numbers, s of at most 64")
+        first = last // factor**brackets
     else:
         raise UserError(f"{name}: early_terminate needs min_iter, or max_iter and s")
     if not isinstance(first, int) or first < 1:

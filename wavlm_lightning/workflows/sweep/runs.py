@@ -9,12 +9,13 @@ import shutil
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from itertools import islice
 from pathlib import Path
 from unittest import mock
 
 from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import atomic_write, locked, sweep_leftovers
+from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import SweepFile
@@ -54,6 +55,7 @@ def run_sweep(
     Example:
         >>> best, *others = run_sweep(read_sweep("configs/sweeps/pretrain.yaml"), Path("runs/sweep"), trials=8)
     """
+    check_output(output, "--output")
     _check_options(extra)
     count = sweep.trial_count(trials)
     output.mkdir(parents=True, exist_ok=True)
@@ -144,7 +146,7 @@ def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = No
     """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands."""
     _check_options(extra)
     count = sweep.trial_count(trials)
-    grid = sweep.grid()[:count] if sweep.method == "grid" else [{}]
+    grid = islice(sweep.grid(), count) if sweep.method == "grid" else [{}]
     commands = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
     if sweep.method == "grid":
         return commands

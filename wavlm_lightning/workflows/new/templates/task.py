@@ -15,12 +15,15 @@ class MyTask(Task):
     Args:
         upstream: the encoder that gives the features.
         hidden: width of the head.
-        settings: see `Task`: learning_rate, normalize, seed, protocol.
+        settings: see `Task`: learning_rate, schedule, start_from, normalize, seed, ...
     """
 
-    name, metric, better = "MY_TASK", "accuracy", "higher"
-    answer = "label"  # or "vector", "labels" (CTC), "frames", "waveform", "text": what `outputs` gives for a recording
+    name, metric, better = "MY_TASK", "accuracy", "higher"  # `metric` chooses the checkpoint
+    # others, headlines = {"mae": "lower"}, ("accuracy", "mae")  # further metrics, and those that tables show
+    # units = {"mae": Unit("years", 1.0, 1)}  # shown as "4.2 years" (`tasks.Unit`); others are fractions, shown in percent
+    answer = "label"  # or "vector", "labels" (CTC), "frames", "text": what `outputs` gives; audio: see `WaveformTask`
     cache_level = "frame"  # run the frozen upstream once over the corpus; None if your head changes the waveform
+    # target_audio, extra_audio = ("clean",), ("enrolment",)  # audio as the target, and beside the input (`batch.extra`)
 
     def __init__(self, upstream: Upstream, hidden: int = 128, **settings) -> None:
         super().__init__(upstream, **settings)
@@ -29,7 +32,7 @@ class MyTask(Task):
     def read_labels(self, corpus):  # listed by `wavlm data info CORPUS`; stored in the checkpoint
         return list(corpus.inventory("keywords"))
 
-    def read_target(self, meta):  # the metadata of one utterance -> a tensor
+    def read_target(self, meta):  # the metadata of one utterance -> int64 indices, or floats, `()` or `(frames, ...)`
         return torch.tensor(self.labels.index(meta["keyword"]))
 
     def build_head(self, dim: int) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +12,33 @@ from torch import Tensor
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.upstreams import Upstream, WeightedSum
 
 # Context on either side of the frames that a window answers for; a quarter of a window of less than 20 s.
 CONTEXT_SECONDS = 5.0
+
+
+QUIET_SECONDS = 5.0  # before a bar of windows is shown
+LONGEST_WHOLE = 180.0
+"""Seconds up to which validation and test hear a recording whole; the longest of SUPERB has 145 s."""
+WINDOW_SECONDS = 60.0  # of longer ones, as `wavlm predict` does by default
+
+
+class WindowedTask(Protocol):
+    """What windows need of a task."""
+
+    name: Any
+    answer: Any
+    cache_level: Any
+    upstream: Upstream
+    weighted_sum: WeightedSum
+
+    def __call__(self, inputs: Any) -> tuple[Tensor, Tensor]: ...
+
+    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor: ...
+
+    def answer_kind(self, outputs: Tensor) -> Any: ...
 
 
 class Window(NamedTuple):
@@ -50,7 +73,7 @@ def windows(samples: int, hop: int, seconds: float) -> Iterator[Window]:
             yield Window(slice(begin * hop, min((last + context) * hop, samples)), first - begin, own)
 
 
-def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
+def long_outputs(task: WindowedTask, waveform: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
     """The outputs of a task for one long recording, with the hidden states of one window in memory at a time.
 
     Normalisation (group norm, level of the waveform) and attention are those of the window. The features are used by
@@ -85,10 +108,16 @@ def long_outputs(task: Task, waveform: Tensor, seconds: float) -> tuple[Tensor, 
     return _answer(task, features), _count(features)
 
 
-def window_features(task: Task, waveform: Tensor, seconds: float) -> Iterator[WindowFeatures]:
+def _shown(parts: Iterable[Window]) -> Iterator[Window]:
+    """The same windows, under a progress bar if they take more than some seconds."""
+    found = list(parts)
+    yield from progress_bar(iterable=found, desc="windows", unit="window", leave=False, delay=QUIET_SECONDS)
+
+
+def window_features(task: WindowedTask, waveform: Tensor, seconds: float) -> Iterator[WindowFeatures]:
     """The weighted sums of the windows of a recording `(samples,)`, computed one after the other."""
     hop = round(SAMPLE_RATE / task.upstream.frame_rate)
-    for samples, before, frames in windows(len(waveform), hop, seconds):
+    for samples, before, frames in _shown(windows(len(waveform), hop, seconds)):
         stretch = waveform[samples]
         features = task.weighted_sum(task.upstream(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
         own = slice(before, None if frames is None else before + frames)
@@ -96,10 +125,19 @@ def window_features(task: Task, waveform: Tensor, seconds: float) -> Iterator[Wi
             yield WindowFeatures(features, own)
 
 
-def _answered_samples(task: Task, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
+def is_long(inputs: Any) -> bool:
+    """Whether the inputs of a batch are one recording that validation and test hear in windows."""
+    return (
+        isinstance(inputs, Waveforms)
+        and len(inputs.lengths) == 1
+        and len(inputs.audio[0]) > LONGEST_WHOLE * SAMPLE_RATE
+    )
+
+
+def _answered_samples(task: WindowedTask, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
     """The samples `(1, samples)` that each window of a recording `(samples,)` answers for."""
     hop = round(SAMPLE_RATE / task.upstream.frame_rate)
-    for samples, before, frames in windows(len(waveform), hop, seconds):
+    for samples, before, frames in _shown(windows(len(waveform), hop, seconds)):
         stretch = waveform[samples]
         answer, _ = task(Waveforms(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
         if answer.shape[1] != len(stretch):
@@ -114,11 +152,11 @@ def _count(frames: Tensor) -> Tensor:
     return torch.tensor([frames.shape[1]], device=frames.device)
 
 
-def _answer(task: Task, features: Tensor) -> Tensor:
+def _answer(task: WindowedTask, features: Tensor) -> Tensor:
     return task.outputs(features, _count(features))
 
 
-def _answer_of_mean(task: Task, parts: Iterator[WindowFeatures]) -> tuple[Tensor, Tensor]:
+def _answer_of_mean(task: WindowedTask, parts: Iterator[WindowFeatures]) -> tuple[Tensor, Tensor]:
     total, frames = torch.zeros((), dtype=torch.float64), 0
     for features, own in parts:
         total = features[:, own].double().sum(1, keepdim=True) + total.to(features.device)
@@ -128,7 +166,9 @@ def _answer_of_mean(task: Task, parts: Iterator[WindowFeatures]) -> tuple[Tensor
     return _answer(task, mean), _count(mean)
 
 
-def _mean_of_answers(task: Task, first: WindowFeatures, others: Iterator[WindowFeatures]) -> tuple[Tensor, Tensor]:
+def _mean_of_answers(
+    task: WindowedTask, first: WindowFeatures, others: Iterator[WindowFeatures]
+) -> tuple[Tensor, Tensor]:
     features = first.features[:, first.own]
     frames = features.shape[1]
     total = frames * _answer(task, features)
