@@ -53,7 +53,7 @@ def test_what_is_written_is_read_and_replaces_what_was_there(tmp_path):
     )
     assert len(list((tmp_path / "examples").iterdir())) == 4
     (tmp_path / "examples" / "1-answer.flac").unlink()
-    with pytest.raises(UserError, match="not readable as examples|no such file; it should be examples"):
+    with pytest.raises(UserError, match=r"not readable as examples|no such file; it should be examples"):
         read_examples(tmp_path)
 
 

@@ -18,7 +18,8 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.system.errors import LONGEST, UserError, one_line
 from wavlm_lightning.system.files import FULL, REFUSED, atomic_write, check_output
 from wavlm_lightning.system.last_words import KEPT
-from wavlm_lightning.system.reading import read_json, read_yaml, shown
+from wavlm_lightning.system.reading import read_json, shown
+from wavlm_lightning.system.yaml_files import read_yaml
 
 
 @pytest.fixture

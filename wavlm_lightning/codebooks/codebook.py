@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_bytes
-from wavlm_lightning.system.reading import check_file, read_json, reading
+from wavlm_lightning.system.reading import check_file, read_json, reading, shown
 
 FORMAT = "wavlm_lightning/codebook/1"
 AGAIN = "fit the codebook again"
@@ -85,6 +85,7 @@ class Codebook:
         with reading(weights, "the centroids of a codebook", AGAIN):
             centroids = load_file(weights)["centroids"]
         with reading(about, "the description of a codebook", AGAIN):
+            _check(body)
             codebook = cls(centroids, body["rate"], body["features"], body["fitted"])
             expected = body["sha256"], body.get("size", codebook.size)
         if (codebook.sha256, codebook.size) != expected:

@@ -30,7 +30,7 @@ from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, sweep_leftovers, write_bytes
 from wavlm_lightning.system.paths import plain_name
-from wavlm_lightning.system.reading import check_file, read_text, reading
+from wavlm_lightning.system.reading import check_file, read_json, read_text, reading
 
 __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
@@ -245,4 +245,6 @@ class Corpus:
                         "prepare the corpus again"
                     )
                 rows.append((int(row[0]), row[1], row[2]))
+        if not rows:
+            raise UserError(f"{path}: holds no trials; prepare the corpus again")
         return rows

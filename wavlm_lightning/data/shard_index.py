@@ -33,7 +33,6 @@ TAIL = 80  # bytes at the end of an index file that contain its last value, the 
 REMOTE_HANDLES = 16
 
 
-INDEX = "the index of a shard"
 Further = list[tuple[int, int, int] | None]
 
 

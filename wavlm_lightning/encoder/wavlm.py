@@ -206,7 +206,7 @@ class WavLM(nn.Module):
             CheckpointError: the file has another format or does not fit its own configuration.
             ValueError: an override is not a field or contradicts another field.
         """
-        with reading(Path(path), "a checkpoint of an encoder"):
+        with readable(Path(path), "a checkpoint of an encoder"):
             config, state = read_checkpoint(Path(path))
         if config_overrides:
             config = WavLMConfig.from_dict({**config.to_dict(), **config_overrides})

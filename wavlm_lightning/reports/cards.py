@@ -9,7 +9,7 @@ from typing import Any, Literal, NoReturn, NotRequired, TypedDict, get_args, get
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.system.reading import check_file
+from wavlm_lightning.system.reading import read_json, shown
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
@@ -171,15 +171,10 @@ class ResultCard:
         path = Path(path)
         if path.is_dir():
             path = path / CARD_NAME
-        try:
-            check_file(path, "a result card")
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            problem = f"cannot be read as a result card ({error}); delete it and test the run again"
-            raise UserError(f"{path} {problem}") from None
-        found = content.get("format") if isinstance(content, dict) else None
+        if not path.exists():
+            raise UserError(f"no result card at {path}; `wavlm test` writes one at the end of a run")
+        content = read_json(path, "a result card", "delete it and test the run again")
+        found = content.get("format")
         if found != FORMAT:
             raise UserError(f"{path} has format {shown(found)}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))

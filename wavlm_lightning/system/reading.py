@@ -1,4 +1,4 @@
-"""Read text, JSON, YAML and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
+"""Read text, JSON and tables from files that anybody may have written: whatever is wrong becomes one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import yaml
 from wavlm_lightning.system.errors import UserError, one_line
 
 LONGEST = 120  # characters of a reason that are shown
-DEEPEST = 100  # collections within each other in YAML
 
 
 @contextlib.contextmanager
@@ -136,35 +135,6 @@ def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
-
-
-def read_yaml(
-    path: Path,
-    what: str,
-    remedy: str = "",
-    kind: type = dict,
-    parse: Callable[[str], Any] = yaml.safe_load,
-) -> Any:
-    """The content of a YAML file, a mapping unless `kind` says otherwise; a `UserError` names what is wrong.
-
-    `parse` turns the text into values: by default by YAML's own rules, in which `1e-3` is text.
-    """
-    text = read_text(path, what, remedy)
-    with reading(path, what, remedy):
-        _check_depth(text)
-        content = parse(text)
-        if not isinstance(content, kind):
-            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
-        return content
-
-
-def _check_depth(text: str) -> None:
-    """Raise `RecursionError` if YAML is nested too deeply: its parser in C would overrun the stack and end the process."""
-    depth = 0
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise RecursionError
 
 
 def read_table(

@@ -33,14 +33,14 @@ def _version(path: Path) -> tuple[int, str]:
 def read_run_config(run: Path) -> dict[str, Any]:
     """The content of a run's `config.yaml`; empty if the file is missing or not readable as a mapping."""
     try:
-        content = read_yaml(run / CONFIG, "the configuration of a run")
+        return require_run_config(run)
     except UserError:
         return {}
 
 
 def require_run_config(run: Path) -> dict[str, Any]:
     """The content of a run's `config.yaml`; a `UserError` if the file is missing or not readable as a mapping."""
-    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again")
+    return read_yaml(run / CONFIG, "the configuration of a run", "copy it again, or train the run again", dict)
 
 
 def init_args(config: Mapping[str, Any], section: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ import yaml
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
 
+DEEPEST = (
+    100  # collections within each other: the parser in C overruns the stack somewhere beyond, and the process ends
+)
 GROWTH, FREE = 10, 100_000  # what aliases may bring: this many times the text, and this many characters more
 
 
@@ -31,8 +34,7 @@ def parse_yaml(text: str, loader: Any = yaml.SafeLoader) -> Any:
         Multiplying: its aliases grow too large.
         yaml.YAMLError: it is not YAML.
     """
-    if "&" in text and "*" in text:  # otherwise there is no alias, and nothing can grow
-        check_aliases(text)
+    check_aliases(text)
     return yaml.load(text, Loader=loader)
 
 
@@ -41,8 +43,12 @@ def check_aliases(text: str) -> None:
 
     Raises:
         Multiplying: they do.
-        yaml.YAMLError: it is not YAML.
+        yaml.YAMLError: it is not YAML, or nested too deeply.
     """
+    if not ("*" in text or text.count("[") + text.count("{") + text.count("- ") + text.count("? ") > DEEPEST):
+        most_indented = max((len(line) - len(line.lstrip(" ")) for line in text.splitlines()), default=0)
+        if most_indented <= DEEPEST:  # short of aliases and of levels: nothing can grow
+            return
     most = GROWTH * len(text) + FREE
     sizes: dict[str, int] = {}  # anchor -> characters of its value, written out
     sums = [0]  # of the collections that are open
@@ -60,6 +66,8 @@ def check_aliases(text: str) -> None:
         elif isinstance(event, yaml.CollectionStartEvent):
             sums.append(1)
             anchors.append(event.anchor)
+            if len(anchors) > DEEPEST:
+                raise yaml.YAMLError("nested too deeply")
         elif isinstance(event, yaml.CollectionEndEvent):
             size, anchor = sums.pop(), anchors.pop()
             sums[-1] += size
@@ -72,8 +80,8 @@ def check_aliases(text: str) -> None:
             )
 
 
-def read_yaml(path: Path, what: str, remedy: str = "correct it there") -> Any:
-    """The content of a YAML file.
+def read_yaml(path: Path, what: str, remedy: str = "correct it there", kind: type = object) -> Any:
+    """The content of a YAML file, of the type `kind`.
 
     Raises:
         UserError: the file is missing, no regular file, not UTF-8, or not YAML; or its aliases grow too large.
@@ -81,7 +89,7 @@ def read_yaml(path: Path, what: str, remedy: str = "correct it there") -> Any:
     text = read_text(path, what)
     with reading(path, what, remedy):
         try:
-            return parse_yaml(text)
+            content = parse_yaml(text)
         except Multiplying as error:
             raise UserError(f"{path}: {error}") from error
         except yaml.YAMLError as error:
@@ -89,3 +97,6 @@ def read_yaml(path: Path, what: str, remedy: str = "correct it there") -> Any:
             line = "" if mark is None else f" at line {mark.line + 1}"
             problem = " ".join(str(getattr(error, "problem", None) or error).split())
             raise UserError(f"{path}: not readable as YAML{line} ({problem}); {remedy}") from error
+        if not isinstance(content, kind):
+            raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
+        return content

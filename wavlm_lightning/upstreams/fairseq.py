@@ -14,7 +14,7 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reason_of
+from wavlm_lightning.system.reading import reading, reason_of, shown
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.run_checkpoints import read_trained

@@ -15,7 +15,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reason_of
+from wavlm_lightning.system.reading import reason_of, shown
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder

@@ -20,10 +20,10 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
-from wavlm_lightning.workflows.predict.windows import long_outputs
 
 Audio = Tensor | np.ndarray | str | Path
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

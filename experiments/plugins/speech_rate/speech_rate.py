@@ -73,7 +73,7 @@ class SpeechRate(Task):
         deviation = ((over_the_window(frames.square()) - mean.square()).clamp(min=0) + 1e-5).sqrt()
         return self.regressor(torch.cat([mean, deviation], 1).transpose(1, 2))[:, :, 0]
 
-    def counted(self, outputs: Tensor, lengths: Tensor, targets) -> tuple[Tensor, Tensor]:
+    def paired(self, outputs: Tensor, lengths: Tensor, targets) -> tuple[Tensor, Tensor]:
         """Outputs and targets of all frames that have both, `(counted,)`."""
         width = min(outputs.shape[1], targets.values.shape[1])
         wanted = targets.values[:, :width]
@@ -81,13 +81,13 @@ class SpeechRate(Task):
         return outputs[:, :width][counted].float(), wanted[counted]
 
     def loss(self, outputs, lengths, targets) -> Tensor:
-        return nn.functional.mse_loss(*self.counted(outputs, lengths, targets))
+        return nn.functional.mse_loss(*self.paired(outputs, lengths, targets))
 
     def build_metric(self) -> Metric:
         return MetricCollection({"mae": MeanAbsoluteError(), "ccc": ConcordanceCorrCoef()})
 
     def update_metric(self, metric, outputs, lengths, batch) -> None:
-        found, wanted = (each * self.labels["deviation"] for each in self.counted(outputs, lengths, batch.targets))
+        found, wanted = (each * self.labels["deviation"] for each in self.paired(outputs, lengths, batch.targets))
         metric.update(found + self.labels["mean"], wanted + self.labels["mean"])
 
     def readable(self, outputs, lengths) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -192,7 +193,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} cannot be written ({brief(error)}); free some space, or choose another folder"
+            f"{path} cannot be written ({short(error)}); free some space, or choose another folder"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.system.reading import read_json
+from wavlm_lightning.system.reading import read_json, reason_of
 from wavlm_lightning.system.worker_pool import in_order
 
 NAMED = 20  # shards that the summary names; the list of faults has all

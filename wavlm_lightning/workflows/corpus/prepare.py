@@ -55,6 +55,7 @@ def prepare(
     """
     from wavlm_lightning.data.writing import write_corpus
 
+    check_output(out)
     made = plan(recipe, folder, arguments)
     made = replace(made, source={"recipe": recipe, **made.source})
     return write_corpus(made, out, workers, on_error)

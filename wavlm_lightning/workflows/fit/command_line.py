@@ -33,7 +33,7 @@ from wavlm_lightning.callbacks.safe_loggers import keep_all_running
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import finish_replacing, locked, sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, finish_replacing, locked, sweep_leftovers, write_text
 from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from wavlm_lightning.system import reading
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
 from wavlm_lightning.system.paths import is_file
@@ -160,17 +159,6 @@ def read_yaml(text: str) -> Any:
         return None
 
 
-def _read_configuration(path: Path) -> Any:
-    return reading.read_yaml(path, "YAML", "correct it there", kind=object, parse=get_loader("yaml"))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a configuration given as text is no name of a file
-        return False
-
-
 # Further tasks.
 
 
@@ -238,11 +226,9 @@ def _read_task_file(given: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{OPTION} {given}: no such file{of_config(given)}")
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
+        content = read_yaml(read_text(path, "the YAML of a task"))
     except Multiplying as error:
         raise UserError(f"{OPTION} {given}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{OPTION} {given}: not readable ({error}); give the YAML of a task") from error
     if not isinstance(content, dict):
         raise UserError(f"{OPTION} {given}: not a mapping; give the YAML of a task")
     if "model" not in content:

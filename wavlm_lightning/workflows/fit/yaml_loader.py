@@ -27,8 +27,7 @@ def load(text: str) -> Any:
         Multiplying: its aliases grow too large.
         yaml.YAMLError: it is not YAML.
     """
-    if "&" in text and "*" in text:
-        check_aliases(text)
+    check_aliases(text)
     try:
         return _load(text)
     except RecursionError as error:

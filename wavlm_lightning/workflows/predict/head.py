@@ -21,7 +21,7 @@ from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
 from wavlm_lightning.system.reading import read_text, reading
-from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, read_run_config
+from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
