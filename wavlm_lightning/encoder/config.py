@@ -90,7 +90,8 @@ class WavLMConfig:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             if isinstance(getattr(self, name), list):  # YAML and JSON give lists
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_types()
+        for entry in fields(self):
+            self._check_number(entry.name, getattr(self, entry.name))
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
             raise ValueError(
                 f"conv_channels, conv_kernels and conv_strides must have one entry per layer, "
@@ -101,8 +102,6 @@ class WavLMConfig:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be 1 or more in every layer, not {getattr(self, name)}")
-        for entry in fields(self):
-            self._check_number(entry.name, getattr(self, entry.name))
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be group or layer, not {self.conv_norm}")
         if self.position_bias not in ("gated", "ungated", "none"):
@@ -131,7 +130,7 @@ class WavLMConfig:
         """Settings in a stranger's file may be of any type, and as large as to take hours."""
         wanted = type(getattr(type(self), name))
         if wanted is tuple:
-            if not all(type(entry) is int and entry <= MOST for entry in value):
+            if type(value) is not tuple or not all(type(entry) is int and entry <= MOST for entry in value):
                 raise ValueError(f"{name} must be whole numbers up to {MOST}, not {value!r:.80}")
         elif wanted is int and (type(value) is not int or value > LARGEST.get(name, MOST)):
             raise ValueError(f"{name} must be a whole number up to {LARGEST.get(name, MOST)}, not {value!r:.80}")
