@@ -309,7 +309,7 @@ def _crc8(data: bytes) -> int:
 class MpegFrames(NamedTuple):
     """The frames of an mp3."""
 
-    count: int
+    number: int
     seconds: float
     bytes: int
     lost: int  # bytes between them, which a decoder skips without a word
@@ -349,7 +349,7 @@ def _tells_the_truth(data: bytes, at: int, frames: MpegFrames) -> bool:
     Source: the LAME tag's description, http://gabriel.mp3-tech.org/mp3infotag.html.
     """
     table = at + 4 + _side_information(data[at : at + 4])
-    if int.from_bytes(data[table + 8 : table + 12], "big") != frames.count - 1 or frames.lost:
+    if int.from_bytes(data[table + 8 : table + 12], "big") != frames.number - 1 or frames.lost:
         return False
     if data[table + 7] & 15 != 15 or not data[table + 120 : table + 124].isalpha():
         return True  # no tag of the encoder

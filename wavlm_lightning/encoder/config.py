@@ -130,7 +130,7 @@ class WavLMConfig:
         """Settings in a stranger's file may be of any type, and as large as to take hours."""
         wanted = type(getattr(type(self), name))
         if wanted is tuple:
-            if type(value) is not tuple or not all(type(entry) is int and entry <= MOST for entry in value):
+            if not (isinstance(value, tuple) and all(type(entry) is int and entry <= MOST for entry in value)):
                 raise ValueError(f"{name} must be whole numbers up to {MOST}, not {value!r:.80}")
         elif wanted is int and (type(value) is not int or value > LARGEST.get(name, MOST)):
             raise ValueError(f"{name} must be a whole number up to {LARGEST.get(name, MOST)}, not {value!r:.80}")

@@ -369,7 +369,7 @@ class Task(HeadCheckpoint, Trainable):
     def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Literal["train", "valid", "test"]) -> None:
         """Look at the targets of a batch and the frames `(batch,)` that they go with: count what cannot be learned."""
 
-    def counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
+    def _counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
         """Utterances over which `loss` is a mean."""
         return len(batch.keys)
 
@@ -392,7 +392,7 @@ class Task(HeadCheckpoint, Trainable):
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)
-        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self.counted(lengths, batch))
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self._counted(lengths, batch))
         self.update_metric(metric, outputs, lengths, batch)
         self.targets_seen(batch, lengths, stage)
 

@@ -68,7 +68,7 @@ class CtcTask(Task):
         # Utterances without a path count 0 in PyTorch's mean, which would look like a better model.
         return loss / alignable(lengths, targets).float().mean().clamp(min=1 / len(lengths))
 
-    def counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
+    def _counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
         return alignable(lengths, batch.targets).sum()
 
     # Targets that cannot be learned.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
-Audio = Tensor | np.ndarray | str | Path
+Audio: TypeAlias = Tensor | np.ndarray | str | Path
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -62,8 +62,7 @@ class LoadedEncoder:
         Raises:
             UserError: a waveform or a file cannot be used.
         """
-        several = isinstance(audio, Sequence) and not isinstance(audio, str)
-        given: list[Any] = list(audio) if several else [audio]  # type: ignore[arg-type]
+        given: list[Any] = list(audio) if isinstance(audio, list | tuple) else [audio]
         inputs = Waveforms.pad([_waveform(each, sample_rate) for each in given]).to(self.device)
         with torch.no_grad():
             return self.upstream.layers(inputs.audio, inputs.lengths)

@@ -6,7 +6,7 @@ The measures are those of the tasks: words and letters are counted by edit dista
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Measured:
     name: str
     interval: Interval  # as fractions
     unit: str = "%"
-    details: dict[str, float | int] = field(default_factory=dict)
+    details: Mapping[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """Such as `WER 12.34 % [11.02, 13.81]  (ins 3, del 1, sub 20, of 195 words)`."""
@@ -245,7 +245,7 @@ def _trials(reference: Path, hypothesis: Path, prior: float) -> Scored:
     for number, line in enumerate(read_text(hypothesis, "scores of trials").splitlines(), start=1):
         fields = line.split()
         if fields:
-            with reading(f"{hypothesis}, line {number}", "`name name score`"):  # type: ignore[arg-type]
+            with reading(f"{hypothesis}, line {number}", "`name name score`"):
                 one, other, value = fields
                 scores[one, other] = float(value)
     absent = [pair for pair in wanted if pair not in scores and pair[::-1] not in scores]
