@@ -178,8 +178,8 @@ def test_a_folder_to_write_to_is_tried_without_being_made(tmp_path):
 def test_yaml_that_is_no_mapping(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"c\.yaml: not readable as a recipe .*; correct it"):
-        read_yaml(path, "a recipe", "correct it")
+    with pytest.raises(UserError, match=r"c\.yaml: not readable as (YAML|a recipe) .*; correct it"):
+        read_yaml(path, "a recipe", "correct it", dict)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

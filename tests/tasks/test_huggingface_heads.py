@@ -215,7 +215,7 @@ def test_folders_that_are_no_heads(tmp_path):
     folder_of(tmp_path / "classes", "WavLMForSequenceClassification")
     for name, arguments, said in (
         ("nothing", {}, "no config.json"),
-        ("encoder", {}, "names WavLMModel, which is not a supported head"),
+        ("encoder", {}, "names 'WavLMModel', which is not a supported head"),
         ("ctc", {}, "no vocab.json"),
         ("wide", {}, r"tdnn_kernel is \[5, 3, 5, 1, 1\]"),
         ("classes", {"task": "SV"}, "which cannot do SV; it can do KS, SID, ER, IC"),
@@ -372,7 +372,7 @@ def test_labels_that_do_not_exclude_each_other_and_numbers(tmp_path):
         ("config.json", {"use_weighted_layer_sum": True}, "do not fit"),
         ("preprocessor_config.json", {"sampling_rate": 8000}, "sampling_rate 8000, but only 16000"),
         ("preprocessor_config.json", {"feature_extractor_type": "ASTFeatureExtractor"}, "feature_extractor_type"),
-        ("preprocessor_config.json", {"do_normalize": "no"}, "do_normalize 'no', which is not true or false"),
+        ("preprocessor_config.json", {"do_normalize": "no"}, "do_normalize no, which is not true or false"),
     ],
 )
 def test_what_is_not_read_right_is_refused_by_name(tmp_path, file, values, said):

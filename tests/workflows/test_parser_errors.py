@@ -112,7 +112,7 @@ def test_a_wrong_value_is_said_by_what_checks_it(options, said, tmp_path, monkey
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("model:\n  class_path: [unclosed\n", "not readable as YAML (line 3: "),
+        ("model:\n  class_path: [unclosed\n", "not readable at line 3"),
         ("modle: {class_path: KeywordSpotting}\n", "did you mean 'model'?"),
         ("trainer: {max_step: 3}\n", "Option 'trainer.max_step' is not accepted; did you mean 'max_steps'?"),
         ("model: {class_path: KeywordSpotting, init_arg: {seed: 1}}\n", "did you mean 'init_args'?"),

@@ -11,11 +11,9 @@ from typing import Any
 import yaml
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text, reading
+from wavlm_lightning.system.reading import read_text, reading, reason_of
 
-DEEPEST = (
-    100  # collections within each other: the parser in C overruns the stack somewhere beyond, and the process ends
-)
+DEEPEST = 100  # collections within each other: the parser in C overruns the stack somewhere beyond
 GROWTH, FREE = 10, 100_000  # what aliases may bring: this many times the text, and this many characters more
 
 
@@ -45,10 +43,6 @@ def check_aliases(text: str) -> None:
         Multiplying: they do.
         yaml.YAMLError: it is not YAML, or nested too deeply.
     """
-    if not ("*" in text or text.count("[") + text.count("{") + text.count("- ") + text.count("? ") > DEEPEST):
-        most_indented = max((len(line) - len(line.lstrip(" ")) for line in text.splitlines()), default=0)
-        if most_indented <= DEEPEST:  # short of aliases and of levels: nothing can grow
-            return
     most = GROWTH * len(text) + FREE
     sizes: dict[str, int] = {}  # anchor -> characters of its value, written out
     sums = [0]  # of the collections that are open
@@ -93,10 +87,7 @@ def read_yaml(path: Path, what: str, remedy: str = "correct it there", kind: typ
         except Multiplying as error:
             raise UserError(f"{path}: {error}") from error
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = "" if mark is None else f" at line {mark.line + 1}"
-            problem = " ".join(str(getattr(error, "problem", None) or error).split())
-            raise UserError(f"{path}: not readable as YAML{line} ({problem}); {remedy}") from error
+            raise UserError(f"{path}: not readable as YAML ({reason_of(error)}); {remedy}") from error
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content

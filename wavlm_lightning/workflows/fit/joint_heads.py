@@ -24,7 +24,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes, of_config
 from wavlm_lightning.system.paths import is_file
-from wavlm_lightning.system.reading import check_file, read_text
+from wavlm_lightning.system.reading import check_file, read_text, reason_of
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.yaml_files import Multiplying
 from wavlm_lightning.workflows.fit.parser_errors import user_error
@@ -226,9 +226,11 @@ def _read_task_file(given: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{OPTION} {given}: no such file{of_config(given)}")
     try:
-        content = read_yaml(read_text(path, "the YAML of a task"))
+        content = load(read_text(path, "the YAML of a task"))
     except Multiplying as error:
         raise UserError(f"{OPTION} {given}: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{OPTION} {given}: not readable as YAML ({reason_of(error)}); correct it there") from error
     if not isinstance(content, dict):
         raise UserError(f"{OPTION} {given}: not a mapping; give the YAML of a task")
     if "model" not in content:
