@@ -14,8 +14,8 @@ import torch
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, mfcc, with_deltas
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.encoder import WavLM
-from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.system.reading import reason_of
 
 

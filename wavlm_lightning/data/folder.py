@@ -18,7 +18,7 @@ from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.paths import unique_names
-from wavlm_lightning.system.reading import read_table
+from wavlm_lightning.system.reading import read_table, reading
 
 RENAMED = {"transcript": "text", "transcription": "text", "speaker_id": "speaker", "lang": "language"}
 FURTHER = "audio:"  # begins the columns with paths of further audio
@@ -120,7 +120,9 @@ class FolderRecipe:
 
     def _file(self, path: Path) -> Path:
         full = path if path.is_absolute() else self.folder / path
-        if not full.is_file() and self.on_error == "stop":
+        with reading(self.manifest or self.folder, "a list of files"):  # a name may be longer than names can be
+            there = full.is_file()
+        if not there and self.on_error == "stop":
             raise UserError(
                 f"{full}: no such file, but {self.manifest} lists it; correct the manifest or use --on-error skip"
             )

@@ -1,7 +1,15 @@
-"""Name and bf16 instructions of the processor."""
+"""The machine: name and bf16 instructions of its processor, and the device that a command runs on."""
+
+from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wavlm_lightning.system.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def cpu_bf16_instructions() -> list[str] | None:
@@ -24,3 +32,25 @@ def _cpuinfo() -> str:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""  # not Linux
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The device that `--device` names, or the GPU if there is one, or the processor.
+
+    Args:
+        name: such as `cpu`, `cuda` or `cuda:1`; None chooses.
+
+    Raises:
+        UserError: PyTorch cannot use that device on this machine.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)  # a device that PyTorch knows by name may still be missing here
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({reason}); `wavlm doctor` checks this machine") from error
+    return device

@@ -12,8 +12,8 @@ from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
-from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.system.timing import time_side_by_side
 from wavlm_lightning.upstreams.wavlm import load_encoder
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, load_mono, to_speech
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build

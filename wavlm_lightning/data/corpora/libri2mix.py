@@ -17,7 +17,6 @@ from wavlm_lightning.data.recordings import (
     require_folder,
     require_named,
 )
-from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
 
@@ -96,6 +95,8 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
         raise UserError(
             f"{folder}: neither {labels}/rttm nor {alignments} is here; give --labels a folder with one of them"
         )
+    from wavlm_lightning.metrics.rttm import parse_rttm  # imports numpy, which `wavlm prepare --help` must not
+
     turns: Turns = {}
     for line in read_text(path, "the turns of the mixtures, an RTTM file").splitlines():
         fields = line.split()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,9 @@ def _stages(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
             content = read_json(file, "the state of the stages", again)
             with reading(file, "the state of the stages", again):
                 if seconds := content.get("seconds"):
-                    found[folder.resolve().name] = {name: float(value) for name, value in seconds.items()}
+                    found[folder.resolve().name] = times = {name: float(value) for name, value in seconds.items()}
+                    if not all(map(math.isfinite, times.values())):
+                        raise ValueError("a time that is not finite")
     return found
 
 

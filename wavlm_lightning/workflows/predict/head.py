@@ -17,8 +17,8 @@ from wavlm_lightning.audio import BadAudio, check_length, check_waveform, gain, 
 from wavlm_lightning.data.finding import printable
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
-from wavlm_lightning.system.device import choose_device
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
 from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config

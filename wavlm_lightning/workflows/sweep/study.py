@@ -12,7 +12,7 @@ import numpy as np
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
-from wavlm_lightning.system.reading import read_json
+from wavlm_lightning.system.reading import read_json, reading
 from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
@@ -164,13 +164,14 @@ def open_study(folder: Path, sweep: SweepFile) -> Study:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name=NAME,
-        direction=sweep.goal,
-        pruner=SuccessiveHalvingPruner(*sweep.halving) if sweep.halving else NopPruner(),
-        load_if_exists=True,
-    )
+    with reading(folder / JOURNAL, "the journal of a sweep", f"remove the folder {folder}, or choose another --output"):
+        return optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+            study_name=NAME,
+            direction=sweep.goal,
+            pruner=SuccessiveHalvingPruner(*sweep.halving) if sweep.halving else NopPruner(),
+            load_if_exists=True,
+        )
 
 
 def is_given_up(study: Study, number: int) -> bool:
