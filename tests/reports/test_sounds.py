@@ -86,5 +86,5 @@ def test_a_page_has_a_limit(runs, tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_a_sentence(runs, tmp_path):
     (runs / "tiny" / "examples" / "examples.json").write_text("{")
     page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")
-    assert len(problems) == 1 and "should be examples" in problems[0]
+    assert len(problems) == 1 and "not readable as examples" in problems[0]
     assert page.read_text().count("<audio") == 6
