@@ -147,6 +147,7 @@ def test_from_a_configuration(tiny, tmp_path):
     assert 0 <= figures(rows, "probe/sid_accuracy")[2] <= 1
 
 
+@pytest.mark.slow
 def test_other_processes_wait(tiny, tmp_path):
     """The first of two processes probes, its metrics do not wait for the other, and both go on together."""
     together(2, tmp_path / "log", one_of_two_processes, tiny, tmp_path)

@@ -87,6 +87,7 @@ def test_spectral_convolution_is_the_convolution(taps: int, frames: int, batch: 
         assert (found - expected).abs().max() < 5e-6 * expected.abs().max() + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conv_norm", ["group", pytest.param("layer", marks=pytest.mark.slow)])
 def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.MonkeyPatch):
     """Values and every gradient as by torch's convolutions, padded rows among them."""
@@ -108,6 +109,7 @@ def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.Monke
         assert (our_gradients[name] - expected).abs().max() < 2e-5 * expected.abs().max() + 1e-7 * largest, name
 
 
+@pytest.mark.slow
 def test_prepared_it_is_the_same(wide: WavLM):
     waveforms = noise(1, 136_000)
     with torch.no_grad():

@@ -43,6 +43,7 @@ def uneven(tmp_path_factory, tiny) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_two_workers_uneven_shards(uneven, tmp_path):
     """Everything that fills whole rounds of batches is given to exactly one process, and no process waits for ever."""
     split = Corpus.open(uneven / "pretrain").split("train")

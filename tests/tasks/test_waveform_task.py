@@ -158,6 +158,7 @@ def test_nothing_is_kept_of_other_tasks(tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_it_trains(tiny):
     task = Unhum(Fbank(cmvn=False), learning_rate=0.02)
     data = TaskData(str(tiny / "ks"), transforms=[Hum()], eval_transforms=[Hum()])

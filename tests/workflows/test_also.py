@@ -26,6 +26,7 @@ def written(path, content) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_task_is_as_if_alone(tiny, tmp_path, capsys, cached):
     common = options(tiny, "pr", "--data.cache", str(tmp_path / "cache") if cached else "null")

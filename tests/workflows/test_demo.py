@@ -12,6 +12,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.workflows.demo import stages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_commands")
 @pytest.mark.timeout(600)
 def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd):

@@ -64,6 +64,7 @@ def test_onnx_of_encoder_and_head(tmp_path, capsys):
         assert np.abs(scores - wanted.numpy()).max() < 1e-5 and frames.tolist() == layers.lengths.tolist()
 
 
+@pytest.mark.slow
 def test_torch_export_of_an_encoder_is_kept_if_it_agrees(tmp_path, monkeypatch, capsys):
     overrides = {**SHAPE, "pre_norm": True, "conv_norm": "layer", "normalize_waveform": True}
     encoder = WavLM(WavLMConfig.preset("tiny", **overrides)).eval()
@@ -151,6 +152,7 @@ class Spectral(Gain):
         return torch.istft(spectrum, 512, 160, window=window, length=audio.audio.shape[1])
 
 
+@pytest.mark.slow
 def test_a_graph_answers_with_audio_at_the_level_of_its_input(tmp_path):
     head = trained(Gain, ["clean"], gain_db=-6.0)
     write_head_graph(head, tmp_path, "torch")
@@ -177,6 +179,7 @@ def test_onnx_of_a_head_that_answers_with_audio(tmp_path):
     assert np.abs(answer - wanted.numpy()).max() < 1e-6 and samples.tolist() == lengths.tolist()
 
 
+@pytest.mark.slow
 def test_a_spectral_mask_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match="--format torch: torch cannot make a graph") as refused:
         write_head_graph(trained(Spectral, ["clean"]), tmp_path, "torch")

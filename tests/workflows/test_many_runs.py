@@ -23,6 +23,7 @@ COMPARED = {
 
 
 # A head on pooled features, and one with SpecAugment and dropout.
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["ks", pytest.param("sf", marks=pytest.mark.slow)])
 def test_each_head_is_as_if_alone(tiny, tmp_path, task):
     common, root = (

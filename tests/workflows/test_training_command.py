@@ -192,6 +192,7 @@ def test_curves_are_written_as_csv_whatever_logger_is_named(tiny, tmp_path):
     assert not (again / "curves").exists()
 
 
+@pytest.mark.slow
 def test_killed_before_its_first_checkpoint_a_run_says_what_there_is(tiny, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
