@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from fuzzing.mutations import ESCAPE, mutate
 
-LONGEST = 400  # characters of a refusal
+LONGEST = 500  # characters of a refusal, as `UserError` cuts it
 SECONDS = 10.0  # after which an answer counts as a hang
 GROWTH = 1 << 30  # bytes of memory that an input of some kilobytes must not take
 FAULTS = ("traceback", "hang", "silent", "outside", "memory", "vague")

@@ -93,7 +93,7 @@ def test_the_root_configuration_lists_and_an_interrupted_run(tiny, tmp_path, cap
     for more, said in (
         (
             ["fit", *plain, "--also", ASR, "--ckpt_path", "last"],
-            "tasks, learning rates and seeds of the run that wrote it",
+            "without --ckpt_path and with another --trainer.default_root_dir",
         ),
         (["fit", *plain, "--also", file, "--model.seed", "[1, 2]"], "already holds a run"),
         (["predict", *plain, "--also", ASR, "--ckpt_path", "best"], "takes one head"),

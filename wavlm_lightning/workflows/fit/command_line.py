@@ -18,7 +18,6 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
@@ -343,6 +342,15 @@ class WavLMCLI(LightningCLI):
         self.config_init[self.subcommand]["weights_only"] = True
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first of those that a launcher (torchrun, Lightning, SLURM) started together.
+
+    Asked of the environment, because Lightning's own answer is that of its import, which a forked process inherits.
+    """
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
 @contextlib.contextmanager
 def own_run_folder(root: Path) -> Iterator[None]:
     """Lock a run folder while it is trained in, and remove what a killed run left unfinished there; on the first process only.
@@ -350,7 +358,7 @@ def own_run_folder(root: Path) -> Iterator[None]:
     Raises:
         Busy: another process trains there.
     """
-    if rank_zero_only.rank:
+    if not is_first_process():
         yield
         return
     root.mkdir(parents=True, exist_ok=True)
