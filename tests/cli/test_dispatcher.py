@@ -31,6 +31,7 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_encoder_imports_neither_lightning_nor_wandb():
     code = (
         "import sys; from wavlm_lightning.encoder import WavLM;"

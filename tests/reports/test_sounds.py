@@ -57,6 +57,7 @@ def test_what_is_written_is_read_and_replaces_what_was_there(tmp_path):
         read_examples(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_page_plays_input_answers_and_reference(runs, tmp_path):
     page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")
     assert problems == []

@@ -80,6 +80,7 @@ def test_a_lock_is_refused_to_others_and_ends_with_its_process(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_data_and_upstreams_import_without_fcntl():
     code = (
         "import sys; sys.modules['fcntl'] = None; import wavlm_lightning.data.writing, wavlm_lightning.upstreams.cache"

@@ -120,6 +120,7 @@ def test_two_iterations_from_corpus_to_encoder(recipe, corpus, ran, capsys):
     assert ran == [] and printed(capsys, recipe, corpus) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_recipe_goes_on(recipe, corpus, ran, capsys, monkeypatch):
     whole = printed(capsys, recipe, corpus)
     run, ledger = recipe_run.wavlm, corpus.parent / "out" / "recipe.json"
