@@ -93,7 +93,7 @@ def test_no_two_files_import_each_other():
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=str)
 def test_a_folder_holds_at_most_twenty_files(folder):
-    assert len([*folder.glob("*.py")]) <= (22 if folder.name == "mini" else 20)
+    assert len([*folder.glob("*.py")]) <= 20
 
 
 def tracked() -> list[Path]:

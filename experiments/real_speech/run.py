@@ -16,9 +16,9 @@ import json
 import time
 from pathlib import Path
 
-from wavlm_lightning.data.mini.espeak import EspeakProcess
-from wavlm_lightning.data.mini.phones import SILENCE
-from wavlm_lightning.data.mini.speech import SpeechRequest
+from wavlm_lightning.data.mini.synthesis.espeak import EspeakProcess
+from wavlm_lightning.data.mini.synthesis.phones import SILENCE
+from wavlm_lightning.data.mini.synthesis.speech import SpeechRequest
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import read_curves
 from wavlm_lightning.reports.figures import arrange

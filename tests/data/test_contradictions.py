@@ -60,7 +60,7 @@ def make_old(folder):
 
 
 def make_fit(folder):
-    """Whoever altered the index also wrote its hash."""
+    """The index was altered, and its hash was written to match."""
     digest = hashlib.sha256((folder / INDEX_FILE).read_bytes()).hexdigest()
     rewrite(folder, lambda part: part["shards"][0].update({INDEX: digest}))
 

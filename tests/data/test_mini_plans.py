@@ -10,8 +10,8 @@ from wavlm_lightning.data.mini.keywords import UNKNOWN, UNKNOWN_WORDS
 from wavlm_lightning.data.mini.plans import SIZES, Plan
 from wavlm_lightning.data.mini.prepare import _PLANS
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
-from wavlm_lightning.data.mini.speech import spoken_words
-from wavlm_lightning.data.mini.voices import VARIANTS, speakers
+from wavlm_lightning.data.mini.synthesis.speech import spoken_words
+from wavlm_lightning.data.mini.synthesis.voices import VARIANTS, speakers
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import pytest
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.mini import grammar, prepare_mini, rooms
 from wavlm_lightning.data.mini.effects import Conditions, frequency_response, noise, record, set_level
-from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError, resample
-from wavlm_lightning.data.mini.formant_synth import FormantSynthesiser
-from wavlm_lightning.data.mini.phones import PHONES, fold
 from wavlm_lightning.data.mini.scripted_utterance import padded, placed, trimmed
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import SpeechRequest, Synthesiser
-from wavlm_lightning.data.mini.voices import ACCENTS
+from wavlm_lightning.data.mini.synthesis.espeak import EspeakProcess, EspeakUnavailableError, resample
+from wavlm_lightning.data.mini.synthesis.formant_synth import FormantSynthesiser
+from wavlm_lightning.data.mini.synthesis.phones import PHONES, fold
+from wavlm_lightning.data.mini.synthesis.speech import SpeechRequest, Synthesiser
+from wavlm_lightning.data.mini.synthesis.voices import ACCENTS
 from wavlm_lightning.system.errors import UserError
 
 RATE = 16_000

@@ -50,7 +50,7 @@ class Door:
         original: name of the set of files in `originals`.
         allowed: why a value that differs from that of the whole files is a fault, or None if it is none.
         weight: share of the inputs; the slower the door, the smaller.
-        mend: rewrites the hashes of the folder after the damage, so that the inner checks are reached.
+        rehash: rewrites the hashes of the folder after the damage, so that the inner checks are reached.
         refusals: exceptions that are sentences; commands print them alone.
     """
 
@@ -60,7 +60,7 @@ class Door:
     read: Callable[[Path], Any]
     allowed: Allowed = nothing
     weight: float = 1.0
-    mend: Callable[[Path], None] | None = None
+    rehash: Callable[[Path], None] | None = None
     refusals: tuple[type[Exception], ...] = ()
 
 
@@ -184,9 +184,9 @@ class Fuzzer:
             (path,) = box.glob(file)
             mutation, damaged = mutate(path.read_bytes(), door.files[file], rng)
             path.write_bytes(damaged)
-            if door.mend is not None:
+            if door.rehash is not None:
                 with contextlib.suppress(Exception):
-                    door.mend(box)
+                    door.rehash(box)
             if keep is not None:
                 shutil.copytree(box, keep, dirs_exist_ok=True)
             kind, reason = self._answer(door, box, path, value, known, explain)

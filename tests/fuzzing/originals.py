@@ -96,7 +96,7 @@ def manifest(folder: Path) -> None:
     (folder / "manifest.csv").write_text(MANIFEST, encoding="utf-8")
 
 
-def mend_corpus(box: Path) -> None:
+def rehash_corpus(box: Path) -> None:
     """Write sizes and hashes of what is there into `corpus.json`, as somebody who altered the files on purpose would."""
     import hashlib
 

@@ -111,7 +111,7 @@ def test_a_card_of_one_headline_is_written_as_before(card, both, tmp_path):
 
 
 def test_both_headlines_are_columns_panels_and_lines(both, tmp_path):
-    """Each with its own winner; the metric that is no headline is in the CSV alone."""
+    """Each with its own winner; the other metric is in the CSV alone."""
     other = {**both.metrics, "wer": {**both.metrics["wer"], "value": 12.5}, "si_sdr": {**both.main, "value": 7.0}}
     for name, card in {
         "a": both,

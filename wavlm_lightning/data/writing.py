@@ -193,8 +193,8 @@ def _make_shard(job: Job) -> Done:
 def _earlier(path: Path, note: Path, stamp: str, keys: list[str]) -> Done | None:
     """The result of an earlier run on the same recordings, if its shard is still there with the right size.
 
-    The note is believed only if it accounts for every recording, those with `keys`: a note with other values, whoever wrote
-    it, must not leave recordings out.
+    The note is believed only if it accounts for every recording, those with `keys`: a note with other values
+    must not leave recordings out.
     """
     try:
         kept = read_json(note, "the note of an earlier run")

@@ -82,7 +82,7 @@ def _place(error: UnicodeDecodeError) -> str:
 def check_file(path: Path, what: str = "a file", remedy: str = "") -> None:
     """Refuse a pipe, a device or a folder where a file belongs: reading one may wait, or go on, for ever.
 
-    What does not exist is left to whoever opens it.
+    A path that does not exist passes: opening it says so.
 
     Raises:
         UserError: naming the path and what it is.
@@ -178,7 +178,7 @@ def read_table(
 
 
 def _some(columns: Sequence[str]) -> str:
-    """Names of columns, as many as fit in a sentence; of a file that is no table they may be anything."""
+    """Names of columns, as many as fit in a sentence; in another kind of file they may be anything."""
     shown = "".join(character if character.isprintable() else "?" for character in ", ".join(columns)) or "none"
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 

@@ -8,13 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints.formats import HEAD_KEY, RECORD_KEY
 from wavlm_lightning.encoder.checkpoints.sharded_files import EXTRAS, check_hashes, read_sharded
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_pickle
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
-
-RECORD_KEY = "upstream"  # of a trained upstream's record in a head's checkpoint, see `Upstream.checkpoint_entries`
-HEAD_KEY = "task"  # of the description of the head in its checkpoint
 
 
 def newest_checkpoint(path: Path) -> Path:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
 from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
-from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
@@ -22,7 +21,8 @@ from wavlm_lightning.upstreams.run_checkpoints import (
     HEAD_KEY,
     RECORD_KEY,
     newest_checkpoint,
-    read_run_checkpoint,
+    read_entries,
+    read_run_checkpoint,  # noqa: F401 - an older import path
 )
 
 # Dropouts of `FineTuning` -> fields of `WavLMConfig`.
@@ -67,7 +67,7 @@ def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) ->
 
 
 def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
-    checkpoint = read_run_checkpoint(path)
+    checkpoint = read_entries(path)
     record = checkpoint.get(RECORD_KEY)
     if ENCODER_KEY not in checkpoint:
         if record is not None:
@@ -79,23 +79,15 @@ def _from_lightning(path: Path, overrides: dict[str, Any]) -> WavLM:
                 f"{path}: does not contain an encoder, because its head was trained on a frozen one; give that encoder"
             )
         raise UserError(f"{path}: does not contain an encoder; give a checkpoint of a pre-training run")
-    config = WavLMConfig.from_dict({**checkpoint[ENCODER_KEY], **overrides})
-    prefix = f"{record['prefix'] if record else ''}encoder."
-    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     try:
-        check_finite(state, path)
+        return WavLM.from_pretrained(path, **overrides)
     except CheckpointError as error:
-        raise UserError(str(error)) from error
-    with torch.device("meta"):  # sizes that the file only claims to have take no memory
-        expected = {name: tensor.shape for name, tensor in WavLM(config).state_dict().items()}
-    if expected != {name: tensor.shape for name, tensor in state.items()}:
+        if not overrides or "does not fit its configuration" not in str(error):
+            raise
         raise UserError(
-            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides) or 'none'}); do not "
-            "change fields that set the shape of the encoder"
-        )
-    encoder = WavLM(config)
-    encoder.load_state_dict(state)
-    return encoder
+            f"{path}: its weights do not fit the fields that were changed ({', '.join(overrides)}); do not change fields that "
+            "set the shape of the encoder"
+        ) from error
 
 
 class WavLMUpstream(Upstream):

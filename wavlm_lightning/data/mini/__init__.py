@@ -2,9 +2,8 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe); their material: `grammar` (sentences), `voices` (speakers); from a plan to samples: `scripted_utterance`,
-`rendering`, `effects`, `rooms`; the synthesisers: `speech` (their interface), `espeak` with its process `synthesiser` and
-the `phones` table, `formant_synth` where espeak-ng is missing; `seeding`.
+(qbe); their sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`, `rooms`;
+`synthesis/` holds the synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """

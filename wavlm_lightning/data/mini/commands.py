@@ -9,7 +9,7 @@ from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import inventory, readers
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import Speaker
+from wavlm_lightning.data.mini.synthesis.voices import Speaker
 
 _LOCATIONS = ("none", "kitchen", "bedroom", "garden")
 _PHRASES: dict[str, list[str]] = {

@@ -7,13 +7,13 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions, record, set_level
-from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, spoken_words
-from wavlm_lightning.data.mini.voices import Speaker
+from wavlm_lightning.data.mini.synthesis.phones import PHONES, SILENCE
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE, Segment, Speech, spoken_words
+from wavlm_lightning.data.mini.synthesis.voices import Speaker
 
 _OVERLAP = (0.11, 0.24)
 _LONGEST_PAUSE_INSIDE_A_TURN = 0.25

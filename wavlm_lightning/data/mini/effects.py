@@ -7,7 +7,7 @@ from scipy import fft
 
 from wavlm_lightning.augment.transforms.noise import noise_spectrum
 from wavlm_lightning.data.mini.rooms import TAPS
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE
 
 _LEVEL_DB = -26.0
 _PEAK = 0.95

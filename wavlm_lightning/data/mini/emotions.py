@@ -14,7 +14,7 @@ from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import inventory, sentences
 from wavlm_lightning.data.mini.scripted_utterance import Prosody, ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import VARIANTS, speakers
+from wavlm_lightning.data.mini.synthesis.voices import VARIANTS, speakers
 
 # SUPERB's order of IEMOCAP's four classes.
 EMOTIONS = ("neutral", "happy", "angry", "sad")

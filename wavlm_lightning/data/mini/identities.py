@@ -8,7 +8,7 @@ from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size, Trial
 from wavlm_lightning.data.mini.readings import inventory, sentences
 from wavlm_lightning.data.mini.scripted_utterance import Jitter, ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import Speaker, speakers
+from wavlm_lightning.data.mini.synthesis.voices import Speaker, speakers
 
 # Synthetic speakers are far more consistent than people. With these values FBANK identifies about 68 % of 60 speakers.
 _VARIED = Jitter(pitch=10.0, rate=0.15, tract=0.03)

@@ -6,12 +6,12 @@ import numpy as np
 
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini.effects import Conditions, noise
-from wavlm_lightning.data.mini.phones import PHONES, SILENCE
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE
+from wavlm_lightning.data.mini.synthesis.phones import PHONES, SILENCE
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE
 
 WORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 UNKNOWN, NOISE = "_unknown_", "_silence_"

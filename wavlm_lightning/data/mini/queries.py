@@ -9,7 +9,7 @@ from wavlm_lightning.data.mini.plans import Plan, Size
 from wavlm_lightning.data.mini.readings import dealt, inventory
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import VARIANTS, Speaker, speakers
+from wavlm_lightning.data.mini.synthesis.voices import VARIANTS, Speaker, speakers
 
 _TERM_GROUPS = ("adjective", "thing", "animal", "person", "place")
 # Words under five letters are too short to be found.

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from wavlm_lightning.data.mini import grammar
-from wavlm_lightning.data.mini.phones import PHONES
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.voices import Speaker, speakers
+from wavlm_lightning.data.mini.synthesis.phones import PHONES
+from wavlm_lightning.data.mini.synthesis.voices import Speaker, speakers
 
 
 def sentences(origin: tuple[str, str], split: str, count: int, seed: int) -> list[str]:

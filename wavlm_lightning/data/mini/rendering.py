@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 from wavlm_lightning.data.corpus import Utterance
-from wavlm_lightning.data.mini.espeak import EspeakProcess, EspeakUnavailableError
-from wavlm_lightning.data.mini.formant_synth import FormantSynthesiser
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio
-from wavlm_lightning.data.mini.speech import Synthesiser
+from wavlm_lightning.data.mini.synthesis.espeak import EspeakProcess, EspeakUnavailableError
+from wavlm_lightning.data.mini.synthesis.formant_synth import FormantSynthesiser
+from wavlm_lightning.data.mini.synthesis.speech import Synthesiser
 
 _AHEAD = 8
 

@@ -9,10 +9,17 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import rooms
 from wavlm_lightning.data.mini.effects import Conditions, record
-from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, Synthesiser, spoken_words
-from wavlm_lightning.data.mini.voices import Speaker
+from wavlm_lightning.data.mini.synthesis.phones import SILENCE
+from wavlm_lightning.data.mini.synthesis.speech import (
+    SAMPLE_RATE,
+    Segment,
+    Speech,
+    SpeechRequest,
+    Synthesiser,
+    spoken_words,
+)
+from wavlm_lightning.data.mini.synthesis.voices import Speaker
 
 _FADE = 80
 _LONGEST_SHARE = 0.96

@@ -26,11 +26,13 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import (
 )
 from wavlm_lightning.encoder.config import WavLMConfig
 
-__all__ = ["ENCODER_KEY", "CheckpointError", "match_state", "read_checkpoint"]
+__all__ = ["ENCODER_KEY", "HEAD_KEY", "RECORD_KEY", "CheckpointError", "match_state", "read_checkpoint"]
 
 ENCODER_KEY = "wavlm_config"  # of the encoder's configuration in the checkpoint of a run
 HEAD_KEY = "task"  # of the description of a head in the checkpoint of its run
-PREFIXES = ("upstream.encoder.", "encoder.")  # of its weights: in the run of a head that trained it, in a pre-training
+RECORD_KEY = (
+    "upstream"  # of the record of an encoder that a head's run trained: `prefix` of its names in the state dict
+)
 
 
 def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
@@ -84,7 +86,7 @@ def _from_run(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
         return _from_run(best)  # a head is used as it was at its best
     if not isinstance(content, dict) or ENCODER_KEY not in content or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path} does not contain a WavLM; give a checkpoint of a pre-training run")
-    prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in content["state_dict"])), PREFIXES[0])
+    prefix = f"{content.get(RECORD_KEY, {}).get('prefix', '')}encoder."
     state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     try:
         return WavLMConfig.from_dict(content[ENCODER_KEY]), state

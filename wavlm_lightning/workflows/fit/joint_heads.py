@@ -183,6 +183,8 @@ class AlsoTask:
             model = {"class_path": model}
         if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
             raise UserError(f"{source}: its `model` has no class_path; give the YAML of a task")
+        if not isinstance(model.get("init_args") or {}, dict):
+            raise UserError(f"{source}: the `init_args` of its `model` are no mapping; give `name: value` for each")
         lists = lists_in(model)
         # jsonargparse takes arguments beside `class_path`, too.
         arguments = {name: value for name, value in model.items() if name not in ("class_path", "init_args")}

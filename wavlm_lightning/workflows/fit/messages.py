@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import known_classes
 from wavlm_lightning.workflows.fit.parser_errors import user_error
@@ -88,16 +87,6 @@ def readable_errors() -> Iterator[None]:
         if (reason := lost_process(error)) is None:
             raise
         raise UserError(reason) from error
-
-
-def user_error_in(error: BaseException | None) -> BaseException | None:
-    """The error that a user can correct among an error and its causes; None if there is none.
-
-    jsonargparse wraps what a constructor raises in one ValueError for each type that it has tried.
-    """
-    while error is not None and not isinstance(error, UserError | CheckpointError):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def lost_process(error: BaseException | None) -> str | None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import fft
 
-from wavlm_lightning.data.mini.phones import SILENCE, STOPS, fold
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, spoken_words
+from wavlm_lightning.data.mini.synthesis.phones import SILENCE, STOPS, fold
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest, spoken_words
 
 _ENVELOPE_SECONDS = 0.005
 _LONGEST_CLOSURE = 0.09
@@ -36,7 +36,7 @@ class EspeakProcess:
     def __init__(self) -> None:
         if importlib.util.find_spec("espeakng_loader") is None:
             raise EspeakUnavailableError("the package espeakng-loader is not installed")
-        command = [sys.executable, "-m", "wavlm_lightning.data.mini.synthesiser"]
+        command = [sys.executable, "-m", "wavlm_lightning.data.mini.synthesis.synthesiser"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             greeting, _ = self._receive()

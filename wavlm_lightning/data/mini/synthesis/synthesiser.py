@@ -1,6 +1,6 @@
 """The espeak-ng process: the only module that loads the library (GPL-3.0-or-later), never imported by others.
 
-`python -m wavlm_lightning.data.mini.synthesiser` reads one JSON job per line from stdin:
+`python -m wavlm_lightning.data.mini.synthesis.synthesiser` reads one JSON job per line from stdin:
 `{"text", "voice", "rate", "pitch", "range", "seed"}`. It answers each on stdout with a frame: two little-endian
 32-bit lengths, then that many bytes of JSON (`rate`, `phones` [[sample, name]], `words` [[sample, character]], or
 `error`) and of 16-bit mono samples. The first frame, sent before any job, holds `version` or `error`.

@@ -6,10 +6,10 @@ test everything that uses them.
 
 import numpy as np
 
-from wavlm_lightning.data.mini.phones import SILENCE
 from wavlm_lightning.data.mini.seeding import generator
-from wavlm_lightning.data.mini.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest
-from wavlm_lightning.data.mini.voices import VARIANTS
+from wavlm_lightning.data.mini.synthesis.phones import SILENCE
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE, Segment, Speech, SpeechRequest
+from wavlm_lightning.data.mini.synthesis.voices import VARIANTS
 
 # Formants in Hz of a male voice; diphthongs glide from the first three to the last three.
 _VOWELS: dict[str, tuple[int, ...]] = {
