@@ -35,7 +35,8 @@ DECODER_DELAY = 529  # samples that mpg123 drops from the start of a file with a
 def fault(path: Path) -> str | None:
     """What is wrong with the length of an audio file; None if nothing is, or if its format states no length.
 
-    Reads the headers and, for Ogg, the end of the file.
+    Reads headers alone, but of FLAC also the last frame, and all pages of Ogg and all frame headers of mp3, whose length
+    stands nowhere else.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -104,8 +105,10 @@ def _chunks(file: BinaryIO, size: int, at: int, order: str, wanted: bytes) -> st
 
 
 def _left_over(file: BinaryIO, size: int, begin: int, length: int, chunks: bool = True) -> str | None:
-    """Samples behind the counted ones, as a recorder that was cut off leaves them; tags are none, nor, if the format has them,
-    further chunks, whose names are letters."""
+    """Refuse samples behind the counted ones, as a recorder that was cut off leaves them.
+
+    Tags may follow, and further chunks (their names are letters) in formats that have them.
+    """
     end = begin + length + (length & 1)
     if length >= UNKNOWN_FROM or length == 0 or size - end < LEFT_OVER:
         return None
