@@ -39,14 +39,8 @@ MAY_CHANGE: dict[str, tuple[str, ...]] = {
         *("model.upstream.*fine_tuning.compile", "model.upstream.*fine_tuning.activation_checkpointing"),
     ),
     "where its files are, if their content is the same": (
-        *(
-            "data.corpus",
-            "data.noise_corpus",
-            "data.*transforms*.corpus",
-            "model.upstream.*source",
-            "model.upstream.*label",
-        ),
-        "trainer.default_root_dir",
+        *("data.corpus", "data.noise_corpus", "data.*transforms*.corpus", "model.upstream.*source"),
+        *("model.upstream.*label", "trainer.default_root_dir"),
     ),
     "what is logged and kept": (
         *("trainer.logger", "trainer.log_every_n_steps", "trainer.enable_*", "trainer.profiler", "trainer.barebones"),
@@ -55,7 +49,7 @@ MAY_CHANGE: dict[str, tuple[str, ...]] = {
     ),
 }
 # Callbacks that only watch or keep; others may change weights, so they stay as they were.
-WATCHING = (
+WATCHING = {
     *(
         "Probe",
         "Health",
@@ -75,7 +69,7 @@ WATCHING = (
         "StepProgress",
     ),
     *("TQDMProgressBar", "RichProgressBar", "ProgressBar"),
-)
+}
 # Read when a run begins and never again: they may be left out, and the record keeps the run's own.
 READ_ONCE = ("start_from", "start_with")
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true", "None": "32-true"}
@@ -123,9 +117,16 @@ def _arguments(block: Any) -> Any:
 def _may_change(key: str, before: Mapping[str, Any]) -> bool:
     if fnmatch.fnmatch(key, "model.upstream.*source"):
         # A frozen encoder is recognised by its weights; those of a trained one are in the checkpoint, whatever is named.
-        return "'frozen': False" not in str(_arguments(before.get("model")).get("upstream"))
+        return not _is_trained(_arguments(before.get("model")).get("upstream"))
     patterns = [pattern for group in MAY_CHANGE.values() for pattern in group]
     return any(fnmatch.fnmatch(key, each) or fnmatch.fnmatch(key, f"{each}.*") for each in patterns)
+
+
+def _is_trained(upstream: Any) -> bool:
+    """Whether a section of an upstream, or of one that it wraps, says `frozen: false`."""
+    if not isinstance(upstream, Mapping):
+        return False
+    return upstream.get("frozen") is False or any(map(_is_trained, upstream.values()))
 
 
 def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
