@@ -8,6 +8,10 @@ copy covers the file, `anything` where a change is as good as what was there.
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,8 +49,11 @@ def same_length(before: Any, after: Any, path: Path) -> str | None:
     # What a stretch of 0.1 s covers is not refused: chunks behind the samples, the last frame of an mp3.
     if abs(len(before) - len(after)) <= 0.1 * 16_000:
         return None
-    if path.suffix == ".mp3" and len(after) > len(before):  # nothing says how many frames there should be
-        return None
+    if path.suffix == ".mp3":  # nothing says how many frames there should be, but none that is whole may be lost
+        survived = sum(frame in path.read_bytes() for frame in whole_frames())
+        return (
+            None if len(after) >= survived * 384 - 0.1 * 16_000 else f"{len(after)} samples of {survived} whole frames"
+        )
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError:
@@ -54,6 +61,16 @@ def same_length(before: Any, after: Any, path: Path) -> str | None:
     if (info.samplerate, info.channels) != (24_000, 2) or info.subtype != SUBTYPES.get(path.suffix, info.subtype):
         return None
     return f"{len(after)} samples instead of {len(before)} under the same rate and channels"
+
+
+@functools.cache
+def whole_frames() -> list[bytes]:
+    """The frames of the undamaged mp3, 384 samples at 16 kHz each, without the first one, which holds the table of contents."""
+    with tempfile.TemporaryDirectory() as folder:
+        originals.audio("mp3")(Path(folder))
+        data = (Path(folder) / originals.audio_file("mp3")).read_bytes()
+    places = [match.start() for match in re.finditer(re.escape(data[:2]), data)]
+    return [data[begin:end] for begin, end in itertools.pairwise([*places, len(data)])][1:]
 
 
 SUBTYPES = {".aiff": "PCM_16", ".au": "PCM_16", ".w64": "PCM_16", ".caf": "PCM_16", ".sph": "PCM_16"}

@@ -20,6 +20,9 @@ SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as 
 
 END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
 
+# Formats whose stated length `fault` compares with the file. Of others libsndfile makes a shorter recording if they were cut.
+CHECKED = {"WAV", "WAVEX", "RF64", "AIFF", "AU", "W64", "CAF", "OGG", "NIST", "FLAC", "MP3", "HTK", "SDS"}
+
 RATES = 2_000, 1_000_000  # sampling rates in Hz that a header can mean
 BLOCK = 1 << 20  # frames decoded at a time: memory follows what a file holds, not what its header promises
 BEYOND = (
@@ -60,7 +63,7 @@ def load_mono(
         raise BadAudio(f"{path}: not a file" if path.exists() else f"{path}: no such file")
     try:
         wrong = fault(path)
-        source, skipped = readable(path)
+        source, skipped, least = readable(path)
     except OSError:
         raise
     except Exception as error:  # a header that ends, or counts, where nobody expected it
@@ -69,6 +72,10 @@ def load_mono(
         raise BadAudio(f"{path}: {wrong}")
     try:
         with soundfile.SoundFile(source) as file:
+            if file.format not in CHECKED:
+                raise BadAudio(
+                    f"{path}: a file of {file.format_info}; convert it to wav or flac, whose lengths are checked"
+                )
             rate, total = file.samplerate, file.frames
             if not RATES[0] <= rate <= RATES[1]:
                 raise BadAudio(f"{path}: its header says {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
@@ -77,12 +84,16 @@ def load_mono(
             if first > total:
                 raise BadAudio(f"{name}: the file ends at {total / rate:.2f} s, before the requested stretch")
             if skipped:  # the length is unknown, and so are places in it: decode from the start
-                _decode(file, skipped + first)
+                _skip(file, skipped + first)
             elif first:
                 file.seek(first)
             audio, found = _decode(file, wanted)
             if total < 2**40 and not skipped and first + found < total and (wanted is None or found < wanted):
                 raise BadAudio(f"{path}: truncated after {first + found} samples")
+            if first + found < least and (wanted is None or found < wanted):
+                raise BadAudio(
+                    f"{path}: damaged: its frames hold {least} samples, {first + found} can be decoded; copy it again"
+                )
     except (BadAudio, MemoryError):
         raise
     except Exception as error:
@@ -125,6 +136,11 @@ def _usable(waveform: np.ndarray, rate: int, sample_rate: int, name: str, allow_
     if rate != sample_rate:
         waveform = _resample(waveform, rate, sample_rate)
     return np.clip(waveform, -1.0, 1.0)
+
+
+def _skip(file: soundfile.SoundFile, frames: int) -> None:
+    while frames > 0 and (found := len(file.read(min(BLOCK, frames)))):
+        frames -= found
 
 
 def _decode(file: soundfile.SoundFile, wanted: int | None) -> tuple[np.ndarray, int]:
