@@ -61,6 +61,8 @@ def load_mono(
     name = str(path) if end is None and not start else f"{path} from {start:g} s"
     if not path.is_file():
         raise BadAudio(f"{path}: not a file" if path.exists() else f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise BadAudio(f"{path}: empty, it holds no bytes; copy it again")
     try:
         wrong = fault(path)
         source, skipped, least = readable(path)
