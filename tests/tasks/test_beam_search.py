@@ -123,5 +123,5 @@ def test_missing_files_and_foreign_letters_are_refused(tmp_path):
 def test_missing_libraries_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
     model = count_bigrams(["a"], tmp_path)
-    with pytest.raises(UserError, match=r"pip install 'wavlm_lightning\[lm\]'"):
+    with pytest.raises(UserError, match=r"pip install 'flashlight-text.*\(extra \[lm\]\)"):
         BeamSearch(model, LABELS)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.reading import read_text
 
 WORD_END = "|"
@@ -61,7 +61,7 @@ class BeamSearch:
         except ImportError as error:
             raise UserError(
                 f"decoding with a language model needs flashlight-text and kenlm ({error}); "
-                "install them with pip install 'wavlm_lightning[lm]'"
+                f"install them: {pip_install('lm')}"
             ) from error
         for path in (language_model.lexicon, language_model.model):
             if not Path(path).is_file():
