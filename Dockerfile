@@ -4,9 +4,8 @@
 # The wheels must fit the Python and the processor of the base image.
 FROM python:3.11-slim
 COPY wheels /wheels
-# The extras whose wheels are there: pip refuses one that cannot be satisfied.
-ARG EXTRAS=corpus,hf,sweep
-RUN pip install --no-index --find-links /wheels --no-cache-dir "wavlm_lightning[${EXTRAS}]" && rm -rf /wheels
+# `pip wheel` has resolved the dependencies, of the extras too: every wheel of the folder is installed, and nothing is looked up.
+RUN pip install --no-index --no-deps --no-cache-dir /wheels/*.whl && rm -rf /wheels && pip check
 # The container may run as any user (`--user`): nothing is written to a home folder.
 ENV WAVLM_CACHE=/work/cache MPLCONFIGDIR=/tmp/matplotlib
 RUN mkdir -m 777 /work

@@ -21,7 +21,7 @@ class LanguageModel:
 
     The defaults are SUPERB's (s3prl `downstream/asr/config.yaml`, `decoder_args`). SUPERB's `model` is LibriSpeech's
     official 4-gram (`4-gram.arpa`, openslr.org/11), its `lexicon` fairseq's letter lexicon
-    (`librispeech_lexicon.lst`). `wavlm_lightning.tasks.components.bigrams.count_bigrams` makes both from a corpus.
+    (`librispeech_lexicon.lst`). `wavlm lm` makes both from texts or a corpus.
 
     Args:
         lexicon: text file; each line is a word and its letters, ending in `|`: `CAT C A T |`.
