@@ -133,7 +133,7 @@ def count_ngrams(sentences: Iterable[Sequence[str]], order: int) -> NGrams:
         numbers.append(number)
         firsts.append(starts[first])
         counts.append(count)
-    levels = []
+    levels: list[Level] = []
     for n in range(1, order + 1):
         if n == 1:
             count = np.bincount(text, minlength=len(words))
