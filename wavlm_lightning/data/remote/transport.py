@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 
 T = TypeVar("T")
 CHUNK = 1 << 17
@@ -277,7 +277,7 @@ def _fsspec_chunks(url: str, offset: int, patience: Patience) -> Generator[Any, 
     try:
         files, path = url_to_fs(url)
     except ImportError as error:
-        extra = "run `pip install 'wavlm_lightning[s3]'`" if urlsplit(url).scheme in ("s3", "s3a") else "install it"
+        extra = pip_install("s3") if urlsplit(url).scheme in ("s3", "s3a") else "install it"
         raise UserError(
             f"{shown(url)}: URLs of this kind need another package ({error}); {extra}, or use https"
         ) from error
