@@ -146,7 +146,7 @@ def read_manifest(box: Path) -> Any:
 
 def rows_kept(before: Any, after: Any, path: Path) -> str | None:
     """Values of a manifest are free; that each row becomes one utterance is not."""
-    rows = sum(bool(line.strip()) for line in path.read_text("utf-8-sig").splitlines()) - 1
+    rows = sum(bool(line.strip()) for line in path.read_text("utf-8-sig").split("\n")) - 1
     found = sum(map(len, after.values()))
     return None if found == rows else f"{found} utterances of {rows} rows"
 
