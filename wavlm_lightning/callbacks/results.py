@@ -15,8 +15,7 @@ from torch import Tensor
 
 import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection, metric_text
-from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
@@ -50,11 +49,9 @@ class WriteResultCard(pl.Callback):
             raise failures[0] if len(heads) == 1 else UserError(several)
 
     def write(self, task: Task, folder: Path) -> None:
-        """Write the card of a task, and print its headlines in their units."""
+        """Write the card of a task; `workflows.fit.closing` prints its headlines after all else."""
         card = self.card(task)
-        path = card.write(folder)
-        figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
-        print(f"{card.task}: {figures} ({path})")
+        card.write(folder)
 
     def card(self, task: Task) -> ResultCard:
         """The card of a task that has just been tested."""

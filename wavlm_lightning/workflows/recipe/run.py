@@ -24,6 +24,7 @@ from wavlm_lightning.workflows.recipe.stages import (
     continued_from,
     lasting,
     option_groups,
+    with_codebook,
 )
 
 LEDGER = "recipe.json"
@@ -37,6 +38,8 @@ def run_recipe(
     *,
     corpus_of: Mapping[str, Path] | None = None,
     checkpoint: str | None = None,
+    layer: int | None = None,
+    clusters: int | None = None,
     noise_corpus: Path | None = None,
     tag: str | None = None,
     memory_gib: float | None = None,
@@ -54,6 +57,9 @@ def run_recipe(
         options: further options of every `wavlm fit`.
         corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
         checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
+        layer: the layer of the encoder that makes the labels of the recipe's own configuration, from 1, instead of that which
+            the configuration names.
+        clusters: size of that codebook.
         noise_corpus: noise corpus, instead of those that the configurations name.
         tag: prefix of the names of label sets, so that two runs can label one corpus.
         memory_gib: memory for the features of k-means; None for a quarter of the machine's.
@@ -76,6 +82,7 @@ def run_recipe(
     configurations = chain(recipe)
     if checkpoint:
         configurations = continued_from(configurations, checkpoint)
+    configurations = with_codebook(configurations, layer, clusters)
     run = RecipeRun(
         configurations, corpus, out, corpus_of or {}, noise_corpus, tag, memory_gib, jobs, option_groups(options)
     )

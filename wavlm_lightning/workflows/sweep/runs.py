@@ -18,7 +18,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
-from wavlm_lightning.workflows.sweep.file import SweepFile
+from wavlm_lightning.workflows.sweep.file import WANDB_KEYS, SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
 
 TABLE = "trials.csv"
@@ -125,7 +125,7 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     options = [*options, "--trainer.default_root_dir", str(folder)]
     log = folder / "log.txt"
     # Our own W&B logger names runs like this; W&B's logger would take the working directory's name.
-    names = {"WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
+    names = {**sweep.wandb_names, "WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
     with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
         try:
             newest = checkpoint(folder, LAST)
@@ -160,9 +160,12 @@ def _check_options(extra: Sequence[str]) -> None:
 
 def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
     """Instructions for running the same file with a W&B server."""
+    given = {key: str(sweep.body[key]) for key in WANDB_KEYS if sweep.body.get(key) is not None}
+    words = ["wandb", "sweep", *(word for key, value in given.items() for word in (f"--{key}", value)), str(sweep.path)]
+    place = "/".join(shlex.quote(given.get(key, key.upper())) for key in ("entity", "project"))
     text = f"""With a W&B account the same file runs on any number of machines:
-  wandb sweep {sweep.path}
-  wandb agent ENTITY/PROJECT/SWEEP      (printed by the first command; once per machine or GPU)"""
+  {shlex.join(words)}
+  wandb agent {place}/SWEEP      (printed by the first command; once per machine or GPU)"""
     added = f"\n  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}"
     return text + added if extra else text
 
