@@ -186,6 +186,22 @@ def test_dry_run_and_hosted(tmp_path, capsys):
     assert f"wandb sweep {path}" in capsys.readouterr().out
 
 
+def test_project_and_entity_of_wandb(tmp_path, capsys):
+    """Those of the file, those of the command instead of them, and nothing else than names."""
+    path = str(written(tmp_path, project="keywords", entity="my-team"))
+    assert read_sweep(path).wandb_names == {"WANDB_PROJECT": "keywords", "WANDB_ENTITY": "my-team"}
+    assert read_sweep(str(written(tmp_path))).wandb_names == {}
+    assert main(["sweep", path, "--hosted", "--project", "of the command", "--entity", "me"]) == 0
+    said = capsys.readouterr().out
+    assert f"wandb sweep --project 'of the command' --entity me {path}" in said
+    assert "wandb agent me/'of the command'/SWEEP" in said
+    for wrong in ("a/b", "-x/", ""):
+        assert main(["sweep", path, "--hosted", f"--entity={wrong}"]) == 2
+        assert "is no name of a W&B entity" in capsys.readouterr().err
+    assert main(["sweep", str(written(tmp_path, project=3)), "--hosted"]) == 2
+    assert "project 3 is no name of a W&B project" in capsys.readouterr().err
+
+
 def test_values_are_shown_in_the_unit_of_the_task(tmp_path):
     task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
     for metric, goal, values, texts in [

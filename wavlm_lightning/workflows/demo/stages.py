@@ -159,5 +159,5 @@ def next_commands(out: Path) -> list[tuple[str, str]]:
             "Pre-train on them",
             "wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/mine --trainer.default_root_dir runs/mine",
         ),
-        ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test {head} --ckpt_path best"),
+        ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test runs/mine-ks"),
     ]

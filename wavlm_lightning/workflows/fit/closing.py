@@ -26,17 +26,18 @@ def result_lines(run: WavLMCLI) -> list[str]:
     if not _has_ended(run) or run.subcommand != "test" or not isinstance(run.model, Task):
         return []
     folders = [run.folder / label for label in run.model.heads()]
-    return [result_line(folder / CARD_NAME) for folder in folders if (folder / CARD_NAME).is_file()]
+    paths = [folder / CARD_NAME for folder in folders]
+    return [result_line(ResultCard.read(path), path) for path in paths if path.is_file()]
 
 
-def result_line(path: Path) -> str:
+def result_line(card: ResultCard, path: Path) -> str:
     """The headlines of a card in their units, the main one with its interval where the card has one.
 
     Example:
-        >>> result_line(Path("runs/ks/card.json"))
+        >>> path = Path("runs/ks/card.json")
+        >>> result_line(ResultCard.read(path), path)
         'KS: accuracy 58.10 % (95 %: 54.20 to 61.90), in runs/ks/card.json'
     """
-    card = ResultCard.read(path)
     figures = []
     for name in card.shown:
         metric = card.metrics[name]

@@ -107,9 +107,9 @@ class WavLMCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`.
 
     A run folder holds `config.yaml`, `curves/version_N/metrics.csv` (one for each start), `checkpoints/best.ckpt` and
-    `last.ckpt`, and after `test` `card.json`. `--ckpt_path last` (or `best`) refers to these. A trainer that names its
-    own logger or ModelCheckpoint keeps them. With lists of learning rates or seeds, or with further tasks (`--also`),
-    each head has such a folder inside the run folder; see `joint_heads`.
+    `last.ckpt`, and after `test` `card.json`. `--ckpt_path last` (or `best`) refers to these. Curves are written beside the
+    loggers that a trainer names (`loggers`); a ModelCheckpoint that it names replaces ours. With lists of learning rates or
+    seeds, or with further tasks (`--also`), each head has such a folder inside the run folder; see `joint_heads`.
 
     Args:
         options: what LightningCLI parses, without lists.

@@ -16,7 +16,7 @@ from typing import Any
 
 from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.run_folder import CURVES
 from wavlm_lightning.system.yaml_files import Multiplying
@@ -102,9 +102,7 @@ def _placed(block: Any, root: Path) -> Any:
     if kind is None:
         return block
     if kind == "TensorBoardLogger" and not (find_spec("tensorboard") or find_spec("tensorboardX")):
-        raise UserError(
-            "trainer.logger: TensorBoardLogger needs TensorBoard: pip install 'wavlm_lightning[tensorboard]'"
-        )
+        raise UserError(f"trainer.logger: TensorBoardLogger needs TensorBoard: {pip_install('tensorboard')}")
     if block.init_args.save_dir != "":
         return block
     block = block.clone()

@@ -134,9 +134,9 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
             resume = ["--ckpt_path", LAST] if newest.exists() else []
             with mock.patch.dict(os.environ, names):
                 fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
-            pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-            if test and not pruned and not (folder / CARD).is_file():
-                score(*options, "--ckpt_path", BEST)
+                pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
+                if test and not pruned and not (folder / CARD).is_file():
+                    score(*options, "--ckpt_path", BEST)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{folder} failed ({error}); see {log}") from error
