@@ -152,15 +152,16 @@ def test_a_corpus_that_has_moved(run, tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_an_encoder_or_a_device_that_is_not_here(tmp_path, monkeypatch):
-    upstream = {"class_path": "ChosenLayers", "init_args": {"upstream": {"init_args": {"source": "runs/gone"}}}}
-    config = {"model": {"init_args": {"upstream": upstream}}, "trainer": {"accelerator": "auto"}}
+    inner, trainer = {"source": "runs/gone"}, {"accelerator": "auto"}
+    upstream = {"class_path": "ChosenLayers", "init_args": {"upstream": {"init_args": inner}}}
+    config = {"model": {"init_args": {"upstream": upstream}}, "trainer": trainer}
     with pytest.raises(UserError, match=r"its encoder runs/gone is not there; give --model.upstream.source PATH"):
         check_surroundings(tmp_path, config)
     for source in ("base", "hf:a/b", "s3://bucket/encoder"):
-        upstream["init_args"]["upstream"]["init_args"]["source"] = source
+        inner["source"] = source
         check_surroundings(tmp_path, config)
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    config["trainer"]["accelerator"] = "cuda"
+    trainer["accelerator"] = "cuda"
     with pytest.raises(UserError, match=r"give --trainer\.accelerator auto"):
         check_surroundings(tmp_path, config)
 

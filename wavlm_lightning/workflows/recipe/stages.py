@@ -191,7 +191,10 @@ def with_codebook(
     assert codebook is not None
     content = {**last.content, "recipe": {**last.content["recipe"]}}
     content["recipe"]["codebook"] = {**content["recipe"]["codebook"], **asked}
-    changed = replace(last, content=content, recipe=replace(last.recipe, codebook=replace(codebook, **asked)))
+    changed_book = replace(
+        codebook, layer=asked.get("layer", codebook.layer), clusters=asked.get("clusters", codebook.clusters)
+    )
+    changed = replace(last, content=content, recipe=replace(last.recipe, codebook=changed_book))
     return [*chain[:-1], changed]
 
 
