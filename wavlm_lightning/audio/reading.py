@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,28 @@ def load_mono(
     if wanted is not None and found < wanted - END_TOLERANCE * rate:
         raise BadAudio(f"{name}: the file ends at {(first + found) / rate:.2f} s, before the requested stretch")
     return _usable(audio, rate, sample_rate, name, allow_silence)
+
+
+def load_mono_bytes(data: bytes, suffix: str, name: str, allow_silence: bool = False) -> np.ndarray:
+    """`load_mono` of a file in memory, such as a member of a tar or a cell of a parquet file.
+
+    Args:
+        data: the bytes of an audio file.
+        suffix: of its name, such as `.mp3`; some formats are known by it alone.
+        name: of the audio in messages.
+        allow_silence: see `check_waveform`.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1] at 16 kHz.
+    """
+    # A file for a moment, so that every check of a header is the one of `load_mono`.
+    with tempfile.NamedTemporaryFile(prefix="wavlm-", suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        try:
+            return load_mono(Path(file.name), allow_silence=allow_silence)
+        except BadAudio as error:
+            raise BadAudio(str(error).replace(file.name, name)) from error
 
 
 def to_speech(waveform: np.ndarray, rate: int, name: str, allow_silence: bool = False) -> np.ndarray:
@@ -211,6 +234,58 @@ def decode_flac(data: bytes, start: int = 0, samples: int = -1, out: np.ndarray 
         if out is not None and len(found) < len(out):
             raise BadAudio(f"{len(found)} samples instead of {len(out)}")
         return found
+
+
+def decode_stretch(
+    data: bytes, suffix: str, name: str, count: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """A stretch of any audio file in memory, counted in samples of the 16 kHz mono waveform that `load_mono_bytes` gives.
+
+    Of wav and FLAC at 16 kHz only the stretch is decoded; all else is decoded, and resampled, as a whole each time.
+
+    Args:
+        data: the bytes of a file that `load_mono_bytes` has read before.
+        suffix: of its name, such as `.mp3`.
+        name: of the audio in messages.
+        count: samples that the whole has at 16 kHz.
+        start: first sample.
+        samples: number of samples; -1 for all that follow.
+        out: float32 array to write into, as long as the stretch; a new array by default.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1].
+
+    Raises:
+        BadAudio: it cannot be decoded, or has another length than `count`.
+    """
+    end = count if samples < 0 else min(start + samples, count)
+    part = _plain_stretch(data, count, start, end) if data[:4] in (b"RIFF", b"fLaC") else None
+    if part is None:
+        waveform = load_mono_bytes(data, suffix, name, allow_silence=True)
+        if len(waveform) != count:
+            raise BadAudio(f"{name}: {len(waveform):,} samples at 16 kHz, its index says {count:,}")
+        part = waveform[start:end]
+    if out is None:
+        return part
+    if len(part) < len(out):
+        raise BadAudio(f"{name}: {len(part)} samples instead of {len(out)}")
+    out[:] = part
+    return out
+
+
+def _plain_stretch(data: bytes, count: int, start: int, end: int) -> np.ndarray | None:
+    """Samples `start` to `end` of a wav or FLAC; None if its header is not to be believed, so `load_mono` has to read it."""
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        if file.samplerate == SAMPLE_RATE:
+            if file.frames != count:
+                return None
+            if start:
+                file.seek(start)
+            part, _ = _decode(file, end - start)
+            return np.clip(part, -1.0, 1.0)
+        audio, _ = _decode(file, None)
+        waveform = np.clip(_resample(audio, file.samplerate, SAMPLE_RATE), -1.0, 1.0)
+    return waveform[start:end] if len(waveform) == count else None
 
 
 def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:

@@ -9,4 +9,6 @@ by reason. A format becomes `Recording`s (`data/recordings.py`) that `data/writi
 
 FORMATS: dict[str, str] = {
     # subcommand of `wavlm prepare`: module
+    "webdataset": "wavlm_lightning.data.foreign.webdataset",
+    "huggingface": "wavlm_lightning.data.foreign.huggingface",
 }

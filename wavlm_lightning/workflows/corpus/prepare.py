@@ -91,6 +91,11 @@ def summary(corpus: Corpus) -> list[str]:
         lines.append(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
     if left_out := source.get("left_out"):
         lines.append(f"{FoundAudio([], Counter(left_out)).note()}")
+    if reasons := source.get("reasons"):
+        lines.append("left out: " + ", ".join(f"{why} {count:,}" for why, count in reasons.items()))
+    if "columns" in source:
+        found = ", ".join(f"{column} ({count:,})" for column, count in source["columns"].items())
+        lines.append(f"metadata: {found or 'no text, speaker or language was found'}")
     for split, count in source.get("twice_in_a_split", {}).items():
         lines.append(f"{split}: {count} recordings are the same sound as another one of this split")
     for split, count in source.get("too_short", {}).items():
