@@ -91,7 +91,7 @@ def summary(corpus: Corpus) -> list[str]:
         lines.append(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
     if left_out := source.get("left_out"):
         lines.append(f"{FoundAudio([], Counter(left_out)).note()}")
-    if reasons := source.get("reasons"):
+    if reasons := {**source.get("reasons", {}), **source.get("fields_left_out", {})}:
         lines.append("left out: " + ", ".join(f"{why} {count:,}" for why, count in reasons.items()))
     if "columns" in source:
         found = ", ".join(f"{column} ({count:,})" for column, count in source["columns"].items())
