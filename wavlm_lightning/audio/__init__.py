@@ -1,7 +1,7 @@
 """Audio files, SoX's effects and classic spectral features.
 
-`reading` (files to checked 16 kHz mono waveforms, FLAC), `effects` (gain and silence removal as SoX does them), `spectral`
-(filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
+`reading` (files to checked 16 kHz mono waveforms, FLAC), `media` (containers that PyAV reads), `effects` (gain and silence
+removal as SoX does them), `spectral` (filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
@@ -16,6 +16,7 @@ from wavlm_lightning.audio.reading import (
     encode_flac,
     load_mono,
     load_mono_bytes,
+    stated_seconds,
     to_speech,
     too_short,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "stated_seconds",
     "to_speech",
     "too_short",
     "trim_silence",

@@ -55,8 +55,9 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
     _add_common(folder, "is searched with all folders below it")
     columns = (
-        "CSV with a `path` column and any of speaker, text, language, split, phones, start and end (seconds); a column "
-        "audio:NAME (audio:clean, audio:enrolment) holds paths of further audio of an utterance"
+        "CSV or TSV with a `path` column and any of speaker, text, language, split, phones, start and end (seconds), channel "
+        "(from 0), keyword, emotion, intent:SLOT; a column audio:NAME (audio:clean, audio:enrolment) holds paths of further "
+        "audio of an utterance; or jsonl (audio_filepath, offset, duration, text, ...)"
     )
     folder.add_argument("--manifest", type=Path, help=columns)
     add_division(folder)

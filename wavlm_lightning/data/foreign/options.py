@@ -14,10 +14,13 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_division(parser: argparse.ArgumentParser) -> None:
-    """`--valid`, `--test`, `--split-by`, `--name` and `--licence`: how recordings without a split are divided."""
+    """`--valid`, `--test`, `--split-by`, `--label-columns`, `--name` and `--licence`: what is held out and what is a label."""
     parser.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
     parser.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")
     units = ("auto", "speaker", "file")
-    parser.add_argument("--split-by", choices=units, default="auto", help="what is held out as a whole")
+    whole = "what is held out as a whole; auto: speakers where they are known and enough"
+    parser.add_argument("--split-by", choices=units, default="auto", help=whole)
+    labels = "columns whose values become a label set of that name, for heads of your own"
+    parser.add_argument("--label-columns", nargs="+", default=[], metavar="COLUMN", help=labels)
     parser.add_argument("--name", help="name of the corpus; that of the folder by default")
     parser.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
