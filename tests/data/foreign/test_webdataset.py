@@ -94,7 +94,7 @@ def test_metadata_is_found_and_no_speaker_crosses(corpus):
             assert meta["text"] == f"sentence number {number}" and meta["speaker"] == str(number % 5)
             assert meta["mood"] == ("calm", "glad")[number % 2]
     assert corpus.splits == ["train", "valid", "test"] and sum(map(len, speakers)) == len(set.union(*speakers)) == 5
-    assert corpus.inventories == {"speakers": list("01234"), "moods": ["calm", "glad"]}
+    assert corpus.inventories == {"speakers": list("01234"), "mood": ["calm", "glad"]}
     source = corpus.body["source"]
     assert source["columns"]["text from json:transcript"] == 35
     assert source["reasons"] == {"hidden files and files without an extension": 7, "samples without audio": 7}
@@ -110,7 +110,7 @@ def test_nothing_is_copied_and_the_shards_stay_as_they_are(shards, tmp_path, cap
     assert own < 0.05 * sum(path.stat().st_size for path in shards.iterdir())
     said = capsys.readouterr().out
     assert "samples without audio 7" in said and "text from json:transcript (35)" in said
-    assert "whole speakers are held out (5 are known)" in said
+    assert "splits: 5 speakers, 3 to train, 1 to valid, 1 to test; no speaker is in two splits" in said
     assert main(["data", "check", str(made.directory)]) == 0
     # What `data check` advises, and another recipe in the same folder, never reach the shards.
     for path in links:

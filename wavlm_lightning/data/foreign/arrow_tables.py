@@ -44,7 +44,8 @@ class AudioCell:
     def content(self) -> bytes:
         """The bytes of an audio file; `BadAudio` if the cell has none."""
         with reading(self.path, "a table of a data set", AGAIN):
-            cell = _audio_column(self.path, self.column, self.group)[self.row].as_py()
+            cells = _audio_column(self.path, self.path.stat().st_mtime_ns, self.column, self.group)
+            cell = cells[self.row].as_py()
         if isinstance(cell, dict) and cell.get("bytes") is None and isinstance(cell.get("path"), str):
             return self._file(cell["path"])
         data = cell.get("bytes") if isinstance(cell, dict) else cell
@@ -253,8 +254,8 @@ def _arrow(path: Path) -> Any:
 
 
 @lru_cache(maxsize=2)  # rows are read in order
-def _audio_column(path: Path, column: str, group: int) -> Any:
-    """The cells of a row group or batch."""
+def _audio_column(path: Path, modified_ns: int, column: str, group: int) -> Any:
+    """The cells of a row group or batch of a file in this state."""
     if path.suffix == ".parquet":
         pyarrow = pyarrow_for(path)
         return pyarrow.parquet.ParquetFile(path).read_row_group(group, columns=[column]).column(column)

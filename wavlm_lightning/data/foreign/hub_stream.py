@@ -56,7 +56,8 @@ def prepare_stream(name: str, arguments: argparse.Namespace) -> Corpus:
             else ("splits: one, as the data set has it; for held-out speakers download it and name its folder")
         )
         source["split_by"] = "manifest"
-        return writer.finish(label_sets(written, tuple(arguments.label_columns)))
+        labels = label_sets(written, tuple(arguments.label_columns))
+        return writer.finish({name: classes for name, classes in labels.items() if classes})
 
 
 def _counted(utterances: Iterator[Utterance], metas: list[Meta], bar: Any) -> Iterator[Utterance]:

@@ -226,7 +226,8 @@ def _write(
     _remove_others(out, {split: len(parts) for split, parts in pieces.items()})
     used = [meta for number, meta in enumerate(metas) if number not in dropped]
     known = {"text", "split", *COLUMNS.values()}
-    return writer.finish(label_sets({"all": used}, tuple(name for name in options.columns if name not in known)))
+    labels = label_sets({"all": used}, tuple(name for name in options.columns if name not in known))
+    return writer.finish({name: classes for name, classes in labels.items() if classes})
 
 
 def _check_columns(options: TarOptions, columns: Counter[str]) -> None:
