@@ -21,7 +21,6 @@ from wavlm_lightning.data.finding import find_audio, printable
 from wavlm_lightning.data.foreign.options import add_division, add_writing
 from wavlm_lightning.data.foreign.planning import LeftOut, free_key, named_splits, write_foreign
 from wavlm_lightning.data.recordings import Recording, require_folder
-from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading, shown
 
@@ -100,6 +99,8 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
 
 def _turns(paths: list[Path], left_out: LeftOut) -> dict[str, list[Turn]]:
     """Turns by recording; a recording in two files, or on two channels, is refused."""
+    from wavlm_lightning.metrics.rttm import parse_rttm  # the package imports numpy
+
     turns: dict[str, list[Turn]] = {}
     for path in paths:
         lines = [*io.StringIO(read_text(path, "RTTM"), newline=None)]
