@@ -27,7 +27,7 @@ def voices(counts):
     [
         ({"a": 9, "b": 9, "c": 9}, "speaker", "3 speakers, 1 to train, 1 to valid, 1 to test; no speaker is in two"),
         ({f"s{n}": 3 for n in range(40)}, "speaker", "40 speakers, 36 to train, 2 to valid, 2 to test"),
-        ({"a": 9, "b": 9}, "file", "2 speakers are too few to hold out whole ones, so each may be in several splits"),
+        ({"a": 9, "b": 9}, "file", "two speakers are too few to hold out whole ones, so each may be in several splits"),
         ({None: 9}, "file", "no speaker is known, so a voice may be in several splits"),
         ({"a": 9, None: 9}, "speaker", "no known speaker is in two splits; 9 recordings without a speaker"),
     ],

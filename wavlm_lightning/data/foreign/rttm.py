@@ -79,7 +79,9 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
         turns = _turns(paths, left_out)
         heard |= set(turns)
         # With one RTTM a listed recording without turns has nobody who speaks; with several it has no split.
-        silent = {name: [] for name in wanted or () if name not in turns} if split is None else {}
+        silent: dict[str, list[Turn]] = (
+            {name: [] for name in wanted or () if name not in turns} if split is None else {}
+        )
         for name, theirs in {**turns, **silent}.items():
             if wanted is not None and name not in wanted:
                 left_out.add(f"recordings that {arguments.names} does not list", name, fault=False)
