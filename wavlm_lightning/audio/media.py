@@ -11,6 +11,7 @@ import numpy as np
 # The first bytes of Matroska (webm), ASF (wma) and AMR; MP4 has its brand after four bytes of length.
 BEGINNINGS = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"#!AMR")
 SHORT_OF_STATED = 0.1  # seconds that may lack at the end: the length of a container is rounded to its last packet
+PACKET = 2048  # samples of the largest packet of AAC
 
 
 def is_media(path: Path) -> bool:
@@ -57,6 +58,8 @@ def decode_media(path: Path) -> tuple[np.ndarray, int]:
     rate = rates.pop()
     if stated is not None and len(audio) / rate < stated - SHORT_OF_STATED:
         raise ValueError(f"truncated: it promises {stated:.2f} s, and {len(audio) / rate:.2f} s are there")
+    if stated is not None and 0 < len(audio) - round(stated * rate) <= PACKET:
+        audio = audio[: round(stated * rate)]  # the encoder filled its last packet
     return audio, rate
 
 

@@ -49,7 +49,8 @@ class LabelUsage:
 
     def __str__(self) -> str:
         some = f", in {self.shards} of {self.of_shards} shards so far" if self.shards < self.of_shards else ""
-        return f"{self.in_use} of {self.clusters} clusters in use, perplexity {self.perplexity:.1f} over {self.labels:,} labels{some}"
+        use = f"{self.in_use} of {self.clusters} clusters in use, perplexity {self.perplexity:.1f}"
+        return f"{use} over {self.labels:,} labels{some}"
 
 
 def label_usage(corpus: Corpus, name: str) -> LabelUsage:

@@ -83,7 +83,8 @@ class Division:
         if not known:
             return False, "no speaker is known, so a voice may be in several splits"
         if len(known) + unknown < FEWEST_SPEAKERS:
-            return False, f"{len(known)} speakers are too few to hold out whole ones, so each may be in several splits"
+            few = "one speaker is" if len(known) == 1 else "two speakers are"
+            return False, f"{few} too few to hold out whole ones, so each may be in several splits"
         if unknown:
             return True, f"no known speaker is in two splits; {unknown} recordings without a speaker count as one each"
         return True, "no speaker is in two splits (--split-by file mixes them)"

@@ -82,7 +82,7 @@ def parquet_files(folder: Path, card: DatasetCard, config: str | None) -> list[T
     """
     if card.configs:
         name = config or card.default
-        if name not in card.configs:
+        if name is None or name not in card.configs:
             raise UserError(f"{folder}: choose a configuration with --config: {', '.join(card.configs)}")
         found = [
             TableFile(path, split, folder)

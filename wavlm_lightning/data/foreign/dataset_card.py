@@ -48,7 +48,8 @@ def _card(head: dict[str, Any]) -> DatasetCard:
     listed = [entry for entry in head.get("configs") or [] if isinstance(entry, dict) and "config_name" in entry]
     configs = {str(entry["config_name"]): _files(entry.get("data_files")) for entry in listed}
     marked = [str(entry["config_name"]) for entry in listed if entry.get("default")]
-    default = (marked or [name for name in configs if name == "default" or len(configs) == 1] or [None])[0]
+    usual = [name for name in configs if name == "default" or len(configs) == 1]
+    default = next(iter([*marked, *usual]), None)
     infos = head.get("dataset_info") or []
     features = {
         str(info.get("config_name", default or "default")): class_names(info.get("features"))

@@ -84,12 +84,12 @@ def _folders(arguments: argparse.Namespace) -> dict[str | None, list[Path]]:
     require_folder(top, "a Kaldi data directory, or folders that are")
     if arguments.split:
         named = named_splits(arguments.split)
-        places = {
+        places: dict[str | None, list[Path]] = {
             split: [top / each if (top / each).is_dir() else Path(each) for each in named[split]] for split in named
         }
         for place in [place for part in places.values() for place in part]:
             require_file(place / "wav.scp", "the list of recordings of a Kaldi data directory")
-        return {**places}
+        return places
     if (top / "wav.scp").is_file():
         return {None: [top]}
     found = sorted(path.parent for path in [*top.glob("*/wav.scp"), *top.glob("data/*/wav.scp")])

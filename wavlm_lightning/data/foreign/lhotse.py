@@ -299,7 +299,7 @@ def _channels(recording: dict[str, Any]) -> tuple[int, ...]:
 def _utterances(stretch: Stretch, by: str, split: str | None, keys: set[str], left_out: LeftOut) -> Iterator[Recording]:
     with reading(f"{left_out.where}: {stretch.name}", "a recording or cut of Lhotse", "write its manifest again"):
         if by == "recording":
-            turns = []
+            turns: list[list[Any]] = []
             for each in stretch.supervisions:
                 if each.get("speaker"):
                     begin, end = float(each["start"]), float(each["start"]) + float(each["duration"])
@@ -339,8 +339,8 @@ def _utterances(stretch: Stretch, by: str, split: str | None, keys: set[str], le
             if split is not None:
                 columns["split"] = split
             begin = stretch.start + start
-            place = (0.0, None) if whole else (begin, begin + seconds)
-            yield Recording(stretch.audio.path, key, columns, *place, channel=chosen, stored=stretch.audio.stored)
+            first, last = (0.0, None) if whole else (begin, begin + seconds)
+            yield Recording(stretch.audio.path, key, columns, first, last, channel=chosen, stored=stretch.audio.stored)
 
 
 TOLERANCE = 1e-3  # seconds: the resolution of times in manifests
@@ -368,7 +368,9 @@ def _meta(supervision: dict[str, Any], start: float, left_out: LeftOut) -> dict[
         if kind not in ALIGNED:
             left_out.add(f"alignments of kind {kind}, which no task reads", str(supervision["id"]), fault=False)
             continue
-        rows = [[str(item[0]), float(item[1]) - start, float(item[1]) + float(item[2]) - start] for item in items]
+        rows: list[tuple[str, float, float]] = [
+            (str(item[0]), float(item[1]) - start, float(item[1]) + float(item[2]) - start) for item in items
+        ]
         meta[ALIGNED[kind]] = [[symbol, round(max(begin, 0.0), 6), round(end, 6)] for symbol, begin, end in rows]
     return meta
 

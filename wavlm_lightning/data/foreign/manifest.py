@@ -147,7 +147,8 @@ def timed(value: Any, where: str) -> list[list[Any]]:
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return [[each] for each in value]
     for each in value if isinstance(value, list) else [None]:
-        name, *times = each if isinstance(each, list) and each else [None]
+        entry: list[Any] = each if isinstance(each, list) and each else [None]
+        name, times = entry[0], entry[1:]
         right = all(isinstance(time, int | float) and not isinstance(time, bool) for time in times)
         if not (isinstance(name, str) and right and len(times) in (0, 2)) or (times and not 0 <= times[0] <= times[1]):
             raise UserError(f"{where}: {shown(each if each is not None else value)} is not [name, start, end]")

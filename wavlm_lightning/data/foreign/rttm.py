@@ -21,7 +21,6 @@ from wavlm_lightning.data.finding import find_audio, printable
 from wavlm_lightning.data.foreign.options import add_division, add_writing
 from wavlm_lightning.data.foreign.planning import LeftOut, free_key, named_splits, write_foreign
 from wavlm_lightning.data.recordings import Recording, require_folder
-from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading, shown
 
@@ -80,7 +79,9 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
         turns = _turns(paths, left_out)
         heard |= set(turns)
         # With one RTTM a listed recording without turns has nobody who speaks; with several it has no split.
-        silent = {name: [] for name in wanted or () if name not in turns} if split is None else {}
+        silent: dict[str, list[Turn]] = (
+            {name: [] for name in wanted or () if name not in turns} if split is None else {}
+        )
         for name, theirs in {**turns, **silent}.items():
             if wanted is not None and name not in wanted:
                 left_out.add(f"recordings that {arguments.names} does not list", name, fault=False)
@@ -100,6 +101,8 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
 
 def _turns(paths: list[Path], left_out: LeftOut) -> dict[str, list[Turn]]:
     """Turns by recording; a recording in two files, or on two channels, is refused."""
+    from wavlm_lightning.metrics.rttm import parse_rttm  # the package imports numpy
+
     turns: dict[str, list[Turn]] = {}
     for path in paths:
         lines = [*io.StringIO(read_text(path, "RTTM"), newline=None)]
