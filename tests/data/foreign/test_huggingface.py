@@ -201,7 +201,7 @@ def test_what_is_missing_is_said(tmp_path, capsys, monkeypatch):
     (tmp_path / "d" / "train.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    wanted = "pip install 'wavlm_lightning[datasets]'"
+    wanted = "extra [datasets]"
     assert wanted in refusal(capsys, tmp_path / "c", tmp_path / "d")
     assert wanted in refusal(capsys, tmp_path / "c", "somebody/speech")
     assert "neither a folder nor a name on the hub" in refusal(capsys, tmp_path / "c", "a/b/c")

@@ -12,7 +12,7 @@ from typing import Any
 
 from wavlm_lightning.audio import BadAudio
 from wavlm_lightning.data.foreign.dataset_card import DatasetCard, class_names, licence_of
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.reading import read_json, reading
 
@@ -70,7 +70,7 @@ def pyarrow_for(where: Path | str) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise UserError(f"{where}: reading it needs pyarrow; pip install 'wavlm_lightning[datasets]'") from error
+        raise UserError(f"{where}: reading it needs pyarrow; {pip_install('datasets')}") from error
     return pyarrow
 
 

@@ -15,7 +15,7 @@ from wavlm_lightning.data.foreign.planning import free_key
 from wavlm_lightning.data.label_sets import label_sets
 from wavlm_lightning.data.recordings import Meta
 from wavlm_lightning.data.shards import Utterance
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import locked
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import reason_of
@@ -74,7 +74,7 @@ def _streams(name: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
     except ImportError as error:
         raise UserError(
             f"{name}: no folder of that name, and data sets of the hub need the library datasets; "
-            "pip install 'wavlm_lightning[datasets]'"
+            f"{pip_install('datasets')}"
         ) from error
     try:
         loaded = datasets.load_dataset(name, arguments.config, streaming=True, revision=arguments.revision)

@@ -326,7 +326,9 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
     tar.seek(0)
     with tarfile.open(fileobj=tar) as archive:
         members = {member.name: [member.offset_data, member.size] for member in archive}
-    if "names" in content:  # a tar that others wrote: its audio was decoded for the index, and the hash is still the same
+    if (
+        "names" in content
+    ):  # a tar that others wrote: its audio was decoded for the index, and the hash is still the same
         theirs = zip(keys, content["names"], content["audio"], strict=True)
         moved = [key for key, name, place in theirs if members.get(name) != list(place)]
         return f"its index has {moved[0]!r} in another place than the tar" if moved else ""
