@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from wavlm_lightning.system.errors import pip_install
+
 # The first bytes of Matroska (webm), ASF (wma) and AMR; MP4 has its brand after four bytes of length.
 BEGINNINGS = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"#!AMR")
 SHORT_OF_STATED = 0.1  # seconds that may lack at the end: the length of a container is rounded to its last packet
@@ -35,7 +37,7 @@ def decode_media(path: Path) -> tuple[np.ndarray, int]:
     try:
         import av
     except ImportError:
-        raise ValueError("its container is read by PyAV; pip install 'wavlm_lightning[media]'") from None
+        raise ValueError(f"its container is read by PyAV; {pip_install('media')}") from None
     parts: list[np.ndarray] = []
     rates: set[int] = set()
     try:

@@ -103,15 +103,17 @@ def test_cuts_with_times_custom_fields_and_alignments(spoken, tmp_path):
 
 def test_whole_recordings_have_turns(spoken, tmp_path):
     row = spoken.rows[0]
-    two = [supervision(row, 0.2, id="a"), supervision(row, 0.1, id="b", start=0.3, speaker="s9")]
-    manifest = lines(
-        tmp_path / "cuts.jsonl", [cut(spoken, row, supervisions=two), *(cut(spoken, r) for r in spoken.rows[1:])]
+    late = cut(
+        spoken, spoken.rows[1], start=0.1, duration=0.2, supervisions=[supervision(spoken.rows[1], 0.5, start=-0.1)]
     )
+    two = [supervision(row, 0.2, id="a"), supervision(row, 0.1, id="b", start=0.3, speaker="s9")]
+    rest = [cut(spoken, each) for each in spoken.rows[2:]]
+    manifest = lines(tmp_path / "cuts.jsonl", [cut(spoken, row, supervisions=two), late, *rest])
     prepare(manifest, "--by", "recording", "--out", tmp_path / "c")
     corpus = Corpus.open(tmp_path / "c")
     metas = {meta["file"][-7:-4]: meta for split in corpus.splits for meta in corpus.split(split).metas()}
     assert metas["u00"]["turns"] == [["s0", 0.0, 0.2], ["s9", 0.3, 0.4]] and "speaker" not in metas["u00"]
-    assert metas["u01"]["speaker"] == "s1" and metas["u01"]["turns"][0][0] == "s1"
+    assert metas["u01"]["turns"] == [["s1", 0.0, 0.2]] and "text" not in metas["u01"] and metas["u02"]["text"]
 
 
 def test_a_shar_folder_is_read_from_its_tars(spoken, tmp_path):

@@ -307,6 +307,9 @@ def _utterances(stretch: Stretch, by: str, split: str | None, keys: set[str], le
             meta: dict[str, Any] = {}
             if len(stretch.supervisions) == 1:
                 meta = _meta(stretch.supervisions[0], 0.0, left_out)
+                if _is_cut(stretch.supervisions[0], stretch.seconds):  # more is written than is heard
+                    meta = {name: value for name, value in meta.items() if name not in ("text", "words", "phones")}
+                    left_out.add("texts of which the cut holds only a part", stretch.name, fault=False)
             elif speakers := {turn[0] for turn in turns}:
                 meta = {"speaker": min(speakers)} if len(speakers) == 1 else {}
             if len(turns) < len(stretch.supervisions):
@@ -321,7 +324,7 @@ def _utterances(stretch: Stretch, by: str, split: str | None, keys: set[str], le
             for each in stretch.supervisions:
                 start, seconds = float(each["start"]), float(each["duration"])
                 # Times of manifests are rounded; what reaches further beyond its cut belongs to another one.
-                if start < -TOLERANCE or start + seconds > stretch.seconds + TOLERANCE or seconds <= 0:
+                if _is_cut(each, stretch.seconds) or seconds <= 0:
                     left_out.add("supervisions that reach beyond their recording or cut, or are empty", str(each["id"]))
                     continue
                 whole = stretch.whole and abs(start) < TOLERANCE and abs(seconds - stretch.seconds) < TOLERANCE
@@ -345,6 +348,12 @@ def _utterances(stretch: Stretch, by: str, split: str | None, keys: set[str], le
 
 TOLERANCE = 1e-3  # seconds: the resolution of times in manifests
 UNREAD = -1
+
+
+def _is_cut(supervision: dict[str, Any], seconds: float) -> bool:
+    """Whether a supervision reaches beyond a stretch of so many seconds."""
+    start = float(supervision["start"])
+    return start < -TOLERANCE or start + float(supervision["duration"]) > seconds + TOLERANCE
 
 
 def _channel(channel: Any, channels: tuple[int, ...]) -> int | None:

@@ -73,7 +73,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise TypeError(f"it is {type(fields).__name__}")
         row: dict[str, Any] = {}
         for name, value in fields.items():
-            new = RENAMED_IN_JSON.get(name, name)
+            new = str(RENAMED_IN_JSON.get(name, name))
             if value is None or value == "" or value == []:
                 continue
             if new in row:
