@@ -89,6 +89,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         for name, of in sorted(lengths.items())
     }
     body = Members(keys, samples, audio, info, digest, further)._asdict()
+    del body["names"]  # of shards that others wrote
     if not further:
         del body["further"]
     body["sha256"] = body.pop("sha256")  # last, because `ShardIndex.check` reads only the end

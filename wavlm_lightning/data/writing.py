@@ -176,6 +176,7 @@ def _make_shard(job: Job) -> Done:
                 if distinct and waveform.any():
                     name = str(recording.meta.get("file", recording.key))
                     stretch = f" from {recording.start:g} s" if recording.start else ""
+                    stretch += f", channel {recording.channel}" if recording.channel is not None else ""
                     sounds[name + stretch] = hashlib.sha256(waveform.astype("<f4").tobytes()).hexdigest()
                 yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence, audio)
 
@@ -233,8 +234,9 @@ def _stamp(recordings: list[Recording]) -> str:
             [name, file.start, file.end, file.gain_db, *_state(file.path)] for name, file in recording.audio.items()
         ]
         fact = [recording.key, recording.meta, reading, _state(recording.path) or None]
-        # Shards without further audio keep the stamp of earlier versions.
-        facts.append([*fact, further] if further else fact)
+        # Shards of whole files without further audio keep the stamp of earlier versions.
+        place = [recording.channel, repr(recording.stored)] if recording.channel is not None or recording.stored else []
+        facts.append([*fact, *([further] if further or place else []), *place])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -129,9 +129,10 @@ class FeatureCache:
         self._open: dict[Path, safe_open] = {}
 
     def _pieces_of(self, shard: AudioShard) -> Pieces:
-        if shard.sha256 not in self._pieces:
-            self._pieces[shard.sha256] = Pieces(shard.samples)
-        return self._pieces[shard.sha256]
+        name = f"{shard.path.stem}-{shard.sha256}"  # two splits may have parts of one tar
+        if name not in self._pieces:
+            self._pieces[name] = Pieces(shard.samples)
+        return self._pieces[name]
 
     def path(self, shard: AudioShard, piece: int) -> Path:
         return self.directory / f"{shard.path.stem}-{shard.sha256[:12]}-{piece:03d}.safetensors"

@@ -12,6 +12,7 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, Mf
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
 from wavlm_lightning.codebooks.quality import label_quality
+from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
@@ -77,6 +78,7 @@ class Labelled(NamedTuple):
     shards: int  # number of shards labelled now; the others had labels of this codebook before
     part: JobShard  # which shards were considered
     quality: dict[str, ClusterQuality]  # by split with phone alignments; empty if only a part was labelled
+    usage: LabelUsage  # of all labels that are there; also in `usage.json` of the folder
 
 
 def apply_codebook(
@@ -87,7 +89,7 @@ def apply_codebook(
     jobs: int | None = None,
     part: str = "1/1",
 ) -> Labelled:
-    """Label every shard of a corpus, and score the labels if it has phone alignments.
+    """Label every shard of a corpus, count the clusters in use, and score the labels if it has phone alignments.
 
     Args:
         codebook: folder of the codebook.
@@ -106,7 +108,9 @@ def apply_codebook(
     if shard.of == 1:  # otherwise the labels of other parts may be missing
         found = {split: label_quality(opened, name, split) for split in splits or opened.splits}
         quality = {split: each for split, each in found.items() if each is not None}
-    return Labelled(opened.directory / "labels" / name, shards, shard, quality)
+    folder, usage = opened.directory / "labels" / name, label_usage(opened, name)
+    write_usage(usage, folder)
+    return Labelled(folder, shards, shard, quality, usage)
 
 
 def score_codebook(corpus: Path | str, name: str, split: str = "train") -> ClusterQuality | None:
