@@ -1,5 +1,6 @@
 """Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import check_output, own_folder
 from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
@@ -50,7 +51,13 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
     if not missing:
         return
     check_output(out)
-    with open_renderers(workers or _usable_cores(), seed) as renderers:
+    with contextlib.ExitStack() as owned:
+        for name in missing:
+            owned.enter_context(own_folder(out / name, "prepare mini"))
+        # Another process may have made some in the meantime.
+        missing = [name for name in missing if not _finished(out / name, size, seed)]
+        if missing:
+            renderers = owned.enter_context(open_renderers(workers or _usable_cores(), seed))
         for name in missing:
             _write(out / name, name, size, seed, renderers, progress)
 
