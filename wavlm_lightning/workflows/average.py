@@ -70,24 +70,26 @@ def average(
     """
     out = Path(out)
     check_output(out)
-    if any((out / "checkpoints").glob("*.ckpt")):
-        raise UserError(f"{out} already holds a run; remove it, or choose another --out")
-    paths = [Path(source) for source in sources]
-    if len(paths) == 1:
-        run = paths[0]
-        paths = _kept(run, last)
-    elif last is not None:
-        raise UserError("--last counts the kept checkpoints of a run folder; give one folder, or leave --last out")
-    else:
-        run = paths[0].resolve().parent.parent
-    config = read_run_config(run)
-    if "model" not in config:
-        raise UserError(f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder")
-    content, steps = _mean(paths)
-    statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
-    if not use_data and content.get("task", {}).get("fitted"):
-        raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
     with own_folder(out, "average"):
+        if any((out / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{out} already holds a run; remove it, or choose another --out")
+        paths = [Path(source) for source in sources]
+        if len(paths) == 1:
+            run = paths[0]
+            paths = _kept(run, last)
+        elif last is not None:
+            raise UserError("--last counts the kept checkpoints of a run folder; give one folder, or leave --last out")
+        else:
+            run = paths[0].resolve().parent.parent
+        config = read_run_config(run)
+        if "model" not in config:
+            raise UserError(
+                f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder"
+            )
+        content, steps = _mean(paths)
+        statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
+        if not use_data and content.get("task", {}).get("fitted"):
+            raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
         return _write(content, steps, config, out, batches if use_data and statistics else 0, use_data)
 
 
@@ -109,9 +111,12 @@ def _write(
         if batches:
             _refresh_batch_norms(content["state_dict"], out / CONFIG, out / STATISTICS, batches)
         if use_data:
-            _save(content, unfinished)
+            with atomic_write(unfinished) as temporary:
+                torch.save(content, temporary)
             metric, value = _validate(content, out, unfinished)
-        _save(content, path)  # last: half of an average must not look like a whole one
+        # Last, because half of an average must not look like a whole one; in place of the unfinished one.
+        with atomic_write(path, unfinished, durable=True) as temporary:
+            torch.save(content, temporary)
     except UserError as error:
         raise UserError(f"{error} (--no-data averages without the corpus)") from error
     finally:
@@ -201,11 +206,6 @@ class Statistics(pl.Callback):
             if isinstance(module, _BatchNorm) and f"{name}.running_var" in self.state:
                 module.reset_running_stats()
                 module.momentum = None  # the mean over all batches
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    with atomic_write(path, durable=True) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
 
 
 def _refresh_batch_norms(state: dict[str, Any], config: Path, folder: Path, batches: int) -> None:

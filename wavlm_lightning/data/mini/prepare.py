@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output, own_folder
+from wavlm_lightning.system.files import LOCK, check_output, own_folder, sweep_leftovers
 from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
@@ -48,6 +49,8 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
         check_output(out)
     # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
+    for name in set(chosen).difference(missing):
+        sweep_leftovers(out / name, re.escape(LOCK))  # of a process that was killed between its last two steps
     if not missing:
         return
     check_output(out)
