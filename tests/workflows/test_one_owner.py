@@ -11,7 +11,7 @@ from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.files import Busy, locked, own_folder
 
 # The verb -> its words before the folder, the option of the folder, and the words after it.
-VERBS = {
+VERBS: dict[str, tuple[list[str], str, list[str]]] = {
     "export": (["export", "{made}/encoder.pt"], "", []),
     "superb": (["superb", "fbank", "--data", "{tiny}", "--tasks", "ks"], "--output", []),
     "codebook fit": (["codebook", "fit", "{tiny}/pretrain", "--clusters", "8"], "--out", []),

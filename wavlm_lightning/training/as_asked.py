@@ -106,7 +106,9 @@ def reopen_epoch(loops: dict[str, Any]) -> None:
         epochs[span]["processed"] -= 1
         epochs[span]["completed"] = epochs[span]["processed"]
         batches[span]["completed"] -= 1
-    fit["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    stepped = fit.get("epoch_loop.state_dict", {})
+    if "_batches_that_stepped" in stepped:
+        stepped["_batches_that_stepped"] -= 1
 
 
 def _groups(states: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
