@@ -101,9 +101,8 @@ def content(folder: Path) -> dict[str, bytes]:
         if path.name == "card.json":
             found[name] = json.dumps(json.loads(path.read_text())["metrics"], sort_keys=True).encode()
         elif path.suffix == ".safetensors":  # the order in its header differs from call to call
-            found[name] = b"".join(
-                part for key, value in sorted(load_file(path).items()) for part in (key.encode(), value)
-            )
+            tensors = sorted(load_file(path).items())
+            found[name] = b"".join(key.encode() + value.tobytes() for key, value in tensors)
         elif path.is_file() and path.suffix != ".ckpt":
             found[name] = b"" if path.name in VARYING or "version_" in name else path.read_bytes()
     return {name: each for name, each in found.items() if "version_" not in name}
