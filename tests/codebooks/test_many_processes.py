@@ -166,8 +166,10 @@ def test_two_of_the_same_piece_at_once_do_not_collide(corpus, codebook, tmp_path
     shutil.copytree(corpus.directory, tmp_path / "c", ignore=shutil.ignore_patterns("labels"))
     command = [sys.executable, "-m", "wavlm_lightning", "codebook", "apply", str(tmp_path / "book")]
     command += [str(tmp_path / "c"), "--name", "both", "--part"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen([*command, part], **pipes) for part in ("1/1", "1/1", "2/2")]
+    both = [
+        subprocess.Popen([*command, part], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for part in ("1/1", "1/1", "2/2")
+    ]
     said = [process.communicate(timeout=120)[1] for process in both]
     *same, other = [process.returncode for process in both]
     assert other == 0 and sorted(same) in ([0, 2], [0, 0])  # the second one may begin after the first one's end
