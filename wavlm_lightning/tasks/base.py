@@ -73,7 +73,8 @@ class Task(HeadCheckpoint, Trainable):
         seed: of the head's initial weights.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
-        start_from: folder of a run, or a checkpoint, whose weights a new run begins with; a resumed run does not read it.
+        start_from: folder of a run, or a checkpoint, whose weights a new run begins with. A run that `wavlm fit` resumes does
+            not read it; from Python leave it out then, because Lightning names the checkpoint too late to know of it.
         start_with: which weights of that run: the `head` (with the weighted sum), the `encoder`, or `both`.
         schedule: learning rate over updates; constant if left out, as in s3prl's configurations of these tasks.
         weight_decay: above 0 the optimiser is AdamW with this decay.

@@ -16,7 +16,7 @@ from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import check_output, own_folder
 
 
 def fit_codebook(
@@ -50,7 +50,7 @@ def fit_codebook(
         The codebook; with `part` the number of groups of utterances whose features are in `out / "features"`.
 
     Raises:
-        UserError: arguments do not fit together, or the corpus or encoder cannot be used.
+        UserError: arguments do not fit together, the corpus or encoder cannot be used, or another process writes `out`.
     """
     check_output(out)
     if (encoder is None) != (layer is None):
@@ -63,11 +63,13 @@ def fit_codebook(
     if encoder is not None and layer is not None:
         source = LayerFeatures(encoder, layer, precision=precision)
     opened, keep = Corpus.open(corpus), out / "features"
-    if part:
-        return extract_part(opened, source, JobShard.parse(part), keep, **sample)
-    codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
-    codebook.save(out)
-    remove_features(keep)
+    shard = JobShard.parse(part) if part else JobShard()
+    with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
+        if part:
+            return extract_part(opened, source, shard, keep, **sample)
+        codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
+        codebook.save(out)
+        remove_features(keep)
     return codebook
 
 

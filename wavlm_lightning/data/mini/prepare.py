@@ -1,7 +1,9 @@
 """Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
+import contextlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import LOCK, check_output, own_folder, sweep_leftovers
 from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
@@ -47,10 +49,18 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
         check_output(out)
     # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
+    for name in set(chosen).difference(missing):
+        sweep_leftovers(out / name, re.escape(LOCK))  # of a process that was killed between its last two steps
     if not missing:
         return
     check_output(out)
-    with open_renderers(workers or _usable_cores(), seed) as renderers:
+    with contextlib.ExitStack() as owned:
+        for name in missing:
+            owned.enter_context(own_folder(out / name, "prepare mini"))
+        # Another process may have made some in the meantime.
+        missing = [name for name in missing if not _finished(out / name, size, seed)]
+        if missing:
+            renderers = owned.enter_context(open_renderers(workers or _usable_cores(), seed))
         for name in missing:
             _write(out / name, name, size, seed, renderers, progress)
 

@@ -15,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -218,6 +219,7 @@ class WavLMCLI(LightningCLI):
         config["default_root_dir"] = str(root)
         if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
             self.owned.enter_context(own_run_folder(root))
+        self._go_on_when_requeued(root)
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may fit
         also = read_also(self._get(self.config, "also"))
         if self.lists or also:
@@ -266,6 +268,17 @@ class WavLMCLI(LightningCLI):
             check_trainer(trainer)  # before it starts processes
         return trainer
 
+    def _go_on_when_requeued(self, root: Path) -> None:
+        """Name the checkpoint of a requeued SLURM job, so that it goes on as with `--ckpt_path`.
+
+        Lightning would take its own `hpc_ckpt_N.ckpt` after all checks, also where `last.ckpt` is newer.
+        """
+        own = [path for path in root.glob("hpc_ckpt_*.ckpt") if self.subcommand == "fit" and SLURMEnvironment.detect()]
+        if own and self._get(self.config_init, "ckpt_path") is None:
+            last = checkpoint(root, LAST)
+            newest = max([*own, *([last] if last.exists() else [])], key=lambda path: path.stat().st_mtime_ns)
+            self.config["fit"]["ckpt_path"] = self.config_init["fit"]["ckpt_path"] = str(newest)
+
     def before_fit(self) -> None:
         """Resolve `--ckpt_path last`, and refuse to overwrite a run."""
         for name in (LAST, BEST):
@@ -291,7 +304,8 @@ class WavLMCLI(LightningCLI):
         path = self._get(self.config_init, "ckpt_path")
         if path is None or self.trainer.fast_dev_run:
             return
-        run = Path(path).absolute().parent.parent
+        folder = Path(path).absolute().parent
+        run = folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
         before = read_run_config(run)
         if not before:
             print(

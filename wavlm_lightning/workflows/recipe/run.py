@@ -14,7 +14,7 @@ from typing import Any
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.workflows.recipe.stages import (
@@ -72,7 +72,8 @@ def run_recipe(
         Folder of the exported encoder; None if it was not exported because of `until` or `dry_run`.
 
     Raises:
-        UserError: a wrong option, a missing corpus, a folder or labels of another run, or a stage that failed.
+        UserError: a wrong option, a missing corpus, a folder or labels of another run, a recipe that runs in this folder
+            already, or a stage that failed.
 
     Example:
         >>> run_recipe("wavlm_base", Path("data/librispeech960"), Path("runs/base"), ["--trainer.devices", "8"])
@@ -90,9 +91,10 @@ def run_recipe(
     if dry_run:
         _print_commands(run, stages)
         return None
-    ledger = _open_ledger(run, adopt)
-    for number, stage in enumerate(stages, start=1):
-        ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
+    with own_folder(out, "recipe"):
+        ledger = _open_ledger(run, adopt)
+        for number, stage in enumerate(stages, start=1):
+            ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
     return out / ENCODER if stages[-1].name == "export" else None
 
 
@@ -113,7 +115,7 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
     ledger = Ledger(path, _settings(run, corpora, noise), "recipe")
     if path.is_file() or adopt:
         return ledger
-    if run.out.is_dir() and any(run.out.iterdir()):
+    if run.out.is_dir() and any(path.name != LOCK for path in run.out.iterdir()):
         raise UserError(
             f"{run.out} is not empty and holds no {LEDGER}; choose another --out, or give --adopt if commands of this "
             "recipe were run there by hand"

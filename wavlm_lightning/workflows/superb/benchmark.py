@@ -12,7 +12,7 @@ from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output, sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import default_jobs
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
@@ -78,7 +78,8 @@ def run_superb(
         Cards, table and failures.
 
     Raises:
-        UserError: an upstream, a task or the data does not exist, or a folder in `output` holds another run.
+        UserError: an upstream, a task or the data does not exist, a folder in `output` holds another run, or another process
+            writes there.
 
     Example:
         >>> board = run_superb(["runs/demo/pretrain", "fbank"], "mini", Path("runs/superb"), tasks=["ks"])
@@ -86,15 +87,21 @@ def run_superb(
     """
     check_output(output, "--output")
     plan = _plan(upstreams, data, output, tasks, search, steps)
-    if data == MINI:
-        from wavlm_lightning.data.mini import prepare_mini
+    with own_folder(output, "superb", "--output"):
+        if data == MINI:
+            from wavlm_lightning.data.mini import prepare_mini
 
-        prepare_mini(plan.data, size, list(dict.fromkeys(corpus_name(task, plan.mini) for task in plan.tasks)))
+            prepare_mini(plan.data, size, list(dict.fromkeys(corpus_name(task, plan.mini) for task in plan.tasks)))
+        return _run(plan, output, jobs or default_jobs(), steps is None)
+
+
+def _run(plan: _Plan, output: Path, jobs: int, as_configured: bool) -> Board:
+    """Run all cells, settle their cards and write the tables; `as_configured`: with the updates of the YAML."""
     check_corpora(plan.tasks, plan.data, plan.mini)
     check_cells(plan.cells)
     board = Board()
     try:
-        run_cells(plan.cells, jobs or default_jobs())
+        run_cells(plan.cells, jobs)
     except UserError as error:
         board.failures.append(error)
     for cell in plan.cells:
@@ -104,7 +111,7 @@ def run_superb(
         except UserError as error:
             board.failures.append(error)
     if board.cards:
-        complete = not board.failures and steps is None
+        complete = not board.failures and as_configured
         board.text = write_tables(output, board.cards, plan.mini, complete=complete)
     return board
 
@@ -240,7 +247,6 @@ def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool
     table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())))
     verdict = board_verdict(results, "these are the synthetic mini corpora" if mini else next(iter(reasons), None))
     text = "\n\n".join([table.to_markdown(), *verdict])
-    sweep_leftovers(out)
     write_text(out / "superb.md", text + "\n")
     write_text(out / "superb.csv", superb_csv(results))
     return f"{text}\n\nwritten: {out / 'superb.md'}, {out / 'superb.csv'}, and a card in each task's folder"

@@ -19,7 +19,7 @@ from wavlm_lightning.system.files import atomic_write, check_output, locked, swe
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
 from wavlm_lightning.workflows.sweep.file import WANDB_KEYS, SweepFile
-from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
+from wavlm_lightning.workflows.sweep.study import ENDED, JOURNAL, SweepStudy, Trial, is_given_up, open_study
 
 TABLE = "trials.csv"
 TOO_MANY = 3  # failures without a success: the cause is then not the values of one trial, so the sweep stops
@@ -61,6 +61,8 @@ def run_sweep(
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / "lock", f"another `wavlm sweep` is running in {output}; wait for it, or stop it"):
         sweep_leftovers(output)
+        for left in output.glob(f"{JOURNAL}.lock*.rename"):  # of Optuna's lock, if it was killed while it let go
+            left.unlink(missing_ok=True)
         study = SweepStudy(output, sweep, extra, seed)
         failures = _run_trials(study, range(count), extra, jobs or default_jobs(), test)
         found = study.trials()
