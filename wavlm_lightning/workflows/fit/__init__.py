@@ -1,7 +1,8 @@
 """`wavlm fit`, `validate` and `test`: training and scoring of encoders and heads in run folders, from Python.
 
 In reading order: `command_line` (LightningCLI and what it adds to a trainer), `joint_heads` (lists of learning rates,
-`--also`), `head_runs` (many runs in parallel processes), `messages` and `parser_errors` (errors in one sentence). The
+`--also`), `head_runs` (many runs in parallel processes), `messages` and `parser_errors` (errors in one
+sentence), `options` and `early_checks` (what is wrong before anything is computed). The
 package imports nothing heavy before one of the functions is called. It is the one workflow that the others may import.
 Tests: `tests/workflows/test_training_command.py`, `test_also.py`, `test_many_runs.py`, `test_parser_errors.py`.
 """
@@ -9,7 +10,7 @@ Tests: `tests/workflows/test_training_command.py`, `test_also.py`, `test_many_ru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -50,6 +51,17 @@ def test(*options: str) -> WavLMCLI:
     from wavlm_lightning.workflows.fit.command_line import run_subcommand
 
     return run_subcommand(["test", *options])
+
+
+def read_options(*options: str) -> Any:
+    """The parsed options of a `wavlm fit` command, a jsonargparse Namespace; nothing is built, read or written.
+
+    Raises:
+        UserError: an option or a value that does not exist, in one sentence.
+    """
+    from wavlm_lightning.workflows.fit.options import parsed
+
+    return parsed(options)
 
 
 def open_run(*options: str) -> WavLMCLI:
