@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -73,18 +74,17 @@ def timed(what: str) -> Iterator[None]:
 class Lines(tqdm):
     """Progress as lines, without carriage returns and cursor movements."""
 
-    def __init__(self, *iterables: Any, **arguments: Any) -> None:
+    def __init__(self, iterable: Any = None, **arguments: Any) -> None:
         self.said, self.written = 0.0, ""  # when the last line was written, in seconds since the start; and that line
-        if arguments.get("bar_format"):
-            arguments["bar_format"] = arguments["bar_format"].replace("|{bar}|", "")
-        super().__init__(*iterables, ncols=0, **arguments)
+        if form := arguments.get("bar_format"):
+            arguments["bar_format"] = form.replace("|{bar}|", "")
+        # No columns leave the bar out of tqdm's own format, and put that in the place of another.
+        super().__init__(iterable, ncols=None if form else 0, **arguments)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         passed = self.format_dict["elapsed"]
-        if passed < max(SECONDS, self.delay) or passed - self.said < max(SECONDS, passed / SHARE):
-            return False
-        self._line(passed)
-        return True
+        if passed >= max(SECONDS, self.delay or 0.0) and passed - self.said >= max(SECONDS, passed / SHARE):
+            self._line(passed)
 
     def _line(self, passed: float) -> None:
         if (text := str(self)) == self.written:
@@ -100,8 +100,8 @@ class Lines(tqdm):
     def close(self) -> None:
         if self.disable:
             return
-        self.disable = True
-        self._decr_instances(self)
-        passed = self._time() - self.start_t
-        if self.said or (self.leave and passed >= self.delay and self.n > self.initial):
+        passed = self.format_dict["elapsed"]
+        if self.said or (self.leave and passed >= (self.delay or 0.0) and self.n > self.initial):
             self._line(passed)
+        self.fp = io.StringIO()  # tqdm would end or overwrite a line that is not there
+        super().close()
