@@ -137,6 +137,8 @@ class TaskData(ResumableData):
         for name, split in self.opened.items():
             self._open_transforms(name)
             self._check_audio(name, split)
+        if self.cache_directory is not None:
+            common_level(needs)  # refuses tasks that no cache serves
         self._check_labels(stage == "fit")
         if self.cache_directory is not None:
             self._fill_cache()
