@@ -135,7 +135,7 @@ def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     for name in ("ks", "er"):
         shutil.copytree(tiny / name, data / name)
     body = json.loads((data / "ks" / "corpus.json").read_text())
-    body["inventories"]["keywords"] = ["yes"]
+    body["inventories"]["keywords"] = ["yes", "no"]
     (data / "ks" / "corpus.json").write_text(json.dumps(body))
     out = tmp_path / "out"
     arguments = ["superb", "fbank", "--data", str(data), "--output", str(out), "--tasks", "ks", "er", "--steps", "1"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, locked, sweep_leftovers, write_json
+from wavlm_lightning.system.hardware import capped, usable_cores
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json
@@ -81,8 +81,9 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     jobs: list[Job] = [
         (out / f"{split}-{number:06d}.tar", chunk, on_error, plan.distinct) for split, number, chunk in places
     ]
+    count = capped(workers, "--workers") if workers else usable_cores()
     # Resampling may use all cores when there is one process, as it always has.
-    made = in_order(_shard_maker, jobs, workers or os.cpu_count() or 1, one_thread_each=False, option="--workers")
+    made = in_order(_shard_maker, jobs, count, one_thread_each=False, option="--workers")
     written: dict[str, list[Meta]] = {}
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,26 @@ def _cpuinfo() -> str:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""  # not Linux
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has under taskset, in a container or in a SLURM job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def capped(processes: int, option: str) -> int:
+    """At most one process for each usable core; a line says so, once, if `option` asked for more."""
+    cores = usable_cores()
+    if processes > cores:
+        _note_capped(processes, option, cores)
+    return min(processes, cores)
+
+
+@cache
+def _note_capped(processes: int, option: str, cores: int) -> None:
+    from wavlm_lightning.system.progress import say
+
+    say(f"note: {option} is {processes}, but this process may use {cores} core{'s'[: cores > 1]}: {cores} are started")
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -241,7 +242,25 @@ class Task(HeadCheckpoint, Trainable):
             every_talker=self.every_talker,
             target_audio=self.target_audio,
             extra_audio=self.extra_audio,
+            check=self.check_corpus,
         )
+
+    def check_corpus(self, corpus: Corpus, fitting: bool, metas: Iterable[dict[str, Any]]) -> None:
+        """Refuse a corpus whose labels are not there, are not those of the checkpoint, or say nothing of an utterance.
+
+        Args:
+            corpus: with its label inventories.
+            fitting: whether the head is about to be trained on it.
+            metas: the metadata of utterances whose targets are read; none for a task with `target_audio`.
+        """
+        labels = self.read_labels(corpus)
+        if fitting:
+            self.check_labels(labels)
+        self._check_built(labels)
+        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
+        reader.labels = labels
+        for meta in () if self.target_audio else metas:
+            reader.read_target(meta)
 
     # Construction.
 
@@ -275,6 +294,8 @@ class Task(HeadCheckpoint, Trainable):
             if self.trainer.state.fn == "fit":
                 self.check_labels(labels)
             self.build(labels)
+            if self.trainer.state.fn == "fit" and not (self.start_from or self.trainer.ckpt_path):
+                self.upstream.note_random(self.name)
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
@@ -301,9 +322,8 @@ class Task(HeadCheckpoint, Trainable):
             raise UserError(
                 f"{self.name}: `headlines` are {', '.join(self.headlines)}; name `metric` ({self.metric}) and any of `others`"
             )
+        self._check_built(labels)
         if self.labels is not None:
-            if self.labels != labels:
-                raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")
             return
         self.labels = labels
         # A random stream of its own: initial weights depend on the seed alone, not on earlier draws.
@@ -313,6 +333,10 @@ class Task(HeadCheckpoint, Trainable):
         if hidden := sorted(name for name in self._modules if hasattr(Task, name)):
             raise UserError(f"{self.name}: a layer is called {hidden[0]!r}, which is a method of every task; rename it")
         self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
+
+    def _check_built(self, labels: Any) -> None:
+        if self.labels is not None and self.labels != labels:
+            raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")
 
     @property
     def chance(self) -> float | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SHORTEST
@@ -36,6 +37,8 @@ class Upstream(nn.Module, ABC):
         dim: features per frame.
         num_layers: number of hidden states.
         frame_rate: frames per second.
+        random: the preset of an encoder whose weights are random at the start; None for weights that something has trained,
+            and where there is nothing to train.
         shortest: samples of the shortest utterance, which has one frame.
         source_argument: the argument of `__init__` that also takes the checkpoint of a run that trained it; None if there
             is none.
@@ -54,6 +57,8 @@ class Upstream(nn.Module, ABC):
     num_layers: int
     frame_rate: float
     shortest: int = SHORTEST
+    random: str | None = None
+    _noted = False  # `note_random` has spoken
     source_argument: ClassVar[str | None] = None
 
     def __init__(
@@ -259,12 +264,21 @@ class Upstream(nn.Module, ABC):
         """The entry `upstream` of a result card."""
         return {
             "label": self.label,
+            **({"random": self.random} if self.frozen and self.random else {}),
             "class": type(self).__name__,
             "sha256": self.fingerprint(),
             "parameters": sum(p.numel() for p in self.parameters()),
             "frame_rate": self.frame_rate,
             "layers": self.num_layers,
         }
+
+    def note_random(self, task: str) -> None:
+        """Say once that a task begins with an encoder whose weights nothing has trained."""
+        if self.random is None or self._noted:
+            return
+        self._noted = True
+        use = "its score is that of a control" if self.frozen else "the encoder is trained from there"
+        rank_zero_info(f"{task}: the encoder starts from random weights ({self.random}), and {use}")
 
     def fingerprint(self) -> str:
         """Hash of class, settings and weights: two upstreams with the same fingerprint give the same features."""

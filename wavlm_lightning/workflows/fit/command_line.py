@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from lightning.fabric.plugins.environments import SLURMEnvironment
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -41,6 +41,7 @@ from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
+from wavlm_lightning.workflows.fit.early_checks import check_monitored, check_upstream_chosen
 from wavlm_lightning.workflows.fit.going_on import check_going_on, keep_read_once
 from wavlm_lightning.workflows.fit.joint_heads import (
     HELP,
@@ -137,6 +138,7 @@ class WavLMCLI(LightningCLI):
         # Before the base class's constructor, which parses, builds and runs.
         self.lists, self.command, self.callbacks = lists, command, list(callbacks)
         self.owned, self.source = owned, source
+        self.options = options
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
         super().__init__(
@@ -216,6 +218,8 @@ class WavLMCLI(LightningCLI):
         """Add the run folder's loggers, checkpoints and progress bar, and build several heads if they are asked for."""
         config = self._get(self.config_init, "trainer")
         root = run_root(config)
+        if self.subcommand == "fit" and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+            check_upstream_chosen(self._get(self.config, "model"), self.options, "a trial of a W&B sweep")
         config["default_root_dir"] = str(root)
         if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
             self.owned.enter_context(own_run_folder(root))
@@ -254,7 +258,7 @@ class WavLMCLI(LightningCLI):
             # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", every))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
+            callbacks.append(StepProgress())
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
             callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
@@ -280,7 +284,8 @@ class WavLMCLI(LightningCLI):
             self.config["fit"]["ckpt_path"] = self.config_init["fit"]["ckpt_path"] = str(newest)
 
     def before_fit(self) -> None:
-        """Resolve `--ckpt_path last`, and refuse to overwrite a run."""
+        """Resolve `--ckpt_path last`, and refuse to overwrite a run or to wait for a metric that is never logged."""
+        check_monitored(self.trainer, self.model)
         for name in (LAST, BEST):
             finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()

@@ -17,6 +17,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.checks import check_stages
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
     RecipeRun,
@@ -72,8 +73,8 @@ def run_recipe(
         Folder of the exported encoder; None if it was not exported because of `until` or `dry_run`.
 
     Raises:
-        UserError: a wrong option, a missing corpus, a folder or labels of another run, a recipe that runs in this folder
-            already, or a stage that failed.
+        UserError: a wrong option or layer, also of a later stage; a missing corpus, a folder or labels of another run, a recipe
+            that runs in this folder already, or a stage that failed.
 
     Example:
         >>> run_recipe("wavlm_base", Path("data/librispeech960"), Path("runs/base"), ["--trainer.devices", "8"])
@@ -88,6 +89,7 @@ def run_recipe(
         configurations, corpus, out, corpus_of or {}, noise_corpus, tag, memory_gib, jobs, option_groups(options)
     )
     stages = _until(run.stages, until)
+    check_stages(run, stages)
     if dry_run:
         _print_commands(run, stages)
         return None

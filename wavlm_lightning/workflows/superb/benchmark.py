@@ -14,7 +14,7 @@ from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, supe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.system.worker_pool import default_jobs
+from wavlm_lightning.system.worker_pool import run_count
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 from wavlm_lightning.workflows.superb.cells import (
     COST,
@@ -92,7 +92,7 @@ def run_superb(
             from wavlm_lightning.data.mini import prepare_mini
 
             prepare_mini(plan.data, size, list(dict.fromkeys(corpus_name(task, plan.mini) for task in plan.tasks)))
-        return _run(plan, output, jobs or default_jobs(), steps is None)
+        return _run(plan, output, run_count(jobs), steps is None)
 
 
 def _run(plan: _Plan, output: Path, jobs: int, as_configured: bool) -> Board:
@@ -125,8 +125,10 @@ def superb_commands(
     steps: int | None = None,
 ) -> list[str]:
     """The commands that `run_superb` with the same arguments would run."""
-    commands = []
-    for run in (run for cell in _plan(upstreams, data, output, tasks, search, steps).cells for run in cell.runs):
+    plan, commands = _plan(upstreams, data, output, tasks, search, steps), []
+    if data != MINI:
+        check_corpora(plan.tasks, plan.data, plan.mini)
+    for run in (run for cell in plan.cells for run in cell.runs):
         words = [*run.options, "--trainer.default_root_dir", str(run.folder)]
         if run.fits:
             commands.append(shlex.join(["wavlm", "fit", *words]))
