@@ -15,6 +15,8 @@ import numpy as np
 
 from wavlm_lightning.metrics.intervals import LEVEL, RESAMPLES, Interval, paired_p_value, resampled_rates
 from wavlm_lightning.metrics.trial_intervals import trial_interval, trial_measures, trial_p_value
+from wavlm_lightning.metrics.verification import equal_error_rate
+from wavlm_lightning.reports.cards import HeadlineInterval
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, write_json
 from wavlm_lightning.system.reading import read_json, reading, shown
@@ -73,6 +75,14 @@ class UtteranceResults:
     trials: ScoredTrials | None = None
 
     @property
+    def value(self) -> float:
+        """The headline figure, a fraction."""
+        if self.trials is not None:
+            return equal_error_rate(self.trials.scores, self.trials.same)[0]
+        ratios = [self.errors[members].sum() / self.counts[members].sum() for members in _folds(self)]
+        return float(np.mean(ratios))
+
+    @property
     def resampled(self) -> str:
         """What `interval` and `compare` resample: `speakers` where at least two are known."""
         if self.speakers is not None and len(set(self.speakers)) > 1:
@@ -120,16 +130,29 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
             resamples=resamples,  # type: ignore[arg-type]
         )
     else:
-        parts, drawn = [], []
+        drawn = []
         for number, members in enumerate(_folds(results)):
             part = _some(results, members)
-            parts.append(float(part.errors.sum() / part.counts.sum()))
             # Each fold has draws of its own.
             drawn.append(resampled_rates(part.errors, part.counts, part.groups, resamples, seed=number))  # type: ignore[arg-type]
         rates = np.mean(drawn, axis=0)
         low, high = np.nanquantile(rates, [(1 - level) / 2, (1 + level) / 2])
-        found = Interval(float(np.mean(parts)), float(low), float(high))
+        found = Interval(results.value, float(low), float(high))
     return Interval(*(results.scale * value for value in found))
+
+
+def described(results: UtteranceResults) -> HeadlineInterval:
+    """The interval as a card holds it."""
+    found = interval(results)
+    return {
+        "low": round(found.low, 4),
+        "high": round(found.high, 4),
+        "level": LEVEL,
+        "method": METHOD,
+        "resamples": RESAMPLES,
+        "resampled": results.resampled,
+        "units": results.units,
+    }
 
 
 def compare(one: UtteranceResults, other: UtteranceResults, resamples: int = RESAMPLES) -> Comparison:
