@@ -1,4 +1,4 @@
-"""`wavlm score KIND REFERENCE HYPOTHESIS [OTHER]`: word, phone, diarization and verification errors of two files, with intervals."""
+"""`wavlm score KIND REFERENCE HYPOTHESIS [OTHER]`: errors of words, phones, turns and trials in files, with intervals."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from wavlm_lightning.metrics.intervals import BLOCK, LEVEL, RESAMPLES, Interval
 
@@ -40,8 +41,8 @@ def least_cost(prior: float) -> Measure:
 
 
 def trial_measures(
-    systems: Sequence[Sequence[float]],
-    same: Sequence[bool],
+    systems: Sequence[ArrayLike],
+    same: ArrayLike,
     speakers: Sequence[tuple[Hashable, Hashable]] | None = None,
     measure: Measure = equal_error,
     resamples: int = RESAMPLES,
@@ -77,8 +78,8 @@ def trial_measures(
 
 
 def trial_interval(
-    scores: Sequence[float],
-    same: Sequence[bool],
+    scores: ArrayLike,
+    same: ArrayLike,
     speakers: Sequence[tuple[Hashable, Hashable]] | None = None,
     measure: Measure = equal_error,
     level: float = LEVEL,

@@ -145,7 +145,7 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
             trials.same,
             _sides(results),
             level=level,
-            resamples=resamples,  # type: ignore[arg-type]
+            resamples=resamples,
         )
     else:
         drawn = []
@@ -220,7 +220,7 @@ def _compare_rows(one: UtteranceResults, other: UtteranceResults, resamples: int
         weights[members] = 1 / (len(folds) * max(a.counts[members].sum(), 1e-12))
     groups = a.groups if a.speakers == b.speakers else None
     scaled = weights / weights.max()  # ones without folds, so that sums of whole numbers stay exact
-    p_value = paired_p_value(a.errors * scaled, b.errors * scaled, groups, resamples)  # type: ignore[arg-type]
+    p_value = paired_p_value(a.errors * scaled, b.errors * scaled, groups, resamples)
     difference = float(((a.errors - b.errors) * weights).sum()) * one.scale
     return Comparison(p_value, difference, len(mine), one.rows if groups is None else "speakers")
 
@@ -279,7 +279,7 @@ def _some(results: UtteranceResults, members: np.ndarray) -> UtteranceResults:
 
     return replace(
         results,
-        keys=of(results.keys),
+        keys=of(results.keys) or (),
         errors=results.errors[members],
         counts=results.counts[members],
         speakers=of(results.speakers),

@@ -51,6 +51,13 @@ def alone(batch: TaskBatch, row: int) -> TaskBatch:
     return replace(batch, keys=batch.keys[rows], inputs=inputs, targets=wanted, extra=extra)
 
 
+def _speakers(keys: Sequence[str], names: Sequence[Any]) -> tuple[str, ...] | None:
+    """Who speaks in each utterance; one without a name, such as noise among words, stands for itself."""
+    if all(name is None for name in names):
+        return None
+    return tuple(f"({key})" if name is None else str(name) for key, name in zip(keys, names, strict=True))
+
+
 @dataclass
 class ScoredUtterances:
     """The scores of a test so far.
@@ -123,7 +130,6 @@ class ScoredUtterances:
         known = set(self.rows) if self.trials is None else set(self.keys)
         metas = dict(zip(part.keys, part.metas(), strict=True))
         keys = self.keys if self.trials is not None else tuple(key for key in metas if key in known)
-        names = [metas[key].get("speaker") for key in keys]
         table = np.array([self.rows[key] for key in keys]) if self.trials is None else np.empty((0, 2))
         results = UtteranceResults(
             task=task.name,
@@ -136,7 +142,7 @@ class ScoredUtterances:
             keys=keys,
             errors=table[:, self.column],
             counts=table[:, -1],
-            speakers=None if None in names else tuple(map(str, names)),
+            speakers=_speakers(keys, [metas[key].get("speaker") for key in keys]),
             trials=self.trials,
         )
         try:
