@@ -148,11 +148,12 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
             resamples=resamples,
         )
     else:
-        drawn = []
+        drawn, speakers = [], results.groups
         for number, members in enumerate(_folds(results)):
-            part = _some(results, members)
+            errors, counts = results.errors[members].tolist(), results.counts[members].tolist()
+            groups = None if speakers is None else [speakers[place] for place in members]
             # Each fold has draws of its own.
-            drawn.append(resampled_rates(part.errors, part.counts, part.groups, resamples, seed=number))  # type: ignore[arg-type]
+            drawn.append(resampled_rates(errors, counts, groups, resamples, seed=number))
         rates = np.mean(drawn, axis=0)
         low, high = np.nanquantile(rates, [(1 - level) / 2, (1 + level) / 2])
         found = Interval(results.value, float(low), float(high))
@@ -173,7 +174,7 @@ def described(results: UtteranceResults) -> HeadlineInterval:
         "high": round(found.high, 4),
         "level": LEVEL,
         "method": EXACT if results.unanimous else METHOD,
-        "resamples": RESAMPLES,
+        "resamples": 0 if results.unanimous else RESAMPLES,
         "resampled": results.resampled,
         "units": results.units,
     }
