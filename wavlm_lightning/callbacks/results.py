@@ -16,6 +16,7 @@ from torch import Tensor
 import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
@@ -51,6 +52,8 @@ class WriteResultCard(pl.Callback):
     def write(self, task: Task, folder: Path) -> None:
         """Write the card of a task; `workflows.fit.closing` prints its headlines after all else."""
         card = self.card(task)
+        # The card last: it tells sweeps and `wavlm superb` that a run is done.
+        write_results(folder, task.utterance_results)
         card.write(folder)
 
     def card(self, task: Task) -> ResultCard:
@@ -72,7 +75,11 @@ class WriteResultCard(pl.Callback):
                 metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
             metrics[task.metric]["chance"] = task.unit(task.metric).scale * task.chance
+        found = task.utterance_results
         return ResultCard(
+            interval=None if found is None else described(found),
+            interval_note="" if found is not None else task.scored.missing,
+            rates_tried=1,
             task=task.name,
             metrics=metrics,
             headline=task.metric,

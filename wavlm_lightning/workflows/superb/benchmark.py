@@ -11,6 +11,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
+from wavlm_lightning.reports.utterances import described, join_folds, read_results, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
@@ -226,12 +227,27 @@ def settle(cell: Cell) -> ResultCard | None:
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
         figures = {rate: {"valid": each.selection, "test": each.value} for rate, each in tried.items()}
         card.details["learning_rates"] = figures
+        card.rates_tried = len(results)
+        card.chosen_on = "" if card.selection is None else card.selection["split"]
         card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
     path = cell.folder / CARD_NAME
+    if results[chosen] != [cell.folder]:
+        _join_results(cell.folder, results[chosen], card)
     # A single run has written this card itself, and an equal one need not be written again.
     if results[chosen] != [cell.folder] and not (path.is_file() and ResultCard.read(path) == card):
         card.write(cell.folder)
     return card
+
+
+def _join_results(folder: Path, runs: Sequence[Path], card: ResultCard) -> None:
+    """Put the results of the runs' utterances beside the card of a cell, and their interval on it."""
+    found = [read_results(run) for run in runs]
+    joined = join_folds([each for each in found if each is not None]) if None not in found else None
+    if joined is None:
+        card.interval, card.interval_note = None, card.interval_note or "a run has no results of its utterances"
+    elif len(runs) > 1:
+        card.interval = described(joined)
+    write_results(folder, joined)
 
 
 def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool, complete: bool) -> str:
