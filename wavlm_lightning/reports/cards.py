@@ -98,6 +98,8 @@ class ResultCard:
         averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
         started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
         runtime_seconds: wall time of the test.
+        training_seconds: wall time of the training up to the tested checkpoint; 0 if it is not known.
+        machine: {"processor", "cores", "threads", "device"} of the test; empty on cards of older versions.
         command: the command that repeats the test.
         created: ISO 8601 time.
         versions: {"wavlm_lightning", "torch", "lightning", "python"}.
@@ -127,6 +129,8 @@ class ResultCard:
     averaged: list[int] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
+    training_seconds: float = 0.0
+    machine: dict[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -154,8 +158,9 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        if not self.headlines:  # such cards stay as older versions wrote them
-            del content["headlines"]
+        for name in ("headlines", "training_seconds", "machine"):
+            if not content[name]:  # such cards stay as older versions wrote them
+                del content[name]
         self._check(content, f"the card for {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content, indent=2, allow_nan=False)
