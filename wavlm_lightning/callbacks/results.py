@@ -17,6 +17,7 @@ import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection, metric_text
 from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import machine_facts
 from wavlm_lightning.tasks import Task
@@ -53,6 +54,8 @@ class WriteResultCard(pl.Callback):
     def write(self, task: Task, folder: Path) -> None:
         """Write the card of a task, and print its headlines in their units."""
         card = self.card(task)
+        # The card last: it tells sweeps and `wavlm superb` that a run is done.
+        write_results(folder, task.utterance_results)
         path = card.write(folder)
         figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
         print(f"{card.task}: {figures} ({path})")
@@ -76,7 +79,11 @@ class WriteResultCard(pl.Callback):
                 metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
             metrics[task.metric]["chance"] = task.unit(task.metric).scale * task.chance
+        found = task.utterance_results
         return ResultCard(
+            interval=None if found is None else described(found),
+            interval_note="" if found is not None else task.scored.missing,
+            rates_tried=1,
             task=task.name,
             metrics=metrics,
             headline=task.metric,

@@ -73,6 +73,18 @@ class Selection(TypedDict):
     split: str
 
 
+class HeadlineInterval(TypedDict):
+    """How sure the headline is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+    resamples: int
+    resampled: str
+    units: int
+
+
 @dataclass(kw_only=True)
 class ResultCard:
     """The outcome of one downstream run.
@@ -90,6 +102,12 @@ class ResultCard:
         steps: optimiser steps of the head.
         best_step: the step of the tested checkpoint.
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
+        interval: of the headline: {"low", "high"} in its unit, {"level" (0.95), "method", "resamples", "resampled" (speakers,
+            utterances, recordings, trials or queries), "units" (how many of them)}; None without results of utterances.
+        interval_note: why there is no interval, as the end of a sentence.
+        rates_tried: learning rates (in a sweep, settings) of which this one was chosen; 1 for a run on its own, None if
+            the card does not say, as older ones.
+        chosen_on: the split on which it was chosen; "" if there was no choice.
         trainable_parameters: parameters that the optimiser saw.
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
         protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
@@ -121,6 +139,10 @@ class ResultCard:
     best_step: int
     selection: Selection | None = None
     headlines: list[str] = field(default_factory=list)
+    interval: HeadlineInterval | None = None
+    interval_note: str = ""
+    rates_tried: int | None = None
+    chosen_on: str = ""
     trainable_parameters: int = 0
     layer_weights: list[float] = field(default_factory=list)
     protocol: str = ""
@@ -158,7 +180,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        for name in ("headlines", "training_seconds", "machine"):
+        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
+        for name in new:
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")
@@ -183,6 +206,9 @@ class ResultCard:
         if found != FORMAT:
             raise UserError(f"{path} has format {shown(found)}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))
+        if "rates_tried" not in content and isinstance(tried := content.get("details", {}).get("learning_rates"), dict):
+            # `wavlm superb` has always listed the figures of the rates; only the number is new.
+            content["rates_tried"] = len(tried) + len(content["details"].get("failed_learning_rates", ()))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from wavlm_lightning.reports.cards import DECIMALS, MetricValue, ResultCard
+from wavlm_lightning.reports.cards import DECIMALS, HeadlineInterval, MetricValue, ResultCard
 from wavlm_lightning.reports.utterances import UtteranceResults, compare, interval, join_folds, read_results
 from wavlm_lightning.system.errors import UserError
 
@@ -48,11 +48,13 @@ class Measured:
         metric: the figure.
         utterances: results of the test's utterances, if the metric is the one that they are of.
         deviation: standard deviation over seeds, in the unit of the metric; None for a single seed.
+        given: the interval on the card, for a metric whose utterances are not there or need not be drawn again.
     """
 
     metric: MetricValue
     utterances: UtteranceResults | None = None
     deviation: float | None = None
+    given: HeadlineInterval | None = None
 
     @property
     def value(self) -> float:
@@ -61,10 +63,19 @@ class Measured:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """The ends of the 95 % interval in the unit of the metric; None without results of the utterances."""
+        if self.given is not None:
+            return self.given["low"], self.given["high"]
         if self.utterances is None:
             return None
         found = interval(self.utterances)
         return found.low, found.high
+
+    @property
+    def resampled(self) -> str:
+        """What the interval is drawn from, such as "speakers"; empty without one."""
+        if self.given is not None:
+            return self.given["resampled"]
+        return "" if self.utterances is None else self.utterances.resampled
 
     @property
     def decimals(self) -> int:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 from wavlm_lightning.metrics.superb import METRICS, TASKS, leaderboard, partial_score, published_entries, rank, score
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, percent
+from wavlm_lightning.reports.cards import ResultCard, percent
 from wavlm_lightning.reports.significance import BOLD, Measured, leader, small_tests
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
 from wavlm_lightning.reports.utterances import UtteranceResults
@@ -68,7 +68,7 @@ def superb_table(
         best[column] = leader(figures)
         better[column] = next((figure.metric["better"] for figure in figures.values()), "")
     rates = {
-        column: {len(cards[task].details.get("learning_rates", [0])) for cards in results.values() if task in cards}
+        column: {cards[task].rates_tried or 1 for cards in results.values() if task in cards}
         for task, board in TASKS.items()
         for column in board
     }
@@ -79,7 +79,7 @@ def superb_table(
             if (figure := row.get(column)) is None:
                 cells.append(Cell(MISSING))
                 continue
-            tried = len(results[upstream][_task_of(column)].details.get("learning_rates", [0]))
+            tried = results[upstream][_task_of(column)].rates_tried or 1
             marks = [figure.interval_text, f"{tried} rate{'' if tried == 1 else 's'}" if len(rates[column]) > 1 else ""]
             cells.append(Cell(figure.text, upstream == best[column], ", ".join(filter(None, marks))))
         body.append(cells)
@@ -112,11 +112,11 @@ def _task_of(column: str) -> str:
 
 def _measured(card: ResultCard, column: str, utterances: UtteranceResults | None) -> Measured:
     """A figure of the board, in percent like its column."""
-    name = METRIC_OF[column]
-    metric = card.metrics[name]
-    same = name == card.headline and metric["unit"] == "%"
-    shown: MetricValue = metric if metric["unit"] == "%" else {**metric, "value": percent(metric), "unit": "%"}
-    return Measured(shown, utterances if same else None)
+    metric = card.metrics[METRIC_OF[column]]
+    if metric["unit"] != "%":  # its interval is in another unit
+        return Measured({"value": percent(metric), "unit": "%", "better": metric["better"]})
+    same = METRIC_OF[column] == card.headline
+    return Measured(metric, utterances if same else None, given=card.interval if same else None)
 
 
 def board_verdict(results: Results, reservation: str | None = None) -> list[str]:

@@ -17,9 +17,11 @@ from torchmetrics import MeanMetric, Metric
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.tasks.windows import WINDOW_SECONDS, is_long, long_outputs
@@ -149,6 +151,8 @@ class Task(HeadCheckpoint, Trainable):
         self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
+        self.scored = ScoredUtterances()  # in the test that runs
+        self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
         self.started: dict[str, Any] = {}  # with which weights the run began
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
@@ -205,6 +209,16 @@ class Task(HeadCheckpoint, Trainable):
         """Metric values by name, as fractions, at the end of a validation or test epoch."""
         values = metric.compute()
         return values if isinstance(values, dict) else {self.metric: values}
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """Errors and count of each utterance of a test batch, so that the sums of all utterances have the headline as ratio.
+
+        Wrong and all words, seconds of error and of speech; for a mean over utterances, the figure of the utterance and 1. They
+        give the headline its interval (`reports.utterances`). None: a fresh metric scores each utterance alone.
+        """
+        return None
 
     def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
         """What is fitted on the validation split after training: a threshold, a clustering, a calibration.
@@ -394,6 +408,8 @@ class Task(HeadCheckpoint, Trainable):
         outputs, lengths = self.answers(batch.inputs)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self._counted(lengths, batch))
         self.update_metric(metric, outputs, lengths, batch)
+        if stage == "test":
+            self.scored.add(self, outputs, lengths, batch)
         self.targets_seen(batch, lengths, stage)
 
     def add_means(self, name: str) -> None:
@@ -424,13 +440,20 @@ class Task(HeadCheckpoint, Trainable):
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.scored = ScoredUtterances()
         with self.named(batch):
             self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
-        for name, value in self.score(self.test_metric, "test").items():
+        values = self.score(self.test_metric, "test")
+        for name, value in values.items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
+        self.scored.gather()
+        self.utterance_results = None
+        if self.trainer.is_global_zero and self.data is not None and self.metric in values:
+            self.utterance_results = self.scored.results(self, float(values[self.metric]))
         self.gather_parameters()
 
     def gather_parameters(self) -> None:

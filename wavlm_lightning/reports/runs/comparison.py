@@ -121,4 +121,4 @@ def warning(collection: Collection) -> str:
 
 def unlike_searches(collection: Collection, task: str) -> bool:
     """Whether the upstreams of a task tried different numbers of learning rates, so that one is tuned more than another."""
-    return len({len(result.rates) for result in collection.of_task(task).values()}) > 1
+    return len({result.rates_tried or 1 for result in collection.of_task(task).values()}) > 1

@@ -51,10 +51,20 @@ class Result:
     @cached_property
     def measured(self) -> dict[str, Measured]:
         """Metric -> the figure with its interval and its deviation over seeds, as far as the runs tell."""
+        given = self.card.interval if len(self.cards) == 1 else None
         return {
-            name: Measured(value, self.utterances if name == self.card.headline else None, self.deviation(name))
+            name: Measured(value, self.utterances, self.deviation(name), given)
+            if name == self.card.headline
+            else Measured(value, None, self.deviation(name))
             for name, value in self.card.metrics.items()
         }
+
+    @property
+    def rates_tried(self) -> int | None:
+        """Learning rates (in a sweep, settings) of which the run was chosen; None if nothing says that there was no choice."""
+        found = max([len(self.rates), *(card.rates_tried or 0 for card in self.cards)])
+        known = found > 1 or all(card.rates_tried is not None for card in self.cards)
+        return found if known else None
 
     def deviation(self, metric: str) -> float | None:
         """Sample standard deviation over the seeds, in the unit of the metric; None for a single seed."""

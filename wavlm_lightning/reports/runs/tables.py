@@ -57,7 +57,7 @@ def measured_table(collection: Collection) -> Table:
                 cells.append(Cell(MISSING))
                 continue
             notes = [result.measured[column.metric].interval_text, _count(result)]
-            notes.append(_plural(len(result.rates), "rate") if unlike else "")
+            notes.append(_plural(result.rates_tried or 1, "rate") if unlike else "")
             value, strong = result.value(column.metric), upstream == best.get(column)
             text = with_deviation(result, column.metric)
             cells.append(Cell(text, strong, ", ".join(filter(None, notes)), order=value))
@@ -77,12 +77,18 @@ def _cost_cells(results: Sequence[Result]) -> list[Cell]:
     cards = [card for result in results for card in result.cards]
     size = cards[0].upstream["parameters"]
     cells = [Cell(_millions(size) if size else MISSING, order=size)]
-    for counts in ([len(result.rates) for result in results], [len(result.cards) for result in results]):
-        low, high = min(counts), max(counts)
-        cells.append(Cell(f"{low}" if low == high else f"{low} to {high}", order=high))
+    cells += [_range([result.rates_tried for result in results]), _range([len(result.cards) for result in results])]
     for seconds in (sum(card.training_seconds for card in cards), sum(card.runtime_seconds for card in cards)):
         cells.append(Cell(duration(seconds) if seconds else MISSING, order=seconds))
     return cells
+
+
+def _range(counts: Sequence[int | None]) -> Cell:
+    known = [count for count in counts if count is not None]
+    if not known:
+        return Cell(MISSING)
+    low, high = min(known), max(known)
+    return Cell(f"{low}" if low == high else f"{low} to {high}", order=high)
 
 
 def _millions(parameters: int) -> str:
@@ -194,7 +200,7 @@ def _test_cells(gap: Difference) -> list[Cell]:
 
 
 def _notes(result: Result, column: Column) -> str:
-    interval, rates = result.measured[column.metric].interval_text, len(result.rates)
+    interval, rates = result.measured[column.metric].interval_text, result.rates_tried or 1
     return ", ".join(filter(None, [interval, _count(result), _plural(rates, "rate") if rates > 1 else ""]))
 
 

@@ -147,15 +147,17 @@ def results_caption(collection: Collection) -> str:
         for column in collection.columns
         for result in collection.of_column(column).values()
     ]
-    known = [one for one in measured if one.utterances is not None]
+    known = [one for one in measured if one.interval is not None]
     parts = []
     if known:
-        over = sorted({one.utterances.resampled for one in known if one.utterances is not None})
-        parts.append(f"In brackets: 95 % interval, bootstrap over the test's {' or '.join(over)}; decimals follow it.")
+        over = " or ".join(sorted({one.resampled for one in known}))
+        parts.append(f"In brackets: 95 % interval, bootstrap over the {over} of the test; decimals follow it.")
         parts.append("It covers the choice of test data, not that of the seed.")
     if len(known) < len(measured):
         some = "Figures without brackets" if known else "These figures"
-        parts.append(f"{some} have no results of each utterance, so they have no interval and are not tested.")
+        notes = sorted({card.interval_note for card in collection.cards if card.interval_note})
+        why = f" ({'; '.join(notes)})" if notes else ""
+        parts.append(f"{some} have no results of each utterance{why}, so they have no interval and are not tested.")
     if any(one.deviation is not None for one in measured):
         parts.append("±: standard deviation over seeds.")
     if any(winners(collection).values()):

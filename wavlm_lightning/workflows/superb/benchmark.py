@@ -10,9 +10,8 @@ from pathlib import Path
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
-from wavlm_lightning.reports.significance import results_of
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
-from wavlm_lightning.reports.utterances import UtteranceResults
+from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, sweep_leftovers, write_text
 from wavlm_lightning.system.progress import progress_bar
@@ -220,21 +219,20 @@ def settle(cell: Cell) -> ResultCard | None:
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
         figures = {rate: {"valid": each.selection, "test": each.value} for rate, each in tried.items()}
         card.details["learning_rates"] = figures
+        card.rates_tried = len(results)
+        card.chosen_on = "" if card.selection is None else card.selection["split"]
         card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
     path = cell.folder / CARD_NAME
+    if results[chosen] != [cell.folder]:
+        _join_results(cell.folder, results[chosen], card)
     # A single run has written this card itself, and an equal one need not be written again.
     if results[chosen] != [cell.folder] and not (path.is_file() and ResultCard.read(path) == card):
         card.write(cell.folder)
     return card
 
 
-def write_tables(
-    out: Path,
-    cards: dict[tuple[str, str], ResultCard],
-    mini: bool,
-    complete: bool,
-    folders: Mapping[tuple[str, str], Path] | None = None,
-) -> str:
+from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
+from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
     """Write `superb.md` and `superb.csv`, and return the text to print.
 
     `cards` are by (task, label of the upstream), in the order of the rows; a missing one becomes a dash. `complete` means

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
@@ -66,6 +67,7 @@ def run_sweep(
         found = study.trials()
         write_trials(output, found, sweep, extra)
     best = ranked(found, sweep)
+    mark_chosen(output, best)
     if best:
         print(f"\n{ranking(found, sweep)}\n")
         print(f"The best is {checkpoint(output / best[0].folder_name, BEST)}; to run it alone:")
@@ -76,6 +78,20 @@ def run_sweep(
         failed = f"{len(failures)} of {count} trials failed{stopped}"
         raise UserError(f"{failed}; the same command tries them again: {failures[0]}")
     return best
+
+
+def mark_chosen(folder: Path, trials: Sequence[Trial]) -> None:
+    """Write on the card of the best trial among how many it was chosen, if the trials were tested."""
+    for place, trial in enumerate(trials):
+        path = folder / trial.folder_name / CARD
+        if not path.is_file():
+            continue
+        card = ResultCard.read(path)
+        split = "" if card.selection is None else card.selection["split"]
+        before = card.rates_tried or 1, card.chosen_on
+        card.rates_tried, card.chosen_on = (1, "") if place else (len(trials), split)
+        if (card.rates_tried, card.chosen_on) != before:
+            card.write(path)
 
 
 def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], jobs: int, test: bool) -> list[str]:
