@@ -10,6 +10,7 @@ from pathlib import Path
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
+from wavlm_lightning.reports.significance import results_of
 from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
 from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
 from wavlm_lightning.system.errors import UserError
@@ -231,8 +232,24 @@ def settle(cell: Cell) -> ResultCard | None:
     return card
 
 
-from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
-from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
+def _join_results(folder: Path, runs: Sequence[Path], card: ResultCard) -> None:
+    """Put the results of the runs' utterances beside the card of a cell, and their interval on it."""
+    found = [read_results(run) for run in runs]
+    joined = join_folds([each for each in found if each is not None]) if None not in found else None
+    if joined is None:
+        card.interval, card.interval_note = None, card.interval_note or "a run has no results of its utterances"
+    elif len(runs) > 1:
+        card.interval = described(joined)
+    write_results(folder, joined)
+
+
+def write_tables(
+    out: Path,
+    cards: dict[tuple[str, str], ResultCard],
+    mini: bool,
+    complete: bool,
+    folders: Mapping[tuple[str, str], Path] | None = None,
+) -> str:
     """Write `superb.md` and `superb.csv`, and return the text to print.
 
     `cards` are by (task, label of the upstream), in the order of the rows; a missing one becomes a dash. `complete` means
