@@ -109,7 +109,7 @@ class WriteResultCard(pl.Callback):
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),
-            training_seconds=round(trained.get("seconds", 0.0), 2),
+            training_seconds=round(task.seconds_before, 2),
             machine=machine_facts(task.trainer.strategy.root_device),
             command=self.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

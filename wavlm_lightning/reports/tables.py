@@ -124,6 +124,7 @@ def _html(cell: Cell) -> str:
 
 
 def _markdown(cell: Cell) -> str:
-    text = " ".join(filter(None, [cell.text, cell.note]))
-    text = html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-    return f"**{text}**" if cell.strong else text
+    text, note = (
+        html.escape(part, quote=False).replace("|", "\\|").replace("\n", " ") for part in (cell.text, cell.note)
+    )
+    return " ".join(filter(None, [f"**{text}**" if cell.strong else text, note]))

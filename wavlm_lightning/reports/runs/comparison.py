@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wavlm_lightning.reports.runs.results import Collection, Column
@@ -89,9 +89,19 @@ def winners(collection: Collection) -> dict[Column, str | None]:
     return found
 
 
-def best_of(found: Iterable[Against]) -> Against | None:
-    """The upstream that is ahead of the reference most often; of equal ones that which is behind least often."""
-    return max(found, key=lambda one: (len(one.of("ahead")), -len(one.of("behind"))), default=None)
+def best_against(collection: Collection, control: str) -> Against | None:
+    """The upstream that is ahead of the control most often; None if no other one shares a metric with it.
+
+    Of equal ones that which is behind least often, then that which is ahead of the others more often than behind them.
+    """
+    found = [against(collection, name, control) for name in collection.results if name != control]
+    found = [one for one in found if one.columns]
+
+    def balance(one: Against) -> int:
+        duels = [against(collection, one.upstream, other.upstream) for other in found if other is not one]
+        return sum(len(duel.of("ahead")) - len(duel.of("behind")) for duel in duels)
+
+    return max(found, key=lambda one: (len(one.of("ahead")), -len(one.of("behind")), balance(one)), default=None)
 
 
 def remark_on_tests(found: Sequence[Against]) -> str:

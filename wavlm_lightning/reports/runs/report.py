@@ -24,7 +24,7 @@ from wavlm_lightning.system.files import sweep_leftovers, write_text
 from wavlm_lightning.system.reading import read_json, reading
 
 MOST_ROWS = 24  # of differences from the control that are shown unfolded
-RADAR_SIZES = (4.0, 2.6), (4.0, 3.2)  # of a triangle, of others
+RADAR_SIZE, TRIANGLE_SIZE = (4.0, 3.2), (4.0, 2.6)
 CSV_COLUMNS = (
     "task", "upstream", "metric", "value", "unit", "better", "headline", "counted", "reservation", "learning_rate", "seed",
     "steps", "best_step", "protocol", "corpus", "split", "utterances", "created", "card", "command",
@@ -146,10 +146,10 @@ def _results(
     """Tables and pictures of the figures and of the layer weights."""
     bars = picture(directory, "results", *figures.bar_panels(collection), text.bars_caption(collection))
     panels, spokes, points = figures.radar_panels(collection, reserved)
-    caption = text.radar_caption(collection, len(panels), points)
+    caption = text.radar_caption(len(panels), points)
     if len(panels) == figures.MOST_RADARS < len(collection.results):
         caption += text.RADAR_FIRST.format(figures.MOST_RADARS, len(collection.results))
-    radar = picture(directory, "radar", panels, RADAR_SIZES[spokes > 3], caption)
+    radar = picture(directory, "radar", panels, RADAR_SIZE if spokes > 3 else TRIANGLE_SIZE, caption)
     layers = picture(directory, "layers", *figures.weight_panels(collection), text.layers_caption(collection))
     if not collection.results:
         return []

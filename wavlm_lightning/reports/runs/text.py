@@ -5,7 +5,14 @@ from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.runs.comparison import Against, against, best_of, remark_on_tests, unlike_searches, winners
+from wavlm_lightning.reports.runs.comparison import (
+    Against,
+    against,
+    best_against,
+    remark_on_tests,
+    unlike_searches,
+    winners,
+)
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
 from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER
 from wavlm_lightning.reports.runs.results import Collection, Column
@@ -35,6 +42,8 @@ METRIC_MEANINGS = {
 }
 BARS = "The main metric of each task"
 VERDICTS = ("ahead", "level", "behind")  # as `significance.Verdict`, in the order of sentences
+RADAR = "One radar per upstream, its own outline in colour and the others' in grey; further out is better. "
+RADAR_ALONE = "Further out is better. "
 RADAR_POINTS = "Centre: FBANK's figure, 0 SUPERB points; rim: 1000 points, the best published in 2021."
 RADAR_PERCENT = "Rim: 100 % right (accuracy, F1, or 100 minus an error rate); centre: nothing right."
 HEADS = "The main metric on the validation split during the training of the heads"
@@ -83,10 +92,8 @@ def lead(collection: Collection, runs: Sequence[PretrainingRun], control: str | 
     tasks, upstreams = collection.tasks, list(collection.results)
     if len(upstreams) == 1:
         return f"{upstreams[0]} on {_count(len(tasks), 'task')}: {', '.join(tasks)}."
-    if control is not None:
-        rivals = [against(collection, name, control) for name in upstreams if name != control]
-        if (best := best_of(one for one in rivals if one.columns)) is not None:
-            return f"{best.upstream} against {control}: {_counts(best)} of {_count(len(best.columns), 'metric')}."
+    if control is not None and (best := best_against(collection, control)) is not None:
+        return f"{best.upstream} against {control}: {_counts(best)} of {_count(len(best.columns), 'metric')}."
     best_figures = winners(collection)
     if not best_figures:
         return f"{_count(len(upstreams), 'upstream')}, no two of which were scored on the same task."
@@ -115,8 +122,7 @@ def details(collection: Collection, control: str | None) -> str:
         won = winners(collection)
         upstream = max(names, key=lambda name: sum(name == some for some in won.values()))
     else:
-        rivals = [against(collection, name, control) for name in names if name != control]
-        best = best_of(one for one in rivals if one.columns)
+        best = best_against(collection, control)
         if best is None:
             return ""
         upstream = best.upstream
@@ -246,13 +252,9 @@ def heads_caption(collection: Collection) -> str:
     return HEADS + (f"; mean over {over}." if over else ".") + grey
 
 
-def radar_caption(collection: Collection, drawn: int, points: bool) -> str:
-    """How to read the radars; `points`: their spokes are SUPERB points."""
-    parts = ["One radar per upstream, its own outline in colour and the others' in grey; further out is better. "]
-    if drawn == 1:
-        parts = ["Further out is better. "]
-    parts.append(RADAR_POINTS if points else RADAR_PERCENT)
-    return "".join(parts)
+def radar_caption(drawn: int, points: bool) -> str:
+    """How to read a number of radars; `points`: their spokes are SUPERB points."""
+    return (RADAR if drawn > 1 else RADAR_ALONE) + (RADAR_POINTS if points else RADAR_PERCENT)
 
 
 def bars_caption(collection: Collection) -> str:
