@@ -40,7 +40,8 @@ def demo(cards, metrics_csv, tmp_path_factory):
     """Folder of a demo with its report."""
     out = tmp_path_factory.mktemp("demo")
     for card in cards:
-        metrics = {card.headline: {**card.main, "chance": 8.3}}
+        chance = {"chance": 8.3} if card.main["better"] == "higher" else {}
+        metrics = {card.headline: {**card.main, **chance}}
         replace(card, metrics=metrics).write(out / "heads" / f"{card.task}-{card.upstream['label']}")
     (out / "pretrain" / "curves" / "version_0").mkdir(parents=True)
     shutil.copy(metrics_csv, out / "pretrain" / "curves" / "version_0" / "metrics.csv")

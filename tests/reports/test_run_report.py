@@ -156,7 +156,7 @@ def test_figures_are_the_cards(report, cards):
         "pre-trained against random weights: ahead on 3, level on 0, behind on 0 of 3 metrics.",
         "Against FBANK: ahead on 2 (PR PER, KS accuracy); level on 0; behind on 1 (SID accuracy).",
         "so they have no interval and are not tested",
-        "KS on mini, test: 480 utterances, 8 min 00 s",
+        "PR, KS, SID on mini, test: 480 utterances, 8 min 00 s",
         "not recorded on these cards",
         "Not comparable with the published rows",
         "5 min 03 s",

@@ -54,8 +54,8 @@ def draw_results(
     """Draw one task: a bar for each upstream, from top to bottom in the order of `upstreams`.
 
     There is at most one card per upstream; an upstream without a card keeps an empty line. Whiskers are the 95 % `intervals`
-    (ends in the unit of the metric), or without them the `deviations` over seeds. `texts` are the figures as tables write
-    them; that of `strong` is bold.
+    (ends in the unit of the metric), or without them the `deviations` over seeds. `texts` are figures as tables write
+    them, with the decimals of their interval; that of `strong` is bold.
     """
     by_label = {card.upstream["label"]: card for card in cards}
     ends = {label: end for label, (_, end) in (intervals or {}).items()}
@@ -75,7 +75,10 @@ def draw_results(
         # With more rows than colours all bars are alike: repeated colours would suggest groups.
         colour = SERIES[row] if len(upstreams) <= len(SERIES) else SERIES[0]
         axes.barh(row, card.value, height=0.62, color=colour)
-        text = (texts or {}).get(label) or bar_figure(card)
+        text = bar_figure(card)
+        if label in (deviations or {}):
+            text += f" ± {(deviations or {})[label]:.{bar_decimals(card)}f}"
+        text = (texts or {}).get(label, text)
         if label in (intervals or {}):
             low, high = (intervals or {})[label]
             errors = [[max(0.0, card.value - low)], [max(0.0, high - card.value)]]

@@ -42,7 +42,7 @@ def bar_panels(collection: Collection) -> Panels:
                 deviations[names[upstream]] = deviation
             if (ends := result.measured[metric].interval) is not None:
                 intervals[names[upstream]] = ends
-            texts[names[upstream]] = result.measured[metric].text
+                texts[names[upstream]] = result.measured[metric].text
         strong = best.get((task, metric))
         draw = partial(plots.draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations)
         panels.append(partial(draw, intervals=intervals, texts=texts, strong=strong and names[strong]))

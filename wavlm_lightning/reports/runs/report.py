@@ -163,10 +163,10 @@ def _results(
         others = [against(collection, name, control) for name in collection.results if name != control]
         if others := [one for one in others if one.columns]:
             table = tables.control_table(collection, others)
-            caption = Paragraph(text.control_caption(others), "quiet")
+            remark = Paragraph(text.control_caption(others), "quiet")
             few = len(table.rows) <= MOST_ROWS
             blocks.append(Heading(f"Against {control}"))
-            blocks += [table, caption] if few else [caption, Fold(f"All {len(table.rows)} differences", [table])]
+            blocks += [table, remark] if few else [remark, Fold(f"All {len(table.rows)} differences", [table])]
     if any(board_cards(row) for row in collection.results.values()):
         blocks.append(Heading("Among SUPERB's published rows"))
         blocks += [Paragraph(line, "absent") for line in text.board_sentences(collection, reserved)]

@@ -167,7 +167,8 @@ def results_caption(collection: Collection) -> str:
     if any(one.deviation is not None for one in measured):
         parts.append("±: standard deviation over seeds.")
     if any(winners(collection).values()):
-        test = "paired test, p < 0.05" if known else "at the digits shown"
+        seeds = " and beyond the spread of seeds" if any(one.deviation is not None for one in measured) else ""
+        test = ("paired test, p < 0.05" if known else "at the digits shown") + seeds
         parts.append(f"Bold: ahead of every other row ({test}) and above chance.")
     elif len(collection.results) > 1:
         parts.append("No figure is ahead of all others of its column and above chance, so none is bold.")
