@@ -84,7 +84,7 @@ def test_from_an_object_store_as_from_the_folder(origin, cache):
 
 def test_what_s3_needs_is_said(cache, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(UserError, match=r"^s3://bucket/c/corpus\.json: .*pip install 'wavlm_lightning\[s3\]'"):
+    with pytest.raises(UserError, match=r"^s3://bucket/c/corpus\.json: .*pip install 's3fs.*\(extra \[s3\]\)"):
         Corpus.open("s3://bucket/c")
 
 

@@ -68,5 +68,5 @@ def test_mistakes_are_one_sentence(monkeypatch):
         EnhancementMeasures(["pesk"])
     monkeypatch.setitem(sys.modules, "pystoi", None)
     monkeypatch.setattr(enhancement, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"stoi needs pystoi: pip install 'wavlm_lightning\[enhancement\]'"):
+    with pytest.raises(UserError, match=r"stoi needs pystoi: pip install 'pystoi.*\(extra \[enhancement\]\)"):
         EnhancementMeasures(["si_sdr", "stoi"])

@@ -162,3 +162,25 @@ def test_permissions_are_those_asked_for(tmp_path):
     with atomic_write(tmp_path / "secret", mode=0o600) as temporary:
         temporary.write_text("x")
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_files_get_the_mode_that_the_umask_allows(tmp_path):
+    """safetensors replaces the file that it is given by one of mode 600; a shared folder needs what the umask allows."""
+    import torch
+    from safetensors.torch import save_file
+
+    from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
+
+    before = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "a.safetensors") as temporary:
+            save_file({"weight": torch.zeros(2)}, temporary)
+        write_tensors(tmp_path / "b.safetensors", {"weight": torch.zeros(2)})
+        os.umask(0o007)
+        with atomic_write(tmp_path / "c.safetensors") as temporary:
+            save_file({"weight": torch.zeros(2)}, temporary)
+        write_json(tmp_path / "d.json", {})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a.safetensors": 0o644, "b.safetensors": 0o644, "c.safetensors": 0o660, "d.json": 0o660}

@@ -15,7 +15,7 @@ from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
-from wavlm_lightning.tasks.components.bigrams import count_bigrams
+from wavlm_lightning.tasks.components.ngrams import count_bigrams
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition

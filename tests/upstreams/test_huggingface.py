@@ -228,5 +228,5 @@ def test_errors_are_one_sentence(what: str, message: str, tmp_path: Path, monkey
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'wavlm_lightning\[hf\]'"):
+    with pytest.raises(UserError, match=r"pip install 'transformers.*\(extra \[hf\]\)"):
         HuggingFaceUpstream("facebook/hubert-base-ls960")

@@ -26,6 +26,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "test": "score a checkpoint on the test split and write its result card",
     "predict": "a trained head on audio files: `predict RUN FILE...`",
     "score": "errors of two files, with intervals: `score asr REFERENCE HYPOTHESIS`, also pr, labels, sd, sv",
+    "lm": "an n-gram language model for ASR from texts or a corpus: `lm TEXT... --out lm.arpa`",
     "average": "the mean of the weights of a run's last checkpoints: `average RUN --out DIR`",
     "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
     "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",

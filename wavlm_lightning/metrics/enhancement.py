@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 
 RATE = 16_000  # samples per second, of all audio here
 
@@ -59,7 +59,7 @@ class EnhancementMeasures(Metric):
         self.measured = [name for name in MEASURES if name in self.names or f"{name}i" in self.names]
         for name in self.measured:
             if name in NEEDED and find_spec(NEEDED[name]) is None:
-                raise UserError(f"{name} needs {NEEDED[name]}: pip install 'wavlm_lightning[enhancement]'")
+                raise UserError(f"{name} needs {NEEDED[name]}: {pip_install('enhancement')}")
         # Rows: of the estimate and of the input.
         self.add_state("sums", torch.zeros(2, len(self.measured)), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")

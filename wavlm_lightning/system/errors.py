@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 
 LONGEST = 500  # characters of a message: what is longer holds a value that nobody reads to its end
 LAST_LINE = re.compile(r"\n[A-Za-z_][\w.]*: ")  # of a traceback: the type of the exception, before its message
@@ -39,3 +40,25 @@ def one_line(text: str, longest: int = LONGEST) -> str:
         return text
     end = longest // 3 + 1
     return f"{text[: longest - end - 5]} ... {text[-end:]}"
+
+
+def pip_install(extra: str) -> str:
+    """The command that installs what an extra of this package needs, from a checkout, a wheel or neither.
+
+    It names the packages and not `wavlm_lightning[...]`, which pip finds only where the package itself came from.
+
+    Example:
+        >>> pip_install("onnx")
+        "pip install 'onnx>=1.20' 'onnxruntime>=1.23' 'onnxscript>=0.6' (extra [onnx])"
+    """
+    try:
+        lines = metadata.requires("wavlm_lightning") or []
+    except metadata.PackageNotFoundError:  # imported from a folder
+        lines = []
+    named = re.compile(rf"""^(.+?)\s*;\s*extra\s*==\s*['"]{re.escape(extra)}['"]$""")
+    found = [f"'{match[1]}'" for line in lines if (match := named.match(line)) is not None]
+    return (
+        f"pip install {' '.join(found)} (extra [{extra}])"
+        if found
+        else f"install the extra [{extra}] of wavlm_lightning"
+    )

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,10 @@ def atomic_write(path: Path, temporary: Path | None = None, durable: bool = Fals
     owned: int | None = None
     try:
         owned = _create_owned(temporary, mode)
+        allowed = None if owned is None else stat.S_IMODE(os.fstat(owned).st_mode)
         yield temporary
+        if allowed is not None:
+            temporary.chmod(allowed)  # safetensors puts a file of its own there, which its owner alone may read
         if durable:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())

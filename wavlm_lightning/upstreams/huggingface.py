@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.reading import reason_of, shown
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
 from wavlm_lightning.upstreams.run_checkpoints import read_trained
@@ -160,7 +160,7 @@ def load(source: str, overrides: dict[str, Any], masked: bool = False) -> tuple[
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"hf:{source} needs the transformers library: pip install 'wavlm_lightning[hf]'") from error
+        raise UserError(f"hf:{source} needs the transformers library: {pip_install('hf')}") from error
     if (kept := read_trained(source, "config")) is not None:
         return _from_run(transformers, source, overrides, masked, *kept)
     if not Path(source).is_dir() and (source.startswith(("/", ".", "~")) or source.count("/") > 1):

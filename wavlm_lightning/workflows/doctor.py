@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from wavlm_lightning.callbacks.wandb_login import logged_in
+from wavlm_lightning.system.errors import pip_install
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
 from wavlm_lightning.system.paths import cache_directory
 
@@ -142,7 +143,7 @@ def check_corpus_extra() -> Iterator[Finding]:
     try:
         library = Path(import_module("espeakng_loader").get_library_path())
     except ImportError:
-        fix = "`wavlm demo` and the mini corpus need it: `pip install -c constraints.txt -e '.[corpus]'`"
+        fix = f"`wavlm demo` and the mini corpus need it: {pip_install('corpus')}"
         yield Finding("corpus extra", "warn", f"espeakng-loader is not installed; {fix} (GPL-3.0-or-later)")
         return
     if library.is_file():

@@ -12,6 +12,7 @@ from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, Scri
 from wavlm_lightning.data.mini.synthesis.espeak import EspeakProcess, EspeakUnavailableError
 from wavlm_lightning.data.mini.synthesis.formant_synth import FormantSynthesiser
 from wavlm_lightning.data.mini.synthesis.speech import Synthesiser
+from wavlm_lightning.system.errors import pip_install
 
 _AHEAD = 8
 
@@ -68,7 +69,7 @@ def open_renderers(workers: int, seed: int) -> Iterator[RendererPool]:
     except EspeakUnavailableError as error:
         print(
             f"warning: espeak-ng is not usable ({error}); the mini corpus is made of synthetic buzzes, for tests only. "
-            "Install it with: pip install 'wavlm_lightning[corpus]'",
+            f"Install it: {pip_install('corpus')}",
             file=sys.stderr,
         )
         for synthesiser in synthesisers:

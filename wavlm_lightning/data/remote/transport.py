@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 
 CHUNK = 1 << 17
 PROGRESS = 1 << 20  # bytes after which a failed attempt does not count as a failure
@@ -252,7 +252,7 @@ def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
     try:
         files, path = url_to_fs(url)
     except ImportError as error:
-        extra = "run `pip install 'wavlm_lightning[s3]'`" if urlsplit(url).scheme in ("s3", "s3a") else "install it"
+        extra = pip_install("s3") if urlsplit(url).scheme in ("s3", "s3a") else "install it"
         raise UserError(
             f"{shown(url)}: URLs of this kind need another package ({error}); {extra}, or use https"
         ) from error

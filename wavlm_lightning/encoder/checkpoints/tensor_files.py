@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pickle
+import stat
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -187,7 +188,10 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        temporary.touch()
+        allowed = stat.S_IMODE(temporary.stat().st_mode)  # 666 less the umask
         yield temporary
+        temporary.chmod(allowed)  # safetensors puts a file of its own there, which its owner alone may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # a power failure must not leave an empty file under the true name
         temporary.replace(path)

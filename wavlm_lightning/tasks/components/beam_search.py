@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.reading import read_text
 
 WORD_END = "|"
@@ -21,7 +21,7 @@ class LanguageModel:
 
     The defaults are SUPERB's (s3prl `downstream/asr/config.yaml`, `decoder_args`). SUPERB's `model` is LibriSpeech's
     official 4-gram (`4-gram.arpa`, openslr.org/11), its `lexicon` fairseq's letter lexicon
-    (`librispeech_lexicon.lst`). `wavlm_lightning.tasks.components.bigrams.count_bigrams` makes both from a corpus.
+    (`librispeech_lexicon.lst`). `wavlm lm` makes both from texts or a corpus.
 
     Args:
         lexicon: text file; each line is a word and its letters, ending in `|`: `CAT C A T |`.
@@ -61,7 +61,7 @@ class BeamSearch:
         except ImportError as error:
             raise UserError(
                 f"decoding with a language model needs flashlight-text and kenlm ({error}); "
-                "install them with pip install 'wavlm_lightning[lm]'"
+                f"install them: {pip_install('lm')}"
             ) from error
         for path in (language_model.lexicon, language_model.model):
             if not Path(path).is_file():

@@ -17,7 +17,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.predict.head import TrainedHead
@@ -232,7 +232,7 @@ def _need_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--format onnx needs {error.name}: pip install 'wavlm_lightning[onnx]'") from error
+        raise UserError(f"--format onnx needs {error.name}: {pip_install('onnx')}") from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json, reading
 from wavlm_lightning.system.run_folder import LAST, checkpoint
@@ -73,7 +73,7 @@ class SweepStudy:
         try:
             import optuna
         except ImportError as error:
-            raise UserError("wavlm sweep needs Optuna: `pip install 'wavlm_lightning[sweep]'`") from error
+            raise UserError(f"wavlm sweep needs Optuna: {pip_install('sweep')}") from error
         self.folder, self.sweep, self.seed = folder, sweep, seed
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         record = folder / RECORD
