@@ -17,6 +17,7 @@ from enhancement import TwoHeadlines
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.sweep.file import read_sweep
@@ -235,6 +236,11 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     assert best["command"].startswith("wavlm fit -c configs/superb/mini/ks.yaml --model.learning_rate=")
     cards = {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")}
     assert len(cards) == 2
+    tried = {path.parent.name: ResultCard.read(path) for path in cards}
+    assert {name: (card.rates_tried, card.chosen_on) for name, card in tried.items()} == {
+        best["trial"]: (2, "valid"),
+        **{row["trial"]: (1, "") for row in rows if row is not best},
+    }
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")} == cards
 

@@ -6,6 +6,7 @@ holds the trials and their scores. `interval` and `compare` resample speakers wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from wavlm_lightning.system.reading import read_json, reading, shown
 FORMAT = "wavlm_lightning/utterances/1"
 RESULTS_NAME = "utterances.json"
 METHOD = "percentile bootstrap"
+EXACT = "exact binomial"  # where all results are equal
+FEWEST_SPEAKERS = 10
 DIGITS = 9  # of scores in the file; single precision has seven
 
 
@@ -84,9 +87,15 @@ class UtteranceResults:
 
     @property
     def resampled(self) -> str:
-        """What `interval` and `compare` resample: `speakers` where at least two are known."""
-        if self.speakers is not None and len(set(self.speakers)) > 1:
-            return "speakers"
+        """What `interval` and `compare` resample: `speakers` where ten are known, in each fold.
+
+        A few speakers do not say how other speakers would differ, and a bootstrap over them holds the truth far too rarely.
+        Utterances are resampled instead; the interval then holds for these speakers.
+        """
+        if self.speakers is not None:
+            names = np.array(self.speakers)
+            if min(len(set(names[members].tolist())) for members in _folds(self)) >= FEWEST_SPEAKERS:
+                return "speakers"
         return self.rows if self.trials is None else "trials"
 
     @property
@@ -95,6 +104,15 @@ class UtteranceResults:
         if self.resampled == "speakers":
             return len(set(self.speakers or ()))
         return len(self.keys) if self.trials is None else len(self.trials.same)
+
+    @property
+    def unanimous(self) -> bool:
+        """Whether a share is 0 or 1 because every utterance says so; its interval is then that of Clopper and Pearson (1934)."""
+        return self.scale == 100 and (
+            self.value in (0.0, 1.0)
+            if self.trials is not None
+            else not self.errors.any() or bool((self.errors == self.counts).all())
+        )
 
     @property
     def groups(self) -> tuple[str, ...] | None:
@@ -138,6 +156,12 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
         rates = np.mean(drawn, axis=0)
         low, high = np.nanquantile(rates, [(1 - level) / 2, (1 + level) / 2])
         found = Interval(results.value, float(low), float(high))
+    if results.unanimous:
+        # Resamples of equal results are all equal, though another utterance may well differ.
+        trials = results.trials
+        number = results.units if trials is None else min(int(trials.same.sum()), int((~trials.same).sum()))
+        room = 1 - ((1 - level) / 2) ** (1 / number)
+        found = Interval(found.value, max(0.0, found.value - room), min(1.0, found.value + room))
     return Interval(*(results.scale * value for value in found))
 
 
@@ -148,7 +172,7 @@ def described(results: UtteranceResults) -> HeadlineInterval:
         "low": round(found.low, 4),
         "high": round(found.high, 4),
         "level": LEVEL,
-        "method": METHOD,
+        "method": EXACT if results.unanimous else METHOD,
         "resamples": RESAMPLES,
         "resampled": results.resampled,
         "units": results.units,
@@ -202,14 +226,7 @@ def _compare_rows(one: UtteranceResults, other: UtteranceResults, resamples: int
 
 
 def _compare_trials(one: UtteranceResults, other: UtteranceResults, resamples: int) -> Comparison:
-    named = [
-        {
-            frozenset((run.keys[first], run.keys[second])): (score, bool(same), first, second)
-            for first, second, same, score in zip(*(part.tolist() for part in run.trials), strict=True)
-        }
-        for run in (one, other)
-        if run.trials is not None
-    ]
+    named = [_by_pair(one), _by_pair(other)]
     pairs = [pair for pair in named[0] if pair in named[1]]
     mine, theirs = ([rows[pair] for pair in pairs] for rows in named)
     same = [row[1] for row in mine]
@@ -224,6 +241,18 @@ def _compare_trials(one: UtteranceResults, other: UtteranceResults, resamples: i
     whole, drawn = trial_measures(scores, same, sides, resamples=resamples)
     difference = float(whole[0] - whole[1]) * one.scale
     return Comparison(trial_p_value(whole, drawn), difference, len(pairs), "trials" if sides is None else "speakers")
+
+
+def _by_pair(results: UtteranceResults) -> dict[tuple[frozenset[str], int], tuple[float, bool, int, int]]:
+    """Score, truth and places of the two utterances of each trial, by their keys; a pair may be listed twice."""
+    assert results.trials is not None
+    times: Counter[frozenset[str]] = Counter()
+    found = {}
+    for first, second, same, score in zip(*(part.tolist() for part in results.trials), strict=True):
+        pair = frozenset((results.keys[first], results.keys[second]))
+        found[pair, times[pair]] = score, bool(same), first, second
+        times[pair] += 1
+    return found
 
 
 def _sides(results: UtteranceResults) -> list[tuple[str, str]] | None:
