@@ -18,6 +18,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import machine_facts
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
 
@@ -105,6 +106,8 @@ class WriteResultCard(pl.Callback):
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),
+            training_seconds=round(task.seconds_before, 2),
+            machine=machine_facts(task.trainer.strategy.root_device),
             command=self.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={

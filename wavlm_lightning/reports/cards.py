@@ -116,6 +116,8 @@ class ResultCard:
         averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
         started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
         runtime_seconds: wall time of the test.
+        training_seconds: wall time of the training up to the tested checkpoint; 0 if it is not known.
+        machine: {"processor", "cores", "threads", "device"} of the test; empty on cards of older versions.
         command: the command that repeats the test.
         created: ISO 8601 time.
         versions: {"wavlm_lightning", "torch", "lightning", "python"}.
@@ -149,6 +151,8 @@ class ResultCard:
     averaged: list[int] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
+    training_seconds: float = 0.0
+    machine: dict[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -176,7 +180,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        for name in ("headlines", "interval", "interval_note", "rates_tried", "chosen_on"):
+        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
+        for name in new:
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")

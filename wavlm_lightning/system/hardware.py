@@ -29,6 +29,19 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def machine_facts(device: torch.device) -> dict[str, str]:
+    """Processor, its cores, threads of PyTorch and the device of a computation, for result cards and reports."""
+    import torch
+
+    cuda = device.type == "cuda"
+    return {
+        "processor": processor_name(),
+        "cores": str(os.cpu_count() or 1),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if cuda else device.type.upper(),
+    }
+
+
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -186,6 +186,7 @@ class SpeakerVerification(Task):
         return self.objective(self.affine(outputs).relu(), targets.values)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
         assert self.data is not None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
-from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
-from wavlm_lightning.reports.utterances import described, join_folds, read_results, write_results
+from wavlm_lightning.reports.significance import results_of
+from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
+from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
@@ -113,7 +114,8 @@ def _run(plan: _Plan, output: Path, jobs: int, as_configured: bool) -> Board:
             board.failures.append(error)
     if board.cards:
         complete = not board.failures and as_configured
-        board.text = write_tables(output, board.cards, plan.mini, complete=complete)
+        folders = {(cell.task, cell.upstream.label): cell.folder for cell in plan.cells}
+        board.text = write_tables(output, board.cards, plan.mini, complete=complete, folders=folders)
     return board
 
 
@@ -250,11 +252,18 @@ def _join_results(folder: Path, runs: Sequence[Path], card: ResultCard) -> None:
     write_results(folder, joined)
 
 
-def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool, complete: bool) -> str:
+def write_tables(
+    out: Path,
+    cards: dict[tuple[str, str], ResultCard],
+    mini: bool,
+    complete: bool,
+    folders: Mapping[tuple[str, str], Path] | None = None,
+) -> str:
     """Write `superb.md` and `superb.csv`, and return the text to print.
 
     `cards` are by (task, label of the upstream), in the order of the rows; a missing one becomes a dash. `complete` means
-    that nothing failed, and heads were trained for the updates of their YAML.
+    that nothing failed, and heads were trained for the updates of their YAML. `folders` are those of the cards, for the results
+    of their utterances.
     """
     results: dict[str, dict[str, ResultCard]] = {}
     for (_, label), card in cards.items():
@@ -262,9 +271,13 @@ def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool
     reasons = [reason for card in cards.values() if (reason := is_official(card)) is not None]
     if not complete:
         reasons.append("not everything was run as its configuration says")
-    table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())))
+    utterances: dict[str, dict[str, UtteranceResults | None]] = {}
+    for place, card in cards.items():
+        if folders and place in folders:
+            utterances.setdefault(place[1], {})[card.task] = results_of(folders[place] / CARD_NAME, card)
+    table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())), utterances)
     verdict = board_verdict(results, "these are the synthetic mini corpora" if mini else next(iter(reasons), None))
-    text = "\n\n".join([table.to_markdown(), *verdict])
+    text = "\n\n".join([table.to_markdown(), *superb_notes(results, utterances), *verdict])
     write_text(out / "superb.md", text + "\n")
     write_text(out / "superb.csv", superb_csv(results))
     return f"{text}\n\nwritten: {out / 'superb.md'}, {out / 'superb.csv'}, and a card in each task's folder"
