@@ -97,7 +97,8 @@ def test_loss_and_gradients_of_transformers(tmp_path, monkeypatch, overrides, ma
             continue
         if "feature_extractor" in name:  # ours are scaled by the configuration, as in pre-training
             continue
-        assert (gradient - their).abs().max() < 1e-5 * scale, name
+        # The loss is computed in fp32, of values around 70; everything below it is in double precision here.
+        assert (gradient - their).abs().max() < 3e-5 * scale, name
         compared += 1
     assert compared > 20
 
