@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -78,6 +78,7 @@ class Upstream(nn.Module, ABC):
         self._fingerprint: str | None = None
         self._update = 0
         self._draws = Draws()
+        self._keep: Sequence[int] | None = None  # see `forward`
 
     # What a subclass says about its parts.
 
@@ -232,15 +233,23 @@ class Upstream(nn.Module, ABC):
             lengths: samples of each row, int64 `(batch,)`.
         """
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """`layers`, without gradients if frozen (unless `differentiable`) or before `from_update`."""
+    def forward(self, waveforms: Tensor, lengths: Tensor, keep: Sequence[int] | None = None) -> Layers:
+        """`layers`, without gradients if frozen (unless `differentiable`) or before `from_update`.
+
+        `keep` names the hidden states that the caller reads, from 0 or, backwards, from -1. An upstream that can leave out the
+        others may do so, which saves memory; it returns those named, in this order, or all: -1 is the last one of either.
+        """
         if self.training:
             self._draws.next_pass()
-        if (self.differentiable and waveforms.requires_grad) or (self.trained and not self.waits):
-            return self.layers(waveforms, lengths)
-        # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
-        with torch.no_grad():
-            return self.layers(waveforms, lengths)
+        self._keep = keep
+        try:
+            if (self.differentiable and waveforms.requires_grad) or (self.trained and not self.waits):
+                return self.layers(waveforms, lengths)
+            # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
+            with torch.no_grad():
+                return self.layers(waveforms, lengths)
+        finally:
+            self._keep = None
 
     # What a checkpoint keeps.
 

@@ -207,7 +207,8 @@ class WavLMUpstream(Upstream):
         return str(sorted(self.encoder.config.to_dict().items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        return self.encode(waveforms, lengths)
+        keep = None if self._keep is None else [number % self.num_layers for number in self._keep]
+        return self.encode(waveforms, lengths, keep)
 
     def encode(self, waveforms: Tensor, lengths: Tensor, keep: Sequence[int] | None = None) -> Layers:
         """The hidden states named by `keep`, or all, `(layers, batch, frames, dim)`; in training with masks and LayerDrop."""

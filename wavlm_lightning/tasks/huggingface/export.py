@@ -14,10 +14,12 @@ from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.huggingface.reading import ENCODERS, SAME_NAMES
 from wavlm_lightning.tasks.transformers_form import CTC, FRAMES, VERIFICATION, TransformersForm
 from wavlm_lightning.upstreams import WavLMUpstream
 
+TOKENIZER = "tokenizer_config.json"
 # `model_type` -> kinds of heads for which transformers has no class.
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
 
@@ -92,6 +94,13 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         write_text(folder / "vocab.json", text, durable=True)
     else:
         (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
+    if form.kind == CTC and WORD_END in names:
+        write_json(folder / TOKENIZER, _tokenizer(names))
+        preprocessor = folder / "preprocessor_config.json"
+        theirs = json.loads(preprocessor.read_text(encoding="utf-8"))
+        write_json(preprocessor, theirs | {"processor_class": "Wav2Vec2Processor"}, indent=2, sort_keys=True)
+    else:
+        (folder / TOKENIZER).unlink(missing_ok=True)
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
         values |= {"label2id": {name: n for n, name in enumerate(names)}}
     values |= form.config
@@ -99,6 +108,19 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
     tensors = {f"{values['model_type']}.{name}": value for name, value in weights.items()}
     write_folder(folder, values, preprocessor, tensors | head_tensors(task))
     return architecture
+
+
+def _tokenizer(names: list[str]) -> dict[str, Any]:
+    """What transformers' tokenizer for letters must know; its padding token is the blank, the first output."""
+    known = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
+    return {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "processor_class": "Wav2Vec2Processor",
+        "pad_token": names[0],
+        "word_delimiter_token": WORD_END,
+        "do_lower_case": False,
+        **{key: name for key, name in known.items() if name in names},
+    }
 
 
 def head_tensors(task: Task) -> dict[str, Tensor]:
