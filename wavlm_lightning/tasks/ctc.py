@@ -18,6 +18,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.upstreams.cache import Level
 
 BLANK = 0  # index of the CTC blank
 ENOUGH = 100  # training utterances after which a run is stopped if most of them cannot be learned
@@ -44,7 +45,8 @@ class CtcTask(Task):
     """
 
     better: ClassVar[Direction] = "lower"
-    answer, cache_level = "labels", "frame"
+    answer = "labels"
+    cache_level: ClassVar[Level | None] = "frame"
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
 
     _example = ""  # the first utterance that CTC cannot align

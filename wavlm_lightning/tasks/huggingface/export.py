@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, write_folder
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import write_text
+from wavlm_lightning.system.files import write_json, write_text
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.huggingface.reading import ENCODERS, SAME_NAMES
@@ -94,15 +94,13 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         write_text(folder / "vocab.json", text, durable=True)
     else:
         (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
-    if form.kind == CTC and WORD_END in names:
-        write_json(folder / TOKENIZER, _tokenizer(names))
-        preprocessor = folder / "preprocessor_config.json"
-        theirs = json.loads(preprocessor.read_text(encoding="utf-8"))
-        write_json(preprocessor, theirs | {"processor_class": "Wav2Vec2Processor"}, indent=2, sort_keys=True)
-    else:
-        (folder / TOKENIZER).unlink(missing_ok=True)
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
         values |= {"label2id": {name: n for n, name in enumerate(names)}}
+    if form.kind == CTC and WORD_END in names:
+        preprocessor = {**preprocessor, "processor_class": "Wav2Vec2Processor"}
+        write_json(folder / TOKENIZER, _tokenizer(names))
+    else:
+        (folder / TOKENIZER).unlink(missing_ok=True)
     values |= form.config
     values[OWN_KEY]["head"] = own
     tensors = {f"{values['model_type']}.{name}": value for name, value in weights.items()}
