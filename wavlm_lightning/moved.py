@@ -33,7 +33,7 @@ KEPT_NAME: dict[str, str] = {  # old and new path: names that stand for the * in
     "encoder.* encoder.cpu.*": "chunks folded_norm linear_timing linears onednn spectral_convolution strided_products",
     "reports.run_* reports.runs.*": "curves figures layers report results tables",
     "tasks.* tasks.components.*": "beam_search recurrent spoken_text xvector",
-    "tasks.* tasks.content.*": "keyword_spotting phoneme_recognition query_by_example speech_recognition",
+    "tasks.* tasks.content.*": "keyword_spotting phoneme_recognition query_by_example",
     "tasks.huggingface_* tasks.huggingface.*": "export heads",
     "tasks.* tasks.joint.*": "head_hooks many_heads",
     "tasks.* tasks.search.*": "compiled_dtw subsequence_dtw term_search",
@@ -136,6 +136,10 @@ MOVED: dict[str, str | dict[str, str]] = {  # old module: new module, both witho
     "tasks.partly_cached": "tasks.utterances",
     "tasks.shared_batches": {ALL: "tasks.joint.shared_batches", "tasks_of": "tasks.contract"},
     "tasks.spec_augment": "augment.spec_augment",
+    "tasks.speech_recognition": {
+        ALL: "tasks.content.letters",
+        "SpeechRecognition": "tasks.content.speech_recognition",
+    },
     "upstreams.cache_pieces": "upstreams.cache",
 }
 MOVED |= dict(paths.replace("*", name).split() for paths, names in KEPT_NAME.items() for name in names.split())

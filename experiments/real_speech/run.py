@@ -117,7 +117,7 @@ def heads(out: Path, demo: Path) -> dict[tuple[str, str], HeadRun]:
     upstreams = {
         "real speech": ["--model.upstream.source", str(out / "pretrain")],
         "synthetic speech (demo)": ["--model.upstream.source", str(demo / "pretrain")],
-        "random weights": ["--model.upstream.source", "tiny"],
+        "random weights": ["--model.upstream.source", "random:tiny"],
         "FBANK": ["--model.upstream", "wavlm_lightning.upstreams.Fbank"],
     }
     corpora = {

@@ -84,14 +84,14 @@ def test_linked_folders_are_searched_once_and_other_files_are_counted(ten, tmp_p
     record(tmp_path / "other" / "deep" / "x.wav", 99)
     (ten / "linked").symlink_to(tmp_path / "other")
     (ten / "loop").symlink_to(ten)
-    for name in ("a.m4a", "b.m4a", "notes.txt", ".DS_Store"):
+    for name in ("a.mp4", "b.mp4", "notes.txt", ".DS_Store"):
         (ten / name).write_text("x")
     assert main(["prepare", "folder", str(ten), "--out", str(tmp_path / "c"), "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "left out 3 files" in out and ".m4a 2" in out and ".txt 1" in out
+    assert "left out 3 files" in out and ".mp4 2" in out and ".txt 1" in out
     corpus = Corpus.open(tmp_path / "c")
     assert sum(len(corpus.split(split)) for split in corpus.splits) == 11
-    assert corpus.body["source"]["left_out"] == {".m4a": 2, ".txt": 1}
+    assert corpus.body["source"]["left_out"] == {".mp4": 2, ".txt": 1}
     assert len(find_audio(ten).files) == 11
 
 

@@ -138,10 +138,11 @@ def read_trials(box: Path) -> Any:
 
 
 def read_manifest(box: Path) -> Any:
+    from wavlm_lightning.data.division import Division
     from wavlm_lightning.data.folder import FolderRecipe
 
     recipe = FolderRecipe(box, box / "out", box / "manifest.csv")
-    return recipe._assign(recipe._recordings(None))
+    return Division().divide(recipe._recordings(None), box / "manifest.csv").splits
 
 
 def rows_kept(before: Any, after: Any, path: Path) -> str | None:

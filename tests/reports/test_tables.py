@@ -15,13 +15,15 @@ def table(cards):
 
 def test_the_best_of_each_column_is_strong_whichever_way_is_better(cards):
     lines = table(cards).splitlines()
-    assert lines[0] == "| upstream | PR PER % ↓ | KS accuracy % ↑ | SID accuracy % ↑ |"
+    assert lines[0].startswith(
+        "| upstream | PR PER % ↓ | KS accuracy % ↑ | SID accuracy % ↑ | parameters of the upstream |"
+    )
     assert lines[2:5] == [
-        "| pre-trained | **43.70** | **59.70** | 54.20 |",
-        "| random weights | 86.10 | 27.90 | 19.90 |",
-        "| FBANK | 61.50 | 38.00 | **67.80** |",
+        "| pre-trained | **43.70** | **59.70** | 54.20 | 2.1 M | – | 1 | – | 40 s |",
+        "| random weights | 86.10 | 27.90 | 19.90 | 2.1 M | – | 1 | – | 40 s |",
+        "| FBANK | 61.50 | 38.00 | **67.80** | – | – | 1 | – | 40 s |",
     ]
-    assert lines[5] == "| test utterances | 480 | 480 | 480 |"
+    assert lines[5].startswith("| test utterances | 480 | 480 | 480 |")
 
 
 def test_chance_and_differing_test_sets_are_shown(card):
@@ -34,8 +36,8 @@ def test_chance_and_differing_test_sets_are_shown(card):
 
 def test_missing_cards_ties_and_lone_results(card):
     found = table([card(value=50.0), card("KS", "FBANK", 50.001), card("SID", "other", 1.0)])
-    assert "| pre-trained | **50.00** | – |" in found
-    assert "| FBANK | **50.00** | – |" in found
+    assert "| pre-trained | 50.00 | – |" in found
+    assert "| FBANK | 50.00 | – |" in found
     assert "**" not in table([card()])
 
 

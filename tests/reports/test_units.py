@@ -60,7 +60,7 @@ def test_the_page_shows_units_and_decimals(card, tmp_path):
     write_run_report([tmp_path / "runs"], tmp_path, lambda card: "not official")
     text = (tmp_path / "report.md").read_text()
     assert re.search(r"SE SI-SDR dB\u00a0↑", text)
-    assert text.count("**9.3**") == 2
+    assert "9.3" in text and "**9.3" not in text
     assert "9.35" not in text and "930" not in text
     assert "level" in text
 

@@ -17,7 +17,7 @@ from wavlm_lightning.system.reading import check_file, read_text
 from wavlm_lightning.system.run_folder import read_run_config
 from wavlm_lightning.system.yaml_files import Multiplying, parse_yaml, read_yaml
 from wavlm_lightning.workflows.sweep.file import MOST_TRIALS, read_sweep
-from wavlm_lightning.workflows.sweep.runs import dry_run
+from wavlm_lightning.workflows.sweep.runs import commands
 
 LEVELS = 9
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -90,17 +90,17 @@ TWELVE = "".join(f"  p{n}: {{values: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}}\n" for n i
 )
 def test_a_grid_is_listed_as_far_as_it_is_wanted(tmp_path, parameters):
     file = sweep(tmp_path, parameters)
-    commands = dry_run(file, trials=3)
-    assert len(commands) == 3 and commands[2].endswith("=2") and len(set(commands)) == 3
+    listed = commands(file, trials=3)
+    assert len(listed) == 3 and listed[2].endswith("=2") and len(set(listed)) == 3
     with pytest.raises(UserError, match=f"trials, and a sweep has at most {MOST_TRIALS:,}"):
-        dry_run(file)
+        commands(file)
     assert file.grid()[10**9] != file.grid()[10**9 - 1]
 
 
 def test_a_small_grid_is_the_product_in_order(tmp_path):
     file = sweep(tmp_path, "  a: {values: [1, 2]}\n  b: {min: 5, max: 7}\n  c: {value: x}\n")
     assert [tuple(values.values()) for values in file.grid()] == [(a, b, "x") for a in (1, 2) for b in (5, 6, 7)]
-    assert list(file.grid()[0]) == ["a", "b", "c"] and file.trial_count(None) == 6 and len(dry_run(file)) == 6
+    assert list(file.grid()[0]) == ["a", "b", "c"] and file.trial_count(None) == 6 and len(commands(file)) == 6
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_small_grid_is_the_product_in_order(tmp_path):
 )
 def test_numbers_that_would_take_for_ever(tmp_path, parameters, method, says):
     with pytest.raises(UserError, match=says):
-        dry_run(sweep(tmp_path, parameters, method))
+        commands(sweep(tmp_path, parameters, method))
 
 
 @pytest.fixture(params=["pipe", "device", "folder"])

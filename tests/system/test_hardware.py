@@ -25,3 +25,10 @@ def test_name(monkeypatch):
     assert hardware.processor_name() == "A Fast One"
     monkeypatch.setattr(hardware, "_cpuinfo", lambda: "")
     assert hardware.processor_name() == (platform.processor() or platform.machine())
+
+
+def test_processes_are_capped_at_the_cores_and_it_says_so_once(monkeypatch, capsys):
+    hardware._note_capped.cache_clear()
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 3)
+    assert [hardware.capped(n, "data.num_workers") for n in (0, 2, 3, 8, 8)] == [0, 2, 3, 3, 3]
+    assert capsys.readouterr().err == "note: data.num_workers is 8, but this process may use 3 cores: 3 are started\n"

@@ -21,7 +21,7 @@ from wavlm_lightning.tasks import (
     TaskData,
 )
 from wavlm_lightning.tasks.components.beam_search import WORD_END
-from wavlm_lightning.tasks.content.speech_recognition import SPECIAL
+from wavlm_lightning.tasks.content.letters import SPECIAL
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import FoldData
 from wavlm_lightning.upstreams import Fbank
 

@@ -59,12 +59,13 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "IC": (tasks.IntentClassification, "ic", {}),
     "PR": (tasks.PhonemeRecognition, "pr", {}),
     "ASR": (tasks.SpeechRecognition, "pr", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "ASR-FT": (tasks.FineTunedRecognition, "pr", {"alphabet": "corpus", "final_dropout": 0.1}),
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
     "SE": (Gate, "pr", {}),
 }
-TRAINED = ("KS", "PR", "ASR", "SD", "SE")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")
@@ -119,6 +120,8 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
         data = {"batch_size": 1, "test_split": "train"}
     if short == "ER":
         return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)
+    if short == "ASR-FT":
+        data |= {"batch_seconds": 6.0}  # batches of unequal numbers of utterances, whose sums an update divides
     if short in ("KS", "SID"):
         data |= {"batch_seconds": 5.0, "max_seconds": 1.0}  # batches of unequal sizes
     if short == "SE":

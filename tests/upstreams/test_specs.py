@@ -11,10 +11,11 @@ import torch
 from upstream_helpers import family, save
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import FORMS, SPECTRAL, build, resolve
-from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, PRESETS
+from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, PRESETS, WavLMUpstream, note_old_word
 
 OWN = """
 from wavlm_lightning.upstreams import Fbank, Mfcc
@@ -65,12 +66,35 @@ def test_baselines(spec: str):
     assert upstream.dim == (240 if spec.startswith("fbank") else 39)
 
 
-@pytest.mark.parametrize("spec", PRESETS)
-def test_presets_are_random_and_say_so(spec: str):
-    class_path, arguments = resolve(spec)
-    assert class_path == "wavlm_lightning.upstreams.WavLMUpstream"
-    assert arguments == {"source": spec, "label": f"random weights ({spec})"}
-    assert resolve(f"untrained={spec}")[1]["label"] == "untrained"
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_random_and_say_so(preset: str):
+    label = f"random weights ({preset})"
+    for spec in (f"random:{preset}", preset):
+        assert resolve(spec) == ("wavlm_lightning.upstreams.WavLMUpstream", {"source": spec, "label": label})
+        assert resolve(f"untrained={spec}")[1]["label"] == "untrained"
+
+
+def test_random_is_the_old_word_with_the_same_weights_and_the_old_word_says_so_once(capsys):
+    note_old_word.cache_clear()
+    new = build("random:tiny")
+    assert capsys.readouterr().err == ""
+    old, again = WavLMUpstream("tiny"), build("tiny")
+    note = "note: the upstream 'tiny' has random weights; write random:tiny, which says so\n"
+    assert capsys.readouterr().err == note
+    assert new.fingerprint() == old.fingerprint() == again.fingerprint()
+    assert new.label == old.label == "random weights (tiny)" and new.random == old.random == "tiny"
+    assert new.describe()["random"] == "tiny"
+    trained = WavLMUpstream("random:tiny", frozen=False)
+    assert trained.label == "trained from random weights (tiny)" and "random" not in trained.describe()
+    with pytest.raises(UserError, match=r"random:tyny: there is no preset 'tyny'; did you mean 'tiny'\?"):
+        build("random:tyny")
+
+
+def test_pre_training_from_random_weights_is_silent(capsys):
+    note_old_word.cache_clear()
+    same = [WavLMPretraining(source, {"layers": 1}).encoder.state_dict() for source in ("tiny", "random:tiny")]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_resolved_is_what_a_yaml_builds():
@@ -161,5 +185,12 @@ def test_what_means_nothing_is_said(spec: str, message: str, place: Path):
 
 
 def test_the_forms_are_all_named():
-    for form in (*SPECTRAL, *PRESETS, "hf:", "torchaudio:", "package.module.Class", "LABEL="):
+    for form in (
+        *SPECTRAL,
+        *(f"random:{name}" for name in PRESETS),
+        "hf:",
+        "torchaudio:",
+        "package.module.Class",
+        "LABEL=",
+    ):
         assert form in FORMS

@@ -149,6 +149,25 @@ def test_start_from_is_kept_in_the_record(tiny, runs, tmp_path):
     assert recorded["start_from"] == str(root / "head")
 
 
+def test_a_requeued_job_of_slurm_is_compared_too(tiny, runs, tmp_path, monkeypatch):
+    """Lightning goes on from its own `hpc_ckpt_1.ckpt` without a `--ckpt_path`."""
+    run = tmp_path / "head"
+    shutil.copytree(runs[1] / "head", run)
+    (run / "checkpoints" / "last.ckpt").rename(run / "hpc_ckpt_1.ckpt")
+    shutil.rmtree(run / "checkpoints")
+    place = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "fit"}
+    for name, value in {**place, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"model\.learning_rate is 1e-06 here and 0\.001 in"):
+        fit(*ks(tiny, run), "--trainer.max_steps", "4", "--model.learning_rate", "1e-6")
+    fit(*ks(tiny, run), "--trainer.max_steps", "4")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    fit(*ks(tiny, run), "--trainer.max_steps", "5")  # from `last.ckpt`, which is newer
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
+    resumed = yaml.safe_load((run / "config.yaml").read_text())
+    assert resumed["ckpt_path"].endswith("last.ckpt")
+
+
 def test_without_a_record_the_checkpoint_is_compared(runs, tmp_path, capsys):
     made, root = runs
     for kind in ("head", "encoder"):

@@ -1,72 +1,108 @@
-"""SIGKILL at each opening for writing and each renaming of a command: no half file under a true name, and nothing is lost.
+"""SIGKILL at each change of a command's folder: no half file under a true name, no leftover, and nothing is lost.
 
 `WAVLM_KILLS=40 pytest -m slow tests/workflows/test_kills.py` kills at that many moments of each verb (3 by default).
+`wavlm score` writes nothing. `tests/kills/sitecustomize.py` pulls the plug.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+from ranks import FORKS
 
+ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("WAVLM_KILLS", "3"))
-# The audit events come before the system call; `@N` of them is the moment of the kill, -1 only counts.
-RUN = """
-import json, os, signal, sys
-sys.path.insert(0, {root!r})
-from wavlm_lightning.cli import main
-seen, at, folder = 0, int(sys.argv[1]), sys.argv[2]
-def watch(event, arguments):
-    global seen
-    writes = event == "open" and isinstance(arguments[0], str) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-    if (writes or event == "os.rename") and str(arguments[0]).startswith(folder):
-        seen += 1
-        if seen == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(watch)
-status = main(sys.argv[3:])
-print("events", seen, file=sys.stderr)
-sys.exit(status)
-"""
-# What differs between two undisturbed runs: times, versions of the curves, logs.
+LONGEST = ("recipe", "demo")  # minutes a kill, because every stage is a command: a third of the moments
+# What differs between two undisturbed runs: times, paths, versions of the curves, logs.
 VARYING = (
-    "card.json",
-    "log.txt",
-    "config.yaml",
-    "README.md",
-    "codebook.json",
-    "report.html",
-    "report.md",
-    "metrics.csv",
+    *("card.json", "log.txt", "config.yaml", "README.md", "codebook.json", "report.html", "report.md", "metrics.csv"),
+    *("run.json", "journal.jsonl", "trials.csv", "recipe.json", "stages.json", "report.csv"),
 )
+KS = [
+    *("-c", "configs/superb/mini/ks.yaml", "--model.upstream", "Fbank", "--data.cache", "null", "--threads", "1"),
+    *("--trainer.accelerator", "cpu", "--trainer.val_check_interval", "2", "--trainer.max_steps", "4"),
+]
+
+
+def _command(folder: str, at: int, counts: str, log: str, words: list[str]) -> None:
+    os.setsid()
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    plug = str(ROOT / "tests" / "kills")
+    os.environ["WAVLM_KILL"] = f"{folder}:{at}:{counts}"
+    os.environ["PYTHONPATH"] = os.pathsep.join([plug, str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    sys.path.insert(0, plug)
+    sys.modules.pop("sitecustomize", None)
+    import sitecustomize  # noqa: F401 - what a process that is started afresh imports by itself
+
+    from wavlm_lightning.cli import main
+
+    sys.exit(main(words))
 
 
 def run(at: int, folder: Path, words: list[str]) -> tuple[int, int]:
-    """Exit status and number of events of a command, killed at event `at`."""
-    code = RUN.format(root=str(Path(__file__).parents[2]))
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(at), str(folder), *words], capture_output=True, text=True, timeout=280
-    )
-    events = [line.split()[1] for line in done.stderr.splitlines() if line.startswith("events ")]
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr[-2000:]
-    return done.returncode, int(events[-1]) if events else 0
+    """Exit status and number of changes of `folder` by a command, which is killed before change `at` (-1: never)."""
+    with tempfile.TemporaryDirectory() as counts:
+        log = Path(counts) / "log"
+        process = FORKS.Process(target=_command, args=(str(folder), at, counts, str(log), words))
+        process.start()
+        process.join(280)
+        status = process.exitcode
+        assert status in (0, 2, -signal.SIGKILL), (status, log.read_text()[-2000:])
+        for number in map(int, (Path(counts) / "processes").read_text().split()):
+            wait_for_end(number)
+        changes = Path(counts) / "changes"
+        return int(status), changes.stat().st_size if changes.exists() else 0
+
+
+def wait_for_end(process: int) -> None:
+    """Wait until a process has ended, be it that nobody has asked for its status yet."""
+    end = time.monotonic() + 60
+    state = Path(f"/proc/{process}/stat")
+    while time.monotonic() < end:
+        try:
+            if state.read_text().rpartition(")")[2].split()[0] in "ZX":
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {process} does not end")
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "checkpoints" not in path.parts]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.name not in VARYING}
+    """The files of a folder without those that vary; of result cards the metrics."""
+    from safetensors.numpy import load_file
+
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name == "card.json":
+            found[name] = json.dumps(json.loads(path.read_text())["metrics"], sort_keys=True).encode()
+        elif path.suffix == ".safetensors":  # the order in its header differs from call to call
+            tensors = sorted(load_file(path).items())
+            found[name] = b"".join(key.encode() + value.tobytes() for key, value in tensors)
+        elif path.is_file() and path.suffix != ".ckpt":
+            found[name] = b"" if path.name in VARYING or "version_" in name else path.read_bytes()
+    return {name: each for name, each in found.items() if "version_" not in name}
 
 
 def check_whole(folder: Path) -> None:
     """Every file with a true name can be read to its end."""
     import numpy as np
     import torch
-    import yaml
     from safetensors import safe_open
 
     for path in folder.rglob("*"):
@@ -81,75 +117,192 @@ def check_whole(folder: Path) -> None:
             np.load(path)
         elif path.suffix == ".ckpt" and path.is_file():
             torch.load(path, weights_only=True)
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>")
         elif path.suffix in (".csv", ".jsonl", ".md"):
-            assert not (content := path.read_bytes()) or content.endswith(b"\n")  # empty: killed before the first row
+            assert not (text := path.read_bytes()) or text.endswith(b"\n")  # empty: killed before the first row
 
 
-def verbs(tiny: Path, made: Path, out: Path) -> dict[str, list[str]]:
-    head = ["-c", "configs/superb/mini/ks.yaml", "--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks")]
-    head += [
-        "--data.cache",
-        "null",
-        "--trainer.accelerator",
-        "cpu",
-        "--threads",
-        "1",
-        "--trainer.val_check_interval",
-        "2",
-    ]
-    head += ["--trainer.max_steps", "4", "--checkpoint_every", "2", "--trainer.default_root_dir", str(out)]
-    return {
-        "permute": ["data", "permute", str(tiny / "sv"), "--out", str(out)],
-        "prepare": ["prepare", "mini", "--size", "tiny", "--datasets", "sv", "--out", str(out), "--workers", "1"],
-        "fit": ["fit", *head],
-        "export": ["export", str(made / "encoder.pt"), str(out)],
-        "predict": ["predict", str(made / "ks"), str(made / "a.wav"), "--out", str(out)],
-    }
+def check_equal(folder: Path, whole: Path, where: str) -> None:
+    """Two folders hold the same files with the same content; checkpoints the same weights."""
+    import torch
+
+    again, expected = content(folder), content(whole)
+    assert set(again) == set(expected), where
+    assert [name for name in expected if again[name] != expected[name]] == [], where
+    for path in whole.rglob("checkpoints/*.ckpt"):
+        a, b = (torch.load(each, weights_only=True) for each in (path, folder / path.relative_to(whole)))
+        assert a["global_step"] == b["global_step"], where
+        assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"]), where
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command whose results go to a folder."""
+
+    words: Callable[[Path, Path, Path], list[str]]  # of tiny corpora, what `made` has made, and the folder
+    prepare: Callable[[Path, Path], object] | None = (
+        None  # what the folder holds before: of tiny corpora and the folder
+    )
+
+
+def _copied(tiny: Path, out: Path) -> None:
+    shutil.copytree(tiny / "pretrain", out, ignore=shutil.ignore_patterns("labels"))
+
+
+def _with_corpus(tiny: Path, out: Path) -> None:
+    shutil.copytree(tiny / "pretrain", out.parent / "corpus", ignore=shutil.ignore_patterns("labels"))
+
+
+VERBS = {
+    "permute": Verb(lambda tiny, made, out: ["data", "permute", str(tiny / "sv"), "--out", str(out)]),
+    "prepare": Verb(
+        lambda tiny, made, out: [
+            *("prepare", "mini", "--size", "tiny", "--datasets", "sv", "--out", str(out), "--workers", "1"),
+        ]
+    ),
+    "fit": Verb(
+        lambda tiny, made, out: [
+            *("fit", *KS, "--data.corpus", str(tiny / "ks"), "--checkpoint_every", "2"),
+            *("--trainer.default_root_dir", str(out)),
+        ]
+    ),
+    "export": Verb(lambda tiny, made, out: ["export", str(made / "encoder.pt"), str(out)]),
+    "export head": Verb(lambda tiny, made, out: ["export", str(made / "on-encoder"), str(out)]),
+    "predict": Verb(lambda tiny, made, out: ["predict", str(made / "ks"), str(made / "a.wav"), "--out", str(out)]),
+    "codebook fit": Verb(
+        lambda tiny, made, out: [
+            *("codebook", "fit", str(tiny / "pretrain"), "--clusters", "8", "--restarts", "1", "--jobs", "1"),
+            *("--out", str(out)),
+        ]
+    ),
+    "codebook apply": Verb(
+        lambda tiny, made, out: ["codebook", "apply", str(tiny / "codebook"), str(out), "--name", "km", "--jobs", "1"],
+        _copied,
+    ),
+    "average": Verb(lambda tiny, made, out: ["average", str(made / "ks"), "--out", str(out)]),
+    "report": Verb(lambda tiny, made, out: ["report", str(made / "ks"), "--output", str(out)]),
+    "superb": Verb(
+        lambda tiny, made, out: [
+            *("superb", "fbank", "--data", str(tiny), "--tasks", "ks", "--steps", "2", "--jobs", "1"),
+            *("--output", str(out)),
+        ]
+    ),
+    "sweep": Verb(
+        lambda tiny, made, out: [
+            *("sweep", str(made / "sweep.yaml"), "--jobs", "1", "--output", str(out), "--"),
+            *(*KS[2:], "--data.corpus", str(tiny / "ks")),
+        ]
+    ),
+    "recipe": Verb(
+        lambda tiny, made, out: [
+            *("recipe", str(made / "recipe.yaml"), "--corpus", str(out.parent / "corpus"), "--jobs", "1"),
+            *("--out", str(out)),
+        ],
+        _with_corpus,
+    ),
+    "demo": Verb(
+        lambda tiny, made, out: [
+            *("demo", "--size", "tiny", "--steps", "2", "--head-steps", "2", "--out", str(out)),
+        ]
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
-    """A head, an encoder and a recording."""
+    """Heads, an encoder, a recording, a sweep and a recipe."""
     import numpy as np
     import soundfile
 
     from wavlm_lightning.encoder import WavLM, WavLMConfig
 
     folder = tmp_path_factory.mktemp("made")
-    assert run(-1, folder, verbs(tiny, folder, folder / "ks")["fit"])[0] == 0
     WavLM(WavLMConfig.tiny()).save_pretrained(folder / "encoder.pt")
+    head = [*KS, "--data.corpus", str(tiny / "ks"), "--checkpoint_every", "1", "--keep_checkpoints", "3"]
+    encoder = ["--model.upstream", "WavLMUpstream", "--model.upstream.source", str(folder / "encoder.pt")]
+    for name, options in (("ks", []), ("on-encoder", encoder)):
+        words = [*head, *options, "--trainer.default_root_dir", str(folder / name)]
+        for verb, further in (("fit", []), ("test", ["--ckpt_path", "best"])):
+            dropped = {"--checkpoint_every", "1", "--keep_checkpoints", "3"} if verb == "test" else set()
+            kept = head_words(words, dropped)
+            assert run(-1, folder, [verb, *kept, *further])[0] == 0
     soundfile.write(folder / "a.wav", np.sin(np.arange(16000) / 9) / 3, 16000)
+    sweep = {
+        "program": "wavlm",
+        "method": "grid",
+        "metric": {"name": "valid/loss", "goal": "minimize"},
+        "parameters": {"model.learning_rate": {"values": [1e-2, 1e-5]}},
+        "command": ["${env}", "${program}", "fit", "-c", "configs/superb/mini/ks.yaml", "${args}"],
+    }
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    small = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
+    objectives = [{"class_path": "wavlm_lightning.pretraining.MaskedPrediction"}]
+    recipe = {
+        "recipe": {"hours": 0.02, "codebook": {"clusters": 8, "restarts": 1}},
+        "model": {
+            "class_path": "wavlm_lightning.pretraining.WavLMPretraining",
+            "init_args": {"encoder": "tiny", "encoder_overrides": small, "objectives": objectives},
+        },
+        "data": {
+            "class_path": "wavlm_lightning.pretraining.PretrainingData",
+            "init_args": {"corpus": "nowhere", "labels": None, "batch_seconds": 10.0, "max_seconds": 2.5},
+        },
+        "trainer": {"accelerator": "cpu", "max_steps": 3, "val_check_interval": 2, "check_val_every_n_epoch": None},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
 
 
+def head_words(words: list[str], dropped: set[str]) -> list[str]:
+    """Options without those that `wavlm test` does not have, and their values."""
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in dropped and word.startswith("--"):
+            skip = True
+        else:
+            kept.append(word)
+    return kept
+
+
+@pytest.mark.parametrize("verb", ["permute", "codebook apply"])
+def test_nothing_is_lost_by_a_kill_or_two(verb, tiny, tmp_path):
+    check_verb(verb, tiny, tmp_path, tmp_path, 2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["permute", "prepare", "fit", "export", "predict"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_nothing_is_lost(verb, tiny, made, tmp_path):
-    whole = tmp_path / "whole" / "out"
-    whole.parent.mkdir()
-    status, events = run(-1, whole.parent, verbs(tiny, made, whole)[verb])
-    assert status == 0 and events
-    expected = content(whole)
-    for at in sorted({1 + round(step * (events - 1) / max(KILLS - 1, 1)) for step in range(KILLS)}):
-        out = tmp_path / str(at) / "out"
+    check_verb(verb, tiny, made, tmp_path, max(1, KILLS // 3) if verb in LONGEST else KILLS)
+
+
+def check_verb(verb: str, tiny: Path, made: Path, tmp_path: Path, kills: int) -> None:
+    """Kill a command at that many moments, begin it again, and compare with an undisturbed one."""
+    chosen = VERBS[verb]
+
+    def begin(name: str) -> tuple[Path, list[str]]:
+        out = tmp_path / name / "out"
         out.parent.mkdir()
-        words = verbs(tiny, made, out)[verb]
-        status, _ = run(at, out.parent, words)
-        assert status == -signal.SIGKILL
+        if chosen.prepare is not None:
+            chosen.prepare(tiny, out)
+        return out, chosen.words(tiny, made, out)
+
+    whole, words = begin("whole")
+    status, events = run(-1, whole.parent, words)
+    assert status == 0 and events
+    moments = {1 + round(step * (events - 1) / (kills - 1)) for step in range(kills)} if kills > 1 else {events // 2}
+    for at in sorted(moments):
+        out, words = begin(str(at))
+        killed, _ = run(at, out.parent, words)
+        assert killed == -signal.SIGKILL
         check_whole(out)
         if verb == "fit" and list(out.glob("checkpoints/*.ckpt")):
             has_last = (out / "checkpoints" / "last.ckpt").exists()
             words = [*words, "--ckpt_path", "last" if has_last else "best"]
+        done = verb == "average" and (out / "checkpoints" / "best.ckpt").exists()  # it then refuses to overwrite it
         status, _ = run(-1, out.parent, words)
-        assert status == 0
+        assert status == (2 if done else 0)
         check_whole(out)
-        again = content(out)
-        assert set(again) == set(expected), f"killed at {at} of {events}"
-        assert [name for name in expected if again[name] != expected[name]] == []
-        if verb == "fit":
-            import torch
-
-            for name in ("best.ckpt", "last.ckpt"):
-                a, b = (torch.load(each / "checkpoints" / name, weights_only=True) for each in (whole, out))
-                assert a["global_step"] == b["global_step"]
-                assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+        check_equal(out.parent, whole.parent, f"{verb}: killed at {at} of {events}")

@@ -25,7 +25,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder
 from wavlm_lightning.workflows.recipe import run as recipe_run
 from wavlm_lightning.workflows.recipe.chain import chain
-from wavlm_lightning.workflows.recipe.stages import RecipeRun, option_groups
+from wavlm_lightning.workflows.recipe.stages import RecipeRun, option_groups, with_codebook
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 
@@ -244,6 +244,27 @@ def test_going_on_from_another_encoder_changes_labels_and_weights_together(tmp_p
     assert "the labels would come from another encoder; give --checkpoint" in capsys.readouterr().err
     assert call("tiny", corpus, "--dry-run", "--checkpoint", "other.pt") == 2
     assert "tiny begins with fresh weights" in capsys.readouterr().err
+
+
+def test_another_layer_and_number_of_clusters(recipe, corpus, tmp_path, capsys):
+    """They change the codebook of the recipe's own configuration, the name of its labels and what the ledger compares."""
+    words = ["recipe", "continue", "--checkpoint", "runs/mine", "--corpus", str(corpus), "--out", str(tmp_path / "out")]
+    assert main([*words, "--layer", "2", "--clusters", "20", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert f"codebook fit {corpus} --clusters 20 --encoder runs/mine --layer 2 " in printed
+    assert "--data.labels mine-l2-k20" in printed
+    before, after = chain(str(recipe)), with_codebook(chain(str(recipe)), clusters=9)
+    assert after[0] == before[0] and after[1].content["recipe"]["codebook"]["clusters"] == 9
+    assert before[1].content["recipe"]["codebook"]["clusters"] != 9 and with_codebook(before) == before
+    run = RecipeRun(after, corpus, tmp_path / "out")
+    assert [run.label_set(each) for each in after] == ["mfcc-k8", "first-l1-k9"]
+    for name, option, said in (
+        ("tiny", "--layer", "the labels of tiny are made from MFCC"),
+        ("wav2vec2_base", "--clusters", "trained without labels"),
+    ):
+        words = ["recipe", name, "--corpus", str(corpus), "--out", str(tmp_path / "out"), option, "3", "--dry-run"]
+        assert main(words) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_commands_run_by_hand_can_be_taken_over(recipe, corpus, ran, capsys):

@@ -13,7 +13,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from wavlm_lightning.cli import main
 from wavlm_lightning.metrics import equal_error_rate, rttm_lines
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.workflows.score import score
+from wavlm_lightning.workflows.score import score, score_both
 
 WORDS = ["one", "two", "three", "four", "fünf", "don't"]
 
@@ -67,6 +67,23 @@ def test_lines_without_names(texts):
     assert found == pytest.approx(jiwer.wer(truth, answer))
 
 
+def test_two_systems_are_compared_on_the_same_utterances(texts, capsys):
+    folder, truth, answer = texts
+    perfect = [f"s{row % 4}-u{row} {line}\n" for row, line in enumerate(truth)]
+    (folder / "perfect").write_text("".join(reversed(perfect)))
+    one, two, found = score_both("asr", folder / "ref", folder / "hyp", folder / "perfect")
+    assert (one, two) == (
+        score("asr", folder / "ref", folder / "hyp"),
+        score("asr", folder / "ref", folder / "perfect"),
+    )
+    assert found.difference == pytest.approx(100 * jiwer.wer(truth, answer)) and found.p_value < 0.001
+    words = ["score", "asr", str(folder / "ref"), str(folder / "hyp"), str(folder / "hyp")]
+    assert main(words) == 0
+    assert "first minus second: WER +0.00 %, p = 1 for no difference" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["comparison"]["utterances"] == 40
+
+
 def test_labels_as_scikit_learn(tmp_path):
     rng = np.random.default_rng(1)
     truth, answer = rng.choice(list("abc"), 60), rng.choice(list("abcd"), 60)
@@ -105,6 +122,8 @@ def test_turns_as_pyannote(tmp_path):
     assert [each.name for each in found.measures] == ["DER", "JER"] and found.resampled == "recordings"
     assert found.measures[0].interval.value == pytest.approx(abs(der), abs=1e-6)
     assert found.measures[1].interval.value == pytest.approx(abs(jer), abs=1e-6)
+    *_, compared = score_both("sd", tmp_path / "ref.rttm", tmp_path / "hyp.rttm", tmp_path / "ref.rttm")
+    assert compared.difference == pytest.approx(100 * abs(der), abs=1e-4) and compared.resampled == "recordings"
 
 
 def test_trials(tmp_path):
@@ -116,6 +135,9 @@ def test_trials(tmp_path):
     eer, cost = score("sv", tmp_path / "ref", tmp_path / "hyp", prior=0.05).measures
     assert eer.interval.value == pytest.approx(equal_error_rate(scores, same)[0])
     assert cost.name == "minDCF(P=0.05)" and 0 < cost.interval.value <= 1
+    (tmp_path / "better").write_text("".join(f"a{n} b{n} {value + same[n]}\n" for n, value in enumerate(scores)))
+    *_, found = score_both("sv", tmp_path / "ref", tmp_path / "hyp", tmp_path / "better")
+    assert found.difference > 5 and found.p_value < 0.05 and found.resampled == "trials"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from wavlm_lightning.cli import main
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.utterances import RESULTS_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.superb.cells import (
@@ -62,6 +63,10 @@ def test_the_rate_is_searched(tiny, tmp_path, capsys):
     best = max(grid, key=lambda rate: grid[rate]["valid"]["value"])
     assert card["learning_rate"] == float(best) and card["details"]["run"] == f"learning-rate-{best}"
     assert (tmp_path / "fbank" / "ks" / card["details"]["run"] / "checkpoints" / "best.ckpt").is_file()
+    assert (card["rates_tried"], card["chosen_on"]) == (2, "valid")
+    run = tmp_path / "fbank" / "ks" / card["details"]["run"]
+    assert (run.parent / RESULTS_NAME).read_text() == (run / RESULTS_NAME).read_text()
+    assert card["interval"] == json.loads((run / "card.json").read_text())["interval"]
 
 
 def test_commands_are_printed(tiny, tmp_path, capsys):
@@ -135,7 +140,7 @@ def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     for name in ("ks", "er"):
         shutil.copytree(tiny / name, data / name)
     body = json.loads((data / "ks" / "corpus.json").read_text())
-    body["inventories"]["keywords"] = ["yes"]
+    body["inventories"]["keywords"] = ["yes", "no"]
     (data / "ks" / "corpus.json").write_text(json.dumps(body))
     out = tmp_path / "out"
     arguments = ["superb", "fbank", "--data", str(data), "--output", str(out), "--tasks", "ks", "er", "--steps", "1"]

@@ -17,6 +17,7 @@ from enhancement import TwoHeadlines
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.sweep.file import read_sweep
@@ -186,6 +187,22 @@ def test_dry_run_and_hosted(tmp_path, capsys):
     assert f"wandb sweep {path}" in capsys.readouterr().out
 
 
+def test_project_and_entity_of_wandb(tmp_path, capsys):
+    """Those of the file, those of the command instead of them, and nothing else than names."""
+    path = str(written(tmp_path, project="keywords", entity="my-team"))
+    assert read_sweep(path).wandb_names == {"WANDB_PROJECT": "keywords", "WANDB_ENTITY": "my-team"}
+    assert read_sweep(str(written(tmp_path))).wandb_names == {}
+    assert main(["sweep", path, "--hosted", "--project", "of the command", "--entity", "me"]) == 0
+    said = capsys.readouterr().out
+    assert f"wandb sweep --project 'of the command' --entity me {path}" in said
+    assert "wandb agent me/'of the command'/SWEEP" in said
+    for wrong in ("a/b", "-x/", ""):
+        assert main(["sweep", path, "--hosted", f"--entity={wrong}"]) == 2
+        assert "is no name of a W&B entity" in capsys.readouterr().err
+    assert main(["sweep", str(written(tmp_path, project=3)), "--hosted"]) == 2
+    assert "project 3 is no name of a W&B project" in capsys.readouterr().err
+
+
 def test_values_are_shown_in_the_unit_of_the_task(tmp_path):
     task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
     for metric, goal, values, texts in [
@@ -235,6 +252,11 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     assert best["command"].startswith("wavlm fit -c configs/superb/mini/ks.yaml --model.learning_rate=")
     cards = {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")}
     assert len(cards) == 2
+    tried = {path.parent.name: ResultCard.read(path) for path in cards}
+    assert {name: (card.rates_tried, card.chosen_on) for name, card in tried.items()} == {
+        best["trial"]: (2, "valid"),
+        **{row["trial"]: (1, "") for row in rows if row is not best},
+    }
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")} == cards
 

@@ -215,7 +215,7 @@ def test_what_a_model_cannot_do_is_one_sentence(tiny, tmp_path, pretrained, caps
     arguments = ["-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, pretrained)]
     assert main(["test", *arguments, "--ckpt_path", "last"]) == 2
     said = capsys.readouterr().err
-    assert "test_step" in said and "Traceback" not in said
+    assert "WavLMPretraining has no test; `wavlm validate " in said and "Traceback" not in said
 
 
 def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretrained, capsys):
@@ -240,7 +240,10 @@ def test_a_checkpoint_never_overrides_the_command_line(tiny, tmp_path, pretraine
         (["--model", "KeywordSpoting"], "did you mean 'KeywordSpotting'"),
         (["--data.corpus", "nowhere"], "nowhere: no corpus.json here"),
         (["--ckpt_path", "missing.ckpt"], "missing.ckpt: no such checkpoint"),
-        (["--model.upstream.source", "nowhere"], "nowhere: no such file or folder; give a checkpoint or one of tiny"),
+        (
+            ["--model.upstream.source", "nowhere"],
+            "nowhere: no such file or folder; give a checkpoint, or random: and one of tiny",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(tiny, tmp_path, pretrained, capsys, wrong, message):

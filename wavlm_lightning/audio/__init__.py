@@ -1,7 +1,7 @@
 """Audio files, SoX's effects and classic spectral features.
 
-`reading` (files to checked 16 kHz mono waveforms, FLAC), `effects` (gain and silence removal as SoX does them), `spectral`
-(filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
+`reading` (files to checked 16 kHz mono waveforms, FLAC), `media` (containers that PyAV reads), `effects` (gain and silence
+removal as SoX does them), `spectral` (filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
@@ -12,8 +12,11 @@ from wavlm_lightning.audio.reading import (
     check_length,
     check_waveform,
     decode_flac,
+    decode_stretch,
     encode_flac,
     load_mono,
+    load_mono_bytes,
+    stated_seconds,
     to_speech,
     too_short,
 )
@@ -26,13 +29,16 @@ __all__ = [
     "check_length",
     "check_waveform",
     "decode_flac",
+    "decode_stretch",
     "encode_flac",
     "fbank",
     "gain",
     "load_mono",
+    "load_mono_bytes",
     "log_mel",
     "mfcc",
     "spectrogram_db",
+    "stated_seconds",
     "to_speech",
     "too_short",
     "trim_silence",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from wavlm_lightning.audio.containers import fault, readable
+from wavlm_lightning.audio.containers import Readable, fault, readable
+from wavlm_lightning.audio.media import decode_media, is_media
 from wavlm_lightning.system.errors import UserError
 
 SAMPLE_RATE = 16_000  # samples per second in the whole project
@@ -40,47 +43,59 @@ def load_mono(
     start: float = 0.0,
     end: float | None = None,
     allow_silence: bool = False,
+    channel: int | None = None,
+    called: str | None = None,
 ) -> np.ndarray:
-    """Read any file that libsndfile supports (wav, flac, ogg, opus, mp3, ...), as checked mono audio at one rate.
+    """Read any file that libsndfile supports (wav, flac, ogg, opus, mp3, w64, sph, ...), as checked mono audio at one rate.
+
+    Containers such as m4a and webm are read by PyAV, the extra `[media]`.
 
     Args:
-        path: the audio file; channels are averaged.
+        path: the audio file.
         sample_rate: rate of the result in Hz; other rates are resampled (windowed sinc, torchaudio).
         start: start of the stretch to read, in seconds; only that stretch is decoded.
         end: its end, in seconds; None for the end of the file.
         allow_silence: see `check_waveform`.
+        channel: the one to read, from 0; None averages all.
+        called: name of the file in messages; `path` by default.
 
     Returns:
         float32 `(samples,)` in [-1, 1].
 
     Raises:
-        BadAudio: the file is not audio, truncated, shorter than `end`, empty, silent, not at full scale 1 or holds NaN;
-            the message names the file.
+        BadAudio: the file is not audio, truncated, shorter than `end`, empty, silent, not at full scale 1 or holds NaN, or has
+            no such channel; the message names the file.
     """
     path = Path(path)
-    name = str(path) if end is None and not start else f"{path} from {start:g} s"
+    called = called or str(path)
+    name = called if end is None and not start else f"{called} from {start:g} s"
     if not path.is_file():
-        raise BadAudio(f"{path}: not a file" if path.exists() else f"{path}: no such file")
+        raise BadAudio(f"{called}: not a file" if path.exists() else f"{called}: no such file")
     if path.stat().st_size == 0:
-        raise BadAudio(f"{path}: empty, it holds no bytes; copy it again")
+        raise BadAudio(f"{called}: empty, it holds no bytes; copy it again")
     try:
-        wrong = fault(path)
-        source, skipped, least = readable(path)
+        media = is_media(path)
+        wrong = None if media else fault(path) or _shortened(path)
+        source, skipped, least = Readable(b"") if media else readable(path)
     except OSError:
         raise
     except Exception as error:  # a header that ends, or counts, where nobody expected it
-        raise BadAudio(f"{path}: its header is damaged ({error})") from error
+        raise BadAudio(f"{called}: its header is damaged ({error})") from error
     if wrong is not None:
-        raise BadAudio(f"{path}: {wrong}")
+        raise BadAudio(f"{called}: {wrong}")
+    if media:
+        audio, rate, first, wanted = _of_container(path, called, name, start, end, channel)
+        return _usable(_complete(audio, rate, first, wanted, name), rate, sample_rate, name, allow_silence)
     try:
         with soundfile.SoundFile(source) as file:
             if file.format not in CHECKED:
                 raise BadAudio(
-                    f"{path}: a file of {file.format_info}; convert it to wav or flac, whose lengths are checked"
+                    f"{called}: a file of {file.format_info}; convert it to wav or flac, whose lengths are checked"
                 )
             rate, total = file.samplerate, file.frames
             if not RATES[0] <= rate <= RATES[1]:
-                raise BadAudio(f"{path}: its header says {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
+                raise BadAudio(f"{called}: its header says {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
+            _check_channel(channel, file.channels, called)
             first = round(start * rate)
             wanted = None if end is None else max(round(end * rate) - first, 0)
             if first > total:
@@ -89,21 +104,87 @@ def load_mono(
                 _skip(file, skipped + first)
             elif first:
                 file.seek(first)
-            audio, found = _decode(file, wanted)
+            audio, found = _decode(file, wanted, channel)
             if total < 2**40 and not skipped and first + found < total and (wanted is None or found < wanted):
-                raise BadAudio(f"{path}: truncated after {first + found} samples")
+                raise BadAudio(f"{called}: truncated after {first + found} samples")
             if first + found < least and (wanted is None or found < wanted):
                 raise BadAudio(
-                    f"{path}: damaged: its frames hold {least} samples, {first + found} can be decoded; copy it again"
+                    f"{called}: damaged: its frames hold {least} samples, {first + found} can be decoded; copy it again"
                 )
     except (BadAudio, MemoryError):
         raise
     except Exception as error:
-        raise BadAudio(f"{path}: not readable as audio ({error})") from error
+        raise BadAudio(f"{called}: not readable as audio ({error})") from error
+    return _usable(_complete(audio, rate, first, wanted, name), rate, sample_rate, name, allow_silence)
+
+
+def _complete(audio: np.ndarray, rate: int, first: int, wanted: int | None, name: str) -> np.ndarray:
+    """`audio` `(samples,)` if it is as long as the stretch that was asked for."""
     # Segment tables are rounded, so a segment may end slightly after its file.
-    if wanted is not None and found < wanted - END_TOLERANCE * rate:
-        raise BadAudio(f"{name}: the file ends at {(first + found) / rate:.2f} s, before the requested stretch")
-    return _usable(audio, rate, sample_rate, name, allow_silence)
+    if wanted is not None and len(audio) < wanted - END_TOLERANCE * rate:
+        raise BadAudio(f"{name}: the file ends at {(first + len(audio)) / rate:.2f} s, before the requested stretch")
+    return audio
+
+
+def _of_container(
+    path: Path, called: str, name: str, start: float, end: float | None, channel: int | None
+) -> tuple[np.ndarray, int, int, int | None]:
+    """A stretch of a file that PyAV reads: `(samples,)`, its rate, its first sample, and how many were asked for."""
+    try:
+        whole, rate = decode_media(path)
+    except ValueError as error:
+        raise BadAudio(f"{called}: {error}") from error
+    if not RATES[0] <= rate <= RATES[1]:
+        raise BadAudio(f"{called}: its header says {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
+    _check_channel(channel, whole.shape[1], called)
+    first = round(start * rate)
+    wanted = None if end is None else max(round(end * rate) - first, 0)
+    if first > len(whole):
+        raise BadAudio(f"{name}: the file ends at {len(whole) / rate:.2f} s, before the requested stretch")
+    part = whole[first : None if wanted is None else first + wanted]
+    return part.mean(axis=1) if channel is None else part[:, channel].copy(), rate, first, wanted
+
+
+def _check_channel(channel: int | None, channels: int, called: str) -> None:
+    if channel is not None and not 0 <= channel < channels:
+        raise BadAudio(f"{called}: channel {channel} is asked for (the first is 0), and it has {channels}")
+
+
+def _shortened(path: Path) -> str | None:
+    """Refuse NIST SPHERE files under Shorten's compression, which no library of ours reads."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    if head.startswith(b"NIST_1A") and (b"shorten" in head or b"shortpack" in head):
+        return "its samples are compressed with Shorten, which is not read; unpack it with `sph2pipe -f wav` first"
+    return None
+
+
+def stated_seconds(path: Path) -> float | None:
+    """The length that the header of an audio file states, in seconds; None where libsndfile does not read the file."""
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            return file.frames / file.samplerate if 0 < file.frames < 2**40 else None
+    except (soundfile.SoundFileError, OSError, ZeroDivisionError):
+        return None
+
+
+def load_mono_bytes(data: bytes, suffix: str, name: str, allow_silence: bool = False) -> np.ndarray:
+    """`load_mono` of a file in memory, such as a member of a tar or a cell of a parquet file.
+
+    Args:
+        data: the bytes of an audio file.
+        suffix: of its name, such as `.mp3`; some formats are known by it alone.
+        name: of the audio in messages.
+        allow_silence: see `check_waveform`.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1] at 16 kHz.
+    """
+    # A file for a moment, so that every check of a header is the one of `load_mono`.
+    with tempfile.NamedTemporaryFile(prefix="wavlm-", suffix=suffix) as file:
+        file.write(data)
+        file.flush()
+        return load_mono(file.name, allow_silence=allow_silence, called=name)
 
 
 def to_speech(waveform: np.ndarray, rate: int, name: str, allow_silence: bool = False) -> np.ndarray:
@@ -145,14 +226,14 @@ def _skip(file: soundfile.SoundFile, frames: int) -> None:
         frames -= found
 
 
-def _decode(file: soundfile.SoundFile, wanted: int | None) -> tuple[np.ndarray, int]:
-    """Decode up to `wanted` frames (None: all that follow): the mean of the channels, float32 `(frames,)`, and their number."""
+def _decode(file: soundfile.SoundFile, wanted: int | None, channel: int | None) -> tuple[np.ndarray, int]:
+    """Decode up to `wanted` frames (None: all that follow): a channel or the mean, float32 `(frames,)`, and their number."""
     parts, found = [], 0
     while wanted is None or found < wanted:
         block = file.read(BLOCK if wanted is None else min(BLOCK, wanted - found), dtype="float32", always_2d=True)
         if not len(block):
             break
-        parts.append(block.mean(axis=1))
+        parts.append(block.mean(axis=1) if channel is None else block[:, channel])
         found += len(block)
     return np.concatenate(parts) if parts else np.zeros(0, np.float32), found
 
@@ -229,6 +310,58 @@ def decode_flac(data: bytes, start: int = 0, samples: int = -1, out: np.ndarray 
         if out is not None and len(found) < len(out):
             raise BadAudio(f"{len(found)} samples instead of {len(out)}")
         return found
+
+
+def decode_stretch(
+    data: bytes, suffix: str, name: str, count: int, start: int = 0, samples: int = -1, out: np.ndarray | None = None
+) -> np.ndarray:
+    """A stretch of any audio file in memory, counted in samples of the 16 kHz mono waveform that `load_mono_bytes` gives.
+
+    Of wav and FLAC at 16 kHz only the stretch is decoded; all else is decoded, and resampled, as a whole each time.
+
+    Args:
+        data: the bytes of a file that `load_mono_bytes` has read before.
+        suffix: of its name, such as `.mp3`.
+        name: of the audio in messages.
+        count: samples that the whole has at 16 kHz.
+        start: first sample.
+        samples: number of samples; -1 for all that follow.
+        out: float32 array to write into, as long as the stretch; a new array by default.
+
+    Returns:
+        float32 `(samples,)` in [-1, 1].
+
+    Raises:
+        BadAudio: it cannot be decoded, or has another length than `count`.
+    """
+    end = count if samples < 0 else min(start + samples, count)
+    part = _plain_stretch(data, count, start, end) if data[:4] in (b"RIFF", b"fLaC") else None
+    if part is None:
+        waveform = load_mono_bytes(data, suffix, name, allow_silence=True)
+        if len(waveform) != count:
+            raise BadAudio(f"{name}: {len(waveform):,} samples at 16 kHz, its index says {count:,}")
+        part = waveform[start:end]
+    if out is None:
+        return part
+    if len(part) < len(out):
+        raise BadAudio(f"{name}: {len(part)} samples instead of {len(out)}")
+    out[:] = part
+    return out
+
+
+def _plain_stretch(data: bytes, count: int, start: int, end: int) -> np.ndarray | None:
+    """Samples `start` to `end` of a wav or FLAC; None if its header is not to be believed, so `load_mono` has to read it."""
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        if file.samplerate == SAMPLE_RATE:
+            if file.frames != count:
+                return None
+            if start:
+                file.seek(start)
+            part, _ = _decode(file, end - start, None)
+            return np.clip(part, -1.0, 1.0)
+        audio, _ = _decode(file, None, None)
+        waveform = np.clip(_resample(audio, file.samplerate, SAMPLE_RATE), -1.0, 1.0)
+    return waveform[start:end] if len(waveform) == count else None
 
 
 def _resample(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:

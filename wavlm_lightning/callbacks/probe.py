@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import progress_bar, say
 from wavlm_lightning.tasks import PhonemeRecognition, SpeakerIdentification, TaskData
-from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.base import PERCENT, Task
 from wavlm_lightning.upstreams import Upstream
 
 Probed = PhonemeRecognition | SpeakerIdentification
@@ -123,7 +125,10 @@ class Probe(pl.Callback):
         if not updated or trainer.global_step % self.every:
             return
         if trainer.is_global_zero:
+            began = time.monotonic()
             scores = self.scores(trainer, pl_module)
+            shown = ", ".join(f"{name} {PERCENT.text(value)}" for name, value in scores.items())
+            say(f"probe after {trainer.global_step} updates: {shown}, in {time.monotonic() - began:.0f} s")
             # Not by `pl_module.log`, which would log the same figures again at each logging step of the epoch.
             for logger in trainer.loggers:
                 # Lightning logs the metrics of update N at step N - 1.
@@ -161,11 +166,27 @@ class Probe(pl.Callback):
             use_distributed_sampler=False,
             logger=False,
             enable_checkpointing=False,
+            callbacks=[_Bar(f"probe {task.name}", self.steps)],
             enable_progress_bar=False,
             enable_model_summary=False,
         )
         trainer.fit(task, data)
         return trainer.callback_metrics
+
+
+class _Bar(pl.Callback):
+    """A bar over the updates of a head, below that of the run; it stays there while the head is validated."""
+
+    def __init__(self, what: str, updates: int) -> None:
+        self.bar = progress_bar(total=updates, desc=what, unit="step", leave=False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_fit_end(self, *_: Any) -> None:
+        self.bar.close()
+
+    on_exception = on_fit_end
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Progress bar of training: one bar over all steps of a run."""
+"""Progress bars of runs: one over all updates of a training, one over the batches of a validation, test or prediction."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +17,9 @@ QUIET_SECONDS = 5.0  # before a validation shows a bar
 
 
 class StepProgress(ProgressBar):
-    """One progress bar over the `max_steps` of a run instead of one for each epoch.
+    """One progress bar over the `max_steps` of a run instead of one for each epoch, with the logged metrics beside it.
+
+    A validation of more than some seconds has a bar of its own below, and so have `validate`, `test` and `predict`.
 
     Example:
         >>> Trainer(max_steps=1000, callbacks=[StepProgress()])
@@ -25,7 +28,7 @@ class StepProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.bar: tqdm | None = None
-        self.validation: tqdm | None = None
+        self.batches: tqdm | None = None  # of a validation, test or prediction
         self.shown = True
 
     def disable(self) -> None:  # Lightning calls it on all ranks but the first
@@ -48,30 +51,39 @@ class StepProgress(ProgressBar):
             self.bar.set_postfix(readable(figures, pl_module), refresh=False)
             self.bar.update(trainer.global_step - self.bar.n)
 
-    # A bar of its own for a validation that takes more than some seconds.
-
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        batches = sum(trainer.num_val_batches)
-        total = None if math.isinf(batches) else int(batches)
-        self._close_validation()
-        self.validation = progress_bar(
-            total=total, desc="validation", unit="batch", leave=False, delay=QUIET_SECONDS, disable=not self.shown
-        )
+        within = trainer.state.fn == "fit"
+        self._open("validation", trainer.num_val_batches, delay=QUIET_SECONDS if within else 0.0, leave=not within)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open("test", trainer.num_test_batches)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._open("predict", trainer.num_predict_batches)
+
+    def _open(self, what: str, batches: Sequence[float], **options: Any) -> None:
+        total = None if math.isinf(sum(batches)) else int(sum(batches))
+        self._close()
+        self.batches = progress_bar(total=total, desc=what, unit="batch", disable=not self.shown, **options)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        if self.validation is not None:
-            self.validation.update()
+        if self.batches is not None:
+            self.batches.update()
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, *_: Any) -> None:
-        self._close_validation()
+        self._close()
 
-    def _close_validation(self) -> None:
-        if self.validation is not None:
-            self.validation.close()
-            self.validation = None
+    on_test_end = on_predict_end = on_validation_end
+
+    def _close(self) -> None:
+        if self.batches is not None:
+            self.batches.close()
+            self.batches = None
 
     def on_train_end(self, *_: Any) -> None:
-        self._close_validation()
+        self._close()
         if self.bar is not None:
             self.bar.close()
             self.bar = None

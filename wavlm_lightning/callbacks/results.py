@@ -15,9 +15,10 @@ from torch import Tensor
 
 import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection, metric_text
-from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import machine_facts
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
 
@@ -50,11 +51,11 @@ class WriteResultCard(pl.Callback):
             raise failures[0] if len(heads) == 1 else UserError(several)
 
     def write(self, task: Task, folder: Path) -> None:
-        """Write the card of a task, and print its headlines in their units."""
+        """Write the card of a task; `workflows.fit.closing` prints its headlines after all else."""
         card = self.card(task)
-        path = card.write(folder)
-        figures = ", ".join(f"{metric_title(name)} {metric_text(card.metrics[name])}" for name in card.shown)
-        print(f"{card.task}: {figures} ({path})")
+        # The card last: it tells sweeps and `wavlm superb` that a run is done.
+        write_results(folder, task.utterance_results)
+        card.write(folder)
 
     def card(self, task: Task) -> ResultCard:
         """The card of a task that has just been tested."""
@@ -75,7 +76,11 @@ class WriteResultCard(pl.Callback):
                 metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
             metrics[task.metric]["chance"] = task.unit(task.metric).scale * task.chance
+        found = task.utterance_results
         return ResultCard(
+            interval=None if found is None else described(found),
+            interval_note="" if found is not None else task.scored.missing,
+            rates_tried=1,
             task=task.name,
             metrics=metrics,
             headline=task.metric,
@@ -101,6 +106,8 @@ class WriteResultCard(pl.Callback):
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),
+            training_seconds=round(task.seconds_before, 2),
+            machine=machine_facts(task.trainer.strategy.root_device),
             command=self.command,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={

@@ -90,6 +90,7 @@ def _apply(**options: Any) -> None:
     done = apply_codebook(**options)
     of = f" of part {done.part.number + 1}/{done.part.of}" if done.part.of > 1 else ""
     print(f"{done.folder}: {done.shards} shards{of} labelled now")
+    print(f"{done.folder}: {done.usage}")
     for split, quality in done.quality.items():
         _print_quality(split, quality)
 

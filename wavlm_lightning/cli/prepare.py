@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 from wavlm_lightning.data.corpora import RECIPES
+from wavlm_lightning.data.foreign import FORMATS
+from wavlm_lightning.data.foreign.options import add_division, add_writing
 from wavlm_lightning.system.plugins import is_dotted, registered_corpora
 from wavlm_lightning.workflows.corpus.prepare import prepare, recipe_named, summary
 
@@ -23,6 +26,8 @@ def main(argv: list[str]) -> int:
         # All other options of `prepare folder` have the names of its fields.
         fields = {name: value for name, value in vars(arguments).items() if name not in ("recipe", "workers")}
         print("\n".join(summary(FolderRecipe(**fields).prepare(arguments.workers))))
+    elif arguments.recipe in FORMATS:
+        print("\n".join(summary(importlib.import_module(FORMATS[arguments.recipe]).prepare(arguments))))
     else:
         where = arguments.recipe, arguments.folder, arguments.out
         print("\n".join(summary(prepare(*where, arguments, arguments.workers, arguments.on_error))))
@@ -50,23 +55,26 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     folder = recipes.add_parser("folder", help="any folder of wav, flac, ogg or mp3 files, any rate")
     _add_common(folder, "is searched with all folders below it")
     columns = (
-        "CSV with a `path` column and any of speaker, text, language, split, phones, start and end (seconds); a column "
-        "audio:NAME (audio:clean, audio:enrolment) holds paths of further audio of an utterance"
+        "CSV or TSV with a `path` column and any of speaker, text, language, split, phones, start and end (seconds), channel "
+        "(from 0), keyword, emotion, intent:SLOT; a column audio:NAME (audio:clean, audio:enrolment) holds paths of further "
+        "audio of an utterance; or jsonl (audio_filepath, offset, duration, text, ...)"
     )
     folder.add_argument("--manifest", type=Path, help=columns)
-    folder.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
-    folder.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")
-    units = ("auto", "speaker", "file")
-    folder.add_argument("--split-by", choices=units, default="auto", help="what is held out as a whole")
-    folder.add_argument("--name", help="name of the corpus; that of the folder by default")
-    folder.add_argument("--licence", default="unknown", help="terms of use, kept in corpus.json")
+    add_division(folder)
 
     registered = registered_corpora()
-    chosen = argv[0] if argv and (argv[0] in {*RECIPES, *registered, "mini", "folder"} or is_dotted(argv[0])) else None
+    ours = {*RECIPES, *FORMATS, "mini", "folder"}
+    chosen = argv[0] if argv and (argv[0] in {*ours, *registered} or is_dotted(argv[0])) else None
+    for name, module in FORMATS.items():
+        if chosen in (None, name):
+            foreign = importlib.import_module(module)
+            parser_of_format = recipes.add_parser(name, help=foreign.HELP, description=foreign.__doc__)
+            parser_of_format.formatter_class = argparse.RawDescriptionHelpFormatter
+            foreign.add_arguments(parser_of_format)
     if chosen is None:
         for name, point in registered.items():
             recipes.add_parser(name, help=f"registered: {point.value}")  # listed without importing it
-    for name in RECIPES if chosen is None else {chosen} - {"mini", "folder"}:
+    for name in RECIPES if chosen is None else {chosen} - {"mini", "folder", *FORMATS}:
         recipe = recipe_named(name)
         corpus = recipes.add_parser(name, help=recipe.HELP, description=recipe.__doc__)
         corpus.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -79,6 +87,4 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help=folder)
-    parser.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
-    parser.add_argument("--on-error", choices=("stop", "skip"), default="stop", help="when a file cannot be used")
-    parser.add_argument("--workers", type=int, help="processes; one per core by default")
+    add_writing(parser)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from wavlm_lightning.system.arguments import whole
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `wavlm recipe`; names of options are those of arguments of `run_recipe`."""
@@ -23,6 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus-of", action="append", default=[], metavar="CONFIGURATION=DIR", help=other)
     source = "the encoder to continue from and to label with, instead of the configuration's (`continue`)"
     parser.add_argument("--checkpoint", metavar="PATH", help=source)
+    layer = "layer of the encoder that makes the labels, from 1, instead of the configuration's"
+    parser.add_argument("--layer", type=whole, metavar="N", help=layer)
+    parser.add_argument(
+        "--clusters", type=whole, metavar="N", help="size of the codebook, instead of the configuration's"
+    )
     parser.add_argument("--noise-corpus", type=Path, help="instead of the noise corpora that configurations name")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands that would run now")
     by_hand = "continue in a folder where commands printed by --dry-run were run by hand"

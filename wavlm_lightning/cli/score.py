@@ -1,4 +1,4 @@
-"""`wavlm score KIND REFERENCE HYPOTHESIS`: word, phone, diarization and verification errors of two files, with intervals."""
+"""`wavlm score KIND REFERENCE HYPOTHESIS [OTHER]`: errors of words, phones, turns and trials in files, with intervals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # its import takes seconds, and help must come at once
+    from wavlm_lightning.workflows.score import Scored
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("reference", type=Path, help="the truth")
     parser.add_argument("hypothesis", type=Path, help="the answers")
+    parser.add_argument("other", type=Path, nargs="?", help="the answers of another system, to compare the two")
     parser.add_argument(
         "--speakers", type=Path, metavar="UTT2SPK", help="`utterance speaker` lines: a value for each speaker"
     )
@@ -39,16 +44,34 @@ def main(argv: list[str]) -> int:
     """Score, and print a line for each measure."""
     options = vars(build_parser().parse_args(argv))
     as_json = options.pop("json")
-    from wavlm_lightning.workflows.score import score
+    from wavlm_lightning.workflows.score import score, score_both
 
-    scored = score(**options)
-    if as_json:
-        print(json.dumps(asdict(scored)))
+    if options["other"] is None:
+        del options["other"]
+        scored = score(**options)
+        if as_json:
+            print(json.dumps(asdict(scored)))
+        else:
+            _print(scored)
         return 0
+    one, two, compared = score_both(**options)
+    if as_json:
+        print(json.dumps({"hypothesis": asdict(one), "other": asdict(two), "comparison": compared._asdict()}))
+        return 0
+    for path, each in ((options["hypothesis"], one), (options["other"], two)):
+        print(f"{path}:")
+        _print(each)
+    print(
+        f"first minus second: {one.measures[0].name} {compared.difference:+.2f} %, p = {compared.p_value:.2g} for no difference "
+        f"(two-sided, paired over {compared.resampled})"
+    )
+    return 0
+
+
+def _print(scored: Scored) -> None:
     for measure in scored.measures:
         print(measure.line())
     for speaker, interval in scored.by_speaker.items():
         value, low, high = (f"{100 * number:.2f}" for number in interval)
         print(f"  {speaker}  {scored.measures[0].name} {value} % [{low}, {high}]")
     print(f"{scored.utterances} utterances; 95 % intervals resample {scored.resampled}")
-    return 0

@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=whole, help="trials at a time (default: one per GPU, or per core without GPUs)")
     parser.add_argument("--test", action="store_true", help="also test every finished trial and write its result card")
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawn values (0)")
+    parser.add_argument("--project", help="W&B project of the trials, instead of the file's `project`")
+    parser.add_argument("--entity", help="W&B user or team, instead of the file's `entity`")
     parser.add_argument("--dry-run", action="store_true", help="print the commands that are known beforehand and stop")
     parser.add_argument("--hosted", action="store_true", help="print how a W&B server runs the same file and stop")
     return parser
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
     from wavlm_lightning.workflows.sweep.file import read_sweep
     from wavlm_lightning.workflows.sweep.runs import dry_run, hosted, run_sweep
 
-    sweep = read_sweep(arguments.file)
+    sweep = read_sweep(arguments.file, arguments.project, arguments.entity)
     if arguments.hosted:
         print(hosted(sweep, extra))
     elif arguments.dry_run:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import usable_cores
 
 Item = TypeVar("Item")
 # Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features.
@@ -69,7 +70,7 @@ class JobShard:
 
 def jobs_for_audio(kind: str, hours: float) -> int:
     """How many processes pay off: at most one per GPU for layers of an encoder, else one per core."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     if kind == "layer" and torch.cuda.is_available():
         usable = torch.cuda.device_count()
     usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's ranks on this machine share it

@@ -15,6 +15,7 @@ from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.progress import timed
 
 
 def extract_part(
@@ -92,7 +93,7 @@ def fit_kmeans(
         compute_labels=False,
         random_state=seed,
     )
-    with warnings.catch_warnings():
+    with timed(f"k-means of {size} clusters on {len(frames)} frames"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*KMeans is known to have a memory leak.*")
         model.fit(frames)
     fitted = {

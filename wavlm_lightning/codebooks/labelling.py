@@ -29,7 +29,7 @@ from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output, sweep_leftovers, write_bytes
+from wavlm_lightning.system.files import check_output, own_folder, write_bytes
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.worker_pool import in_order
 
@@ -46,8 +46,8 @@ def label_corpus(
 ) -> int:
     """Label the shards of a part that have no labels of this codebook yet.
 
-    A label file is written atomically and depends on shard and codebook alone. So a part may run twice, even at the same
-    time, and the number of parts may change between two calls.
+    A label file is written atomically and depends on shard and codebook alone. So the number of parts may change between two
+    calls. Parts may run at the same time; the same part twice is refused.
 
     Args:
         corpus: to label; gets `labels/NAME/labels.json` and `labels/NAME/SPLIT-NNNNNN.safetensors`.
@@ -61,8 +61,8 @@ def label_corpus(
         Number of shards labelled by this call.
 
     Raises:
-        UserError: the corpus is behind a URL, the folder holds labels of another codebook, audio cannot be decoded, the
-            disk is full, or a process was killed.
+        UserError: the corpus is behind a URL, the folder holds labels of another codebook, another process writes this part,
+            audio cannot be decoded, the disk is full, or a process was killed.
     """
     if is_remote(corpus.directory):
         raise UserError(
@@ -72,8 +72,14 @@ def label_corpus(
     directory = labels_directory(corpus, name)
     if not directory.is_dir():  # labels that are complete may lie in a folder that is read-only
         check_output(directory, "labels")
-    directory.mkdir(parents=True, exist_ok=True)
-    sweep_leftovers(directory)  # of killed processes; a temporary file would be uploaded with the corpus
+    # What killed processes have left is removed here: it would be uploaded with the corpus.
+    with own_folder(directory, "codebook apply", "--name", (part.number, part.of)):
+        return _label(corpus, codebook, directory, splits, jobs, part)
+
+
+def _label(
+    corpus: Corpus, codebook: Codebook, directory: Path, splits: list[str] | None, jobs: int | None, part: JobShard
+) -> int:
     _write_head(directory / "labels.json", codebook)
     opened = {split: corpus.split(split) for split in splits or corpus.splits}
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
@@ -112,7 +118,7 @@ class Labeller:
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
         meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
-        write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)))
+        write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)), durable=True)
         return place
 
 
@@ -122,7 +128,7 @@ def _write_head(path: Path, codebook: Codebook) -> None:
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.
-        write_bytes(path, json.dumps(body).encode())
+        write_bytes(path, json.dumps(body).encode(), durable=True)
     elif _codebook_of(path) != codebook.sha256:
         raise UserError(f"{path.parent}: has labels of another codebook; choose another --name or remove the folder")
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.corpus_json import check_body
+from wavlm_lightning.data.corpus_json import INDEX, MODIFIED, check_body
 from wavlm_lightning.data.lengths import Lengths, write_lengths
 from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
@@ -37,7 +37,7 @@ __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 FORMAT = "wavlm_lightning/corpus/1"
 AGAIN = "prepare the corpus again"
 HEAD: dict[str, type] = {"name": str, "licence": str, "source": dict, "inventories": dict}  # of a `corpus.json`
-KINDS = {str: "text", dict: "object"}
+KINDS: dict[type, str] = {str: "text", dict: "object"}
 
 
 class CorpusWriter:
@@ -200,8 +200,11 @@ class Corpus:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash over the hashes of all shards."""
-        shards = {split: [s["sha256"] for s in part["shards"]] for split, part in self.body["splits"].items()}
+        """Hash over the hashes of all shards, and of the indices of those indexed in place, which may hold a part of a tar."""
+        shards = {
+            split: [f"{s['sha256']}{s.get(INDEX, '') if MODIFIED in s else ''}" for s in part["shards"]]
+            for split, part in self.body["splits"].items()
+        }
         return hashlib.sha256(json.dumps(shards, sort_keys=True).encode()).hexdigest()
 
     def inventory(self, name: str) -> Any:

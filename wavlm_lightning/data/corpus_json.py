@@ -14,6 +14,7 @@ from wavlm_lightning.system.paths import plain_name
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COUNTS = ("utterances", "samples", "bytes")  # of a shard
 INDEX = "index_sha256"  # hash of the index file of a shard
+MODIFIED = "modified_ns"  # of a shard that others wrote and that was indexed in place: when it was last changed
 LARGEST = 2**53  # of a count; far above any corpus, and exact in every program that reads JSON
 DENSEST = 1024  # samples in a byte of FLAC: silence has a frame of more than 8 bytes for 4,096 of them
 ORDINARY_NAMES = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.tar\n)*+")
@@ -97,6 +98,8 @@ def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -
     _check_counts(entry, counts, f"{where}: {name}")
     if INDEX in entry and (not isinstance(entry[INDEX], str) or SHA256.fullmatch(entry[INDEX]) is None):
         raise UserError(f"{where}: {name} has {INDEX}, which is no hash; prepare the corpus again")
+    if type(entry.get(MODIFIED, 0)) is not int:
+        raise UserError(f"{where}: {name} has {MODIFIED}, which is no time; prepare the corpus again")
     if len(entry) > len(counts) + 2:
         for key, value in entry.items():
             if key != "name":

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au"}
+# The last three are read by PyAV, the extra `[media]`.
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".sph", ".m4a", ".aac", ".webm"}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import hashlib
 import math
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wavlm_lightning.system.errors import UserError
 
@@ -21,6 +22,44 @@ if TYPE_CHECKING:  # recipes must import quickly, for `wavlm prepare --help`
 
 Meta = dict[str, Any]
 Inventories = dict[str, Any]
+
+
+class Stored(Protocol):
+    """Audio that is no file of its own, such as a stretch of an archive; a dataclass, whose `repr` says where it is."""
+
+    def content(self) -> bytes:
+        """The bytes of an audio file; `BadAudio` or OSError if they cannot be had."""
+
+    def __str__(self) -> str:
+        """Its name in messages."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An audio file inside another file, such as an archive of Kaldi or a tar.
+
+    Attributes:
+        path: of the file around it.
+        offset: its first byte there.
+        size: its bytes.
+    """
+
+    path: Path
+    offset: int
+    size: int
+
+    def content(self) -> bytes:
+        from wavlm_lightning.audio import BadAudio
+
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            found = file.read(self.size)
+        if len(found) < self.size:
+            raise BadAudio(f"{self}: truncated, {len(found)} of {self.size} bytes are there")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.offset}"
 
 
 @dataclass(frozen=True)
@@ -32,12 +71,16 @@ class AudioFile:
         start: where the stretch begins, in seconds; not that of the recording, so a target needs the same.
         end: where it ends, in seconds; None for the end of the file.
         gain_db: gain in dB.
+        channel: the one to read, from 0; None averages all.
+        stored: where the audio is, if `path` is not the audio file itself.
     """
 
     path: Path
     start: float = 0.0
     end: float | None = None
     gain_db: float = 0.0
+    channel: int | None = None
+    stored: Stored | None = None
 
     def waveform(self, allow_silence: bool = False) -> np.ndarray:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono; `BadAudio` if the file cannot be used."""
@@ -51,7 +94,14 @@ class AudioFile:
         """`waveform` of any length."""
         from wavlm_lightning.audio import gain, load_mono
 
-        waveform = load_mono(self.path, start=self.start, end=self.end, allow_silence=allow_silence)
+        how: dict[str, Any] = {"start": self.start, "end": self.end, "channel": self.channel}
+        if self.stored is None:
+            waveform = load_mono(self.path, allow_silence=allow_silence, **how)
+        else:
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(self.stored.content())
+                file.flush()
+                waveform = load_mono(file.name, allow_silence=allow_silence, called=str(self.stored), **how)
         return gain(waveform, self.gain_db) if self.gain_db else waveform
 
 
@@ -72,6 +122,8 @@ class Recording:
             counted in `source.too_short`.
         allow_silence: accept it even if its peak is below -80 dBFS, for corpora in which silence is a class.
         audio: further audio by name, kept beside the utterance (`KEY.NAME.flac`).
+        channel: the one to read, from 0; None averages all.
+        stored: where the audio is, if `path` is not the audio file itself.
     """
 
     path: Path
@@ -84,6 +136,8 @@ class Recording:
     longer_than: float = 0.0
     allow_silence: bool = False
     audio: dict[str, AudioFile] = field(default_factory=dict)
+    channel: int | None = None
+    stored: Stored | None = None
 
     def waveform(self) -> np.ndarray:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono.
@@ -93,7 +147,8 @@ class Recording:
         """
         from wavlm_lightning.audio import check_length, check_waveform, trim_silence
 
-        waveform = AudioFile(self.path, self.start, self.end, self.gain_db).decode(self.allow_silence)
+        file = AudioFile(self.path, self.start, self.end, self.gain_db, self.channel, self.stored)
+        waveform = file.decode(self.allow_silence)
         if self.trim:
             waveform = trim_silence(waveform)
             # If there is a minimum length, an empty rest is just too short; otherwise it is an error.

@@ -1,5 +1,8 @@
 """Random access to the utterances of a shard through its index file, one `pread` per utterance.
 
+A shard that others wrote (`wavlm prepare webdataset`) stays where it is: the corpus has a link to it, an index that names its
+audio members and holds the metadata, and the time of its last change. Its audio may be of any format and rate.
+
 Random access makes an epoch a pure function of lengths, seed and epoch, which resumes exactly with any number of workers
 (`wavlm_lightning.data.loading.batching`). Indices and shards are opened when they are needed, and a bounded number is
 kept open, so a corpus may have hundreds of thousands of shards.
@@ -22,8 +25,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from wavlm_lightning.audio import BadAudio, decode_flac
-from wavlm_lightning.data.corpus_json import INDEX, LARGEST
+from wavlm_lightning.audio import BadAudio, decode_flac, decode_stretch
+from wavlm_lightning.data.corpus_json import INDEX, LARGEST, MODIFIED
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import check_file, reading, reason_of
 
@@ -50,6 +53,9 @@ class Members(NamedTuple):
     # By name of a further audio member: (offset, bytes, samples) of its FLAC, None where an utterance has none. The file
     # has this entry only if there are such members.
     further: Mapping[str, Further] = MappingProxyType({})
+    # Of shards that others wrote: the name of each audio member. The index then holds the metadata itself, as texts of
+    # JSON in `metas`, which `ShardIndex.meta` reads, and `info` is empty.
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class ShardIndex:
     remote: bool = False  # the folder mirrors a remote corpus; files are downloaded when they are needed
     audio_members: tuple[str, ...] = ()  # names of further audio; not every utterance needs to have all of them
     index_sha256: str | None = None  # of the index file; corpora of older versions do not have it
+    modified_ns: int | None = None  # of a shard that others wrote, indexed in place: when it was last changed
 
     def __hash__(self) -> int:  # that of all fields takes longer than what is kept under it
         return hash(self.sha256)
@@ -94,7 +101,8 @@ class ShardIndex:
         facts = {"utterances": self.utterances, "samples": samples, "bytes": self.size, "sha256": self.sha256}
         further = {"audio_members": list(self.audio_members)} if self.audio_members else {}
         index = {INDEX: self.index_sha256} if self.index_sha256 else {}
-        return {"name": self.path.name, **facts, **index, **further}
+        in_place = {MODIFIED: self.modified_ns} if self.modified_ns is not None else {}
+        return {"name": self.path.name, **facts, **index, **further, **in_place}
 
     @classmethod
     def open(cls, path: Path, summary: dict[str, Any] | None = None, remote: bool = False) -> ShardIndex:
@@ -111,14 +119,17 @@ class ShardIndex:
             return cls(path, len(members.keys), size, members.sha256, audio_members=further, index_sha256=digest)
         further = tuple(summary.get("audio_members", ()))
         utterances, size, sha256 = summary["utterances"], summary["bytes"], summary["sha256"]
-        return cls(path, utterances, size, sha256, remote, further, summary.get(INDEX))
+        return cls(path, utterances, size, sha256, remote, further, summary.get(INDEX), summary.get(MODIFIED))
 
     def check(self) -> None:
-        """Compare tar size, and the hash at the end of the index, with `corpus.json`; `UserError` if they differ."""
+        """Compare tar size, and the hash at the end of the index, with `corpus.json`; `UserError` if they differ.
+
+        A shard in place whose time has changed is read and its hash compared, once in a process.
+        """
         # Plain system calls: with hundreds of thousands of shards, `Path` and file objects would double the time.
         path = os.fspath(self.path)
         try:
-            size = os.stat(path).st_size  # noqa: PTH116
+            state = os.stat(path)  # noqa: PTH116
             file = os.open(f"{path.removesuffix('.tar')}.index.json", os.O_RDONLY)
             try:
                 end = os.pread(file, TAIL, max(0, os.fstat(file).st_size - TAIL))
@@ -127,11 +138,21 @@ class ShardIndex:
         except FileNotFoundError:
             _check_present(self.path)
             raise
-        if size != self.size or self.sha256.encode() not in end:
+        touched = self.modified_ns not in (None, state.st_mtime_ns)
+        if (
+            state.st_size != self.size
+            or self.sha256.encode() not in end
+            or (touched and _hash_of(path, state.st_size, state.st_mtime_ns) != self.sha256)
+        ):
             raise UserError(self._swapped)
 
     @property
     def _swapped(self) -> str:
+        if self.modified_ns is not None and not self.remote:
+            return (
+                f"{self.path}: the shard that it links to, {os.path.realpath(self.path)}, has changed since it was indexed; "
+                "run the same `wavlm prepare webdataset` again, which reads only what has changed"
+            )
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 
     def waveform(
@@ -151,6 +172,8 @@ class ShardIndex:
         """
         members = self.members
         key = members.keys[place]
+        if member is None and members.names:
+            return self._foreign(members, place, start, samples, out)
         if member is None:
             count = members.samples[place]
             data = self._read(members.audio[place], name := f"{key}.flac")
@@ -166,6 +189,18 @@ class ShardIndex:
         except Exception as error:
             what = f"utterance {members.keys[place]!r}" if member is None else f"{member!r} of {members.keys[place]!r}"
             raise BadAudio(f"{self.path}: {what} cannot be decoded ({error})") from error
+
+    def _foreign(self, members: Members, place: int, start: int, samples: int, out: np.ndarray | None) -> np.ndarray:
+        """`waveform` of a shard that others wrote."""
+        name, where = members.names[place], f"{self.path}: utterance {members.keys[place]!r}"
+        data = self._read(members.audio[place], name)
+        suffix = f".{name.rpartition('.')[2].lower()}"
+        try:
+            return decode_stretch(data, suffix, where, members.samples[place], start, samples, out)
+        except BadAudio as error:
+            raise BadAudio(f"{error}; {self._remedy}") from error
+        except Exception as error:
+            raise BadAudio(f"{where} cannot be decoded ({error}); {self._remedy}") from error
 
     def further_audio(self, place: int) -> dict[str, np.ndarray]:
         """All further audio of an utterance, by name, each float32 `(samples,)`."""
@@ -190,7 +225,7 @@ class ShardIndex:
     def meta(self, place: int) -> dict[str, Any]:
         members = _members(self)
         name = f"{members.keys[place]}.json"
-        data = self._read(members.info[place], name)
+        data = _metas(self)[place].encode() if members.names else self._read(members.info[place], name)
         try:
             content = decode_json(str(data, "utf-8"))
         except (ValueError, RecursionError) as error:
@@ -224,7 +259,7 @@ class ShardIndex:
         if len(data) != length:
             raise BadAudio(f"{self.path}: ends before byte {offset + length}; {self._remedy}")
         if not (header.startswith(name.encode() + b"\0") and header[124:135] == b"%011o" % length):
-            _check_header(self.path, header, name, length, self._remedy)
+            check_header(self.path, header, name, length, self._remedy)
         return data
 
     def fetch(self, path: Path) -> Path:
@@ -246,17 +281,24 @@ def check_each(check: Callable[[T], object], items: Sequence[T]) -> None:
 
 
 def _check_present(path: Path) -> None:
+    if path.is_symlink() and not path.is_file():
+        raise UserError(
+            f"{path}: the shard that it links to, {os.path.realpath(path)}, is not there; copy it back, or run the "
+            "`wavlm prepare webdataset` of this corpus with the new place"
+        )
     if not path.is_file():
         raise UserError(f"{path}: this shard is missing; prepare the corpus again, or copy the shard back")
     if not path.with_suffix(".index.json").is_file():
         raise UserError(f"{path.with_suffix('.index.json')}: this shard's index is missing; prepare the corpus again")
 
 
-def _check_header(path: Path, header: bytes, name: str, length: int, remedy: str) -> None:
+def check_header(path: Path, header: bytes, name: str, length: int, remedy: str) -> None:
     """Compare name and length of a member with its header in the tar, in all spellings that `tarfile` writes."""
     found = header[:NAME].rstrip(b"\0")
+    if header[257:263] == b"ustar\0" and (folder := header[345:500].rstrip(b"\0")):
+        found = folder + b"/" + found
     # A name that is not ASCII, or long, stands whole in a further header before this one.
-    if found not in (name.encode()[:NAME], name.encode("ascii", "replace")[:NAME]):
+    if found not in (name.encode(), name.encode()[:NAME], name.encode("ascii", "replace")[:NAME]):
         raise BadAudio(
             f"{path}: where its index has {name!r} is {found.decode('utf-8', 'replace')!r}, so the index is of another shard or "
             f"was altered; {remedy}"
@@ -302,12 +344,17 @@ def _read_index(path: str, size: int, known: str | None = None, remedy: str = ""
             raise UserError(
                 f"{path}: not the index that corpus.json describes (altered, or of another shard); {remedy}"
             )
-        members = Members(**decode_json(str(content, "utf-8")))
+        body = decode_json(str(content, "utf-8"))
+        metas = body.pop("metas", [])  # not kept: pre-training reads none
+        members = Members(**body)
         count = len(members.keys)
         "".join(members.keys)  # a TypeError for a key that is no text
-        for name, entries in (("keys", members.keys), ("audio", members.audio), ("info", members.info)):
-            if type(entries) is not list or len(entries) != count:
-                raise ValueError(f"its {name} is not a list of {count} entries")
+        if members.names:
+            _check_foreign(members, metas)
+        elif type(members.info) is not list or len(members.info) != count:
+            raise ValueError(f"its info is not a list of {count} entries")
+        if type(members.keys) is not list or type(members.audio) is not list or len(members.audio) != count:
+            raise ValueError(f"its keys and audio are not lists of {count} entries")
         total = sum(members.samples)  # the cheapest question whether all are numbers, and none is huge
         if type(total) is not int or len(members.samples) != count or not 0 <= total <= LARGEST:
             raise ValueError(f"its samples is not a list of {count} whole numbers")
@@ -320,6 +367,15 @@ def _read_index(path: str, size: int, known: str | None = None, remedy: str = ""
         return members, content
 
 
+def _check_foreign(members: Members, metas: list[str]) -> None:
+    """Check what only the index of a shard has that others wrote."""
+    count = len(members.keys)
+    if not len(metas) == len(members.names) == count:
+        raise ValueError(f"{len(members.names)} names and {len(metas)} metadata of {count} utterances")
+    if not {str}.issuperset(map(type, [*members.names, *metas])):
+        raise TypeError("a name or metadata that is no text")
+
+
 def _check_further(name: str, places: list[tuple[int, int, int]], size: int) -> None:
     """Check the places (offset, bytes, samples) of further audio in a shard of `size` bytes."""
     for place in places:
@@ -327,6 +383,22 @@ def _check_further(name: str, places: list[tuple[int, int, int]], size: int) -> 
             raise ValueError(f"a place of {name} is not three whole numbers")
         if not HEADER <= place[0] <= place[0] + place[1] <= size or not 0 <= place[2] <= LARGEST:
             raise ValueError(f"its {name} lies outside the shard")
+
+
+@lru_cache(maxsize=64)
+def _metas(shard: ShardIndex) -> list[str]:
+    """The metadata of a shard that others wrote, as texts of JSON; the index has been checked as `members`."""
+    content = _content(os.fspath(shard.fetch(shard.index_path)))
+    if shard.index_sha256 is not None and hashlib.sha256(content).hexdigest() != shard.index_sha256:
+        raise UserError(shard._swapped)
+    return json.loads(content)["metas"]
+
+
+@lru_cache(maxsize=1 << 16)
+def _hash_of(path: str, size: int, modified_ns: int) -> str:
+    """The hash of a file of this state."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @lru_cache(maxsize=2048)  # about 40 kB each, for shards of half an hour

@@ -59,7 +59,7 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     lengths: dict[str, dict[str, int]] = {}  # of further audio: name -> key -> samples
     # Fixed time, owner and mode: equal utterances must give equal bytes, because shards are compared by hash.
     fixed = {"mtime": 0, "user": "wavlm", "group": "wavlm", "mode": 0o644}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=True) as temporary:  # `corpus.json` must not outlive it in a power failure
         with temporary.open("wb") as stream, webdataset.TarWriter(stream, encoder=False, **fixed) as writer:
             for utterance in utterances:
                 _check_key(utterance.key, path)
@@ -89,13 +89,14 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
         for name, of in sorted(lengths.items())
     }
     body = Members(keys, samples, audio, info, digest, further)._asdict()
+    del body["names"]  # of shards that others wrote
     if not further:
         del body["further"]
     body["sha256"] = body.pop("sha256")  # last, because `ShardIndex.check` reads only the end
     content = json.dumps(body).encode()
     index_sha256 = hashlib.sha256(content).hexdigest()
     index = ShardIndex(path, len(keys), size, digest, audio_members=tuple(further), index_sha256=index_sha256)
-    write_bytes(index.index_path, content)
+    write_bytes(index.index_path, content, durable=True)
     return index
 
 

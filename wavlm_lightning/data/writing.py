@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, locked, sweep_leftovers, write_json
+from wavlm_lightning.system.hardware import capped, usable_cores
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json
@@ -81,8 +81,9 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     jobs: list[Job] = [
         (out / f"{split}-{number:06d}.tar", chunk, on_error, plan.distinct) for split, number, chunk in places
     ]
+    count = capped(workers, "--workers") if workers else usable_cores()
     # Resampling may use all cores when there is one process, as it always has.
-    made = in_order(_shard_maker, jobs, workers or os.cpu_count() or 1, one_thread_each=False, option="--workers")
+    made = in_order(_shard_maker, jobs, count, one_thread_each=False, option="--workers")
     written: dict[str, list[Meta]] = {}
     absent: dict[str, set[str]] = {}
     too_short: dict[str, int] = {}
@@ -176,6 +177,7 @@ def _make_shard(job: Job) -> Done:
                 if distinct and waveform.any():
                     name = str(recording.meta.get("file", recording.key))
                     stretch = f" from {recording.start:g} s" if recording.start else ""
+                    stretch += f", channel {recording.channel}" if recording.channel is not None else ""
                     sounds[name + stretch] = hashlib.sha256(waveform.astype("<f4").tobytes()).hexdigest()
                 yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence, audio)
 
@@ -233,8 +235,9 @@ def _stamp(recordings: list[Recording]) -> str:
             [name, file.start, file.end, file.gain_db, *_state(file.path)] for name, file in recording.audio.items()
         ]
         fact = [recording.key, recording.meta, reading, _state(recording.path) or None]
-        # Shards without further audio keep the stamp of earlier versions.
-        facts.append([*fact, further] if further else fact)
+        # Shards of whole files without further audio keep the stamp of earlier versions.
+        place = [recording.channel, repr(recording.stored)] if recording.channel is not None or recording.stored else []
+        facts.append([*fact, *([further] if further or place else []), *place])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

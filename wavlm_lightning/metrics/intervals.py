@@ -49,13 +49,24 @@ def bootstrap_interval(
         >>> bootstrap_interval([0, 1, 0, 1], [1, 1, 1, 1]).value
         0.5
     """
-    rates = _resampled(_grouped([errors, counts], groups), resamples, seed)
+    rates = resampled_rates(errors, counts, groups, resamples, seed)
     total = float(np.sum(counts))
     if total <= 0:
         raise ValueError("a rate needs something to count")
-    found = rates[:, 0] / np.maximum(rates[:, 1], 1e-12)
-    low, high = np.quantile(found[rates[:, 1] > 0], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(rates[~np.isnan(rates)], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.sum(errors)) / total, float(low), float(high))
+
+
+def resampled_rates(
+    errors: Sequence[float],
+    counts: Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> np.ndarray:
+    """The rate on each resample, `(resamples,)`; NaN where nothing is counted. See `bootstrap_interval`."""
+    drawn = _resampled(_grouped([errors, counts], groups), resamples, seed)
+    return np.where(drawn[:, 1] > 0, drawn[:, 0] / np.maximum(drawn[:, 1], 1e-12), np.nan)
 
 
 def paired_p_value(

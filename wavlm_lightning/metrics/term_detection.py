@@ -30,6 +30,33 @@ def false_alarm_weight(target_probability: float = 0.0008, miss_cost: float = 10
     return alarm_cost / miss_cost * (1 / target_probability - 1)
 
 
+def query_values(
+    scores: ArrayLike,
+    truth: ArrayLike,
+    threshold: float,
+    *,
+    beta: float = 12.49,
+    absent_queries: int = 0,
+    absent_documents: int = 0,
+    default_score: float = -10.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The term-weighted value of each query at a threshold, whose mean `maximum_term_weighted_value` maximises.
+
+    Args as there. Returns the numbers of the queries with a target `(queries,)`, their values, and weights: the sum of values
+    over the sum of weights is the value of all queries. Absent queries are shared out among the others.
+    """
+    scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth, dtype=bool)
+    kept = np.flatnonzero(truth.any(1))
+    scores, truth = scores[kept], truth[kept]
+    found, passed = scores >= threshold, default_score >= threshold
+    targets = truth.sum(1)
+    others = truth.shape[1] - targets + absent_documents
+    alarms = (found & ~truth).sum(1) + absent_documents * passed
+    values = (found & truth).sum(1) / targets - beta * alarms / np.maximum(others, 1)
+    share = absent_queries / max(len(kept), 1)
+    return kept, values + share * (1 - beta) * passed, np.full(len(kept), 1 + share)
+
+
 def z_normalise(scores: ArrayLike) -> np.ndarray:
     """Zero mean and unit standard deviation for each query, so that one threshold fits all queries.
 

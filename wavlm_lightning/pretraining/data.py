@@ -25,6 +25,7 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.contract import PretrainingServed
 from wavlm_lightning.pretraining.crops import Crops
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import capped
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,14 @@ class PretrainingData(ResumableData):
         )
         if train:
             self.resume(plan)
+        workers = capped(self.num_workers, "data.num_workers")
         return DataLoader(
             crops,
             batch_size=None,
             sampler=plan,
-            num_workers=self.num_workers,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=4 if self.num_workers else None,
+            prefetch_factor=4 if workers else None,
         )
 
     def train_dataloader(self) -> DataLoader:

@@ -294,10 +294,9 @@ class WavLMPretraining(NormalisedUpdates):
         for place, (objective, term) in enumerate(zip(self.objectives, terms, strict=True)):
             _add(values, {objective.name: term.detach()}, f"_{place}", before=False)
             _add(values, objective.scores(prediction), f"{objective.name}_{place}_", before=True)
-        rows = len(prediction.audio)
-        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=rows)
-        if "masked_accuracy" in values:
-            self.log("accuracy", values["masked_accuracy"], prog_bar=True, logger=False, batch_size=rows)
+        rows, loss = len(prediction.audio), "loss" if "loss" in values else "total_loss"
+        for name, value in values.items():
+            self.log(f"train/{name}", value, prog_bar=name in (loss, "masked_accuracy"), batch_size=rows)
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """One update; the objectives hear of it unless its gradient was not finite and the weights are as before."""
@@ -319,9 +318,8 @@ class WavLMPretraining(NormalisedUpdates):
         values: dict[str, Tensor] = {}
         for place, objective in enumerate(self.objectives):
             _add(values, objective.compute_scores(), f"{objective.name}_{place}_", before=True)
-        self.log_dict({f"valid/{name}": value for name, value in values.items()}, sync_dist=True)
-        if "masked_accuracy" in values:
-            self.log("valid_accuracy", values["masked_accuracy"], prog_bar=True, logger=False, sync_dist=True)
+        for name, value in values.items():
+            self.log(f"valid/{name}", value, prog_bar=name in ("loss", "masked_accuracy"), sync_dist=True)
 
 
 def _add(values: dict[str, Tensor], more: dict[str, Tensor], mark: str, before: bool) -> None:

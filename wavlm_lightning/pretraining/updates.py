@@ -57,12 +57,7 @@ class NormalisedUpdates(Trainable):
 
         Runs before clipping and after fp16's unscaling.
         """
-        frames = torch.as_tensor(self._masked_frames, dtype=torch.float32, device=self.device)
-        frames = self.trainer.strategy.reduce(frames, reduce_op="sum")
-        # Lightning has averaged over ranks and divided by `accumulate_grad_batches`: undo both.
-        factor = NOMINAL_FRAMES * self.trainer.world_size * self.trainer.accumulate_grad_batches / frames
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        self.divide_gradient(self._masked_frames, NOMINAL_FRAMES)
         self._masked_frames = 0.0
         self.guard_gradient()
         if self.logs_this_step:

@@ -42,7 +42,9 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
         selection=selection,
         layer_weights=[statistics.fmean(each) for each in zip(*(card.layer_weights for card in cards), strict=True)],
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
+        training_seconds=round(sum(card.training_seconds for card in cards), 2),
         created=max(card.created for card in cards),
+        interval=None,  # that of the mean comes from the utterances of all folds
         details={"folds": {card.corpus["split"]: card.value for card in cards}},
     )
 

@@ -73,6 +73,18 @@ class Selection(TypedDict):
     split: str
 
 
+class HeadlineInterval(TypedDict):
+    """How sure the headline is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+    resamples: int
+    resampled: str
+    units: int
+
+
 @dataclass(kw_only=True)
 class ResultCard:
     """The outcome of one downstream run.
@@ -90,6 +102,12 @@ class ResultCard:
         steps: optimiser steps of the head.
         best_step: the step of the tested checkpoint.
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
+        interval: of the headline: {"low", "high"} in its unit, {"level" (0.95), "method", "resamples", "resampled" (speakers,
+            utterances, recordings, trials or queries), "units" (how many of them)}; None without results of utterances.
+        interval_note: why there is no interval, as the end of a sentence.
+        rates_tried: learning rates (in a sweep, settings) of which this one was chosen; 1 for a run on its own, None if
+            the card does not say, as older ones.
+        chosen_on: the split on which it was chosen; "" if there was no choice.
         trainable_parameters: parameters that the optimiser saw.
         layer_weights: softmax over layers (sums to 1), empty if the upstream has a single layer.
         protocol: "superb" or "fixed", see `wavlm_lightning.tasks.Task`.
@@ -98,6 +116,8 @@ class ResultCard:
         averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
         started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
         runtime_seconds: wall time of the test.
+        training_seconds: wall time of the training up to the tested checkpoint; 0 if it is not known.
+        machine: {"processor", "cores", "threads", "device"} of the test; empty on cards of older versions.
         command: the command that repeats the test.
         created: ISO 8601 time.
         versions: {"wavlm_lightning", "torch", "lightning", "python"}.
@@ -119,6 +139,10 @@ class ResultCard:
     best_step: int
     selection: Selection | None = None
     headlines: list[str] = field(default_factory=list)
+    interval: HeadlineInterval | None = None
+    interval_note: str = ""
+    rates_tried: int | None = None
+    chosen_on: str = ""
     trainable_parameters: int = 0
     layer_weights: list[float] = field(default_factory=list)
     protocol: str = ""
@@ -127,6 +151,8 @@ class ResultCard:
     averaged: list[int] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
+    training_seconds: float = 0.0
+    machine: dict[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -154,8 +180,10 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        if not self.headlines:  # such cards stay as older versions wrote them
-            del content["headlines"]
+        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
+        for name in new:
+            if not content[name]:  # such cards stay as older versions wrote them
+                del content[name]
         self._check(content, f"the card for {path}")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, content, indent=2, allow_nan=False)
@@ -178,6 +206,9 @@ class ResultCard:
         if found != FORMAT:
             raise UserError(f"{path} has format {shown(found)}, not {FORMAT!r}; test the run again with this version")
         cls._check(content, str(path))
+        if "rates_tried" not in content and isinstance(tried := content.get("details", {}).get("learning_rates"), dict):
+            # `wavlm superb` has always listed the figures of the rates; only the number is new.
+            content["rates_tried"] = len(tried) + len(content["details"].get("failed_learning_rates", ()))
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
     @classmethod

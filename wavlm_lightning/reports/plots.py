@@ -13,6 +13,7 @@ from wavlm_lightning.reports.theme import GRID, INK, MUTED, PAPER, SERIES
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 TRAIN, VALID = SERIES[1], SERIES[0]
 LONGEST_NAME = 24  # letters of an upstream's name that fit a legend or an axis
@@ -42,17 +43,27 @@ def draw_perplexity(axes: "Axes", curves: Curves) -> None:
 
 
 def draw_results(
-    axes: "Axes", cards: Sequence[ResultCard], upstreams: Sequence[str], deviations: Mapping[str, float] | None = None
+    axes: "Axes",
+    cards: Sequence[ResultCard],
+    upstreams: Sequence[str],
+    deviations: Mapping[str, float] | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    texts: Mapping[str, str] | None = None,
+    strong: str | None = None,
 ) -> None:
-    """Draw one task: a bar for each upstream, from top to bottom in the order of `upstreams`, the best in bold.
+    """Draw one task: a bar for each upstream, from top to bottom in the order of `upstreams`.
 
-    There is at most one card per upstream; an upstream without a card keeps an empty line. `deviations` over seeds are
-    drawn as whiskers and written after the figures.
+    There is at most one card per upstream; an upstream without a card keeps an empty line. Whiskers are the 95 % `intervals`
+    (ends in the unit of the metric), or without them the `deviations` over seeds. `texts` are figures as tables write
+    them, with the decimals of their interval; that of `strong` is bold.
     """
     by_label = {card.upstream["label"]: card for card in cards}
-    best = _best(cards)
+    ends = {label: end for label, (_, end) in (intervals or {}).items()}
+    ends |= {label: by_label[label].value + some for label, some in (deviations or {}).items() if label not in ends}
     # Percentages keep the whole scale: bars cut at the largest value exaggerate.
-    top = max([card.value for card in cards] + [100.0 if any(c.main["unit"] == "%" for c in cards) else 0.0], default=1)
+    whole = 100.0 if any(card.main["unit"] == "%" for card in cards) else 0.0
+    top = max([card.value for card in cards] + [*ends.values(), whole], default=1) or 1.0
+    longest = 0
     for row, label in enumerate(upstreams):
         card = by_label.get(label)
         if card is None:
@@ -64,20 +75,28 @@ def draw_results(
         # With more rows than colours all bars are alike: repeated colours would suggest groups.
         colour = SERIES[row] if len(upstreams) <= len(SERIES) else SERIES[0]
         axes.barh(row, card.value, height=0.62, color=colour)
-        text, end = bar_figure(card), card.value
-        weight = "bold" if text == best else "normal"
-        if (deviation := (deviations or {}).get(label)) is not None:
+        text = bar_figure(card)
+        if label in (deviations or {}):
+            text += f" ± {(deviations or {})[label]:.{bar_decimals(card)}f}"
+        text = (texts or {}).get(label, text)
+        if label in (intervals or {}):
+            low, high = (intervals or {})[label]
+            errors = [[max(0.0, card.value - low)], [max(0.0, high - card.value)]]
+            axes.errorbar(card.value, row, xerr=errors, color=INK, linewidth=1.2, capsize=2.5)
+        elif (deviation := (deviations or {}).get(label)) is not None:
             axes.errorbar(card.value, row, xerr=deviation, color=INK, linewidth=1.2, capsize=2.5)
-            text, end = f"{text} ± {deviation:.{bar_decimals(card)}f}", card.value + deviation
         # On a patch of paper colour, so that the line of chance does not cross the figures.
         axes.text(
-            end + top * 0.02, row, text, va="center", color=INK, fontweight=weight,
+            max(card.value, ends.get(label, 0.0)) + top * 0.02, row, text, va="center", color=INK,
+            fontweight="bold" if label == strong else "normal",
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
+        longest = max(longest, len(text))
     axes.set_yticks(range(len(upstreams)), list(upstreams), color=INK)
     axes.set_ylim(len(upstreams) - 0.2, -0.55)
-    axes.set_xlim(min([0.0, *(1.14 * card.value for card in cards)]), top * (1.4 if deviations else 1.14))
+    axes.set_xlim(min([0.0, *(1.14 * card.value for card in cards)]), top * (1.06 + 0.026 * max(longest, 3)))
     # The space for figures to the right of the bars has no ticks: it is not part of the scale.
+    _sparse(axes.xaxis)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= top])
     axes.tick_params(length=0)
     axes.grid(visible=False, axis="y")
@@ -91,7 +110,6 @@ def draw_results(
     chance = next((card.main["chance"] for card in cards if "chance" in card.main), None)
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=1, linestyle=(0, (2, 2)))
-        axes.text(chance + top * 0.01, len(upstreams) - 0.24, "chance", color=MUTED, fontsize=8)
 
 
 def draw_layers(
@@ -170,6 +188,7 @@ def draw_lines(
             label=short(name) if name in colours else "_",
         )  # fmt: skip
     axes.set_xlim(0, max(1, max(series.steps[-1] for series in merged.values())))
+    _steps(axes)
     if log:
         axes.set_yscale("log")
         for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
@@ -224,6 +243,7 @@ def draw_rates(
             axes.plot([chosen[name]], [line[chosen[name]]], "o", color=colour, markersize=9, markeredgecolor=PAPER)
     axes.set_xscale("log")
     axes.set_xticks(_apart(rates), [f"{rate:g}" for rate in _apart(rates)])
+    axes.margins(x=0.1)
     axes.minorticks_off()
     _finish(axes, title, "learning rate of the head", unit, MUTED)
 
@@ -258,7 +278,7 @@ def draw_radar(
     axes.set_title(short(title))
     axes.set_aspect("equal")
     axes.set_xlim(-1.55, 1.55)
-    axes.set_ylim(-1.25, 1.25)
+    axes.set_ylim(min(math.sin(angle) for angle in angles) - 0.25, 1.25)
     axes.set_axis_off()
 
 
@@ -274,14 +294,6 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     """Name -> its short form; all names stay whole if two short forms would be equal."""
     brief = {name: short(name) for name in names}
     return brief if len(set(brief.values())) == len(brief) else {name: name for name in names}
-
-
-def _best(cards: Sequence[ResultCard]) -> str | None:
-    """The best figure as it is written on its bar; None if there is only one."""
-    if len(cards) < 2:
-        return None
-    best = min if cards[0].main["better"] == "lower" else max
-    return bar_figure(best(cards, key=lambda card: card.value))
 
 
 def bar_decimals(card: ResultCard) -> int:
@@ -325,6 +337,7 @@ def _draw_curves(
         text = f"{level[1]} {factor * series.last:.3g}{level[2]}"
         axes.axhline(factor * series.last, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=text)
     axes.set_xlim(0, max(1, curves.last_step))
+    _steps(axes)
     _finish(axes, title, "step", unit)
     if level is not None:
         axes.set_ylim(bottom=0)  # after the margins; a share or a count starts at zero, a loss does not
@@ -338,12 +351,26 @@ def _running_mean(values: Sequence[float], width: int = 9) -> list[float]:
 
 
 def _apart(rates: Sequence[float]) -> list[float]:
-    """The rates whose axis labels do not touch: at least a factor of two apart."""
+    """The rates whose axis labels do not touch: a sixth of the axis apart, the first one always."""
+    least = (math.log(rates[-1] / rates[0])) / 6 if rates else 0.0
     kept: list[float] = []
     for rate in rates:
-        if not kept or rate >= 2 * kept[-1]:
+        if not kept or math.log(rate / kept[-1]) >= max(least, math.log(2)) - 1e-9:
             kept.append(rate)
     return kept
+
+
+def _sparse(axis: "Axis", integer: bool = False) -> None:
+    """At most five ticks, so that their labels stay apart on a phone, where fonts are wider than matplotlib thinks."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=4, integer=integer, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _steps(axes: "Axes") -> None:
+    """Ticks of whole steps, in thousands where they are many: "20k"."""
+    _sparse(axes.xaxis, integer=True)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}")
 
 
 def _finish(axes: "Axes", title: str, xlabel: str, ylabel: str, labelcolor: str | None = None) -> None:

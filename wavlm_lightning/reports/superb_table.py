@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from wavlm_lightning.metrics.superb import METRICS, TASKS, leaderboard, partial_score, published_entries, rank, score
 from wavlm_lightning.reports.cards import ResultCard, percent
+from wavlm_lightning.reports.significance import BOLD, Measured, leader, small_tests
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
+from wavlm_lightning.reports.utterances import UtteranceResults
 
 # Column of the board -> the name of that metric on our cards.
 METRIC_OF: dict[str, str] = {
@@ -39,29 +41,82 @@ def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
     }
 
 
-def superb_table(results: Results, tasks: Sequence[str]) -> Table:
-    """Make the table: one row per upstream, one column per metric of the board, the best of each column in bold."""
+def superb_table(
+    results: Results,
+    tasks: Sequence[str],
+    utterances: Mapping[str, Mapping[str, UtteranceResults | None]] | None = None,
+) -> Table:
+    """Make the table: one row per upstream, one column per metric of the board.
+
+    `utterances` has the results of the utterances behind each card (upstream -> task -> results), for 95 % intervals and
+    paired tests. Bold is a figure ahead of all others of its column and above chance, see `significance.leader`.
+    """
     columns = columns_of(tasks)
-    rows = {upstream: board_values(cards) for upstream, cards in results.items()}
-    # The direction is the same on every card of a task.
-    better = {
-        column: cards[task].metrics[METRIC_OF[column]]["better"]
-        for cards in results.values()
-        for task in TASKS.keys() & cards.keys()
-        for column in TASKS[task]
+    rows: dict[str, dict[str, Measured]] = {
+        upstream: {
+            column: _measured(cards[task], column, (utterances or {}).get(upstream, {}).get(task))
+            for task, board in TASKS.items()
+            if task in cards
+            for column in board
+        }
+        for upstream, cards in results.items()
+    }
+    best: dict[str, str | None] = {}
+    better: dict[str, str] = {}
+    for column in columns:
+        figures = {upstream: row[column] for upstream, row in rows.items() if column in row}
+        best[column] = leader(figures)
+        better[column] = next((figure.metric["better"] for figure in figures.values()), "")
+    rates = {
+        column: {cards[task].rates_tried or 1 for cards in results.values() if task in cards}
+        for task, board in TASKS.items()
+        for column in board
     }
     body = []
-    for upstream, values in rows.items():
-        row = [Cell(upstream)]
+    for upstream, row in rows.items():
+        cells = [Cell(upstream)]
         for column in columns:
-            if column not in values:
-                row.append(Cell(MISSING))
+            if (figure := row.get(column)) is None:
+                cells.append(Cell(MISSING))
                 continue
-            rivals = [other[column] for other in rows.values() if column in other]
-            best = (max if better[column] == "higher" else min)(rivals)
-            row.append(Cell(f"{values[column]:.2f}", strong=len(rivals) > 1 and values[column] == best))
-        body.append(row)
-    return Table([Cell("upstream"), *(board_column(column, better.get(column, "")) for column in columns)], body)
+            tried = results[upstream][_task_of(column)].rates_tried or 1
+            marks = [figure.interval_text, f"{tried} rate{'' if tried == 1 else 's'}" if len(rates[column]) > 1 else ""]
+            cells.append(Cell(figure.text, upstream == best[column], ", ".join(filter(None, marks))))
+        body.append(cells)
+    return Table([Cell("upstream"), *(board_column(column, better[column]) for column in columns)], body)
+
+
+def superb_notes(results: Results, utterances: Mapping[str, Mapping[str, UtteranceResults | None]]) -> list[str]:
+    """What a reader of the table must know: brackets, bold, small test sets."""
+    measured = [
+        (task, cards[task].corpus["utterances"], _measured(cards[task], column, utterances.get(upstream, {}).get(task)))
+        for upstream, cards in results.items()
+        for task, board in TASKS.items()
+        if task in cards
+        for column in board[:1]
+    ]
+    tasks = {task: count for task, count, _ in measured}
+    found = small_tests([(task, count, [m for t, _, m in measured if t == task]) for task, count in tasks.items()])
+    brackets = (
+        "In brackets: 95 % interval, bootstrap over test utterances or speakers."
+        if any(figure.interval is not None for _, _, figure in measured)
+        else ""
+    )
+    bold = f"Bold: {BOLD}." if len(results) > 1 else ""
+    return list(filter(None, [" ".join(filter(None, [brackets, bold])), found]))
+
+
+def _task_of(column: str) -> str:
+    return next(task for task, board in TASKS.items() if column in board)
+
+
+def _measured(card: ResultCard, column: str, utterances: UtteranceResults | None) -> Measured:
+    """A figure of the board, in percent like its column."""
+    metric = card.metrics[METRIC_OF[column]]
+    if metric["unit"] != "%":  # its interval is in another unit
+        return Measured({"value": percent(metric), "unit": "%", "better": metric["better"]})
+    same = METRIC_OF[column] == card.headline
+    return Measured(metric, utterances if same else None, given=card.interval if same else None)
 
 
 def board_verdict(results: Results, reservation: str | None = None) -> list[str]:

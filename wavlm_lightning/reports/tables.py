@@ -12,18 +12,25 @@ TITLES = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDRi"}  # names of metrics that `me
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell; `strong` marks the best of a column, `note` is a second line in small type."""
+    """One cell; `strong` marks the best of a column, `note` is a second line in small type.
+
+    `order` is the number that a column is sorted by, where the text is not a plain figure ("5 min 03 s").
+    """
 
     text: str
     strong: bool = False
     note: str = ""
+    order: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
     """A table whose first column names the row; the other columns are aligned as figures if `numeric`.
 
-    A `wide` table takes the whole width of the page, and its first column stays in view while the others scroll.
+    The second column of a table with `names=2` is of words as well, and aligned as such.
+
+    A `wide` table takes the whole width of the page, and its first column stays in view while the others scroll. A reader
+    can sort the rows of a `numeric` table by any column; those of `foot` stay at its end.
 
     Example:
         >>> Table([Cell("stage"), Cell("time")], [[Cell("corpus"), Cell("20 s")]]).to_markdown()
@@ -34,21 +41,31 @@ class Table:
     rows: Sequence[Sequence[Cell]] = field(default_factory=list)
     numeric: bool = True
     wide: bool = False
+    foot: Sequence[Sequence[Cell]] = field(default_factory=list)
+    names: int = 1
 
     def to_markdown(self) -> str:
-        rule = ["---", *(["---:" if self.numeric else "---"] * (len(self.columns) - 1))]
+        rule = ["---:" if self.numeric and place >= self.names else "---" for place in range(len(self.columns))]
         lines = [[_markdown(cell) for cell in self.columns], rule]
-        lines += [[_markdown(cell) for cell in row] for row in self.rows]
+        lines += [[_markdown(cell) for cell in row] for row in [*self.rows, *self.foot]]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def to_html(self) -> str:
         """The table inside a container that scrolls, so that a narrow page itself never does."""
-        head = "".join(f'<th scope="col">{_html(cell)}</th>' for cell in self.columns)
-        body = "".join(f"<tr>{_html_row(row)}</tr>\n" for row in self.rows)
+        head = "".join(
+            f'<th scope="col"{_kind(place, self.names)}>{_html(cell)}</th>' for place, cell in enumerate(self.columns)
+        )
+        body, foot = (
+            "".join(f"<tr>{_html_row(row, self.names)}</tr>\n" for row in rows) for rows in (self.rows, self.foot)
+        )
         kind = ("figures" if self.numeric else "facts") + (" wide" if self.wide else "")
+        kind += " sortable" if self.numeric and len(self.rows) > 1 else ""  # the script of page.html asks for the class
+        label = html.escape(", ".join(cell.text for cell in self.columns if cell.text) or "facts")
         return (
-            f'<div class="scroll" tabindex="0"><table class="{kind}">\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>\n</table></div>"
+            f'<div class="scroll" tabindex="0" role="group" aria-label="table: {label}"><table class="{kind}">\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>\n"
+            + (f"<tfoot>{foot}</tfoot>\n" if self.foot else "")
+            + "</table></div>"
         )
 
 
@@ -85,9 +102,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _html_row(row: Sequence[Cell]) -> str:
+def _html_row(row: Sequence[Cell], names: int) -> str:
     first, *others = row
-    return f'<th scope="row">{_html(first)}</th>' + "".join(f"<td>{_html(cell)}</td>" for cell in others)
+    return f'<th scope="row"{_order(first)}>{_html(first)}</th>' + "".join(
+        f"<td{_kind(place, names)}{_order(cell)}>{_html(cell)}</td>" for place, cell in enumerate(others, 1)
+    )
+
+
+def _kind(place: int, names: int) -> str:
+    return ' class="words"' if 0 < place < names else ""
+
+
+def _order(cell: Cell) -> str:
+    return "" if cell.order is None else f' data-order="{cell.order:.10g}"'
 
 
 def _html(cell: Cell) -> str:
@@ -97,6 +124,7 @@ def _html(cell: Cell) -> str:
 
 
 def _markdown(cell: Cell) -> str:
-    text = " ".join(filter(None, [cell.text, cell.note]))
-    text = html.escape(text, quote=False).replace("|", "\\|").replace("\n", " ")
-    return f"**{text}**" if cell.strong else text
+    text, note = (
+        html.escape(part, quote=False).replace("|", "\\|").replace("\n", " ") for part in (cell.text, cell.note)
+    )
+    return " ".join(filter(None, [f"**{text}**" if cell.strong else text, note]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,25 @@ from wavlm_lightning.system.errors import UserError
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
+# In the environment of a command that another one runs: its last lines give no advice.
+INSIDE = "WAVLM_INSIDE"
+
+
+def as_called(*arguments: Any) -> str:
+    """A `wavlm` command to be pasted into a shell, begun as this process was.
+
+    Example:
+        >>> as_called("test", Path("runs/my run"))
+        "wavlm test 'runs/my run'"
+    """
+    given, words = sys.orig_argv, ["wavlm"]
+    if "-m" in given[1:-1] and given[given.index("-m") + 1] == "wavlm_lightning":
+        words = given[: given.index("-m") + 2]
+    elif Path(sys.argv[0]).name == "wavlm" and shutil.which("wavlm") is None:  # called by its path
+        words = [sys.argv[0]]
+    return shlex.join([*words, *map(str, arguments)])
+
+
 def wavlm(*arguments: Any) -> None:
     """Print `wavlm ARGUMENTS` and run it; its progress bars are shown. Raises `UserError` if it fails."""
     words = [str(argument) for argument in arguments]
@@ -28,7 +48,9 @@ def wavlm(*arguments: Any) -> None:
     # In its own process group: otherwise Ctrl-C would reach it twice, from the terminal and from us, and training takes a
     # second SIGINT as "stop at once".
     process = subprocess.Popen(
-        [sys.executable, *safe, "-m", "wavlm_lightning", *words], env={**MEMORY, **os.environ}, process_group=0
+        [sys.executable, *safe, "-m", "wavlm_lightning", *words],
+        env={**MEMORY, **os.environ, INSIDE: "1"},
+        process_group=0,
     )
     with _forward_signals(process):
         status = process.wait()

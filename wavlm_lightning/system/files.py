@@ -42,6 +42,8 @@ OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (s
 PROBE = 4096  # bytes that are written to see whether a disk is full
 OLD = ".old"  # suffix of a folder that `replace_folder` has moved aside
 TEMPORARY = r".*\.[0-9a-f]{32}\.tmp"  # names of the temporary files of `atomic_write`
+LOCK = ".lock"  # in a folder: held while a command writes it
+PARTS = r"\.part-\d+-of-\d+\.lock"  # the same, for one of several processes that write it together
 MOST_OF_NAME = 200  # characters of a file's name that its temporary name keeps; a name has at most 255 bytes
 
 
@@ -313,6 +315,39 @@ def locked(path: Path, message: str | None = None, optional: bool = False, tempo
         if temporary and lock.descriptor is not None:  # while it is held: who waits for it notices and creates another
             path.unlink(missing_ok=True)
         lock.release()  # does nothing if it is not held
+
+
+@contextlib.contextmanager
+def own_folder(folder: Path, verb: str, option: str = "--out", part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """Make a folder and own it while a command writes it; what a killed one has left unfinished there is removed.
+
+    Args:
+        folder: of the command's results. If it did not exist and stays empty, it is removed at the end.
+        verb: of the command, for the message: `export`, `codebook fit`.
+        option: that named the folder, for the message.
+        part: number of the part that this process makes, from 0, and how many there are; parts are made at the same time.
+
+    Raises:
+        Busy: another process makes this folder, or this part of it.
+
+    Example:
+        >>> with own_folder(out, "export", "DIRECTORY"):
+        ...     write(out)
+    """
+    fresh = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    number, of = part
+    name, which = (LOCK, "") if of == 1 else (f".part-{number + 1}-of-{of}.lock", f" --part {number + 1}/{of}")
+    busy = f"{folder}: another `wavlm {verb}`{which} writes there; wait for it, or choose another {option}"
+    try:
+        with locked(folder / name, busy, optional=True, temporary=True):
+            sweep_leftovers(folder)
+            sweep_leftovers(folder, PARTS)
+            yield
+    finally:
+        if fresh:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 class _FileLock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +29,44 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def machine_facts(device: torch.device) -> dict[str, str]:
+    """Processor, its cores, threads of PyTorch and the device of a computation, for result cards and reports."""
+    import torch
+
+    cuda = device.type == "cuda"
+    return {
+        "processor": processor_name(),
+        "cores": str(os.cpu_count() or 1),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if cuda else device.type.upper(),
+    }
+
+
 def _cpuinfo() -> str:
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""  # not Linux
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has under taskset, in a container or in a SLURM job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def capped(processes: int, option: str) -> int:
+    """At most one process for each usable core; a line says so, once, if `option` asked for more."""
+    cores = usable_cores()
+    if processes > cores:
+        _note_capped(processes, option, cores)
+    return min(processes, cores)
+
+
+@cache
+def _note_capped(processes: int, option: str, cores: int) -> None:
+    from wavlm_lightning.system.progress import say
+
+    say(f"note: {option} is {processes}, but this process may use {cores} core{'s'[: cores > 1]}: {cores} are started")
 
 
 def choose_device(name: str | None = None) -> torch.device:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.yaml_files import read_yaml
 
 LAST, BEST = "last", "best"  # names of a run's checkpoints, also for `--ckpt_path`
@@ -18,6 +19,11 @@ CURVES = "curves"
 def checkpoint(run: Path, name: str) -> Path:
     """Path of the checkpoint `LAST` or `BEST`: a file, or the folder of a sharded one. It may not exist."""
     return run / "checkpoints" / f"{name}.ckpt"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path, which may be anything, is a run folder."""
+    return is_file(path / CONFIG)
 
 
 def curve_files(run: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import capped, usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +41,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     devices: SimpleQueue[str | None] = context.SimpleQueue()
     for number in range(processes):
         devices.put(_visible_gpu(number))
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, usable_cores() // processes)
     with ProcessPoolExecutor(processes, context, initializer=_begin_training, initargs=(threads, devices)) as pool:
         try:
             yield pool
@@ -56,14 +57,14 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def default_jobs() -> int:
-    """How many runs to train at a time: one per GPU, or one per core on a machine without GPUs.
+def run_count(asked: int | None, option: str = "--jobs") -> int:
+    """How many runs to train at a time: at most `asked`, by default one per GPU, or one per core without GPUs.
 
-    Two runs of one thread each do more work on two cores than one run of two threads.
+    Two runs of one thread each do more work on two cores than one run of two threads; more runs than cores do less.
     """
     import torch
 
-    return torch.cuda.device_count() or os.cpu_count() or 1
+    return torch.cuda.device_count() or usable_cores() if asked is None else capped(asked, option)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ Tests: `tests/tasks/`.
 from wavlm_lightning.tasks.base import Task, Unit
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
 from wavlm_lightning.tasks.content.query_by_example import QueryByExample
@@ -34,6 +35,7 @@ from wavlm_lightning.tasks.waveform import WaveformTask
 __all__ = [
     "CtcTask",
     "EmotionRecognition",
+    "FineTunedRecognition",
     "FoldData",
     "IntentClassification",
     "KeywordSpotting",

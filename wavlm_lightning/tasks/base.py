@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +18,11 @@ from torchmetrics import MeanMetric, Metric
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.tasks.windows import WINDOW_SECONDS, is_long, long_outputs
@@ -73,7 +76,8 @@ class Task(HeadCheckpoint, Trainable):
         seed: of the head's initial weights.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
-        start_from: folder of a run, or a checkpoint, whose weights a new run begins with; a resumed run does not read it.
+        start_from: folder of a run, or a checkpoint, whose weights a new run begins with. A run that `wavlm fit` resumes does
+            not read it; from Python leave it out then, because Lightning names the checkpoint too late to know of it.
         start_with: which weights of that run: the `head` (with the weighted sum), the `encoder`, or `both`.
         schedule: learning rate over updates; constant if left out, as in s3prl's configurations of these tasks.
         weight_decay: above 0 the optimiser is AdamW with this decay.
@@ -149,6 +153,8 @@ class Task(HeadCheckpoint, Trainable):
         self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.details: dict[str, Any] = {}  # of the test, for the result card
+        self.scored = ScoredUtterances()  # in the test that runs
+        self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
         self.started: dict[str, Any] = {}  # with which weights the run began
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
@@ -206,6 +212,16 @@ class Task(HeadCheckpoint, Trainable):
         values = metric.compute()
         return values if isinstance(values, dict) else {self.metric: values}
 
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """Errors and count of each utterance of a test batch, so that the sums of all utterances have the headline as ratio.
+
+        Wrong and all words, seconds of error and of speech; for a mean over utterances, the figure of the utterance and 1. They
+        give the headline its interval (`reports.utterances`). None: a fresh metric scores each utterance alone.
+        """
+        return None
+
     def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
         """What is fitted on the validation split after training: a threshold, a clustering, a calibration.
 
@@ -240,7 +256,25 @@ class Task(HeadCheckpoint, Trainable):
             every_talker=self.every_talker,
             target_audio=self.target_audio,
             extra_audio=self.extra_audio,
+            check=self.check_corpus,
         )
+
+    def check_corpus(self, corpus: Corpus, fitting: bool, metas: Iterable[dict[str, Any]]) -> None:
+        """Refuse a corpus whose labels are not there, are not those of the checkpoint, or say nothing of an utterance.
+
+        Args:
+            corpus: with its label inventories.
+            fitting: whether the head is about to be trained on it.
+            metas: the metadata of utterances whose targets are read; none for a task with `target_audio`.
+        """
+        labels = self.read_labels(corpus)
+        if fitting:
+            self.check_labels(labels)
+        self._check_built(labels)
+        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
+        reader.labels = labels
+        for meta in () if self.target_audio else metas:
+            reader.read_target(meta)
 
     # Construction.
 
@@ -274,6 +308,8 @@ class Task(HeadCheckpoint, Trainable):
             if self.trainer.state.fn == "fit":
                 self.check_labels(labels)
             self.build(labels)
+            if self.trainer.state.fn == "fit" and not (self.start_from or self.trainer.ckpt_path):
+                self.upstream.note_random(self.name)
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
@@ -300,9 +336,8 @@ class Task(HeadCheckpoint, Trainable):
             raise UserError(
                 f"{self.name}: `headlines` are {', '.join(self.headlines)}; name `metric` ({self.metric}) and any of `others`"
             )
+        self._check_built(labels)
         if self.labels is not None:
-            if self.labels != labels:
-                raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")
             return
         self.labels = labels
         # A random stream of its own: initial weights depend on the seed alone, not on earlier draws.
@@ -312,6 +347,10 @@ class Task(HeadCheckpoint, Trainable):
         if hidden := sorted(name for name in self._modules if hasattr(Task, name)):
             raise UserError(f"{self.name}: a layer is called {hidden[0]!r}, which is a method of every task; rename it")
         self.valid_metric, self.test_metric = self.build_metric(), self.build_metric()
+
+    def _check_built(self, labels: Any) -> None:
+        if self.labels is not None and self.labels != labels:
+            raise UserError(f"{self.name}: the checkpoint's labels differ from the corpus'; train the head again")
 
     @property
     def chance(self) -> float | None:
@@ -394,6 +433,8 @@ class Task(HeadCheckpoint, Trainable):
         outputs, lengths = self.answers(batch.inputs)
         self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), self._counted(lengths, batch))
         self.update_metric(metric, outputs, lengths, batch)
+        if stage == "test":
+            self.scored.add(self, outputs, lengths, batch)
         self.targets_seen(batch, lengths, stage)
 
     def add_means(self, name: str) -> None:
@@ -424,13 +465,20 @@ class Task(HeadCheckpoint, Trainable):
         self.valid_metric.reset()
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.scored = ScoredUtterances()
         with self.named(batch):
             self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
-        for name, value in self.score(self.test_metric, "test").items():
+        values = self.score(self.test_metric, "test")
+        for name, value in values.items():
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
+        self.scored.gather()
+        self.utterance_results = None
+        if self.trainer.is_global_zero and self.data is not None and self.metric in values:
+            self.utterance_results = self.scored.results(self, float(values[self.metric]))
         self.gather_parameters()
 
     def gather_parameters(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -29,6 +30,8 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     labels: Any
     data: Served | None
     trained: dict[str, Any]
+    fit_began: float | None = None  # reading of the clock
+    seconds_before: float = 0.0  # of training, when the run that goes on stopped
     fitted: dict[str, Any]
     started: dict[str, Any]
     monitor: Any
@@ -36,6 +39,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     @abstractmethod
     def build(self, labels: Any) -> None:
         """Create the head for a label inventory."""
+
+    def on_fit_start(self) -> None:
+        self.fit_began = time.perf_counter()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen upstream, or say how to rebuild the trained one; add the labels and how the head was trained."""
@@ -45,6 +51,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
         else:
             checkpoint |= self.upstream.checkpoint_entries()
+        if self.fit_began is not None:
+            # Beside the entry `task`, which is equal for equal runs.
+            checkpoint["training_seconds"] = self.seconds_before + time.perf_counter() - self.fit_began
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
@@ -106,6 +115,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             own = self.state_dict()
             checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith("upstream.")}
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
+        self.seconds_before = float(checkpoint.get("training_seconds", 0.0))
         self.fitted, self.started = kept.get("fitted", {}), kept.get("started", {})
 
     def upgrade(self, checkpoint: dict[str, Any]) -> None:

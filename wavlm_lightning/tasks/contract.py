@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Needs:
         every_talker: the target is all who speak, so that no transform may add talkers.
         target_audio: further audio of an utterance that is the target, sample by sample with the input.
         extra_audio: further audio of an utterance that is a second input, of any length.
+        check: refuses a corpus with wrong labels, and metadata without a target, before anything is computed; see
+            `Task.check_corpus`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Needs:
     every_talker: bool = False
     target_audio: tuple[str, ...] = ()
     extra_audio: tuple[str, ...] = ()
+    check: Callable[[Corpus, bool, Iterable[dict[str, Any]]], None] | None = None
 
     @property
     def resamples(self) -> bool:

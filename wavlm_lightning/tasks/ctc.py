@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +16,9 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.upstreams.cache import Level
 
 BLANK = 0  # index of the CTC blank
 ENOUGH = 100  # training utterances after which a run is stopped if most of them cannot be learned
@@ -42,7 +45,8 @@ class CtcTask(Task):
     """
 
     better: ClassVar[Direction] = "lower"
-    answer, cache_level = "labels", "frame"
+    answer = "labels"
+    cache_level: ClassVar[Level | None] = "frame"
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
 
     _example = ""  # the first utterance that CTC cannot align
@@ -171,6 +175,18 @@ class CtcTask(Task):
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         metric.update(self.decode(outputs, lengths), self.references(batch.targets))
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """Edits and labels of each utterance, or the value of the headline metric for a mean such as the F1 of slots."""
+        metric, scores = headline_of(self.build_metric().to(outputs.device), self.metric), []
+        metric.distributed_available_fn = lambda: False  # other processes are at other utterances
+        for text, reference in zip(self.decode(outputs, lengths), self.references(batch.targets), strict=True):
+            metric.reset()
+            metric.update([text], [reference])
+            scores.append(contribution(metric, self.metric))
+        return scores
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         return [{"text": text} for text in self.decode(outputs, lengths)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,9 @@ from wavlm_lightning.data.loading.resume import ResumableData
 from wavlm_lightning.data.noise import open_transforms
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import capped
 from wavlm_lightning.system.paths import cache_directory
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
@@ -135,6 +138,9 @@ class TaskData(ResumableData):
             self._open_transforms(name)
             self._check_audio(name, split)
         if self.cache_directory is not None:
+            common_level(needs)  # refuses tasks that no cache serves
+        self._check_labels(stage == "fit")
+        if self.cache_directory is not None:
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
         return Served(self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path)
@@ -152,6 +158,15 @@ class TaskData(ResumableData):
                     f"{shard.path}: utterance {shard.keys[place]!r} of split {split.name} is {found}, as are "
                     f"{len(short) - 1} more; {remedy}prepare the corpus again, which leaves them out with --on-error skip"
                 )
+
+    def _check_labels(self, fitting: bool) -> None:
+        """Refuse wrong labels before hours of features: of every utterance with a cache, else of the first of each shard."""
+        corpus, whole = self.corpus, self.cache_directory is not None
+        for task in self.needs:
+            if task.check is None:
+                continue
+            for split in self.opened.values():
+                task.check(corpus, fitting, split.metas() if whole else (shard.meta(0) for shard in split.shards))
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
@@ -221,8 +236,15 @@ class TaskData(ResumableData):
             need, missing = self.cache.check_budget(split.shards, longest)
             self._announce(split, longest, need, missing)
             # Each rank computes its share of the shards, and all read the whole cache after the barrier.
-            for shard in split.shards[trainer.global_rank :: trainer.world_size]:
-                self.cache.fill(shard, trainer.strategy.root_device, longest)
+            ours, began = split.shards[trainer.global_rank :: trainer.world_size], time.monotonic()
+            total, hidden = sum(self.cache.absent(shard, longest) for shard in ours), trainer.global_rank > 0
+            with progress_bar(
+                total=total, desc=f"cache {name}", unit="utt", leave=False, disable=hidden or not total
+            ) as bar:
+                for shard in ours:
+                    self.cache.fill(shard, trainer.strategy.root_device, longest, bar=bar)
+            if missing:
+                rank_zero_info(f"cache: {split.name}: computed in {time.monotonic() - began:.0f} s")
         trainer.strategy.barrier("feature cache")
 
     def _longest(self, name: str) -> int | None:
@@ -297,8 +319,8 @@ class TaskData(ResumableData):
         utterances = LabelledUtterances(
             split, self.needs, max_seconds, self.seed, self.cache, self.factor, augmentation
         )
-        pin = torch.cuda.is_available()
-        return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=self.num_workers, pin_memory=pin)
+        pin, workers = torch.cuda.is_available(), capped(self.num_workers, "data.num_workers")
+        return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=workers, pin_memory=pin)
 
     def _note_long(self, split: Split) -> None:
         number = int((split.samples > LONGEST_WHOLE * SAMPLE_RATE).sum())

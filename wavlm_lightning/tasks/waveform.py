@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +17,7 @@ from wavlm_lightning.encoder import Layers, padding_mask
 from wavlm_lightning.metrics.enhancement import UNPROCESSED, EnhancementMeasures
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task, Unit
+from wavlm_lightning.tasks.scored_utterances import contribution
 from wavlm_lightning.upstreams import Upstream
 
 # The loss of an utterance stops falling near this ratio, so that easy ones do not outweigh the others.
@@ -111,6 +113,22 @@ class WaveformTask(Task):
         rows = zip(self.answer_rows(outputs, lengths), batch.targets.values, inputs.audio, strict=True)
         for answer, reference, noisy in rows:
             metric.update(answer, reference[: len(answer)], noisy[: len(answer)])
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """The headline measure of each utterance, alone: further ones, such as STOI, may take long."""
+        if type(self).build_metric is not WaveformTask.build_metric:
+            return None
+        metric, scores, inputs = EnhancementMeasures([self.metric]).to(outputs.device), [], batch.inputs
+        metric.distributed_available_fn = lambda: False  # other processes are at other utterances
+        assert isinstance(inputs, Waveforms)
+        rows = zip(self.answer_rows(outputs, lengths), batch.targets.values, inputs.audio, strict=True)
+        for answer, reference, noisy in rows:
+            metric.reset()
+            metric.update(answer, reference[: len(answer)], noisy[: len(answer)])
+            scores.append(contribution(metric, self.metric))
+        return scores
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
         """Values by name; the test also puts those of the unprocessed input into `details`."""

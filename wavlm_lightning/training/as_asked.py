@@ -1,4 +1,4 @@
-"""A checkpoint restores an optimiser with its old settings: this callback compares them with what was asked for."""
+"""What a checkpoint restores: the optimiser's settings are compared with those asked for, the place in the epoch is corrected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class OptimizerAsAsked(pl.Callback):
     """Refuses to go on from a checkpoint whose optimiser or schedulers differ from those of this run.
 
     Lightning would silently continue with the learning rate, decay, betas and eps of the checkpoint. Every
-    LightningModule of ours brings this callback, so that it also works without a command line.
+    LightningModule of ours brings this callback, so that it also works without a command line. It also lets a run go on in
+    the epoch in which the run of the checkpoint ended, see `reopen_epoch`.
     """
 
     def __init__(self) -> None:
@@ -47,6 +48,7 @@ class OptimizerAsAsked(pl.Callback):
         """Note the settings in the checkpoint; a `UserError` if it holds weights alone."""
         if trainer.state.fn != "fit":
             return
+        reopen_epoch(checkpoint.get("loops", {}))
         states, schedulers = checkpoint.get("optimizer_states"), checkpoint.get("lr_schedulers")
         if states is None and trainer.strategy.restore_checkpoint_after_setup:
             states = [each.state_dict() for each in trainer.optimizers]  # sharded: it has been loaded in place
@@ -83,6 +85,30 @@ class OptimizerAsAsked(pl.Callback):
             )
         for ours, theirs in zip(self.asked, self.kept, strict=True):
             _compare(ours, theirs, bool(configs))
+
+
+def reopen_epoch(loops: dict[str, Any]) -> None:
+    """Give Lightning's counters the values that they had after the last batch of an epoch or of a run; in place.
+
+    At the end of an epoch, and of a run even in the middle of one, Lightning counts the epoch as over. From a checkpoint that
+    is written then, it would leave out the rest of that epoch, or count one more epoch without a batch.
+
+    Args:
+        loops: the section of that name of a checkpoint; one that was written between two batches is left as it is.
+    """
+    fit = loops.get("fit_loop", {})
+    epochs, batches = fit.get("epoch_progress"), fit.get("epoch_loop.batch_progress")
+    if not epochs or not batches or not epochs["current"]["ready"] or not batches["current"]["ready"]:
+        return
+    if epochs["current"]["processed"] < epochs["current"]["ready"]:
+        return
+    for span in ("total", "current"):
+        epochs[span]["processed"] -= 1
+        epochs[span]["completed"] = epochs[span]["processed"]
+        batches[span]["completed"] -= 1
+    stepped = fit.get("epoch_loop.state_dict", {})
+    if "_batches_that_stepped" in stepped:
+        stepped["_batches_that_stepped"] -= 1
 
 
 def _groups(states: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

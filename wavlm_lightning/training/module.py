@@ -44,7 +44,7 @@ class Trainable(pl.LightningModule):
     On several processes, and with `accumulate_grad_batches`, an update takes the mean of the gradients of its batches: each
     batch counts the same, whatever its size. So two processes make the update that one process makes of the same two
     batches. A loss that is a mean over utterances is thus a mean of such means; pre-training, whose batches differ much in
-    masked frames, corrects this (`NormalisedUpdates`).
+    masked frames, and recognition by fine-tuning correct this (`divide_gradient`).
 
     Args:
         learning_rate: peak of the schedule.
@@ -113,6 +113,23 @@ class Trainable(pl.LightningModule):
         super().backward(loss, *args, **kwargs)
 
     # Updates.
+
+    def divide_gradient(self, count: Tensor | float, nominal: float = 1.0) -> None:
+        """Make the gradient that of a mean over all units (utterances, frames) of an update, whatever batches they came in.
+
+        Call it before `guard_gradient`, on all ranks. The losses of the update's batches are sums over their units, each
+        divided by `nominal`.
+
+        Args:
+            count: units of this process' batches since the last update.
+            nominal: a constant that keeps gradients in the range of fp16.
+        """
+        total = torch.as_tensor(count, dtype=torch.float32, device=self.device)
+        total = self.trainer.strategy.reduce(total, reduce_op="sum")
+        # Lightning has averaged over ranks and divided by `accumulate_grad_batches`: undo both.
+        factor = nominal * self.trainer.world_size * self.trainer.accumulate_grad_batches / total
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, factor)
 
     def guard_gradient(self) -> bool:
         """Make the gradient fit for an update: none for what waits, none at all unless it is finite. Returns if it is.

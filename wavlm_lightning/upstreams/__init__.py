@@ -13,7 +13,7 @@ from wavlm_lightning.upstreams.huggingface import HuggingFaceUpstream
 from wavlm_lightning.upstreams.spectral import Fbank, Mfcc
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, TorchaudioUpstream
 from wavlm_lightning.upstreams.wavlm import WavLMUpstream
-from wavlm_lightning.upstreams.weighted_sum import WeightedSum
+from wavlm_lightning.upstreams.weighted_sum import TopLayer, WeightedSum
 
 __all__ = [
     "ChosenLayers",
@@ -22,6 +22,7 @@ __all__ = [
     "FineTuning",
     "HuggingFaceUpstream",
     "Mfcc",
+    "TopLayer",
     "TorchaudioModel",
     "TorchaudioUpstream",
     "Upstream",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SHORTEST
@@ -36,6 +37,8 @@ class Upstream(nn.Module, ABC):
         dim: features per frame.
         num_layers: number of hidden states.
         frame_rate: frames per second.
+        random: the preset of an encoder whose weights are random at the start; None for weights that something has trained,
+            and where there is nothing to train.
         shortest: samples of the shortest utterance, which has one frame.
         source_argument: the argument of `__init__` that also takes the checkpoint of a run that trained it; None if there
             is none.
@@ -54,6 +57,8 @@ class Upstream(nn.Module, ABC):
     num_layers: int
     frame_rate: float
     shortest: int = SHORTEST
+    random: str | None = None
+    _noted = False  # `note_random` has spoken
     source_argument: ClassVar[str | None] = None
 
     def __init__(
@@ -73,6 +78,7 @@ class Upstream(nn.Module, ABC):
         self._fingerprint: str | None = None
         self._update = 0
         self._draws = Draws()
+        self._keep: Sequence[int] | None = None  # see `forward`
 
     # What a subclass says about its parts.
 
@@ -227,15 +233,23 @@ class Upstream(nn.Module, ABC):
             lengths: samples of each row, int64 `(batch,)`.
         """
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        """`layers`, without gradients if frozen (unless `differentiable`) or before `from_update`."""
+    def forward(self, waveforms: Tensor, lengths: Tensor, keep: Sequence[int] | None = None) -> Layers:
+        """`layers`, without gradients if frozen (unless `differentiable`) or before `from_update`.
+
+        `keep` names the hidden states that the caller reads, from 0 or, backwards, from -1. An upstream that can leave out the
+        others may do so, which saves memory; it returns those named, in this order, or all: -1 is the last one of either.
+        """
         if self.training:
             self._draws.next_pass()
-        if (self.differentiable and waveforms.requires_grad) or (self.trained and not self.waits):
-            return self.layers(waveforms, lengths)
-        # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
-        with torch.no_grad():
-            return self.layers(waveforms, lengths)
+        self._keep = keep
+        try:
+            if (self.differentiable and waveforms.requires_grad) or (self.trained and not self.waits):
+                return self.layers(waveforms, lengths)
+            # Not inference_mode: the weighted sum of the head saves these tensors for its backward.
+            with torch.no_grad():
+                return self.layers(waveforms, lengths)
+        finally:
+            self._keep = None
 
     # What a checkpoint keeps.
 
@@ -259,12 +273,21 @@ class Upstream(nn.Module, ABC):
         """The entry `upstream` of a result card."""
         return {
             "label": self.label,
+            **({"random": self.random} if self.frozen and self.random else {}),
             "class": type(self).__name__,
             "sha256": self.fingerprint(),
             "parameters": sum(p.numel() for p in self.parameters()),
             "frame_rate": self.frame_rate,
             "layers": self.num_layers,
         }
+
+    def note_random(self, task: str) -> None:
+        """Say once that a task begins with an encoder whose weights nothing has trained."""
+        if self.random is None or self._noted:
+            return
+        self._noted = True
+        use = "its score is that of a control" if self.frozen else "the encoder is trained from there"
+        rank_zero_info(f"{task}: the encoder starts from random weights ({self.random}), and {use}")
 
     def fingerprint(self) -> str:
         """Hash of class, settings and weights: two upstreams with the same fingerprint give the same features."""

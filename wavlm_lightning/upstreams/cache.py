@@ -26,6 +26,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers
@@ -129,9 +130,10 @@ class FeatureCache:
         self._open: dict[Path, safe_open] = {}
 
     def _pieces_of(self, shard: AudioShard) -> Pieces:
-        if shard.sha256 not in self._pieces:
-            self._pieces[shard.sha256] = Pieces(shard.samples)
-        return self._pieces[shard.sha256]
+        name = f"{shard.path.stem}-{shard.sha256}"  # two splits may have parts of one tar
+        if name not in self._pieces:
+            self._pieces[name] = Pieces(shard.samples)
+        return self._pieces[name]
 
     def path(self, shard: AudioShard, piece: int) -> Path:
         return self.directory / f"{shard.path.stem}-{shard.sha256[:12]}-{piece:03d}.safetensors"
@@ -173,6 +175,11 @@ class FeatureCache:
             )
         return need, missing
 
+    def absent(self, shard: AudioShard, longest: int | None = None) -> int:
+        """Number of utterances of a shard whose file is not there yet; a damaged file is found only by `fill`."""
+        pieces = self._pieces_of(shard)
+        return sum(len(pieces.places[n]) for n in pieces.up_to(longest) if not self.path(shard, n).is_file())
+
     @torch.no_grad()
     def fill(
         self,
@@ -180,12 +187,14 @@ class FeatureCache:
         device: torch.device | str = "cpu",
         longest: int | None = None,
         batch_seconds: float = 40.0,
+        bar: tqdm | None = None,
     ) -> list[Path]:
         """Compute the features of a shard that are not in the cache, and return the files.
 
         Several runs may share a cache: one computes a file while the others wait for it. After a kill, the next call
         continues with the first missing file. Only utterances of at most `longest` samples will be read. A forward takes
-        `batch_seconds` of audio, padding counted.
+        `batch_seconds` of audio, padding counted. `bar` counts the utterances computed here, see `absent`; without one
+        each file has its own.
         """
         paths = []
         for piece in self._pieces_of(shard).up_to(longest):
@@ -199,18 +208,19 @@ class FeatureCache:
                     if _intact(path, facts):
                         continue
                     warnings.warn(f"{path}: damaged (cut off or altered); computed again", stacklevel=2)
-                _write(path, self._compute(shard, piece, device, batch_seconds), facts)
+                _write(path, self._compute(shard, piece, device, batch_seconds, bar), facts)
         return paths
 
     def _compute(
-        self, shard: AudioShard, piece: int, device: torch.device | str, batch_seconds: float
+        self, shard: AudioShard, piece: int, device: torch.device | str, batch_seconds: float, bar: tqdm | None
     ) -> dict[str, Tensor]:
         """The tensors of a file: `means` `(utterances, layers, dim)`, or `(layers, frames, dim)` for each key."""
         tensors: dict[str, Tensor] = {}
         means: list[Tensor] = []
         order, upstream = self._pieces_of(shard).places[piece], self.upstream.to(device)
         name, begin = f"features {upstream.label} {self.path(shard, piece).stem}", 0
-        with progress_bar(total=len(order), desc=name, leave=False) as bar:
+        own = progress_bar(total=len(order), desc=name, leave=False) if bar is None else contextlib.nullcontext(bar)
+        with own as counted:
             while begin < len(order):
                 # Lengths ascend, so the last utterance of a batch is its longest and sets the padded size.
                 end = begin + 1
@@ -224,7 +234,7 @@ class FeatureCache:
                     hidden = layers.hidden.cpu()
                     for row, (place, frames) in enumerate(zip(places, layers.lengths.tolist(), strict=True)):
                         tensors[shard.keys[place]] = _half_precision(hidden[:, row, :frames])
-                bar.update(end - begin)
+                counted.update(end - begin)
                 begin = end
         return {"means": torch.cat(means)} if means else tensors
 

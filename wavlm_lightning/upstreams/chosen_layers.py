@@ -14,6 +14,17 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
 
 
+def numbered(layers: Sequence[int], count: int, label: str) -> list[int]:
+    """The layers counted from 0, of an upstream with `count` layers; a `UserError` if one does not exist or occurs twice."""
+    chosen = [layer % count for layer in layers if -count <= layer < count]
+    if not layers or len(set(chosen)) != len(layers):
+        raise UserError(
+            f"upstream.layers: {list(layers)}: give some of the {count} layers of {label}, each once, as 0 to "
+            f"{count - 1} or -{count} to -1"
+        )
+    return chosen
+
+
 class ChosenLayers(Upstream):
     """An upstream with a selection of another one's layers; with a single layer the weighted sum has no weights.
 
@@ -33,16 +44,10 @@ class ChosenLayers(Upstream):
         super().__init__(upstream.frozen, upstream.differentiable)
         self.fine_tuning = upstream.fine_tuning
         self.upstream = upstream
-        count = upstream.num_layers
-        self.chosen = [layer % count for layer in layers if -count <= layer < count]
-        if not layers or len(set(self.chosen)) != len(layers):
-            raise UserError(
-                f"upstream.layers: {list(layers)}: give some of the {count} layers of {upstream.label}, each once, as 0 to "
-                f"{count - 1} or -{count} to -1"
-            )
+        self.chosen = numbered(layers, upstream.num_layers, upstream.label)
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
         self.dim, self.num_layers, self.frame_rate = upstream.dim, len(self.chosen), upstream.frame_rate
-        self.shortest = upstream.shortest
+        self.shortest, self.random = upstream.shortest, upstream.random
         self.train(self.trained)
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:

@@ -1,4 +1,4 @@
-"""Upstreams by specification: `fbank`, `runs/demo/pretrain`, `hf:NAME`, `torchaudio:BUNDLE`, `LABEL=...`.
+"""Upstreams by specification: `fbank`, `random:base`, `runs/demo/pretrain`, `hf:NAME`, `torchaudio:BUNDLE`, `LABEL=...`.
 
 There is no form for APC, VQ-APC, NPC, Mockingjay, TERA, DeCoAR 2.0 or PASE+, because only s3prl and its forks read
 their checkpoints: wrap s3prl in your own `Upstream` and give its dotted path.
@@ -21,7 +21,7 @@ from wavlm_lightning.upstreams.fairseq import FIRST_BLOCK, is_wavlm
 from wavlm_lightning.upstreams.fairseq_files import words
 from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint, trained_encoder
 from wavlm_lightning.upstreams.torchaudio_models import find_bundle
-from wavlm_lightning.upstreams.wavlm import PRESETS
+from wavlm_lightning.upstreams.wavlm import PRESETS, RANDOM, note_old_word, preset_of, random_label
 
 SPECTRAL: dict[str, tuple[str, dict[str, Any]]] = {
     "fbank": ("Fbank", {"cmvn": True}),
@@ -30,7 +30,8 @@ SPECTRAL: dict[str, tuple[str, dict[str, Any]]] = {
     "mfcc_no_cmvn": ("Mfcc", {"cmvn": False, "label": "MFCC (no CMVN)"}),
 }
 FORMS = (
-    f"one of {', '.join([*SPECTRAL, *PRESETS])}; a path to a pre-training run, a fine-tuned head or a checkpoint; "
+    f"one of {', '.join([*SPECTRAL, *(RANDOM + name for name in PRESETS)])}; a path to a pre-training run, a fine-tuned "
+    "head or a checkpoint; "
     "hf:NAME_OR_FOLDER; torchaudio:BUNDLE; or package.module.Class; each may follow LABEL="
 )
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -41,11 +42,12 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
     """The class and the arguments that a specification stands for; nothing is loaded or downloaded.
 
     Args:
-        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `tiny`, `base`, `base_plus`, `large`, `hubert_base` or
-            `hubert_large` for an encoder with random weights; the folder of a pre-training run or of a head that trained
-            its encoder, a `.ckpt`, `.pt` or Hugging Face folder; `hf:` and a name on the hub or a folder; `torchaudio:` and
-            a name in `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. A `LABEL=` in front of it
-            sets the name in tables.
+        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `random:tiny`, `random:base`, `random:base_plus`,
+            `random:large`, `random:hubert_base` or `random:hubert_large` for an encoder with random weights (older
+            versions wrote `base` for `random:base`, which still works); the folder of a pre-training run or of a head that
+            trained its encoder, a `.ckpt`, `.pt` or Hugging Face folder; `hf:` and a name on the hub or a folder;
+            `torchaudio:` and a name in `torchaudio.pipelines`; or the dotted path of an `Upstream` of your own. A `LABEL=`
+            in front of it sets the name in tables.
 
     Returns:
         Dotted path of the class and its arguments, as in a YAML's `class_path` and `init_args`.
@@ -86,8 +88,10 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
     if spec in SPECTRAL:
         name, arguments = SPECTRAL[spec]
         return _ours(name), dict(arguments)
-    if spec in PRESETS:
-        return _ours("WavLMUpstream"), {"source": spec, "label": f"random weights ({spec})"}
+    if (preset := preset_of(spec)) is not None:
+        if spec == preset:
+            note_old_word(preset)
+        return _ours("WavLMUpstream"), {"source": spec, "label": random_label(preset)}
     kind, _, rest = spec.partition(":")
     if kind == "hf" and rest:
         return _ours("HuggingFaceUpstream"), {"source": rest}
@@ -105,7 +109,7 @@ def _plain(spec: str) -> tuple[str, dict[str, Any]]:
     if is_dotted(spec):
         _class(spec)
         return spec, {}
-    hint = nearest(spec.lower(), [*SPECTRAL, *PRESETS])
+    hint = nearest(spec.lower(), [*SPECTRAL, *(RANDOM + name for name in PRESETS), *PRESETS])
     raise UserError(f"{spec!r} is not an upstream{hint + ' An' if hint else '; an'} upstream is {FORMS}")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
@@ -14,6 +16,8 @@ from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
 from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.progress import say
 from wavlm_lightning.system.reading import reading
 from wavlm_lightning.upstreams.base import Upstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
@@ -35,28 +39,62 @@ DROPOUT_FIELDS = {
 }
 
 
+RANDOM = "random:"
+"""In front of a preset: an encoder with fresh weights."""
+
+
+def preset_of(source: str | Path) -> str | None:
+    """The preset of a source of random weights: `base` for `random:base` and, as older versions wrote it, for `base`.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    name = str(source)
+    if not name.startswith(RANDOM):
+        return name if name in PRESETS else None
+    if (preset := name.removeprefix(RANDOM)) in PRESETS:
+        return preset
+    raise UserError(
+        f"{name}: there is no preset {preset!r}{nearest(preset, PRESETS)}; take one of {', '.join(PRESETS)}"
+    )
+
+
+def random_label(preset: str, frozen: bool = True) -> str:
+    """What tables, cards and reports call a preset's fresh weights, or what a task has made of them."""
+    return f"random weights ({preset})" if frozen else f"trained from random weights ({preset})"
+
+
+@cache  # once for each word and process
+def note_old_word(preset: str) -> None:
+    """Say on standard error that a bare preset as an upstream means random weights."""
+    if rank_zero_only.rank in (None, 0):
+        say(f"note: the upstream {preset!r} has random weights; write {RANDOM}{preset}, which says so")
+
+
 def load_encoder(source: str | Path, overrides: dict[str, Any] | None = None) -> WavLM:
     """Load or build an encoder.
 
     Args:
-        source: a preset name (random weights), a Hugging Face directory, a unilm `.pt` file, a `.ckpt` of a
-            pre-training run (one file, or the folder that FSDP2 writes), or the folder of such a run, whose
-            newest checkpoint is loaded. Also a `.ckpt` or the folder of a head's run that trained its encoder, whose best
-            checkpoint is loaded.
+        source: `random:` and a preset for fresh weights (`random:base`; the preset alone works, too), a Hugging Face
+            directory, a unilm `.pt` file, a `.ckpt` of a pre-training run (one file, or the folder that FSDP2 writes), or
+            the folder of such a run, whose newest checkpoint is loaded. Also a `.ckpt` or the folder of a head's run that
+            trained its encoder, whose best checkpoint is loaded.
         overrides: configuration fields to change, such as dropouts.
 
     Raises:
         UserError: the source does not exist or is not readable as an encoder.
     """
     overrides = overrides or {}
-    if str(source) in PRESETS:
+    if (preset := preset_of(source)) is not None:
         try:
-            return WavLM(WavLMConfig.preset(str(source), **overrides))
+            return WavLM(WavLMConfig.preset(preset, **overrides))
         except (TypeError, ValueError) as error:
             raise UserError(f"encoder {source!r}: {error}") from error
     path = newest_checkpoint(Path(source))
     if not path.exists():
-        raise UserError(f"{source}: no such file or folder; give a checkpoint or one of {', '.join(PRESETS)}")
+        raise UserError(
+            f"{source}: no such file or folder; give a checkpoint, or {RANDOM} and one of {', '.join(PRESETS)}"
+        )
     with reading(path, "an encoder"):
         try:
             if path.suffix == ".ckpt":
@@ -94,8 +132,8 @@ class WavLMUpstream(Upstream):
     """A WavLM encoder and all its hidden states.
 
     Args:
-        source: see `load_encoder`; a preset name gives random weights.
-        label: name in tables; the source by default.
+        source: see `load_encoder`; `random:base` and the other presets give random weights.
+        label: name in tables; the source by default, and `random weights (base)` for `random:base`.
         overrides: configuration fields to change.
         seed: for random weights; a preset with the same seed gives the same encoder.
         frozen: False trains the encoder with the head.
@@ -111,7 +149,7 @@ class WavLMUpstream(Upstream):
 
     def __init__(
         self,
-        source: str = "base",
+        source: str = "random:base",
         label: str | None = None,
         overrides: dict[str, Any] | None = None,
         seed: int = 0,
@@ -126,7 +164,10 @@ class WavLMUpstream(Upstream):
             torch.manual_seed(seed)
             self.encoder = load_encoder(source, overrides)
         config = self.encoder.config
-        self.label = label or str(source)
+        self.random = preset_of(source)
+        if self.random is not None and not str(source).startswith(RANDOM):
+            note_old_word(self.random)
+        self.label = label or (str(source) if self.random is None else random_label(self.random, frozen))
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.shortest = config.receptive_field
         self.freeze()
@@ -166,7 +207,8 @@ class WavLMUpstream(Upstream):
         return str(sorted(self.encoder.config.to_dict().items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
-        return self.encode(waveforms, lengths)
+        keep = None if self._keep is None else [number % self.num_layers for number in self._keep]
+        return self.encode(waveforms, lengths, keep)
 
     def encode(self, waveforms: Tensor, lengths: Tensor, keep: Sequence[int] | None = None) -> Layers:
         """The hidden states named by `keep`, or all, `(layers, batch, frames, dim)`; in training with masks and LayerDrop."""

@@ -45,3 +45,15 @@ class WeightedSum(nn.Module):
             return []
         logits: Any = self.logits.detach()
         return (logits.full_tensor() if hasattr(logits, "full_tensor") else logits).float().softmax(0).tolist()
+
+
+class TopLayer(WeightedSum):
+    """The last hidden state alone, where a head reads no other: fine-tuning with a linear layer."""
+
+    def __init__(self, normalize: bool = False) -> None:
+        super().__init__(1, normalize)
+
+    def forward(self, layers: Layers) -> Tensor:
+        """`(batch, frames, dim)` of the last layer."""
+        hidden = layers.hidden[-1]
+        return nn.functional.layer_norm(hidden, hidden.shape[-1:]) if self.normalize else hidden

@@ -6,7 +6,6 @@ fitted on the validation split (`Task.fit_on_validation`). Both are computed ane
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +18,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import atomic_write, check_output, write_text
+from wavlm_lightning.system.files import atomic_write, check_output, own_folder, remove, write_text
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.fit import fit, validate
 
 # What belongs to one update: an average has no optimiser to resume.
 DROPPED = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "averaging_state")
+# What a killed command leaves and the next one replaces: the average until it is validated, the run over batch norms.
+UNFINISHED, STATISTICS = "best.ckpt.new", "statistics"
 # Options of the short runs over the data: one device, no files, none of the run's callbacks.
 BRIEF = [
     *("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"),
@@ -69,24 +70,35 @@ def average(
     """
     out = Path(out)
     check_output(out)
-    if any((out / "checkpoints").glob("*.ckpt")):
-        raise UserError(f"{out} already holds a run; remove it, or choose another --out")
-    paths = [Path(source) for source in sources]
-    if len(paths) == 1:
-        run = paths[0]
-        paths = _kept(run, last)
-    elif last is not None:
-        raise UserError("--last counts the kept checkpoints of a run folder; give one folder, or leave --last out")
-    else:
-        run = paths[0].resolve().parent.parent
-    config = read_run_config(run)
-    if "model" not in config:
-        raise UserError(f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder")
-    content, steps = _mean(paths)
-    statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
-    if not use_data and content.get("task", {}).get("fitted"):
-        raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
+    with own_folder(out, "average"):
+        if any((out / "checkpoints").glob("*.ckpt")):
+            raise UserError(f"{out} already holds a run; remove it, or choose another --out")
+        paths = [Path(source) for source in sources]
+        if len(paths) == 1:
+            run = paths[0]
+            paths = _kept(run, last)
+        elif last is not None:
+            raise UserError("--last counts the kept checkpoints of a run folder; give one folder, or leave --last out")
+        else:
+            run = paths[0].resolve().parent.parent
+        config = read_run_config(run)
+        if "model" not in config:
+            raise UserError(
+                f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder"
+            )
+        content, steps = _mean(paths)
+        statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
+        if not use_data and content.get("task", {}).get("fitted"):
+            raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
+        return _write(content, steps, config, out, batches if use_data and statistics else 0, use_data)
+
+
+def _write(
+    content: dict[str, Any], steps: list[int], config: dict[str, Any], out: Path, batches: int, use_data: bool
+) -> Average:
+    """Refresh and validate the average `content`, with the configuration of its run, and write it as a run folder."""
     path = checkpoint(out, BEST)
+    unfinished = path.with_name(UNFINISHED)
     path.parent.mkdir(parents=True, exist_ok=True)
     config["ckpt_path"] = None
     config["trainer"] = {**config["trainer"], "default_root_dir": str(out)}
@@ -96,15 +108,19 @@ def average(
     metric: str | None = None
     value: float | None = None
     try:
-        if use_data and statistics:
-            _refresh_batch_norms(content["state_dict"], out / CONFIG, batches)
-        _save(content, path)
+        if batches:
+            _refresh_batch_norms(content["state_dict"], out / CONFIG, out / STATISTICS, batches)
         if use_data:
-            metric, value = _validate(content, out)
-            _save(content, path)
+            with atomic_write(unfinished) as temporary:
+                torch.save(content, temporary)
+            metric, value = _validate(content, out, unfinished)
+        # Last, because half of an average must not look like a whole one; in place of the unfinished one.
+        with atomic_write(path, unfinished, durable=True) as temporary:
+            torch.save(content, temporary)
     except UserError as error:
-        path.unlink(missing_ok=True)  # half of an average must not look like a whole one
         raise UserError(f"{error} (--no-data averages without the corpus)") from error
+    finally:
+        remove(unfinished)
     return Average(out, steps, metric, value, content.get("task", {}).get("fitted", {}))
 
 
@@ -192,25 +208,26 @@ class Statistics(pl.Callback):
                 module.momentum = None  # the mean over all batches
 
 
-def _save(content: dict[str, Any], path: Path) -> None:
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+def _refresh_batch_norms(state: dict[str, Any], config: Path, folder: Path, batches: int) -> None:
+    """Replace the statistics of batch norms by those of training batches under the averaged weights, in place.
 
-
-def _refresh_batch_norms(state: dict[str, Any], config: Path, batches: int) -> None:
-    """Replace the statistics of batch norms by those of training batches under the averaged weights, in place."""
-    with tempfile.TemporaryDirectory() as folder:
-        steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
-        place = ["--trainer.default_root_dir", folder, "--trainer.num_sanity_val_steps", "0"]
+    `folder` is for the short run, and is removed.
+    """
+    steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
+    place = ["--trainer.default_root_dir", str(folder), "--trainer.num_sanity_val_steps", "0"]
+    remove(folder)  # of an average that was killed
+    try:
         run = fit("-c", str(config), *steps, *place, *BRIEF, callbacks=[Statistics(state)])
+    finally:
+        remove(folder)
     for name, value in run.model.state_dict().items():
         if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
             state[name] = value.detach().cpu().clone()
 
 
-def _validate(content: dict[str, Any], out: Path) -> tuple[str | None, float | None]:
-    """Validate the average; what is fitted there and the value of the monitored metric go into its checkpoint."""
-    run = validate("-c", str(out / CONFIG), "--ckpt_path", BEST, *BRIEF)
+def _validate(content: dict[str, Any], out: Path, path: Path) -> tuple[str | None, float | None]:
+    """Validate the average, which is in the file `path`; into `content` go what is fitted there and the monitored metric."""
+    run = validate("-c", str(out / CONFIG), "--ckpt_path", str(path), *BRIEF)
     metric, mode = getattr(run.model, "monitor", (None, None))
     found = run.trainer.callback_metrics.get(metric)
     value = None if found is None else float(found)

@@ -12,10 +12,11 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, Mf
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
 from wavlm_lightning.codebooks.quality import label_quality
+from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import check_output, own_folder
 
 
 def fit_codebook(
@@ -49,7 +50,7 @@ def fit_codebook(
         The codebook; with `part` the number of groups of utterances whose features are in `out / "features"`.
 
     Raises:
-        UserError: arguments do not fit together, or the corpus or encoder cannot be used.
+        UserError: arguments do not fit together, the corpus or encoder cannot be used, or another process writes `out`.
     """
     check_output(out)
     if (encoder is None) != (layer is None):
@@ -62,11 +63,13 @@ def fit_codebook(
     if encoder is not None and layer is not None:
         source = LayerFeatures(encoder, layer, precision=precision)
     opened, keep = Corpus.open(corpus), out / "features"
-    if part:
-        return extract_part(opened, source, JobShard.parse(part), keep, **sample)
-    codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
-    codebook.save(out)
-    remove_features(keep)
+    shard = JobShard.parse(part) if part else JobShard()
+    with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
+        if part:
+            return extract_part(opened, source, shard, keep, **sample)
+        codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
+        codebook.save(out)
+        remove_features(keep)
     return codebook
 
 
@@ -77,6 +80,7 @@ class Labelled(NamedTuple):
     shards: int  # number of shards labelled now; the others had labels of this codebook before
     part: JobShard  # which shards were considered
     quality: dict[str, ClusterQuality]  # by split with phone alignments; empty if only a part was labelled
+    usage: LabelUsage  # of all labels that are there; also in `usage.json` of the folder
 
 
 def apply_codebook(
@@ -87,7 +91,7 @@ def apply_codebook(
     jobs: int | None = None,
     part: str = "1/1",
 ) -> Labelled:
-    """Label every shard of a corpus, and score the labels if it has phone alignments.
+    """Label every shard of a corpus, count the clusters in use, and score the labels if it has phone alignments.
 
     Args:
         codebook: folder of the codebook.
@@ -106,7 +110,9 @@ def apply_codebook(
     if shard.of == 1:  # otherwise the labels of other parts may be missing
         found = {split: label_quality(opened, name, split) for split in splits or opened.splits}
         quality = {split: each for split, each in found.items() if each is not None}
-    return Labelled(opened.directory / "labels" / name, shards, shard, quality)
+    folder, usage = opened.directory / "labels" / name, label_usage(opened, name)
+    write_usage(usage, folder)
+    return Labelled(folder, shards, shard, quality, usage)
 
 
 def score_codebook(corpus: Path | str, name: str, split: str = "train") -> ClusterQuality | None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.system.errors import pip_install
-from wavlm_lightning.system.hardware import cpu_bf16_instructions
+from wavlm_lightning.system.hardware import cpu_bf16_instructions, usable_cores
 from wavlm_lightning.system.paths import cache_directory
 
 Status = Literal["ok", "warn", "FAIL"]
@@ -197,7 +197,7 @@ def check_device() -> Iterator[Finding]:
 
 def check_cores() -> Iterator[Finding]:
     """There are no more threads than cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     quota = _read_words("/sys/fs/cgroup/cpu.max")
     allowed = int(quota[0]) / int(quota[1]) if len(quota) == 2 and quota[0].isdigit() else cores
     threads = int(os.environ.get("OMP_NUM_THREADS") or cores)

@@ -124,7 +124,7 @@ def load_encoder(source: str | Path, device: str | None = None) -> LoadedEncoder
     Args:
         source: whatever `wavlm superb` takes: the folder of a pre-training run or of a head that trained its encoder, a
             checkpoint, a Hugging Face folder or name on the hub (`microsoft/wavlm-base-plus`, also with `hf:`), a unilm or
-            fairseq file, `torchaudio:BUNDLE`, `fbank`, a preset with random weights, `package.module.Class`.
+            fairseq file, `torchaudio:BUNDLE`, `fbank`, `random:base`, `package.module.Class`.
         device: such as `cuda`; the GPU if there is one by default.
 
     Raises:

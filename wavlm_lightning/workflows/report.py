@@ -23,6 +23,8 @@ def write_report(
     *,
     compare: tuple[str, str] | None = None,
     group_seeds: bool = False,
+    title: str | None = None,
+    control: str | None = None,
     setup: Sequence[tuple[str, str]] = (),
     commands: Sequence[tuple[str, str]] = (),
     notes: Sequence[str] = (),
@@ -35,6 +37,9 @@ def write_report(
         compare: two upstreams, by the names of their rows, to compare metric by metric; by default those of a report
             that has exactly two.
         group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+        title: of the page; by default the name of the folder of the runs.
+        control: the upstream that the others are compared with, by the name of its row; by default random weights, or else
+            spectral features.
         setup: further (what, how) pairs for the setup, such as the machine.
         commands: (purpose, command) pairs, shown as "Go on from here".
         notes: sentences about these runs for the end of the page.
@@ -49,7 +54,7 @@ def write_report(
         >>> page, left_out = write_report([Path("runs/superb")], Path("runs/report"))
     """
     check_output(output, "--output")
-    more: dict[str, Any] = {"setup": setup, "commands": commands, "notes": notes}
+    more: dict[str, Any] = {"title": title, "control": control, "setup": setup, "commands": commands, "notes": notes}
     return write_run_report(runs, output, reservation, compare, group_seeds, describe=describe_pretraining, **more)
 
 

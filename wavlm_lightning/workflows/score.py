@@ -1,7 +1,8 @@
 """`wavlm score`: the field's measures on two files, a reference and a hypothesis, with intervals and counts of errors.
 
 The measures are those of the tasks: words and letters are counted by edit distance over all utterances, turns by
-`metrics.diarization_errors`, trials by `metrics.equal_error_rate`. Tests: `tests/workflows/test_score.py`.
+`metrics.diarization_errors`, trials by `metrics.equal_error_rate`. Two hypotheses are compared as two runs are, by
+`reports.utterances`. Tests: `tests/workflows/test_score.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm
 from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
 from wavlm_lightning.metrics.verification import minimum_detection_cost
+from wavlm_lightning.reports.utterances import Comparison, ScoredTrials, UtteranceResults, compare
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
 
@@ -87,6 +89,41 @@ def score(
         >>> print(score("asr", Path("text"), Path("hyp")).measures[0].line())
         WER 3.21 % [2.87, 3.60]  (sub 120, del 31, ins 18, of 5262 words)
     """
+    return _scored(kind, reference, hypothesis, speakers, names, missing, collar, prior)[0]
+
+
+def score_both(
+    kind: str, reference: Path, hypothesis: Path, other: Path, **options: Any
+) -> tuple[Scored, Scored, Comparison]:
+    """Score two files of answers against one file of truths, and compare the first measure of both (a paired test).
+
+    Args:
+        kind: one of `KINDS`.
+        reference: the truth.
+        hypothesis: the answers of one system.
+        other: those of another one.
+        options: of `score`.
+
+    Example:
+        >>> *_, compared = score_both("asr", Path("text"), Path("wavlm.hyp"), Path("fbank.hyp"))
+        >>> compared.p_value
+        0.0005
+    """
+    (one, mine), (two, theirs) = (_scored(kind, reference, path, **options) for path in (hypothesis, other))
+    return one, two, compare(mine, theirs)
+
+
+def _scored(
+    kind: str,
+    reference: Path,
+    hypothesis: Path,
+    speakers: Path | None = None,
+    names: bool | None = None,
+    missing: str = "stop",
+    collar: float = 0.0,
+    prior: float = 0.01,
+) -> tuple[Scored, UtteranceResults]:
+    """The measures, and what each utterance adds to the first one."""
     if kind not in KINDS:
         raise UserError(f"{kind}: not a kind of files; give one of {', '.join(KINDS)}")
     if kind == "sd":
@@ -95,6 +132,7 @@ def score(
         return _trials(reference, hypothesis, prior)
     pairs = _paired_lines(reference, hypothesis, names, missing)
     groups = None if speakers is None else _speakers(speakers, [name for name, _, _ in pairs])
+    keys = [name for name, _, _ in pairs]
     if kind == "labels":
         return _labels(pairs, groups)
     counted: list[tuple[str, str, Callable[[str], list[str]]]] = [("PER", "phones", str.split)]
@@ -110,7 +148,34 @@ def score(
         )
         first = first or (errors, counts)
     assert first is not None
-    return Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(*first, groups))
+    scored = Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(*first, groups))
+    return scored, _results(measures[0], keys, *first, groups)
+
+
+def _results(
+    measure: Measured,
+    keys: Sequence[str],
+    errors: Sequence[float],
+    counts: Sequence[float],
+    groups: Sequence[str] | None = None,
+    rows: str = "utterances",
+    trials: ScoredTrials | None = None,
+) -> UtteranceResults:
+    """What each utterance adds to a measure; files have no corpus to compare, so that names alone must agree."""
+    return UtteranceResults(
+        task="wavlm score",
+        metric=measure.name,
+        better="higher" if measure.name == "accuracy" else "lower",
+        scale=100.0,
+        corpus="",
+        split="",
+        keys=tuple(keys),
+        errors=np.asarray(errors, dtype=np.float64),
+        counts=np.asarray(counts, dtype=np.float64),
+        rows=rows,
+        speakers=None if groups is None else tuple(groups),
+        trials=trials,
+    )
 
 
 def _edits(pairs: Sequence[tuple[list[str], list[str]]]) -> tuple[list[int], list[int], dict[str, int]]:
@@ -153,7 +218,7 @@ def _by_speaker(
     return found
 
 
-def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[Hashable] | None) -> Scored:
+def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[str] | None) -> tuple[Scored, UtteranceResults]:
     truths, answers = [truth for _, truth, _ in pairs], [answer for _, _, answer in pairs]
     wrong = [float(truth != answer) for truth, answer in zip(truths, answers, strict=True)]
     right = [1 - value for value in wrong]
@@ -171,7 +236,8 @@ def _labels(pairs: Sequence[tuple[str, str, str]], groups: Sequence[Hashable] | 
 
     interval = _resampled(macro_f1, rows, groups)
     measures = [accuracy, Measured("F1", interval, "%", {"mean of classes": len(set(truths))})]
-    return Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(right, ones, groups))
+    scored = Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(right, ones, groups))
+    return scored, _results(accuracy, [name for name, _, _ in pairs], right, ones, groups)
 
 
 def _resampled(
@@ -193,7 +259,7 @@ def _resampled(
     return Interval(measure(rows), float(low), float(high))
 
 
-def _turns(reference: Path, hypothesis: Path, collar: float) -> Scored:
+def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, UtteranceResults]:
     from pyannote.core import Annotation, Segment
     from pyannote.metrics.diarization import JaccardErrorRate
 
@@ -230,10 +296,11 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> Scored:
         weights.append(detail["speaker count"])
         rates.append(detail["speaker error"])
     jer = Measured("JER", bootstrap_interval(rates, weights), "%", {"of speakers": int(sum(weights))})
-    return Scored([der, jer], len(truth), "recordings")
+    scored = Scored([der, jer], len(truth), "recordings")
+    return scored, _results(der, list(truth), errors, totals, rows="recordings")
 
 
-def _trials(reference: Path, hypothesis: Path, prior: float) -> Scored:
+def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, UtteranceResults]:
     wanted: dict[tuple[str, str], int] = {}
     for number, line in enumerate(read_text(reference, "a list of trials").splitlines(), start=1):
         fields = line.split()
@@ -271,9 +338,11 @@ def _trials(reference: Path, hypothesis: Path, prior: float) -> Scored:
     eer = _resampled(at(equal_error_rate), rows, None)
     cost = _resampled(at(minimum_detection_cost, prior), rows, None)
     counts = {"of trials": len(values), "of one speaker": int(same.sum())}
-    return Scored(
-        [Measured("EER", eer, "%", counts), Measured(f"minDCF(P={prior:g})", cost, "")], len(values), "trials"
-    )
+    measures = [Measured("EER", eer, "%", counts), Measured(f"minDCF(P={prior:g})", cost, "")]
+    places: dict[str, int] = {}
+    sides = np.array([[places.setdefault(name, len(places)) for name in pair] for pair in wanted])
+    trials = ScoredTrials(sides[:, 0], sides[:, 1], same.astype(bool), values)
+    return Scored(measures, len(values), "trials"), _results(measures[0], list(places), [], [], trials=trials)
 
 
 def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing: str) -> list[tuple[str, str, str]]:

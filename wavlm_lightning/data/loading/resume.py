@@ -45,8 +45,16 @@ class ResumableData(pl.LightningDataModule):
                     f"resume: {key} of this run is {ours.get(key)}, the checkpoint has {theirs.get(key)}; the batches would "
                     "differ silently, so resume with the same corpus, labels, processes and batch settings"
                 )
-        if position["batch"] < len(plan):
-            plan.set_epoch(position["epoch"])
+        # The epochs that have begun, because Lightning counts the last one as complete once a run has ended, wherever it was.
+        begun = self.trainer.fit_loop.epoch_progress.current.ready
+        epoch = begun - 1 if begun else position["epoch"]
+        if position["batch"] < _batches(plan, self.trainer.limit_train_batches):
+            plan.set_epoch(epoch)
             plan.begin = position["batch"]
         else:
-            plan.set_epoch(position["epoch"] + 1)
+            plan.set_epoch(epoch + 1)
+
+
+def _batches(plan: BatchPlan, limit: float) -> int:
+    """Batches of an epoch under `trainer.limit_train_batches`: a number (int), or a share of all (float)."""
+    return min(limit, len(plan)) if isinstance(limit, int) else int(limit * len(plan))

@@ -36,7 +36,7 @@ def prepare_mini(
         progress: Show a bar for each data set.
 
     Raises:
-        UserError: Unknown size or data set, or `out` already holds another mini corpus.
+        UserError: Unknown size or data set, `out` already holds another mini corpus, or another process writes there.
 
     Example:
         >>> prepare_mini(Path("corpus"), size="tiny", datasets=["ks"])

@@ -1,7 +1,9 @@
 """Writes the mini corpus: one corpus for each data set, each finished before the next begins."""
 
+import contextlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,9 @@ from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, id
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import LOCK, check_output, own_folder, sweep_leftovers
+from wavlm_lightning.system.hardware import capped, usable_cores
+from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json
 
 # Increase it when the same size and seed give other samples or labels.
@@ -47,10 +51,20 @@ def prepare(out: Path, size: str, datasets: Sequence[str], seed: int, workers: i
         check_output(out)
     # Check all before making one, so that the data sets never mix two sizes, seeds or formats.
     missing = [name for name in chosen if not _finished(out / name, size, seed)]
+    for name in set(chosen).difference(missing):
+        sweep_leftovers(out / name, re.escape(LOCK))  # of a process that was killed between its last two steps
     if not missing:
         return
     check_output(out)
-    with open_renderers(workers or _usable_cores(), seed) as renderers:
+    with contextlib.ExitStack() as owned:
+        for name in missing:
+            owned.enter_context(own_folder(out / name, "prepare mini"))
+        # Another process may have made some in the meantime.
+        missing = [name for name in missing if not _finished(out / name, size, seed)]
+        if missing:
+            renderers = owned.enter_context(
+                open_renderers(capped(workers, "--workers") if workers else usable_cores(), seed)
+            )
         for name in missing:
             _write(out / name, name, size, seed, renderers, progress)
 
@@ -61,7 +75,7 @@ def _write(directory: Path, name: str, size: str, seed: int, renderers: Renderer
     source |= {"synthesiser": renderers.synthesiser, "grammar": grammar.fingerprint()}
     writer = CorpusWriter(directory, f"mini/{name}", _LICENCE, source)
     total = sum(len(utterances) for utterances in plan.splits.values())
-    with tqdm(total=total, desc=f"mini/{name}", unit="utt", disable=not progress) as bar:
+    with progress_bar(total=total, desc=f"mini/{name}", unit="utt", disable=not progress) as bar:
         for split, utterances in plan.splits.items():
             writer.write_split(split, _counted(renderers.render(utterances), bar))
     writer.finish(plan.inventories, plan.trials or None)
@@ -71,10 +85,6 @@ def _counted(utterances: Iterable[Utterance], bar: tqdm) -> Iterator[Utterance]:
     for utterance in utterances:
         yield utterance
         bar.update()
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _finished(directory: Path, size: str, seed: int) -> bool:

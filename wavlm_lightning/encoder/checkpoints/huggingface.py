@@ -158,12 +158,29 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tensor]) -> None:
-    """Write a folder that transformers loads without a missing or unexpected key.
+    """Write a folder that transformers loads without a missing or unexpected key, see `described`."""
+    write_folder(folder, *described(config, state))
+
+
+def write_folder(
+    folder: Path, values: Mapping[str, Any], preprocessor: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write `model.safetensors`, `preprocessor_config.json` and at last `config.json`, which says that the folder is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    for name, content in (("preprocessor_config.json", preprocessor), ("config.json", values)):
+        write_json(folder / name, content)
+
+
+def described(
+    config: WavLMConfig, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """An encoder in Hugging Face's form: content of `config.json` and of `preprocessor_config.json`, and the tensors.
 
     The model class is `HubertModel` without position bias, otherwise `WavLMModel`. Hugging Face has no class for an ungated
     bias: such an encoder gets gates that are 1 everywhere, and our section of `config.json` says so.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     ours = config.to_dict()
     values: dict[str, Any] = {theirs: ours[name] for name, theirs in FIELDS.items()}
     values |= {
@@ -188,11 +205,7 @@ def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tens
     }
     if config.position_bias == "ungated":
         state = {**state, **_constant_gates(config)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    (folder / "config.json").unlink(missing_ok=True)  # written last: it says that the folder is complete
-    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    for name, content in (("preprocessor_config.json", preprocessor), ("config.json", values)):
-        write_json(folder / name, content)
+    return values, preprocessor, {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def _constant_gates(config: WavLMConfig) -> dict[str, Tensor]:

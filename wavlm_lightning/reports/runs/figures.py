@@ -11,6 +11,7 @@ from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.cards import percent, scale
 from wavlm_lightning.reports.curves import Curves, Series
 from wavlm_lightning.reports.figures import Draw
+from wavlm_lightning.reports.runs.comparison import winners
 from wavlm_lightning.reports.runs.curves import PretrainingRun, run_curves, runs_of, top_rank
 from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER, layer_weights
 from wavlm_lightning.reports.runs.results import Collection, Result, seed_stems
@@ -28,8 +29,9 @@ def bar_panels(collection: Collection) -> Panels:
     """One panel of bars per task and headline, and the size of a panel."""
     names = plots.short_names(list(collection.results))
     panels: list[Draw] = []
+    best = {(column.task, column.metric): name for column, name in winners(collection).items()}
     for task, metric in _headlines(collection):
-        cards, deviations = [], {}
+        cards, deviations, intervals, texts = [], {}, {}, {}
         for upstream, result in collection.of_task(task).items():
             card = result.card
             if metric not in card.metrics:
@@ -38,12 +40,17 @@ def bar_panels(collection: Collection) -> Panels:
             cards.append(replace(card, headline=metric, upstream={**card.upstream, "label": names[upstream]}))
             if (deviation := result.deviation(metric)) is not None:
                 deviations[names[upstream]] = deviation
-        panels.append(partial(plots.draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations))
+            if (ends := result.measured[metric].interval) is not None:
+                intervals[names[upstream]] = ends
+                texts[names[upstream]] = result.measured[metric].text
+        strong = best.get((task, metric))
+        draw = partial(plots.draw_results, cards=cards, upstreams=list(names.values()), deviations=deviations)
+        panels.append(partial(draw, intervals=intervals, texts=texts, strong=strong and names[strong]))
     return panels, (4.0, 1.2 + 0.27 * len(names))
 
 
-def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Draw], bool]:
-    """One radar per upstream, the others' outlines in grey, and whether the spokes are SUPERB points.
+def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Draw], int, bool]:
+    """One radar per upstream, the others' outlines in grey; the number of spokes, and whether they are SUPERB points.
 
     Upstreams with at least three of SUPERB's tasks have a radar; the spokes are the tasks that all of them share. If all
     may be compared with the published rows, the rim is 1000 points (the best of 2021) and the centre FBANK; otherwise
@@ -53,7 +60,7 @@ def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Dra
     cards = {upstream: some for upstream, some in cards.items() if len(some) >= 3}
     tasks = [task for task in TASKS if all(task in some for some in cards.values())]
     if not cards or len(tasks) < 3:
-        return [], False
+        return [], 0, False
     official = not any(upstream in reserved for upstream in cards)
     outlines = {}
     for upstream, some in cards.items():
@@ -69,7 +76,7 @@ def radar_panels(collection: Collection, reserved: Names[str]) -> tuple[list[Dra
     for upstream in list(outlines)[:MOST_RADARS]:
         others = [outline for other, outline in outlines.items() if other != upstream]
         panels.append(partial(plots.draw_radar, title=upstream, names=tasks, own=outlines[upstream], others=others))
-    return panels, official
+    return panels, len(tasks), official
 
 
 def weight_panels(collection: Collection) -> Panels:

@@ -12,6 +12,7 @@ from wavlm_lightning.reports.cards import find_cards, metric_text
 from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
 from wavlm_lightning.reports.runs import figures, tables, text
+from wavlm_lightning.reports.runs.comparison import against, control_of, warning
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
@@ -22,10 +23,12 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_text
 from wavlm_lightning.system.reading import read_json, reading
 
-RADAR_SIZE = (4.0, 3.2)
+MOST_ROWS = 24  # of differences from the control that are shown unfolded
+RADAR_SIZE, TRIANGLE_SIZE = (4.0, 3.2), (4.0, 2.6)
 CSV_COLUMNS = (
     "task", "upstream", "metric", "value", "unit", "better", "headline", "counted", "reservation", "learning_rate", "seed",
     "steps", "best_step", "protocol", "corpus", "split", "utterances", "created", "card", "command",
+    "low", "high", "parameters", "training_seconds", "test_seconds", "machine",
 )  # fmt: skip
 Blocks = list[Block | Table]
 
@@ -36,6 +39,8 @@ def write_run_report(
     official: Official,
     compare: tuple[str, str] | None = None,
     group_seeds: bool = False,
+    title: str | None = None,
+    control: str | None = None,
     describe: Describe = lambda _: PretrainingFacts(),
     setup: Sequence[tuple[str, str]] = (),
     commands: Sequence[tuple[str, str]] = (),
@@ -49,6 +54,8 @@ def write_run_report(
         official: returns the reason why a card must not be compared with the published rows, None if it may.
         compare: two upstreams to compare metric by metric; by default those of a report that has exactly two.
         group_seeds: encoders whose labels differ only by a number at the end are seeds of one upstream.
+        title: of the page; by default the name of the folder of the runs.
+        control: the upstream that the others are compared with; by default random weights, or else spectral features.
         describe: returns corpus, codebook and size of a pre-training run.
         setup: further (what, how) pairs for the setup, such as the machine.
         commands: (purpose, command) pairs, shown as "Go on from here".
@@ -75,13 +82,14 @@ def write_run_report(
             f"no result card and no pre-training curves in {', '.join(map(str, runs))}{detail}; `wavlm test` and `wavlm "
             "superb` write cards"
         )
-    pair = _pair(collection, compare)
+    control = control_of(collection, control)
+    pair = _pair(collection, compare, control)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     reserved = tables.reservations(collection, official)
     facts = [describe(run) for run in pretraining]
     stages = _stages(runs)
-    blocks = _results(directory, collection, reserved, pair)
+    blocks = _results(directory, collection, reserved, pair, control)
     blocks += _sounds(directory, collection)
     blocks += _training(directory, collection, pretraining, group_seeds)
     blocks += _cost(collection, pretraining, stages)
@@ -94,10 +102,14 @@ def write_run_report(
     if collection.problems:
         blocks += [Heading("Left out or ambiguous"), Notes(collection.problems)]
     total = sum(sum(seconds.values()) for seconds in stages.values())
-    page = Page("Report", "wavlm_lightning: results of the runs", text.lead(collection, pretraining))
-    page.blocks = [Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]
-    if duels := text.duels(collection):
-        page.blocks.insert(0, Paragraph(duels))
+    page = Page(
+        title or default_title(runs), "wavlm_lightning: report of runs", text.lead(collection, pretraining, control)
+    )
+    top: Blocks = [Paragraph(words) for words in [text.details(collection, control)] if words]
+    top += [Paragraph(words, "absent") for words in [warning(collection)] if words]
+    if origin := [pair for pair in text.origin(collection, pretraining, facts, setup) if pair[1]]:
+        top.append(two_columns(origin))
+    page.blocks = [*top, Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]
     html_path = directory / "report.html"
     sweep_leftovers(directory)
     write_text(html_path, page.to_html())
@@ -106,10 +118,18 @@ def write_run_report(
     return html_path, collection.problems
 
 
-def _pair(collection: Collection, compare: tuple[str, str] | None) -> tuple[str, str] | None:
+def default_title(runs: Sequence[Path]) -> str:
+    """The name of the folder of the runs, or of the folder that holds all of them."""
+    folders = [path if path.is_dir() else path.parent for path in (Path(run).resolve() for run in runs)]
+    return Path(os.path.commonpath(folders)).name or "results"
+
+
+def _pair(collection: Collection, compare: tuple[str, str] | None, control: str | None) -> tuple[str, str] | None:
     names = list(collection.results)
     if compare is None:
-        return (names[0], names[1]) if len(names) == 2 else None
+        if len(names) != 2:
+            return None
+        return (names[1], names[0]) if control == names[1] else (names[0], names[1])
     for name in compare:
         if name not in names:
             raise UserError(f"--compare: no upstream is called {name!r}; there are {', '.join(names) or 'none'}")
@@ -117,22 +137,36 @@ def _pair(collection: Collection, compare: tuple[str, str] | None) -> tuple[str,
 
 
 def _results(
-    directory: Path, collection: Collection, reserved: Mapping[str, str], pair: tuple[str, str] | None
+    directory: Path,
+    collection: Collection,
+    reserved: Mapping[str, str],
+    pair: tuple[str, str] | None,
+    control: str | None,
 ) -> Blocks:
     """Tables and pictures of the figures and of the layer weights."""
     bars = picture(directory, "results", *figures.bar_panels(collection), text.bars_caption(collection))
-    panels, points = figures.radar_panels(collection, reserved)
-    caption = text.RADAR + (text.RADAR_POINTS if points else text.RADAR_PERCENT)
+    panels, spokes, points = figures.radar_panels(collection, reserved)
+    caption = text.radar_caption(len(panels), points)
     if len(panels) == figures.MOST_RADARS < len(collection.results):
         caption += text.RADAR_FIRST.format(figures.MOST_RADARS, len(collection.results))
-    radar = picture(directory, "radar", panels, RADAR_SIZE, caption)
+    radar = picture(directory, "radar", panels, RADAR_SIZE if spokes > 3 else TRIANGLE_SIZE, caption)
     layers = picture(directory, "layers", *figures.weight_panels(collection), text.layers_caption(collection))
     if not collection.results:
         return []
     blocks: Blocks = [Heading("Results"), tables.measured_table(collection)]
+    blocks += [Paragraph(text.results_caption(collection), "quiet")]
     blocks += [drawing for drawing in (bars, radar) if drawing]
     if pair is not None:
         blocks += [Heading(f"{pair[1]} against {pair[0]}"), tables.comparison_table(collection, *pair)]
+        blocks.append(Paragraph(text.control_caption([against(collection, pair[1], pair[0])]), "quiet"))
+    if control is not None and len(collection.results) > 2:
+        others = [against(collection, name, control) for name in collection.results if name != control]
+        if others := [one for one in others if one.columns]:
+            table = tables.control_table(collection, others)
+            remark = Paragraph(text.control_caption(others), "quiet")
+            few = len(table.rows) <= MOST_ROWS
+            blocks.append(Heading(f"Against {control}"))
+            blocks += [table, remark] if few else [remark, Fold(f"All {len(table.rows)} differences", [table])]
     if any(board_cards(row) for row in collection.results.values()):
         blocks.append(Heading("Among SUPERB's published rows"))
         blocks += [Paragraph(line, "absent") for line in text.board_sentences(collection, reserved)]
@@ -163,12 +197,11 @@ def _training(
     directory: Path, collection: Collection, pretraining: Sequence[PretrainingRun], group_seeds: bool
 ) -> Blocks:
     """Curves of heads, learning rates, and pre-training."""
-    grey = text.GREY if len(collection.results) > 7 else ""
-    heads = picture(directory, "heads", *figures.head_panels(collection, collection.problems), text.HEADS + grey)
+    panels = figures.head_panels(collection, collection.problems)
+    heads = picture(directory, "heads", *panels, text.heads_caption(collection))
     rates = picture(directory, "learning_rates", *figures.rate_panels(collection), text.RATES)
     panels = figures.pretraining_panels(pretraining, group_seeds, list(collection.results))
-    caption = text.PRETRAINING + (text.PRETRAINING_LEVELS if len(pretraining) == 1 else "")
-    curves = picture(directory, "curves", *panels, caption)
+    curves = picture(directory, "curves", *panels, text.pretraining_caption(pretraining))
     blocks: Blocks = []
     if heads:
         blocks += [Heading("How the heads learned"), heads]
@@ -252,12 +285,18 @@ def _csv(directory: Path, collection: Collection, official: Official) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
+    # The interval of a result of several seeds is not that of any of its cards.
+    results = [result for row in collection.results.values() for result in row.values()]
+    alone_on = {result.files[0]: result for result in results if len(result.files) == 1}
     for file, card in collection.files.items():
         counted = int(file in collection.counted)
         common = [counted, official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
         common += [card.protocol, card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.created]
         common += [_address(file, directory), card.command]
+        cost = [card.upstream["parameters"], card.training_seconds or "", card.runtime_seconds, text.machine(card)]
+        alone = alone_on[file].measured if file in alone_on else {}
         for metric, entry in card.metrics.items():
             row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
-            writer.writerow([*row, int(metric in card.shown), *common])
+            ends = (metric in alone and alone[metric].interval) or ("", "")
+            writer.writerow([*row, int(metric in card.shown), *common, *ends, *cost])
     return buffer.getvalue()

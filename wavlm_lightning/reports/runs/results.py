@@ -11,7 +11,9 @@ from pathlib import Path
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import DECIMALS, ResultCard
+from wavlm_lightning.reports.significance import Difference, Measured, over_seeds, results_of
 from wavlm_lightning.reports.superb_table import METRIC_OF
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 
 SEED = re.compile(r"[-_ ]?\d+$")  # the number at the end of a label that names a seed: "full-0", "full-1"
@@ -24,6 +26,7 @@ class Result:
     cards: Sequence[ResultCard]  # one per seed
     files: Sequence[Path]  # of the cards
     rates: Mapping[float, Sequence[float]]  # learning rate -> test values of the headline, one per seed
+    utterances: UtteranceResults | None = None  # of the headline: of all folds, and the mean over the seeds
 
     @cached_property
     def card(self) -> ResultCard:
@@ -44,6 +47,24 @@ class Result:
     def value(self, metric: str) -> float:
         """The mean over the seeds, in the unit of the metric."""
         return self.card.metrics[metric]["value"]
+
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """Metric -> the figure with its interval and its deviation over seeds, as far as the runs tell."""
+        given = self.card.interval if len(self.cards) == 1 else None
+        return {
+            name: Measured(value, self.utterances, self.deviation(name), given)
+            if name == self.card.headline
+            else Measured(value, None, self.deviation(name))
+            for name, value in self.card.metrics.items()
+        }
+
+    @property
+    def rates_tried(self) -> int | None:
+        """Learning rates (in a sweep, settings) of which the run was chosen; None if nothing says that there was no choice."""
+        found = max([len(self.rates), *(card.rates_tried or 0 for card in self.cards)])
+        known = found > 1 or all(card.rates_tried is not None for card in self.cards)
+        return found if known else None
 
     def deviation(self, metric: str) -> float | None:
         """Sample standard deviation over the seeds, in the unit of the metric; None for a single seed."""
@@ -70,6 +91,8 @@ class Collection:
     files: dict[Path, ResultCard] = field(default_factory=dict)  # every card that could be read
     counted: set[Path] = field(default_factory=set)  # the rest are folds, losing learning rates and older runs
     problems: list[str] = field(default_factory=list)  # a sentence for each thing that was left out
+    # (column, reference, upstream) -> their difference, filled by `comparison.compared`: a test takes thousands of draws
+    differences: dict[tuple[Column, str, str], Difference] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -136,7 +159,9 @@ def collect(
         kept = [_one_of(some, cards, collection.problems, name) for some in seeds.values()]
         members = [*chosen, *(part for part, parent in parts.items() if parent in chosen)]
         rates = _rates([cards[path] for path in members])
-        collection.results.setdefault(upstream, {})[task] = Result([cards[path] for path in kept], kept, rates)
+        utterances = _utterances([(path, cards[path]) for path in kept], collection.problems)
+        result = Result([cards[path] for path in kept], kept, rates, utterances)
+        collection.results.setdefault(upstream, {})[task] = result
         collection.counted.update(kept)
     return collection
 
@@ -226,6 +251,17 @@ def _one_of(
         last = max(newest.values(), key=lambda path: cards[path].created)
         problems.append(f"{error}; until then the newest, {name(last)}, counts.")
         return last
+
+
+def _utterances(cards: Sequence[tuple[Path, ResultCard]], problems: list[str]) -> UtteranceResults | None:
+    """Results of the utterances behind the cards of a result, one per seed; None if a seed has none."""
+    try:
+        found = [results_of(path, card) for path, card in cards]
+        known = [some for some in found if some is not None]
+        return over_seeds(known) if len(known) == len(found) else None
+    except UserError as error:
+        problems.append(f"{error}; until then without intervals.")
+        return None
 
 
 def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:

@@ -9,12 +9,21 @@ from wavlm_lightning.metrics import superb
 from wavlm_lightning.metrics.superb import METRICS, REFERENCE_POINTS, TASKS
 from wavlm_lightning.reports.cards import DECIMALS, ResultCard
 from wavlm_lightning.reports.curves import Series
+from wavlm_lightning.reports.runs.comparison import Against, against, unlike_searches, winners
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun, health, top_rank
 from wavlm_lightning.reports.runs.results import Collection, Column, Result, board_metrics, weights_of
+from wavlm_lightning.reports.significance import Difference, p_text
 from wavlm_lightning.reports.superb_table import board_column, board_values
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, duration, metric_title, text_table, two_columns
 
 OURS = "ours"
+COST_COLUMNS = (
+    Cell("parameters", note="of the upstream"),
+    Cell("rates tried", note="per task"),
+    Cell("seeds", note="per task"),
+    Cell("training", note="of the heads"),
+    Cell("test", note="wall time"),
+)
 MOST_CHARACTERS = 60  # of a fitted value
 # Returns the reason why a card must not be compared with the published rows; None if it may.
 Official = Callable[[ResultCard], str | None]
@@ -33,40 +42,62 @@ def column_cell(column: Column) -> Cell:
 
 
 def measured_table(collection: Collection) -> Table:
-    """Every metric (columns) of every upstream (rows): mean ± deviation over seeds, the best of each column in bold."""
+    """Every metric (columns) of every upstream (rows), with intervals, seeds, size and cost.
+
+    A figure is a mean ± deviation over seeds, its 95 % interval below it. Bold is a figure ahead of all others of its column
+    (`comparison.winners`). Where upstreams of a task tried different numbers of learning rates, each figure says how many.
+    """
     columns, best = collection.columns, winners(collection)
     rows = [[Cell(upstream)] for upstream in collection.results]
     for column in columns:
         found = collection.of_column(column)
+        unlike = unlike_searches(collection, column.task)
         for upstream, cells in zip(collection.results, rows, strict=True):
             if (result := found.get(upstream)) is None:
                 cells.append(Cell(MISSING))
-            else:
-                strong = upstream in best.get(column, ())
-                cells.append(Cell(with_deviation(result, column.metric), strong, _count(result)))
+                continue
+            notes = [result.measured[column.metric].interval_text, _count(result)]
+            notes.append(_plural(result.rates_tried or 1, "rate") if unlike else "")
+            value, strong = result.value(column.metric), upstream == best.get(column)
+            text = with_deviation(result, column.metric)
+            cells.append(Cell(text, strong, ", ".join(filter(None, notes)), order=value))
+    for row, cells in zip(collection.results.values(), rows, strict=True):
+        cells += _cost_cells(list(row.values()))
+    foot = []
+    more: list[Cell] = [Cell("")] * len(COST_COLUMNS)
     chances = [_chance(collection, column) for column in columns]
     if any(chances):
-        rows.append([Cell("chance"), *(Cell(chance or MISSING) for chance in chances)])
-    rows.append([Cell("test utterances"), *(Cell(_test_sizes(collection, column)) for column in columns)])
-    return Table([Cell("upstream"), *map(column_cell, columns)], rows, wide=True)
+        foot.append([Cell("chance"), *(Cell(chance or MISSING) for chance in chances), *more])
+    foot.append([Cell("test utterances"), *(Cell(_test_sizes(collection, column)) for column in columns), *more])
+    return Table([Cell("upstream"), *map(column_cell, columns), *COST_COLUMNS], rows, wide=True, foot=foot)
 
 
-def winners(collection: Collection) -> dict[Column, list[str]]:
-    """Column -> the upstreams with its best figure (several if equal in the table); only columns with two figures or more."""
-    found = {}
-    for column in collection.columns:
-        values = {name: result.value(column.metric) for name, result in collection.of_column(column).items()}
-        if len(values) > 1:
-            best = figure((min if column.better == "lower" else max)(values.values()), column.decimals)
-            found[column] = [name for name, value in values.items() if figure(value, column.decimals) == best]
-    return found
+def _cost_cells(results: Sequence[Result]) -> list[Cell]:
+    """Size, rates tried, seeds, and seconds of training and test of one upstream."""
+    cards = [card for result in results for card in result.cards]
+    size = cards[0].upstream["parameters"]
+    cells = [Cell(_millions(size) if size else MISSING, order=size)]
+    cells += [_range([result.rates_tried for result in results]), _range([len(result.cards) for result in results])]
+    for seconds in (sum(card.training_seconds for card in cards), sum(card.runtime_seconds for card in cards)):
+        cells.append(Cell(duration(seconds) if seconds else MISSING, order=seconds))
+    return cells
+
+
+def _range(counts: Sequence[int | None]) -> Cell:
+    known = [count for count in counts if count is not None]
+    if not known:
+        return Cell(MISSING)
+    low, high = min(known), max(known)
+    return Cell(f"{low}" if low == high else f"{low} to {high}", order=high)
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 100_000 else f"{parameters:,}"
 
 
 def with_deviation(result: Result, metric: str) -> str:
     """Write a figure of a result, with its deviation if there are several seeds: "53.40 ± 0.40"."""
-    decimals = result.card.metrics[metric].get("decimals", DECIMALS)
-    deviation, text = result.deviation(metric), figure(result.value(metric), decimals)
-    return text if deviation is None else f"{text} ± {figure(deviation, decimals)}"
+    return result.measured[metric].text
 
 
 def board_cards(row: Mapping[str, Result]) -> dict[str, ResultCard]:
@@ -127,21 +158,54 @@ def partial_tables(collection: Collection, reserved: Mapping[str, str]) -> list[
 
 
 def comparison_table(collection: Collection, first: str, second: str) -> Table:
-    """Every metric that both upstreams have: both figures, the difference second minus first, and it relative to the first."""
+    """Every metric that both upstreams have: both figures, the paired difference second minus first, and its p-value."""
+    found = against(collection, second, first)
     rows = []
-    for column in collection.columns:
-        found = collection.of_column(column)
-        if first not in found or second not in found:
-            continue
-        one, other = found[first], found[second]
-        before, after = one.value(column.metric), other.value(column.metric)
-        relative = f"{100 * (after - before) / abs(before):+.1f} %" if before else MISSING
+    for column, gap in found.columns.items():
+        results = [collection.of_column(column)[name] for name in (first, second)]
+        before = results[0].value(column.metric)
+        relative = f"{100 * gap.value / abs(before):+.1f} %" if before else MISSING
         row = [Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}")]
-        row += [Cell(with_deviation(result, column.metric), note=_count(result)) for result in (one, other)]
-        row += map(Cell, [f"{after - before:+.{column.decimals}f}", relative, outcome(column, one, other)])
-        rows.append(row)
-    head = ("metric", first, second, "difference", "relative", f"{second} is")
+        row += [Cell(with_deviation(result, column.metric), note=_notes(result, column)) for result in results]
+        order = 100 * gap.value / abs(before) if before else None
+        rows.append([*row, _gap_cell(gap, column, results), Cell(relative, order=order), *_test_cells(gap)])
+    head = ("metric", first, second, "difference", "relative", "p", f"{second} is")
     return Table(list(map(Cell, head)), rows, wide=True)
+
+
+def control_table(collection: Collection, found: Sequence[Against]) -> Table:
+    """Each upstream against the control on every metric: figure, control's figure, paired difference, p-value, verdict."""
+    rows = []
+    for one in found:
+        for column, gap in one.columns.items():
+            results = [collection.of_column(column)[name] for name in (one.upstream, one.reference)]
+            row = [Cell(one.upstream), Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}")]
+            row += [Cell(with_deviation(result, column.metric), note=_notes(result, column)) for result in results]
+            rows.append([*row, _gap_cell(gap, column, results), *_test_cells(gap)])
+    reference = found[0].reference
+    head = ("upstream", "metric", "figure", reference, "difference", "p", "verdict")
+    return Table(list(map(Cell, head)), rows, wide=True, names=2)
+
+
+def _gap_cell(gap: Difference, column: Column, results: Sequence[Result]) -> Cell:
+    unit = "points" if column.unit == "%" else column.unit
+    decimals = max(result.measured[column.metric].decimals for result in results)
+    return Cell(f"{gap.value:+.{decimals}f}", note=unit, order=gap.value)
+
+
+def _test_cells(gap: Difference) -> list[Cell]:
+    tested = f"{gap.utterances:,} paired" if gap.p_value is not None else ""
+    p_value = Cell(p_text(gap.p_value) or MISSING, note=tested, order=gap.p_value)
+    return [p_value, Cell(gap.verdict, note=gap.why)]
+
+
+def _notes(result: Result, column: Column) -> str:
+    interval, rates = result.measured[column.metric].interval_text, result.rates_tried or 1
+    return ", ".join(filter(None, [interval, _count(result), _plural(rates, "rate") if rates > 1 else ""]))
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count}\u00a0{what}{'' if count == 1 else 's'}"
 
 
 def health_table(runs: Sequence[PretrainingRun]) -> Table:
@@ -177,15 +241,18 @@ def pretraining_cost(runs: Sequence[PretrainingRun]) -> Table:
 
 
 def heads_cost(collection: Collection) -> Table:
-    """Updates and test time of the heads of every upstream, from their cards."""
+    """Updates, training and test time of the heads of every upstream, from their cards."""
     rows = []
     for upstream, row in collection.results.items():
         cards = [card for result in row.values() for card in result.cards]
         audio = sum(card.corpus["seconds"] for card in cards)
         time = sum(card.runtime_seconds for card in cards)
-        texts = [upstream, f"{len(cards):,}", f"{sum(card.steps for card in cards):,}", duration(audio)]
-        rows.append([*texts, duration(time) if time else MISSING])
-    return text_table(("heads on", "heads", "updates", "test audio", "test time"), rows, wide=True)
+        training = sum(card.training_seconds for card in cards)
+        row_cells = [Cell(upstream), Cell(f"{len(cards):,}"), Cell(f"{sum(card.steps for card in cards):,}")]
+        times = (training, audio, time)
+        rows.append([*row_cells, *(Cell(duration(value) if value else MISSING, order=value) for value in times)])
+    head = ("heads on", "heads", "updates", "training", "test audio", "test time")
+    return Table(list(map(Cell, head)), rows, wide=True)
 
 
 def stages_table(name: str, seconds: Mapping[str, float]) -> Table:
@@ -262,17 +329,6 @@ def _known(value: Any, form: str, text: Callable[[Any], Any] = lambda value: val
 
 def _last(series: Series | None, decimals: int, factor: float = 1) -> str:
     return MISSING if series is None else f"{factor * series.last:,.{decimals}f}"
-
-
-def outcome(column: Column, one: Result, other: Result) -> str:
-    """How the second result compares with the first: "level", "better" or "worse", and whether within the seeds' spread."""
-    before, after = one.value(column.metric), other.value(column.metric)
-    if figure(before, column.decimals) == figure(after, column.decimals):
-        return "level"
-    deviations = [result.deviation(column.metric) for result in (one, other)]
-    spread = sum(deviation**2 for deviation in deviations if deviation is not None) ** 0.5
-    word = "better" if (after < before) == (column.better == "lower") else "worse"
-    return f"{word}, within the spread" if abs(after - before) <= spread else word
 
 
 def _board_row(name: Cell, own_score: str, own_rank: str, values: Mapping[str, float]) -> list[Cell]:

@@ -4,9 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wavlm_lightning.metrics.superb import TASKS
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.runs.comparison import (
+    Against,
+    against,
+    best_against,
+    remark_on_tests,
+    unlike_searches,
+    winners,
+)
 from wavlm_lightning.reports.runs.curves import PretrainingFacts, PretrainingRun
+from wavlm_lightning.reports.runs.layers import CONTENT, SPEAKER
 from wavlm_lightning.reports.runs.results import Collection, Column
-from wavlm_lightning.reports.runs.tables import board_cards, outcome, winners
+from wavlm_lightning.reports.runs.tables import board_cards
 from wavlm_lightning.reports.tables import duration, metric_title
 
 TASK_NAMES = {
@@ -30,19 +40,22 @@ METRIC_MEANINGS = {
     "SI-SDR": "SI-SDR, scale-invariant signal-to-distortion ratio, mean over utterances; higher is better.",
     "MTWV": "MTWV, maximum term-weighted value: 1 (here 100) if all queries are found without false alarms; higher is better.",
 }
-BARS = "The main metric of each task, the best in bold; dotted line: score of guessing; whisker: deviation over seeds."
+BARS = "The main metric of each task"
+VERDICTS = ("ahead", "level", "behind")  # as `significance.Verdict`, in the order of sentences
 RADAR = "One radar per upstream, its own outline in colour and the others' in grey; further out is better. "
+RADAR_ALONE = "Further out is better. "
 RADAR_POINTS = "Centre: FBANK's figure, 0 SUPERB points; rim: 1000 points, the best published in 2021."
 RADAR_PERCENT = "Rim: 100 % right (accuracy, F1, or 100 minus an error rate); centre: nothing right."
-HEADS = "The main metric on the validation split during the training of the heads; mean over seeds and folds."
+HEADS = "The main metric on the validation split during the training of the heads"
 RATES = (
     "Test figures over the learning rates that were tried. The large dot is the rate that is best on validation, which is "
     "the one that counts; test figures were not used for that choice."
 )
 LAYERS = (
     "Every head reads a learned mixture of the encoder's layers; each row is one task and sums to 100 %. Layer 0 is what "
-    "enters the transformer, the last is its output. Speaker tasks are at the top, content tasks at the bottom."
+    "enters the transformer, the last is its output."
 )
+LAYERS_ORDER = " Speaker tasks are at the top, content tasks at the bottom."
 LAYERS_CLAIM = (
     "The weight analysis of the WavLM paper says: bottom layers for speakers, top layers for content. Judged by the mean "
     "layer of each task:"
@@ -55,40 +68,133 @@ SOUNDS = (
     "Utterances from the beginning, the middle and the end of the test, the first seconds of each. Measures are of the whole "
     "utterance alone. Spectrograms of one utterance share a scale of 80 dB."
 )
-PRETRAINING = (
-    "Held out is the validation split. Masked accuracy is the share of hidden frames whose label the encoder guesses. "
-    "Perplexity is the number of labels in effective use: near 1 the model has collapsed onto a few. Effective rank is that "
-    "of the top layer on clean speech: a run whose rank falls towards 1 has collapsed. Speed counts audio of all processes "
-    "and includes loading and checkpoints, but not validation."
-)
-PRETRAINING_LEVELS = (
-    " The dashed lines are what always guessing the commonest label scores, and the perplexity of the targets."
-)
+# Series of the curves -> what their panel shows; a caption explains only what is drawn.
+PRETRAINING = {
+    "valid/": "Held out is the validation split.",
+    "valid/masked_accuracy": "Masked accuracy is the share of hidden frames whose label the encoder guesses.",
+    "valid/perplexity": "Perplexity is the number of labels in effective use: near 1 the model has collapsed onto a few.",
+    "health/effective_rank/": (
+        "Effective rank is that of the top layer on clean speech: a run whose rank falls towards 1 has collapsed."
+    ),
+    "health/audio_seconds_per_second": (
+        "Speed counts audio of all processes and includes loading and checkpoints, but not validation."
+    ),
+}
 RADAR_FIRST = " Only the first {} of {} upstreams have a radar of their own."
 GREY = " With more than seven names, only the best and the worst at the end have a colour."
-MOST_DUELS = 4  # upstreams up to which the leading one is compared with each of the others in a sentence
+MOST_DUELS = 4  # upstreams up to which the one of the lead is compared with each of the others in a sentence
 
 
-def lead(collection: Collection, runs: Sequence[PretrainingRun]) -> str:
-    """The result in one sentence."""
+def lead(collection: Collection, runs: Sequence[PretrainingRun], control: str | None) -> str:
+    """The result in one sentence: the best upstream against the control, in metrics ahead, level and behind."""
     if not collection.results:
         return f"{_count(len(runs), 'pre-training run')}, nothing scored yet."
     tasks, upstreams = collection.tasks, list(collection.results)
     if len(upstreams) == 1:
         return f"{upstreams[0]} on {_count(len(tasks), 'task')}: {', '.join(tasks)}."
-    best = winners(collection)
-    if not best:
+    if control is not None and (best := best_against(collection, control)) is not None:
+        return f"{best.upstream} against {control}: {_counts(best)} of {_count(len(best.columns), 'metric')}."
+    best_figures = winners(collection)
+    if not best_figures:
         return f"{_count(len(upstreams), 'upstream')}, no two of which were scored on the same task."
-    counts = {name: sum(name in some for some in best.values()) for name in upstreams}
+    counts = {name: sum(name == some for some in best_figures.values()) for name in upstreams}
     top = max(counts.values())
     leaders = [name for name in upstreams if counts[name] == top]
-    of = f"{top} of {_count(len(best), 'metric')}"
-    if len(leaders) > 3:
-        return f"No upstream of {len(upstreams)} stands out: none has the best figure on more than {of}."
+    of = f"{top} of {_count(len(best_figures), 'metric')}"
+    if len(leaders) > 3 or not top:
+        return f"No upstream of {len(upstreams)} stands out: none is ahead of all others on more than {of}."
     if len(leaders) > 1:
-        return f"{', '.join(leaders[:-1])} and {leaders[-1]} have the best figure on {of} each."
-    won = ", ".join(_column(column) for column, some in best.items() if leaders[0] in some)
-    return f"{leaders[0]} has the best figure on {of} ({won})."
+        return f"{', '.join(leaders[:-1])} and {leaders[-1]} are ahead of all others on {of} each."
+    won = ", ".join(_column(column) for column, name in best_figures.items() if name == leaders[0])
+    return f"{leaders[0]} is ahead of all others on {of} ({won})."
+
+
+def _counts(found: Against) -> str:
+    return ", ".join(f"{verdict} on {len(found.of(verdict))}" for verdict in VERDICTS)
+
+
+def details(collection: Collection, control: str | None) -> str:
+    """On which metrics the upstream of the lead is ahead of, level with and behind each of the others."""
+    names = list(collection.results)
+    if len(names) < 2 or len(names) > MOST_DUELS:
+        return ""
+    if control is None:
+        won = winners(collection)
+        upstream = max(names, key=lambda name: sum(name == some for some in won.values()))
+    else:
+        best = best_against(collection, control)
+        if best is None:
+            return ""
+        upstream = best.upstream
+    sentences = []
+    for rival in sorted(names, key=lambda name: name != control):
+        found = against(collection, upstream, rival)
+        if rival == upstream or not found.columns:
+            continue
+        parts = [
+            f"{verdict} on {len(some)} ({', '.join(map(_column, some))})" if some else f"{verdict} on 0"
+            for verdict in VERDICTS
+            for some in [found.of(verdict)]
+        ]
+        if rival == control:  # the lead has the counts
+            parts = [
+                f"{verdict} on {', '.join(map(_column, found.of(verdict)))}"
+                for verdict in VERDICTS
+                if found.of(verdict)
+            ]
+        sentences.append(f"Against {rival}: {'; '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def results_caption(collection: Collection) -> str:
+    """How to read the table of results: intervals, bold, and what is not tested; only what the table holds."""
+    measured = [
+        result.measured[column.metric]
+        for column in collection.columns
+        for result in collection.of_column(column).values()
+    ]
+    known = [one for one in measured if one.interval is not None]
+    parts = []
+    if known:
+        over = " or ".join(sorted({one.resampled for one in known}))
+        parts.append(f"In brackets: 95 % interval, bootstrap over the {over} of the test; decimals follow it.")
+        parts.append("It covers the choice of test data, not that of the seed.")
+    if len(known) < len(measured):
+        some = "Figures without brackets" if known else "These figures"
+        notes = sorted({card.interval_note for card in collection.cards if card.interval_note})
+        why = f" ({'; '.join(notes)})" if notes else ""
+        parts.append(f"{some} have no results of each utterance{why}, so they have no interval and are not tested.")
+    if any(one.deviation is not None for one in measured):
+        parts.append("±: standard deviation over seeds.")
+    if any(winners(collection).values()):
+        seeds = " and beyond the spread of seeds" if any(one.deviation is not None for one in measured) else ""
+        test = ("paired test, p < 0.05" if known else "at the digits shown") + seeds
+        parts.append(f"Bold: ahead of every other row ({test}) and above chance.")
+    elif len(collection.results) > 1:
+        parts.append("No figure is ahead of all others of its column and above chance, so none is bold.")
+    if any(unlike_searches(collection, task) for task in collection.tasks):
+        parts.append(
+            "**Some rows were tuned more than others**: where a task was trained at different numbers of learning rates, each "
+            "figure says how many."
+        )
+    return " ".join(parts)
+
+
+def control_caption(found: Sequence[Against]) -> str:
+    """What the comparison with the control means, with a remark on many tests."""
+    parts = [
+        f"Difference: figure minus that of {found[0].reference}; ahead and behind take the direction into account."
+    ]
+    if any(one.tested for one in found):
+        parts.append(
+            "p: paired permutation test on the utterances that both have heard (for verification a bootstrap of trials); "
+            "level means p ≥ 0.05."
+        )
+    if any(one.tested < len(one.columns) for one in found):
+        parts.append(
+            "Without results of each utterance there is no test: level then means equal digits, or both at chance."
+        )
+    return " ".join(filter(None, [*parts, remark_on_tests(found)]))
 
 
 def board_sentences(collection: Collection, reserved: Mapping[str, str]) -> list[str]:
@@ -105,28 +211,6 @@ def board_sentences(collection: Collection, reserved: Mapping[str, str]) -> list
         if upstream not in reserved and 0 < count < len(TASKS):
             lines.append(f"{upstream} has {count} of {len(TASKS)} tasks, so there is no official Score and no Rank.")
     return lines
-
-
-def duels(collection: Collection) -> str:
-    """Compare the leading upstream with each of the others, metric by metric; empty with too many upstreams."""
-    best, names = winners(collection), list(collection.results)
-    if not best or len(names) > MOST_DUELS:
-        return ""
-    leader = max(names, key=lambda name: sum(name in some for some in best.values()))
-    clauses = []
-    for rival in names:
-        found: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
-        for column in collection.columns:
-            results = collection.of_column(column)
-            if rival != leader and rival in results and leader in results:
-                found[outcome(column, results[rival], results[leader]).split(",")[0]].append(_column(column))
-        if not any(found.values()):
-            continue
-        clause = f"{rival} on {len(found['better'])} of {_count(sum(map(len, found.values())), 'metric')}"
-        others = [("behind on", found["worse"]), ("level on", found["level"])]
-        details = [f"{words} {', '.join(some)}" for words, some in others if some]
-        clauses.append(clause + (f" ({'; '.join(details)})" if details else ""))
-    return f"{leader} beats {' and '.join(filter(None, [', '.join(clauses[:-1]), *clauses[-1:]]))}." if clauses else ""
 
 
 def accuracy_sentence(run: PretrainingRun) -> str:
@@ -146,20 +230,76 @@ def accuracy_sentence(run: PretrainingRun) -> str:
     )
 
 
+def pretraining_caption(runs: Sequence[PretrainingRun]) -> str:
+    """How to read the curves of pre-training that are drawn."""
+    keys = {key for run in runs for key in run.curves.series}
+    parts = [words for start, words in PRETRAINING.items() if any(key.startswith(start) for key in keys)]
+    if len(runs) == 1:
+        levels = [
+            ("valid/majority_accuracy", "what always guessing the commonest label scores"),
+            ("valid/target_perplexity", "the perplexity of the targets"),
+        ]
+        if dashed := [words for key, words in levels if key in keys]:
+            parts.append(f"Dashed: {', and '.join(dashed)}.")
+    return " ".join(parts)
+
+
+def heads_caption(collection: Collection) -> str:
+    """How to read the curves of the heads."""
+    several = any(len(row.cards) > 1 for results in collection.results.values() for row in results.values())
+    folds = any(card.details.get("folds") for card in collection.cards)
+    over = " and ".join([*(["seeds"] if several else []), *(["folds"] if folds else [])])
+    grey = GREY if len(collection.results) > 7 else ""
+    return HEADS + (f"; mean over {over}." if over else ".") + grey
+
+
+def radar_caption(drawn: int, points: bool) -> str:
+    """How to read a number of radars; `points`: their spokes are SUPERB points."""
+    return (RADAR if drawn > 1 else RADAR_ALONE) + (RADAR_POINTS if points else RADAR_PERCENT)
+
+
 def bars_caption(collection: Collection) -> str:
-    """How to read the bars, and the names of SUPERB's tasks among them."""
+    """How to read the bars, as far as they are drawn, and the names of SUPERB's tasks among them."""
+    measured = [
+        result.measured[metric]
+        for row in collection.results.values()
+        for result in row.values()
+        for metric in result.card.shown
+        if metric in result.measured
+    ]
+    parts = [BARS]
+    if any(winners(collection).values()):
+        parts[0] += ", in bold if ahead of all others"
+    if any("chance" in one.metric for one in measured):
+        parts.append("dotted line: score of guessing")
+    if any(one.interval is not None for one in measured):
+        parts.append("whisker: 95 % interval")
+    if any(one.interval is None and one.deviation is not None for one in measured):
+        parts.append("whisker without interval: deviation over seeds")
     names = [f"{task} is {TASK_NAMES[task]}" for task in collection.tasks if task in TASK_NAMES]
-    return BARS + (f" {'; '.join(names)}." if names else "")
+    return "; ".join(parts) + "." + (f" {'; '.join(names)}." if names else "")
 
 
 def layers_caption(collection: Collection) -> str:
     """How to read the heat maps; with the even weight if all encoders have the same number of layers."""
-    weights = [result.card.layer_weights for row in collection.results.values() for result in row.values()]
-    layers = {len(some) for some in weights if len(some) > 1}
+    weighted = {
+        task: result.card.layer_weights
+        for row in collection.results.values()
+        for task, result in row.items()
+        if len(result.card.layer_weights) > 1
+    }
+    both = weighted.keys() & set(SPEAKER) and weighted.keys() & set(CONTENT)
+    text = LAYERS + (LAYERS_ORDER if both else "")
+    layers = {
+        len(result.card.layer_weights)
+        for row in collection.results.values()
+        for result in row.values()
+        if len(result.card.layer_weights) > 1
+    }
     if len(layers) != 1:
-        return LAYERS
+        return text
     (count,) = layers
-    return f"{LAYERS} An even mixture would show {100 / count:.0f} in each of the {count} cells."
+    return f"{text} An even mixture would show {100 / count:.0f} in each of the {count} cells of a row."
 
 
 def card_notes(collection: Collection) -> list[str]:
@@ -167,7 +307,12 @@ def card_notes(collection: Collection) -> list[str]:
     cards = collection.cards
     titles = dict.fromkeys(metric_title(column.metric) for column in collection.columns)
     lines = [METRIC_MEANINGS[title] for title in titles if title in METRIC_MEANINGS]
-    sizes = [card.corpus["utterances"] for card in cards if metric_title(card.headline) == "accuracy"]
+    sizes = [
+        result.card.corpus["utterances"]
+        for row in collection.results.values()
+        for result in row.values()
+        if metric_title(result.card.headline) == "accuracy" and result.utterances is None
+    ]
     if sizes and min(sizes) > 0:
         # Half a 95 % interval of a share near one half, the widest case.
         lines.append(
@@ -189,6 +334,60 @@ def versions(collection: Collection) -> str:
         for package, version in card.versions.items():
             found.setdefault(package, {})[version] = None
     return ", ".join(f"{package} {' / '.join(some)}" for package, some in found.items())
+
+
+def machines(collection: Collection) -> str:
+    """The machines that tested the heads, as far as their cards name them."""
+    return "; ".join(dict.fromkeys(filter(None, map(machine, collection.cards))))
+
+
+def machine(card: ResultCard) -> str:
+    """Processor, cores, threads and accelerator of a test; empty on cards of older versions."""
+    known = card.machine
+    device = known.get("device", "CPU")
+    parts = [known.get("processor"), *(f"{known[name]} {name}" for name in ("cores", "threads") if name in known)]
+    return ", ".join(filter(None, [*parts, device if device != "CPU" else None]))
+
+
+def test_data(collection: Collection) -> str:
+    """Corpus, split, utterances and hours of the tests of each task."""
+    found: dict[str, dict[str, None]] = {}
+    for task in collection.tasks:
+        for result in collection.of_task(task).values():
+            corpus = result.card.corpus
+            hours = duration(corpus["seconds"])
+            words = f"{corpus['name']}, {corpus['split']}: {corpus['utterances']:,} utterances, {hours}"
+            found.setdefault(words, {})[task] = None
+    return "; ".join(f"{', '.join(tasks)} on {words}" for words, tasks in found.items())
+
+
+def dates(collection: Collection) -> str:
+    """The days of the tests."""
+    days = sorted({card.created[:10] for card in collection.cards if card.created})
+    return "" if not days else days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
+
+
+def origin(
+    collection: Collection,
+    runs: Sequence[PretrainingRun],
+    facts: Sequence[PretrainingFacts],
+    setup: Sequence[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """(what, how) pairs for the top of the page: dates, machine, versions, test data, data of pre-training."""
+    given = dict(setup)
+    machine = machines(collection) or ", ".join(filter(None, [given.get("machine"), given.get("device")]))
+    trained = {
+        ", ".join(filter(None, [known.corpus, duration(60 * known.minutes)]))
+        for known in facts
+        if known.minutes is not None
+    }
+    return [
+        ("tested", dates(collection)),
+        ("machine", machine or ("not recorded on these cards" if collection.results else "")),
+        ("versions", versions(collection)),
+        ("test data", test_data(collection)),
+        ("pre-trained on", "; ".join(sorted(trained))),
+    ]
 
 
 def key_facts(

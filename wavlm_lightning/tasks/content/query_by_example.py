@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, z_normalise
+from wavlm_lightning.metrics.term_detection import MTWV, maximum_term_weighted_value, query_values, z_normalise
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.base import Protocol, Task
@@ -69,6 +69,7 @@ class QueryByExample(Task):
         self.splits = documents, valid_queries, test_queries
         self.split_of: dict[str, str] = {}
         self.searches: list[TermSearch] = []
+        self.query_keys: list[str] = []  # of the test queries, in the order of their search
 
     def prepare_data(self) -> None:
         """Refuse everything but a test on one device, before any data is opened."""
@@ -118,6 +119,7 @@ class QueryByExample(Task):
         moments: dict[str, FeatureMoments] = {}
         queries: dict[str, list[Tensor]] = {name: [] for name in self.splits}
         terms: dict[str, list[Tensor]] = {name: [] for name in self.splits}
+        self.query_keys = []
         for batch in self._all_batches():
             hidden, lengths = self(batch.inputs)
             for row, (key, length) in enumerate(zip(batch.keys, lengths.tolist(), strict=True)):
@@ -129,6 +131,8 @@ class QueryByExample(Task):
                         raise UserError(f"QbE: query {key!r} of split {name} has no term; correct the corpus")
                     queries[name].append(frames.transpose(0, 1).clone())  # a view would keep the whole batch alive
                     terms[name].append(batch.targets.values[row, 0])
+                    if name == self.splits[2]:
+                        self.query_keys.append(key)
         documents, *asked = self.splits
         for name in asked:
             if not queries[name]:
@@ -187,11 +191,11 @@ class QueryByExample(Task):
             raise UserError("QbE searches all documents; remove trainer.limit_test_batches")
         sizes = [len(search.terms) for search in self.searches]
         parts = zip(self.splits[1:], scores.split(sizes, dim=2), truth.split(sizes, dim=1), strict=True)
-        valid, test = (
-            self._values(name, some.permute(1, 2, 0).numpy(), there.T.numpy()) for name, some, there in parts
-        )
+        tables = [(name, some.permute(1, 2, 0).numpy(), there.T.numpy()) for name, some, there in parts]
+        valid, test = (self._values(*table) for table in tables)
         layer = max(range(len(valid)), key=lambda number: valid[number].value)
         threshold = test[layer].threshold
+        self._keep_queries(tables[1][0], tables[1][1][layer], tables[1][2], threshold)
         self.details = {
             "layer": layer,
             "threshold": threshold if math.isfinite(threshold) else None,
@@ -207,6 +211,21 @@ class QueryByExample(Task):
         there = int(truth.any(1).sum())
         if not there:
             raise UserError(f"QbE: no term of split {split!r} is in any document; prepare the corpus again")
+        return [
+            maximum_term_weighted_value(z_normalise(layer), truth, **self._absent(split, truth)) for layer in scores
+        ]
+
+    def _keep_queries(self, split: str, scores: np.ndarray, truth: np.ndarray, threshold: float) -> None:
+        """Keep the value of each test query at the best threshold for the interval of their mean."""
+        absent = self._absent(split, truth)
+        kept, values, weights = query_values(z_normalise(scores), truth, threshold, **absent)
+        keys = [self.query_keys[number] for number in kept]
+        self.scored.rows = dict(zip(keys, zip(values.tolist(), weights.tolist(), strict=True), strict=True))
+        self.scored.what, self.scored.complete = "queries", True
+
+    def _absent(self, split: str, truth: np.ndarray) -> dict[str, int]:
+        """Trials that count though the corpus lacks them."""
+        there = int(truth.any(1).sum())
         assert self.data is not None
         grid = self.data.corpus.inventories.get("trial_grid", {}).get(split)
         absent = {"absent_queries": 0, "absent_documents": 0}
@@ -214,4 +233,4 @@ class QueryByExample(Task):
             # Trials of the other languages, which the official scorer counts without their scores.
             absent["absent_queries"] = max(0, grid["queries"] - there)
             absent["absent_documents"] = max(0, grid["documents"] - truth.shape[1])
-        return [maximum_term_weighted_value(z_normalise(layer), truth, **absent) for layer in scores]
+        return absent

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, write_checkpoint
-from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
+from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, write_folder
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json, write_text
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.huggingface.reading import ENCODERS, SAME_NAMES
 from wavlm_lightning.tasks.transformers_form import CTC, FRAMES, VERIFICATION, TransformersForm
 from wavlm_lightning.upstreams import WavLMUpstream
 
+TOKENIZER = "tokenizer_config.json"
 # `model_type` -> kinds of heads for which transformers has no class.
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
 
@@ -74,10 +74,7 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         state["encoder.layer_norm.weight"] = torch.ones(upstream.dim)
         state["encoder.layer_norm.bias"] = torch.zeros(upstream.dim)
     normalised = encoder.config.normalize_waveform or getattr(upstream, "normalize_eps", None) is not None
-    write_checkpoint(folder, replace(encoder.config, normalize_waveform=normalised), state)
-
-    path, weights = folder / "config.json", folder / "model.safetensors"
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values, preprocessor, weights = described(replace(encoder.config, normalize_waveform=normalised), state)
     architecture = f"{ENCODERS[values['model_type']]}{form.kind}"
     own: dict[str, Any] = {"task": task.name, "processing": processing, **form.own}
     names = form.labels
@@ -88,6 +85,8 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         "tie_last_hidden_states": not isinstance(encoder.encoder.layer_norm, nn.Identity),
         "final_dropout": 0.0,  # our heads have none
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)  # written last: it says that the folder is complete
     if form.kind == CTC:
         values |= {"vocab_size": len(names), "pad_token_id": 0}  # transformers takes the padding token for the blank
         vocabulary = {name: number for number, name in enumerate(names)}
@@ -97,12 +96,29 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         (folder / "vocab.json").unlink(missing_ok=True)  # of an earlier export
         values |= {"id2label": {str(n): name for n, name in enumerate(names)}}
         values |= {"label2id": {name: n for n, name in enumerate(names)}}
+    if form.kind == CTC and WORD_END in names:
+        preprocessor = {**preprocessor, "processor_class": "Wav2Vec2Processor"}
+        write_json(folder / TOKENIZER, _tokenizer(names))
+    else:
+        (folder / TOKENIZER).unlink(missing_ok=True)
     values |= form.config
     values[OWN_KEY]["head"] = own
-    tensors = {f"{values['model_type']}.{name}": value for name, value in load_file(weights).items()}
-    write_tensors(weights, tensors | head_tensors(task), {"format": "pt"})
-    write_json(path, values, indent=2, sort_keys=True)
+    tensors = {f"{values['model_type']}.{name}": value for name, value in weights.items()}
+    write_folder(folder, values, preprocessor, tensors | head_tensors(task))
     return architecture
+
+
+def _tokenizer(names: list[str]) -> dict[str, Any]:
+    """What transformers' tokenizer for letters must know; its padding token is the blank, the first output."""
+    known = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
+    return {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "processor_class": "Wav2Vec2Processor",
+        "pad_token": names[0],
+        "word_delimiter_token": WORD_END,
+        "do_lower_case": False,
+        **{key: name for key, name in known.items() if name in names},
+    }
 
 
 def head_tensors(task: Task) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,9 +73,18 @@ class IntentClassification(UtteranceClassification):
         return BinaryAccuracy()
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        best = torch.stack([logits.argmax(1) for logits in self.slots(outputs)], dim=1)
-        right = (best == batch.targets.values).all(1).int()
+        right = self._right(outputs, batch)
         metric.update(right, torch.ones_like(right))
+
+    def _right(self, outputs: Tensor, batch: TaskBatch) -> Tensor:
+        """1 where all slots are right, `(batch,)`."""
+        best = torch.stack([logits.argmax(1) for logits in self.slots(outputs)], dim=1)
+        return (best == batch.targets.values).all(1).int()
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        return [(right, 1.0) for right in self._right(outputs, batch).tolist()]
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The most probable value of each slot, and the product of their probabilities."""

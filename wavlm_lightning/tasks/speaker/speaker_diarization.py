@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +16,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_segments
-from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+from wavlm_lightning.metrics.diarization_rate import MICROSECONDS, SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.tasks.transformers_form import TransformersForm
@@ -82,6 +83,9 @@ class SpeakerDiarization(Task):
     others: ClassVar[dict[str, Direction]] = {"accuracy": "higher"}
     answer, cache_level, every_talker = "frames", "frame", True
     _spoken = False
+    _of_batch: Sequence[
+        Tensor
+    ] = ()  # microseconds of each recording of the last batch, see `DiarizationErrorRate.errors`
 
     def __init__(
         self, upstream: Upstream, learning_rate: float = 1e-4, hidden: int = 512, speakers: int = 2, **settings: Any
@@ -172,6 +176,9 @@ class SpeakerDiarization(Task):
         for name, measure in (("loss", self.loss), ("accuracy", self.accuracy)):
             self.log_mean(stage, name, measure(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
+        if stage == "test":
+            self.scored.what = "recordings"
+            self.scored.add(self, outputs, lengths, batch)
 
     def build_metric(self) -> DiarizationErrorRate:
         return DiarizationErrorRate(self.upstream.frame_rate)
@@ -180,8 +187,21 @@ class SpeakerDiarization(Task):
         # The reference is the turns themselves, not the frame labels that the head is trained on.
         turns = self._turns("valid" if metric is self.valid_metric else "test")
         scores = outputs.float().sigmoid().cpu()
+        self._of_batch = []
         for key, row, length in zip(batch.keys, scores, lengths.tolist(), strict=True):
+            before = metric.errors.clone()
             metric.update(row[:length], turns[key])
+            self._of_batch.append(metric.errors - before)
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """Seconds of error of each recording under each setting, and of speech; `score` chooses the setting.
+
+        They are those that `update_metric` has just added, because scoring takes longer than everything else.
+        """
+        seconds = [(added.double() / MICROSECONDS).tolist() for added in self._of_batch]
+        return [(*(sum(row[:3]) for row in settings), settings[0][3]) for settings in seconds]
 
     def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
         assert self.data is not None
@@ -224,6 +244,7 @@ class SpeakerDiarization(Task):
             best = SETTINGS.index(self.setting)
         chosen = errors[best]
         if stage == "test":
+            self.scored.column = best
             speech = max(chosen.total, 1e-9)
             self.details = {
                 "setting": SETTINGS[best]._asdict(),

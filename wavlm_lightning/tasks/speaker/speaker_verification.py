@@ -16,6 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.metrics.verification import equal_error_rate
+from wavlm_lightning.reports.utterances import ScoredTrials
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task, check_several
 from wavlm_lightning.tasks.components.xvector import (
@@ -185,6 +186,7 @@ class SpeakerVerification(Task):
         return self.objective(self.affine(outputs).relu(), targets.values)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         # `read_target` cannot refuse unknown speakers, since those of the trials are unknown by design.
         self._trials("valid")
         assert self.data is not None
@@ -219,7 +221,7 @@ class SpeakerVerification(Task):
 
     def fit_on_validation(self, metric: Metric) -> dict[str, Any]:
         """The cosine above which two voices count as one, at the equal error rate of the valid trials."""
-        cosines, same = self._cosines(metric, "valid")
+        cosines, same, _ = self._cosines(metric, "valid")
         return {} if cosines is None else {"threshold": float(equal_error_rate(cosines.numpy(), same.numpy())[1])}
 
     def score(self, metric: Metric, stage: Stage) -> dict[str, Tensor]:
@@ -227,13 +229,15 @@ class SpeakerVerification(Task):
 
         The details of a test have its own threshold and, where one was fitted on valid, the errors at that one.
         """
-        cosines, same = self._cosines(metric, stage)
+        cosines, same, pairs = self._cosines(metric, stage)
         if cosines is None:
+            self.scored.missing = "there is no equal error rate"
             if not 0 < int(same.sum()) < len(same):
                 rank_zero_warn("SV: too few utterances were evaluated for an equal error rate (limit_*_batches)")
             return {self.metric: torch.tensor(math.nan)}
         rate, threshold = equal_error_rate(cosines.numpy(), same.numpy())
         if stage == "test":
+            self._keep_trials(cosines, same, pairs)
             self.details = {"threshold": threshold, "target_trials": int(same.sum()), "trials": len(same)}
             if self.fitted:
                 accepted = cosines >= self.fitted["threshold"]
@@ -243,8 +247,17 @@ class SpeakerVerification(Task):
                 }
         return {self.metric: torch.tensor(rate)}
 
-    def _cosines(self, metric: Metric, stage: Stage) -> tuple[Tensor | None, Tensor]:
-        """The cosine of each trial that was heard, float64 `(trials,)`, and whether it is of one speaker, bool `(trials,)`.
+    def _keep_trials(self, cosines: Tensor, same: Tensor, pairs: Tensor) -> None:
+        """Keep the trials for the interval of the rate: every process has them all."""
+        used, places = pairs.unique(return_inverse=True)
+        keys = self._trials("test").split.keys
+        sides = places.reshape(pairs.shape).numpy().T
+        self.scored.keys, self.scored.complete = tuple(keys[number] for number in used.tolist()), True
+        self.scored.trials = ScoredTrials(sides[0], sides[1], same.numpy(), cosines.numpy())
+
+    def _cosines(self, metric: Metric, stage: Stage) -> tuple[Tensor | None, Tensor, Tensor]:
+        """The cosine of each trial that was heard, float64 `(trials,)`, whether it is of one speaker, bool `(trials,)`, and the
+        numbers of its utterances in the split, int64 `(trials, 2)`.
 
         No cosines if there are too few for a rate, or for a head that diverged, so that its learning rate is not selected.
         """
@@ -255,11 +268,12 @@ class SpeakerVerification(Task):
         row_of = torch.full((len(trials.places),), -1)
         row_of[numbers] = torch.arange(len(numbers))
         heard = (row_of[trials.pairs] >= 0).all(1)
-        pairs, same = row_of[trials.pairs[heard]], trials.same[heard]
+        numbers, same = trials.pairs[heard], trials.same[heard]
+        pairs = row_of[numbers]
         rows = rows.double().cpu()
         if not 0 < int(same.sum()) < len(same) or not bool(rows.isfinite().all()):
-            return None, same
-        return (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1), same
+            return None, same, numbers
+        return (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1), same, numbers
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The embedding, of length 1; the cosine of two embeddings measures the similarity of the voices."""

@@ -145,15 +145,19 @@ def _covers(name: str, work: list[ShardJob], verdicts: list[Verdict]) -> bool:
 
 def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[str]]:
     """A line for every fault, and the faults by kind for the summary."""
-    owner = {row["sha256"]: row["name"] for part in corpus.body["splits"].values() for row in part["shards"]}
+    owners: dict[str, list[str]] = {}  # several entries may be parts of one tar that was indexed in place
+    for part in corpus.body["splits"].values():
+        for row in part["shards"]:
+            owners.setdefault(row["sha256"], []).append(row["name"])
     groups: dict[str, list[str]] = {}
     lines = []
     for verdict in verdicts:
-        other = owner.get(verdict.sha256)
-        if other not in (None, verdict.name):
+        names = owners.get(verdict.sha256, [])
+        other = names[-1] if names and verdict.name not in names else None
+        if other is not None:
             verdict.faults = [f"swapped: it is {other} under another name"]
         if verdict.faults:
-            kind = "missing" if verdict.missing else "swapped" if other not in (None, verdict.name) else "damaged"
+            kind = "missing" if verdict.missing else "swapped" if other is not None else "damaged"
             groups.setdefault(f"{kind} shards", []).append(verdict.name)
             lines.append(f"{verdict.name}: {'; '.join(verdict.faults)}")
         for name, fault in verdict.labels.items():
@@ -230,6 +234,8 @@ def _again(corpus: Corpus, remote: bool) -> str:
         return "remove them: they are downloaded again when they are needed"
     if "permuted" in source:
         return f"remove the folder and run `wavlm data permute ORIGINAL --out {where} --seed {source['permuted']}`"
+    if recipe == "webdataset":
+        return "run the same `wavlm prepare webdataset` again, which reads only what has changed; the shards stay as they are"
     if recipe == "mini":
         options = f"--size {source['size']} --seed {source['seed']} --datasets {source['dataset']}"
         return f"remove the folder and prepare the corpus again: `wavlm prepare mini {options} --out {where.parent}`"
@@ -297,7 +303,8 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
     keys, samples = content["keys"], content["samples"]
     if content["sha256"] != summary["sha256"]:
         return "its index belongs to another shard"
-    if not len(keys) == len(samples) == len(content["audio"]) == len(content["info"]) == summary["utterances"]:
+    info = content["metas"] if "names" in content else content["info"]
+    if not len(keys) == len(samples) == len(content["audio"]) == len(info) == summary["utterances"]:
         return f"its index lists {len(keys):,} utterances, corpus.json counts {summary['utterances']:,}"
     if sum(samples) != summary["samples"]:
         return f"its index counts {sum(samples):,} samples, corpus.json {summary['samples']:,}"
@@ -319,6 +326,12 @@ def _index_fault(content: dict[str, Any], summary: dict[str, Any], tar: io.Buffe
     tar.seek(0)
     with tarfile.open(fileobj=tar) as archive:
         members = {member.name: [member.offset_data, member.size] for member in archive}
+    if (
+        "names" in content
+    ):  # a tar that others wrote: its audio was decoded for the index, and the hash is still the same
+        theirs = zip(keys, content["names"], content["audio"], strict=True)
+        moved = [key for key, name, place in theirs if members.get(name) != list(place)]
+        return f"its index has {moved[0]!r} in another place than the tar" if moved else ""
     if len(members) != 2 * len(keys) + sum(place is not None for places in further.values() for place in places):
         return f"it holds {len(members):,} files for {len(keys):,} utterances"
     flacs = [(key, *audio, count) for key, audio, count in zip(keys, content["audio"], samples, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.labels import label_head, label_sets
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.label_sets import COLUMNS
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.split import Split
 
 FEW = 20_000  # largest split whose speakers are counted by default; reading that metadata takes about a second
+NO_CLASSES = {"text", "file", "id", "split"}
+COMMONEST = 10  # classes of a field that are shown
 BINS = 12
 WIDTH = 40
 
@@ -33,11 +37,14 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
     remote = is_remote(corpus.directory)
     lines = [f"{corpus.name} ({corpus.directory}), licence: {corpus.body['licence']}"]
     every = []
+    classes = Classes()
     for name in corpus.splits:
         split = corpus.split(name)
         seconds = split.samples / SAMPLE_RATE
         every.append(seconds)
-        voices = f"{_speakers(split)} speakers, " if speakers or (len(split) <= FEW and not remote) else ""
+        voices = ""
+        if speakers or (len(split) <= FEW and not remote):
+            voices = f"{classes.add(split)} speakers, "
         low, middle, high = np.percentile(seconds, [5, 50, 95])
         lines.append(
             f"  {name}: {len(split):,} utterances, {split.seconds / 3600:,.3f} h, {voices}{len(split.shards):,} shards; "
@@ -45,11 +52,12 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
             f"95 % {high:.2f} s"
             + (f"; further audio: {', '.join(further)}" if (further := split.audio_members) else "")
         )
-    for name, classes in corpus.inventories.items():
-        if isinstance(classes, dict):
-            lines.append(f"  {name}: " + ", ".join(f"{key} {len(values)}" for key, values in classes.items()))
+    for name, known in corpus.inventories.items():
+        if isinstance(known, dict):
+            lines.append(f"  {name}: " + ", ".join(f"{key} {len(values)}" for key, values in known.items()))
         else:
-            lines.append(f"  {name}: {len(classes)}")
+            lines.append(f"  {name}: {len(known)}")
+    lines += classes.lines()
     if remote and not labels:
         lines.append("  frame labels: a server does not list them; name them with --labels")
     for name in labels or ([] if remote else label_sets(corpus)):
@@ -61,9 +69,39 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
     return lines + histogram(np.concatenate(every))
 
 
-def _speakers(split: Split) -> int:
-    voices = {shard.meta(place).get("speaker") for shard in split.shards for place in range(len(shard.keys))}
-    return len(voices - {None})
+class Classes:
+    """Counts the values of the metadata fields that sort utterances into classes."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Counter[str]] = {}
+        self.utterances = 0
+
+    def add(self, split: Split) -> int:
+        """Count the utterances of a split; returns its number of speakers."""
+        voices = set()
+        for shard in split.shards:
+            for place in range(len(shard.keys)):
+                meta = shard.meta(place)
+                voices.add(meta.get("speaker"))
+                slots = meta.get("intent")
+                fields = {f"intent {slot}": value for slot, value in slots.items()} if isinstance(slots, dict) else {}
+                for name, value in {**meta, **fields}.items():
+                    if isinstance(value, str) and value and name not in NO_CLASSES:
+                        self.counts.setdefault(name, Counter())[value] += 1
+        self.utterances += len(split)
+        return len(voices - {None})
+
+    def lines(self) -> list[str]:
+        """For each field its classes, the commonest first; a field with a value of its own for most utterances is none."""
+        lines = []
+        for name, counts in sorted(self.counts.items()):
+            if name not in COLUMNS.values() and 2 * len(counts) > counts.total():
+                continue
+            shown = ", ".join(f"{value} {count}" for value, count in counts.most_common(COMMONEST))
+            more = f", and {len(counts) - COMMONEST} more" if len(counts) > COMMONEST else ""
+            without = self.utterances - counts.total()
+            lines.append(f"  classes of {name}: {shown}{more}" + (f"; {without} utterances without" if without else ""))
+        return lines
 
 
 def histogram(seconds: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wavlm_lightning.data.corpora import RECIPES
 from wavlm_lightning.data.finding import FoundAudio
+from wavlm_lightning.data.foreign.planning import left_out_lines
 from wavlm_lightning.system.files import check_output
 from wavlm_lightning.system.plugins import find_recipe, load, registered_corpora
 from wavlm_lightning.system.reading import reading
@@ -87,10 +88,20 @@ def summary(corpus: Corpus) -> list[str]:
         part = corpus.body["splits"][split]
         lines.append(f"{split}: {part['utterances']} utterances, {part['hours']:.3f} h, {len(part['shards'])} shards")
     source, file = corpus.body["source"], corpus.directory / "corpus.json"
+    if "divided" in source:
+        lines.append(source["divided"])
     if source["skipped"]:
         lines.append(f"skipped {len(source['skipped'])} files, listed in {file} under source.skipped")
     if left_out := source.get("left_out"):
         lines.append(f"{FoundAudio([], Counter(left_out)).note()}")
+    if reasons := {**source.get("reasons", {}), **source.get("fields_left_out", {})}:
+        lines.append("left out: " + ", ".join(f"{why} {count:,}" for why, count in reasons.items()))
+    if "columns" in source:
+        found = ", ".join(f"{column} ({count:,})" for column, count in source["columns"].items())
+        lines.append(f"metadata: {found or 'no text, speaker or language was found'}")
+    lines += [f"left out {line}" for line in left_out_lines(source.get("left_out_by_reason", {}))]
+    if source.get("left_out_by_reason"):
+        lines.append(f"all names are in {file} under source.left_out_by_reason")
     for split, count in source.get("twice_in_a_split", {}).items():
         lines.append(f"{split}: {count} recordings are the same sound as another one of this split")
     for split, count in source.get("too_short", {}).items():

@@ -41,7 +41,7 @@ class Head:
             cmvn = str(self.task == "pr").lower()
             options += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", cmvn]
         else:
-            source = "tiny" if self.upstream == "random weights" else str(self.out / "pretrain")
+            source = "random:tiny" if self.upstream == "random weights" else str(self.out / "pretrain")
             options += ["--model.upstream.source", source, "--model.upstream.label", self.upstream]
         if (self.task, self.upstream) in LEARNING_RATES:
             options += ["--model.learning_rate", str(LEARNING_RATES[self.task, self.upstream])]

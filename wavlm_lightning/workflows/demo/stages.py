@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.command import wavlm
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.system.run_folder import LAST, checkpoint, read_run_config
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
@@ -42,7 +42,7 @@ def run_demo(
         The path of the report (HTML).
 
     Raises:
-        UserError: a stage failed, or `out` holds a demo with other settings.
+        UserError: a stage failed, `out` holds a demo with other settings, or a demo runs there already.
     """
     check_output(out)
     demo = _Demo(out, size, steps, head_steps, seed)
@@ -53,12 +53,12 @@ def run_demo(
         Stage("heads", demo.fit_heads),
     ]
     settings = {"size": size, "steps": steps, "head_steps": head_steps, "seed": seed}
-    ledger = Ledger(out / "stages.json", settings, "demo")
-    out.mkdir(parents=True, exist_ok=True)
-    for number, stage in enumerate(stages, start=1):
-        ledger.run(stage, number, len(stages) + 1)
-    print(f"[{len(stages) + 1}/{len(stages) + 1}] report", flush=True)
-    return demo.report()
+    with own_folder(out, "demo"):
+        ledger = Ledger(out / "stages.json", settings, "demo")
+        for number, stage in enumerate(stages, start=1):
+            ledger.run(stage, number, len(stages) + 1)
+        print(f"[{len(stages) + 1}/{len(stages) + 1}] report", flush=True)
+        return demo.report()
 
 
 class _Demo:
@@ -159,5 +159,5 @@ def next_commands(out: Path) -> list[tuple[str, str]]:
             "Pre-train on them",
             "wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/mine --trainer.default_root_dir runs/mine",
         ),
-        ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test {head} --ckpt_path best"),
+        ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test runs/mine-ks"),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wavlm_lightning.system.files import check_output, sweep_leftovers
+from wavlm_lightning.system.files import check_output, own_folder
 
 
 def export(
@@ -34,7 +34,8 @@ def export(
         One sentence for each thing that was written or kept.
 
     Raises:
-        UserError: the source cannot be read or exported, or a graph does not agree with the model.
+        UserError: the source cannot be read or exported, a graph does not agree with the model, or another process exports
+            to `directory`.
 
     Example:
         >>> export("runs/demo/pretrain", "encoder")
@@ -45,13 +46,13 @@ def export(
 
     source, directory = Path(source), Path(directory)
     check_output(directory, "DIRECTORY")
-    sweep_leftovers(directory)  # of an export that was killed
-    # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
-    if holds_head(source) and not (encoder_only and is_head_folder(source)):
-        from wavlm_lightning.workflows.export.head import export_head
+    with own_folder(directory, "export", "DIRECTORY"):
+        # Of a folder of transformers, the encoder is read without the head, which may have changed its last norm.
+        if holds_head(source) and not (encoder_only and is_head_folder(source)):
+            from wavlm_lightning.workflows.export.head import export_head
 
-        return export_head(source, directory, format, encoder_only, command)
-    return _export_encoder(source, directory, format, command)
+            return export_head(source, directory, format, encoder_only, command)
+        return _export_encoder(source, directory, format, command)
 
 
 def _export_encoder(source: Path, directory: Path, format: str, command: str) -> list[str]:
@@ -67,11 +68,15 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
     from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, without_teachers, write_head
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
-    encoder.save_pretrained(directory)
-    for name in (WEIGHTS, DESCRIPTION):  # of an earlier export to this folder
-        (directory / name).unlink(missing_ok=True)
     checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" else None
+    for name in (
+        "config.json",
+        WEIGHTS,
+        DESCRIPTION,
+    ):  # of an earlier export to this folder; config.json is written last
+        (directory / name).unlink(missing_ok=True)
     if checkpoint is not None:
         write_head(directory, without_teachers(checkpoint), checkpoint.get("codebooks", {}))
+    encoder.save_pretrained(directory)
     notes = write_card(directory, model_card(directory, encoder, source, checkpoint, command))
     return [*notes, f"{directory}: {encoder.parameter_count():,} parameters"]

@@ -19,6 +19,7 @@ from wavlm_lightning.encoder import Layers, WavLM
 from wavlm_lightning.encoder.exportable import ExportableEncoder
 from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import write_json
+from wavlm_lightning.system.progress import timed
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.predict.head import TrainedHead
 
@@ -100,6 +101,7 @@ def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
     return write_graph(ExportableHead(head), expected, folder, form, task.upstream.encoder, facts, frames)
 
 
+@timed("tracing, writing and comparing the graph")
 def write_graph(
     module: nn.Module,
     expected: Callable[[Tensor, Tensor], Tensor],

@@ -10,7 +10,7 @@ from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import init_args, read_run_config
-from wavlm_lightning.tasks.huggingface.export import write_head_folder
+from wavlm_lightning.tasks.huggingface.export import head_form, write_head_folder
 from wavlm_lightning.tasks.huggingface.heads import HeadEncoder
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.export.model_card import Section, as_card, hub_licence, licence, versions, write_card
@@ -56,14 +56,20 @@ def export_head(source: Path, directory: Path, format: str, encoder_only: bool, 
         else:
             what, difference = "head", write_head_graph(head, directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the {what}"]
+    if not encoder_only:
+        head_form(head.task)  # refuse it before anything is removed
+    for name in (
+        "config.json",
+        WEIGHTS,
+        DESCRIPTION,
+    ):  # of an earlier export to this folder; config.json is written last
+        (directory / name).unlink(missing_ok=True)
     if encoder_only:
         _upstream(head).encoder.save_pretrained(directory)
         return [f"{directory}: the encoder of {source}, without its head"]
     processing: dict[str, Any] = {"gain_db": head.gain_db} if head.gain_db else {}
     processing |= {"trim": True} if head.trim else {}
     architecture = write_head_folder(directory, head.task, processing)
-    for name in (WEIGHTS, DESCRIPTION):  # of a pre-training run that was exported to this folder earlier
-        (directory / name).unlink(missing_ok=True)
     notes = write_card(directory, head_card(directory, head, source, architecture, processing, command))
     return [*notes, f"{directory}: {head.task.name} as a {architecture}"]
 

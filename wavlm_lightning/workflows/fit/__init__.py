@@ -1,15 +1,17 @@
 """`wavlm fit`, `validate` and `test`: training and scoring of encoders and heads in run folders, from Python.
 
-In reading order: `command_line` (LightningCLI and what it adds to a trainer), `joint_heads` (lists of learning rates,
-`--also`), `head_runs` (many runs in parallel processes), `messages` and `parser_errors` (errors in one sentence). The
-package imports nothing heavy before one of the functions is called. It is the one workflow that the others may import.
-Tests: `tests/workflows/test_training_command.py`, `test_also.py`, `test_many_runs.py`, `test_parser_errors.py`.
+In reading order: `command_line` (LightningCLI and what it adds to a trainer), `run_source` (`wavlm test RUN`),
+`loggers`, `joint_heads` (lists of learning rates, `--also`), `head_runs` (many runs in parallel processes), `closing`
+(the last lines on the screen), `messages` and `parser_errors` (errors in one sentence), `options` and `early_checks`
+(what is wrong before anything is computed). The package imports nothing heavy before one of the functions is called.
+It is the one workflow that the others may import. Tests: `tests/workflows/test_training_command.py`, `test_also.py`,
+`test_many_runs.py`, `test_parser_errors.py`, `test_run_source.py`, `test_loggers.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -39,17 +41,32 @@ def fit(*options: str, callbacks: Sequence[Callback] = ()) -> WavLMCLI:
 
 
 def validate(*options: str) -> WavLMCLI:
-    """Score a checkpoint on the validation split, as `wavlm validate` does; see `fit`."""
+    """Score a checkpoint on the validation split, as `wavlm validate` does: `validate(RUN)`, or all options of `fit`."""
     from wavlm_lightning.workflows.fit.command_line import run_subcommand
 
     return run_subcommand(["validate", *options])
 
 
 def test(*options: str) -> WavLMCLI:
-    """Score a checkpoint on the test split and write `card.json` to the run folder, as `wavlm test` does; see `fit`."""
+    """Score a checkpoint on the test split and write `card.json` to the run folder, as `wavlm test` does.
+
+    Example:
+        >>> run = test("runs/ks", "--trainer.accelerator", "cpu")
+    """
     from wavlm_lightning.workflows.fit.command_line import run_subcommand
 
     return run_subcommand(["test", *options])
+
+
+def read_options(*options: str) -> Any:
+    """The parsed options of a `wavlm fit` command, a jsonargparse Namespace; nothing is built, read or written.
+
+    Raises:
+        UserError: an option or a value that does not exist, in one sentence.
+    """
+    from wavlm_lightning.workflows.fit.options import parsed
+
+    return parsed(options)
 
 
 def open_run(*options: str) -> WavLMCLI:

@@ -15,7 +15,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -23,23 +24,24 @@ import wavlm_lightning.pretraining
 import wavlm_lightning.tasks
 import wavlm_lightning.upstreams  # noqa: F401 - imported classes can be named without their module
 from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates, kept, with_whole_files
-from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.callbacks.examples import KeepExamples
-from wavlm_lightning.callbacks.joint_heads import CurvesOfHeads, best_of_heads, check_callbacks, check_new, load_best
+from wavlm_lightning.callbacks.joint_heads import best_of_heads, check_callbacks, check_new, load_best
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.safe_loggers import keep_all_running
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
+from wavlm_lightning.system.command import as_called
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, finish_replacing, locked, sweep_leftovers, write_text
 from wavlm_lightning.system.plugins import make_importable, remember_class_folders
-from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
+from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
+from wavlm_lightning.workflows.fit.early_checks import check_monitored, check_upstream_chosen
 from wavlm_lightning.workflows.fit.going_on import check_going_on, keep_read_once
 from wavlm_lightning.workflows.fit.joint_heads import (
     HELP,
@@ -51,8 +53,10 @@ from wavlm_lightning.workflows.fit.joint_heads import (
     read_also,
     take_lists,
 )
+from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, placed_loggers
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
+from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 DEFAULT_FOLDER = "runs/default"
@@ -105,9 +109,9 @@ class WavLMCLI(LightningCLI):
     """LightningCLI whose runs live in `trainer.default_root_dir`.
 
     A run folder holds `config.yaml`, `curves/version_N/metrics.csv` (one for each start), `checkpoints/best.ckpt` and
-    `last.ckpt`, and after `test` `card.json`. `--ckpt_path last` (or `best`) refers to these. A trainer that names its
-    own logger or ModelCheckpoint keeps them. With lists of learning rates or seeds, or with further tasks (`--also`),
-    each head has such a folder inside the run folder; see `joint_heads`.
+    `last.ckpt`, and after `test` `card.json`. `--ckpt_path last` (or `best`) refers to these. Curves are written beside the
+    loggers that a trainer names (`loggers`); a ModelCheckpoint that it names replaces ours. With lists of learning rates or
+    seeds, or with further tasks (`--also`), each head has such a folder inside the run folder; see `joint_heads`.
 
     Args:
         options: what LightningCLI parses, without lists.
@@ -116,6 +120,7 @@ class WavLMCLI(LightningCLI):
         command: the command as the user typed it, for result cards.
         callbacks: further callbacks of a fit.
         owned: gets the lock of the run folder for a fit.
+        source: the run folder that checkpoints come from, if it is not that of the options; see `run_source`.
     """
 
     model: Any
@@ -128,9 +133,12 @@ class WavLMCLI(LightningCLI):
         command: str = "",
         callbacks: Sequence[pl.Callback] = (),
         owned: contextlib.ExitStack | None = None,
+        source: Path | None = None,
     ) -> None:
         # Before the base class's constructor, which parses, builds and runs.
-        self.lists, self.command, self.callbacks, self.owned = lists, command, list(callbacks), owned
+        self.lists, self.command, self.callbacks = lists, command, list(callbacks)
+        self.owned, self.source = owned, source
+        self.options = options
         self.heads = HeadConfigs()  # empty for one head
         settings = {"exit_on_error": False, "allow_abbrev": False, "logger": dropping_logger()}
         super().__init__(
@@ -162,6 +170,8 @@ class WavLMCLI(LightningCLI):
         parser.add_argument("--recipe", type=Recipe | None, default=None, help=recipe)
 
     def before_instantiate_classes(self) -> None:
+        if self.source is not None:
+            check_surroundings(self.source, self.config[self.subcommand].as_dict())
         if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
             folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
             check_output(folder, "--trainer.default_root_dir")
@@ -195,6 +205,11 @@ class WavLMCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: LightningCLI would let hyperparameters in the checkpoint replace options of the command line."""
 
+    def instantiate_classes(self) -> None:
+        trainer = self._get(self.config, "trainer")
+        with placed_loggers(trainer, run_root(trainer)):
+            super().instantiate_classes()
+
     @property
     def folder(self) -> Path:  # the run folder
         return Path(self.trainer.default_root_dir)
@@ -202,12 +217,13 @@ class WavLMCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the run folder's loggers, checkpoints and progress bar, and build several heads if they are asked for."""
         config = self._get(self.config_init, "trainer")
-        root = Path(config.get("default_root_dir") or DEFAULT_FOLDER)
-        if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
-            root /= trial  # the agent starts every trial of a sweep with the same options
+        root = run_root(config)
+        if self.subcommand == "fit" and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+            check_upstream_chosen(self._get(self.config, "model"), self.options, "a trial of a W&B sweep")
         config["default_root_dir"] = str(root)
         if self.subcommand == "fit" and self.owned is not None and not config.get("fast_dev_run"):
             self.owned.enter_context(own_run_folder(root))
+        self._go_on_when_requeued(root)
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may fit
         also = read_also(self._get(self.config, "also"))
         if self.lists or also:
@@ -242,7 +258,7 @@ class WavLMCLI(LightningCLI):
             # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", every))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(StepProgress() if fitting else TQDMProgressBar(refresh_rate=10))
+            callbacks.append(StepProgress())
         config["enable_model_summary"] = config.get("enable_model_summary") or False
         if self.subcommand == "test":
             callbacks += [WriteResultCard(root, self.command), KeepExamples(root)]
@@ -256,8 +272,20 @@ class WavLMCLI(LightningCLI):
             check_trainer(trainer)  # before it starts processes
         return trainer
 
+    def _go_on_when_requeued(self, root: Path) -> None:
+        """Name the checkpoint of a requeued SLURM job, so that it goes on as with `--ckpt_path`.
+
+        Lightning would take its own `hpc_ckpt_N.ckpt` after all checks, also where `last.ckpt` is newer.
+        """
+        own = [path for path in root.glob("hpc_ckpt_*.ckpt") if self.subcommand == "fit" and SLURMEnvironment.detect()]
+        if own and self._get(self.config_init, "ckpt_path") is None:
+            last = checkpoint(root, LAST)
+            newest = max([*own, *([last] if last.exists() else [])], key=lambda path: path.stat().st_mtime_ns)
+            self.config["fit"]["ckpt_path"] = self.config_init["fit"]["ckpt_path"] = str(newest)
+
     def before_fit(self) -> None:
-        """Resolve `--ckpt_path last`, and refuse to overwrite a run."""
+        """Resolve `--ckpt_path last`, and refuse to overwrite a run or to wait for a metric that is never logged."""
+        check_monitored(self.trainer, self.model)
         for name in (LAST, BEST):
             finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
@@ -281,7 +309,8 @@ class WavLMCLI(LightningCLI):
         path = self._get(self.config_init, "ckpt_path")
         if path is None or self.trainer.fast_dev_run:
             return
-        run = Path(path).absolute().parent.parent
+        folder = Path(path).absolute().parent
+        run = folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
         before = read_run_config(run)
         if not before:
             print(
@@ -312,12 +341,20 @@ class WavLMCLI(LightningCLI):
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if self.heads.models and self._get(self.config, "ckpt_path") == BEST:
-            load_best(self.model, self.folder)  # Lightning would load one file; each head has its own
+            load_best(self.model, self.source or self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
         self._resolve_checkpoint()
 
-    before_test = before_validate
+    def before_test(self) -> None:
+        """As `before_validate`; what is pre-trained has no test."""
+        if type(self.model).test_step is pl.LightningModule.test_step:
+            folder = self.source or self.folder
+            raise UserError(
+                f"{folder}: {type(self.model).__name__} has no test; `{as_called('validate', folder)}` gives its loss, and "
+                f"`{as_called('superb', folder, '--data', 'mini', '--output', 'DIR')}` scores its encoder"
+            )
+        self.before_validate()
 
     def before_predict(self) -> None:
         if self.heads.models:
@@ -329,9 +366,9 @@ class WavLMCLI(LightningCLI):
         if asked is None:
             return
         named = asked in (LAST, BEST)
-        path = checkpoint(self.folder, asked) if named else Path(asked)
+        path = checkpoint(self.source or self.folder, asked) if named else Path(asked)
         if not path.exists():
-            raise UserError(f"{path}: no such checkpoint{'; has this run been fitted?' if named else ''}")
+            raise UserError(f"{path}: no such checkpoint{_others(path) if named else ''}")
         if path.is_dir() and not isinstance(self.trainer.strategy, FSDP2):
             raise UserError(
                 f"{path}: a sharded checkpoint, which only trainer.strategy fsdp2 can resume; "
@@ -395,20 +432,25 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def run_root(trainer: Any) -> Path:
+    """The run folder that a section `trainer` asks for."""
+    root = Path(trainer.get("default_root_dir") or DEFAULT_FOLDER)
+    if os.environ.get("WANDB_SWEEP_ID") and (trial := os.environ.get("WANDB_RUN_ID")):
+        root /= trial  # the agent starts every trial of a sweep with the same options
+    return root
+
+
+def _others(path: Path) -> str:
+    """The end of a message on a checkpoint that is not there."""
+    there = sorted(each for each in path.parent.glob("*.ckpt"))
+    last = path.with_name(f"{LAST}.ckpt")
+    if last in there:
+        return f"; give --ckpt_path {LAST}, which is there"
+    return f"; there is {', '.join(each.name for each in there)}" if there else "; has this run been fitted?"
+
+
 def _is_long(trainer: Any) -> bool:
     return trainer["max_steps"] < 0 or trainer["max_steps"] >= LONG
-
-
-def curve_loggers(asked: Any, root: Path, fitting: bool, labels: tuple[str, ...] = ()) -> Any:
-    """Add the curves as CSV (of several heads, by label) to the value of `trainer.logger`; False switches all off."""
-    if asked is False or not fitting:
-        return False if asked in (None, True) else asked
-    named = [] if asked in (None, True) else list(asked) if isinstance(asked, list) else [asked]
-    if any(isinstance(logger, CSVLogger) for logger in named):
-        return named
-    if labels:
-        return [*named, CurvesOfHeads(root, labels)]
-    return [*named, Curves(root, name=CURVES, flush_logs_every_n_steps=100)]
 
 
 def run_subcommand(argv: Sequence[str], callbacks: Sequence[pl.Callback] = ()) -> WavLMCLI:
@@ -425,7 +467,8 @@ def command_line(
     owned: contextlib.ExitStack | None = None,
 ) -> WavLMCLI:
     """Parse options and build model, data and trainer; see `WavLMCLI` for the arguments."""
-    arguments = [resolve_config(argument) for argument in argv]
+    named, source = options_of_run(argv) if run else (list(argv), None)
+    arguments = [resolve_config(argument) for argument in named]
     make_importable(arguments)  # classes in a user's file beside the YAML
-    options, lists = take_lists(added_up(arguments))
-    return WavLMCLI(options, lists, run, command, callbacks, owned)
+    options, lists = take_lists(added_up(in_run_folder(arguments)))
+    return WavLMCLI(options, lists, run, command, callbacks, owned, source)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.upstreams.wavlm import RANDOM
 
 # What a key is about -> patterns of keys, without `init_args`; what is below such a key may change, too.
 MAY_CHANGE: dict[str, tuple[str, ...]] = {
@@ -154,6 +155,10 @@ def _same(key: str, old: Any, new: Any) -> bool:
         return PRECISIONS.get(str(old), str(old)) == PRECISIONS.get(str(new), str(new))
     if key.endswith("class_path") and isinstance(old, str) and isinstance(new, str):
         return _class(old) is _class(new) is not None  # a class that has moved
+    if fnmatch.fnmatch(key, "model.*source") or key == "model.init_args.encoder":
+        return RANDOM + str(old) == str(new) or str(old) == RANDOM + str(
+            new
+        )  # older versions wrote `base` for `random:base`
     return False
 
 

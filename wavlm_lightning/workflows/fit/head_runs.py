@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
@@ -46,10 +47,9 @@ class HeadRun:
         """Raise a `UserError` if the folder holds a run with other options, or one whose files have changed since."""
         record = self.folder / RECORD
         if record.is_file():
-            if (
-                read_json(record, "the record of a run", f"remove the folder {self.folder}, and the run is made again")
-                != self._facts()
-            ):
+            remedy = f"remove the folder {self.folder}, and the run is made again"
+            before = read_json(record, "the record of a run", remedy)
+            if _comparable(before) != _comparable(self._facts()):
                 raise UserError(
                     f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
@@ -66,6 +66,17 @@ class HeadRun:
     def _facts(self) -> dict[str, object]:
         files = {word: state for word in self.options if (state := _state(word))}
         return {"options": list(self.options), "files": files}
+
+
+def _comparable(facts: Any) -> Any:
+    """A record whose options name random weights as older versions did: `base` for `random:base`."""
+    from wavlm_lightning.upstreams.wavlm import (
+        RANDOM,  # not above: processes set their threads before torch is imported
+    )
+
+    if not isinstance(facts, dict) or not isinstance(facts.get("options"), list):
+        return facts
+    return {**facts, "options": [str(word).removeprefix(RANDOM) for word in facts["options"]]}
 
 
 def _state(word: str) -> list[object] | None:

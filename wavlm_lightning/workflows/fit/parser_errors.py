@@ -12,11 +12,13 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jsonargparse import ArgumentError
 
 from wavlm_lightning.system import name_hints
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import is_run
 
 NOISE = re.compile(
     r"^$|NoneType|Subtypes:|Errors:|Does not validate against|Given value type|Expected a path but .* not accessible"
@@ -107,6 +109,8 @@ def _reworded(complaint: Complaint, known_classes: Sequence[type]) -> str:
         return f"Option '{path}' is not accepted{name_hints.of_option(path, complaint.owner)}"
     if arguments := re.search(r"unrecognized arguments: (--([\w.]+)?.*|.*)", first):
         hint = name_hints.of_option(arguments[2], complaint.owner) if arguments[2] else ""
+        if is_run(Path(arguments[1])):
+            hint = "; a run folder comes first, as in `wavlm test RUN --trainer.accelerator cpu`"
         return f"unrecognized arguments: {arguments[1]}{hint}"
     if file := re.search(r"File does not exist: '?([^']+)", first):
         return f"{file[1]}: no such file{name_hints.of_config(file[1])}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.encoder.config import PRESETS
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.upstreams.wavlm import load_encoder, preset_of
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
 
@@ -70,13 +70,12 @@ def number(
 def encoder_shape(source: str, overrides: dict[str, Any], where: str) -> tuple[WavLMConfig, str | None]:
     """The shape of a preset or checkpoint, and a remark if the checkpoint is not here and the shape is a guess."""
     remark = None
-    if source not in PRESETS and Path(source).exists():
-        from wavlm_lightning.upstreams.wavlm import load_encoder
-
+    preset = preset_of(source)
+    if preset is None and Path(source).exists():
         return load_encoder(source, overrides).config, None
-    if source not in PRESETS:  # a plan must work on a machine without the weights
-        source, remark = "base", f"{source} is not here, so it was counted as Base"
+    if preset is None:  # a plan must work on a machine without the weights
+        preset, remark = "base", f"{source} is not here, so it was counted as Base"
     try:
-        return WavLMConfig.preset(source, **overrides), remark
+        return WavLMConfig.preset(preset, **overrides), remark
     except (TypeError, ValueError) as error:
         raise UserError(f"{where} {source}: {error}") from error

@@ -110,8 +110,9 @@ def predict_recordings(
         for path, why in absent:
             failed(path, why)
         # Where rows go to a terminal, they are the progress.
-        hidden = len(paths) < 2 or sys.stdout.isatty() or not sys.stderr.isatty()
-        bar = stack.enter_context(progress_bar(total=len(paths), unit=" files", desc="predict", disable=hidden))
+        hidden, terminal = len(paths) < 2 or sys.stdout.isatty(), sys.stderr.isatty()
+        counted = progress_bar(total=len(paths), unit=" files", desc="predict", disable=hidden, leave=terminal)
+        bar = stack.enter_context(counted)
         rows: list[dict[str, Any]] = []
         known: dict[Path, dict[str, Any]] = {}
         if folder is not None:

@@ -14,9 +14,10 @@ from typing import Any
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output
+from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.checks import check_stages
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
     RecipeRun,
@@ -24,6 +25,7 @@ from wavlm_lightning.workflows.recipe.stages import (
     continued_from,
     lasting,
     option_groups,
+    with_codebook,
 )
 
 LEDGER = "recipe.json"
@@ -37,6 +39,8 @@ def run_recipe(
     *,
     corpus_of: Mapping[str, Path] | None = None,
     checkpoint: str | None = None,
+    layer: int | None = None,
+    clusters: int | None = None,
     noise_corpus: Path | None = None,
     tag: str | None = None,
     memory_gib: float | None = None,
@@ -54,6 +58,9 @@ def run_recipe(
         options: further options of every `wavlm fit`.
         corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
         checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
+        layer: the layer of the encoder that makes the labels of the recipe's own configuration, from 1, instead of that which
+            the configuration names.
+        clusters: size of that codebook.
         noise_corpus: noise corpus, instead of those that the configurations name.
         tag: prefix of the names of label sets, so that two runs can label one corpus.
         memory_gib: memory for the features of k-means; None for a quarter of the machine's.
@@ -66,7 +73,8 @@ def run_recipe(
         Folder of the exported encoder; None if it was not exported because of `until` or `dry_run`.
 
     Raises:
-        UserError: a wrong option, a missing corpus, a folder or labels of another run, or a stage that failed.
+        UserError: a wrong option or layer, also of a later stage; a missing corpus, a folder or labels of another run, a recipe
+            that runs in this folder already, or a stage that failed.
 
     Example:
         >>> run_recipe("wavlm_base", Path("data/librispeech960"), Path("runs/base"), ["--trainer.devices", "8"])
@@ -76,16 +84,19 @@ def run_recipe(
     configurations = chain(recipe)
     if checkpoint:
         configurations = continued_from(configurations, checkpoint)
+    configurations = with_codebook(configurations, layer, clusters)
     run = RecipeRun(
         configurations, corpus, out, corpus_of or {}, noise_corpus, tag, memory_gib, jobs, option_groups(options)
     )
     stages = _until(run.stages, until)
+    check_stages(run, stages)
     if dry_run:
         _print_commands(run, stages)
         return None
-    ledger = _open_ledger(run, adopt)
-    for number, stage in enumerate(stages, start=1):
-        ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
+    with own_folder(out, "recipe"):
+        ledger = _open_ledger(run, adopt)
+        for number, stage in enumerate(stages, start=1):
+            ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
     return out / ENCODER if stages[-1].name == "export" else None
 
 
@@ -106,7 +117,7 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
     ledger = Ledger(path, _settings(run, corpora, noise), "recipe")
     if path.is_file() or adopt:
         return ledger
-    if run.out.is_dir() and any(run.out.iterdir()):
+    if run.out.is_dir() and any(path.name != LOCK for path in run.out.iterdir()):
         raise UserError(
             f"{run.out} is not empty and holds no {LEDGER}; choose another --out, or give --adopt if commands of this "
             "recipe were run there by hand"

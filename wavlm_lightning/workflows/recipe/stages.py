@@ -166,6 +166,38 @@ def continued_from(chain: Sequence[Configuration], encoder: str) -> list[Configu
     return [changed, *chain[1:]]
 
 
+def with_codebook(
+    chain: Sequence[Configuration], layer: int | None = None, clusters: int | None = None
+) -> list[Configuration]:
+    """The chain whose last configuration has labels of another layer, or of another number of clusters.
+
+    Raises:
+        UserError: it has no labels, they are made from MFCC, which has no layers, or a number is below 1.
+    """
+    asked = {name: value for name, value in (("layer", layer), ("clusters", clusters)) if value is not None}
+    if not asked:
+        return list(chain)
+    last = chain[-1]
+    codebook = last.recipe.codebook
+    for name, value in asked.items():
+        if codebook is None:
+            raise UserError(f"--{name}: {last.name} is trained without labels; remove the option")
+        if name == "layer" and codebook.layer is None:
+            raise UserError(
+                f"--layer: the labels of {last.name} are made from MFCC, not from a layer; remove the option"
+            )
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be 1 or more")
+    assert codebook is not None
+    content = {**last.content, "recipe": {**last.content["recipe"]}}
+    content["recipe"]["codebook"] = {**content["recipe"]["codebook"], **asked}
+    changed_book = replace(
+        codebook, layer=asked.get("layer", codebook.layer), clusters=asked.get("clusters", codebook.clusters)
+    )
+    changed = replace(last, content=content, recipe=replace(last.recipe, codebook=changed_book))
+    return [*chain[:-1], changed]
+
+
 def _continues(stage: Configuration) -> bool:
     """Whether it continues to train the encoder that makes its labels."""
     codebook, model = stage.recipe.codebook, stage.content.get("model", {})

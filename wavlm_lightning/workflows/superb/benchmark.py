@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
-from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_table
+from wavlm_lightning.reports.significance import results_of
+from wavlm_lightning.reports.superb_table import board_verdict, superb_csv, superb_notes, superb_table
+from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, read_results, write_results
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output, sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.system.worker_pool import default_jobs
+from wavlm_lightning.system.worker_pool import run_count
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 from wavlm_lightning.workflows.superb.cells import (
     COST,
@@ -78,7 +80,8 @@ def run_superb(
         Cards, table and failures.
 
     Raises:
-        UserError: an upstream, a task or the data does not exist, or a folder in `output` holds another run.
+        UserError: an upstream, a task or the data does not exist, a folder in `output` holds another run, or another process
+            writes there.
 
     Example:
         >>> board = run_superb(["runs/demo/pretrain", "fbank"], "mini", Path("runs/superb"), tasks=["ks"])
@@ -86,15 +89,21 @@ def run_superb(
     """
     check_output(output, "--output")
     plan = _plan(upstreams, data, output, tasks, search, steps)
-    if data == MINI:
-        from wavlm_lightning.data.mini import prepare_mini
+    with own_folder(output, "superb", "--output"):
+        if data == MINI:
+            from wavlm_lightning.data.mini import prepare_mini
 
-        prepare_mini(plan.data, size, list(dict.fromkeys(corpus_name(task, plan.mini) for task in plan.tasks)))
+            prepare_mini(plan.data, size, list(dict.fromkeys(corpus_name(task, plan.mini) for task in plan.tasks)))
+        return _run(plan, output, run_count(jobs), steps is None)
+
+
+def _run(plan: _Plan, output: Path, jobs: int, as_configured: bool) -> Board:
+    """Run all cells, settle their cards and write the tables; `as_configured`: with the updates of the YAML."""
     check_corpora(plan.tasks, plan.data, plan.mini)
     check_cells(plan.cells)
     board = Board()
     try:
-        run_cells(plan.cells, jobs or default_jobs())
+        run_cells(plan.cells, jobs)
     except UserError as error:
         board.failures.append(error)
     for cell in plan.cells:
@@ -104,8 +113,9 @@ def run_superb(
         except UserError as error:
             board.failures.append(error)
     if board.cards:
-        complete = not board.failures and steps is None
-        board.text = write_tables(output, board.cards, plan.mini, complete=complete)
+        complete = not board.failures and as_configured
+        folders = {(cell.task, cell.upstream.label): cell.folder for cell in plan.cells}
+        board.text = write_tables(output, board.cards, plan.mini, complete=complete, folders=folders)
     return board
 
 
@@ -118,8 +128,10 @@ def superb_commands(
     steps: int | None = None,
 ) -> list[str]:
     """The commands that `run_superb` with the same arguments would run."""
-    commands = []
-    for run in (run for cell in _plan(upstreams, data, output, tasks, search, steps).cells for run in cell.runs):
+    plan, commands = _plan(upstreams, data, output, tasks, search, steps), []
+    if data != MINI:
+        check_corpora(plan.tasks, plan.data, plan.mini)
+    for run in (run for cell in plan.cells for run in cell.runs):
         words = [*run.options, "--trainer.default_root_dir", str(run.folder)]
         if run.fits:
             commands.append(shlex.join(["wavlm", "fit", *words]))
@@ -217,19 +229,41 @@ def settle(cell: Cell) -> ResultCard | None:
         tried = {repr(rate): combine_folds(some) for rate, some in cards.items()}
         figures = {rate: {"valid": each.selection, "test": each.value} for rate, each in tried.items()}
         card.details["learning_rates"] = figures
+        card.rates_tried = len(results)
+        card.chosen_on = "" if card.selection is None else card.selection["split"]
         card.details["failed_learning_rates"] = [repr(rate) for rate in results if rate not in cards]
     path = cell.folder / CARD_NAME
+    if results[chosen] != [cell.folder]:
+        _join_results(cell.folder, results[chosen], card)
     # A single run has written this card itself, and an equal one need not be written again.
     if results[chosen] != [cell.folder] and not (path.is_file() and ResultCard.read(path) == card):
         card.write(cell.folder)
     return card
 
 
-def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool, complete: bool) -> str:
+def _join_results(folder: Path, runs: Sequence[Path], card: ResultCard) -> None:
+    """Put the results of the runs' utterances beside the card of a cell, and their interval on it."""
+    found = [read_results(run) for run in runs]
+    joined = join_folds([each for each in found if each is not None]) if None not in found else None
+    if joined is None:
+        card.interval, card.interval_note = None, card.interval_note or "a run has no results of its utterances"
+    elif len(runs) > 1:
+        card.interval = described(joined)
+    write_results(folder, joined)
+
+
+def write_tables(
+    out: Path,
+    cards: dict[tuple[str, str], ResultCard],
+    mini: bool,
+    complete: bool,
+    folders: Mapping[tuple[str, str], Path] | None = None,
+) -> str:
     """Write `superb.md` and `superb.csv`, and return the text to print.
 
     `cards` are by (task, label of the upstream), in the order of the rows; a missing one becomes a dash. `complete` means
-    that nothing failed, and heads were trained for the updates of their YAML.
+    that nothing failed, and heads were trained for the updates of their YAML. `folders` are those of the cards, for the results
+    of their utterances.
     """
     results: dict[str, dict[str, ResultCard]] = {}
     for (_, label), card in cards.items():
@@ -237,10 +271,13 @@ def write_tables(out: Path, cards: dict[tuple[str, str], ResultCard], mini: bool
     reasons = [reason for card in cards.values() if (reason := is_official(card)) is not None]
     if not complete:
         reasons.append("not everything was run as its configuration says")
-    table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())))
+    utterances: dict[str, dict[str, UtteranceResults | None]] = {}
+    for place, card in cards.items():
+        if folders and place in folders:
+            utterances.setdefault(place[1], {})[card.task] = results_of(folders[place] / CARD_NAME, card)
+    table = superb_table(results, list(dict.fromkeys(card.task for card in cards.values())), utterances)
     verdict = board_verdict(results, "these are the synthetic mini corpora" if mini else next(iter(reasons), None))
-    text = "\n\n".join([table.to_markdown(), *verdict])
-    sweep_leftovers(out)
+    text = "\n\n".join([table.to_markdown(), *superb_notes(results, utterances), *verdict])
     write_text(out / "superb.md", text + "\n")
     write_text(out / "superb.csv", superb_csv(results))
     return f"{text}\n\nwritten: {out / 'superb.md'}, {out / 'superb.csv'}, and a card in each task's folder"

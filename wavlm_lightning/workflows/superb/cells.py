@@ -14,8 +14,11 @@ import yaml
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.plugins import import_by_path
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.system.yaml_files import read_yaml
+from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 from wavlm_lightning.workflows.fit.joint_heads import HeadLists
@@ -146,7 +149,7 @@ def plan_cell(
 
 
 def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
-    """Raise `UserError` if a task has no corpus."""
+    """Raise `UserError` if a task has no corpus, or one without its splits or labels."""
     for task in tasks:
         name = corpus_name(task, mini)
         if not (data / name / "corpus.json").is_file():
@@ -154,14 +157,31 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
                 f"{data / name}: the corpus for {task.upper()} is missing; make it with `wavlm prepare` (configs/superb/"
                 "README.md says how), or leave the task out with --tasks"
             )
-        Corpus.open(data / name)
+        check_corpus(Corpus.open(data / name), configuration(task, mini))
+
+
+def check_corpus(corpus: Corpus, content: dict[str, Any]) -> None:
+    """Refuse a corpus without the splits or the labels that the configuration of a task needs."""
+    named = content["data"]["init_args"]
+    if content["data"]["class_path"].endswith(".TaskData"):
+        trained = "learning_rate" in content["model"]["init_args"]
+        for name in ("train", "valid", "test") if trained else ("test",):
+            for part in named.get(f"{name}_split", name).split("+"):
+                if part not in corpus.splits:
+                    raise UserError(
+                        f"{corpus.directory}: no split {part!r}, which data.{name}_split names; it has "
+                        f"{', '.join(corpus.splits)}"
+                    )
+    head = import_by_path(content["model"]["class_path"])(Fbank())
+    head.check_labels(head.read_labels(corpus))
 
 
 def check_tasks(tasks: Sequence[str] | None) -> list[str]:
     """The requested tasks in the order in which they are run; all by default."""
     for task in tasks or []:
         if task.lower() not in COST:
-            raise UserError(f"--tasks: {task!r} is not one of SUPERB's tasks ({', '.join(COST)})")
+            hint = nearest(task.lower(), COST)
+            raise UserError(f"--tasks: {task!r} is not one of SUPERB's tasks ({', '.join(COST)}){hint}")
     return [task for task in COST if tasks is None or task in {t.lower() for t in tasks}]
 
 

@@ -25,6 +25,8 @@ KEYS = {
     "program", "method", "metric", "parameters", "early_terminate", "command", "run_cap",
     "name", "description", "project", "entity",
 }  # fmt: skip
+WANDB_KEYS = ("project", "entity")
+NAME = re.compile(r"[\w.-][\w. -]*")
 MOST_TRIALS = 10_000  # each has a folder, and Optuna reads the states of all of them whenever one ends
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]
 LARGEST, LARGEST_EXPONENT = 1e300, 690.0  # of a bound; exp(690) is below 1e300
@@ -189,6 +191,11 @@ class SweepFile:
             words += macros.get(part[2:-1], []) if part.startswith("${") and part.endswith("}") else [part]
         return words
 
+    @property
+    def wandb_names(self) -> dict[str, str]:
+        """The environment variables by which W&B's loggers know the project and the entity of the file."""
+        return {f"WANDB_{key.upper()}": self.body[key] for key in WANDB_KEYS if self.body.get(key) is not None}
+
     def options(self, values: Mapping[str, Any]) -> list[str]:
         """The part of a trial's command that follows `wavlm fit`.
 
@@ -204,8 +211,13 @@ class SweepFile:
         return words[2:]
 
 
-def read_sweep(name: str) -> SweepFile:
-    """Read a sweep file; a `name` of `configs/...` is found from any folder.
+def read_sweep(name: str, project: str | None = None, entity: str | None = None) -> SweepFile:
+    """Read a sweep file.
+
+    Args:
+        name: its path; `configs/...` is found from any folder.
+        project: W&B project, instead of the file's.
+        entity: W&B user or team, instead of the file's.
 
     Raises:
         UserError: the file is missing or not a sweep file, or asks for something that is not supported here.
@@ -220,6 +232,12 @@ def read_sweep(name: str) -> SweepFile:
     for key in body:
         if key not in KEYS:
             raise UserError(f"{name}: unknown key {key!r}{nearest(str(key), KEYS)}")
+    body |= {key: value for key, value in (("project", project), ("entity", entity)) if value is not None}
+    for key in WANDB_KEYS:
+        if body.get(key) is not None and (not isinstance(body[key], str) or not NAME.fullmatch(body[key])):
+            raise UserError(
+                f"{name}: {key} {body[key]!r} is no name of a W&B {key}; give letters, digits, `-`, `_` and `.`"
+            )
     method, metric, cap = body.get("method"), body.get("metric"), body.get("run_cap")
     if method not in METHODS:
         hint = nearest(str(method), METHODS)

@@ -9,8 +9,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.workflows.sweep.checks import check_goal
 from wavlm_lightning.workflows.sweep.file import SweepFile
 from wavlm_lightning.workflows.sweep.study import GIVEN_UP, UNIT, open_study
 
@@ -38,12 +38,7 @@ class ReportToSweep(pl.Callback):
         task = pl_module.heads().get(label.rstrip("/")) if isinstance(pl_module, Task) else None
         if task is None or metric not in task.directions:
             return
-        goal = {"lower": "minimize", "higher": "maximize"}[task.directions[metric]]
-        if goal != self.sweep.goal:
-            raise UserError(
-                f"{self.sweep.path}: metric.goal is {self.sweep.goal}, but {self.sweep.metric} of {task.name} is good "
-                f"if {task.directions[metric]}; set goal: {goal}"
-            )
+        check_goal(self.sweep, task.name, task.directions[metric])
         self.unit = asdict(task.unit(metric))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -6,6 +6,7 @@ import csv
 import os
 import shlex
 import shutil
+import sys
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -13,13 +14,16 @@ from itertools import islice
 from pathlib import Path
 from unittest import mock
 
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
+from wavlm_lightning.system.progress import progress_bar, say
 from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
-from wavlm_lightning.system.worker_pool import default_jobs, output_to, worker_pool
-from wavlm_lightning.workflows.sweep.file import SweepFile
-from wavlm_lightning.workflows.sweep.study import ENDED, SweepStudy, Trial, is_given_up, open_study
+from wavlm_lightning.system.worker_pool import output_to, run_count, worker_pool
+from wavlm_lightning.workflows.sweep.checks import check_trials
+from wavlm_lightning.workflows.sweep.file import WANDB_KEYS, SweepFile
+from wavlm_lightning.workflows.sweep.study import ENDED, JOURNAL, SweepStudy, Trial, is_given_up, open_study
 
 TABLE = "trials.csv"
 TOO_MANY = 3  # failures without a success: the cause is then not the values of one trial, so the sweep stops
@@ -58,24 +62,42 @@ def run_sweep(
     check_output(output, "--output")
     _check_options(extra)
     count = sweep.trial_count(trials)
+    check_trials(sweep, extra)
     output.mkdir(parents=True, exist_ok=True)
     with locked(output / "lock", f"another `wavlm sweep` is running in {output}; wait for it, or stop it"):
         sweep_leftovers(output)
+        for left in output.glob(f"{JOURNAL}.lock*.rename"):  # of Optuna's lock, if it was killed while it let go
+            left.unlink(missing_ok=True)
         study = SweepStudy(output, sweep, extra, seed)
-        failures = _run_trials(study, range(count), extra, jobs or default_jobs(), test)
+        failures = _run_trials(study, range(count), extra, run_count(jobs), test)
         found = study.trials()
         write_trials(output, found, sweep, extra)
     best = ranked(found, sweep)
+    mark_chosen(output, best)
     if best:
         print(f"\n{ranking(found, sweep)}\n")
         print(f"The best is {checkpoint(output / best[0].folder_name, BEST)}; to run it alone:")
         print(f"  {command(best[0], sweep, extra, output / 'best')}")
-        print(hosted(sweep, extra))
+        print(instructions(sweep, extra))
     if failures:
         stopped = "" if best else "; the sweep stops here because no trial has succeeded"
         failed = f"{len(failures)} of {count} trials failed{stopped}"
         raise UserError(f"{failed}; the same command tries them again: {failures[0]}")
     return best
+
+
+def mark_chosen(folder: Path, trials: Sequence[Trial]) -> None:
+    """Write on the card of the best trial among how many it was chosen, if the trials were tested."""
+    for place, trial in enumerate(trials):
+        path = folder / trial.folder_name / CARD
+        if not path.is_file():
+            continue
+        card = ResultCard.read(path)
+        split = "" if card.selection is None else card.selection["split"]
+        before = card.rates_tried or 1, card.chosen_on
+        card.rates_tried, card.chosen_on = (1, "") if place else (len(trials), split)
+        if (card.rates_tried, card.chosen_on) != before:
+            card.write(path)
 
 
 def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], jobs: int, test: bool) -> list[str]:
@@ -87,7 +109,8 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
     succeeded = bool(ended)
     if not left:
         return failures
-    with worker_pool(min(jobs, len(left))) as pool:
+    counted = progress_bar(total=len(slots), initial=len(slots) - len(left), desc="sweep", unit="trial")
+    with counted as bar, worker_pool(min(jobs, len(left))) as pool:
         while left or running:
             while left and len(running) < jobs:  # values are drawn one by one: a trial knows all results before it
                 trial = study.begin(left.pop(0))
@@ -105,9 +128,10 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
                     succeeded = True
                     values = ", ".join(f"{name} {value}" for name, value in trial.values.items())
                     result = f"{study.sweep.metric} {trial.text}"
-                    print(f"{trial.folder_name} {trial.state}: {result} ({values})", flush=True)
+                    say(f"{trial.folder_name} {trial.state}: {result} ({values})", sys.stdout)
                 except UserError as failure:
                     failures.append(str(failure))
+                bar.update()
                 write_trials(study.folder, study.trials(), study.sweep, extra)
             if len(failures) >= TOO_MANY and not succeeded:
                 left.clear()
@@ -125,7 +149,7 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     options = [*options, "--trainer.default_root_dir", str(folder)]
     log = folder / "log.txt"
     # Our own W&B logger names runs like this; W&B's logger would take the working directory's name.
-    names = {"WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
+    names = {**sweep.wandb_names, "WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
     with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
         try:
             newest = checkpoint(folder, LAST)
@@ -134,23 +158,34 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
             resume = ["--ckpt_path", LAST] if newest.exists() else []
             with mock.patch.dict(os.environ, names):
                 fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
-            pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-            if test and not pruned and not (folder / CARD).is_file():
-                score(*options, "--ckpt_path", BEST)
+                pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
+                if test and not pruned and not (folder / CARD).is_file():
+                    score(*options, "--ckpt_path", BEST)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{folder} failed ({error}); see {log}") from error
 
 
 def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = None) -> list[str]:
-    """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands."""
+    """The commands of a grid; of drawn trials, whose values are not known yet, the common part of their commands.
+
+    Raises:
+        UserError: an option, a value or a metric does not exist, see `check_trials`.
+    """
+    lines = commands(sweep, extra, trials)
+    check_trials(sweep, extra, here=False)
+    return lines
+
+
+def commands(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = None) -> list[str]:
+    """What `dry_run` lists, unchecked."""
     _check_options(extra)
     count = sweep.trial_count(trials)
     grid = islice(sweep.grid(), count) if sweep.method == "grid" else [{}]
-    commands = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
+    lines = [shlex.join(["wavlm", "fit", *sweep.options(values), *extra]) for values in grid]
     if sweep.method == "grid":
-        return commands
-    return [f"{count} trials with drawn values ({sweep.method}); each command begins with:", *commands]
+        return lines
+    return [f"{count} trials with drawn values ({sweep.method}); each command begins with:", *lines]
 
 
 def _check_options(extra: Sequence[str]) -> None:
@@ -159,10 +194,23 @@ def _check_options(extra: Sequence[str]) -> None:
 
 
 def hosted(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
-    """Instructions for running the same file with a W&B server."""
+    """Instructions for running the same file with a W&B server.
+
+    Raises:
+        UserError: an option does not exist, or the trials would train heads on random weights that nobody asked for.
+    """
+    check_trials(sweep, extra, here=False, chosen=True)
+    return instructions(sweep, extra)
+
+
+def instructions(sweep: SweepFile, extra: Sequence[str] = ()) -> str:
+    """What `hosted` says, unchecked."""
+    given = {key: str(sweep.body[key]) for key in WANDB_KEYS if sweep.body.get(key) is not None}
+    words = ["wandb", "sweep", *(word for key, value in given.items() for word in (f"--{key}", value)), str(sweep.path)]
+    place = "/".join(shlex.quote(given.get(key, key.upper())) for key in ("entity", "project"))
     text = f"""With a W&B account the same file runs on any number of machines:
-  wandb sweep {sweep.path}
-  wandb agent ENTITY/PROJECT/SWEEP      (printed by the first command; once per machine or GPU)"""
+  {shlex.join(words)}
+  wandb agent {place}/SWEEP      (printed by the first command; once per machine or GPU)"""
     added = f"\n  after adding to `command` in the file, before ${{args}}: {shlex.join(extra)}"
     return text + added if extra else text
 

@@ -1,0 +1,104 @@
+"""The last lines of `wavlm fit` and `wavlm test`: where the run is, its figure in its unit, the card, and the next command.
+
+Figures of a test are results and go to standard output; where to find things and what comes next goes to standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from wavlm_lightning.reports.cards import CARD_NAME, DECIMALS, ResultCard, metric_text
+from wavlm_lightning.reports.tables import metric_title
+from wavlm_lightning.system.command import as_called
+from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
+from wavlm_lightning.tasks import Task
+from wavlm_lightning.workflows.fit.command_line import WavLMCLI
+
+MOST = 4  # heads whose figures are named
+
+
+def result_lines(run: WavLMCLI) -> list[str]:
+    """The headlines of a test, with the path of the card, a line for each head; in the first process only."""
+    if not _has_ended(run) or run.subcommand != "test" or not isinstance(run.model, Task):
+        return []
+    folders = [run.folder / label for label in run.model.heads()]
+    paths = [folder / CARD_NAME for folder in folders]
+    return [result_line(ResultCard.read(path), path) for path in paths if path.is_file()]
+
+
+def result_line(card: ResultCard, path: Path) -> str:
+    """The headlines of a card in their units, the main one with its interval where the card has one.
+
+    Example:
+        >>> path = Path("runs/ks/card.json")
+        >>> result_line(ResultCard.read(path), path)
+        'KS: accuracy 58.10 % (95 %: 54.20 to 61.90), in runs/ks/card.json'
+    """
+    figures = []
+    for name in card.shown:
+        metric = card.metrics[name]
+        interval: Any = getattr(card, "interval", None) if name == card.headline else None
+        sure = ""
+        if isinstance(interval, Mapping) and {"low", "high", "level"} <= interval.keys():
+            low, high = (f"{interval[end]:.{metric.get('decimals', DECIMALS)}f}" for end in ("low", "high"))
+            sure = f" ({100 * interval['level']:g} %: {low} to {high})"
+        figures.append(f"{metric_title(name)} {metric_text(metric)}{sure}")
+    return f"{card.task}: {', '.join(figures)}, in {path}"
+
+
+def closing_lines(run: WavLMCLI) -> list[str]:
+    """Where a finished `fit` is, what it reached, and the next command; in the first process only."""
+    if not _has_ended(run):
+        return []
+    if run.subcommand == "fit" and (checkpoint(run.folder, LAST).exists() or checkpoint(run.folder, BEST).exists()):
+        return [f"run: {run.folder}, {_trained(run)}", f"next: {next_command(run.model, run.folder)}"]
+    if result_lines(run):
+        return [f"next: {as_called('report', run.folder, '-o', run.folder / 'report')}"]
+    return []
+
+
+def _has_ended(run: WavLMCLI) -> bool:
+    return run.trainer.is_global_zero and not run.trainer.fast_dev_run and not run.trainer.interrupted
+
+
+def next_command(model: pl.LightningModule, folder: Path) -> str:
+    """What follows the training of a head or of an encoder, to be pasted into a shell."""
+    if isinstance(model, Task):
+        return as_called("test", folder)
+    return as_called("superb", folder, "--data", "mini", "--output", folder.with_name(f"{folder.name}-superb"))
+
+
+def _trained(run: WavLMCLI) -> str:
+    """The best values on validation, and the updates."""
+    updates = f"{run.trainer.global_step:,} updates"
+    scores = _best_scores(run.trainer)
+    if isinstance(run.model, Task):
+        heads = run.model.heads()
+        found = []
+        for label, head in heads.items():
+            monitor = "/".join(filter(None, [label, head.monitor[0]]))
+            if monitor in scores:
+                found.append(f"{f'{label} ' if label else ''}{head.unit(head.metric).text(scores[monitor])}")
+        titles = {metric_title(head.metric) for head in heads.values()}
+        more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+        figures = f"best {' and '.join(sorted(titles))} on validation: {', '.join(found[:MOST])}{more}" if found else ""
+    else:
+        words = [f"best {name} {score:.3f}" for name, score in scores.items()]
+        if (accuracy := run.trainer.callback_metrics.get("valid/masked_accuracy")) is not None:
+            words.append(f"last valid/masked_accuracy {100 * float(accuracy):.1f} %")
+        figures = ", ".join(words)
+    return ", ".join(filter(None, [updates, figures]))
+
+
+def _best_scores(trainer: pl.Trainer) -> dict[str, float]:
+    """Monitored value -> the best one that a checkpoint was kept for."""
+    found: dict[str, float] = {}
+    for callback in trainer.checkpoint_callbacks:
+        name, score = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
+        if name is not None and name != "step" and score is not None:
+            found[name] = float(score)
+    return found
