@@ -151,7 +151,7 @@ def test_the_line_after_a_test_and_the_progress_bar_show_units(tiny, tmp_path):
         task, TaskData(str(tiny / "ks")), verbose=False
     )
     path = tmp_path / "card.json"
-    assert result_line(ResultCard.read(path), path) == f"SE: SI-SDR 9.3 dB, WER 25.00 %, in {path}"
+    assert result_line(ResultCard.read(path), path) == f"SE: SI-SDR 9.3 dB (95 %: 9.3 to 9.3), WER 25.00 %, in {path}"
     shown = readable({"valid/si_sdr": 9.3456, "valid/wer": 0.25, "train/loss": 0.25}, task)
     assert shown == {"valid/si_sdr": "9.3 dB", "valid/wer": "25.00 %", "train/loss": 0.25}
 
