@@ -14,9 +14,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, check_several
-from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, LanguageModel
+from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
-from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.upstreams import Upstream
 
 # fairseq's order, whose beginning of sentence serves as the blank. Letters are sorted by frequency in LibriSpeech.
@@ -25,7 +25,7 @@ EOS, UNKNOWN = 2, 3
 LETTERS = "ETAONIHSRDLUMCWFGYPBVK'XJQZ"
 
 
-class LetterRecognition(CtcTask):
+class LetterRecognition(DecodedTask):
     """Transcripts as letters, `|` after every word. Reads `text` of each utterance without its punctuation (`spoken_text`).
 
     A subclass adds the head, and says whether targets end with an end symbol.
@@ -40,6 +40,7 @@ class LetterRecognition(CtcTask):
 
     metric = "wer"
     unknown: ClassVar[int | None] = UNKNOWN
+    special, end, normaliser = len(SPECIAL), EOS, "spoken_text"
     others: ClassVar[dict[str, Direction]] = {"cer": "lower"}
 
     def __init__(
@@ -50,11 +51,8 @@ class LetterRecognition(CtcTask):
         language_model: LanguageModel | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, **settings)
-        self.alphabet, self.language_model = alphabet, language_model
-        if language_model is not None:
-            # An instance attribute shadows the class's: only this head has the further metric.
-            self.others = {**type(self).others, "wer_lm": "lower"}  # type: ignore[misc]
+        super().__init__(upstream, learning_rate, language_model, **settings)
+        self.alphabet = alphabet
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet."""
@@ -86,13 +84,6 @@ class LetterRecognition(CtcTask):
             )
         return [self._numbers.get(letter, UNKNOWN) for letter in letters]
 
-    def build(self, labels: Any) -> None:
-        fresh = self.labels is None
-        super().build(labels)
-        if fresh and self.language_model is not None:
-            self.search = BeamSearch(self.language_model, self.labels)
-            self.test_metric.add_metrics({"wer_lm": WordErrorRate()})
-
     def spell(self, numbers: list[int]) -> str:
         """Words separated by spaces, without end symbols; the other special symbols become U+FFFD."""
         spelled = (self.labels[n] if n >= len(SPECIAL) else "\N{REPLACEMENT CHARACTER}" for n in numbers if n != EOS)
@@ -107,13 +98,4 @@ class LetterRecognition(CtcTask):
         texts, references = self.decode(outputs, lengths), self.references(batch.targets)
         metric["wer"].update(texts, references)
         metric["cer"].update(texts, references)
-        if "wer_lm" in metric:
-            metric["wer_lm"].update(self.search(outputs, lengths), references)
-
-    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The transcript and, with a language model, its transcript as `text_lm`."""
-        rows = super().readable(outputs, lengths)
-        if self.language_model is not None:
-            for row, text in zip(rows, self.search(outputs, lengths), strict=True):
-                row["text_lm"] = text
-        return rows
+        self.add_decoded(metric, texts, references, outputs, lengths, batch)
