@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 SEPARATOR = "\x1f"  # in no unit
 Kind = Literal["equal", "substitute", "delete", "insert"]
@@ -24,9 +24,11 @@ class Edits(NamedTuple):
     def errors(self) -> int:
         return self.substitutions + self.deletions + self.insertions
 
-    def __add__(self, other: Any) -> Edits:
-        """The sum of two counts, and not the concatenation of two tuples."""
-        return Edits(*(one + two for one, two in zip(self, other, strict=True)))
+
+def total(edits: Iterable[Edits]) -> Edits:
+    """The sum of all counts."""
+    columns = list(zip(*edits, strict=True))
+    return Edits(*map(sum, columns)) if columns else Edits()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavlm_lightning.metrics.alignment import Edits, aligned
+from wavlm_lightning.metrics.alignment import aligned, total
 from wavlm_lightning.system.files import finish_replacing, replace_folder
 
 FOLDER = "transcripts"  # in the run folder
@@ -33,12 +33,12 @@ class Transcripts:
     def errors(self, metric: str, unit: str) -> dict[str, int]:
         """Units of all references, and substitutions, deletions and insertions of the answers of a metric."""
         pairs = zip(self.references, self.answers[metric], strict=True)
-        total = sum((aligned(one.split(), other.split()).edits for one, other in pairs), Edits())
+        found = total(aligned(one.split(), other.split()).edits for one, other in pairs)
         return {
-            unit: total.units,
-            "substitutions": total.substitutions,
-            "deletions": total.deletions,
-            "insertions": total.insertions,
+            unit: found.units,
+            "substitutions": found.substitutions,
+            "deletions": found.deletions,
+            "insertions": found.insertions,
         }
 
 

@@ -140,8 +140,8 @@ def sha256(path: Path) -> str:
     """The hash of a file, or of all files of a sharded checkpoint."""
     digest = hashlib.sha256()
     for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if part.is_file():
-            with part.open("rb") as file:
+        if not part.is_dir():
+            with reading(part, "a file of the search"), part.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -127,6 +128,7 @@ class BeamSearch:
                 raise UserError(
                     f"{path}: no such file; language_model needs an ARPA or KenLM file, and maybe a lexicon"
                 )
+        _check_hashes(language_model)
         if language_model.silence and WORD_END not in labels:
             raise UserError(f"language_model.silence: this head has no output {WORD_END!r} to add it to; set it to 0")
         if language_model.beam < 1:
@@ -281,6 +283,20 @@ class BeamSearch:
                 f"{given.model}: the head can spell none of its words; give a model of words in its letters"
             )
         return spelled
+
+
+def _check_hashes(language_model: LanguageModel) -> None:
+    """Refuse files that have changed since the weights were searched."""
+    for name in ("model", "lexicon"):
+        path, wanted = getattr(language_model, name), (language_model.searched or {}).get(f"{name}_sha256")
+        if path is None or wanted is None:
+            continue
+        with reading(path, "a language model"), Path(path).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != wanted:
+            raise UserError(
+                f"{path}: not the file with which the weights were searched; search again with `wavlm lm tune`"
+            )
 
 
 def _read_lexicon(path: Path, labels: list[str]) -> dict[str, list[list[str]]]:
