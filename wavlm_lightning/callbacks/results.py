@@ -56,7 +56,7 @@ class WriteResultCard(pl.Callback):
         card = self.card(task)
         # The card last: it tells sweeps and `wavlm superb` that a run is done.
         write_results(folder, task.utterance_results)
-        write_transcripts(folder, getattr(task, "transcripts", None))
+        write_transcripts(folder, getattr(task, "test_transcripts", None))
         card.write(folder)
 
     def card(self, task: Task) -> ResultCard:

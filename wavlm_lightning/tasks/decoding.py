@@ -33,7 +33,7 @@ class DecodedTask(CtcTask):
         text_key: of the answer in `readable`.
         normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
         nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
-        transcripts: of the last test, in the first process.
+        test_transcripts: of the last test, in the first process.
     """
 
     special: ClassVar[int]
@@ -48,7 +48,7 @@ class DecodedTask(CtcTask):
         super().__init__(upstream, learning_rate, **settings)
         self.language_model = language_model
         self.nbest = 1
-        self.transcripts: Transcripts | None = None
+        self.test_transcripts: Transcripts | None = None
         self._heard: dict[str, list[str]] = {}  # of this test: key -> reference, answer, answer with the language model
         if language_model is not None:
             # An instance attribute shadows the class's: only this head has the further metric.
@@ -111,13 +111,13 @@ class DecodedTask(CtcTask):
         metas = {key: meta for key, meta in zip(split.keys, split.metas(), strict=True) if key in heard}
         columns = list(zip(*(heard[key] for key in metas), strict=True))
         names = (self.metric, self.second_metric)
-        self.transcripts = Transcripts(
+        self.test_transcripts = Transcripts(
             tuple(metas),
             columns[0],
             dict(zip(names, columns[1:], strict=False)),
             tuple(meta.get("speaker") for meta in metas.values()),
         )
-        found = {name: self.transcripts.errors(name, self.unit) for name in self.transcripts.answers}
+        found = {name: self.test_transcripts.errors(name, self.unit) for name in self.test_transcripts.answers}
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
