@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -271,7 +270,10 @@ class Task(HeadCheckpoint, Trainable):
         if fitting:
             self.check_labels(labels)
         self._check_built(labels)
-        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
+        # A copy with labels, but without the head that `build` creates for them. Not `copy.copy`: once `fully_shard` has changed
+        # the class of a module, its `__new__` calls the constructor without arguments.
+        reader: Task = object.__new__(type(self))
+        reader.__setstate__(self.__getstate__())
         reader.labels = labels
         for meta in () if self.target_audio else metas:
             reader.read_target(meta)

@@ -92,14 +92,19 @@ class Trainable(pl.LightningModule):
                 raise UserError(
                     f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time"
                 )
+
+    def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
+        """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`.
+
+        Raises:
+            UserError: nothing is trained.
+        """
+        if isinstance(self.trainer.strategy, FSDP2):
             if not any(parameter.requires_grad for parameter in self.parameters()):
+                name = getattr(self, "name", type(self).__name__)
                 raise UserError(
                     f"{name}: trainer.strategy fsdp2 shards what is trained, and nothing is; use one device"
                 )
-
-    def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
-        """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`."""
-        if isinstance(self.trainer.strategy, FSDP2):
             self.trainer.strategy.shard(self, self.sharded_blocks(), ignored, self.sharded_checkpoints)
 
     def gather_parameters(self) -> None:
