@@ -7,7 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
@@ -57,6 +57,16 @@ class Unit:
 
 
 PERCENT = Unit()
+
+
+class Transcript(NamedTuple):
+    """An utterance of a validation: its key, its text, and what the head makes of it."""
+
+    key: str
+    spoken: str
+    heard: str
+
+
 SHOWN = 8  # keys of a batch that an error message lists
 ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
@@ -156,6 +166,7 @@ class Task(HeadCheckpoint, Trainable):
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
         self.started: dict[str, Any] = {}  # with which weights the run began
+        self.transcripts: list[Transcript] = []  # of the last validation, a few; only of heads that write words
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 

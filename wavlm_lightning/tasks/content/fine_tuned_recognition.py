@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.letters import SPECIAL, LetterRecognition
 from wavlm_lightning.tasks.ctc import BLANK
@@ -34,6 +35,8 @@ class FineTunedRecognition(LetterRecognition):
         final_dropout: before the linear layer.
         alphabet: null for fairseq's 28 letters; `corpus` for the letters of the training split, in any script.
         language_model: for a second decoding of the test set; null for none.
+        rare_letters: with `alphabet: corpus`, letters that occur at most so often in training have no output of their own: they
+            become the one unknown label, and a word with one counts as wrong. Common Voice has foreign names.
         betas: of Adam.
         settings: see `Task`: seed, schedule, weight_decay and so on.
 
@@ -52,10 +55,14 @@ class FineTunedRecognition(LetterRecognition):
         final_dropout: float = 0.0,
         alphabet: Literal["corpus"] | None = None,
         language_model: LanguageModel | None = None,
+        rare_letters: int = 0,
         betas: tuple[float, float] = (0.9, 0.98),
         **settings: Any,
     ) -> None:
         super().__init__(upstream, learning_rate, alphabet, language_model, betas=betas, **settings)
+        if rare_letters and alphabet is None:
+            raise UserError("model.rare_letters needs model.alphabet: corpus, whose letters it counts; set that, or 0")
+        self.rare_letters = rare_letters
         self.weighted_sum = TopLayer(self.weighted_sum.normalize)
         self.final_dropout = nn.Dropout(final_dropout)
         self._sentences = 0  # of this update, in this process
@@ -79,7 +86,8 @@ class FineTunedRecognition(LetterRecognition):
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss in nats, summed over the labels of an utterance, mean over all utterances."""
-        log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
+        precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # also under bf16 autocast
+        log_probabilities = precise.log_softmax(-1).transpose(0, 1)
         total = nn.functional.ctc_loss(
             log_probabilities,
             targets.values,
@@ -106,8 +114,13 @@ class FineTunedRecognition(LetterRecognition):
         super().on_before_optimizer_step(optimizer)
 
     def spell(self, numbers: list[int]) -> str:
-        """Words separated by spaces; special symbols, which no target has, are left out."""
+        """Words separated by spaces, without special symbols."""
         return super().spell([number for number in numbers if number >= len(SPECIAL)])
+
+    def references(self, targets: Targets) -> list[str]:
+        """The texts of targets. A letter that the head lacks is U+FFFD, which no answer has, so that its word is wrong."""
+        rows = zip(targets.values, targets.lengths.tolist(), strict=True)
+        return [super(FineTunedRecognition, self).spell(row[:length].tolist()) for row, length in rows]
 
     def transformers_form(self) -> TransformersForm | str:
         """The head of a `WavLMForCTC`."""
