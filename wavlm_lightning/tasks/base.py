@@ -326,8 +326,12 @@ class Task(HeadCheckpoint, Trainable):
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
-                self.started = start_from_run(self, self.start_from, self.start_with)
+                self.started = self.take_weights(self.start_from)
             self.shard_parameters([parameter for parameter in self.parameters() if not parameter.requires_grad])
+
+    def take_weights(self, source: str) -> dict[str, Any]:
+        """Copy the weights that `start_from` names into a new run; returns what the result card says of them."""
+        return start_from_run(self, source, self.start_with)
 
     def sharded_blocks(self) -> Sequence[nn.Module]:
         return [] if self.upstream.frozen else self.upstream.blocks()

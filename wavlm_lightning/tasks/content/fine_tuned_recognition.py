@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
 from wavlm_lightning.tasks.content.letters import SPECIAL, LetterRecognition
 from wavlm_lightning.tasks.ctc import BLANK
+from wavlm_lightning.tasks.huggingface.reading import HeadFolder, is_head_folder, letter_rows
 from wavlm_lightning.tasks.transformers_form import CTC, TransformersForm
 from wavlm_lightning.upstreams import TopLayer, Upstream
 from wavlm_lightning.upstreams.cache import Level
@@ -66,6 +69,35 @@ class FineTunedRecognition(LetterRecognition):
         self.weighted_sum = TopLayer(self.weighted_sum.normalize)
         self.final_dropout = nn.Dropout(final_dropout)
         self._sentences = 0  # of this update, in this process
+
+    def take_weights(self, source: str) -> dict[str, Any]:
+        """As every task; of a folder with a `WavLMForCTC` the outputs of the letters that both have, found by their symbols."""
+        if not is_head_folder(Path(source)):
+            return super().take_weights(source)
+        where = f"model.start_from {source}"
+        if self.start_with != "head":
+            raise UserError(
+                f"{where}: a folder of transformers; set model.start_with: head, and model.upstream.source: {source} for its "
+                "encoder"
+            )
+        rows = letter_rows(HeadFolder.read(Path(source)))
+        shared = [label for label in self.labels if label in rows]
+        if not set(shared) - {*SPECIAL, WORD_END}:
+            raise UserError(f"{where}: has none of the letters of this head; leave model.start_from out")
+        if (dim := len(rows[shared[0]][0])) != self.lm_head.in_features:
+            raise UserError(
+                f"{where}: its head reads {dim} channels, and this encoder has {self.lm_head.in_features}; set "
+                f"model.upstream.source: {source}"
+            )
+        with torch.no_grad():
+            for number, label in enumerate(self.labels):
+                if label in rows:
+                    weight, bias = rows[label]
+                    self.lm_head.weight[number].copy_(weight)
+                    self.lm_head.bias[number].copy_(bias)
+        if fresh := [label for label in self.labels if label not in rows]:
+            rank_zero_info(f"{self.name}: {where} has no {' '.join(fresh)}: these outputs begin at random")
+        return {"checkpoint": source, "with": "head", "step": 0}
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Letters and `|` after every word, int64 `(labels,)`."""
