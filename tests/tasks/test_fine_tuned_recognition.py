@@ -232,7 +232,7 @@ def test_interrupted_in_each_phase_and_resumed_exactly(tiny, tmp_path):
         return {name: value.clone() for name, value in task.state_dict().items()}, trainer
 
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    straight, trainer = run(callbacks=[saver])
+    straight, _trainer = run(callbacks=[saver])
     states = {
         step: torch.load(tmp_path / f"step={step}.ckpt", weights_only=True)["optimizer_states"][0]
         for step in (2, 4, 7, 10)

@@ -87,11 +87,8 @@ class Trainable(pl.LightningModule):
                 f"{name}: trainer.strategy {type(strategy).__name__} would not average the gradients over processes; "
                 "use ddp or fsdp2"
             )
-        if isinstance(strategy, FSDP2):
-            if self.trainer.lightning_module is not self:
-                raise UserError(
-                    f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time"
-                )
+        if isinstance(strategy, FSDP2) and self.trainer.lightning_module is not self:
+            raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
 
     def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
         """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`.
