@@ -359,7 +359,7 @@ class TaskData(ResumableData):
         batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
         batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
-        layout = {"corpus": self.corpus.sha256, "batch": batch}
+        layout: dict[str, Any] = {"corpus": self.corpus.sha256, "batch": batch}
         # Only then, so that older checkpoints can still be resumed.
         if self.transforms["train"]:
             layout["transforms"] = self.described
