@@ -37,6 +37,8 @@ OFFICIAL = {
     "librilight": "pretrain",
     "mix94k": "pretrain",
     "mine": "pretrain",
+    **dict.fromkeys(("librilight_10min", "librilight_1h", "librilight_10h", "common_voice_es"), "pr"),
+    **dict.fromkeys(("librispeech100_dev_other", "librispeech960_dev_other"), "pr"),
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
 LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml")

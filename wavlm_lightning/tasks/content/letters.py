@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.text import CharErrorRate, WordErrorRate
@@ -13,9 +14,9 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction, check_several
+from wavlm_lightning.tasks.base import Direction, Transcript, check_several
 from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
-from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.components.spoken_text import left_out, spoken_text
 from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -23,6 +24,7 @@ from wavlm_lightning.upstreams import Upstream
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 EOS, UNKNOWN = 2, 3
 LETTERS = "ETAONIHSRDLUMCWFGYPBVK'XJQZ"
+KEPT = 4  # transcripts of a validation, to be read while it trains
 
 
 class LetterRecognition(DecodedTask):
@@ -53,18 +55,35 @@ class LetterRecognition(DecodedTask):
     ) -> None:
         super().__init__(upstream, learning_rate, language_model, **settings)
         self.alphabet = alphabet
+        self.rare_letters = 0  # with the letters of a corpus: those that occur at most so often are unknown ones
+        self.alphabet_notes: list[str] = []  # lines for people: the letters of a corpus, and what they leave out
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         """Four special symbols, `|` and the letters: 32 with SUPERB's alphabet."""
         if self.alphabet is None:
             return [*SPECIAL, WORD_END, *LETTERS]
         train = open_splits(corpus, "train" if self.data is None else self.data.splits["train"])
-        counts = Counter(letter for meta in train.metas() for letter in spoken_text(meta.get("text") or ""))
-        letters = sorted(set(counts) - {" ", WORD_END}, key=lambda letter: (-counts[letter], letter))
-        if not letters:
+        counts, marks = Counter[str](), Counter[str]()
+        for meta in train.metas():
+            counts.update(spoken_text(meta.get("text") or ""))
+            marks.update(left_out(meta.get("text") or ""))
+        if not set(counts) - {" ", WORD_END}:
             raise UserError(
                 f"{self.name}: split {train.name} of {corpus.directory} has no text; use a corpus with transcripts"
             )
+        found = {letter: n for letter, n in counts.items() if letter not in (" ", WORD_END)}
+        rare = {letter: n for letter, n in found.items() if n <= self.rare_letters}
+        if len(rare) == len(found):
+            raise UserError(
+                f"{self.name}: model.rare_letters {self.rare_letters} leaves no letter of split {train.name} of "
+                f"{corpus.directory}; set a smaller number"
+            )
+        letters = _by_frequency({letter: n for letter, n in found.items() if letter not in rare})
+        self.alphabet_notes = [f"{len(letters)} letters of {train.name}, upper case, in NFC: {' '.join(letters)}"]
+        if rare:
+            self.alphabet_notes.append(f"rare letters, which count as one unknown label: {_counted(rare)}")
+        if marks:
+            self.alphabet_notes.append(f"punctuation that is left out of the texts: {_counted(marks)}")
         return [*SPECIAL, WORD_END, *letters]
 
     def check_labels(self, labels: Any) -> None:
@@ -89,6 +108,15 @@ class LetterRecognition(DecodedTask):
         spelled = (self.labels[n] if n >= len(SPECIAL) else "\N{REPLACEMENT CHARACTER}" for n in numbers if n != EOS)
         return " ".join("".join(spelled).replace(WORD_END, " ").split())
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        for note in self.alphabet_notes:
+            rank_zero_info(f"{self.name}: {note}")
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.transcripts = []
+
     def build_metric(self) -> MetricCollection:
         """Word and character error rates over the whole split."""
         # Compute groups, the default, would merge the two metrics if their states agree after the first batch.
@@ -96,6 +124,17 @@ class LetterRecognition(DecodedTask):
 
     def update_metric(self, metric: MetricCollection, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         texts, references = self.decode(outputs, lengths), self.references(batch.targets)
+        if metric is self.valid_metric and not self.transcripts:  # of the first batch, so those of one process
+            self.transcripts = [*map(Transcript, batch.keys[:KEPT], references, texts)]
         metric["wer"].update(texts, references)
         metric["cer"].update(texts, references)
         self.add_decoded(metric, texts, references, outputs, lengths, batch)
+
+
+def _by_frequency(counts: dict[str, int]) -> list[str]:
+    return sorted(counts, key=lambda letter: (-counts[letter], letter))
+
+
+def _counted(counts: dict[str, int]) -> str:
+    """Such as `, 12, ? 3`, the most frequent first."""
+    return ", ".join(f"{letter} {counts[letter]:,}" for letter in _by_frequency(counts))
