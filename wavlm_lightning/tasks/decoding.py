@@ -29,7 +29,7 @@ class DecodedTask(CtcTask):
     Attributes:
         special: number of outputs, the blank first, that stand for no letter or phone.
         end: index of the end symbol.
-        unit: what the headline metric counts, in the plural.
+        counted: what the headline metric counts, in the plural.
         text_key: of the answer in `readable`.
         normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
         nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
@@ -38,7 +38,7 @@ class DecodedTask(CtcTask):
 
     special: ClassVar[int]
     end: ClassVar[int]
-    unit: ClassVar[str] = "words"
+    counted: ClassVar[str] = "words"
     text_key: ClassVar[str] = "text"
     normaliser: ClassVar[str] = "none"
 
@@ -117,7 +117,7 @@ class DecodedTask(CtcTask):
             dict(zip(names, columns[1:], strict=False)),
             tuple(meta.get("speaker") for meta in metas.values()),
         )
-        found = {name: self.test_transcripts.errors(name, self.unit) for name in self.test_transcripts.answers}
+        found = {name: self.test_transcripts.errors(name, self.counted) for name in self.test_transcripts.answers}
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()

@@ -115,7 +115,7 @@ def tune_language_model(
     kept = {name: facts[name] for name in facts if name.endswith("sha256")}
     searched = {
         **{"run": str(run), "split": split, "corpus": data.corpus.name, "trials": len(tried), "seed": seed},
-        **{"metric": task.metric, task.unit: heard.units, "utterances": len(heard.references)},
+        **{"metric": task.metric, task.counted: heard.units, "utterances": len(heard.references)},
         "percent": {name: round(100 * errors / heard.units, 4) for name, errors in rates.items()},
         **kept,
     }
@@ -123,14 +123,15 @@ def tune_language_model(
     write_text(run / TUNED, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     lines = [
         f"{run / TUNED}: " + ", ".join(f"{name} {best[name]:.4g}" for name in names),
-        f"{metric_title(task.metric)} on {split} ({heard.units:,} {task.unit}): greedy {searched['percent']['greedy']:.2f} %, "
+        f"{metric_title(task.metric)} on {split} ({heard.units:,} {task.counted}): greedy {searched['percent']['greedy']:.2f} %, "
         f"first weights {searched['percent']['start']:.2f} %, best of {len(tried)} trials {searched['percent']['tuned']:.2f} %",
     ]
     if search.left_out:
         lines.append(f"note: the head cannot spell {search.left_out:,} words of {lm}; they are never found")
     for name in names:
         low, high = RANGES[name]
-        if min(best[name] - low, high - best[name]) < 0.01 * (high - low) and best[name] != 0:
+        # A weight near 0 is no sign of a range that is too small.
+        if any(end and abs(best[name] - end) < 0.01 * (high - low) for end in (low, high)):
             lines.append(f"note: {name} is at the end of its range, {low:g} to {high:g}")
     lines.append(f"next: {as_called('test', run, '--model.language_model', run / TUNED)}")
     return lines
@@ -244,7 +245,7 @@ def _hear(task: DecodedTask, data: TaskData, split: str, heard: Heard, search: B
         )
         trainer.predict(task, data, return_predictions=False)
     if not heard.units:
-        raise UserError(f"--split {split}: holds no {task.unit}, so there is nothing to search on")
+        raise UserError(f"--split {split}: holds no {task.counted}, so there is nothing to search on")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class PhonemeRecognition(DecodedTask):
     name = "PR"
     metric = "per"
     unknown: ClassVar[int | None] = UNKNOWN
-    special, end, unit, text_key = len(SPECIAL), EOS, "phones", "phones"
+    special, end, counted, text_key = len(SPECIAL), EOS, "phones", "phones"
 
     def __init__(
         self,
