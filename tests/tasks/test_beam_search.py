@@ -156,7 +156,7 @@ def test_letters_without_a_lexicon_and_every_path(tmp_path):
     seen = set()
     for weight, _, silence in WEIGHTS:
         weights = LanguageModel(None, str(tmp_path / "letters.arpa"), 5000, 1000.0, weight, silence=silence)
-        search = BeamSearch(weights, labels, special=3, end=1)
+        search = BeamSearch(weights, labels, special=range(3), end=1)
         assert not search.has_words
         found = search(logits, torch.full((8,), 6))
         # A text is what a reader sees: one blank between words.
@@ -183,13 +183,15 @@ def test_phones_without_a_lexicon_and_every_path(tmp_path):
         phones = tuple(label for label, _ in itertools.groupby(path) if label != "<pad>")
         return 2 * sentence(grams, phones), " ".join(phones)
 
-    search = BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), 5000, 1000.0), labels, special=3, end=1)
+    search = BeamSearch(
+        LanguageModel(None, str(tmp_path / "phones.arpa"), 5000, 1000.0), labels, special=range(3), end=1
+    )
     wanted = [all_paths(row, by_phones, ["<pad>", "AH", "T"])[:2] for row in merged]
     found = search.nbest(logits, torch.full((12,), 6), 2)
     assert [[text for text, _ in row] for row in found] == [[text for _, text in row] for row in wanted]
     assert len({row[0].text for row in found}) > 4
     with pytest.raises(UserError, match=r"language_model\.silence: this head has no output"):
-        BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, 3, 1)
+        BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, range(3), 1)
 
 
 def test_reweighted_is_a_new_search(tmp_path):
@@ -230,7 +232,7 @@ def test_models_that_do_not_fit_the_head(tmp_path):
         (dataclasses.replace(counted, lexicon=None, beam=0), LABELS, "at least 1 hypothesis"),
     ):
         with pytest.raises(UserError, match=message):
-            BeamSearch(model, labels, special=3 if labels is phones else 1)
+            BeamSearch(model, labels, special=range(3 if labels is phones else 1))
 
 
 def test_missing_files_and_foreign_letters_are_refused(tmp_path):

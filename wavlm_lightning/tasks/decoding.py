@@ -68,7 +68,7 @@ class DecodedTask(CtcTask):
 
     def search_with(self, language_model: LanguageModel) -> BeamSearch:
         """A beam search over the outputs of this head."""
-        return BeamSearch(language_model, self.labels, self.special, self.end)
+        return BeamSearch(language_model, self.labels, range(self.special), self.end)
 
     def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
         """Decode with a language model from now on; the head is already built."""

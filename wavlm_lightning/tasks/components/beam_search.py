@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -101,8 +101,8 @@ class BeamSearch:
     Args:
         language_model: files and weights.
         labels: the symbols of the head's outputs, in order; the first is the blank, `|` ends a word.
-        special: the first outputs, blank included, that stand for no letter or phone. A search without words does not
-            answer with them.
+        special: indices of outputs, the blank among them, that stand for no letter or phone. A search without words does
+            not answer with them.
         end: index of the end symbol among them, if there is one. To a search without words it is as silent as the blank.
 
     Example:
@@ -111,9 +111,10 @@ class BeamSearch:
     """
 
     def __init__(
-        self, language_model: LanguageModel, labels: list[str], special: int = 1, end: int | None = None
+        self, language_model: LanguageModel, labels: list[str], special: Collection[int] = (0,), end: int | None = None
     ) -> None:
-        self.language_model, self.labels, self.special, self.end = language_model, labels, special, end
+        self.language_model, self.labels, self.end = language_model, labels, end
+        self._units = [number for number in range(len(labels)) if number not in special]
         try:
             import flashlight.lib.text.decoder.kenlm  # noqa: F401
         except ImportError as error:
@@ -231,7 +232,7 @@ class BeamSearch:
     @cached_property
     def _symbols(self) -> list[str]:
         """What the search reads: all outputs, or the blank and the units."""
-        return self.labels if self.has_words else [self.labels[0], *self.labels[self.special :]]
+        return self.labels if self.has_words else [self.labels[0], *(self.labels[number] for number in self._units)]
 
     @property
     def _silence(self) -> int:
@@ -243,7 +244,7 @@ class BeamSearch:
         silent = log_probabilities[..., :1]
         if self.end is not None:
             silent = torch.logaddexp(silent, log_probabilities[..., self.end : self.end + 1])
-        return torch.cat([silent, log_probabilities[..., self.special :]], -1)
+        return torch.cat([silent, log_probabilities[..., self._units]], -1)
 
     def _text(self, result: Any) -> str:
         _, words, _ = self.files
@@ -267,7 +268,7 @@ class BeamSearch:
                 )
             return _read_lexicon(Path(given.lexicon), self.labels)
         vocabulary = list(_vocabulary(Path(given.model)))
-        units = set(self.labels[self.special :])
+        units = {self.labels[number] for number in self._units}
         if WORD_END in vocabulary or WORD_END not in units:
             if foreign := sorted(set(vocabulary) - units):
                 raise UserError(
