@@ -22,9 +22,11 @@ def test_counts_are_those_of_jiwer_and_sum_to_the_distance():
 
 
 def test_confusions_and_lines():
-    made = aligned(["THE", "CAT", "SAT", "ON"], ["A", "CAT", "ON", "IT"])
-    assert made.edits == Edits(4, 1, 1, 1)
+    made = aligned(["THE", "CAT", "SAT", "ON", "MATS"], ["A", "CAT", "ON", "MATS", "IT"])
+    assert made.edits == Edits(5, 1, 1, 1)
     assert made.confusions == {("THE", "A"): 1, ("SAT", ""): 1, ("", "IT"): 1}
-    assert made.lines() == ["REF:  THE CAT SAT ON **", "HYP:  A   CAT *** ON IT", "EVAL: S       D      I"]
-    assert made.lines(width=12)[3:] == ["REF:  SAT ON **", "HYP:  *** ON IT", "EVAL: D      I"]
+    marks = "EVAL: S" + 7 * " " + "D" + 11 * " " + "I"
+    assert made.lines() == ["REF:  THE CAT SAT ON MATS **", "HYP:  A   CAT *** ON MATS IT", marks]
+    assert made.lines(width=12)[:2] == ["REF:  THE CAT SAT", "HYP:  A   CAT ***"]
+    assert made.lines(width=12)[3:5] == ["REF:  ON MATS **", "HYP:  ON MATS IT"]
     assert aligned([], []).lines() == ["REF:", "HYP:", "EVAL:"]

@@ -87,6 +87,8 @@ def _print(scored: Scored) -> None:
         print(measure.line())
     for by, parts in scored.by.items():
         _print_table(by, parts, scored.measures[0].name)
+    if scored.by:
+        print()
     # Of a table of speakers they are a part.
     for speaker, interval in scored.by_speaker.items() if not scored.by else ():
         value, low, high = (f"{100 * number:.2f}" for number in interval)
@@ -103,4 +105,3 @@ def _print_table(by: str, parts: Sequence[Part], measure: str) -> None:
         sure = "" if part.interval is None else f"  [{100 * part.interval.low:.2f}, {100 * part.interval.high:.2f}]"
         counts = "".join(f"{number:7}" for number in (part.substitutions, part.deletions, part.insertions))
         print(f"{part.name:<{width}}  {part.utterances:10}{part.units:7}{counts}  {rate}{sure}")
-    print()
