@@ -47,7 +47,7 @@ def tune_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of the head")
     parser.add_argument("--lm", type=Path, required=True, help="ARPA file of words, letters or phones")
     parser.add_argument("--lexicon", type=Path, help="words and their letters; by default all words of the model")
-    parser.add_argument("--split", default="valid", help="of the run's corpus, never its test (default valid)")
+    parser.add_argument("--split", help="of the run's corpus, never its test (default: that of its validations)")
     parser.add_argument("--trials", type=whole, default=60, help="sets of weights to try (default 60)")
     parser.add_argument("--beam", type=whole, default=50, help="hypotheses kept at each frame (default 50)")
     parser.add_argument("--threshold", type=positive, default=25.0, help="nats behind the best at which they go (25)")

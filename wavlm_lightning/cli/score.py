@@ -53,7 +53,9 @@ def main(argv: list[str]) -> int:
     from wavlm_lightning.workflows.score import KINDS, files_of_run, score, score_both
 
     run: dict[str, Any] = {}
-    if argv and argv[0] not in KINDS and Path(argv[0]).is_dir():
+    # A run may be called as a kind: files follow a kind, and options a run.
+    alone = len(argv) == 1 or (len(argv) > 1 and argv[1].startswith("-"))
+    if argv and Path(argv[0]).is_dir() and (argv[0] not in KINDS or alone):
         run = files_of_run(Path(argv[0]))
         argv = [*(str(run[name]) for name in ("kind", "reference", "hypothesis", "other") if name in run), *argv[1:]]
     options = vars(build_parser().parse_args(argv))

@@ -42,7 +42,7 @@ def tune_language_model(
     run: Path,
     lm: Path,
     lexicon: Path | None = None,
-    split: str = "valid",
+    split: str | None = None,
     trials: int = 60,
     beam: int = BEAM,
     threshold: float = 25.0,
@@ -60,7 +60,7 @@ def tune_language_model(
         run: run folder of an ASR or PR head.
         lm: ARPA file, or with a lexicon a KenLM binary.
         lexicon: words and their letters; None: those of the model, or no words at all (see `LanguageModel`).
-        split: of the run's corpus; never the test.
+        split: of the run's corpus; never the test. None: the one that the run validates on.
         trials: sets of weights to try.
         beam: hypotheses kept at each frame, here and in the file.
         threshold: see `LanguageModel`.
@@ -86,6 +86,7 @@ def tune_language_model(
         raise UserError(f"wavlm lm tune needs Optuna: {pip_install('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     data = _data(run, corpus)
+    split = data.splits["valid"] if split is None else split
     _check_split(split, data.splits["test"])
     check_output(run, "RUN")
     head = open_head(run, device)
@@ -107,7 +108,8 @@ def tune_language_model(
         facts |= {"head_sha256": sha256(checkpoint(run, BEST))}
         facts |= {} if lexicon is None else {"lexicon_sha256": sha256(lexicon)}
         heard = Heard(file)
-        _hear(task, data, split, heard, search, device)
+        precision = (require_run_config(run).get("trainer") or {}).get("precision")  # as in the test
+        _hear(task, data, split, heard, search, device, precision)
         tried = _search(Trials(run / TRIALS, facts), start, names, trials, seed, search, heard)
     best = min(tried, key=lambda trial: trial["errors"])  # the first of equal ones
     found = replace(start, **{name: best[name] for name in names})
@@ -241,6 +243,7 @@ def _hear(task: DecodedTask, data: TaskData, split: str, heard: Heard, search: B
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            precision=precision,
             callbacks=[_Listener(heard, search, split)],
         )
         trainer.predict(task, data, return_predictions=False)

@@ -192,7 +192,8 @@ def _scored(
     counted: list[tuple[str, str, Callable[[str], list[str]]]] = [("PER", "phones", str.split)]
     if kind == "asr":
         counted = [("WER", "words", str.split), ("CER", "letters", list)]
-    measures, first, tables = [], None, {}
+    measures, first = [], None
+    tables: dict[str, list[Part]] = {}
     for name, unit, split in counted:
         made = [aligned(split(truth), split(answer)) for _, truth, answer in pairs]
         edits = [each.edits for each in made]

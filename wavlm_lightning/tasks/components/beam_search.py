@@ -79,6 +79,8 @@ class LanguageModel:
             numbers = (model.beam, model.threshold, model.weight, model.word_score, model.silence)
             if not all(isinstance(number, int | float) for number in numbers):
                 raise ValueError("a weight is not a number")
+            if not isinstance(model.model, str) or not isinstance(model.lexicon, str | None):
+                raise ValueError("a file is no path")
             return model
 
     def described(self) -> dict[str, Any]:
