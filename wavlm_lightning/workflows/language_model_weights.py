@@ -233,7 +233,16 @@ class _Listener(pl.Callback):
         self.bar.close()
 
 
-def _hear(task: DecodedTask, data: TaskData, split: str, heard: Heard, search: BeamSearch, device: str | None) -> None:
+def _hear(
+    task: DecodedTask,
+    data: TaskData,
+    split: str,
+    heard: Heard,
+    search: BeamSearch,
+    device: str | None,
+    precision: Any,
+) -> None:
+    """Run the head over a split, as a test would."""
     data.splits = {**data.splits, "test": split}  # what a prediction reads
     with quiet():
         trainer = pl.Trainer(
