@@ -189,7 +189,7 @@ def test_phones_without_a_lexicon_and_every_path(tmp_path):
     wanted = [all_paths(row, by_phones, ["<pad>", "AH", "T"])[:2] for row in merged]
     found = search.nbest(logits, torch.full((12,), 6), 2)
     assert [[text for text, _ in row] for row in found] == [[text for _, text in row] for row in wanted]
-    assert len({row[0].text for row in found}) > 4
+    assert len({row[0].text for row in found}) > 3
     with pytest.raises(UserError, match=r"language_model\.silence: this head has no output"):
         BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, range(3), 1)
 

@@ -135,9 +135,11 @@ def test_from_tuned_weights_to_aligned_errors(tiny, asr, run, tmp_path, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert all(row["nbest"][0]["text"] == row["text_lm"] for row in rows)
     scores = [[each["score"] for each in row["nbest"]] for row in rows]
-    assert all(1 < len(each) <= 3 and each == sorted(each, reverse=True) for each in scores)
+    assert all(1 <= len(each) <= 3 and each == sorted(each, reverse=True) for each in scores)
+    longest = max(rows, key=lambda row: len(row["nbest"]))
+    assert len(longest["nbest"]) > 1
     assert main(command) == 0
-    assert f"{rows[0]['nbest'][1]['score']:.3f}  {rows[0]['nbest'][1]['text']}" in capsys.readouterr().out
+    assert f"{longest['nbest'][1]['score']:.3f}  {longest['nbest'][1]['text']}" in capsys.readouterr().out
     lm.write_text(lm.read_text() + "\n")
     assert main([*command[:-2], "--json"]) == 2
     assert "not the file with which the weights were searched" in capsys.readouterr().err
