@@ -303,7 +303,7 @@ def _check_hashes(language_model: LanguageModel) -> None:
 
 
 def _read_lexicon(path: Path, labels: list[str]) -> dict[str, list[list[str]]]:
-    known, found = set(labels), {}
+    known, found = set(labels), dict[str, list[list[str]]]()
     for number, line in enumerate(read_text(path, "a lexicon").splitlines(), 1):
         word, *letters = line.split() or [""]
         if unknown := set(letters) - known:
