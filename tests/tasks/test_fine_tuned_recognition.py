@@ -321,7 +321,9 @@ def test_a_released_folder_goes_on_training_in_another_alphabet(tiny, tmp_path):
             theirs = released.labels.index(label)
             assert torch.equal(first["lm_head.weight"][number], released.lm_head.weight[theirs]), label
             assert torch.equal(first["lm_head.bias"][number], released.lm_head.bias[theirs]), label
-    mine = {name: value for name, value in released.state_dict().items() if name.startswith("upstream.encoder.encoder.")}
+    mine = {
+        name: value for name, value in released.state_dict().items() if name.startswith("upstream.encoder.encoder.")
+    }
     assert mine and all(torch.equal(first[name], value) for name, value in mine.items())
     assert any(not torch.equal(task.state_dict()[name], first[name]) for name in mine)
     with pytest.raises(UserError, match=r"set model\.start_with: head, and model\.upstream\.source"):
