@@ -14,18 +14,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 TUNED = "configs/finetune/asr_mini.yaml"
-PLAIN = ["--model.upstream.fine_tuning", "null", "--model.upstream.frozen", "true"]
+FROZEN = ["--model.upstream.fine_tuning.from_update", "1000000"]  # the head alone, under the same masks
 AT_ONCE = ["--model.upstream.fine_tuning.from_update", "0"]
 RANDOM = ["--model.upstream.source", "random:tiny"]
-FBANK = ["--model.upstream", "Fbank", "--model.learning_rate", "1e-2"]
+FBANK = ["--model.upstream", "Fbank", "--model.upstream.frozen", "true", "--model.learning_rate", "1e-2"]
 HEAD_ALONE = ["--model.learning_rate", "1e-2"]
 # Row -> options behind the configuration.
 ROWS = {
     "pre-trained, head first": [],
     "pre-trained, both at once": AT_ONCE,
-    "pre-trained, frozen": [*PLAIN, *HEAD_ALONE],
+    "pre-trained, frozen": [*FROZEN, *HEAD_ALONE],
     "random, both at once": [*RANDOM, *AT_ONCE],
-    "random, frozen": [*RANDOM, *PLAIN, *HEAD_ALONE],
+    "random, frozen": [*RANDOM, *FROZEN, *HEAD_ALONE],
     "FBANK": FBANK,
 }
 
