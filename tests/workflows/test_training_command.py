@@ -39,7 +39,7 @@ OFFICIAL = {
     "mine": "pretrain",
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
-LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml")
+LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml")
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 

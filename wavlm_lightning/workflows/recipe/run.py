@@ -49,14 +49,14 @@ def run_recipe(
     adopt: bool = False,
     dry_run: bool = False,
 ) -> Path | None:
-    """Run the stages of a recipe that are not done yet: codebooks, labels, pre-training, export.
+    """Run the stages of a recipe that are not done yet: codebooks, labels, pre-training, export, fine-tuning and its tests.
 
     Args:
         recipe: name of a file in `configs/pretrain` (`wavlm_base`), or the path of a configuration.
         corpus: the training corpus; the labels are written into it.
         out: folder for codebooks, runs and the encoder.
-        options: further options of every `wavlm fit`.
-        corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
+        options: further options of every `wavlm fit` of pre-training; those of fine-tuning stand in its configurations.
+        corpus_of: name of a configuration -> its corpus, if it is not `corpus`, or for fine-tuning the one that it names.
         checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
         layer: the layer of the encoder that makes the labels of the recipe's own configuration, from 1, instead of that which
             the configuration names.
@@ -93,11 +93,15 @@ def run_recipe(
     if dry_run:
         _print_commands(run, stages)
         return None
+    names = {stage.name for stage in stages}
+    for each in run.fine_tunings:  # months before their turn comes
+        if names & {f"fit/{each.name}", f"fit/{each.name}-fold1"}:
+            Corpus.open(run.labelled_corpus(each))
     with own_folder(out, "recipe"):
         ledger = _open_ledger(run, adopt)
         for number, stage in enumerate(stages, start=1):
             ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
-    return out / ENCODER if stages[-1].name == "export" else None
+    return out / ENCODER if any(stage.name == "export" for stage in stages) else None
 
 
 def _until(stages: list[RecipeStage], name: str | None) -> list[RecipeStage]:
@@ -139,7 +143,7 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     return {
-        "configurations": {each.name: short_hash(each.content) for each in run.chain},
+        "configurations": {each.name: short_hash(each.content) for each in (*run.chain, *run.fine_tunings)},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],
         "tag": run.tag,
