@@ -87,7 +87,7 @@ def test_a_fine_tuned_classifier_in_a_pipeline(runs, recording, tiny, tmp_path):
     answer = transformers.pipeline("audio-classification", model=str(folder), device="cpu")(
         load_mono(recording), top_k=4
     )
-    assert [each["label"] for each in answer][0] == row["emotion"] and len(answer) == 4
+    assert answer[0]["label"] == row["emotion"] and len(answer) == 4
     assert answer[0]["score"] == pytest.approx(row["probability"], abs=1e-4)
 
 

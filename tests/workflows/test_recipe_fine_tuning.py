@@ -20,7 +20,11 @@ from wavlm_lightning.workflows.recipe.chain import chain, fine_tunings
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 TUNING = {"from_update": 1, "learning_rate": 1e-4}
-LATER = [{"config": "words.yaml"}, {"config": "again.yaml", "start_from": "words"}, {"config": "er.yaml", "folds": 2}]
+LATER = [
+    {"config": "words.yaml", "average": 2},
+    {"config": "again.yaml", "start_from": "words"},
+    {"config": "er.yaml", "folds": 2},
+]
 
 
 def task(folder: Path, name: str, head: str, data: str, corpus: Path | str = "nowhere", **arguments: object) -> None:
@@ -28,6 +32,8 @@ def task(folder: Path, name: str, head: str, data: str, corpus: Path | str = "no
     upstream = {"source": "random:tiny", "frozen": False, "fine_tuning": TUNING}
     model = {"upstream": {"class_path": "wavlm_lightning.upstreams.WavLMUpstream", "init_args": upstream}}
     content = {
+        "checkpoint_every": 1,
+        "keep_checkpoints": 2,
         "model": {"class_path": f"wavlm_lightning.tasks.{head}", "init_args": {**model, "learning_rate": 1e-3}},
         "data": {"class_path": f"wavlm_lightning.tasks.{data}", "init_args": {"corpus": str(corpus), **arguments}},
         "trainer": {"accelerator": "cpu", "max_steps": 2, "val_check_interval": 1, "check_val_every_n_epoch": None},
@@ -67,18 +73,23 @@ def test_the_commands_of_a_dry_run(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     stages = [line.split(": ")[0].split()[-1] for line in lines if line.startswith("# ")]
     assert stages == [
-        *("fit/whole", "export", "fit/words", "test/words", "fit/again", "test/again"),
+        *("fit/whole", "export", "fit/words", "average/words", "test/words", "fit/again", "test/again"),
         *("fit/er-fold1", "test/er-fold1", "fit/er-fold2", "test/er-fold2"),
     ]
     commands = dict(zip(stages, (shlex.split(line)[1:] for line in lines if line.startswith("wavlm ")), strict=True))
     for name in ("words", "again", "er-fold1", "er-fold2"):
         fit, test = commands[f"fit/{name}"], commands[f"test/{name}"]
-        assert fit[0] == "fit" and test[0] == "test" and test[-2:] == ["--ckpt_path", "best"]
+        averaged = ["test", str(out / "words-average")]
+        assert fit[0] == "fit" and test[0] == "test"
+        assert test == averaged if name == "words" else test[-2:] == ["--ckpt_path", "best"]
         assert fit[fit.index("--model.upstream.source") + 1] == str(out / "encoder")
         assert fit[fit.index("--trainer.default_root_dir") + 1] == str(out / name)
         assert ("--model.start_from" in fit) == (name == "again")
         assert fit[fit.index("--data.corpus") + 1] == ("data/er" if name.startswith("er") else "nowhere")
-    assert commands["fit/again"][-1] == str(out / "words") and commands["fit/er-fold2"][-2:] == ["--data.fold", "2"]
+    assert commands["fit/again"][-1] == str(out / "words-average") and commands["fit/er-fold2"][-2:] == [
+        "--data.fold",
+        "2",
+    ]
     # Options of pre-training are no options of its tasks.
     assert main([*words, "--", "--data.max_seconds", "2"]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "--data.max_seconds" in line]
@@ -99,11 +110,14 @@ def test_from_a_corpus_to_tested_heads(tiny, tmp_path, monkeypatch):
     # A corpus that is missing is said before weeks of pre-training, unless its stages are left out.
     assert main([*command, "--corpus-of", "er=nowhere"]) == 2 and not ran
     assert main([*command, "--until", "export"]) == 0 and len(ran) == 2
-    assert main(command) == 0 and len(ran) == 10
-    cards = [json.loads((out / name / "card.json").read_text()) for name in ("words", "again", "er-fold1", "er-fold2")]
+    assert main(command) == 0 and len(ran) == 11
+    cards = [
+        json.loads((out / name / "card.json").read_text())
+        for name in ("words-average", "again", "er-fold1", "er-fold2")
+    ]
     assert [card["task"] for card in cards] == ["KS", "KS", "ER", "ER"]
     assert {"accuracy", "unweighted_accuracy"} == set(cards[2]["metrics"])
-    assert main(command) == 0 and len(ran) == 10
+    assert main(command) == 0 and len(ran) == 11
 
 
 @pytest.mark.parametrize(
@@ -113,9 +127,10 @@ def test_from_a_corpus_to_tested_heads(tiny, tmp_path, monkeypatch):
         ([{"config": "whole.yaml"}], r"names 'whole' twice"),
         ([{"config": "words.yaml"}, {"config": "words.yaml"}], r"names 'words' twice"),
         ([{"config": "again.yaml", "start_from": "words"}], r"again starts from 'words'; name one that comes before"),
-        ([{"config": "words.yaml", "folds": -1}], r"folds of words must be 0 or more"),
+        ([{"config": "words.yaml", "folds": -1}], r"folds of words must be 0 or more, not -1"),
         ([{"config": "words.yaml", "gpus": 0}], r"gpus of words must be 1 or more"),
         ([{"config": "words.yaml", "utterance_seconds": 0}], r"utterance_seconds of words must be above 0"),
+        ([{"config": "words.yaml", "average": 3}], r"average of words must be 0, or from 2 to the 2 checkpoints"),
         (
             [{"config": "er.yaml", "folds": 2}, {"config": "again.yaml", "start_from": "er"}],
             r"again has 0 folds, but er, from which it starts, has 2",

@@ -31,12 +31,13 @@ class CodebookRecipe:
 
 @dataclass(frozen=True)
 class FineTuningRecipe:
-    """A run of `wavlm fit` on the exported encoder, and its test.
+    """A run of `wavlm fit` on the exported encoder, the average of its checkpoints if wanted, and the test.
 
     Attributes:
         config: the configuration of a task, `configs/finetune/...` or a path, also beside the file that names it.
         start_from: name of an earlier fine-tuning of this recipe whose weights the run begins with (`model.start_from`).
         folds: of a corpus with folds (`FoldData`), how many are tested, a run each; 0 for other data.
+        average: how many of the last checkpoints are averaged into what is tested and what others start from; 0 for none.
         utterance_seconds: mean length of an utterance, for `wavlm plan`; only read where the batch is given in utterances.
         gpus: number of processes that the configuration is written for, for `wavlm plan`.
     """
@@ -44,6 +45,7 @@ class FineTuningRecipe:
     config: str
     start_from: str | None = None
     folds: int = 0
+    average: int = 0
     utterance_seconds: float | None = None
     gpus: int = 1
 

@@ -74,9 +74,15 @@ def fine_tunings(stage: Configuration) -> list[FineTuned]:
                 f"{where}: {path.stem} has {each.folds} folds, but {each.start_from}, from which it starts, has {before.folds}; "
                 "give both the same number"
             )
-        for key, value in (("folds", each.folds), ("gpus", each.gpus - 1)):
-            if value < 0:
-                raise UserError(f"{where}: {key} of {path.stem} must be {0 if key == 'folds' else 1} or more")
+        for key, value, least in (("folds", each.folds, 0), ("gpus", each.gpus, 1)):
+            if value < least:
+                raise UserError(f"{where}: {key} of {path.stem} must be {least} or more, not {value}")
+        kept = content.get("keep_checkpoints") or 0
+        if each.average and not 2 <= each.average <= kept:
+            raise UserError(
+                f"{where}: average of {path.stem} must be 0, or from 2 to the {kept} checkpoints that its keep_checkpoints "
+                f"keeps, not {each.average}"
+            )
         if each.utterance_seconds is not None and each.utterance_seconds <= 0:
             raise UserError(f"{where}: utterance_seconds of {path.stem} must be above 0, not {each.utterance_seconds}")
         found.append(FineTuned(path.stem, path, content, each))
