@@ -42,18 +42,22 @@ def task(folder: Path, name: str, head: str, data: str, corpus: Path | str = "no
 
 
 def recipe_in(folder: Path, tiny: Path | None = None, later: list | None = None) -> Path:
-    """A recipe of two updates without labels, with two runs of KS and two folds of ER after it."""
+    """A recipe of two updates, with two runs of KS and two folds of ER after it."""
     for name in ("words", "again"):
         task(folder, name, "KeywordSpotting", "TaskData", "nowhere" if tiny is None else tiny / "ks", batch_size=8)
     task(folder, "er", "EmotionRecognition", "FoldData", "nowhere" if tiny is None else tiny / "er", batch_size=4)
     content = {
-        "recipe": {"hours": 0.02, "codebook": None, "fine_tuning": LATER if later is None else later},
+        "recipe": {
+            "hours": 0.02,
+            "codebook": {"clusters": 8, "restarts": 1},
+            "fine_tuning": LATER if later is None else later,
+        },
         "model": {
             "class_path": "wavlm_lightning.pretraining.WavLMPretraining",
             "init_args": {
                 "encoder": "tiny",
                 "encoder_overrides": SMALL,
-                "objectives": [{"class_path": "wavlm_lightning.pretraining.LogMelRegression"}],
+                "objectives": [{"class_path": "wavlm_lightning.pretraining.MaskedPrediction"}],
             },
         },
         "data": {
@@ -73,7 +77,8 @@ def test_the_commands_of_a_dry_run(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     stages = [line.split(": ")[0].split()[-1] for line in lines if line.startswith("# ")]
     assert stages == [
-        *("fit/whole", "export", "fit/words", "average/words", "test/words", "fit/again", "test/again"),
+        *("codebook/mfcc-k8", "labels/mfcc-k8", "fit/whole", "export"),
+        *("fit/words", "average/words", "test/words", "fit/again", "test/again"),
         *("fit/er-fold1", "test/er-fold1", "fit/er-fold2", "test/er-fold2"),
     ]
     commands = dict(zip(stages, (shlex.split(line)[1:] for line in lines if line.startswith("wavlm ")), strict=True))
@@ -109,15 +114,31 @@ def test_from_a_corpus_to_tested_heads(tiny, tmp_path, monkeypatch):
     command = ["recipe", str(recipe), "--corpus", str(tmp_path / "corpus"), "--out", str(out)]
     # A corpus that is missing is said before weeks of pre-training, unless its stages are left out.
     assert main([*command, "--corpus-of", "er=nowhere"]) == 2 and not ran
-    assert main([*command, "--until", "export"]) == 0 and len(ran) == 2
-    assert main(command) == 0 and len(ran) == 11
+    assert main([*command, "--until", "export"]) == 0 and len(ran) == 4
+    assert main(command) == 0 and len(ran) == 13
     cards = [
         json.loads((out / name / "card.json").read_text())
         for name in ("words-average", "again", "er-fold1", "er-fold2")
     ]
     assert [card["task"] for card in cards] == ["KS", "KS", "ER", "ER"]
     assert {"accuracy", "unweighted_accuracy"} == set(cards[2]["metrics"])
-    assert main(command) == 0 and len(ran) == 11
+    assert main(command) == 0 and len(ran) == 13
+
+
+def test_an_older_ledger_goes_on_and_changed_fine_tuning_is_refused(tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny / "pretrain", tmp_path / "corpus", ignore=shutil.ignore_patterns("labels"))
+    recipe, out = recipe_in(tmp_path, tiny), tmp_path / "out"
+    monkeypatch.setattr(recipe_run, "wavlm", lambda *words: None)
+    command = ["recipe", str(recipe), "--corpus", str(tmp_path / "corpus"), "--out", str(out)]
+    assert main([*command, "--until", "export"]) == 0
+    ledger = out / "recipe.json"
+    content = json.loads(ledger.read_text())
+    assert set(content["settings"].pop("fine-tuning")) == {"words", "again", "er"}
+    ledger.write_text(json.dumps(content))
+    assert main(command) == 0
+    assert json.loads(ledger.read_text())["done"][4:6] == ["fit/words", "average/words"]
+    task(tmp_path, "words", "KeywordSpotting", "TaskData", tiny / "ks", batch_size=4)
+    assert main(command) == 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain
 from wavlm_lightning.workflows.recipe.checks import check_stages
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
@@ -118,7 +118,7 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
-    ledger = Ledger(path, _settings(run, corpora, noise), "recipe")
+    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning"])
     if path.is_file() or adopt:
         return ledger
     if run.out.is_dir() and any(path.name != LOCK for path in run.out.iterdir()):
@@ -142,13 +142,24 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    return {
-        "configurations": {each.name: short_hash(each.content) for each in (*run.chain, *run.fine_tunings)},
+    settings = {
+        "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],
         "tag": run.tag,
         "options of fit": lasting(run.options),
     }
+    tuned = {
+        each.name: short_hash({**each.content, "how": [each.recipe.start_from, each.recipe.folds, each.recipe.average]})
+        for each in run.fine_tunings
+    }
+    return {**settings, "fine-tuning": tuned} if tuned else settings
+
+
+def _of_pretraining(configuration: Configuration) -> dict[str, Any]:
+    """A configuration without what follows the pre-training."""
+    recipe = {key: value for key, value in configuration.content["recipe"].items() if key != "fine_tuning"}
+    return {**configuration.content, "recipe": recipe}
 
 
 def _run_stage(stage: RecipeStage) -> None:
