@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.throughput.encoders import NO_CHANCE, OURS, PLAIN, TORCHAUDIO, TRANSFORMERS, precision
+from experiments.throughput.encoders import OURS, PLAIN, TORCHAUDIO, TRANSFORMERS, precision
 from experiments.throughput.results import Place, Result
 from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.encoder import WavLMConfig
@@ -140,10 +140,11 @@ def inputs_of(settings: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 def build(name: str, settings: dict[str, Any]) -> Recogniser:
     """One of `NAMES` in training mode; the weights depend on the size alone."""
-    dropouts = {"dropout": settings["dropout"], "attention_dropout": settings["dropout"]}
-    encoder = WavLMUpstream(
-        f"random:{settings['size']}", overrides={**NO_CHANCE, **dropouts}, frozen=False, fine_tuning=FineTuning()
-    )
+    chance = settings["dropout"]
+    tuning = FineTuning(dropout=chance, attention_dropout=chance, activation_dropout=0.0, input_dropout=0.0)
+    # transformers has no scaled gradient of the convolutions, which are frozen here, and no normalisation in the model.
+    plain = {"feature_grad_mult": 1.0, "normalize_waveform": False}
+    encoder = WavLMUpstream(f"random:{settings['size']}", overrides=plain, frozen=False, fine_tuning=tuning)
     task = FineTunedRecognition(encoder)
     task.build([*SPECIAL, "|", *LETTERS])
     module: nn.Module = task
