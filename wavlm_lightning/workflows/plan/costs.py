@@ -68,7 +68,7 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
 
 def totals(plans: Sequence[StagePlan], tuned: Sequence[FineTuningPlan] = ()) -> dict[str, float | None]:
     """Sums over all stages: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
-    runs = [*(stage.training for stage in plans), *tuned]
+    runs: list[PreTraining | FineTuningPlan] = [*(stage.training for stage in plans), *tuned]
     flops = sum(run.flops for run in runs)
     gpu, wall = [run.gpu_hours for run in runs], [run.wall_hours for run in runs]
     cpu = 0.0

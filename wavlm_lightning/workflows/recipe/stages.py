@@ -63,7 +63,7 @@ class RecipeRun:
     options: Sequence[Sequence[str]] = ()  # of every `wavlm fit` of pre-training, each with its values
 
     def __post_init__(self) -> None:
-        names = [each.name for each in (*self.chain, *self.fine_tunings)]
+        names = [*(each.name for each in self.chain), *(each.name for each in self.fine_tunings)]
         for option in self.options:
             if (name := option[0].replace(".init_args.", ".")) in OURS:
                 raise UserError(f"{name}: the recipe sets this option of `wavlm fit` itself; remove it after --")
