@@ -63,7 +63,16 @@ class EcapaTdnn(nn.Module):
             hidden = hidden + block(hidden, valid, lengths)
             outputs.append(hidden)
         hidden = self.join(torch.cat(outputs, dim=1)).relu()
-        return self.affine(self.norm(self.pooling(hidden, valid, lengths)))
+        return self.affine(self._normed(self.pooling(hidden, valid, lengths)))
+
+    def _normed(self, pooled: Tensor) -> Tensor:
+        if self.training and len(pooled) == 1:
+            # One value has no variance: the one utterance that an epoch leaves over is normalised as in evaluation.
+            norm = self.norm
+            return nn.functional.batch_norm(
+                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+            )
+        return self.norm(pooled)
 
     def _normalised(self, hidden: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
         count = lengths[:, None, None].to(hidden.dtype)
