@@ -2,9 +2,9 @@
 
 DIR holds `idNNNNN/VIDEO/NNNNN.m4a` (or .wav, .flac), itself or in `aac`, `dev/aac`, `wav` or `dev/wav`; m4a is read by PyAV, the
 extra [media]. With --voxceleb1 DIR1 the split `test` holds the utterances of the cleaned trials: DIR1 has
-`wav/idNNNNN/VIDEO/NNNNN.wav` with the dev and test archives merged, and the lists veri_test2.txt (O), list_test_all2.txt (E) and list_test_hard2.txt
-(H). O are the trials of the split, E and H further lists, which SV-ECAPA scores as well. E and H use all of VoxCeleb1, so
-nothing of it is trained on.
+`wav/idNNNNN/VIDEO/NNNNN.wav` with the dev and test archives merged, and the lists veri_test2.txt (O), list_test_all2.txt (E) and
+list_test_hard2.txt (H). O are the trials of the split, E and H further lists, which SV-ECAPA scores as well. E and H use all
+of VoxCeleb1, so nothing of it is trained on.
 
 Validation trials are drawn among training speakers. As in wespeaker all 5,994 are trained on, so the EER of valid does not
 estimate that of the test; --unseen-valid leaves these speakers out of training.
