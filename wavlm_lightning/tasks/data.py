@@ -290,11 +290,19 @@ class TaskData(ResumableData):
         return self.opened["train"] if fitting else self.open_stage(("train",))["train"]
 
     def _whole(self, split: Split) -> DataLoader:
-        seconds = max(self.eval_batch_seconds, float(split.samples.max()) / SAMPLE_RATE)
+        longest, most = float(split.samples.max()) / SAMPLE_RATE, None
+        seconds = max(self.eval_batch_seconds, longest)
+        if longest > LONGEST_WHOLE:  # alone in their batch, as in `_loader`
+            seconds = most = LONGEST_WHOLE
         trainer = self.trainer
         assert trainer is not None
         plan = BatchPlan(
-            split.samples, rank=trainer.global_rank, world_size=trainer.world_size, train=False, batch_seconds=seconds
+            split.samples,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            train=False,
+            max_seconds=most,
+            batch_seconds=seconds,
         )
         utterances = LabelledUtterances(split, self.needs, None, self.seed, None, self.factor, None)
         workers = capped(self.num_workers, "data.num_workers")

@@ -149,6 +149,8 @@ class AttentivePooling(nn.Module):
 
 def batch_norm(norm: nn.BatchNorm1d, hidden: Tensor, valid: Tensor) -> Tensor:
     """Batch norm of `(batch, channels, frames)` whose statistics are those of the valid frames; padding becomes zero."""
+    if not norm.training:  # each value by itself; no branch on the data, which an exported graph could not take
+        return norm(hidden).masked_fill(~valid, 0.0)
     if bool(valid.all()):
         return norm(hidden)
     places = valid[:, 0]

@@ -267,6 +267,10 @@ class EcapaVerification(SpeakerVerification):
                 "target_probability": self.target_probability,
                 "cohort_speakers": len(self.fitted_tensors["cohort"]),
             }
+            if "threshold" in self.fitted:
+                accepted = scores[COSINE] >= self.fitted["threshold"]
+                rates = {"false_alarms": float(accepted[~same].mean()), "misses": float((~accepted[same]).mean())}
+                self.details["at_fitted_threshold"] = rates
         elif stage == "test":
             self.details |= {f"trials{suffix}": len(same), f"target_trials{suffix}": int(same.sum())}
         found = {}
