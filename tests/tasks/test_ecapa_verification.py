@@ -50,34 +50,25 @@ def fitted_head(voices, **data):
     return head, source, trainer
 
 
-def independent_scores(head, voices, split="test"):
-    """Cosine, AS-norm and QMF of the trials, from embeddings of single utterances; plain loops."""
+def alone(head, voices, split):
+    """The embedding of each utterance, heard alone, with its seconds and its metadata."""
     head.eval()
-    corpus = Corpus.open(voices / "whole")
+    found = {}
+    for key, waveform, meta in Corpus.open(voices / "whole").split(split).utterances():
+        with torch.no_grad():
+            found[key] = head(Waveforms.pad([waveform]))[0][0].double().numpy(), len(waveform) / 16e3, meta
+    return found
 
-    def heard(name):
-        found = []
-        for key, waveform, meta in corpus.split(name).utterances():
-            with torch.no_grad():
-                found.append((key, head(Waveforms.pad([waveform]))[0][0].double().numpy(), len(waveform) / 16e3, meta))
-        return found
 
-    train = heard("train")
-    mean = sum(row for _, row, _, _ in train) / len(train)
-    names = sorted({meta["speaker"] for *_, meta in train})
-    cohort = []
-    for name in names:
-        own = [row for _, row, _, meta in train if meta["speaker"] == name]
-        cohort.append(sum(own) / len(own) - mean)
+def cosine(a, b):
+    return float(a @ b / math.sqrt(a @ a) / math.sqrt(b @ b))
 
-    def cosine(a, b):
-        return float(a @ b / math.sqrt(a @ a) / math.sqrt(b @ b))
 
-    rows = {key: (row, seconds) for key, row, seconds, _ in heard(split)}
+def independent_scores(rows, trials, mean, cohort, calibration):
+    """Cosine, AS-norm and QMF of trials, from embeddings and seconds by key; plain loops."""
     near = {key: sorted(cosine(row - mean, voice) for voice in cohort)[-2:] for key, (row, _) in rows.items()}
-    weights, bias = head.fitted["calibration"]["weights"], head.fitted["calibration"]["bias"]
     scores = {"": [], "_as_norm": [], "_qmf": []}
-    for _, a, b in corpus.trials(split):
+    for _, a, b in trials:
         plain = cosine(rows[a][0] - mean, rows[b][0] - mean)
         normed = sum((plain - np.mean(near[key])) / np.std(near[key]) for key in (a, b)) / 2
         inputs = [normed]
@@ -88,9 +79,10 @@ def independent_scores(head, voices, split="test"):
         )
         for low, high in map(sorted, qualities):
             inputs += [low, high, high - low, high / low]
-        for name, value in zip(scores, (plain, normed, np.dot(weights, inputs) + bias), strict=True):
+        calibrated = np.dot(calibration["weights"], inputs) + calibration["bias"]
+        for name, value in zip(scores, (plain, normed, calibrated), strict=True):
             scores[name].append(float(value))
-    return scores, [same for same, *_ in corpus.trials(split)]
+    return scores
 
 
 def test_scores_are_those_of_an_independent_computation(voices, monkeypatch):
@@ -98,20 +90,36 @@ def test_scores_are_those_of_an_independent_computation(voices, monkeypatch):
     noisy = [ChangeSpeed(speeds=[1.0, 0.9], new_speakers=True), AddNoise(snr_db=(0, 5))]
     head, source, trainer = fitted_head(voices, transforms=noisy, max_seconds=1.0, min_seconds=0.5)
     assert len(head.labels) == 8 and head.fitted_tensors["cohort"].shape == (4, 12)
-    made = {}
+    made, asked = {}, {}
     score = Background.scores
 
-    def kept(self, *arguments):
-        made.update(score(self, *arguments))
+    def kept(self, embeddings, seconds, pairs):
+        asked.update(embeddings=embeddings, pairs=pairs)
+        made.update(score(self, embeddings, seconds, pairs))
         return made
 
     monkeypatch.setattr(Background, "scores", kept)
     (values,) = trainer.test(head, source, verbose=False)
-    wanted, same = independent_scores(head, voices)
+    # Mean and cohort are those of the training utterances, each heard alone.
+    train = alone(head, voices, "train")
+    mean = sum(row for row, _, _ in train.values()) / len(train)
+    names = sorted({meta["speaker"] for *_, meta in train.values()})
+    own = [[row for row, _, meta in train.values() if meta["speaker"] == name] for name in names]
+    found = head.fitted_tensors["mean"].numpy(), head.fitted_tensors["cohort"].numpy()
+    np.testing.assert_allclose(found[0], mean, atol=1e-4)
+    np.testing.assert_allclose(found[1], [sum(rows) / len(rows) - mean for rows in own], atol=1e-4)
+    # The scores are those of the embeddings that the task has, whose last digits depend on their batch.
+    trials, tested = Corpus.open(voices / "whole").trials("test"), alone(head, voices, "test")
+    rows = {}
+    for (_, *keys), numbers in zip(trials, asked["pairs"], strict=True):
+        rows |= {key: (asked["embeddings"][at], tested[key][1]) for key, at in zip(keys, numbers, strict=True)}
+    for key, (row, _) in rows.items():
+        np.testing.assert_allclose(row, tested[key][0], atol=1e-4)
+    wanted = independent_scores(rows, trials, *found, head.fitted["calibration"])
+    same = [same for same, *_ in trials]
     assert made.keys() == wanted.keys()
     for end, scores in wanted.items():
-        scale = np.abs(scores).max()
-        np.testing.assert_allclose(made[end] / scale, np.array(scores) / scale, atol=1e-6)
+        np.testing.assert_allclose(made[end], scores, rtol=1e-6, atol=1e-6)
         assert values[f"test/eer{end}"] == pytest.approx(equal_error_rate(made[end], same)[0], abs=1e-6)
         cost = minimum_detection_cost(made[end], same, 0.01)[0]
         assert values[f"test/min_dcf{end}"] == pytest.approx(cost, abs=1e-6)

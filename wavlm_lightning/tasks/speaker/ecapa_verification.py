@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,13 +22,14 @@ from wavlm_lightning.metrics.verification import equal_error_rate, minimum_detec
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import reason_of
-from wavlm_lightning.tasks.base import PERCENT, Direction, Unit
+from wavlm_lightning.tasks.base import PERCENT, Direction, Protocol, Unit
 from wavlm_lightning.tasks.components.ecapa import EcapaTdnn
 from wavlm_lightning.tasks.components.margins import AngularMarginSoftmax
 from wavlm_lightning.tasks.components.trial_scoring import CALIBRATED, COSINE, NORMALISED, Background, background
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification, Stage, Trials
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 COHORT = 1  # the random stream that chooses utterances of the cohort
 TRIALS = 2  # that of the trials of the calibration
@@ -72,6 +74,7 @@ class EcapaVerification(SpeakerVerification):
         cohort_utterances: the most utterances of each training speaker that are heard for the cohort, drawn at random.
         calibration_trials: trials among them that the calibration is fitted on; 0 leaves QMF out.
         target_probability: P of the detection cost, the prior of a trial of one speaker; VoxSRC takes 0.05.
+        protocol: `fixed`; there is no other.
         settings: see `Task`: normalize, seed, schedule, start_from.
     """
 
@@ -105,9 +108,10 @@ class EcapaVerification(SpeakerVerification):
         cohort_utterances: int = 20,
         calibration_trials: int = 30_000,
         target_probability: float = 0.01,
+        protocol: Protocol = "fixed",
         **settings: Any,
     ) -> None:
-        if settings.setdefault("protocol", "fixed") != "fixed":
+        if protocol != "fixed":
             raise UserError("SV-ECAPA: it is no task of SUPERB; leave model.protocol out")
         super().__init__(
             upstream,
@@ -116,6 +120,7 @@ class EcapaVerification(SpeakerVerification):
             scale=scale,
             margin=margin,
             weight_decay=weight_decay,
+            protocol=protocol,
             **settings,
         )
         if channels < 8 or channels % 8:
@@ -154,8 +159,13 @@ class EcapaVerification(SpeakerVerification):
     def read_labels(self, corpus: Corpus) -> list[str]:
         """The training speakers; those of the head where nothing is trained, as a corpus of other trials has others."""
         trainer = self._trainer
-        if self.labels is not None and trainer is not None and trainer.state.fn != "fit":
-            return self.labels
+        if trainer is not None and trainer.state.fn != "fit":
+            if self.labels is not None:
+                return self.labels
+            if trainer.ckpt_path:  # Lightning loads it after the head is built
+                kept = read_run_checkpoint(Path(trainer.ckpt_path)).get("task", {})
+                if kept.get("name") == self.name and kept.get("labels"):
+                    return kept["labels"]
         return super().read_labels(corpus)
 
     def selection_split(self, valid: str, test: str) -> str:
