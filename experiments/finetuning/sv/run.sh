@@ -7,7 +7,8 @@ out=${OUT:-runs/finetuning/sv}
 corpus=${CORPUS:-runs/mini/sv}
 encoder=${ENCODER:-runs/demo/pretrain}
 [ -d "$corpus" ] || wavlm prepare mini --out "$(dirname "$corpus")" --datasets sv
-noise='[{class_path: wavlm_lightning.augment.transforms.AddNoise, init_args: {snr_db: [0, 10]}}]'
+# Babble, which no training hears.
+noise='[{class_path: wavlm_lightning.augment.transforms.AddNoise, init_args: {talkers: [3, 7], snr_db: [5, 15]}}]'
 # The speeds alone: the classes stay three for each speaker.
 speeds='[{class_path: wavlm_lightning.augment.transforms.ChangeSpeed, init_args: {PROBABILITYspeeds: [1.0, 0.9, 1.1], new_speakers: true}}]'
 
