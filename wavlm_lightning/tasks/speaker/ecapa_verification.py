@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,7 +29,6 @@ from wavlm_lightning.tasks.components.trial_scoring import CALIBRATED, COSINE, N
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification, Stage, Trials
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
-from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 COHORT = 1  # the random stream that chooses utterances of the cohort
 TRIALS = 2  # that of the trials of the calibration
@@ -157,16 +156,22 @@ class EcapaVerification(SpeakerVerification):
     # Labels: a test needs those of the head alone.
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """The training speakers; those of the head where nothing is trained, as a corpus of other trials has others."""
+        """The training speakers; where nothing is trained those of the head, as a corpus of other trials has others or none."""
         trainer = self._trainer
         if trainer is not None and trainer.state.fn != "fit":
             if self.labels is not None:
                 return self.labels
-            if trainer.ckpt_path:  # Lightning loads it after the head is built
-                kept = read_run_checkpoint(Path(trainer.ckpt_path)).get("task", {})
-                if kept.get("name") == self.name and kept.get("labels"):
-                    return kept["labels"]
+            with contextlib.suppress(UserError):
+                return super().read_labels(corpus)
+            return []  # until the checkpoint, which Lightning loads after this, brings its own
         return super().read_labels(corpus)
+
+    def build(self, labels: Any) -> None:
+        """As every task; in a test, a checkpoint brings other speakers than those of the corpus of the test."""
+        trainer = self._trainer
+        if trainer is not None and trainer.state.fn != "fit" and self.labels != labels:
+            self.labels = None
+        super().build(labels)
 
     def selection_split(self, valid: str, test: str) -> str:
         return valid
@@ -186,7 +191,7 @@ class EcapaVerification(SpeakerVerification):
     def build_head(self, dim: int) -> None:
         self.network = EcapaTdnn(dim, self.channels, self.embedding, self.global_context, self.unit_variance)
         self.objective = AngularMarginSoftmax(
-            self.embedding, len(self.labels), self.scale, self.margin, self.centres, self.hardest, self.penalty
+            self.embedding, max(1, len(self.labels)), self.scale, self.margin, self.centres, self.hardest, self.penalty
         )
 
     def transformers_form(self) -> TransformersForm | str:
@@ -237,7 +242,7 @@ class EcapaVerification(SpeakerVerification):
             there = super().read_labels(self.data.corpus)
         except UserError:
             there = []
-        if there != self.labels:
+        if not there or there != self.labels:
             raise UserError(
                 "SV-ECAPA: this checkpoint was never validated, so it has no cohort; test it on the corpus that it was trained "
                 "on, whose speakers give one"
