@@ -51,7 +51,8 @@ def test_speakers_of_valid_may_stay_out_of_train(archives, tmp_path, capsys):
     assert len(named["train"]) == 1 and not set(named["train"]) & set(named["valid"]) and "test" not in corpus.splits
     assert prepare("voxceleb2", archives / "vox2", tmp_path / "d", "--valid-trials", 60, *words[4:]) == 2
     assert "lower --valid-speakers" in capsys.readouterr().err
-    assert "no idNNNNN/VIDEO" in refusal(capsys, "voxceleb2", archives / "vox1", tmp_path / "d")
+    (tmp_path / "empty").mkdir()
+    assert "no idNNNNN/VIDEO" in refusal(capsys, "voxceleb2", tmp_path / "empty", tmp_path / "e")
 
 
 def test_kinds_of_musan_are_splits(tmp_path, capsys, monkeypatch):
