@@ -107,6 +107,7 @@ def test_a_sweep_is_checked_before_its_first_trial(tiny, tmp_path, capsys, chang
     assert message in refused(capsys, "sweep", path, "--dry-run", *words)
 
 
+@pytest.mark.slow
 def test_a_hosted_sweep_needs_a_chosen_encoder(capsys, monkeypatch, tmp_path):
     file = "configs/sweeps/superb/ks.yaml"
     said = refused(capsys, "sweep", file, "--hosted")

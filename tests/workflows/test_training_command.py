@@ -120,6 +120,15 @@ def with_corpus(transforms: Any, tiny: Path) -> Any:
     return changed | ({"corpus": str(tiny / "ks"), "corpus_split": "train"} if "corpus" in changed else {})
 
 
+HEAVY = {
+    f"pretrain/{name}.yaml" for name in ("ils_large", "ils_base", "wavlm_large", "wavlm_large_v2", "wavlm_base_plus")
+} | {
+    "superb/sf.yaml",
+    "superb/asr.yaml",
+}
+"""Seconds each, where others of the same kind are quick."""
+
+
 def shrunk(config: str) -> list[str]:
     """Options that make the batch of a configuration cheap; none where it is cheap as it stands."""
     model = yaml.safe_load((configs_folder() / config).read_text())["model"]["init_args"]
@@ -132,7 +141,9 @@ def shrunk(config: str) -> list[str]:
     return ["--model.encoder_overrides.layers", str(layers), "--model.encoder_overrides.ffn_dim", "64"]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(each, marks=pytest.mark.slow if each in HEAVY else ()) for each in CONFIGS]
+)
 def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     assert main([*one_batch(tiny, tmp_path, pretrained, config), *shrunk(config)]) == 0
 

@@ -21,7 +21,7 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
-from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.contract import NamedMeta, Needs, Served, join
 from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
@@ -261,13 +261,13 @@ class Task(HeadCheckpoint, Trainable):
             check=self.check_corpus,
         )
 
-    def check_corpus(self, corpus: Corpus, fitting: bool, metas: Iterable[dict[str, Any]]) -> None:
+    def check_corpus(self, corpus: Corpus, fitting: bool, utterances: Iterable[NamedMeta]) -> None:
         """Refuse a corpus whose labels are not there, are not those of the checkpoint, or say nothing of an utterance.
 
         Args:
             corpus: with its label inventories.
             fitting: whether the head is about to be trained on it.
-            metas: the metadata of utterances whose targets are read; none for a task with `target_audio`.
+            utterances: whose targets are read; those of a task with `target_audio` are not.
         """
         labels = self.read_labels(corpus)
         if fitting:
@@ -275,8 +275,9 @@ class Task(HeadCheckpoint, Trainable):
         self._check_built(labels)
         reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
         reader.labels = labels
-        for meta in () if self.target_audio else metas:
-            reader.read_target(meta)
+        for naming, meta in () if self.target_audio else utterances:
+            with naming:
+                reader.read_target(meta)
 
     # Construction.
 

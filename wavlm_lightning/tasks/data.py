@@ -29,7 +29,7 @@ from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
-from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
+from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached, named
 from wavlm_lightning.tasks.windows import LONGEST_WHOLE, WINDOW_SECONDS
 from wavlm_lightning.upstreams.cache import FeatureCache
 
@@ -169,7 +169,8 @@ class TaskData(ResumableData):
             if task.check is None:
                 continue
             for split in self.opened.values():
-                task.check(corpus, fitting, split.metas() if whole else (shard.meta(0) for shard in split.shards))
+                places = ((shard, place) for shard in split.shards for place in range(shard.utterances if whole else 1))
+                task.check(corpus, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
