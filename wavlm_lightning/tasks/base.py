@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -273,11 +272,14 @@ class Task(HeadCheckpoint, Trainable):
         if fitting:
             self.check_labels(labels)
         self._check_built(labels)
-        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
-        reader.labels = labels
-        for naming, meta in () if self.target_audio else utterances:
-            with naming:
-                reader.read_target(meta)
+        # With labels, but without the head that `build` creates for them; a head that fsdp2 has sharded cannot be copied.
+        before, self.labels = self.labels, labels
+        try:
+            for naming, meta in () if self.target_audio else utterances:
+                with naming:
+                    self.read_target(meta)
+        finally:
+            self.labels = before
 
     # Construction.
 
