@@ -62,12 +62,9 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "ASR-FT": (tasks.FineTunedRecognition, "pr", {"alphabet": "corpus", "final_dropout": 0.1}),
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
-    "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 12, "calibration_trials": 0}),
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
     "SE": (Gate, "pr", {}),
 }
-OWN_STATISTICS = ("SV-ECAPA",)
-"""Tasks whose batch norms have other running statistics after two batches in turn than after two at a time."""
 TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
@@ -173,7 +170,6 @@ def train(tiny: Path, name: str, ranks: int, strategy: str) -> dict[str, Any]:
     if name not in PRETRAINING:
         trainer.test(model, data, verbose=False)
         found["test"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        found["statistics"] = {key: value for key, value in model.state_dict().items() if ".running_" in key}
         # What the first process reads alone, to write the card.
         found["layer_weights"] = model.weighted_sum.weights() if trainer.is_global_zero else []
         found["sha256"] = model.upstream.describe()["sha256"] if trainer.is_global_zero else ""

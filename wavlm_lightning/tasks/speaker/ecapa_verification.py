@@ -28,6 +28,7 @@ from wavlm_lightning.tasks.components.margins import AngularMarginSoftmax
 from wavlm_lightning.tasks.components.trial_scoring import CALIBRATED, COSINE, NORMALISED, Background, background
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification, Stage, Trials
 from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams import Upstream
 
 COHORT = 1  # the random stream that chooses utterances of the cohort
@@ -188,6 +189,12 @@ class EcapaVerification(SpeakerVerification):
 
     # The head.
 
+    def check_strategy(self, name: str) -> None:
+        """As every module; fsdp2 is refused."""
+        super().check_strategy(name)
+        if isinstance(self.trainer.strategy, FSDP2):
+            raise UserError(f"{name}: trainer.strategy fsdp2 is not tested with its batch norms and cohort; use ddp")
+
     def build_head(self, dim: int) -> None:
         self.network = EcapaTdnn(dim, self.channels, self.embedding, self.global_context, self.unit_variance)
         self.objective = AngularMarginSoftmax(
@@ -212,7 +219,7 @@ class EcapaVerification(SpeakerVerification):
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, nesterov=True)
 
     def on_train_batch_end(self, outputs: Any, batch: TaskBatch, batch_idx: int) -> None:
-        """Average the running statistics of batch norms over the processes, which fsdp2 does not and DDP does not either."""
+        """Average the running statistics of batch norms over the processes, which DDP does not."""
         if self.trainer.world_size > 1:
             norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
             parts = [part for norm in norms for part in (norm.running_mean, norm.running_var) if part is not None]
