@@ -165,6 +165,7 @@ class Task(HeadCheckpoint, Trainable):
         self.scored = ScoredUtterances()  # in the test that runs
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
+        self.fitted_tensors: dict[str, Tensor] = {}  # what it found that no card holds, such as a cohort; on the CPU
         self.started: dict[str, Any] = {}  # with which weights the run began
         self.transcripts: list[Transcript] = []  # of the last validation, a few; only of heads that write words
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
@@ -237,7 +238,8 @@ class Task(HeadCheckpoint, Trainable):
 
         Called in every process at the end of each validation, before checkpoints are written; `metric` has seen the whole
         split, and its `compute` joins the processes. The values, JSON-like, are in `self.fitted`, also in a test or a
-        prediction from a checkpoint. Never called with test data.
+        prediction from a checkpoint. What is large goes to `self.fitted_tensors`, which the checkpoint keeps and the card
+        does not. Never called with test data.
         """
         return {}
 

@@ -162,7 +162,10 @@ class TaskData(ResumableData):
         if self.cache_directory is not None:
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
-        return Served(self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path)
+        training = partial(self._training, stage == "fit")
+        return Served(
+            self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path, training, self._whole
+        )
 
     def _check_lengths(self) -> None:
         """Refuse utterances without a single frame, by name; today's recipes and `wavlm data check` do the same."""
@@ -308,6 +311,28 @@ class TaskData(ResumableData):
         return Augmentation(
             self.opened[name], transforms, self.seed if name == "train" else None, self.factor, _key(name)
         )
+
+    def _training(self, fitting: bool) -> Split:
+        return self.opened["train"] if fitting else self.open_stage(("train",))["train"]
+
+    def _whole(self, split: Split) -> DataLoader:
+        longest, most = float(split.samples.max()) / SAMPLE_RATE, None
+        seconds = max(self.eval_batch_seconds, longest)
+        if longest > LONGEST_WHOLE:  # alone in their batch, as in `_loader`
+            seconds = most = LONGEST_WHOLE
+        trainer = self.trainer
+        assert trainer is not None
+        plan = BatchPlan(
+            split.samples,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            train=False,
+            max_seconds=most,
+            batch_seconds=seconds,
+        )
+        utterances = LabelledUtterances(split, self.needs, None, self.seed, None, self.factor, None)
+        workers = capped(self.num_workers, "data.num_workers")
+        return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=workers)
 
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)

@@ -311,7 +311,9 @@ def _drawn(tried: Sequence[dict[str, Any]], names: Sequence[str], seed: int) -> 
 
     drawn = int(np.random.SeedSequence([seed, len(tried)]).generate_state(1)[0])
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=drawn))
-    ranges = {name: optuna.distributions.FloatDistribution(*RANGES[name]) for name in names}
+    ranges: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.FloatDistribution(*RANGES[name]) for name in names
+    }
     for trial in tried:
         params = {name: trial[name] for name in names}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=ranges, value=trial["errors"]))
