@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from fuzzing.doors import DOORS, KNOWN, MAKE
+from fuzzing.doors import DOORS, MAKE
 from fuzzing.harness import FAULTS, Answer, Fuzzer, table
 
 
@@ -52,7 +52,7 @@ def main() -> int:
     print(made)
     if arguments.table:
         arguments.table.write_text(made + "\n")
-    return int(any(answer.kind in FAULTS and answer.door not in KNOWN for answer in answers))
+    return int(any(answer.kind in FAULTS for answer in answers))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from torchaudio.functional import resample
 
 from wavlm_lightning.audio import BadAudio, load_mono
-from wavlm_lightning.audio.containers import _first_mpeg_frame
+from wavlm_lightning.audio.containers import _first_mpeg_frame, _mpeg_length
 from wavlm_lightning.audio.reading import sinc_interpolation
 
 FORMATS = {
@@ -27,6 +27,7 @@ FORMATS = {
     "opus": {"format": "OGG", "subtype": "OPUS"},
     "mp3": {},
     "nist": {"format": "NIST"},
+    "rifx": {"format": "WAV", "endian": "BIG"},
 }
 
 
@@ -64,6 +65,15 @@ def put(data: bytes, marker: bytes, offset: int, value: bytes) -> bytes:
         ("wav", b"data", 4, b"\x00\x00\x00\x00"),
         ("wav", b"data", 4, struct.pack("<I", 0x7FFFFFFF - 44)),
         ("au", b".snd", 8, b"\xff\xff\xff\xff"),
+        ("au", b".snd", 8, b"\x00" * 4),
+        ("au", b".snd", 8, b"\x7f\xff\xff\xff"),
+        ("rifx", b"data", 4, b"\x00" * 4),
+        ("rifx", b"data", 4, b"\xff" * 4),
+        ("rf64", b"ds64", 16, b"\x00" * 8),
+        ("rf64", b"ds64", 16, b"\xff" * 8),
+        ("w64", b"data\xf3", 16, b"\x00" * 8),
+        ("w64", b"data\xf3", 16, struct.pack("<Q", 2**63 - 1)),
+        ("w64", b"data\xf3", 16, b"\xff" * 8),
         ("caf", b"data", 4, b"\xff" * 8),
     ],
 )
@@ -99,6 +109,93 @@ def test_samples_behind_the_counted_ones_are_not_dropped_silently(tmp_path):
         load_mono(path)
     path.write_bytes(data + b"LIST" + struct.pack("<I", 5000) + bytes(5000))  # a chunk behind the samples is usual
     assert len(load_mono(path)) == 32_000
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "offset", "value"),
+    [
+        ("w64", b"data\xf3", 16, struct.pack("<Q", 2**62 + 5)),
+        ("rf64", b"ds64", 16, struct.pack("<Q", 2**62 + 5)),
+        ("rf64", b"ds64", 16, struct.pack("<Q", 24)),
+        ("caf", b"data", 4, struct.pack(">Q", 2**62)),
+        ("caf", b"data", 4, struct.pack(">Q", 24)),
+        ("nist", b"sample_count -i 32000", 0, b"sample_count -i 10000"),
+    ],
+)
+def test_a_false_length_is_refused(tmp_path, name, marker, offset, value):
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(put(write(path, name), marker, offset, value))
+    with pytest.raises(BadAudio, match=r"truncated|more follow"):
+        load_mono(path)
+
+
+@pytest.mark.parametrize("name", ["IRCAM", "SVX", "MAT4", "MAT5", "AVR", "PVF", "PAF", "VOC"])
+def test_formats_whose_length_nobody_checks_are_refused(tmp_path, name):
+    path = tmp_path / "a.audio"
+    soundfile.write(path, noise(), 16_000, format=name, subtype="PCM_16")
+    with pytest.raises(BadAudio, match="convert it to wav or flac"):
+        load_mono(path)
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    """The frames of an mp3 that soundfile wrote."""
+    at, frames = 0, []
+    while length := _mpeg_length(data[at : at + 4]):
+        frames.append(data[at : at + length])
+        at += length
+    return frames
+
+
+def test_a_gap_in_an_mp3_behind_which_the_decoder_gives_up_is_no_end(tmp_path):
+    path = tmp_path / "a.mp3"
+    frames = frames_of(write(path, "mp3", 480_000))
+    gap = bytes([1]) * 1100  # mpg123 searches 1024 bytes; at this bit rate they would last less than 0.1 s
+    seconds = len(frames) * 576 / 16_000
+    assert 1100 / sum(map(len, frames)) * seconds > 0.1
+    path.write_bytes(b"".join(frames[:100]) + gap + b"".join(frames[100:]))
+    with pytest.raises(BadAudio, match="are no frames of an mp3"):
+        load_mono(path)
+
+
+@pytest.mark.parametrize("gap", [200, 1100])
+def test_every_sample_behind_a_short_gap_in_an_mp3_is_read_or_it_is_refused(tmp_path, gap):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, noise(5 * 48_000), 48_000, bitrate_mode="CONSTANT", compression_level=0.0)  # 320 kbit/s
+    frames = frames_of(path.read_bytes())[1:]
+    path.write_bytes(b"".join(frames[:50]) + bytes([1]) * gap + b"".join(frames[50:]))
+    if gap > 1024:
+        with pytest.raises(BadAudio, match=r"its frames hold \d+ samples, \d+ can be decoded|not readable as audio"):
+            load_mono(path)
+    else:
+        assert abs(len(load_mono(path)) - len(frames) * 1152 / 3) < 0.1 * 16_000
+
+
+def test_an_mp3_whose_first_frames_are_overwritten_is_refused(tmp_path):
+    path = tmp_path / "a.mp3"
+    data = write(path, "mp3")
+    path.write_bytes(bytes([7]) * 3000 + data[3000:])
+    with pytest.raises(BadAudio, match=r"about 0\.\d+ s of it are no frames"):
+        load_mono(path)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (16_000, 2), (44_100, 1)])
+def test_mp3_files_of_two_kinds_in_one_are_refused(tmp_path, rate, channels):
+    one, other, both = tmp_path / "one.mp3", tmp_path / "other.mp3", tmp_path / "both.mp3"
+    soundfile.write(other, np.repeat(noise()[:, None], channels, 1), rate)
+    both.write_bytes(write(one, "mp3") + other.read_bytes())
+    with pytest.raises(
+        BadAudio, match=r"have another rate or number of channels than its first frame \(16000 Hz, mono\)"
+    ):
+        load_mono(both)
+
+
+def test_a_damaged_delay_in_the_first_frame_of_an_mp3_cuts_nothing(tmp_path):
+    path = tmp_path / "a.mp3"
+    data = bytearray(write(path, "mp3"))
+    place = data.index(b"Info") if b"Info" in data else data.index(b"Xing")
+    data[place + 120 : place + 144] = b"\xff" * 24  # the encoder's tag: name, and the samples to cut at both ends
+    path.write_bytes(data)
+    assert len(load_mono(path)) >= 32_000
 
 
 def without_header(data: bytes) -> bytes:

@@ -47,7 +47,7 @@ def write_cut_wav(path):
     ("name", "write", "why"),
     [
         ("empty.wav", lambda p: soundfile.write(p, np.zeros(0), 16000), "empty"),
-        ("nothing.wav", lambda p: p.write_bytes(b""), "not readable"),
+        ("nothing.wav", lambda p: p.write_bytes(b""), "empty"),
         ("text.wav", write_text, "not readable"),
         ("silent.wav", lambda p: soundfile.write(p, np.zeros(1000), 16000), "silent"),
         ("nan.wav", lambda p: soundfile.write(p, np.full(1000, np.nan), 16000, subtype="FLOAT"), "NaN"),

@@ -341,3 +341,14 @@ def test_an_index_altered_between_two_calls_is_made_again(tmp_path, plan):
     (out / INDEX_FILE).write_text(json.dumps(index))
     write_corpus(plan, out, workers=1)
     assert check(out, jobs=1).error == ""
+
+
+@pytest.mark.parametrize("key", ["name", "licence", "source", "inventories"])
+@pytest.mark.parametrize("value", [None, [1]])
+def test_a_corpus_without_its_facts_is_refused(corpus, key, value):
+    path = corpus / "corpus.json"
+    body = json.loads(path.read_text())
+    body = {**body, key: value} if value else {name: part for name, part in body.items() if name != key}
+    path.write_text(json.dumps(body))
+    with pytest.raises(UserError, match=rf"corpus\.json: its {key} is missing, or no (text|object)"):
+        Corpus.open(corpus)

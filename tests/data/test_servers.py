@@ -8,6 +8,7 @@ import socketserver
 import threading
 import time
 
+import fsspec
 import pytest
 
 from wavlm_lightning.data.remote import mirror as mirrors
@@ -119,6 +120,36 @@ def test_redirects_in_circles_and_to_elsewhere(place):
     with serving(to(place)) as url, pytest.raises(UserError) as caught:
         download(url + "corpus.json", io.BytesIO(), None, HURRIED)
     assert not isinstance(caught.value, NotThere) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("at", ["open", "read"])
+def test_a_store_that_does_not_answer_is_given_up(at, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/a.tar", b"x" * 5000)
+    waiting = threading.Event()
+    opened = type(memory).open
+
+    def deaf(self, *arguments, **settings):
+        stream = opened(self, *arguments, **settings)
+        stream.blocksize = 100
+        stream.read1 = lambda _: waiting.wait(20)
+        return waiting.wait(20) if at == "open" else stream
+
+    monkeypatch.setattr(type(memory), "open", deaf)
+    try:
+        with pytest.raises(
+            UserError, match=r"memory://corpus/a.tar: gave up after 2 attempts .*no answer within 0.5 s"
+        ):
+            download("memory://corpus/a.tar", io.BytesIO(), 5000, HURRIED)
+    finally:
+        waiting.set()
+
+
+def test_a_store_that_answers_is_read():
+    fsspec.filesystem("memory").pipe("/corpus/b.tar", bytes(range(250)) * 2000)
+    file = io.BytesIO(bytes(range(250)) * 10)  # the beginning is there
+    download("memory://corpus/b.tar", file, 500_000, HURRIED)
+    assert file.getvalue() == bytes(range(250)) * 2000
 
 
 def test_a_server_that_is_merely_slow_is_waited_for():

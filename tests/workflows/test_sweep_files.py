@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.workflows.fit.yaml_loader import load
 from wavlm_lightning.workflows.sweep.file import read_sweep
 from wavlm_lightning.workflows.sweep.runs import run_trial
 from wavlm_lightning.workflows.sweep.study import SweepStudy
@@ -90,3 +92,18 @@ def test_one_trial_of_every_sweep_runs(name, tiny, tmp_path):
     ended = study.end(trial)
     assert ended.state == "done" and list(ended.reported) == [1] and ended.value is not None
     assert (tmp_path / trial.folder_name / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("command", ["3", "1e308", "wavlm fit", "{a: 1}"])
+def test_a_command_that_is_no_list_is_refused(tmp_path, command):
+    path = tmp_path / "sweep.yaml"
+    metric = "metric: {name: valid/loss, goal: minimize}"
+    path.write_text(f"method: grid\n{metric}\nparameters: {{seed: {{values: [1, 2]}}}}\ncommand: {command}\n")
+    with pytest.raises(UserError, match=r"sweep\.yaml: command must be a list of words"):
+        read_sweep(str(path))
+
+
+@pytest.mark.parametrize("text", ["a: !!timestamp x", "a: !!int x", "[" * 3000])
+def test_values_that_the_yaml_library_cannot_make_are_errors_of_yaml(text):
+    with pytest.raises(yaml.YAMLError):
+        load(text)

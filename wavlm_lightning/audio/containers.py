@@ -11,10 +11,11 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 # Recorders that cannot seek leave these in place of a length they do not know: 0, -1, and sox the largest that it can write.
 UNKNOWN_FROM = 0x7FFF0000
+OPEN_64 = (0, 2**63 - 1, 2**64 - 1)  # the same in formats whose lengths have 64 bits
 LEFT_OVER = 3200  # bytes of samples behind the counted ones that are worth a refusal: 0.1 s at 16 kHz
 FLAC_TAIL = 1 << 17  # bytes at the end of a FLAC that hold at least one frame
 GUID_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -25,6 +26,7 @@ MPEG_KILOBITS = (  # by the upper four bits of the third byte of a header: MPEG 
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 )
+LARGEST_COMPRESSED = 1 << 31  # bytes of an mp3 or Ogg file, which is read whole: 37 hours at 128 kbit/s
 LOST = 0.1  # seconds of an mp3 that may lie between its frames
 FLAC_RATES = {
     1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000, 11: 96_000
@@ -41,6 +43,8 @@ def fault(path: Path) -> str | None:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)
+        if size > LARGEST_COMPRESSED and (head[:4] == b"OggS" or _is_mpeg(head[:4]) or _named_mpeg(path, head)):
+            return f"{size / 2**30:.1f} GiB of compressed audio; cut it into files of at most 2 GiB"
         if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
             return _chunks(file, size, 12, ">" if head[:4] == b"RIFX" else "<", b"data")
         if head[:4] in (b"RF64", b"BW64") and head[8:12] == b"WAVE":
@@ -95,7 +99,7 @@ def _chunks(file: BinaryIO, size: int, at: int, order: str, wanted: bytes) -> st
                 )
         if name == wanted:
             if length == 0xFFFFFFFF and large is not None:
-                length = 0 if large >= 2**63 else large
+                length = 0 if large in OPEN_64 else large
                 if at + length > size:
                     return f"truncated: {size - at} of {length} bytes of samples are there"
                 return _left_over(file, size, at, length)
@@ -104,12 +108,14 @@ def _chunks(file: BinaryIO, size: int, at: int, order: str, wanted: bytes) -> st
     return None
 
 
-def _left_over(file: BinaryIO, size: int, begin: int, length: int, chunks: bool = True) -> str | None:
+def _left_over(
+    file: BinaryIO, size: int, begin: int, length: int, chunks: bool = True, padded: bool = True
+) -> str | None:
     """Refuse samples behind the counted ones, as a recorder that was cut off leaves them.
 
     Tags may follow, and further chunks (their names are letters) in formats that have them.
     """
-    end = begin + length + (length & 1)
+    end = begin + length + (length & 1 if padded else 0)
     if length >= UNKNOWN_FROM or length == 0 or size - end < LEFT_OVER:
         return None
     file.seek(end)
@@ -120,25 +126,31 @@ def _left_over(file: BinaryIO, size: int, begin: int, length: int, chunks: bool 
     return f"its header counts {length} bytes of samples, but {size - end} more follow; write its header anew"
 
 
-def _w64(file: BinaryIO, size: int) -> str | None:
+def _w64_samples(file: BinaryIO, size: int) -> tuple[int, int | None] | None:
+    """Where the samples of a w64 begin, and their bytes as the header counts them: None if it leaves that open."""
     at = 40
     while at + 24 <= size:
         file.seek(at)
         guid, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if guid == GUID_DATA:
-            if not 24 < length < 2**62:
-                return None
-            if (wrong := _ends_at(at + 24, length - 24, size)) is not None:
-                return wrong
-            file.seek(min(at + (length + 7) // 8 * 8, size))
-            chunk = file.read(16)
-            if chunk[4:] == GUID_DATA[4:] or chunk[:4] == b"list":
-                return None
-            return _left_over(file, size, at + 24, length - 24, chunks=False)
+            return at + 24, None if length <= 24 or length in OPEN_64 else length - 24
         if length < 24:
             return None
         at += (length + 7) // 8 * 8
     return None
+
+
+def _w64(file: BinaryIO, size: int) -> str | None:
+    if (found := _w64_samples(file, size)) is None or (length := found[1]) is None:
+        return None
+    begin = found[0]
+    if begin + length > size:
+        return f"truncated: its header promises {length} bytes of samples, and {size - begin} are there"
+    file.seek(begin + (length + 7) // 8 * 8)
+    chunk = file.read(16)
+    if chunk[4:] == GUID_DATA[4:] or chunk[:4] == b"list":
+        return None
+    return _left_over(file, size, begin, length, chunks=False)
 
 
 def _caf(file: BinaryIO, size: int) -> str | None:
@@ -147,7 +159,9 @@ def _caf(file: BinaryIO, size: int) -> str | None:
         file.seek(at)
         name, length = struct.unpack(">4sq", file.read(12))
         if name == b"data":
-            return _ends_at(at + 12, length, size) if length > 0 else None
+            if at + 12 + length > size:
+                return f"truncated: its header promises {length} bytes of samples, and {size - at - 12} are there"
+            return _left_over(file, size, at + 12, length, padded=False) if length > 0 else None
         if length < 0:
             return None
         at += 12 + length
@@ -206,8 +220,33 @@ def _sphere(file: BinaryIO, size: int) -> str | None:
         return "its header does not say how many samples follow; copy it again"
 
 
-def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
-    """What to give to libsndfile, and the samples to drop from the start of what it decodes.
+class Readable(NamedTuple):
+    """What to give to libsndfile, and what it must make of it."""
+
+    source: bytes | BinaryIO
+    skipped: int = 0  # samples to drop from the start of what it decodes
+    least: int = 0  # samples that follow at least, where the file itself does not count them
+
+
+class _Patched(io.FileIO):
+    """A file in which a few bytes read as others."""
+
+    def __init__(self, path: Path, place: int, value: bytes) -> None:
+        super().__init__(path)
+        self.place, self.value = place, value
+
+    def readinto(self, buffer: Any) -> int:
+        begin = self.tell()
+        found = super().readinto(buffer) or 0
+        view = memoryview(buffer).cast("B")
+        for at, byte in enumerate(self.value, self.place - begin):
+            if 0 <= at < found:
+                view[at] = byte
+        return found
+
+
+def readable(path: Path) -> Readable:
+    """What to give to libsndfile for a file in which `fault` finds nothing.
 
     libsndfile estimates the length of an mp3 without a table of contents from its first frame and the size of the file,
     and stops there, which is wrong for a variable bit rate. Such a file gets a header in memory whose length is beyond its
@@ -216,17 +255,17 @@ def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
     with path.open("rb") as file:
         if (patch := _length_to_write(file, path.stat().st_size)) is not None:
             place, value = patch
-            file.seek(0)
-            data = file.read()
-            return io.BytesIO(data[:place] + value + data[place + len(value) :]), 0
+            return Readable(_Patched(path, place, value))
         file.seek(0)
         if (found := _first_mpeg_frame(file, _named_mpeg(path, file.read(4)))) is None:
-            return os.fsencode(path), 0
+            return Readable(os.fsencode(path))
         at, header, counted = found
+        begin = _behind_tags(file)
         file.seek(0)
         data = file.read()
-        if counted is not None and _tells_the_truth(data, at, _mpeg_frames(data, at)):
-            return os.fsencode(path), 0
+        frames = _mpeg_frames(data, at)
+        if counted is not None and _tells_the_truth(data, at, frames):
+            return Readable(os.fsencode(path))
     version = header[1] >> 3 & 3  # 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
     rate = _mpeg_rate(header)
     # A frame of 128 kbit/s (80 in MPEG 2) has room for the header; the same frame without it decodes to silence.
@@ -234,24 +273,40 @@ def readable(path: Path) -> tuple[bytes | BinaryIO, int]:
     plain = bytes([header[0], header[1] | 1, 9 << 4 | header[2] & 0x0C, header[3]])
     frame = plain + bytes(_side_information(plain))
     endless = frame + b"Xing" + struct.pack(">II", 1, 2**31 - 1)
-    made = data[:at] + endless.ljust(size, b"\0") + frame.ljust(size, b"\0") + data[at:]
+    made = data[:begin] + endless.ljust(size, b"\0") + frame.ljust(size, b"\0") + data[at:]
     samples = 1152 if version == 3 else 576
     # Decoded are the silent frame and, where there is one, the frame that holds the old table of contents.
-    return io.BytesIO(made), samples * (1 if counted is None else 2) - DECODER_DELAY
+    tables = 0 if counted is None else 1
+    # mpg123 gives up behind a gap of more than 1024 bytes, and libsndfile takes that for the end of the file.
+    missing = _missing(data, begin, at, frames)
+    least = samples * (frames.number - tables) - round(max(LOST - missing, 0.0) * _mpeg_rate(header))
+    return Readable(io.BytesIO(made), samples * (1 + tables) - DECODER_DELAY, least)
 
 
 def _length_to_write(file: BinaryIO, size: int) -> tuple[int, bytes] | None:
-    """Place and bytes of a length that the header leaves open and libsndfile would take for none, in wav, caf and flac."""
+    """Place and bytes of a length that the header leaves open and libsndfile takes for another one."""
     file.seek(0)
-    head = file.read(26)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        at = 12
+    head = file.read(40)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        order = ">" if head[:4] == b"RIFX" else "<"
+        at, large = 12, False
         while at + 8 <= size:
             file.seek(at)
-            name, length = struct.unpack("<4sI", file.read(8))
+            name, length = struct.unpack(f"{order}4sI", file.read(8))
+            if name == b"ds64" and at == 12:  # the length of the samples is its second number
+                large = struct.unpack("<Q", head[28:36])[0] in OPEN_64
+            if name == b"data" and length == 0xFFFFFFFF and large:
+                return 28, struct.pack("<Q", size - at - 8)
             if name == b"data":
-                return (at + 4, struct.pack("<I", min(size - at - 8, 2**32 - 2))) if length == 0 else None
+                return (at + 4, struct.pack(f"{order}I", min(size - at - 8, 2**32 - 2))) if length == 0 else None
             at += 8 + length + (length & 1)
+    if head[:4] in (b".snd", b"dns."):
+        order = ">" if head[:4] == b".snd" else "<"
+        begin, length = struct.unpack(f"{order}II", head[4:12])
+        if length == 0 or UNKNOWN_FROM <= length < 2**32 - 1:
+            return 8, struct.pack(f"{order}I", max(min(size - begin, 2**32 - 1), 0))
+    if head[:4] == b"riff" and (found := _w64_samples(file, size)) is not None:
+        return (found[0] - 8, struct.pack("<Q", size - found[0] + 24)) if found[1] is None else None
     if head[:4] == b"caff":
         at = 8
         while at + 12 <= size:
@@ -316,17 +371,21 @@ class MpegFrames(NamedTuple):
     seconds: float
     bytes: int
     lost: int  # bytes between them, which a decoder skips without a word
+    other: float  # seconds under another rate, version or number of channels than those of the first one
 
 
 def _mpeg_frames(data: bytes, at: int) -> MpegFrames:
     """Follow the frames from the first one at `at` to the end."""
     count = whole = lost = 0
-    seconds = 0.0
+    seconds = other = 0.0
+    kind = _mpeg_kind(data[at : at + 4])
     while at + 4 <= len(data):
         header = data[at : at + 4]
         if length := _mpeg_length(header):
             count, whole, at = count + 1, whole + length, at + length
-            seconds += (1152 if header[1] >> 3 & 3 == 3 else 576) / _mpeg_rate(header)
+            lasts = (1152 if header[1] >> 3 & 3 == 3 else 576) / _mpeg_rate(header)
+            seconds += lasts
+            other += lasts if _mpeg_kind(header) != kind else 0
             continue
         if header[:3] in (b"TAG", b"APE", b"LYR"):  # at the end
             break
@@ -335,14 +394,34 @@ def _mpeg_frames(data: bytes, at: int) -> MpegFrames:
             break
         lost += 0 if header[:3] == b"ID3" else following - at  # of a file that was put behind this one
         at = following
-    return MpegFrames(count, seconds, whole, lost)
+    return MpegFrames(count, seconds, whole, lost, other)
+
+
+def _missing(data: bytes, begin: int, at: int, frames: MpegFrames) -> float:
+    """Seconds that the bytes between the frames would last, and those from `begin` to the first frame at `at`."""
+    lost = frames.lost + len(data[begin:at].lstrip(b"\0"))
+    return lost / max(frames.bytes, 1) * frames.seconds
+
+
+def _mpeg_kind(header: bytes) -> tuple[int, int, bool]:
+    """What a decoder takes from the first frame and believes of all: version, sampling rate in Hz, and whether mono."""
+    return header[1] >> 3 & 3, _mpeg_rate(header), header[3] >> 6 == 3
 
 
 def _lost_mpeg(file: BinaryIO, at: int) -> str | None:
+    begin = _behind_tags(file)
     file.seek(0)
-    found = _mpeg_frames(file.read(), at)
-    missing = found.lost / max(found.bytes, 1) * found.seconds
-    return f"damaged: about {missing:.2f} s of it are no frames of an mp3; copy it again" if missing > LOST else None
+    data = file.read()
+    found = _mpeg_frames(data, at)
+    if (missing := _missing(data, begin, at, found)) > LOST:
+        return f"damaged: about {missing:.2f} s of it are no frames of an mp3; copy it again"
+    if found.other > LOST:
+        _, rate, mono = _mpeg_kind(data[at : at + 4])
+        return (
+            f"{found.other:.2f} of its {found.seconds:.2f} s have another rate or number of channels than its first "
+            f"frame ({rate} Hz, {'mono' if mono else 'stereo'}); copy it again, or convert each part for itself"
+        )
+    return None
 
 
 def _tells_the_truth(data: bytes, at: int, frames: MpegFrames) -> bool:
@@ -355,7 +434,7 @@ def _tells_the_truth(data: bytes, at: int, frames: MpegFrames) -> bool:
     if int.from_bytes(data[table + 8 : table + 12], "big") != frames.number - 1 or frames.lost:
         return False
     if data[table + 7] & 15 != 15 or not data[table + 120 : table + 124].isalpha():
-        return True  # no tag of the encoder
+        return not any(data[table + 141 : table + 144])  # no tag of the encoder, so nothing to cut
     end = table + 154
     found = 0
     for byte in data[at:end]:
@@ -404,17 +483,24 @@ def _next_mpeg_frame(data: bytes, at: int) -> int:
     return -1
 
 
-def _first_mpeg_frame(file: BinaryIO, searched: bool = False) -> tuple[int, bytes, int | None] | None:
-    """Place and header of the first frame of an mp3, and the bytes that its table of contents counts, if it has one.
-
-    With `searched` the file may begin with something else, as a decoder takes it.
-    """
+def _behind_tags(file: BinaryIO) -> int:
+    """The first byte behind the ID3 tags at the beginning of a file."""
     at = 0
     file.seek(0)
     while (tag := file.read(10))[:3] == b"ID3" and len(tag) == 10:
         at += 10 + sum((byte & 127) << (7 * (3 - place)) for place, byte in enumerate(tag[6:]))
         file.seek(at)
-    if not _is_mpeg(header := tag[:4]) or (searched and not _mpeg_length(header)):
+    return at
+
+
+def _first_mpeg_frame(file: BinaryIO, searched: bool = False) -> tuple[int, bytes, int | None] | None:
+    """Place and header of the first frame of an mp3, and the bytes that its table of contents counts, if it has one.
+
+    With `searched` the file may begin with something else, as a decoder takes it.
+    """
+    at = _behind_tags(file)
+    file.seek(at)
+    if not _is_mpeg(header := file.read(4)) or (searched and not _mpeg_length(header)):
         if not searched:
             return None
         file.seek(0)

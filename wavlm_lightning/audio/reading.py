@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from wavlm_lightning.audio.containers import fault, readable
+from wavlm_lightning.audio.containers import Readable, fault, readable
 from wavlm_lightning.audio.media import decode_media, is_media
 from wavlm_lightning.system.errors import UserError
 
@@ -22,6 +22,9 @@ SHORTEST = 400  # samples that one frame of an encoder or of filter banks needs 
 SILENCE_PEAK = 1e-4  # a waveform whose peak is below this (-80 dBFS) counts as silent
 
 END_TOLERANCE = 0.1  # seconds by which a requested stretch may end after its file
+
+# Formats whose stated length `fault` compares with the file. Of others libsndfile makes a shorter recording if they were cut.
+CHECKED = {"WAV", "WAVEX", "RF64", "AIFF", "AU", "W64", "CAF", "OGG", "NIST", "FLAC", "MP3", "HTK", "SDS"}
 
 RATES = 2_000, 1_000_000  # sampling rates in Hz that a header can mean
 BLOCK = 1 << 20  # frames decoded at a time: memory follows what a file holds, not what its header promises
@@ -68,10 +71,12 @@ def load_mono(
     name = called if end is None and not start else f"{called} from {start:g} s"
     if not path.is_file():
         raise BadAudio(f"{called}: not a file" if path.exists() else f"{called}: no such file")
+    if path.stat().st_size == 0:
+        raise BadAudio(f"{called}: empty, it holds no bytes; copy it again")
     try:
         media = is_media(path)
         wrong = None if media else fault(path) or _shortened(path)
-        source, skipped = ("", 0) if media else readable(path)
+        source, skipped, least = Readable(b"") if media else readable(path)
     except OSError:
         raise
     except Exception as error:  # a header that ends, or counts, where nobody expected it
@@ -83,6 +88,10 @@ def load_mono(
         return _usable(_complete(audio, rate, first, wanted, name), rate, sample_rate, name, allow_silence)
     try:
         with soundfile.SoundFile(source) as file:
+            if file.format not in CHECKED:
+                raise BadAudio(
+                    f"{called}: a file of {file.format_info}; convert it to wav or flac, whose lengths are checked"
+                )
             rate, total = file.samplerate, file.frames
             if not RATES[0] <= rate <= RATES[1]:
                 raise BadAudio(f"{called}: its header says {rate} Hz; rates from {RATES[0]} to {RATES[1]} Hz are read")
@@ -92,12 +101,16 @@ def load_mono(
             if first > total:
                 raise BadAudio(f"{name}: the file ends at {total / rate:.2f} s, before the requested stretch")
             if skipped:  # the length is unknown, and so are places in it: decode from the start
-                _decode(file, skipped + first, channel)
+                _skip(file, skipped + first)
             elif first:
                 file.seek(first)
             audio, found = _decode(file, wanted, channel)
             if total < 2**40 and not skipped and first + found < total and (wanted is None or found < wanted):
                 raise BadAudio(f"{called}: truncated after {first + found} samples")
+            if first + found < least and (wanted is None or found < wanted):
+                raise BadAudio(
+                    f"{called}: damaged: its frames hold {least} samples, {first + found} can be decoded; copy it again"
+                )
     except (BadAudio, MemoryError):
         raise
     except Exception as error:
@@ -206,6 +219,11 @@ def _usable(waveform: np.ndarray, rate: int, sample_rate: int, name: str, allow_
     if rate != sample_rate:
         waveform = _resample(waveform, rate, sample_rate)
     return np.clip(waveform, -1.0, 1.0)
+
+
+def _skip(file: soundfile.SoundFile, frames: int) -> None:
+    while frames > 0 and (found := len(file.read(min(BLOCK, frames)))):
+        frames -= found
 
 
 def _decode(file: soundfile.SoundFile, wanted: int | None, channel: int | None) -> tuple[np.ndarray, int]:

@@ -122,16 +122,17 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(
             f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"
         )
-    if starts[0] != 0 or (np.diff(starts) < 0).any():
+    lasts = starts[1:] - starts[:-1]  # labels of each utterance
+    if starts[0] != 0 or (len(lasts) and lasts.min() < 0):
         raise UserError(f"{path}: damaged (the places of its utterances do not ascend); remove the file and {again}")
     if starts[-1] > found.labels:
         raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
     # The last window (25 ms) and rounding to the frame grid may cost labels at the end, but less than 0.1 s.
-    short = np.abs(np.diff(starts) - samples * (head["rate"] / SAMPLE_RATE)) > 0.1 * head["rate"]
-    if short.any():
-        place = int(short.argmax())
+    differs = np.abs(lasts - samples * (head["rate"] / SAMPLE_RATE))
+    if len(lasts) and differs.max() > 0.1 * head["rate"]:
+        place = int((differs > 0.1 * head["rate"]).argmax())
         raise UserError(
-            f"{path}: utterance {shard.keys[place]!r} has {starts[place + 1] - starts[place]} labels for "
+            f"{path}: utterance {shard.keys[place]!r} has {lasts[place]} labels for "
             f"{samples[place] / SAMPLE_RATE:.2f} s at {head['rate']:g} labels/s; {again}"
         )
 

@@ -37,6 +37,8 @@ __all__ = ["FORMAT", "Corpus", "CorpusWriter", "Split"]
 
 FORMAT = "wavlm_lightning/corpus/1"
 AGAIN = "prepare the corpus again"
+HEAD: dict[str, type] = {"name": str, "licence": str, "source": dict, "inventories": dict}  # of a `corpus.json`
+KINDS: dict[type, str] = {str: "text", dict: "object"}
 
 
 class CorpusWriter:
@@ -179,6 +181,9 @@ class Corpus:
         body = read_json(path, "the description of a corpus", "run `wavlm prepare` again")
         if body.get("format") != FORMAT:
             raise UserError(f"{path}: its format is not {FORMAT!r}; run `wavlm prepare` again")
+        for key, kind in HEAD.items():
+            if not isinstance(body.get(key), kind):
+                raise UserError(f"{path}: its {key} is missing, or no {KINDS[kind]}; run `wavlm prepare` again")
         return cls(directory, body)
 
     @property

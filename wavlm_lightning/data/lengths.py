@@ -60,7 +60,9 @@ class Lengths:
         counts, totals = np.asarray(self.shards, dtype=np.int64).reshape(-1, 2).T
         if not len(counts):
             return
-        sums = np.diff(np.concatenate([[0], np.cumsum(samples)])[np.concatenate([[0], np.cumsum(counts)])])
+        filled = counts > 0  # `reduceat` gives an empty stretch the value at its beginning
+        sums = np.zeros(len(counts), dtype=np.int64)
+        sums[filled] = np.add.reduceat(samples, (np.cumsum(counts) - counts)[filled]) if filled.any() else 0
         if (wrong := np.flatnonzero(sums != totals)).size:
             first = int(wrong[0])
             raise UserError(

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ from wavlm_lightning.system.reading import check_file, reading, reason_of
 
 T = TypeVar("T")
 HEADER, NAME = 512, 100  # bytes of a tar header, and of the name in it
+SMALL = 1 << 14  # bytes of a member that is read together with its header: one system call, and a copy
 TAIL = 80  # bytes at the end of an index file that contain its last value, the 64-digit hash of the tar
 # Files of remote corpora that a process keeps open; few, because an evicted file takes disk space until it is closed.
 REMOTE_HANDLES = 16
 
 
+decode_json = json.JSONDecoder().decode  # `json.loads` without looking for an encoding
 Further = list[tuple[int, int, int] | None]
 
 
@@ -70,6 +73,9 @@ class ShardIndex:
     audio_members: tuple[str, ...] = ()  # names of further audio; not every utterance needs to have all of them
     index_sha256: str | None = None  # of the index file; corpora of older versions do not have it
     modified_ns: int | None = None  # of a shard that others wrote, indexed in place: when it was last changed
+
+    def __hash__(self) -> int:  # that of all fields takes longer than what is kept under it
+        return hash(self.sha256)
 
     @property
     def index_path(self) -> Path:
@@ -107,8 +113,8 @@ class ShardIndex:
         if summary is None:
             _check_present(path)
             place = path.with_suffix(".index.json")
-            content, size = _content(place), path.stat().st_size
-            members = _parse(place, content, size)
+            size = path.stat().st_size
+            members, content = _read_index(os.fspath(place), size)
             further, digest = tuple(members.further), hashlib.sha256(content).hexdigest()
             return cls(path, len(members.keys), size, members.sha256, audio_members=further, index_sha256=digest)
         further = tuple(summary.get("audio_members", ()))
@@ -169,10 +175,11 @@ class ShardIndex:
         if member is None and members.names:
             return self._foreign(members, place, start, samples, out)
         if member is None:
-            (offset, length), count, name = members.audio[place], members.samples[place], f"{key}.flac"
+            count = members.samples[place]
+            data = self._read(members.audio[place], name := f"{key}.flac")
         else:
-            (offset, length, count), name = self._further(place, member), f"{key}.{member}.flac"
-        data = self._read(offset, length, name)
+            offset, length, count = self._further(place, member)
+            data = self._read((offset, length), name := f"{key}.{member}.flac")
         if _flac_samples(data) not in (count, None):
             raise BadAudio(
                 f"{self.path}: {name} has {_flac_samples(data):,} samples, its index says {count:,}; {self._remedy}"
@@ -186,7 +193,7 @@ class ShardIndex:
     def _foreign(self, members: Members, place: int, start: int, samples: int, out: np.ndarray | None) -> np.ndarray:
         """`waveform` of a shard that others wrote."""
         name, where = members.names[place], f"{self.path}: utterance {members.keys[place]!r}"
-        data = self._read(*members.audio[place], name)
+        data = self._read(members.audio[place], name)
         suffix = f".{name.rpartition('.')[2].lower()}"
         try:
             return decode_stretch(data, suffix, where, members.samples[place], start, samples, out)
@@ -216,10 +223,11 @@ class ShardIndex:
         return entry
 
     def meta(self, place: int) -> dict[str, Any]:
-        name = f"{self.members.keys[place]}.json"
-        data = _metas(self)[place] if self.members.names else self._read(*self.members.info[place], name)
+        members = _members(self)
+        name = f"{members.keys[place]}.json"
+        data = _metas(self)[place].encode() if members.names else self._read(members.info[place], name)
         try:
-            content = json.loads(data)
+            content = decode_json(str(data, "utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{self.path}: {name} in it is no JSON ({reason_of(error)}); {self._remedy}") from error
         if not isinstance(content, dict):
@@ -230,15 +238,27 @@ class ShardIndex:
     def _remedy(self) -> str:
         return "remove shard and index, and they are downloaded again" if self.remote else "prepare the corpus again"
 
-    def _read(self, offset: int, length: int, name: str) -> bytes:
-        """The bytes of a member, whose name and length are compared with its header in the tar, 512 bytes before them."""
-        file = (_opened_remote if self.remote else _opened)(self, os.getpid())
-        data = os.pread(file.fileno(), length, offset)
+    def _read(self, place: Sequence[int], name: str) -> bytes:
+        """The bytes of the member at `place` (offset, bytes).
+
+        Its name and length are compared with its header in the tar, 512 bytes before them.
+        """
+        try:
+            offset, length = place
+            inside = type(offset) is type(length) is int and HEADER <= offset <= offset + length <= self.size
+        except (TypeError, ValueError):
+            inside = False
+        if not inside:
+            raise UserError(f"{self.index_path}: says that {name!r} lies outside the shard; {self._remedy}")
+        file = (_opened_remote if self.remote else _opened)(self, os.getpid()).fileno()
+        if length < SMALL:
+            header = os.pread(file, HEADER + length, offset - HEADER)
+            data = header[HEADER:]
+        else:
+            header, data = os.pread(file, HEADER, offset - HEADER), os.pread(file, length, offset)
         if len(data) != length:
             raise BadAudio(f"{self.path}: ends before byte {offset + length}; {self._remedy}")
-        header = os.pread(file.fileno(), HEADER, offset - HEADER)  # read with `data` it would cost a copy of that
-        wanted = name.encode()
-        if not (header.startswith(wanted + b"\0") and header[124:135] == b"%011o" % length):
+        if not (header.startswith(name.encode() + b"\0") and header[124:135] == b"%011o" % length):
             check_header(self.path, header, name, length, self._remedy)
         return data
 
@@ -295,58 +315,80 @@ def _flac_samples(data: bytes) -> int | None:
     return int.from_bytes(data[21:26], "big") & 0xFFFFFFFFF or None  # 36 bits; 0 stands for unknown
 
 
-def _content(path: Path) -> bytes:
-    check_file(path, "the index of a shard")
-    return path.read_bytes()
+def _content(path: str) -> bytes:
+    """The content of an index file. Plain system calls, because a loader opens an index for every shard of an epoch."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for somebody who writes
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            check_file(Path(path), "the index of a shard")
+        content = os.read(file, status.st_size)
+        while len(content) < status.st_size and (more := os.read(file, status.st_size - len(content))):
+            content += more
+        return content
+    finally:
+        os.close(file)
 
 
-def _parse(path: Path, content: bytes, size: int) -> Members:
-    """The members of a shard of `size` bytes from the content of its index; `UserError` if that contradicts itself."""
+def _read_index(path: str, size: int, known: str | None = None, remedy: str = "") -> tuple[Members, bytes]:
+    """The members of a shard of `size` bytes from its index, and the bytes of that.
+
+    Where a member lies is checked when it is read, against its header in the shard.
+
+    Raises:
+        UserError: it contradicts itself, or its SHA-256 is not the one that is `known`.
+    """
     with reading(path, "the index of a shard", "prepare the corpus again"):
-        body = json.loads(content)
+        content = _content(path)
+        if known is not None and hashlib.sha256(content).hexdigest() != known:
+            raise UserError(
+                f"{path}: not the index that corpus.json describes (altered, or of another shard); {remedy}"
+            )
+        body = decode_json(str(content, "utf-8"))
         metas = body.pop("metas", [])  # not kept: pre-training reads none
         members = Members(**body)
         count = len(members.keys)
-        if not all(type(key) is str for key in members.keys):
-            raise TypeError("a key that is no text")
-        _numbers("samples", members.samples, (count,))
-        _check_places("audio", members.audio, (count, 2), size)
-        _check_places("info", members.info, (0 if members.names else count, 2), size)
-        if members.names and not (len(metas) == len(members.names) == count):
-            raise ValueError(f"{len(members.names)} names and {len(metas)} metadata of {count} utterances")
-        if not all(type(text) is str for text in [*members.names, *metas]):
-            raise TypeError("a name or metadata that is no text")
-        for name, entries in members.further.items():
-            if len(entries) != count:
-                raise ValueError(f"{len(entries)} entries of {name} for {count} utterances")
-            have = [entry for entry in entries if entry is not None]
-            _check_places(name, have, (len(have), 3), size)
-        return members
+        "".join(members.keys)  # a TypeError for a key that is no text
+        if members.names:
+            _check_foreign(members, metas)
+        elif type(members.info) is not list or len(members.info) != count:
+            raise ValueError(f"its info is not a list of {count} entries")
+        if type(members.keys) is not list or type(members.audio) is not list or len(members.audio) != count:
+            raise ValueError(f"its keys and audio are not lists of {count} entries")
+        total = sum(members.samples)  # the cheapest question whether all are numbers, and none is huge
+        if type(total) is not int or len(members.samples) != count or not 0 <= total <= LARGEST:
+            raise ValueError(f"its samples is not a list of {count} whole numbers")
+        if count and min(members.samples) < 0:
+            raise ValueError("an utterance of less than no samples")
+        for name, places in members.further.items():
+            if len(places) != count:
+                raise ValueError(f"{len(places)} entries of {name} for {count} utterances")
+            _check_further(name, [place for place in places if place is not None], size)
+        return members, content
 
 
-def _check_places(name: str, entries: Any, shape: tuple[int, int], size: int) -> None:
-    """Check entries (offset, bytes, ...) of a shard of `size` bytes."""
-    table = _numbers(name, entries, shape)
-    if len(table) and (table[:, 0].min() < HEADER or (table[:, 0] + table[:, 1]).max() > size):
-        raise ValueError(f"its {name} lies outside the shard")
+def _check_foreign(members: Members, metas: list[str]) -> None:
+    """Check what only the index of a shard has that others wrote."""
+    count = len(members.keys)
+    if not len(metas) == len(members.names) == count:
+        raise ValueError(f"{len(members.names)} names and {len(metas)} metadata of {count} utterances")
+    if not {str}.issuperset(map(type, [*members.names, *metas])):
+        raise TypeError("a name or metadata that is no text")
 
 
-def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    table = np.array(values) if len(values) else np.zeros(shape, dtype=np.int64)
-    if (
-        table.dtype != np.int64
-        or table.shape != shape
-        or (table.size and not 0 <= table.min() <= table.max() <= LARGEST)
-    ):
-        raise ValueError(f"its {name} is not a list of {shape[0]} entries of whole numbers")
-    return table
+def _check_further(name: str, places: list[tuple[int, int, int]], size: int) -> None:
+    """Check the places (offset, bytes, samples) of further audio in a shard of `size` bytes."""
+    for place in places:
+        if len(place) != 3 or not {int}.issuperset(map(type, place)):
+            raise ValueError(f"a place of {name} is not three whole numbers")
+        if not HEADER <= place[0] <= place[0] + place[1] <= size or not 0 <= place[2] <= LARGEST:
+            raise ValueError(f"its {name} lies outside the shard")
 
 
 @lru_cache(maxsize=64)
 def _metas(shard: ShardIndex) -> list[str]:
     """The metadata of a shard that others wrote, as texts of JSON; the index has been checked as `members`."""
-    path = shard.fetch(shard.index_path)
-    content = _content(path)
+    content = _content(os.fspath(shard.fetch(shard.index_path)))
     if shard.index_sha256 is not None and hashlib.sha256(content).hexdigest() != shard.index_sha256:
         raise UserError(shard._swapped)
     return json.loads(content)["metas"]
@@ -361,13 +403,10 @@ def _hash_of(path: str, size: int, modified_ns: int) -> str:
 
 @lru_cache(maxsize=2048)  # about 40 kB each, for shards of half an hour
 def _members(shard: ShardIndex) -> Members:
-    path = shard.fetch(shard.index_path)
-    content = _content(path)
-    if shard.index_sha256 is not None and hashlib.sha256(content).hexdigest() != shard.index_sha256:
-        raise UserError(
-            f"{path}: not the index that corpus.json describes (altered, or of another shard); {shard._remedy}"
-        )
-    members = _parse(path, content, shard.size)
+    path = f"{os.fspath(shard.path).removesuffix('.tar')}.index.json"
+    if shard.remote:
+        shard.fetch(Path(path))
+    members, _ = _read_index(path, shard.size, shard.index_sha256, shard._remedy)
     if members.sha256 != shard.sha256 or len(members.keys) != shard.utterances:
         raise UserError(shard._swapped)
     return members

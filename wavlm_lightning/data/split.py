@@ -26,6 +26,8 @@ class Split:
     @cached_property
     def samples(self) -> np.ndarray:
         """Length of each utterance in samples, int64 `(utterances,)`."""
+        if len(self.lengths) == 1:
+            return self.lengths[0].read()  # 200 MB of 94,000 hours, not copied
         if self.lengths:
             return np.concatenate([file.read() for file in self.lengths])
         return np.concatenate([np.asarray(shard.samples, dtype=np.int64) for shard in self.shards])

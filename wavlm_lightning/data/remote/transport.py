@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import http.client
 import io
+import queue
 import random
 import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from wavlm_lightning.system.errors import UserError, pip_install
 
+T = TypeVar("T")
 CHUNK = 1 << 17
 PROGRESS = 1 << 20  # bytes after which a failed attempt does not count as a failure
 
@@ -127,7 +130,7 @@ def _chunks(url: str, offset: int, patience: Patience) -> Generator[Any, None, N
     """
     if urlsplit(url).scheme in ("http", "https"):
         return _http_chunks(url, offset, patience)
-    return _fsspec_chunks(url, offset)
+    return _fsspec_chunks(url, offset, patience)
 
 
 class _Paced(io.RawIOBase):
@@ -226,10 +229,12 @@ def _http_chunks(url: str, offset: int, patience: Patience) -> Generator[Any, No
             raise Temporary(f"the connection dropped after {arrived} of {promised} bytes")
 
 
-def _read(stream: Any) -> bytes:
+def _read(stream: Any, seconds: float | None = None) -> bytes:
+    """The next bytes, up to a chunk; `Temporary` if that fails, or takes longer than `seconds`."""
+    # `read1` gives what has arrived; `read` would wait for a whole chunk.
+    read = stream.read1 if hasattr(stream, "read1") else stream.read
     try:
-        # `read1` gives what has arrived; `read` would wait for a whole chunk.
-        return stream.read1(CHUNK) if hasattr(stream, "read1") else stream.read(CHUNK)
+        return read(CHUNK) if seconds is None else _within(seconds, lambda: read(CHUNK))
     except Exception as error:  # each file system of fsspec raises its own exceptions for a dropped connection
         raise Temporary(f"{error!r}") from error
 
@@ -246,7 +251,27 @@ def _judge(url: str, error: urllib.error.HTTPError) -> Exception:
     return UserError(f"{shown(url)}: refused (HTTP status {error.code}); check the URL and your access rights")
 
 
-def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call that must not take longer; one that does goes on in its thread, and nobody waits for it."""
+    answer: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name="reading a store").start()
+    try:
+        found, error = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:.3g} s") from None
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]
+
+
+def _fsspec_chunks(url: str, offset: int, patience: Patience) -> Generator[Any, None, None]:
     from fsspec.core import url_to_fs
 
     try:
@@ -258,16 +283,24 @@ def _fsspec_chunks(url: str, offset: int) -> Generator[Any, None, None]:
         ) from error
     except ValueError as error:
         raise UserError(f"{shown(url)}: URLs of this kind cannot be read ({error}); use https or s3") from error
-    try:
+
+    def begin() -> Any:
         stream = files.open(path, "rb")
         stream.seek(offset)
+        return stream
+
+    try:
+        stream = _within(patience.timeout_seconds, begin)
     except FileNotFoundError as error:
         raise NotThere(f"{shown(url)}: no such file there; check the URL") from error
     except PermissionError as error:
         raise UserError(f"{shown(url)}: not allowed ({error}); check your credentials") from error
     except Exception as error:
         raise Temporary(f"{error!r}") from error
+    # A store gives a block at a time, and nobody sees how much of it has come: at the least speed it takes this long.
+    block = getattr(stream, "blocksize", None) or CHUNK
+    seconds = max(patience.timeout_seconds, block / patience.least_speed)
     with stream:
         yield offset
-        while chunk := _read(stream):
+        while chunk := _read(stream, seconds):
             yield chunk

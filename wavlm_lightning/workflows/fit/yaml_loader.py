@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Path, get_loader, set_loader
 
-from wavlm_lightning.system.reading import check_file
+from wavlm_lightning.system.reading import check_file, reason_of
 from wavlm_lightning.system.yaml_files import check_aliases
 
 _load = get_loader("yaml")
@@ -30,10 +30,12 @@ def load(text: str) -> Any:
     check_aliases(text)
     try:
         return _load(text)
-    except RecursionError as error:
-        raise yaml.YAMLError("nested too deeply") from error
-    except ValueError as error:  # a date that does not exist, a number of thousands of digits
-        raise yaml.YAMLError(str(error)) from error
+    except yaml.YAMLError:
+        raise
+    except (
+        Exception
+    ) as error:  # a date that is none or does not exist, a number of thousands of digits, nested too deeply
+        raise yaml.YAMLError(reason_of(error)) from error
 
 
 def read_text(path: Path) -> str:

@@ -248,6 +248,8 @@ def read_sweep(name: str, project: str | None = None, entity: str | None = None)
         )
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise UserError(f"{name}: run_cap must be a whole number of 1 or more")
+    if not isinstance(body.get("command") or [], list):
+        raise UserError(f"{name}: command must be a list of words")
     named = body["parameters"].items()
     parameters = tuple(_parameter(str(key), value, f"{name}: parameters: {key}") for key, value in named)
     command = tuple(str(part) for part in body.get("command") or DEFAULT_COMMAND)

@@ -93,9 +93,13 @@ class SweepStudy:
 
     def trials(self) -> list[Trial]:
         """The newest Optuna trial of every slot that was begun, by slot."""
-        found = [trial for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
-        newest = {trial.user_attrs[SLOT]: trial for trial in found}  # Optuna lists them in the order of their numbers
-        return [self._read(newest[slot]) for slot in sorted(newest)]
+        remedy = f"remove the folder {self.folder}, or choose another --output"
+        with reading(self.folder / JOURNAL, "the journal of a sweep", remedy):
+            found = [trial for trial in self.study.get_trials(deepcopy=False) if SLOT in trial.user_attrs]
+            newest = {
+                trial.user_attrs[SLOT]: trial for trial in found
+            }  # Optuna lists them in the order of their numbers
+            return [self._read(newest[slot]) for slot in sorted(newest)]
 
     def _read(self, trial: FrozenTrial) -> Trial:
         best, worst = (min, math.inf) if self.sweep.goal == "minimize" else (max, -math.inf)
