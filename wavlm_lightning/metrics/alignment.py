@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 SEPARATOR = "\x1f"  # in no unit
 Kind = Literal["equal", "substitute", "delete", "insert"]
@@ -93,5 +93,5 @@ def aligned(reference: Sequence[str], answer: Sequence[str]) -> Alignment:
         for place in range(max(len(theirs), len(ours))):
             one = theirs[place] if chunk.type != "insert" else ""
             other = ours[place] if chunk.type != "delete" else ""
-            steps.append((chunk.type, one, other))
+            steps.append((cast(Kind, chunk.type), one, other))
     return Alignment(steps)
