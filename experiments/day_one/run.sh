@@ -6,7 +6,7 @@
 # repeated; the first error ends the script. Times are in OUT/times.txt, what the screen shows in OUT/screen.txt.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
-updates=${UPDATES:-500}
+updates=${UPDATES:-300}
 speech=${2:+$(realpath "$2")}
 mkdir -p "${1:?usage: run.sh OUT [SPEECH]}"
 cd "$1"
@@ -62,10 +62,10 @@ if [ -e runs/encoder/checkpoints/last.ckpt ]; then resume=(--ckpt_path last); fi
 step pretraining wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/all --data.min_seconds 1.0 \
     --trainer.max_steps "$updates" --trainer.default_root_dir runs/encoder "${resume[@]}"
 
-# 4. Heads on the frozen encoder, on the same with random weights, and on FBANK: phones, and which voice. Three rates each.
+# 4. Heads on the frozen encoder, on the same with random weights, and on FBANK: phones, and which voice. Two rates each.
 for task in pr sid; do
-    corpus=data/english rates='[2e-3,6e-3,1.6e-2]' steps=300 cmvn=true
-    if [ $task = sid ]; then corpus=data/all rates='[3e-4,1e-3,3e-3]' steps=200 cmvn=false; fi
+    corpus=data/english rates='[4e-3,1.6e-2]' steps=200 cmvn=true
+    if [ $task = sid ]; then corpus=data/all rates='[1e-3,3e-3]' steps=100 cmvn=false; fi
     for source in runs/encoder random:tiny FBANK; do
         run=runs/heads/$task-$(basename "${source/:/-}")
         upstream=(--model.upstream.source "$source")
