@@ -187,6 +187,7 @@ def control_caption(found: Sequence[Against]) -> str:
     ]
     if any(one.tested for one in found):
         parts.append(
+            "In brackets: 95 % interval of the difference, a bootstrap of the paired utterances (or speakers). "
             "p: paired permutation test on the utterances that both have heard (for verification a bootstrap of trials); "
             "level means p ≥ 0.05."
         )
