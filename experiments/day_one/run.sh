@@ -19,7 +19,11 @@ step() {
     local name=$1
     shift
     if [ -e "done/$name" ]; then return; fi
-    printf '\n$ %s\n' "$(printf '%s ' "${@@Q}" | sed "s|$here|EXPERIMENT|g; s|'\([A-Za-z0-9_./:-]*\)'|\1|g; s| \$||")" | tee -a screen.txt
+    local word shown=''
+    for word in "$@"; do
+        case $word in *[!A-Za-z0-9_./:=,-]*) shown+=" '${word//"$here"/EXPERIMENT}'" ;; *) shown+=" ${word/#"$here"/EXPERIMENT}" ;; esac
+    done
+    printf '\n$%s\n' "$shown" | tee -a screen.txt
     { time "$@" 2>&3; } 2> "done/.$name" | tee -a screen.txt
     printf '%-20s %s\n' "$name" "$(tail -n 1 "done/.$name")" >> times.txt
     mv "done/.$name" "done/$name"
@@ -91,9 +95,10 @@ for head in pr-encoder pr-FBANK; do
 done
 step score wavlm score pr truth.txt pr-encoder.txt pr-FBANK.txt
 first=$(find heldout -name '*.flac' | sort | head -n 1)
+head=$(python "$here/material.py" best runs/heads/pr-encoder)
 step python python -c "import wavlm_lightning as wl
-print(wl.load_encoder('runs/encoder', device='cpu')('$first').hidden.shape)
-print(wl.load_head('$(python "$here/material.py" best runs/heads/pr-encoder)', device='cpu')('$first'))"
+print(wl.load_encoder(\"runs/encoder\", device=\"cpu\")(\"$first\").hidden.shape)
+print(wl.load_head(\"$head\", device=\"cpu\")(\"$first\"))"
 
 # 6. The report.
 step report wavlm report runs/encoder runs/heads -o report --title "Day one"
