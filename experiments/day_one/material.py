@@ -19,9 +19,10 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import shutil
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,9 @@ def read_manifest(speech: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> None:
-    """A table with a header, as text without quotes where tabs divide it."""
+    """A table with a header."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-        writer = csv.DictWriter(
-            file, list(rows[0]), delimiter=delimiter, quoting=quoting, quotechar=None if quoting else '"'
-        )
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
         writer.writeheader()
         writer.writerows(rows)
 
@@ -257,11 +255,11 @@ def print_best(run: Path) -> None:
     """The folder below a run whose card was best on validation."""
     cards = [(path.parent, ResultCard.read(path.parent)) for path in sorted(run.glob("*/card.json"))]
     sign = 1 if cards[0][1].main["better"] == "higher" else -1
-    print(max(cards, key=lambda each: sign * each[1].selection["value"])[0])
+    print(max(cards, key=lambda each: sign * each[1].selection["value"] if each[1].selection else -math.inf)[0])
 
 
 def main() -> None:
-    commands = {
+    commands: dict[str, Callable[..., None]] = {
         "tables": write_tables,
         "foreign": write_foreign,
         "heldout": write_heldout,
