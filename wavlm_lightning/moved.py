@@ -86,7 +86,7 @@ MOVED: dict[str, str | dict[str, str]] = {  # old module: new module, both witho
     "cli.wandb_media": "callbacks.wandb",
     "codebooks.hours": "codebooks.audio_progress",
     "codebooks.parts": {ALL: "codebooks.job_shards", "Part": "codebooks.job_shards:JobShard"},
-    "codebooks.processes": "system.worker_pool",
+    "codebooks.processes": {ALL: "system.worker_pool", "default_jobs": "system.worker_pool:run_count"},
     "data.cache_space": {ALL: "data.remote.cache_space", "locked": "system.files"},
     "data.mini.buzz": "data.mini.synthesis.formant_synth",
     "data.mini.performing": "data.mini.rendering",

@@ -77,6 +77,7 @@ def fit(tiny: Path, folder: Path, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
+@pytest.mark.slow
 def test_a_run_says_that_the_disk_is_full_and_goes_on(tiny, tmp_path, capsys, strategy):
     options = fit(tiny, tmp_path / "run", "--trainer.strategy", strategy, "--checkpoint_every", "1")
     assert main([*options, "--trainer.max_steps", "1"]) == 0

@@ -133,6 +133,7 @@ def test_mistakes_are_found_before_the_run_begins(tiny, tmp_path):
         trainer.fit(KeywordSpotting(Fbank()), TaskData(str(tiny / "ks")))
 
 
+@pytest.mark.slow
 def test_from_a_configuration(tiny, tmp_path):
     """As a callback in YAML, in a run of `wavlm fit`."""
     probe = {"corpora": corpora(tiny), "every": 2, "steps": 2}

@@ -67,6 +67,7 @@ def history(start: dict[str, list]) -> dict[str, list]:
     return values
 
 
+@pytest.mark.slow
 def test_a_head_offline_then_gone_on_with_then_tested(tiny, stranger, capfd):
     folder = stranger / "ks"
     options = ["-c", "configs/superb/mini/ks.yaml", "-c", "configs/logging/wandb.yaml", "--trainer.accelerator", "cpu"]

@@ -70,6 +70,7 @@ def files(corpus: Corpus, name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (corpus.directory / "labels" / name).iterdir()}
 
 
+@pytest.mark.slow
 def test_any_number_of_jobs_and_parts_gives_the_same_labels(corpus, codebook):
     kind = codebook.features["kind"]
     assert label_corpus(corpus, codebook, f"{kind}-1") == SHARDS

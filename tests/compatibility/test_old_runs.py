@@ -155,6 +155,7 @@ def test_a_recipe_knows_what_is_done(old, capsys):
     assert not [path for path in changed if path.endswith((".ckpt", ".safetensors", ".npy"))]
 
 
+@pytest.mark.slow
 def test_a_demo_knows_what_is_done(old, tiny, capsys):
     # Audio, codebook and weights of the demo are too large to keep; its report reads the first two.
     shutil.copytree(tiny / "pretrain", "demo/corpus/pretrain")

@@ -125,6 +125,7 @@ def test_transformers_loads_ours(kind: str, tmp_path: Path):
     assert extractor.do_normalize is False
 
 
+@pytest.mark.slow
 def test_full_base_matches_transformers(tmp_path: Path):
     theirs, ours = theirs_and_ours(tmp_path, "base", shake_by=None)
     assert ours.parameter_count() == 94_381_936

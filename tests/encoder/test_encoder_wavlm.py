@@ -17,6 +17,7 @@ from wavlm_lightning.encoder.frontend import scale_gradient
 KINDS = list(CONFIGS)
 
 
+@pytest.mark.slow
 def test_import_is_light():
     code = (
         "import sys; from wavlm_lightning.encoder import WavLM; "

@@ -121,10 +121,11 @@ def read_trials(box: Path) -> Any:
 
 
 def read_manifest(box: Path) -> Any:
+    from wavlm_lightning.data.division import Division
     from wavlm_lightning.data.folder import FolderRecipe
 
     recipe = FolderRecipe(box, box / "out", box / "manifest.csv")
-    return recipe._assign(recipe._recordings(None))
+    return Division(0.05, 0.05, "auto").divide(recipe._recordings(None), box).splits
 
 
 def rows_kept(before: Any, after: Any, path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """One update: what is left out, what decays, which layers are dropped."""
 
+import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 from test_pretraining_runs import SMALL, Place, data, fit, module
@@ -63,6 +64,7 @@ class Drops(Place):
         self.encoder, self.current_epoch = model.encoder, epoch
 
 
+@pytest.mark.slow
 def test_fp16_with_loss_scaling_normalises_clips_and_backs_off(tiny):
     """On the CPU's fp16: the scale is too high at first, those updates are left out, then the run is that of fp32."""
     losses, skipped, scaler = {}, {}, torch.amp.GradScaler("cpu", init_scale=2.0**22)

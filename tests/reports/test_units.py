@@ -23,6 +23,7 @@ from wavlm_lightning.reports.superb_table import board_values
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData, Unit
 from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.workflows.fit.closing import result_line
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +145,13 @@ def test_folds_spread_in_the_unit_of_each_headline(both):
     assert found["wer_spread"] == {"value": 0.0, "unit": "%", "better": "lower"} and "pesq_spread" not in found
 
 
-def test_the_line_after_a_test_and_the_progress_bar_show_units(tiny, tmp_path, capsys):
+def test_the_line_after_a_test_and_the_progress_bar_show_units(tiny, tmp_path):
     task = TwoHeadlines(Fbank(cmvn=False), learning_rate=1e-3)
     quiet_trainer(callbacks=[WriteResultCard(tmp_path, "wavlm test")]).test(
         task, TaskData(str(tiny / "ks")), verbose=False
     )
-    assert f"SE: SI-SDR 9.3 dB, WER 25.00 % ({tmp_path / 'card.json'})" in capsys.readouterr().out
+    path = tmp_path / "card.json"
+    assert result_line(ResultCard.read(path), path) == f"SE: SI-SDR 9.3 dB (95 %: 9.3 to 9.3), WER 25.00 %, in {path}"
     shown = readable({"valid/si_sdr": 9.3456, "valid/wer": 0.25, "train/loss": 0.25}, task)
     assert shown == {"valid/si_sdr": "9.3 dB", "valid/wer": "25.00 %", "train/loss": 0.25}
 

@@ -23,6 +23,7 @@ print(peak_added(step, "cpu"))
 
 
 @pytest.mark.skipif(not CLEAR.exists(), reason="only Linux counts so")
+@pytest.mark.slow
 def test_what_is_freed_again_counts_and_what_follows_does_not_add():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert 60 / 1024 < float(done.stdout) < 72 / 1024

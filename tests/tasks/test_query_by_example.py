@@ -56,7 +56,7 @@ def by_hand(upstream: Upstream, corpus: Corpus, asked: str) -> tuple[list[float]
     return values, scores
 
 
-@pytest.mark.parametrize("upstream", [WavLMUpstream("tiny"), Mfcc()])
+@pytest.mark.parametrize("upstream", [pytest.param(WavLMUpstream("tiny"), marks=pytest.mark.slow), Mfcc()])
 def test_the_whole_search_by_hand(tiny, monkeypatch, upstream):
     task, seen = QueryByExample(upstream), {}
     honest = QueryByExample._values

@@ -175,6 +175,7 @@ def in_processes(corpora: Path, folder: Path, devices: int) -> None:
         trainer.test(task, TaskData(str(corpora / name), eval_batch_seconds=20.0), verbose=False)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_what_one_keeps(tiny, tmp_path):
     together(2, tmp_path / "log", in_processes, tiny, tmp_path / "2", 2)
     in_processes(tiny, tmp_path / "1", 1)

@@ -297,6 +297,7 @@ def test_an_old_checkpoint_of_diarization_keeps_its_setting(tiny, tmp_path, prot
 
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging")
 @pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.slow
 def test_lightnings_average_is_tested_and_resumed_exactly(tiny, tmp_path, frozen):
     def head(seed: int = 0) -> KeywordSpotting:
         return KeywordSpotting(WavLMUpstream("tiny", seed=seed, frozen=frozen), 1e-3)

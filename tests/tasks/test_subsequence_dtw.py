@@ -81,7 +81,8 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("distance", [DISTANCES[0], *(pytest.param(d, marks=pytest.mark.slow) for d in DISTANCES[1:])])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.slow
 def test_threads_and_features_of_real_size_change_nothing(distance, two_threads):
     """More frames than a product holds, wide features, values far from 0, twins of frames on both sides."""
     torch.manual_seed(0)

@@ -141,7 +141,8 @@ def test_head_checkpoint_is_small_and_belongs_to_its_upstream(tiny, tmp_path):
     with pytest.raises(UserError, match="trained on another upstream"):
         trainer.test(KeywordSpotting(WavLMUpstream("tiny", seed=1)), source, ckpt_path=path, weights_only=True)
     with pytest.raises(UserError, match="a head for KS, not for SID"):
-        trainer.test(SpeakerIdentification(WavLMUpstream("tiny")), source, ckpt_path=path, weights_only=True)
+        other = TaskData(str(tiny / "sid"), batch_size=8)
+        trainer.test(SpeakerIdentification(WavLMUpstream("tiny")), other, ckpt_path=path, weights_only=True)
 
 
 def test_a_checkpoint_that_lacks_a_head_parameter_is_refused(tiny, tmp_path):

@@ -15,12 +15,12 @@ def test_they_are_those_of_the_upstream():
     whole, some = upstream(audio, lengths), ChosenLayers(upstream, [3, -1])(audio, lengths)
     assert torch.equal(some.hidden, whole.hidden[[3, 4]]) and torch.equal(some.lengths, whole.lengths)
     one, other = ChosenLayers(upstream, [3]), ChosenLayers(upstream, [2])
-    assert one.num_layers == 1 and one.label == "tiny, layer 3"
+    assert one.num_layers == 1 and one.label == "random weights (tiny), layer 3"
     assert len({each.fingerprint() for each in (upstream, one, other)}) == 3
     assert not any(parameter.requires_grad for parameter in one.train().parameters())
 
 
 @pytest.mark.parametrize("layers", [[], [5], [-6], [1, 1], [0, -5]])
 def test_what_is_not_there_is_named(layers):
-    with pytest.raises(UserError, match=r"give some of the 5 layers of tiny, each once"):
+    with pytest.raises(UserError, match=r"give some of the 5 layers of random weights \(tiny\), each once"):
         ChosenLayers(WavLMUpstream("tiny"), layers)

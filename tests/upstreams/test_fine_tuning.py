@@ -392,7 +392,7 @@ def test_an_upstream_that_names_no_layers_trains_as_a_whole():
             lambda: WavLMUpstream(
                 "tiny", overrides={"feature_grad_mult": 0.0}, frozen=False, fine_tuning=FineTuning(convolutions=True)
             ),
-            r"convolutions is true, but feature_grad_mult of tiny is 0",
+            r"convolutions is true, but feature_grad_mult of trained from random weights \(tiny\) is 0",
         ),
     ],
 )

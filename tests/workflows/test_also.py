@@ -122,6 +122,7 @@ def test_a_task_from_beside_its_file(tiny, tmp_path, capsys):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
     def file(name: str, content) -> str:
         return written(tmp_path / name, content)

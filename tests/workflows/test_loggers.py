@@ -30,7 +30,7 @@ def test_a_csv_logger_is_the_curves_of_the_run(tiny, tmp_path, monkeypatch):
     assert main(["fit", *words, "--trainer.default_root_dir", "run"]) == 0
     assert files(tmp_path / "run") == {"config.yaml", "curves/version_0/metrics.csv"}
     assert main(["test", "run"]) == 0  # no curves of a test, as without a logger
-    assert files(tmp_path / "run") == {"config.yaml", "curves/version_0/metrics.csv", "card.json"}
+    assert files(tmp_path / "run") == {"config.yaml", "curves/version_0/metrics.csv", "card.json", "utterances.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     words += ["--trainer.default_root_dir", "run", "--trainer.max_steps", "4", "--ckpt_path", "last"]
     assert main(["fit", *words]) == 0

@@ -36,6 +36,7 @@ def test_the_second_one_is_refused(verb, tiny, tmp_path, capsys):
     assert [path.name for path in out.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_second_sweep_is_refused(tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -45,6 +45,7 @@ def parser():
     return found.value.args[0]
 
 
+@pytest.mark.slow
 def test_every_config_printed_and_parsed_again_is_the_same(parser, tmp_path, capsys):
     def parse(path) -> str:
         capsys.readouterr()

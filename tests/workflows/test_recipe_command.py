@@ -267,6 +267,7 @@ def test_another_layer_and_number_of_clusters(recipe, corpus, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_commands_run_by_hand_can_be_taken_over(recipe, corpus, ran, capsys):
     for command in printed(capsys, recipe, corpus)[:3]:  # codebook, labels, first pre-training
         assert main(shlex.split(command)[1:]) == 0

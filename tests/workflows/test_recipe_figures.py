@@ -62,6 +62,7 @@ def test_the_recipe_makes_the_labels_that_the_configuration_names(name, tmp_path
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_command_in_the_header_is_understood(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (FOLDER / f"{name}.yaml").read_text().replace("\\\n#", "")

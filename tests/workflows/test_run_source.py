@@ -46,7 +46,9 @@ def test_the_short_form_gives_the_card_of_the_long_one(run, tmp_path, capsys):
     card = ResultCard.read(moved)
     assert card.command == shlex.join(["wavlm", "test", str(moved)])
     last = printed.out.strip().splitlines()[-1]
-    assert last == f"KS: accuracy {card.value:.2f} %, in {moved / 'card.json'}"
+    assert card.interval is not None
+    ends = f"{card.interval['low']:.2f} to {card.interval['high']:.2f}"
+    assert last == f"KS: accuracy {card.value:.2f} % (95 %: {ends}), in {moved / 'card.json'}"
     assert printed.err.strip().splitlines()[-1] == f"next: wavlm report '{moved}' -o '{moved / 'report'}'"
 
 
@@ -125,7 +127,7 @@ def test_the_sentence_on_going_on_holds(run, tmp_path, capsys):
     """`wavlm fit RUN` prints a command; that command goes on with the run."""
     shutil.copytree(run, tmp_path / "run")
     assert main(["fit", str(tmp_path / "run")]) == 2
-    printed = capsys.readouterr().err.split("`")[1]
+    printed = capsys.readouterr().err.split("`")[3]
     words = shlex.split(printed.replace("max_steps N", "max_steps 8"))
     assert main(words[1:]) == 0
     assert "8 updates" in capsys.readouterr().err.splitlines()[-2]

@@ -54,6 +54,7 @@ def test_tasks_of_every_kind_then_again_in_no_time(tiny, tmp_path, capsys):
     assert after == before
 
 
+@pytest.mark.slow
 def test_the_rate_is_searched(tiny, tmp_path, capsys):
     arguments = ["superb", "fbank", "--data", str(tiny), "--output", str(tmp_path), "--steps", "4", "--tasks", "ks"]
     assert main([*arguments, "--search", "1e-3", "1e-6", "--jobs", "1"]) == 0
@@ -120,6 +121,7 @@ def test_rows_and_folders_are_one_upstreams(tiny, tmp_path, capsys):
     assert len({spec.folder for spec in parse_upstreams(["fbank", "fbank_no_cmvn", "モデル=tiny", "tiny"])}) == 4
 
 
+@pytest.mark.slow
 def test_results_of_something_else_are_not_taken_over(tiny, tmp_path, capsys):
     arguments = ["superb", "fbank", "--data", str(tiny), "--output", str(tmp_path), "--tasks", "ks", "--jobs", "1"]
     assert main([*arguments, "--steps", "2"]) == 0

@@ -37,9 +37,11 @@ OFFICIAL = {
     "librilight": "pretrain",
     "mix94k": "pretrain",
     "mine": "pretrain",
+    **dict.fromkeys(("librilight_10min", "librilight_1h", "librilight_10h", "common_voice_es"), "pr"),
+    **dict.fromkeys(("librispeech100_dev_other", "librispeech960_dev_other"), "pr"),
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
-LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml")
+LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml")
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 
@@ -101,6 +103,15 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
     return arguments
 
 
+HEAVY = {
+    f"pretrain/{name}.yaml" for name in ("ils_large", "ils_base", "wavlm_large", "wavlm_large_v2", "wavlm_base_plus")
+} | {
+    "superb/sf.yaml",
+    "superb/asr.yaml",
+}
+"""Seconds each, where others of the same kind are quick."""
+
+
 def shrunk(config: str) -> list[str]:
     """Options that make the batch of a configuration cheap; none where it is cheap as it stands."""
     model = yaml.safe_load((configs_folder() / config).read_text())["model"]["init_args"]
@@ -113,7 +124,9 @@ def shrunk(config: str) -> list[str]:
     return ["--model.encoder_overrides.layers", str(layers), "--model.encoder_overrides.ffn_dim", "64"]
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(each, marks=pytest.mark.slow if each in HEAVY else ()) for each in CONFIGS]
+)
 def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     assert main([*one_batch(tiny, tmp_path, pretrained, config), *shrunk(config)]) == 0
 

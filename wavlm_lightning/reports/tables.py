@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 ARROWS = {"lower": "↓", "higher": "↑"}
 MISSING = "–"
 
-TITLES = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDRi"}  # names of metrics that `metric_title` cannot derive
+TITLES = {
+    "si_sdr": "SI-SDR",
+    "si_sdri": "SI-SDRi",
+    "wer_lm": "WER with LM",
+    "per_lm": "PER with LM",
+}  # names of metrics that `metric_title` cannot derive
 
 
 @dataclass(frozen=True)

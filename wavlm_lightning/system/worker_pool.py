@@ -57,7 +57,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
             raise
 
 
-def run_count(asked: int | None, option: str = "--jobs") -> int:
+def run_count(asked: int | None = None, option: str = "--jobs") -> int:
     """How many runs to train at a time: at most `asked`, by default one per GPU, or one per core without GPUs.
 
     Two runs of one thread each do more work on two cores than one run of two threads; more runs than cores do less.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
@@ -21,7 +20,7 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
-from wavlm_lightning.tasks.contract import Needs, Served, join
+from wavlm_lightning.tasks.contract import NamedMeta, Needs, Served, join
 from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
@@ -58,6 +57,16 @@ class Unit:
 
 
 PERCENT = Unit()
+
+
+class Transcript(NamedTuple):
+    """An utterance of a validation: its key, its text, and what the head makes of it."""
+
+    key: str
+    spoken: str
+    heard: str
+
+
 SHOWN = 8  # keys of a batch that an error message lists
 ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
@@ -157,6 +166,7 @@ class Task(HeadCheckpoint, Trainable):
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
         self.started: dict[str, Any] = {}  # with which weights the run began
+        self.transcripts: list[Transcript] = []  # of the last validation, a few; only of heads that write words
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
@@ -259,22 +269,26 @@ class Task(HeadCheckpoint, Trainable):
             check=self.check_corpus,
         )
 
-    def check_corpus(self, corpus: Corpus, fitting: bool, metas: Iterable[dict[str, Any]]) -> None:
+    def check_corpus(self, corpus: Corpus, fitting: bool, utterances: Iterable[NamedMeta]) -> None:
         """Refuse a corpus whose labels are not there, are not those of the checkpoint, or say nothing of an utterance.
 
         Args:
             corpus: with its label inventories.
             fitting: whether the head is about to be trained on it.
-            metas: the metadata of utterances whose targets are read; none for a task with `target_audio`.
+            utterances: whose targets are read; those of a task with `target_audio` are not.
         """
         labels = self.read_labels(corpus)
         if fitting:
             self.check_labels(labels)
         self._check_built(labels)
-        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
+        # A copy with labels, but without the head that `build` creates for them. Not `copy.copy`: once `fully_shard` has changed
+        # the class of a module, its `__new__` calls the constructor without arguments.
+        reader: Task = object.__new__(type(self))
+        reader.__setstate__(self.__getstate__())
         reader.labels = labels
-        for meta in () if self.target_audio else metas:
-            reader.read_target(meta)
+        for naming, meta in () if self.target_audio else utterances:
+            with naming:
+                reader.read_target(meta)
 
     # Construction.
 
@@ -313,8 +327,12 @@ class Task(HeadCheckpoint, Trainable):
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
-                self.started = start_from_run(self, self.start_from, self.start_with)
+                self.started = self.take_weights(self.start_from)
             self.shard_parameters([parameter for parameter in self.parameters() if not parameter.requires_grad])
+
+    def take_weights(self, source: str) -> dict[str, Any]:
+        """Copy the weights that `start_from` names into a new run; returns what the result card says of them."""
+        return start_from_run(self, source, self.start_with)
 
     def sharded_blocks(self) -> Sequence[nn.Module]:
         return [] if self.upstream.frozen else self.upstream.blocks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import Level
 
 PROCESSING = ("gain_db", "trim")  # keys of `corpus.json` under which a corpus recipe records what it did to the audio
+
+
+NamedMeta = tuple[AbstractContextManager[None], dict[str, Any]]
+"""The metadata of an utterance, and a context in which an error says which utterance it is."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Needs:
     every_talker: bool = False
     target_audio: tuple[str, ...] = ()
     extra_audio: tuple[str, ...] = ()
-    check: Callable[[Corpus, bool, Iterable[dict[str, Any]]], None] | None = None
+    check: Callable[[Corpus, bool, Iterable[NamedMeta]], None] | None = None
 
     @property
     def resamples(self) -> bool:

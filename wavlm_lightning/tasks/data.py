@@ -29,7 +29,7 @@ from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
-from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached
+from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached, named
 from wavlm_lightning.tasks.windows import LONGEST_WHOLE, WINDOW_SECONDS
 from wavlm_lightning.upstreams.cache import FeatureCache
 
@@ -37,6 +37,17 @@ from wavlm_lightning.upstreams.cache import FeatureCache
 def _key(name: str) -> str:
     """The option that holds the transforms of `train`, `valid` or `test`."""
     return "data.transforms" if name == "train" else "data.eval_transforms"
+
+
+def _so_much(samples: np.ndarray, numbers: np.ndarray, seconds: float) -> np.ndarray:
+    """Those of the utterances `numbers` that a fixed random order brings first, up to so much audio; one at least."""
+    if (there := samples[numbers].sum() / SAMPLE_RATE) < seconds:
+        raise UserError(
+            f"data.train_seconds {seconds}: the training split has {there:.0f} s; set less, or null for all"
+        )
+    drawn = numbers[np.random.default_rng(0).permutation(len(numbers))]
+    count = int((samples[drawn].cumsum() <= seconds * SAMPLE_RATE).sum())
+    return np.sort(drawn[: max(1, count)])
 
 
 class TaskData(ResumableData):
@@ -66,6 +77,8 @@ class TaskData(ResumableData):
         transforms: what training waveforms go through after the crop, in order, each drawn anew every time an utterance
             is read: noise, rooms, changes of speed, see `wavlm_lightning.augment.transforms`. Not with `cache`.
         eval_transforms: the same for validation and test, where an utterance always gets the same draw.
+        train_seconds: train on so much audio, whole utterances drawn once, the same for every seed; less is within more. Null
+            trains on all.
     """
 
     def __init__(
@@ -88,6 +101,7 @@ class TaskData(ResumableData):
         seed: int = 1337,
         transforms: list[WaveformTransform] | None = None,
         eval_transforms: list[WaveformTransform] | None = None,
+        train_seconds: float | None = None,
     ) -> None:
         super().__init__()
         self.path = Path(corpus)
@@ -95,6 +109,11 @@ class TaskData(ResumableData):
         self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
         if max_seconds is not None and max_frames is not None:
             raise UserError("data.max_seconds and data.max_frames both crop; give one of them")
+        if train_seconds is not None and train_seconds <= 0:
+            raise UserError(
+                f"data.train_seconds {train_seconds}: must be above 0; give seconds of audio, or null for all"
+            )
+        self.train_seconds = train_seconds
         self.max_frames, self.factor = max_frames, 10 ** (gain_db / 20)  # the gain of an amplitude, not of a power
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
@@ -166,7 +185,8 @@ class TaskData(ResumableData):
             if task.check is None:
                 continue
             for split in self.opened.values():
-                task.check(corpus, fitting, split.metas() if whole else (shard.meta(0) for shard in split.shards))
+                places = ((shard, place) for shard in split.shards for place in range(shard.utterances if whole else 1))
+                task.check(corpus, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
@@ -208,9 +228,15 @@ class TaskData(ResumableData):
         corpus, task = self.corpus, self.needs[0]
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
         opened = {name: open_splits(corpus, names[name]) for name in used}
-        if self.min_seconds and "train" in opened:
-            enough = np.flatnonzero(opened["train"].samples > self.min_seconds * SAMPLE_RATE)
-            opened["train"] = Subset.of(opened["train"], enough, f"with data.min_seconds={self.min_seconds}")
+        if "train" in opened and (self.min_seconds or self.train_seconds is not None):
+            samples = opened["train"].samples
+            chosen, why = np.flatnonzero(samples > self.min_seconds * SAMPLE_RATE), []
+            if self.min_seconds:
+                why.append(f"data.min_seconds={self.min_seconds}")
+            if self.train_seconds is not None:
+                chosen = _so_much(samples, chosen, self.train_seconds)
+                why.append(f"data.train_seconds={self.train_seconds}")
+            opened["train"] = Subset.of(opened["train"], chosen, f"with {' and '.join(why)}")
         return opened
 
     def _crop(self) -> float | None:
@@ -334,9 +360,12 @@ class TaskData(ResumableData):
         batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
         batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
-        layout = {"corpus": self.corpus.sha256, "batch": batch}
-        if self.transforms["train"]:  # only then, so that older checkpoints can still be resumed
+        layout: dict[str, Any] = {"corpus": self.corpus.sha256, "batch": batch}
+        # Only then, so that older checkpoints can still be resumed.
+        if self.transforms["train"]:
             layout["transforms"] = self.described
+        if self.train_seconds is not None:
+            layout["train_seconds"] = self.train_seconds
         return layout
 
     @staticmethod

@@ -118,28 +118,13 @@ class LabelledUtterances(Dataset[TaskBatch]):
             inputs = PartlyCached(layers, Waveforms.pad(crops), *rows, self.cache.level)
         return inputs, [targets[row] for row in range(len(items))]
 
-    @contextlib.contextmanager
-    def _named(self, number: int) -> Iterator[None]:
-        """Whatever goes wrong with an utterance becomes a sentence with its shard and key."""
-        try:
-            yield
-        except Exception as error:
-            shard, place = self.split.locate(number)
-            key = shard.keys[place]
-            said = (
-                str(error) if isinstance(error, UserError | BadAudio) else f"{type(error).__name__}: {reason_of(error)}"
-            )
-            if str(shard.path) in said and repr(key) in said:
-                raise UserError(said) from error
-            raise UserError(f"{shard.path}: utterance {key!r}: {said}") from error
-
     def _read(
         self, shard: ShardIndex, place: int, start: int = 0, samples: int = -1, member: str | None = None
     ) -> np.ndarray:
         return shard.waveform(place, start, samples, member=member) * np.float32(self.factor)
 
     def _utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
-        with self._named(number):
+        with named(*self.split.locate(number)):
             return self._read_utterance(number, seed)
 
     def _read_utterance(self, number: int, seed: int) -> tuple[np.ndarray, tuple[Tensor, ...]]:
@@ -182,10 +167,23 @@ class LabelledUtterances(Dataset[TaskBatch]):
         """What each task reads from the metadata of an utterance; None for those whose target is audio."""
         if number not in self._labels:
             shard, place = self.split.locate(number)
-            with self._named(number):
+            with named(*self.split.locate(number)):
                 self._labels[number] = self._labels_from(shard.meta(place))
         return self._labels[number]
 
     def _labels_from(self, meta: dict[str, Any]) -> tuple[Tensor | None, ...]:
         read = zip(self.read_target, self.target_audio, strict=True)
         return tuple(None if names else target(meta) for target, names in read)
+
+
+@contextlib.contextmanager
+def named(shard: ShardIndex, place: int) -> Iterator[None]:
+    """Whatever goes wrong with an utterance in this context becomes a sentence with its shard and key."""
+    try:
+        yield
+    except Exception as error:
+        key = shard.keys[place]
+        said = str(error) if isinstance(error, UserError | BadAudio) else f"{type(error).__name__}: {reason_of(error)}"
+        if str(shard.path) in said and repr(key) in said:
+            raise UserError(said) from error
+        raise UserError(f"{shard.path}: utterance {key!r}: {said}") from error

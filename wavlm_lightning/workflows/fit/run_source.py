@@ -123,8 +123,8 @@ def _how_to_fit(given: str) -> str:
         return f"{run}: no run folder, and `wavlm fit` takes a configuration: `wavlm fit -c FILE`"
     words = ["-c", str(run / CONFIG), ROOT, str(run), CHECKPOINT, "last"]
     return (
-        f"{run}: holds a run; it goes on with `wavlm fit {shlex.join(words)} --trainer.max_steps N`, and a new one begins "
-        f"with its options by `wavlm fit -c {shlex.quote(str(run / CONFIG))} {ROOT} DIR`"
+        f"a run, and `wavlm fit` takes a configuration: it goes on with `wavlm fit {shlex.join(words)} --trainer.max_steps N`; "
+        f"another {ROOT} without {CHECKPOINT} begins a new run with its options"
     )
 
 
