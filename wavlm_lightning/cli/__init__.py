@@ -37,6 +37,9 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
 MODULES = {"validate": "fit", "test": "fit", "--completion": "completion"}
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
+CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep"}
+"""Verbs that take up what an interrupted call has left."""
+
 
 def usage() -> str:
     """The help text of all verbs."""
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"wavlm {verb}: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(f"wavlm {verb}: interrupted; {_how_to_go_on(argv)}", file=sys.stderr)
         return 130
     except Exception as error:
         from wavlm_lightning.encoder import CheckpointError
@@ -97,6 +100,20 @@ def main(argv: list[str] | None = None) -> int:
             return _refused(verb, error)
         print(f"wavlm {verb}: {last_words(error, argv)}", file=sys.stderr)
         return 1
+
+
+def _how_to_go_on(argv: list[str]) -> str:
+    """What continues an interrupted command; of those that keep nothing on the way, that it begins again.
+
+    Example:
+        >>> _how_to_go_on(["fit", "-c", "ks.yaml"])
+        'the same command with `--ckpt_path last` continues where it stopped, once the run has a checkpoint'
+    """
+    verb = argv[0]
+    if verb == "fit" and not any(word.split("=")[0] == "--ckpt_path" for word in argv):
+        return "the same command with `--ckpt_path last` continues where it stopped, once the run has a checkpoint"
+    keeps = verb in CONTINUES or (verb == "predict" and any(word.split("=")[0] == "--out" for word in argv))
+    return f"the same command {'continues where it stopped' if keeps else 'begins again'}"
 
 
 def _refused(verb: str, error: Exception) -> int:
