@@ -70,6 +70,7 @@ def recipe_in(folder: Path, tiny: Path | None = None, later: list | None = None)
     return folder / "whole.yaml"
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_dry_run(tmp_path, capsys):
     recipe, out = recipe_in(tmp_path), tmp_path / "out"
     words = ["recipe", str(recipe), "--corpus", "data", "--out", str(out), "--corpus-of", "er=data/er", "--dry-run"]
@@ -125,6 +126,7 @@ def test_from_a_corpus_to_tested_heads(tiny, tmp_path, monkeypatch):
     assert main(command) == 0 and len(ran) == 13
 
 
+@pytest.mark.slow
 def test_an_older_ledger_goes_on_and_changed_fine_tuning_is_refused(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny / "pretrain", tmp_path / "corpus", ignore=shutil.ignore_patterns("labels"))
     recipe, out = recipe_in(tmp_path, tiny), tmp_path / "out"
