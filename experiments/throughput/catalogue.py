@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.throughput import downstream_rows, encoder_rows, other_rows, pretraining_rows
+from experiments.throughput.fine_tuning import rows as fine_tuning_rows
 
 ENCODER: dict[str, Any] = {"size": "base", "batch": 4, "seconds": 10.0, "precision": "fp32", "dropout": 0.0}
+
+FINE_TUNING: dict[str, Any] = {**ENCODER, "batch": 8, "seconds": 12.0}
 
 PRETRAINING: dict[str, Any] = {"batch": 2, "seconds": 10.0, "precision": "fp32"}
 
@@ -60,6 +63,12 @@ ROWS: dict[str, Row] = {
         "whole pre-training step, WavLM Base with mixing against HuBERT Base",
         pretraining_rows.time_pretraining,
         {**PRETRAINING, "size": "base"},
+    ),
+    "fine-tuning-step": Row(
+        "CTC fine-tuning step, forward + backward + Adam", fine_tuning_rows.time_fine_tuning, FINE_TUNING, 1.2, 1.5
+    ),
+    "fine-tuning-memory": Row(
+        "CTC fine-tuning step, peak memory", fine_tuning_rows.measure_memory, FINE_TUNING, 0.7, 0.7
     ),
     "downstream-step": Row(
         "a step of keyword spotting, upstream run at each step",

@@ -69,15 +69,25 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert "holds the corpora er, ic, ks, pr, pretrain, qbe, sd, sf, sid, sv" in capsys.readouterr().err
 
 
-def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
-    import wavlm_lightning.cli.data as verb
-
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("codebook apply x y", "the same command continues where it stopped"),
+        ("fit -c x.yaml", "the same command with `--ckpt_path last` continues where it stopped"),
+        ("fit -c x.yaml --ckpt_path last", "the same command continues where it stopped"),
+        ("predict x y --out z", "the same command continues where it stopped"),
+        ("predict x y", "the same command begins again"),
+        ("data info x", "the same command begins again"),
+    ],
+)
+def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys, command, hint):
     def interrupt(argv):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb, "main", interrupt)
-    assert main(["data", "info", "x"]) == 130
-    assert "continues where it stopped" in capsys.readouterr().err
+    words = command.split()
+    monkeypatch.setattr(f"wavlm_lightning.cli.{words[0]}.main", interrupt)
+    assert main(words) == 130
+    assert capsys.readouterr().err.startswith(f"wavlm {words[0]}: interrupted; {hint}")
 
 
 @pytest.mark.slow

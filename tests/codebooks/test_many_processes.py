@@ -85,6 +85,7 @@ def test_any_number_of_jobs_and_parts_gives_the_same_labels(corpus, codebook):
     assert len(LabelSet.open(corpus, f"{kind}-p", "train").rows) == 21
 
 
+@pytest.mark.slow
 def test_any_number_of_jobs_and_parts_gives_the_same_codebook(corpus, codebook, encoder, tmp_path, monkeypatch):
     monkeypatch.setattr("wavlm_lightning.codebooks.extraction.GROUP_SECONDS", 4.0)
     kind = codebook.features["kind"]

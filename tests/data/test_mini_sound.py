@@ -78,6 +78,7 @@ def test_padding_moves_all_times(voice: Synthesiser) -> None:
 
 
 @espeak_needed
+@pytest.mark.slow
 def test_every_word_in_every_accent_folds_to_the_39_phones_and_all_occur() -> None:
     voice, heard = EspeakProcess(), set()
     words = grammar.vocabulary()

@@ -109,7 +109,6 @@ def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.Monke
         assert (our_gradients[name] - expected).abs().max() < 2e-5 * expected.abs().max() + 1e-7 * largest, name
 
 
-@pytest.mark.slow
 def test_prepared_it_is_the_same(wide: WavLM):
     waveforms = noise(1, 136_000)
     with torch.no_grad():

@@ -78,6 +78,17 @@ def test_memory_and_downstream_rows(main, tmp_path: Path):
     assert all(value > 0 for result in results.values() for values in result["values"].values() for value in values)
 
 
+@pytest.mark.slow
+def test_fine_tuning_rows(main, tmp_path: Path):
+    words = ["fine-tuning-step", "fine-tuning-memory", "--size", "tiny", "--batch", "2", "--seconds", "2"]
+    step, memory = run(main, tmp_path, *words)
+    losses = list(step["notes"]["losses of the same batch"].values())
+    assert len(losses) == 4 and losses == pytest.approx(losses[:1] * 4, rel=1e-4)
+    for result, unit in ((step, "s"), (memory, "GiB")):
+        assert result["unit"] == unit and result["peers"] == ["transformers", "torchaudio"]
+        assert all(value > 0 for values in result["values"].values() for value in values)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

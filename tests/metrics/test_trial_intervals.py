@@ -81,6 +81,7 @@ def test_trials_that_share_speakers_need_resampling_by_speaker():
 
 
 @pytest.mark.parametrize(("spread", "by_speaker"), [(0.0, False), (0.5, True)])
+@pytest.mark.slow
 def test_two_systems_of_equal_truth_are_significant_in_at_most_seven_per_cent(spread, by_speaker):
     rng = np.random.default_rng(4)
     significant = 0

@@ -75,6 +75,7 @@ def test_ranks_together_give_everything_over_the_epochs(uneven):
     assert seen == set(range(len(Corpus.open(uneven / "pretrain").split("train"))))
 
 
+@pytest.mark.slow
 def test_resume_at_every_step_of_a_run_in_windows(uneven, tmp_path):
     changes = {"batch_seconds": 6.0, "shuffle_shards": 2, "valid_split": None}
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)

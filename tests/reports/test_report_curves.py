@@ -1,6 +1,7 @@
 import pytest
 
 from wavlm_lightning.reports.curves import read_curves
+from wavlm_lightning.reports.runs.curves import find_pretraining
 from wavlm_lightning.system.errors import UserError
 
 
@@ -54,3 +55,14 @@ def test_other_files_are_refused_by_name(tmp_path):
         read_curves([write(tmp_path / "other.csv", "path,speaker\na,b\n")])
     with pytest.raises(UserError, match=r"bad\.csv, line 2"):
         read_curves([write(tmp_path / "bad.csv", "step,loss\n10,high\n20,1.0\n")])
+
+
+def test_the_file_of_a_csv_logger_is_no_run_of_its_own(tmp_path):
+    """`RUN/csv/version_0/metrics.csv` repeats the curves of RUN; without such curves it is all there is of the run."""
+    for path in ("run/curves/version_0", "run/csv/version_0", "alone/csv/version_0"):
+        (tmp_path / path).mkdir(parents=True)
+        write(tmp_path / path / "metrics.csv", "step,train/loss,train/masked_accuracy\n10,5.0,0.1\n")
+    problems: list[str] = []
+    runs = find_pretraining([tmp_path], [], problems, str)
+    assert [run.folder.relative_to(tmp_path).as_posix() for run in runs] == ["alone/csv/version_0", "run"]
+    assert not problems

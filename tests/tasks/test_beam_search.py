@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.components.ngrams import count_bigrams
+from wavlm_lightning.tasks.components.ngrams import count_bigrams, count_ngrams
 
 LABELS = ["<s>", "|", "A", "B"]
 
@@ -72,39 +73,166 @@ def test_nothing_to_count(tmp_path):
         count_bigrams(["", " . "], tmp_path)
 
 
-def all_paths(log_probabilities, grams, lexicon: set[str], weight: float, word_score: float) -> tuple[str, ...]:
-    """The words of the best of all label sequences, one label a frame, that spell words of the lexicon."""
-    best = (-float("inf"), ())
+def all_paths(log_probabilities, score_of, labels=LABELS) -> list[tuple[float, str]]:
+    """The best score of each text that a sequence of labels, one a frame, can spell; best first.
+
+    `score_of` gives the path's further scores and its text, or None for a path that the search may not take.
+    """
+    best: dict[str, float] = {}
     rows = log_probabilities.tolist()
-    for path in itertools.product(range(len(LABELS)), repeat=len(rows)):
-        text = "".join(LABELS[label] for label, _ in itertools.groupby(path) if label)
-        words = tuple(text.split("|"))
-        if words[-1] or not set(words) <= lexicon | {""}:
+    for path in itertools.product(range(len(labels)), repeat=len(rows)):
+        if (scored := score_of([labels[label] for label in path])) is None:
             continue
+        more, text = scored
+        score = sum(row[label] for row, label in zip(rows, path, strict=True)) + more
+        best[text] = max(best.get(text, -float("inf")), score)
+    return sorted(((score, text) for text, score in best.items()), reverse=True)
+
+
+def spelled(path: list[str]) -> str:
+    return "".join(label for label, _ in itertools.groupby(path) if label != LABELS[0])
+
+
+def by_words(grams, lexicon: set[str], weights: LanguageModel):
+    def score_of(path):
+        words = tuple(spelled(path).split("|"))
+        if words[-1] or not set(words) <= lexicon | {""}:
+            return None
         words = tuple(word for word in words if word)
-        score = sum(row[label] for row, label in zip(rows, path, strict=True))
-        score += weight * sentence(grams, words) + word_score * len(words)
-        best = max(best, (score, words))
-    return best[1]
+        score = weights.weight * sentence(grams, words) + weights.word_score * len(words)
+        return score + weights.silence * path.count("|"), " ".join(words)
+
+    return score_of
 
 
-def test_a_wide_beam_finds_the_best_of_all_paths(tmp_path):
+WEIGHTS = ((2.0, -1.0, 0.0), (0.5, 0.0, -0.7), (0.0, 3.0, 0.4))
+
+
+@pytest.mark.parametrize("with_file", [True, False], ids=["lexicon", "words of the model"])
+def test_a_wide_beam_finds_the_best_of_all_paths(tmp_path, with_file):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
-    counted = count_bigrams(["ab a", "ab ab", "b ab", "bb a a"], tmp_path)
+    counted = count_bigrams(["ab a", "ab ab", "b ab", "bb a a", "zz b"], tmp_path)
+    if with_file:
+        lines = Path(counted.lexicon).read_text().splitlines()
+        Path(counted.lexicon).write_text("".join(f"{line}\n" for line in lines if "Z" not in line))
     grams = read_arpa(counted.model)
     lexicon = {"A", "B", "AB", "BB"}
     torch.manual_seed(0)
-    logits = 5 * torch.randn(12, 6, len(LABELS))
-    lengths = torch.tensor([6] * 8 + [5, 4, 3, 2])
+    logits = 5 * torch.randn(10, 6, len(LABELS))
+    lengths = torch.tensor([6] * 6 + [5, 4, 3, 2])
     seen = set()
-    for weight, word_score in ((2.0, -1.0), (0.5, 0.0), (0.0, 3.0)):
-        model = LanguageModel(counted.lexicon, counted.model, 1000, 1000.0, weight, word_score)
-        found = BeamSearch(model, LABELS)(logits, lengths)
-        rows = zip(logits.log_softmax(-1), lengths.tolist(), strict=True)
-        wanted = [" ".join(all_paths(row[:end], grams, lexicon, weight, word_score)) for row, end in rows]
-        assert found == wanted
-        seen |= set(found)
+    for weight, word_score, silence in WEIGHTS:
+        given = counted.lexicon if with_file else None
+        model = LanguageModel(given, counted.model, 1000, 1000.0, weight, word_score, silence)
+        search = BeamSearch(model, LABELS)
+        assert search.left_out == (0 if with_file else 1)
+        rows = zip(logits.log_softmax(-1), lengths.tolist(), search.nbest(logits, lengths, 3), strict=True)
+        for row, end, found in rows:
+            wanted = all_paths(row[:end], by_words(grams, lexicon, model))[:3]
+            assert [text for text, _ in found] == [text for _, text in wanted]
+            assert [score for _, score in found] == pytest.approx([score for score, _ in wanted], abs=1e-3)
+        seen |= set(search(logits, lengths))
     assert len(seen) > 6 and any(" " in words for words in seen)
+
+
+def test_letters_without_a_lexicon_and_every_path(tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    texts = ["a|b|", "ab|a|", "ab|", "b|ab|", "aab|"]
+    count_ngrams([[*text.upper()] for text in texts], 2).write(tmp_path / "letters.arpa")
+    grams = read_arpa(tmp_path / "letters.arpa")
+    labels = ["<s>", "</s>", "<unk>", "|", "A", "B"]
+    torch.manual_seed(1)
+    logits = 3 * torch.randn(8, 6, len(labels))
+    logits[..., 1] += 2
+    log_probabilities = logits.log_softmax(-1)
+    silent = torch.logaddexp(log_probabilities[..., :1], log_probabilities[..., 1:2])
+    merged = torch.cat([silent, log_probabilities[..., 3:]], -1)
+
+    def by_letters(path):
+        # The search begins after a silence, so that a first `|` is no letter of the text.
+        text = spelled(["|", *path])[1:] if path[0] == "|" else spelled(path)
+        return weights.weight * sentence(grams, tuple(text)) + weights.silence * path.count("|"), text
+
+    seen = set()
+    for weight, _, silence in WEIGHTS:
+        weights = LanguageModel(None, str(tmp_path / "letters.arpa"), 5000, 1000.0, weight, silence=silence)
+        search = BeamSearch(weights, labels, special=range(3), end=1)
+        assert not search.has_words
+        found = search(logits, torch.full((8,), 6))
+        # A text is what a reader sees: one blank between words.
+        wanted = [" ".join(all_paths(row, by_letters)[0][1].replace("|", " ").split()) for row in merged]
+        assert found == wanted
+        scores = [all_paths(row, by_letters)[0][0] for row in merged]
+        assert [search.search_row(row)[0].score for row in merged.contiguous()] == pytest.approx(scores, abs=1e-3)
+        seen |= set(found)
+    assert len(seen) > 6 and any(" " in text for text in seen)
+
+
+def test_phones_without_a_lexicon_and_every_path(tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    count_ngrams([["AH", "T"], ["T", "AH", "T"], ["AH", "AH"]], 2).write(tmp_path / "phones.arpa")
+    grams = read_arpa(tmp_path / "phones.arpa")
+    labels = ["<pad>", "<eos>", "<unk>", "AH", "T"]
+    torch.manual_seed(2)
+    logits = 2 * torch.randn(12, 6, len(labels))
+    log_probabilities = logits.log_softmax(-1)
+    silent = torch.logaddexp(log_probabilities[..., :1], log_probabilities[..., 1:2])
+    merged = torch.cat([silent, log_probabilities[..., 3:]], -1)
+
+    def by_phones(path):
+        phones = tuple(label for label, _ in itertools.groupby(path) if label != "<pad>")
+        return 2 * sentence(grams, phones), " ".join(phones)
+
+    search = BeamSearch(
+        LanguageModel(None, str(tmp_path / "phones.arpa"), 5000, 1000.0), labels, special=range(3), end=1
+    )
+    wanted = [all_paths(row, by_phones, ["<pad>", "AH", "T"])[:2] for row in merged]
+    found = search.nbest(logits, torch.full((12,), 6), 2)
+    assert [[text for text, _ in row] for row in found] == [[text for _, text in row] for row in wanted]
+    assert len({row[0].text for row in found}) > 3
+    with pytest.raises(UserError, match=r"language_model\.silence: this head has no output"):
+        BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, range(3), 1)
+
+
+def test_reweighted_is_a_new_search(tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    counted = count_bigrams(["ab a", "ab ab", "b ab", "bb a a"], tmp_path)
+    torch.manual_seed(0)
+    logits, lengths = 5 * torch.randn(20, 9, len(LABELS)), torch.full((20,), 9)
+    first = BeamSearch(counted, LABELS)
+    before = first(logits, lengths)
+    other = dataclasses.replace(counted, weight=0.1, word_score=2.0, silence=-1.0)
+    shared = first.reweighted(other)
+    assert shared(logits, lengths) == BeamSearch(other, LABELS)(logits, lengths) != before
+    assert shared.files is first.files and first(logits, lengths) == before
+
+
+def test_unknown_words_are_answered_only_if_asked(tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    counted = count_bigrams(["ab a", "bb a a"], tmp_path)
+    logits = torch.full((1, 3, len(LABELS)), -9.0)
+    for frame, label in enumerate((3, 1)):  # B |: the beginning of a word of the lexicon, and no word
+        logits[0, frame, label] = 9.0
+    lengths = torch.tensor([2])
+    assert BeamSearch(counted, LABELS)(logits, lengths) != ["<unk>"]
+    asked = dataclasses.replace(counted, unknown_score=5.0)
+    assert BeamSearch(asked, LABELS)(logits, lengths) == ["<unk>"]
+
+
+def test_models_that_do_not_fit_the_head(tmp_path):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    phones = ["<pad>", "<eos>", "<unk>", "AH", "T"]
+    counted = count_bigrams(["a c"], tmp_path)
+    for model, labels, message in (
+        (counted, phones, "lexicon.lst: this head answers with phones"),
+        (dataclasses.replace(counted, lexicon=None), phones, "no output for 'A', 'C'"),
+        (LanguageModel(None, counted.lexicon), LABELS, "not an ARPA file"),
+        (LanguageModel(), LABELS, "names no file"),
+        (dataclasses.replace(counted, lexicon=counted.model), LABELS, "the head has no output for"),
+        (dataclasses.replace(counted, lexicon=None, beam=0), LABELS, "at least 1 hypothesis"),
+    ):
+        with pytest.raises(UserError, match=message):
+            BeamSearch(model, labels, special=range(3 if labels is phones else 1))
 
 
 def test_missing_files_and_foreign_letters_are_refused(tmp_path):

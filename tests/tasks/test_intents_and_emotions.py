@@ -13,6 +13,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import EmotionRecognition, FoldData, IntentClassification, TaskData
+from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
 from wavlm_lightning.upstreams import Fbank
 
 LABELS = {"action": list("abcdef"), "object": [str(i) for i in range(14)], "location": list("wxyz")}
@@ -61,6 +62,22 @@ def test_intents_are_learnt(tiny, tmp_path):
     data = TaskData(str(tiny / "ic"), batch_size=10, cache=str(tmp_path / "cache"), test_split="train")
     trainer.fit(head, data)
     assert trainer.test(head, data, verbose=False)[0]["test/accuracy"] > 0.7
+
+
+def test_emotions_have_weighted_and_unweighted_accuracy():
+    head = EmotionRecognition(Fbank(cmvn=False))
+    head.build(["neutral", "happy", "angry", "sad"])
+    classes, guesses = [0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 1, 0]
+    logits, lengths = nn.functional.one_hot(torch.tensor(guesses), 4).float(), torch.full((6,), 10)
+    targets = Targets.pad([torch.tensor(each) for each in classes])
+    batch = TaskBatch(tuple("abcdef"), Layers(torch.zeros(1, 6, 10, 240), lengths, 100.0), targets)
+    metric = head.build_metric()
+    head.update_metric(metric, logits, lengths, batch)
+    values = {name: float(value) for name, value in head.score(metric, "test").items()}
+    assert values == pytest.approx({"accuracy": 4 / 6, "unweighted_accuracy": (3 / 4 + 1 + 0) / 3})
+    scored = ScoredUtterances()
+    scored.add(head, logits, lengths, batch)
+    assert [row[0] for row in scored.rows.values()] == [1.0, 1.0, 1.0, 0.0, 1.0, 0.0] and not scored.missing
 
 
 def opened(tiny, protocol, fold):

@@ -512,3 +512,18 @@ def test_mixing_needs_a_second_utterance(corpus):
     data = opened(KeywordSpotting(Fbank(cmvn=False)), corpus, min_seconds=0.97, transforms=[MixUtterances()])
     with pytest.raises(UserError, match=r"data\.transforms: split train has no second utterance"):
         data.train_dataloader().dataset[[(0, 0)]]
+
+
+def test_train_on_so_much_audio(tiny):
+    """Whole utterances, drawn once: less is within more; validation stays, and too much is refused."""
+    whole = opened(KeywordSpotting(Fbank(cmvn=False)), tiny / "ks").opened
+    half, third = (
+        opened(KeywordSpotting(Fbank(cmvn=False)), tiny / "ks", train_seconds=share * whole["train"].seconds).opened
+        for share in (1 / 2, 1 / 3)
+    )
+    assert set(third["train"].keys) < set(half["train"].keys) < set(whole["train"].keys)
+    longest = whole["train"].samples.max() / 16_000
+    assert 0 <= whole["train"].seconds / 2 - half["train"].samples.sum() / 16_000 < longest
+    assert half["valid"].keys == whole["valid"].keys
+    with pytest.raises(UserError, match=r"data\.train_seconds 1000000: the training split has \d+ s; set less"):
+        opened(KeywordSpotting(Fbank(cmvn=False)), tiny / "ks", train_seconds=1_000_000)

@@ -34,6 +34,7 @@ def train(corpus: str, folder: str, devices: int) -> None:
     torch.save(state, Path(folder) / f"{trainer.global_rank}-of-{devices}.pt")
 
 
+@pytest.mark.slow
 def test_an_encoder_trains_in_two_processes_as_in_one(tiny, tmp_path):
     """`masked_spec_embed`, which no task uses, stopped DDP before."""
     together(2, tmp_path / "log.txt", train, str(tiny / "ks"), str(tmp_path), 2)

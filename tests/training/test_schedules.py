@@ -147,3 +147,15 @@ def test_a_schedule_that_does_not_fit_the_run_is_refused():
     with pytest.raises(UserError, match="warmup and hold take 500 updates, but the schedule has 400"):
         rates(Schedule("tri_stage", warmup=0.25, hold=400))
     assert rates(Schedule("inverse_sqrt", warmup=4), total=-1, updates=17)[16] == [0.5, 0.25]
+
+
+def test_the_exponential_is_wespeakers():
+    """LR0 x (LR1 / LR0)^(t / T), times t / T_w in the warm-up."""
+    first, last, warm = 0.1, 1e-5, 16
+    found = rates(Schedule("exponential", warmup=warm, final=last / first))
+    for update, (rate, half) in enumerate(found):
+        wanted = (last / first) ** (update / TOTAL) * min(1.0, update / warm)
+        assert rate == pytest.approx(wanted, rel=1e-12) and half == pytest.approx(wanted / 2, rel=1e-12)
+    assert Schedule("exponential", final=0.25).factor(TOTAL + 5, TOTAL) == 0.25
+    with pytest.raises(UserError, match="never gets there"):
+        Schedule("exponential", final=0.0)

@@ -82,6 +82,7 @@ def test_the_newest_checkpoints_are_kept_beside_best_and_last(run):
     assert names == ["best.ckpt", "last.ckpt", "update-4.ckpt", "update-5.ckpt", "update-6.ckpt"]
 
 
+@pytest.mark.slow
 def test_the_average_is_a_run_that_every_verb_reads(run, tiny, folder, capsys):
     out = folder / "mean"
     assert main(["average", str(run), "--last", "2", "--batches", "3", "--out", str(out)]) == 0

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from quiet import quiet_trainer
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import KeywordSpotting
+from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.workflows.fit.early_checks import check_monitored
 
 KS = ["-c", "configs/superb/mini/ks.yaml", "--trainer.accelerator", "cpu"]
 FBANK = ["--model.upstream", "Fbank", "--model.upstream.cmvn", "false"]
@@ -69,6 +75,14 @@ def test_a_monitored_metric_that_is_never_logged(tiny, tmp_path, capsys):
     said = refused(capsys, "fit", *KS, *FBANK, *words, *stop)
     assert "EarlyStopping monitors 'valid/acuracy', which KS does not log; did you mean 'valid/accuracy'?" in said
     assert not (tmp_path / "cache").exists()
+
+
+def test_checkpoints_may_be_chosen_by_their_update():
+    """`keep_checkpoints` keeps the newest ones; Lightning gives its checkpoints the count that no task logs."""
+    task = KeywordSpotting(Fbank(cmvn=False))
+    check_monitored(quiet_trainer(callbacks=[ModelCheckpoint(monitor="step", mode="max", save_top_k=2)]), task)
+    with pytest.raises(UserError, match="EarlyStopping monitors 'step', which KS does not log"):
+        check_monitored(quiet_trainer(callbacks=[EarlyStopping("step")]), task)
 
 
 @pytest.mark.parametrize(

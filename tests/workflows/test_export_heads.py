@@ -70,6 +70,27 @@ def test_a_trained_head_is_used_by_its_card(runs, recording, tiny, tmp_path, cap
     assert row["probability"] == pytest.approx(wanted, abs=1e-4)
 
 
+def test_a_fine_tuned_classifier_in_a_pipeline(runs, recording, tiny, tmp_path):
+    """The trained encoder goes along, not the one that it began with."""
+    arguments = ["-c", "configs/finetune/mini/er.yaml", "--data.corpus", str(tiny / "er")]
+    arguments += ["--model.upstream.source", str(runs / "encoder"), "--model.upstream.fine_tuning.from_update", "0"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path / "er"), "--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--model.schedule", "null"]
+    assert main(["fit", *arguments, "--trainer.enable_progress_bar", "false"]) == 0
+    folder = tmp_path / "emotions"
+    assert main(["export", str(tmp_path / "er"), str(folder)]) == 0
+    before, after = (WavLM.from_pretrained(place).state_dict() for place in (runs / "encoder", folder))
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved and not any("feature_extractor" in name for name in moved)  # the convolutions stay frozen
+
+    row = next(predict_files(open_head(tmp_path / "er", "cpu"), [recording], 60.0))
+    answer = transformers.pipeline("audio-classification", model=str(folder), device="cpu")(
+        load_mono(recording), top_k=4
+    )
+    assert answer[0]["label"] == row["emotion"] and len(answer) == 4
+    assert answer[0]["score"] == pytest.approx(row["probability"], abs=1e-4)
+
+
 def test_the_folder_predicts_as_its_run_does(runs, recording, tmp_path):
     assert main(["export", str(runs / "ks"), str(tmp_path)]) == 0
     for place in (runs / "ks", tmp_path):

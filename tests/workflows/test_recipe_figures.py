@@ -49,6 +49,7 @@ def test_headers_and_table_are_the_plan(name, capsys):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_recipe_makes_the_labels_that_the_configuration_names(name, tmp_path, monkeypatch, capsys):
     """`wavlm fit` alone must find what `wavlm recipe` leaves."""
     content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())

@@ -136,6 +136,7 @@ def test_results_of_something_else_are_not_taken_over(tiny, tmp_path, capsys):
     assert main([*arguments, "--steps", "2"]) == 0
 
 
+@pytest.mark.slow
 def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     """A data set whose labels are broken fails; the other task is in the table, and the status says so."""
     data = tmp_path / "data"

@@ -234,6 +234,7 @@ def test_a_goal_against_the_direction_of_the_metric_is_refused(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_processes")
+@pytest.mark.slow
 def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     options = ["--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks"), "--data.cache", str(tmp_path / "cache")]
     options += ["--trainer.accelerator", "cpu", "--trainer.max_steps", "6", "--trainer.val_check_interval", "2"]

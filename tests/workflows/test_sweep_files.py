@@ -68,6 +68,7 @@ def test_the_official_grid_selects_as_the_task_does(name):
 
 
 @pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.slow
 def test_one_trial_of_every_sweep_runs(name, tiny, tmp_path):
     """In this process; what a pool of them does is tested by `test_sweep.py`."""
     sweep, kind = read_sweep(f"configs/{name}"), name.rsplit("/", 1)[-1].removesuffix(".yaml")

@@ -1,9 +1,9 @@
 """Lightning callbacks and loggers that `wavlm` adds to a trainer, or that a YAML names.
 
 `wavlm_lightning.callbacks.Probe`, `MoveValue` and `Wandb` beside it are the class paths for a YAML; they are imported when
-they are first asked for. In reading order: `checkpoints`, `progress`, `results` (result card, predictions), `examples`
-(sounds of a test), `probe`, `moving` (a margin over the updates), `wandb`, `joint_heads` (several heads in one run). The
-package may import everything below `workflows`. Tests: `tests/callbacks`.
+they are first asked for. In reading order: `checkpoints`, `progress`, `transcripts` (sentences of a validation), `results`
+(result card, predictions), `examples` (sounds of a test), `probe`, `moving` (a margin over the updates), `wandb`,
+`joint_heads` (several heads in one run). The package may import everything below `workflows`. Tests: `tests/callbacks`.
 """
 
 from importlib import import_module

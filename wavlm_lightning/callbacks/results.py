@@ -16,6 +16,7 @@ from torch import Tensor
 import wavlm_lightning
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
 from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import machine_facts
@@ -55,6 +56,7 @@ class WriteResultCard(pl.Callback):
         card = self.card(task)
         # The card last: it tells sweeps and `wavlm superb` that a run is done.
         write_results(folder, task.utterance_results)
+        write_transcripts(folder, getattr(task, "test_transcripts", None))
         card.write(folder)
 
     def card(self, task: Task) -> ResultCard:

@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torchmetrics.functional.text import word_error_rate
 
 from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
 from wavlm_lightning.callbacks.safe_loggers import Patience, keep_running
@@ -35,6 +36,7 @@ from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.base import Transcript
 
 INIT_SECONDS = 20  # for W&B's server to begin a run
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
@@ -68,7 +70,8 @@ class Wandb(WandbLogger):
         offline: write locally only; null takes WANDB_MODE, or is offline unless this machine is logged in.
         codebook: folder of the codebook of a pre-training's labels; its files become an artefact.
         upload_checkpoint: upload the best checkpoint; false logs only its path and hash.
-        samples: number of utterances logged as audio, spectrogram and predictions.
+        samples: number of utterances logged as audio, spectrogram and predictions, and of a speech recogniser as a table of
+            what was spoken, what it heard and the word error rate.
 
     Example:
         >>> # wavlm fit -c configs/superb/mini/ks.yaml --trainer.logger Wandb
@@ -263,6 +266,8 @@ class WandbMedia(pl.Callback):
         task = _head(pl_module)
         if trainer.sanity_checking or task is None:
             return
+        if self.samples and task.transcripts and trainer.is_global_zero:
+            self.logger.patience.call(self._show_transcripts, trainer, task.transcripts[: self.samples])
         weights = task.weighted_sum.weights()  # in all processes: they may have to gather them
         if weights and trainer.is_global_zero:
             self.weights[trainer.global_step] = weights
@@ -272,6 +277,16 @@ class WandbMedia(pl.Callback):
         import wandb
 
         self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
+
+    def _show_transcripts(self, trainer: pl.Trainer, transcripts: Sequence[Transcript]) -> None:
+        import wandb
+
+        rows = []
+        for one in transcripts:
+            rate = 100 * float(word_error_rate([one.heard], [one.spoken]))
+            rows.append([trainer.global_step, *one, round(rate, 2)])
+        columns = ["update", "key", "spoken", "heard", "WER %"]
+        self._log(trainer, {"samples/transcripts": wandb.Table(columns=columns, data=rows)})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log codebooks and the checkpoint; Lightning does not call this hook for an interrupted run."""

@@ -25,8 +25,8 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "validate": "score a checkpoint on the validation split: `validate RUN`",
     "test": "score a checkpoint on the test split and write its result card: `test RUN`",
     "predict": "a trained head on audio files: `predict RUN FILE...`",
-    "score": "errors of two files, with intervals: `score asr REFERENCE HYPOTHESIS`, also pr, labels, sd, sv",
-    "lm": "an n-gram language model for ASR from texts or a corpus: `lm TEXT... --out lm.arpa`",
+    "score": "errors of two files, or of a tested run, with intervals: `score asr REFERENCE HYPOTHESIS`, `score RUN`",
+    "lm": "an n-gram language model for ASR: `lm TEXT... --out lm.arpa`, its weights for a head: `lm tune RUN`",
     "average": "the mean of the weights of a run's last checkpoints: `average RUN --out DIR`",
     "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
     "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
@@ -36,6 +36,9 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
 }
 MODULES = {"validate": "fit", "test": "fit", "--completion": "completion"}
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
+
+CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep"}
+"""Verbs that take up what an interrupted call has left."""
 
 
 def usage() -> str:
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"wavlm {verb}: interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(f"wavlm {verb}: interrupted; {_how_to_go_on(argv)}", file=sys.stderr)
         return 130
     except Exception as error:
         from wavlm_lightning.encoder import CheckpointError
@@ -97,6 +100,20 @@ def main(argv: list[str] | None = None) -> int:
             return _refused(verb, error)
         print(f"wavlm {verb}: {last_words(error, argv)}", file=sys.stderr)
         return 1
+
+
+def _how_to_go_on(argv: list[str]) -> str:
+    """What continues an interrupted command; of those that keep nothing on the way, that it begins again.
+
+    Example:
+        >>> _how_to_go_on(["fit", "-c", "ks.yaml"])
+        'the same command with `--ckpt_path last` continues where it stopped, once the run has a checkpoint'
+    """
+    verb = argv[0]
+    if verb == "fit" and not any(word.split("=")[0] == "--ckpt_path" for word in argv):
+        return "the same command with `--ckpt_path last` continues where it stopped, once the run has a checkpoint"
+    keeps = verb in CONTINUES or (verb == "predict" and any(word.split("=")[0] == "--out" for word in argv))
+    return f"the same command {'continues where it stopped' if keeps else 'begins again'}"
 
 
 def _refused(verb: str, error: Exception) -> int:

@@ -14,7 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(
         prog="wavlm plan",
-        description="Cost of a pre-training recipe, from labels to export: memory, updates, operations, hours.",
+        description="Cost of a pre-training recipe, from labels to export and fine-tuning: memory, updates, operations, hours.",
     )
     parser.add_argument("configuration", help="a name in configs/pretrain (wavlm_base), or a path ending in .yaml")
     parser.add_argument("--gpus", type=whole, metavar="N", help="processes (default: those of the configuration)")
@@ -40,13 +40,14 @@ def main(argv: list[str]) -> int:
 
     if arguments.out is not None:
         check_output(arguments.out)
-    from wavlm_lightning.workflows.plan import Assumptions, cluster_files, plan
+    from wavlm_lightning.workflows.plan import Assumptions, cluster_files, fine_tuning_plans, plan
     from wavlm_lightning.workflows.plan.text import as_json, as_text
 
     assumptions = Assumptions(arguments.mfu, arguments.gpus, arguments.gpu, arguments.hours, arguments.memory)
     plans = plan(arguments.configuration, assumptions)
     if arguments.cluster is None:
-        print(as_json(plans, assumptions) if arguments.json else as_text(plans, assumptions))
+        tuned = fine_tuning_plans(arguments.configuration, assumptions)
+        print(as_json(plans, assumptions, tuned) if arguments.json else as_text(plans, assumptions, tuned))
         return 0
     for name, content in cluster_files(arguments.cluster, arguments.configuration, plans[-1], arguments.nodes).items():
         if arguments.out is None:

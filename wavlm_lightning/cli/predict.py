@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.system.arguments import whole
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `wavlm predict RUN FILE...`; names of options are those of arguments of `predict_recordings`."""
@@ -31,6 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help=f"{window} (%(default)s)")
     on_error = "a recording that cannot be used: stop there, or skip it with a warning; by default fail at the end"
     parser.add_argument("--on-error", choices=("stop", "skip"), help=on_error)
+    parser.add_argument(
+        "--lm", type=Path, metavar="RUN|FILE", help="ASR, PR: decode with the language model of `wavlm lm tune` as well"
+    )
+    parser.add_argument(
+        "--nbest", type=whole, default=1, metavar="N", help="with --lm: the N best answers, with scores"
+    )
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     return parser
 
@@ -61,6 +69,9 @@ def as_text(row: dict[str, Any]) -> str:
         return f"{row['file']}:{turns or ' no speech'}"
     if "embedding" in facts:
         return f"{row['file']}: an embedding of {len(facts['embedding'])} numbers (--json prints it)"
+    if best := facts.pop("nbest", None):
+        lines = "".join(f"\n  {each['score']:10.3f}  {each.get('text', each.get('phones'))}" for each in best)
+        return f"{as_text({'file': row['file'], **facts})}{lines}"
     if set(facts) <= {"text", "phones"}:
         return f"{row['file']}: {' '.join(facts.values())}"
     return f"{row['file']}: " + ", ".join(f"{name} {_value(value)}" for name, value in facts.items())

@@ -13,15 +13,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wavlm recipe",
         description="From a corpus to an exported encoder: codebook, labels and pre-training for every configuration "
-        "that the recipe needs. A second call skips finished stages and resumes an interrupted one. Run it as one "
-        "process (Lightning starts those of other GPUs); for jobs on several machines, let --dry-run print the commands.",
+        "that the recipe needs, then the fine-tunings that it names, with their tests. A second call skips finished stages "
+        "and resumes an interrupted one. Run it as one process (Lightning starts those of other GPUs); for jobs on several "
+        "machines, let --dry-run print the commands.",
         usage="wavlm recipe RECIPE --corpus DIR --out DIR [options] [-- OPTIONS OF WAVLM FIT]",
-        epilog="Everything after -- is passed to every `wavlm fit`: -- --trainer.devices 8 --data.num_workers 8",
+        epilog="Everything after -- is passed to every `wavlm fit` of pre-training: -- --trainer.devices 8 --data.num_workers 8",
     )
     parser.add_argument("recipe", help="a file of configs/pretrain (wavlm_base, say), or the path of your own")
     parser.add_argument("--corpus", type=Path, required=True, help="the training corpus; labels are written into it")
     parser.add_argument("--out", type=Path, required=True, help="folder for codebooks, runs and the encoder")
-    other = "another corpus for one of the configurations (hubert_base_it1=data/librispeech, say); may be repeated"
+    other = (
+        "another corpus for a configuration (hubert_base_it1=data/librispeech, er_large=data/iemocap); may be repeated"
+    )
     parser.add_argument("--corpus-of", action="append", default=[], metavar="CONFIGURATION=DIR", help=other)
     source = "the encoder to continue from and to label with, instead of the configuration's (`continue`)"
     parser.add_argument("--checkpoint", metavar="PATH", help=source)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # its import takes seconds, and help must come at once
-    from wavlm_lightning.workflows.score import Scored
+    from wavlm_lightning.workflows.score import Part, Scored
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `wavlm score`."""
-    from wavlm_lightning.workflows.score import KINDS
+    from wavlm_lightning.workflows.score import GROUPINGS, KINDS
 
     parser = argparse.ArgumentParser(
         prog="wavlm score",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Score answers against the truth. Brackets hold the 95 % interval of a bootstrap over utterances (or "
-        "recordings,\ntrials; with --speakers over speakers).\n\n"
+        "recordings,\ntrials; with --speakers over speakers).\n"
+        "`wavlm score RUN` scores the transcripts that `wavlm test RUN` has left.\n\n"
         + "\n".join(f"  {kind:<7} {text}" for kind, text in KINDS.items()),
     )
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
@@ -36,15 +38,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--missing", choices=("stop", "empty"), default="stop", help="an utterance without an answer")
     parser.add_argument("--collar", type=float, default=0.0, help="sd: seconds around a boundary that are not scored")
     parser.add_argument("--prior", type=float, default=0.01, help="sv: prior of one speaker in the detection cost")
+    parser.add_argument(
+        "--by", nargs="+", choices=GROUPINGS, default=[], help="asr, pr: a table for each speaker, length or utterance"
+    )
+    parser.add_argument(
+        "--errors", type=Path, metavar="FILE", help="asr, pr: write aligned errors and confusions there"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     return parser
 
 
 def main(argv: list[str]) -> int:
     """Score, and print a line for each measure."""
+    from wavlm_lightning.workflows.score import KINDS, files_of_run, score, score_both
+
+    run: dict[str, Any] = {}
+    # A run may be called as a kind: files follow a kind, and options a run.
+    alone = len(argv) == 1 or (len(argv) > 1 and argv[1].startswith("-"))
+    if argv and Path(argv[0]).is_dir() and (argv[0] not in KINDS or alone):
+        run = files_of_run(Path(argv[0]))
+        argv = [*(str(run[name]) for name in ("kind", "reference", "hypothesis", "other") if name in run), *argv[1:]]
     options = vars(build_parser().parse_args(argv))
+    options |= {name: run[name] for name in ("speakers", "names") if name in run and options[name] is None}
     as_json = options.pop("json")
-    from wavlm_lightning.workflows.score import score, score_both
 
     if options["other"] is None:
         del options["other"]
@@ -71,7 +87,23 @@ def main(argv: list[str]) -> int:
 def _print(scored: Scored) -> None:
     for measure in scored.measures:
         print(measure.line())
-    for speaker, interval in scored.by_speaker.items():
+    for by, parts in scored.by.items():
+        _print_table(by, parts, scored.measures[0].name)
+    if scored.by:
+        print()
+    # Of a table of speakers they are a part.
+    for speaker, interval in scored.by_speaker.items() if not scored.by else ():
         value, low, high = (f"{100 * number:.2f}" for number in interval)
         print(f"  {speaker}  {scored.measures[0].name} {value} % [{low}, {high}]")
     print(f"{scored.utterances} utterances; 95 % intervals resample {scored.resampled}")
+
+
+def _print_table(by: str, parts: Sequence[Part], measure: str) -> None:
+    """Rows of speakers, lengths or utterances, with a line of titles."""
+    width = max(len(by), *(len(part.name) for part in parts))
+    print(f"\n{by:<{width}}  utterances  units    sub    del    ins  {measure:>7}")
+    for part in parts:
+        rate = f"{100 * part.errors / part.units:6.2f}%" if part.units else f"{'-':>7}"
+        sure = "" if part.interval is None else f"  [{100 * part.interval.low:.2f}, {100 * part.interval.high:.2f}]"
+        counts = "".join(f"{number:7}" for number in (part.substitutions, part.deletions, part.insertions))
+        print(f"{part.name:<{width}}  {part.utterances:10}{part.units:7}{counts}  {rate}{sure}")

@@ -7,6 +7,7 @@ Layout::
     SPLIT-000000.index.json     keys, samples, and where in the tar each member starts
     SPLIT.lengths.npy           samples of every utterance of the split, uint32, in shard order
     trials-SPLIT.csv            same-speaker trials, for tasks that need them
+    trials-SPLIT_NAME.csv       a further list of trials of that split, which `source.trial_lists` names
     labels/NAME/SPLIT-000000.safetensors    codebook labels (see `wavlm_lightning.codebooks`)
 """
 
@@ -238,6 +239,10 @@ class Corpus:
                 lengths = (Lengths(path, part["utterances"], facts["bytes"], facts["sha256"], remote, counts),)
             self._opened[name] = Split(name, shards, lengths)
         return self._opened[name]
+
+    def trial_lists(self, split: str) -> list[str]:
+        """The names of further lists of trials of a split, beside `trials(split)`: list `e` of `test` is `trials("test_e")`."""
+        return list(self.body["source"].get("trial_lists", {}).get(split, []))
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
         """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials, or a row is something else."""

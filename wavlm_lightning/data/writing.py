@@ -107,7 +107,10 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
     if too_short:
         source["too_short"] = too_short
     listed = plan.trials or {}
-    trials = {s: [row for row in rows if absent.get(s, set()).isdisjoint(row[1:])] for s, rows in listed.items()}
+    owner = {f"{split}_{name}": split for split, names in source.get("trial_lists", {}).items() for name in names}
+    trials = {
+        s: [row for row in rows if absent.get(owner.get(s, s), set()).isdisjoint(row[1:])] for s, rows in listed.items()
+    }
     dropped = {s: len(rows) - len(trials[s]) for s, rows in listed.items() if len(rows) > len(trials[s])}
     if dropped:
         source["trials_dropped"] = dropped

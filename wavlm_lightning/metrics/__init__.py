@@ -5,6 +5,7 @@
 - `enhancement`: SI-SDR, its improvement, STOI, as means over utterances.
 - `superb`: SUPERB's Score, Rank and published leaderboard.
 - `intervals`: bootstrap intervals and paired comparisons.
+- `class_recall`: unweighted accuracy (ER).
 - `cluster_quality`, `effective_rank`: quality of pre-training labels and of representations.
 
 Imports `system` at most. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or

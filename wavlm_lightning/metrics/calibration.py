@@ -21,25 +21,31 @@ class Cohort(NamedTuple):
     deviation: np.ndarray
 
 
-def cohort_statistics(embeddings: ArrayLike, cohort: ArrayLike, top: int = 300) -> Cohort:
+def cohort_statistics(embeddings: ArrayLike, cohort: ArrayLike, top: int = 300, own: ArrayLike | None = None) -> Cohort:
     """How near utterances are to voices that are not in the trials: what adaptive normalisation takes off.
 
     Args:
         embeddings: of the utterances, `(utterances, dim)`, of any length.
         cohort: such as the mean embedding of each training speaker, `(voices, dim)`.
         top: the nearest of the cohort that count for an utterance; all, if there are fewer.
+        own: the voice of each utterance in the cohort, int `(utterances,)`, which does not count; None if it has none there.
 
     Raises:
         ValueError: another shape, fewer than two voices, or values that are not finite.
     """
     rows, voices = _unit(embeddings), _unit(cohort)
-    top = min(top, len(voices))
+    others = len(voices) if own is None else len(voices) - 1
+    top = min(top, others)
     if top < 2:
-        raise ValueError(f"a cohort needs at least two voices, and there are {len(voices)}")
+        raise ValueError(f"a cohort needs at least two voices, and there are {others}")
+    places = None if own is None else np.asarray(own, dtype=np.int64)
     means, deviations = [], []
     step = max(1, BLOCK // len(voices))
     for begin in range(0, len(rows), step):
-        nearest = np.partition(rows[begin : begin + step] @ voices.T, len(voices) - top, axis=1)[:, -top:]
+        cosines = rows[begin : begin + step] @ voices.T
+        if places is not None:
+            np.put_along_axis(cosines, places[begin : begin + step, None], -np.inf, axis=1)
+        nearest = np.partition(cosines, len(voices) - top, axis=1)[:, -top:]
         means.append(nearest.mean(1))
         deviations.append(nearest.std(1))
     return Cohort(np.concatenate(means), np.concatenate(deviations))

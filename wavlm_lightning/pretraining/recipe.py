@@ -1,8 +1,8 @@
-"""The section `recipe` of a pre-training configuration: corpus size, GPUs, and how its labels are made."""
+"""The section `recipe` of a pre-training configuration: corpus size, GPUs, how its labels are made, what follows it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,27 @@ class CodebookRecipe:
 
 
 @dataclass(frozen=True)
+class FineTuningRecipe:
+    """A run of `wavlm fit` on the exported encoder, the average of its checkpoints if wanted, and the test.
+
+    Attributes:
+        config: the configuration of a task, `configs/finetune/...` or a path, also beside the file that names it.
+        start_from: name of an earlier fine-tuning of this recipe whose weights the run begins with (`model.start_from`).
+        folds: of a corpus with folds (`FoldData`), how many are tested, a run each; 0 for other data.
+        average: how many of the last checkpoints are averaged into what is tested and what others start from; 0 for none.
+        utterance_seconds: mean length of an utterance, for `wavlm plan`; only read where the batch is given in utterances.
+        gpus: number of processes that the configuration is written for, for `wavlm plan`.
+    """
+
+    config: str
+    start_from: str | None = None
+    folds: int = 0
+    average: int = 0
+    utterance_seconds: float | None = None
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a configuration assumes. `wavlm plan` and `wavlm recipe` read it; training ignores it.
 
@@ -38,9 +59,11 @@ class Recipe:
         gpus: number of processes; with another number keep `gpus` x `accumulate_grad_batches` constant.
         gpu: kind of GPU.
         codebook: how the labels are made; None if the configuration needs none.
+        fine_tuning: what the exported encoder is fine-tuned for afterwards, in this order.
     """
 
     hours: float
     gpus: int = 1
     gpu: str = "a100"
     codebook: CodebookRecipe | None = None
+    fine_tuning: list[FineTuningRecipe] = field(default_factory=list)

@@ -31,6 +31,7 @@ class Difference(NamedTuple):
         p_value: of the paired test over utterances; None if either run has no results of its utterances.
         utterances: that both runs were tested on; 0 without a test.
         why: what makes them level or what is missing, for the reader; empty if the test decides.
+        ends: of the 95 % interval of the paired difference; None without a test, or if no utterance differs.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Difference(NamedTuple):
     p_value: float | None
     utterances: int
     why: str
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,24 +161,25 @@ def difference(reference: Measured, other: Measured) -> Difference:
     value = other.value - reference.value
     better = (value < 0) == (other.metric["better"] == "lower")
     verdict: Verdict = "ahead" if better else "behind"
-    p_value, utterances, why = None, 0, "not tested"
+    p_value, utterances, why, ends = None, 0, "not tested", None
     if reference.utterances is not None and other.utterances is not None:
         try:
             found = compare(other.utterances, reference.utterances)
         except UserError:  # another corpus, split or set of utterances
             return Difference(value, "level", None, 0, "not the same test data")
         p_value, utterances, why = found.p_value, found.utterances, ""
+        ends = (found.low, found.high) if found.low < found.high else None
     deviations = [each.deviation for each in (reference, other) if each.deviation is not None]
     decimals = other.metric.get("decimals", DECIMALS)
     if p_value is not None and p_value >= ALPHA:
-        return Difference(value, "level", p_value, utterances, "")
+        return Difference(value, "level", p_value, utterances, "", ends)
     if p_value is None and f"{other.value:.{decimals}f}" == f"{reference.value:.{decimals}f}":
         return Difference(value, "level", None, 0, "equal, not tested")
     if reference.at_chance and other.at_chance:
-        return Difference(value, "level", p_value, utterances, "both at chance")
+        return Difference(value, "level", p_value, utterances, "both at chance", ends)
     if deviations and abs(value) <= math.hypot(*deviations):
-        return Difference(value, "level", p_value, utterances, "within the spread of seeds")
-    return Difference(value, verdict, p_value, utterances, why)
+        return Difference(value, "level", p_value, utterances, "within the spread of seeds", ends)
+    return Difference(value, verdict, p_value, utterances, why, ends)
 
 
 def leader(figures: Mapping[str, Measured], ahead: Callable[[str, str], bool] | None = None) -> str | None:

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 ARROWS = {"lower": "↓", "higher": "↑"}
 MISSING = "–"
 
-TITLES = {"si_sdr": "SI-SDR", "si_sdri": "SI-SDRi"}  # names of metrics that `metric_title` cannot derive
+# Names of metrics that `metric_title` cannot derive.
+TITLES = {
+    "si_sdr": "SI-SDR",
+    "si_sdri": "SI-SDRi",
+    "wer_lm": "WER with LM",
+    "per_lm": "PER with LM",
+    "min_dcf": "minDCF",
+    "eer_as_norm": "EER with AS-norm",
+    "min_dcf_as_norm": "minDCF with AS-norm",
+    "eer_qmf": "EER with QMF",
+    "min_dcf_qmf": "minDCF with QMF",
+}
 
 
 @dataclass(frozen=True)

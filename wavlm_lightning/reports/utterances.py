@@ -6,6 +6,7 @@ holds the trials and their scores. `interval` and `compare` resample speakers wh
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -127,6 +128,8 @@ class Comparison(NamedTuple):
     difference: float  # of the first to the second, in the card's unit
     utterances: int  # compared: utterances, recordings, queries, or trials of verification
     resampled: str = "utterances"  # what was exchanged or resampled
+    low: float = math.nan  # ends of the 95 % bootstrap interval of the difference
+    high: float = math.nan
 
 
 def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = RESAMPLES) -> Interval:
@@ -223,7 +226,19 @@ def _compare_rows(one: UtteranceResults, other: UtteranceResults, resamples: int
     scaled = weights / weights.max()  # ones without folds, so that sums of whole numbers stay exact
     p_value = paired_p_value(a.errors * scaled, b.errors * scaled, groups, resamples)
     difference = float(((a.errors - b.errors) * weights).sum()) * one.scale
-    return Comparison(p_value, difference, len(mine), one.rows if groups is None else "speakers")
+    drawn = []
+    for number, members in enumerate(folds):
+        speakers = None if groups is None else [groups[place] for place in members]
+        gaps = (a.errors - b.errors)[members].tolist()
+        drawn.append(resampled_rates(gaps, a.counts[members].tolist(), speakers, resamples, seed=number))
+    ends = _ends(np.mean(drawn, axis=0), one.scale)
+    return Comparison(p_value, difference, len(mine), one.rows if groups is None else "speakers", *ends)
+
+
+def _ends(differences: np.ndarray, scale: float) -> tuple[float, float]:
+    """The ends of the 95 % interval of resampled differences, in the card's unit."""
+    low, high = np.nanquantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return scale * float(low), scale * float(high)
 
 
 def _compare_trials(one: UtteranceResults, other: UtteranceResults, resamples: int) -> Comparison:
@@ -241,7 +256,10 @@ def _compare_trials(one: UtteranceResults, other: UtteranceResults, resamples: i
     scores = [[row[0] for row in rows] for rows in (mine, theirs)]
     whole, drawn = trial_measures(scores, same, sides, resamples=resamples)
     difference = float(whole[0] - whole[1]) * one.scale
-    return Comparison(trial_p_value(whole, drawn), difference, len(pairs), "trials" if sides is None else "speakers")
+    ends = _ends(drawn[:, 0] - drawn[:, 1], one.scale)
+    return Comparison(
+        trial_p_value(whole, drawn), difference, len(pairs), "trials" if sides is None else "speakers", *ends
+    )
 
 
 def _by_pair(results: UtteranceResults) -> dict[tuple[frozenset[str], int], tuple[float, bool, int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,13 @@ class Ledger:
         path: the file.
         settings: everything that the results depend on, as JSON values; they must equal those in the file.
         what: name of the job for messages: "recipe", "demo".
+        newer: settings that a file of an older version lacks; they are added to it.
 
     Raises:
         UserError: the file was written with other settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], what: str) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], what: str, newer: Sequence[str] = ()) -> None:
         self.path = path
         self.body: dict[str, Any] = {"settings": settings, "seconds": {}, "done": []}
         if path.is_file():
@@ -41,7 +42,7 @@ class Ledger:
             self.body = read_json(path, kind, remedy)
             with reading(path, kind, remedy):
                 _check(self.body)
-            before = self.body["settings"]
+            before = {**{name: settings[name] for name in newer if name in settings}, **self.body["settings"]}
             if changed := [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
                 differ = "; ".join(
                     f"{name}: {one_line(str(before.get(name)), 60)}, now {settings.get(name)}" for name in changed
@@ -49,6 +50,7 @@ class Ledger:
                 raise UserError(
                     f"{path.parent} holds a {what} with other settings ({differ}); choose another --out, or remove that folder"
                 )
+            self.body["settings"] = before
 
     def is_done(self, name: str) -> bool:
         return name in self.body["done"]

@@ -27,6 +27,7 @@ from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
+from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
@@ -34,6 +35,7 @@ from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
     "CtcTask",
+    "EcapaVerification",
     "EmotionRecognition",
     "FineTunedRecognition",
     "FoldData",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.callbacks import BaseFinetuning
@@ -58,6 +57,16 @@ class Unit:
 
 
 PERCENT = Unit()
+
+
+class Transcript(NamedTuple):
+    """An utterance of a validation: its key, its text, and what the head makes of it."""
+
+    key: str
+    spoken: str
+    heard: str
+
+
 SHOWN = 8  # keys of a batch that an error message lists
 ENCODER = 1  # the random stream of a trained upstream, beside that of the head
 
@@ -156,7 +165,9 @@ class Task(HeadCheckpoint, Trainable):
         self.scored = ScoredUtterances()  # in the test that runs
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
         self.fitted: dict[str, Any] = {}  # what `fit_on_validation` found last
+        self.fitted_tensors: dict[str, Tensor] = {}  # what it found that no card holds, such as a cohort; on the CPU
         self.started: dict[str, Any] = {}  # with which weights the run began
+        self.transcripts: list[Transcript] = []  # of the last validation, a few; only of heads that write words
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
@@ -227,7 +238,8 @@ class Task(HeadCheckpoint, Trainable):
 
         Called in every process at the end of each validation, before checkpoints are written; `metric` has seen the whole
         split, and its `compute` joins the processes. The values, JSON-like, are in `self.fitted`, also in a test or a
-        prediction from a checkpoint. Never called with test data.
+        prediction from a checkpoint. What is large goes to `self.fitted_tensors`, which the checkpoint keeps and the card
+        does not. Never called with test data.
         """
         return {}
 
@@ -271,7 +283,10 @@ class Task(HeadCheckpoint, Trainable):
         if fitting:
             self.check_labels(labels)
         self._check_built(labels)
-        reader = copy.copy(self)  # with labels, but without the head that `build` creates for them
+        # A copy with labels, but without the head that `build` creates for them. Not `copy.copy`: once `fully_shard` has changed
+        # the class of a module, its `__new__` calls the constructor without arguments.
+        reader: Task = object.__new__(type(self))
+        reader.__setstate__(self.__getstate__())
         reader.labels = labels
         for naming, meta in () if self.target_audio else utterances:
             with naming:
@@ -314,8 +329,12 @@ class Task(HeadCheckpoint, Trainable):
             # Not in a test, nor in a second `fit` of this object. Of a run that is resumed from Python, Lightning loads the
             # checkpoint after this hook and so replaces every weight again.
             if self.start_from and self.trainer.state.fn == "fit" and not (self.trained or self.started):
-                self.started = start_from_run(self, self.start_from, self.start_with)
+                self.started = self.take_weights(self.start_from)
             self.shard_parameters([parameter for parameter in self.parameters() if not parameter.requires_grad])
+
+    def take_weights(self, source: str) -> dict[str, Any]:
+        """Copy the weights that `start_from` names into a new run; returns what the result card says of them."""
+        return start_from_run(self, source, self.start_with)
 
     def sharded_blocks(self) -> Sequence[nn.Module]:
         return [] if self.upstream.frozen else self.upstream.blocks()

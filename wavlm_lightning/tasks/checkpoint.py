@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
@@ -33,6 +34,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     fit_began: float | None = None  # reading of the clock
     seconds_before: float = 0.0  # of training, when the run that goes on stopped
     fitted: dict[str, Any]
+    fitted_tensors: dict[str, Tensor]
     started: dict[str, Any]
     monitor: Any
 
@@ -54,6 +56,8 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         if self.fit_began is not None:
             # Beside the entry `task`, which is equal for equal runs.
             checkpoint["training_seconds"] = self.seconds_before + time.perf_counter() - self.fit_began
+        if self.fitted_tensors:
+            checkpoint["fitted_tensors"] = self.fitted_tensors
         metric, mode = self.monitor
         value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
         checkpoint["task"] = {
@@ -117,6 +121,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
         self.seconds_before = float(checkpoint.get("training_seconds", 0.0))
         self.fitted, self.started = kept.get("fitted", {}), kept.get("started", {})
+        self.fitted_tensors = checkpoint.get("fitted_tensors", {})
 
     def upgrade(self, checkpoint: dict[str, Any]) -> None:
         """Bring a checkpoint of an older version of the task to today's form, in place; a task without one does nothing."""

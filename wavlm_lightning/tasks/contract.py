@@ -70,6 +70,14 @@ def _no_loader(stage: str) -> Any:
     raise UserError("this data module serves no second pass; use TaskData")
 
 
+def _no_training() -> Split:
+    raise UserError("this data module serves no training split in a test; use TaskData")
+
+
+def _not_whole(split: Split) -> Any:
+    raise UserError("this data module serves no whole utterances of training; use TaskData")
+
+
 @dataclass(frozen=True)
 class Served:
     """What a data module gives the tasks of a run.
@@ -80,6 +88,9 @@ class Served:
         splits: `train`, `valid` and `test` -> the name of the split in the corpus.
         loader: makes a new loader of the batches of `train`, `valid` or `test`, for a pass of a task's own.
         path: the corpus as the user named it.
+        training: opens the split `train`, also in a test.
+        whole: makes a loader of a split or a `Subset` as an evaluation reads it, whole utterances without transforms and
+            without the cache, each process its share: for what is fitted on training data under these conditions.
     """
 
     corpus: Corpus
@@ -87,6 +98,8 @@ class Served:
     splits: Mapping[str, str] = field(default_factory=dict)
     loader: Callable[[str], Any] = _no_loader
     path: str | Path = ""
+    training: Callable[[], Split] = _no_training
+    whole: Callable[[Split], Any] = _not_whole
 
     @property
     def processing(self) -> dict[str, Any]:

@@ -39,6 +39,17 @@ def _key(name: str) -> str:
     return "data.transforms" if name == "train" else "data.eval_transforms"
 
 
+def _so_much(samples: np.ndarray, numbers: np.ndarray, seconds: float) -> np.ndarray:
+    """Those of the utterances `numbers` that a fixed random order brings first, up to so much audio; one at least."""
+    if (there := samples[numbers].sum() / SAMPLE_RATE) < seconds:
+        raise UserError(
+            f"data.train_seconds {seconds}: the training split has {there:.0f} s; set less, or null for all"
+        )
+    drawn = numbers[np.random.default_rng(0).permutation(len(numbers))]
+    count = int((samples[drawn].cumsum() <= seconds * SAMPLE_RATE).sum())
+    return np.sort(drawn[: max(1, count)])
+
+
 class TaskData(ResumableData):
     """A corpus with train, valid and test splits, for any task, or for several heads at a time (`ManyHeads`).
 
@@ -66,6 +77,8 @@ class TaskData(ResumableData):
         transforms: what training waveforms go through after the crop, in order, each drawn anew every time an utterance
             is read: noise, rooms, changes of speed, see `wavlm_lightning.augment.transforms`. Not with `cache`.
         eval_transforms: the same for validation and test, where an utterance always gets the same draw.
+        train_seconds: train on so much audio, whole utterances drawn once, the same for every seed; less is within more. Null
+            trains on all.
     """
 
     def __init__(
@@ -88,6 +101,7 @@ class TaskData(ResumableData):
         seed: int = 1337,
         transforms: list[WaveformTransform] | None = None,
         eval_transforms: list[WaveformTransform] | None = None,
+        train_seconds: float | None = None,
     ) -> None:
         super().__init__()
         self.path = Path(corpus)
@@ -95,6 +109,11 @@ class TaskData(ResumableData):
         self.max_seconds, self.min_seconds, self.balance = max_seconds, min_seconds, balance
         if max_seconds is not None and max_frames is not None:
             raise UserError("data.max_seconds and data.max_frames both crop; give one of them")
+        if train_seconds is not None and train_seconds <= 0:
+            raise UserError(
+                f"data.train_seconds {train_seconds}: must be above 0; give seconds of audio, or null for all"
+            )
+        self.train_seconds = train_seconds
         self.max_frames, self.factor = max_frames, 10 ** (gain_db / 20)  # the gain of an amplitude, not of a power
         self.splits = {"train": train_split, "valid": valid_split, "test": test_split}
         self.cache_directory: Path | None = None
@@ -143,7 +162,10 @@ class TaskData(ResumableData):
         if self.cache_directory is not None:
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
-        return Served(self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path)
+        training = partial(self._training, stage == "fit")
+        return Served(
+            self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path, training, self._whole
+        )
 
     def _check_lengths(self) -> None:
         """Refuse utterances without a single frame, by name; today's recipes and `wavlm data check` do the same."""
@@ -209,9 +231,15 @@ class TaskData(ResumableData):
         corpus, task = self.corpus, self.needs[0]
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
         opened = {name: open_splits(corpus, names[name]) for name in used}
-        if self.min_seconds and "train" in opened:
-            enough = np.flatnonzero(opened["train"].samples > self.min_seconds * SAMPLE_RATE)
-            opened["train"] = Subset.of(opened["train"], enough, f"with data.min_seconds={self.min_seconds}")
+        if "train" in opened and (self.min_seconds or self.train_seconds is not None):
+            samples = opened["train"].samples
+            chosen, why = np.flatnonzero(samples > self.min_seconds * SAMPLE_RATE), []
+            if self.min_seconds:
+                why.append(f"data.min_seconds={self.min_seconds}")
+            if self.train_seconds is not None:
+                chosen = _so_much(samples, chosen, self.train_seconds)
+                why.append(f"data.train_seconds={self.train_seconds}")
+            opened["train"] = Subset.of(opened["train"], chosen, f"with {' and '.join(why)}")
         return opened
 
     def _crop(self) -> float | None:
@@ -284,6 +312,28 @@ class TaskData(ResumableData):
             self.opened[name], transforms, self.seed if name == "train" else None, self.factor, _key(name)
         )
 
+    def _training(self, fitting: bool) -> Split:
+        return self.opened["train"] if fitting else self.open_stage(("train",))["train"]
+
+    def _whole(self, split: Split) -> DataLoader:
+        longest, most = float(split.samples.max()) / SAMPLE_RATE, None
+        seconds = max(self.eval_batch_seconds, longest)
+        if longest > LONGEST_WHOLE:  # alone in their batch, as in `_loader`
+            seconds = most = LONGEST_WHOLE
+        trainer = self.trainer
+        assert trainer is not None
+        plan = BatchPlan(
+            split.samples,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            train=False,
+            max_seconds=most,
+            batch_seconds=seconds,
+        )
+        utterances = LabelledUtterances(split, self.needs, None, self.seed, None, self.factor, None)
+        workers = capped(self.num_workers, "data.num_workers")
+        return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=workers)
+
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)
         # s3prl crops what it resamples in validation as it does in training.
@@ -335,9 +385,12 @@ class TaskData(ResumableData):
         batch = [self.batch_size, self.batch_seconds, self.max_seconds, self.max_frames, self.min_seconds, self.balance]
         batch += [1 if self.trainer is None else self.trainer.accumulate_grad_batches]
         batch += [self.splits["train"], self.seed]
-        layout = {"corpus": self.corpus.sha256, "batch": batch}
-        if self.transforms["train"]:  # only then, so that older checkpoints can still be resumed
+        layout: dict[str, Any] = {"corpus": self.corpus.sha256, "batch": batch}
+        # Only then, so that older checkpoints can still be resumed.
+        if self.transforms["train"]:
             layout["transforms"] = self.described
+        if self.train_seconds is not None:
+            layout["train_seconds"] = self.train_seconds
         return layout
 
     @staticmethod

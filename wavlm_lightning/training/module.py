@@ -87,19 +87,21 @@ class Trainable(pl.LightningModule):
                 f"{name}: trainer.strategy {type(strategy).__name__} would not average the gradients over processes; "
                 "use ddp or fsdp2"
             )
-        if isinstance(strategy, FSDP2):
-            if self.trainer.lightning_module is not self:
-                raise UserError(
-                    f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time"
-                )
+        if isinstance(strategy, FSDP2) and self.trainer.lightning_module is not self:
+            raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
+
+    def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
+        """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`.
+
+        Raises:
+            UserError: nothing is trained.
+        """
+        if isinstance(self.trainer.strategy, FSDP2):
             if not any(parameter.requires_grad for parameter in self.parameters()):
+                name = getattr(self, "name", type(self).__name__)
                 raise UserError(
                     f"{name}: trainer.strategy fsdp2 shards what is trained, and nothing is; use one device"
                 )
-
-    def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
-        """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`."""
-        if isinstance(self.trainer.strategy, FSDP2):
             self.trainer.strategy.shard(self, self.sharded_blocks(), ignored, self.sharded_checkpoints)
 
     def gather_parameters(self) -> None:

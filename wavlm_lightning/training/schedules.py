@@ -1,4 +1,4 @@
-"""The learning rate over updates: constant, linear, cosine, tri-stage with an exponential tail, warm-up then 1/sqrt."""
+"""The learning rate over updates: constant, linear, cosine, exponential, tri-stage, warm-up then 1/sqrt."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wavlm_lightning.system.errors import UserError
 
-Shape = Literal["constant", "linear", "cosine", "tri_stage", "inverse_sqrt"]
-ENDS = ("linear", "cosine", "tri_stage")  # shapes whose rate depends on where the schedule ends
+Shape = Literal["constant", "linear", "cosine", "exponential", "tri_stage", "inverse_sqrt"]
+ENDS = ("linear", "cosine", "exponential", "tri_stage")  # shapes whose rate depends on where the schedule ends
+FINAL = {"exponential": 0.01, "tri_stage": 0.05}
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,16 @@ class Schedule:
     After the warm-up, a straight line from `start` to 1, the shapes go on as follows. `constant`: 1. `linear`: a straight
     line to `final` at the last update. `cosine`: half a cosine to `final`. `tri_stage`: 1 for `hold`, then exponentially to
     `final` (fairseq's `tri_stage`, wav2vec 2.0 fine-tuning). `inverse_sqrt`: the square root of warm-up over updates
-    (Vaswani et al. 2017, section 5.3).
+    (Vaswani et al. 2017, section 5.3). `exponential`: from 1 at the first update to `final` at the last, and the warm-up is a
+    factor on it (wespeaker).
 
     Args:
         shape: see above.
         warmup: how long the rate rises: 0.1 is a tenth of all updates, 4000 is 4000 updates.
         hold: how long it stays at its peak; of `tri_stage`.
         start: factor at the first update, if there is a warm-up; 0, of `tri_stage` 0.01.
-        final: factor at the last update and after it; 0, of `tri_stage` 0.05.
+        final: factor at the last update and after it; 0, of `tri_stage` 0.05, of
+            `exponential` 0.01.
         updates: of the whole schedule, if not `trainer.max_steps`: HuBERT's 10 h run stops at 25000 of 80000.
 
     Example:
@@ -60,7 +63,7 @@ class Schedule:
         for name, value in {"start": self.start, "final": self.final}.items():
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"schedule.{name} {value}: a factor on the learning rate; it must be from 0 to 1")
-        if self.shape == "tri_stage" and self.final == 0:
+        if self.shape in ("exponential", "tri_stage") and self.final == 0:
             raise UserError("schedule.final 0: an exponential never gets there; set a value above 0, such as 0.05")
 
     @property
@@ -74,9 +77,12 @@ class Schedule:
         climb, hold = self._long(self.warmup, total), self._long(self.hold, total)
         published = self.shape == "tri_stage"
         start = self.start if self.start is not None else 0.01 if published else 0.0
-        final = self.final if self.final is not None else 0.05 if published else 0.0
+        final = self.final if self.final is not None else FINAL.get(self.shape, 0.0)
+        rising = start + (1.0 - start) * (update / climb) if update < climb else 1.0
+        if self.shape == "exponential":
+            return rising * final ** min(1.0, update / max(1, total))
         if update < climb:
-            return start + (1.0 - start) * (update / climb)
+            return rising
         if self.shape == "constant":
             return 1.0
         if self.shape == "inverse_sqrt":

@@ -104,8 +104,12 @@ class Upstream(nn.Module, ABC):
         if self.frozen:
             self.requires_grad_(False)
             self.eval()
-        elif self.fine_tuning is not None:
-            self._choose_parameters(self.fine_tuning)
+        else:
+            # What was read from a checkpoint is in eval mode, and Lightning leaves every module in the mode it finds: the
+            # dropouts of the encoder would be off.
+            self.train()
+            if self.fine_tuning is not None:
+                self._choose_parameters(self.fine_tuning)
         # Without time masks its embedding never gets a gradient, and DDP stops at parameters without one.
         if self.fine_tuning is None or self.fine_tuning.time_mask_probability == 0:
             for name, parameter in self.named_parameters():

@@ -105,6 +105,7 @@ def _write(
     write_text(out / CONFIG, yaml.safe_dump(config, sort_keys=False))
     if "task" in content:
         content["task"] |= {"fitted": {}, "selection": None, "averaged": steps}
+        content.pop("fitted_tensors", None)
     metric: str | None = None
     value: float | None = None
     try:
@@ -234,4 +235,6 @@ def _validate(content: dict[str, Any], out: Path, path: Path) -> tuple[str | Non
     if "task" in content:
         selection = None if value is None else {"metric": metric, "mode": mode, "value": value}
         content["task"] |= {"fitted": run.model.fitted, "selection": selection}
+        if tensors := getattr(run.model, "fitted_tensors", {}):
+            content["fitted_tensors"] = tensors
     return metric, value

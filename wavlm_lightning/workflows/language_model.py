@@ -12,6 +12,7 @@ from wavlm_lightning.system.reading import check_file, read_text
 from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.components.ngrams import NGrams, count_ngrams, letter_lexicon
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE
 
 UNITS = {
     "words": "words, for a beam search with a lexicon",
@@ -110,7 +111,9 @@ def _texts(source: Path, split: str, units: str) -> Iterator[str]:
             raise UserError(f"{source}: split {split} has no {key}; name a text file, or a corpus with transcripts")
         for meta in metas:
             value = meta.get(key) or ""
-            yield value if isinstance(value, str) else " ".join(map(_phone, value))
+            # The targets of PR have no pauses, and neither may its language model.
+            phones = value.split() if isinstance(value, str) else map(_phone, value)
+            yield value if key == "text" else " ".join(phone for phone in phones if phone != PAUSE)
     else:
         check_file(source, "a text file, or the folder of a corpus")
         yield from read_text(source, "text with a sentence a line").splitlines()

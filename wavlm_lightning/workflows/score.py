@@ -7,18 +7,23 @@ The measures are those of the tasks: words and letters are counted by edit dista
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm
+from wavlm_lightning.metrics.alignment import Alignment, Edits, aligned, total
 from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
 from wavlm_lightning.metrics.verification import minimum_detection_cost
+from wavlm_lightning.reports.transcripts import transcript_files
 from wavlm_lightning.reports.utterances import Comparison, ScoredTrials, UtteranceResults, compare
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import check_output, write_text
 from wavlm_lightning.system.reading import read_text, reading
 
 KINDS = {
@@ -57,6 +62,28 @@ class Scored:
     utterances: int
     resampled: str  # what the intervals resample: utterances, recordings, speakers, trials
     by_speaker: dict[str, Interval] = field(default_factory=dict)
+    by: dict[str, list[Part]] = field(default_factory=dict)  # what was asked for of `GROUPINGS` -> its rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """Utterances of one speaker or of some length, or a single one, and the first measure on them."""
+
+    name: str
+    utterances: int
+    units: int  # words or phones of the reference
+    substitutions: int
+    deletions: int
+    insertions: int
+    interval: Interval | None  # as fractions; None without units, or of a single utterance
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+GROUPINGS = ("speaker", "length", "utterance")
+LENGTHS = (0, 5, 10, 20, 40)  # longest reference of each row of `length`, in words or phones; the last row is open
 
 
 def score(
@@ -68,6 +95,8 @@ def score(
     missing: str = "stop",
     collar: float = 0.0,
     prior: float = 0.01,
+    by: Sequence[str] = (),
+    errors: Path | None = None,
 ) -> Scored:
     """Score a file of answers against a file of truths.
 
@@ -81,6 +110,8 @@ def score(
         missing: `stop` if the hypothesis lacks an utterance, or `empty` to count it as an empty answer.
         collar: seconds on either side of a reference boundary that are not scored; `sd` only.
         prior: of a pair of one speaker in the detection cost; `sv` only.
+        by: some of `GROUPINGS`: rows of the first measure for each; `asr` and `pr` only. `speaker` needs `speakers`.
+        errors: write the utterances with errors to this file, aligned, and the most frequent confusions; `asr` and `pr` only.
 
     Raises:
         UserError: a file is missing or malformed, or the two do not belong together.
@@ -89,7 +120,23 @@ def score(
         >>> print(score("asr", Path("text"), Path("hyp")).measures[0].line())
         WER 3.21 % [2.87, 3.60]  (sub 120, del 31, ins 18, of 5262 words)
     """
-    return _scored(kind, reference, hypothesis, speakers, names, missing, collar, prior)[0]
+    return _scored(kind, reference, hypothesis, speakers, names, missing, collar, prior, by, errors)[0]
+
+
+def files_of_run(run: Path) -> dict[str, Any]:
+    """Arguments of `score`, or of `score_both` if there is an `other`, for the transcripts that `wavlm test RUN` has left.
+
+    With a language model its transcripts are the hypothesis, and the greedy ones the other.
+
+    Raises:
+        UserError: the run has none.
+    """
+    reference, answers, speakers = transcript_files(run)
+    if not answers or not reference.is_file():
+        raise UserError(f"{run}: has no transcripts; `wavlm test {run}` writes them for ASR and PR heads")
+    kind = "pr" if answers[0].stem.startswith("per") else "asr"
+    found = {"kind": kind, "reference": reference, "hypothesis": answers[0], "speakers": speakers, "names": True}
+    return found if len(answers) == 1 else {**found, "other": answers[1]}
 
 
 def score_both(
@@ -102,14 +149,15 @@ def score_both(
         reference: the truth.
         hypothesis: the answers of one system.
         other: those of another one.
-        options: of `score`.
+        options: of `score`; `errors` are those of the first hypothesis.
 
     Example:
         >>> *_, compared = score_both("asr", Path("text"), Path("wavlm.hyp"), Path("fbank.hyp"))
         >>> compared.p_value
         0.0005
     """
-    (one, mine), (two, theirs) = (_scored(kind, reference, path, **options) for path in (hypothesis, other))
+    one, mine = _scored(kind, reference, hypothesis, **options)
+    two, theirs = _scored(kind, reference, other, **{**options, "errors": None})
     return one, two, compare(mine, theirs)
 
 
@@ -122,10 +170,16 @@ def _scored(
     missing: str = "stop",
     collar: float = 0.0,
     prior: float = 0.01,
+    by: Sequence[str] = (),
+    errors: Path | None = None,
 ) -> tuple[Scored, UtteranceResults]:
     """The measures, and what each utterance adds to the first one."""
     if kind not in KINDS:
         raise UserError(f"{kind}: not a kind of files; give one of {', '.join(KINDS)}")
+    if (by or errors is not None) and kind not in ("asr", "pr"):
+        raise UserError(f"--by and --errors: of words and phones alone (asr, pr), and not of {kind}")
+    if "speaker" in by and speakers is None:
+        raise UserError("--by speaker: needs the speakers; give Kaldi's utt2spk with --speakers")
     if kind == "sd":
         return _turns(reference, hypothesis, collar)
     if kind == "sv":
@@ -139,17 +193,81 @@ def _scored(
     if kind == "asr":
         counted = [("WER", "words", str.split), ("CER", "letters", list)]
     measures, first = [], None
+    tables: dict[str, list[Part]] = {}
     for name, unit, split in counted:
-        errors, counts, details = _edits([(split(truth), split(answer)) for _, truth, answer in pairs])
-        if not sum(counts):
+        made = [aligned(split(truth), split(answer)) for _, truth, answer in pairs]
+        edits = [each.edits for each in made]
+        whole = total(edits)
+        if not whole.units:
             raise UserError(f"{reference}: holds no {unit}, so there is nothing to score")
+        kinds = {"sub": whole.substitutions, "del": whole.deletions, "ins": whole.insertions}
+        wrong, counts = [each.errors for each in edits], [each.units for each in edits]
         measures.append(
-            Measured(name, bootstrap_interval(errors, counts, groups), "%", {**details, f"of {unit}": sum(counts)})
+            Measured(name, bootstrap_interval(wrong, counts, groups), "%", {**kinds, f"of {unit}": whole.units})
         )
-        first = first or (errors, counts)
+        first = first or (wrong, counts)
+        if name == counted[0][0]:
+            tables = {each: _parts(each, keys, edits, groups) for each in by}
+            if errors is not None:
+                check_output(errors.parent, "--errors")
+                heading = f"{hypothesis} against {reference}: {measures[0].line()}"
+                write_text(errors, "\n".join(_error_lines(heading, keys, made)) + "\n")
     assert first is not None
-    scored = Scored(measures, len(pairs), "speakers" if groups else "utterances", _by_speaker(*first, groups))
+    by_speaker = _by_speaker(*first, groups)
+    scored = Scored(measures, len(pairs), "speakers" if groups else "utterances", by_speaker, tables)
     return scored, _results(measures[0], keys, *first, groups)
+
+
+def _parts(by: str, keys: Sequence[str], edits: Sequence[Edits], groups: Sequence[str] | None) -> list[Part]:
+    """Rows of one of `GROUPINGS`: speakers by name, lengths from short to long, utterances with most errors first."""
+    if by == "utterance":
+        order = sorted(range(len(keys)), key=lambda row: (-edits[row].errors, row))
+        return [Part(keys[row], 1, *edits[row], interval=None) for row in order]
+    names = [_length(each.units) for each in edits] if by == "length" else [str(group) for group in groups or ()]
+    listed = sorted(set(names)) if by == "speaker" else list(map(_length, (0, *(n + 1 for n in LENGTHS))))
+    found = []
+    for name in dict.fromkeys(listed):
+        rows = [row for row, own in enumerate(names) if own == name]
+        if rows:
+            whole = total(edits[row] for row in rows)
+            wrong, counts = [edits[row].errors for row in rows], [edits[row].units for row in rows]
+            interval = bootstrap_interval(wrong, counts) if whole.units else None
+            found.append(Part(name, len(rows), *whole, interval=interval))
+    return found
+
+
+def _length(units: int) -> str:
+    """The row of an utterance of so many words."""
+    for low, high in pairwise(LENGTHS):
+        if low < units <= high:
+            return f"{low + 1} to {high}"
+    return "0" if not units else f"over {LENGTHS[-1]}"
+
+
+MOST = 30  # confusions of each kind that are listed
+
+
+def _error_lines(heading: str, keys: Sequence[str], made: Sequence[Alignment]) -> list[str]:
+    """A file of errors for people: the most frequent ones, then every utterance with errors, worst first."""
+    wrong = sorted((row for row, each in enumerate(made) if each.edits.errors), key=lambda row: -made[row].edits.errors)
+    counts: Counter[tuple[str, str]] = Counter()
+    for each in made:
+        counts.update(each.confusions)
+    lines = [heading, f"{len(wrong)} of {len(keys)} utterances have errors"]
+    for title, listed in (
+        ("substitutions (reference -> hypothesis)", {pair: n for pair, n in counts.items() if all(pair)}),
+        ("deletions", {pair: n for pair, n in counts.items() if not pair[1]}),
+        ("insertions", {pair: n for pair, n in counts.items() if not pair[0]}),
+    ):
+        shown = sorted(listed.items(), key=lambda item: (-item[1], item[0]))
+        more = f", the {MOST} most frequent" if len(shown) > MOST else ""
+        lines += ["", f"{title}: {sum(listed.values())}, {len(shown)} different{more}"]
+        lines += [f"{number:6}  {' -> '.join(filter(None, pair))}" for pair, number in shown[:MOST]]
+    for row in wrong:
+        found = made[row].edits
+        kinds = f"{found.substitutions} sub, {found.deletions} del, {found.insertions} ins of {found.units}"
+        lines += ["", f"{keys[row]}  ({kinds})", *made[row].lines()]
+    return lines
 
 
 def _results(
@@ -176,35 +294,6 @@ def _results(
         speakers=None if groups is None else tuple(groups),
         trials=trials,
     )
-
-
-def _edits(pairs: Sequence[tuple[list[str], list[str]]]) -> tuple[list[int], list[int], dict[str, int]]:
-    """Errors and length of each pair of sequences, and the kinds of errors of all."""
-    import jiwer
-
-    errors, counts = [], []
-    kinds = {"sub": 0, "del": 0, "ins": 0}
-    for truth, answer in pairs:
-        if truth:
-            # Units are joined by a character that is in none of them, as jiwer takes strings.
-            made = jiwer.process_words(SEPARATOR.join(truth), SEPARATOR.join(answer), _units(), _units())
-            found = made.substitutions, made.deletions, made.insertions
-        else:
-            found = 0, 0, len(answer)
-        for name, number in zip(kinds, found, strict=True):
-            kinds[name] += number
-        errors.append(sum(found))
-        counts.append(len(truth))
-    return errors, counts, kinds
-
-
-SEPARATOR = "\x1f"
-
-
-def _units() -> Any:
-    import jiwer
-
-    return jiwer.Compose([jiwer.ReduceToListOfListOfWords(word_delimiter=SEPARATOR)])
 
 
 def _by_speaker(

@@ -11,6 +11,6 @@ trees with the official layout.
 
 _NAMES = (
     "librispeech librilight_limited librilight speech_commands fluent_speech_commands voxceleb1 iemocap quesst14 snips "
-    "libri2mix gigaspeech voxpopuli common_voice noise"
+    "libri2mix gigaspeech voxpopuli common_voice noise voxceleb2 musan rirs_noises"
 )
 RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module

@@ -36,7 +36,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         raise UserError(f"{root}: no {', '.join(sorted(SUFFIXES))} file here or below")
     shares = {"valid": arguments.valid, "test": arguments.test}
     split_of = hold_out((file.as_posix() for file in files), shares, "recordings")
-    pieces = {file: _pieces(root, file, arguments.piece_seconds) for file in files}
+    pieces = {file: pieces_of(root, file, arguments.piece_seconds) for file in files}
     splits: dict[str, list[Recording]] = {"train": [], "valid": [], "test": []}
     for file, part in pieces.items():
         splits[split_of[file.as_posix()]] += part
@@ -51,7 +51,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     )
 
 
-def _pieces(root: Path, file: Path, seconds: float) -> list[Recording]:
+def pieces_of(root: Path, file: Path, seconds: float) -> list[Recording]:
     """Consecutive pieces of a file; the rest at its end is kept if it is long enough."""
     import soundfile
 

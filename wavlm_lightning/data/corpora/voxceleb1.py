@@ -123,10 +123,11 @@ def _processed(recording: Recording) -> Recording:
     return replace(recording, gain_db=GAIN_DB, trim=True)
 
 
-def read_trials(path: Path) -> list[Trial]:
+def read_trials(path: Path, any_speaker: bool = False) -> list[Trial]:
     """Rows of (1 same speaker or 0, file, file) of an official list, in its order; files relative to `wav`.
 
-    Raises `UserError` if the file is missing, a row is malformed, or a speaker belongs to the training set.
+    Raises `UserError` if the file is missing, a row is malformed, or a speaker belongs to the training set, unless
+    `any_speaker` says that nothing of VoxCeleb1 is trained on.
     """
     require_file(path, "the official trials, from the VoxCeleb site (name another list with --trials)")
     trials = []
@@ -137,7 +138,7 @@ def read_trials(path: Path) -> list[Trial]:
         if len(fields) != 3 or fields[0] not in ("0", "1") or any(name.count("/") != 2 for name in fields[1:]):
             raise UserError(f"{path}, line {number}: not a trial, which is `0 or 1, file, file`")
         strangers = {name.split("/")[0] for name in fields[1:]} - TEST_SPEAKERS
-        if strangers:
+        if strangers and not any_speaker:
             raise UserError(
                 f"{path}, line {number}: {', '.join(sorted(strangers))} is a training speaker; use trials of the "
                 "test speakers (veri_test.txt or veri_test2.txt)"

@@ -103,7 +103,9 @@ def find_pretraining(
     for directory in directories:
         for path in Path(directory).rglob(CURVES) if Path(directory).is_dir() else ():
             parents = path.resolve().parents
-            folders.add(parents[2] if parents[1].name == "curves" else parents[0])
+            # The file of a CSV logger in a run folder (`RUN/csv/version_0/metrics.csv`) repeats the curves of that run.
+            logged = parents[1].name == "curves" or (parents[0].name.startswith("version_") and curve_files(parents[2]))
+            folders.add(parents[2] if logged else parents[0])
     found: dict[Path, Curves] = {}
     for folder in sorted(folders):
         if (folder / CARD_NAME).is_file() or folder in heads:

@@ -174,23 +174,28 @@ def comparison_table(collection: Collection, first: str, second: str) -> Table:
 
 
 def control_table(collection: Collection, found: Sequence[Against]) -> Table:
-    """Each upstream against the control on every metric: figure, control's figure, paired difference, p-value, verdict."""
+    """Each upstream against the control on every metric: paired difference, p-value, verdict, both figures.
+
+    What decides comes first, so that a phone shows it without scrolling sideways.
+    """
     rows = []
     for one in found:
         for column, gap in one.columns.items():
             results = [collection.of_column(column)[name] for name in (one.upstream, one.reference)]
             row = [Cell(one.upstream), Cell(f"{column.task} {metric_title(column.metric)} {ARROWS[column.better]}")]
-            row += [Cell(with_deviation(result, column.metric), note=_notes(result, column)) for result in results]
-            rows.append([*row, _gap_cell(gap, column, results), *_test_cells(gap)])
+            row += [_gap_cell(gap, column, results), *_test_cells(gap)]
+            figures = [Cell(with_deviation(result, column.metric), note=_notes(result, column)) for result in results]
+            rows.append([*row, *figures])
     reference = found[0].reference
-    head = ("upstream", "metric", "figure", reference, "difference", "p", "verdict")
+    head = ("upstream", "metric", "difference", "p", "verdict", "figure", reference)
     return Table(list(map(Cell, head)), rows, wide=True, names=2)
 
 
 def _gap_cell(gap: Difference, column: Column, results: Sequence[Result]) -> Cell:
     unit = "points" if column.unit == "%" else column.unit
     decimals = max(result.measured[column.metric].decimals for result in results)
-    return Cell(f"{gap.value:+.{decimals}f}", note=unit, order=gap.value)
+    ends = "" if gap.ends is None else f"[{gap.ends[0]:+.{decimals}f}, {gap.ends[1]:+.{decimals}f}] "
+    return Cell(f"{gap.value:+.{decimals}f}", note=f"{ends}{unit}", order=gap.value)
 
 
 def _test_cells(gap: Difference) -> list[Cell]:

@@ -187,6 +187,7 @@ def control_caption(found: Sequence[Against]) -> str:
     ]
     if any(one.tested for one in found):
         parts.append(
+            "In brackets: 95 % interval of the difference, a bootstrap of the paired utterances (or speakers). "
             "p: paired permutation test on the utterances that both have heard (for verification a bootstrap of trials); "
             "level means p ≥ 0.05."
         )
@@ -345,7 +346,10 @@ def machine(card: ResultCard) -> str:
     """Processor, cores, threads and accelerator of a test; empty on cards of older versions."""
     known = card.machine
     device = known.get("device", "CPU")
-    parts = [known.get("processor"), *(f"{known[name]} {name}" for name in ("cores", "threads") if name in known)]
+    parts = [
+        known.get("processor"),
+        *(_count(int(known[name]), name[:-1]) for name in ("cores", "threads") if name in known),
+    ]
     return ", ".join(filter(None, [*parts, device if device != "CPU" else None]))
 
 

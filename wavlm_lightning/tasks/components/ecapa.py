@@ -63,7 +63,16 @@ class EcapaTdnn(nn.Module):
             hidden = hidden + block(hidden, valid, lengths)
             outputs.append(hidden)
         hidden = self.join(torch.cat(outputs, dim=1)).relu()
-        return self.affine(self.norm(self.pooling(hidden, valid, lengths)))
+        return self.affine(self._normed(self.pooling(hidden, valid, lengths)))
+
+    def _normed(self, pooled: Tensor) -> Tensor:
+        if self.training and len(pooled) == 1:
+            # One value has no variance: the one utterance that an epoch leaves over is normalised as in evaluation.
+            norm = self.norm
+            return nn.functional.batch_norm(
+                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+            )
+        return self.norm(pooled)
 
     def _normalised(self, hidden: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
         count = lengths[:, None, None].to(hidden.dtype)
@@ -140,6 +149,8 @@ class AttentivePooling(nn.Module):
 
 def batch_norm(norm: nn.BatchNorm1d, hidden: Tensor, valid: Tensor) -> Tensor:
     """Batch norm of `(batch, channels, frames)` whose statistics are those of the valid frames; padding becomes zero."""
+    if not norm.training:  # each value by itself; no branch on the data, which an exported graph could not take
+        return norm(hidden).masked_fill(~valid, 0.0)
     if bool(valid.all()):
         return norm(hidden)
     places = valid[:, 0]

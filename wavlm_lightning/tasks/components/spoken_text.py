@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 
 from wavlm_lightning.data.transcripts import visible
 
@@ -19,6 +20,26 @@ def spoken_text(text: str) -> str:
         >>> spoken_text("Don’t go - it's twenty-one, Émile!")
         "DON'T GO IT'S TWENTY ONE ÉMILE"
     """
-    letters = visible(text).replace("’", "'").upper()
-    punctuation = {c for c in letters if unicodedata.category(c).startswith("P")} - _SPOKEN_MARKS
-    return " ".join("".join(" " if letter in punctuation else letter for letter in letters).split())
+    letters = _upper(text)
+    marks = _punctuation(letters)
+    return " ".join("".join(" " if letter in marks else letter for letter in letters).split())
+
+
+def left_out(text: str) -> Counter[str]:
+    """The marks that `spoken_text` leaves out of a text, with how often each occurs.
+
+    Example:
+        >>> left_out("¿Qué? ¡Sí, sí!")
+        Counter({'¿': 1, '?': 1, '¡': 1, ',': 1, '!': 1})
+    """
+    letters = _upper(text)
+    marks = _punctuation(letters)
+    return Counter(letter for letter in letters if letter in marks)
+
+
+def _upper(text: str) -> str:
+    return visible(text).replace("’", "'").upper()
+
+
+def _punctuation(letters: str) -> set[str]:
+    return {c for c in letters if unicodedata.category(c).startswith("P")} - _SPOKEN_MARKS

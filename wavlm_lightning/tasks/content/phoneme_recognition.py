@@ -9,10 +9,14 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.text import WordErrorRate
 
+from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import check_several
-from wavlm_lightning.tasks.ctc import BLANK, CtcTask
+from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.ctc import BLANK
+from wavlm_lightning.tasks.decoding import DecodedTask
+from wavlm_lightning.tasks.scored_utterances import headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
@@ -21,7 +25,7 @@ SPECIAL = ("<pad>", "<eos>", "<unk>")
 PAUSE = "SIL"
 
 
-class PhonemeRecognition(CtcTask):
+class PhonemeRecognition(DecodedTask):
     """Linear(dim, 256), Linear(256, phones + 3), CTC; greedy decoding; phone error rate.
 
     Targets are the utterance's phones without pauses, followed by an end symbol, as in s3prl `downstream/ctc`
@@ -37,15 +41,25 @@ class PhonemeRecognition(CtcTask):
         upstream: where features come from.
         learning_rate: of Adam.
         hidden: width between the two layers; 256 in SUPERB.
+        language_model: of phones (`wavlm lm --units phones`), for a second decoding of the test set, whose phone error rate is
+            `per_lm`; null for none.
         settings: see `Task`: normalize, seed, protocol (which makes no difference here).
     """
 
     name = "PR"
     metric = "per"
     unknown: ClassVar[int | None] = UNKNOWN
+    special, end, counted, text_key = len(SPECIAL), EOS, "phones", "phones"
 
-    def __init__(self, upstream: Upstream, learning_rate: float = 1e-2, hidden: int = 256, **settings: Any) -> None:
-        super().__init__(upstream, learning_rate, **settings)
+    def __init__(
+        self,
+        upstream: Upstream,
+        learning_rate: float = 1e-2,
+        hidden: int = 256,
+        language_model: LanguageModel | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(upstream, learning_rate, language_model, **settings)
         self.hidden = hidden
 
     def read_labels(self, corpus: Corpus) -> list[str]:
@@ -81,5 +95,7 @@ class PhonemeRecognition(CtcTask):
         """Phone error rate: a word error rate whose words are phones, over the whole split."""
         return WordErrorRate()
 
-    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        return [{"phones": text} for text in self.decode(outputs, lengths)]
+    def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        texts, references = self.decode(outputs, lengths), self.references(batch.targets)
+        headline_of(metric, self.metric).update(texts, references)
+        self.add_decoded(metric, texts, references, outputs, lengths, batch)

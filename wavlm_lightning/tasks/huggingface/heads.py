@@ -17,12 +17,14 @@ from wavlm_lightning.encoder.frontend import normalize_waveforms
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.tasks.classification import UtteranceClassification
+from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector, to_transformers
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
-from wavlm_lightning.tasks.ctc import BLANK, CtcTask
+from wavlm_lightning.tasks.ctc import BLANK
+from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
@@ -201,7 +203,7 @@ class FolderSpeakerDiarization(SpeakerDiarization):
         return TransformersForm(FRAMES, list(self.labels))
 
 
-class FolderCtc(CtcTask):
+class FolderCtc(DecodedTask):
     """Shared by both CTC tasks: one linear layer, and labels of which some are not text."""
 
     unknown: ClassVar[int | None] = None  # `numbers` knows the folder's own token
@@ -235,6 +237,16 @@ class FolderCtc(CtcTask):
                 f"{self.name}: an utterance has {strange[0]!r}, which {self.upstream.label} has no label for"
             )
         return torch.tensor([places.get(label, rest) for label in said])
+
+    def search_with(self, language_model: LanguageModel) -> BeamSearch:
+        """A beam search over the folder's outputs; a `UserError` if its words do not end in `|`."""
+        if self.word_end not in (None, WORD_END) and self.word_end in self.labels:
+            raise UserError(
+                f"{self.upstream.label}: separates words by {self.word_end!r}, and a search with a language model needs "
+                f"{WORD_END!r}; decode without --lm"
+            )
+        special = [n for n, label in enumerate(self.labels) if not n or label in UNKNOWN_TOKENS or not self.text([n])]
+        return BeamSearch(language_model, self.labels, special)
 
     def text(self, numbers: list[int]) -> list[str]:
         """The labels of a sequence that stand for text, in order, without special tokens."""

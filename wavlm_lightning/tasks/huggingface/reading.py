@@ -15,7 +15,9 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import shown
 from wavlm_lightning.tasks.base import Task
+from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.components.xvector import CONTEXTS, TIME_DELAY, from_transformers
+from wavlm_lightning.tasks.content.letters import SPECIAL
 from wavlm_lightning.tasks.huggingface import heads
 from wavlm_lightning.tasks.transformers_form import CLASSIFICATION, CTC, FRAMES, VERIFICATION
 
@@ -210,6 +212,29 @@ def huggingface_head(
         raise UserError(f"{source}: its weights do not fit a {folder.kind} head ({', '.join(wrong[:3])})")
     model.load_state_dict({**{name: value.float() for name, value in state.items()}, **encoder})
     return model.eval()
+
+
+def letter_rows(folder: HeadFolder) -> dict[str, tuple[Tensor, Tensor]]:
+    """Weight `(dim,)` and bias `()` of each output of a CTC head over letters, by `SPECIAL[0]` (the blank), `|` or the letter.
+
+    Letters are in upper case; other special symbols keep their names.
+
+    Raises:
+        UserError: it is another head, or two letters differ in their case only.
+    """
+    if folder.kind != CTC:
+        raise UserError(f"{folder.path}: a {folder.kind} head, which has no letters; give a folder with a {CTC} head")
+    blank, end = _blank_first(folder)[0], _word_end(folder)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for number, token in enumerate(folder.tokens):
+        name = SPECIAL[0] if number == blank else WORD_END if token in (end, WORD_END) else token
+        if number != blank and name == SPECIAL[0]:
+            continue  # the beginning of a sentence, which no output of ours is
+        name = name.upper() if len(name) == 1 else name
+        if name in found:
+            raise UserError(f"{folder.path}: has {name!r} twice, in two cases; give a head with one case of letters")
+        found[name] = (folder.state["lm_head.weight"][number], folder.state["lm_head.bias"][number])
+    return found
 
 
 def to_ours(folder: HeadFolder, model: Task) -> dict[str, Tensor]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torchmetrics import Metric, MetricCollection
 
 from wavlm_lightning.augment.transforms import WaveformTransform
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.data.subset import Subset, open_splits
+from wavlm_lightning.metrics.class_recall import UnweightedAccuracy
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.contract import Needs
 from wavlm_lightning.tasks.data import TaskData
@@ -18,6 +21,9 @@ from wavlm_lightning.tasks.data import TaskData
 
 class EmotionRecognition(UtteranceClassification):
     """Four classes; accuracy. One run is one fold (`FoldData`); SUPERB reports the mean of five.
+
+    `accuracy` is the weighted accuracy (WA) of the literature, over all utterances of the fold; `unweighted_accuracy` (UA) is
+    the mean recall of the classes. The mean over folds is not the accuracy of all folds pooled, because folds differ in size.
 
     `protocol: superb` validates on a random fifth of the training utterances, so the speakers of both are the same;
     `fixed` validates on the next fold's speakers and trains on the remaining three folds.
@@ -28,6 +34,14 @@ class EmotionRecognition(UtteranceClassification):
     name = "ER"
     inventory = "emotions"
     field = "emotion"
+    others: ClassVar[dict[str, Direction]] = {"unweighted_accuracy": "higher"}
+
+    def build_metric(self) -> Metric:
+        """Weighted and unweighted accuracy."""
+        return MetricCollection(
+            {"accuracy": super().build_metric(), "unweighted_accuracy": UnweightedAccuracy(self.classes)},
+            compute_groups=False,
+        )
 
 
 class FoldData(TaskData):

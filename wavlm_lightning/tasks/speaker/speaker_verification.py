@@ -42,8 +42,9 @@ class Trials(NamedTuple):
     same: Tensor  # whether both are from one speaker, bool `(trials,)`
 
     @classmethod
-    def read(cls, corpus: Corpus, split: Split) -> Trials:
-        trials = corpus.trials(split.name)
+    def read(cls, corpus: Corpus, split: Split, name: str = "") -> Trials:
+        """Those of the split, or of its further list `name` (`Corpus.trial_lists`)."""
+        trials = corpus.trials(f"{split.name}_{name}" if name else split.name)
         places = {key: number for number, key in enumerate(split.keys)}
         strangers = {key for _, *pair in trials for key in pair if key not in places}
         if strangers:
@@ -52,6 +53,18 @@ class Trials(NamedTuple):
             raise UserError(f"SV: trials of split {split.name!r} must include pairs of one speaker and pairs of two")
         pairs = torch.tensor([[places[a], places[b]] for _, a, b in trials])
         return cls(split, places, pairs, torch.tensor([bool(same) for same, *_ in trials]))
+
+    def heard(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The trials of which both utterances were evaluated, whose numbers in the split are `numbers` `(rows,)`.
+
+        Returns the rows of both sides, int64 `(trials, 2)`, whether they are of one speaker, bool `(trials,)`, and the
+        numbers of both sides in the split, int64 `(trials, 2)`.
+        """
+        # The row of each utterance's embedding, -1 if it was not evaluated.
+        row_of = torch.full((len(self.places),), -1)
+        row_of[numbers] = torch.arange(len(numbers))
+        heard = (row_of[self.pairs] >= 0).all(1)
+        return row_of[self.pairs[heard]], self.same[heard], self.pairs[heard]
 
 
 class Embeddings(Metric):
@@ -264,12 +277,7 @@ class SpeakerVerification(Task):
         trials = self._trials(stage)
         rows, numbers = metric.compute()
         numbers = numbers.reshape(-1).cpu()  # torchmetrics returns a single number as a scalar
-        # The row of each utterance's embedding, -1 if it was not evaluated.
-        row_of = torch.full((len(trials.places),), -1)
-        row_of[numbers] = torch.arange(len(numbers))
-        heard = (row_of[trials.pairs] >= 0).all(1)
-        numbers, same = trials.pairs[heard], trials.same[heard]
-        pairs = row_of[numbers]
+        pairs, same, numbers = trials.heard(numbers)
         rows = rows.double().cpu()
         if not 0 < int(same.sum()) < len(same) or not bool(rows.isfinite().all()):
             return None, same, numbers

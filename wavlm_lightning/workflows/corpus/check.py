@@ -205,10 +205,11 @@ def _across(corpus: Corpus, faulty: bool) -> list[str]:
         try:
             split = corpus.split(name)
             split.check_keys()
-            if (corpus.directory / f"trials-{name}.csv").is_file():
-                used = {key for _, *keys in corpus.trials(name) for key in keys}
+            lists = [name] if (corpus.directory / f"trials-{name}.csv").is_file() else []
+            for listed in [*lists, *(f"{name}_{other}" for other in corpus.trial_lists(name))]:
+                used = {key for _, *keys in corpus.trials(listed) for key in keys}
                 if unknown := sorted(used.difference(split.keys)):
-                    wrong.append(f"trials-{name}.csv names {unknown[0]!r}, which is no utterance of that split")
+                    wrong.append(f"trials-{listed}.csv names {unknown[0]!r}, which is no utterance of that split")
         except (UserError, OSError) as error:
             wrong.append(str(error).partition("; ")[0])
     return wrong

@@ -27,7 +27,38 @@ def result_lines(run: WavLMCLI) -> list[str]:
         return []
     folders = [run.folder / label for label in run.model.heads()]
     paths = [folder / CARD_NAME for folder in folders]
-    return [result_line(ResultCard.read(path), path) for path in paths if path.is_file()]
+    cards = {path: ResultCard.read(path) for path in paths if path.is_file()}
+    return [line for path, card in cards.items() for line in (result_line(card, path), *error_lines(card))]
+
+
+def error_lines(card: ResultCard) -> list[str]:
+    """Kinds of errors behind the error rates of a transcription, one line for each decoding; none for other tasks.
+
+    Example:
+        >>> error_lines(ResultCard.read(Path("runs/asr")))
+        ['  WER 12.34 %: 20 substitutions, 1 deletions, 3 insertions in 195 words, pooled; normaliser spoken_text']
+    """
+    found = card.details.get("errors")
+    if not isinstance(found, dict):
+        return []
+    lines = []
+    for name, counts in found.items():
+        if name not in card.metrics or not isinstance(counts, dict):
+            continue
+        kinds = ("substitutions", "deletions", "insertions")
+        unit = next((unit for unit in counts if unit not in kinds), "units")
+        said = ", ".join(f"{counts.get(kind, 0):,} {kind}" for kind in kinds)
+        lines.append(
+            f"  {metric_title(name)} {metric_text(card.metrics[name])}: {said} in {counts.get(unit, 0):,} {unit}, pooled; "
+            f"normaliser {found.get('normaliser', 'none')}"
+        )
+    model = card.details.get("language_model")
+    if isinstance(model, dict) and lines:
+        searched = model.get("searched") or {}
+        tuned = f"searched on {searched['split']} of {searched['run']}" if searched else "given"
+        weights = ", ".join(f"{name} {model[name]:g}" for name in ("weight", "word_score", "silence") if name in model)
+        lines.append(f"  language model {model['model']}: {weights}, {tuned}")
+    return lines
 
 
 def result_line(card: ResultCard, path: Path) -> str:

@@ -29,6 +29,7 @@ from wavlm_lightning.callbacks.joint_heads import best_of_heads, check_callbacks
 from wavlm_lightning.callbacks.progress import StepProgress
 from wavlm_lightning.callbacks.results import WritePredictions, WriteResultCard
 from wavlm_lightning.callbacks.safe_loggers import keep_all_running
+from wavlm_lightning.callbacks.transcripts import ShowTranscripts
 from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.command import as_called
@@ -245,7 +246,7 @@ class WavLMCLI(LightningCLI):
             check_callbacks(callbacks)
         wanted = config.get("enable_checkpointing") is not False and not config.get("fast_dev_run")
         if fitting:
-            callbacks += [StopBetweenUpdates(), *self.callbacks]
+            callbacks += [StopBetweenUpdates(), ShowTranscripts(), *self.callbacks]
         if fitting and wanted and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks += best_of_heads(root, self.model)
             every, number = (self._get(self.config_init, name) for name in ("checkpoint_every", "keep_checkpoints"))

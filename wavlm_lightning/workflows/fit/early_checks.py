@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLMConfig
@@ -46,7 +47,8 @@ def check_monitored(trainer: pl.Trainer, model: pl.LightningModule) -> None:
     names = logged_names(model)
     for callback in trainer.callbacks:
         asked = getattr(callback, "monitor", None)
-        if isinstance(asked, str) and asked not in names:
+        counted = isinstance(callback, ModelCheckpoint) and asked in ("step", "epoch")  # which Lightning adds for it
+        if isinstance(asked, str) and asked not in names and not counted:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} monitors {asked!r}, which {model.name} does not log"
                 f"{nearest(asked, names)}; it logs {', '.join(names)}"

@@ -12,7 +12,7 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder, preset_of
-from wavlm_lightning.workflows.recipe.chain import Configuration
+from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def default(kind: type, argument: str) -> Any:
     return inspect.signature(kind).parameters[argument].default
 
 
-def section(stage: Configuration, *keys: str) -> Mapping[str, Any]:
+def section(stage: Configuration | FineTuned, *keys: str) -> Mapping[str, Any]:
     """A section of a configuration; empty if the configuration lacks it."""
     values: Any = stage.content
     for key in keys:
@@ -58,7 +58,7 @@ def section(stage: Configuration, *keys: str) -> Mapping[str, Any]:
 
 
 def number(
-    stage: Configuration, values: Mapping[str, Any], key: str, where: str, missing: float | None = None
+    stage: Configuration | FineTuned, values: Mapping[str, Any], key: str, where: str, missing: float | None = None
 ) -> float:
     """A number above 0 in a section named `where`; without the default `missing` it is required."""
     value = values.get(key, missing)

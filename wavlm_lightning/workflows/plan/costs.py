@@ -9,6 +9,7 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, encoder_shape, section
+from wavlm_lightning.workflows.plan.fine_tuning import FineTuningPlan
 from wavlm_lightning.workflows.plan.labels import Labelling, labelling_cost
 from wavlm_lightning.workflows.plan.training import PreTraining, training_cost
 from wavlm_lightning.workflows.recipe.chain import chain
@@ -65,10 +66,11 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
     return plans
 
 
-def totals(plans: Sequence[StagePlan]) -> dict[str, float | None]:
+def totals(plans: Sequence[StagePlan], tuned: Sequence[FineTuningPlan] = ()) -> dict[str, float | None]:
     """Sums over all stages: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
-    flops = sum(stage.training.flops for stage in plans)
-    gpu, wall = [stage.training.gpu_hours for stage in plans], [stage.training.wall_hours for stage in plans]
+    runs: list[PreTraining | FineTuningPlan] = [*(stage.training for stage in plans), *tuned]
+    flops = sum(run.flops for run in runs)
+    gpu, wall = [run.gpu_hours for run in runs], [run.wall_hours for run in runs]
     cpu = 0.0
     for labels in (stage.labelling for stage in plans if stage.labelling is not None):
         flops += labels.fit_flops + labels.apply_flops

@@ -10,27 +10,34 @@ from dataclasses import asdict
 from wavlm_lightning.pretraining.memory import USABLE
 from wavlm_lightning.workflows.plan.assumptions import Assumptions
 from wavlm_lightning.workflows.plan.costs import StagePlan, totals
+from wavlm_lightning.workflows.plan.fine_tuning import FineTuningPlan
 
 
-def as_json(plans: Sequence[StagePlan], assumptions: Assumptions) -> str:
-    """Assumptions, stages and totals as JSON; memory in bytes, times in hours."""
+def as_json(plans: Sequence[StagePlan], assumptions: Assumptions, tuned: Sequence[FineTuningPlan] = ()) -> str:
+    """Assumptions, stages, fine-tunings and totals as JSON; memory in bytes, times in hours."""
     stages = []
     for stage in plans:
         values = asdict(stage)
         memory = stage.training.memory
         values["training"]["memory"] |= {"kept": memory.kept, "total": memory.total}
         stages.append(values)
-    return json.dumps({"assumptions": asdict(assumptions), "stages": stages, "total": totals(plans)}, indent=2)
+    content = {"assumptions": asdict(assumptions), "stages": stages}
+    content |= {"fine_tunings": [asdict(each) for each in tuned], "total": totals(plans, tuned)}
+    return json.dumps(content, indent=2)
 
 
-def as_text(plans: Sequence[StagePlan], assumptions: Assumptions) -> str:
+def as_text(plans: Sequence[StagePlan], assumptions: Assumptions, tuned: Sequence[FineTuningPlan] = ()) -> str:
     """One screen of text: one line per stage, and the needs of each run below it."""
     lines = [f"{'':52}{'EFLOP':>10}{'GPU-hours':>12}{'hours':>10}"]
     for stage in plans:
         lines.append(f"{stage.name}, {stage.hours:,.10g} h of audio")
         lines += _labelling_lines(stage) + _training_lines(stage)
         lines.append(f"  export: {stage.export_bytes / 1e6:,.0f} MB")
-    total = totals(plans)
+    if tuned:
+        lines.append("fine-tuning of the exported encoder, without heads and tests")
+    for each in tuned:
+        lines += _tuning_lines(each)
+    total = totals(plans, tuned)
     lines.append(_row("total", total["flops"] or 0.0, total["gpu_hours"], total["wall_hours"]))
     if total["cpu_hours"]:
         lines.append(f"  and {total['cpu_hours']:.2g} hours of one CPU core for MFCC, k-means apart")
@@ -78,6 +85,17 @@ def _labelling_lines(stage: StagePlan) -> list[str]:
     else:
         lines.append(f"    k-means sees {_figure(labels.fit_hours)} h")
     return lines
+
+
+def _tuning_lines(plan: FineTuningPlan) -> list[str]:
+    times = f"{plan.runs} x " if plan.runs > 1 else ""
+    text = f"  {plan.name}: {times}{plan.updates:,} updates"
+    frozen = "all" if plan.head_updates == plan.updates else f"{plan.head_updates:,}"
+    alone = f", {frozen} of the head alone" if plan.head_updates else ""
+    return [
+        _row(text, plan.flops, plan.gpu_hours, plan.wall_hours),
+        f"    {plan.update_seconds:,.10g} s an update on {plan.gpus} x {plan.gpu}{alone}",
+    ]
 
 
 def _training_lines(stage: StagePlan) -> list[str]:

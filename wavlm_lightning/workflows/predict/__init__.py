@@ -32,6 +32,8 @@ def predict_recordings(
     window: float = 60.0,
     audio_format: str = "wav",
     on_error: OnError | None = None,
+    lm: str | Path | None = None,
+    nbest: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Predict what a head was trained for, as `wavlm predict RUN FILE...` does.
 
@@ -47,6 +49,10 @@ def predict_recordings(
         audio_format: `wav` or `flac`, of audio in `out`; 16 bit, 16 kHz, at the level of the answer.
         on_error: `stop` at a recording that cannot be used, or `skip` it with a warning. By default all others are
             predicted, and an error at the end says how many are left out.
+        lm: of ASR and PR heads: decode with a language model as well (`text_lm`, `phones_lm`): a file that `wavlm lm tune` has
+            written, or the run folder that holds it.
+        nbest: with a language model, as many different answers as `nbest`, a list of answers with their scores (natural
+            logarithms, of head and language model with its weight), best first.
 
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
@@ -65,10 +71,12 @@ def predict_recordings(
         raise UserError(f"--window {window:g}: too short; give at least 1 second, or 0 for no windows")
     if not batch_seconds > 0:
         raise UserError(f"--batch-seconds {batch_seconds:g}: must be above 0")
+    if nbest < 1 or (nbest > 1 and lm is None):
+        raise UserError(f"--nbest {nbest}: give 1 or more, and with several --lm, whose search finds them")
     from wavlm_lightning.system.files import locked
     from wavlm_lightning.system.progress import progress_bar
     from wavlm_lightning.workflows.predict.audio_files import AudioWriter
-    from wavlm_lightning.workflows.predict.head import open_head
+    from wavlm_lightning.workflows.predict.head import decode_with, open_head
     from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_each
     from wavlm_lightning.workflows.predict.written import LOCK, PredictionsFolder
 
@@ -96,6 +104,7 @@ def predict_recordings(
                 raise
             absent.append((each, str(error)))
     head = open_head(Path(run), device)
+    decoding = None if lm is None else decode_with(head, Path(lm), nbest)
     writer = None
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -106,7 +115,8 @@ def predict_recordings(
             place.mkdir(parents=True, exist_ok=True)
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
-            folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), window, audio_format))
+            settings = [window, audio_format, *([] if decoding is None else [decoding, nbest])]
+            folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
             failed(path, why)
         # Where rows go to a terminal, they are the progress.
@@ -144,9 +154,9 @@ def predict_recordings(
         )
 
 
-def _stamp(run: Path, upstream: str, window: float, audio_format: str) -> str:
+def _stamp(run: Path, upstream: str, settings: Sequence[Any]) -> str:
     """A hash of the head and of the settings that change its answers; `upstream` is a hash of its weights."""
     files = [path for path in sorted([*run.glob("*.*"), *run.glob("checkpoints/best.ckpt")]) if path.is_file()]
     states = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    facts = [str(run.resolve()), states, upstream, window, audio_format]
+    facts = [str(run.resolve()), states, upstream, *settings]
     return hashlib.sha256(json.dumps(facts).encode("utf-8", "backslashreplace")).hexdigest()

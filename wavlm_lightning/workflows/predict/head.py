@@ -23,10 +23,13 @@ from wavlm_lightning.system.plugins import class_folders, open_class_paths
 from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.decoding import check_decodes
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.parser_errors import user_error
+from wavlm_lightning.workflows.predict.written import state_of
 
 EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
 
@@ -93,6 +96,22 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
         if not math.isfinite(gain_db):
             raise UserError(f"{path}: its recordings got a gain of {gain_db} dB; {EXPECTED}")
         return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
+
+
+def decode_with(head: TrainedHead, path: Path, nbest: int = 1) -> dict[str, Any]:
+    """Let an ASR or PR head decode with a language model as well, and return what describes it, JSON-like.
+
+    Args:
+        head: loaded.
+        path: a file of `wavlm lm tune`, or the run folder that holds one.
+        nbest: answers of each recording.
+
+    Raises:
+        UserError: the head answers with something else, the file is no language model, or its files do not fit the head.
+    """
+    model = LanguageModel.read(path)
+    check_decodes(head.task, f"--lm {path}").use_language_model(model, nbest)
+    return {**model.described(), "state": [state_of(Path(file)) for file in (model.lexicon, model.model) if file]}
 
 
 def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
+from wavlm_lightning.pretraining.recipe import CodebookRecipe, FineTuningRecipe, Recipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import open_class_paths
 from wavlm_lightning.system.reading import read_text
@@ -26,6 +26,67 @@ class Configuration:
     path: Path
     content: dict[str, Any]  # the parsed file
     recipe: Recipe  # its section `recipe`
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A configuration of a task that is fine-tuned on the encoder of a recipe."""
+
+    name: str  # of the file without suffix, unique within a recipe
+    path: Path
+    content: dict[str, Any]  # the parsed file
+    recipe: FineTuningRecipe
+
+
+def fine_tunings(stage: Configuration) -> list[FineTuned]:
+    """What `recipe.fine_tuning` of a configuration names, in order.
+
+    Raises:
+        UserError: a file is missing, has no task, or has the name of another; `start_from` names no earlier one.
+    """
+    found: list[FineTuned] = []
+    for each in stage.recipe.fine_tuning:
+        where = f"{stage.path}: recipe.fine_tuning"
+        path = next(
+            (at for at in (Path(resolve_config(each.config)), stage.path.parent / each.config) if at.is_file()), None
+        )
+        if path is None:
+            raise UserError(f"{where}: the configuration {each.config} does not exist; give the path of a YAML file")
+        content = read_yaml(path, "a configuration of a task")
+        open_class_paths(read_text(path), [path.resolve().parent])
+        if not isinstance(content, dict) or not all(
+            isinstance(content.get(key), dict) and content[key].get("class_path") for key in ("model", "data")
+        ):
+            raise UserError(
+                f"{where}: {path} has no `model` and `data` with a class_path; name a configuration of a task"
+            )
+        names = [one.name for one in found]
+        if path.stem in [*names, stage.name]:
+            raise UserError(f"{where} names {path.stem!r} twice; give every configuration its own file name")
+        if each.start_from is not None and each.start_from not in names:
+            known = ", ".join(names) or "none"
+            raise UserError(
+                f"{where}: {path.stem} starts from {each.start_from!r}; name one that comes before it ({known})"
+            )
+        before = next((one.recipe for one in found if one.name == each.start_from), None)
+        if before is not None and before.folds != each.folds:
+            raise UserError(
+                f"{where}: {path.stem} has {each.folds} folds, but {each.start_from}, from which it starts, has {before.folds}; "
+                "give both the same number"
+            )
+        for key, value, least in (("folds", each.folds, 0), ("gpus", each.gpus, 1)):
+            if value < least:
+                raise UserError(f"{where}: {key} of {path.stem} must be {least} or more, not {value}")
+        kept = content.get("keep_checkpoints") or 0
+        if each.average and not 2 <= each.average <= kept:
+            raise UserError(
+                f"{where}: average of {path.stem} must be 0, or from 2 to the {kept} checkpoints that its keep_checkpoints "
+                f"keeps, not {each.average}"
+            )
+        if each.utterance_seconds is not None and each.utterance_seconds <= 0:
+            raise UserError(f"{where}: utterance_seconds of {path.stem} must be above 0, not {each.utterance_seconds}")
+        found.append(FineTuned(path.stem, path, content, each))
+    return found
 
 
 def chain(name: str) -> list[Configuration]:

@@ -16,7 +16,7 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain
 from wavlm_lightning.workflows.recipe.checks import check_stages
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
@@ -49,14 +49,14 @@ def run_recipe(
     adopt: bool = False,
     dry_run: bool = False,
 ) -> Path | None:
-    """Run the stages of a recipe that are not done yet: codebooks, labels, pre-training, export.
+    """Run the stages of a recipe that are not done yet: codebooks, labels, pre-training, export, fine-tuning and its tests.
 
     Args:
         recipe: name of a file in `configs/pretrain` (`wavlm_base`), or the path of a configuration.
         corpus: the training corpus; the labels are written into it.
         out: folder for codebooks, runs and the encoder.
-        options: further options of every `wavlm fit`.
-        corpus_of: name of a configuration -> its corpus, if it is not `corpus`.
+        options: further options of every `wavlm fit` of pre-training; those of fine-tuning stand in its configurations.
+        corpus_of: name of a configuration -> its corpus, if it is not `corpus`, or for fine-tuning the one that it names.
         checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
         layer: the layer of the encoder that makes the labels of the recipe's own configuration, from 1, instead of that which
             the configuration names.
@@ -93,11 +93,15 @@ def run_recipe(
     if dry_run:
         _print_commands(run, stages)
         return None
+    names = {stage.name for stage in stages}
+    for each in run.fine_tunings:  # months before their turn comes
+        if names & {f"fit/{each.name}", f"fit/{each.name}-fold1"}:
+            Corpus.open(run.labelled_corpus(each))
     with own_folder(out, "recipe"):
         ledger = _open_ledger(run, adopt)
         for number, stage in enumerate(stages, start=1):
             ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
-    return out / ENCODER if stages[-1].name == "export" else None
+    return out / ENCODER if any(stage.name == "export" for stage in stages) else None
 
 
 def _until(stages: list[RecipeStage], name: str | None) -> list[RecipeStage]:
@@ -114,7 +118,7 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
-    ledger = Ledger(path, _settings(run, corpora, noise), "recipe")
+    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning"])
     if path.is_file() or adopt:
         return ledger
     if run.out.is_dir() and any(path.name != LOCK for path in run.out.iterdir()):
@@ -138,13 +142,24 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    return {
-        "configurations": {each.name: short_hash(each.content) for each in run.chain},
+    settings = {
+        "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],
         "tag": run.tag,
         "options of fit": lasting(run.options),
     }
+    tuned = {
+        each.name: short_hash({**each.content, "how": [each.recipe.start_from, each.recipe.folds, each.recipe.average]})
+        for each in run.fine_tunings
+    }
+    return {**settings, "fine-tuning": tuned} if tuned else settings
+
+
+def _of_pretraining(configuration: Configuration) -> dict[str, Any]:
+    """A configuration without what follows the pre-training."""
+    recipe = {key: value for key, value in configuration.content["recipe"].items() if key != "fine_tuning"}
+    return {**configuration.content, "recipe": recipe}
 
 
 def _run_stage(stage: RecipeStage) -> None:

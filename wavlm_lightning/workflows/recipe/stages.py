@@ -1,4 +1,4 @@
-"""The stages of a recipe: the `wavlm` commands from a corpus to an exported encoder."""
+"""The stages of a recipe: the `wavlm` commands from a corpus to an exported encoder and what is fine-tuned on it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import OLD
-from wavlm_lightning.system.run_folder import LAST, checkpoint
+from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.workflows.recipe.chain import Configuration
+from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned, fine_tunings
 
 ENCODER = "encoder"  # folder of the exported encoder in the output folder
+AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
 # Options of `wavlm fit` that the recipe sets, and those that may change between two calls: they do not affect the weights.
 OURS = ("--data.corpus", "--data.labels", "--data.noise_corpus", "--trainer.default_root_dir", "--ckpt_path")
 HARMLESS = ("--data.num_workers", "--checkpoint_every", "--trainer.enable_progress_bar", "--trainer.log_every_n_steps")
@@ -23,7 +24,7 @@ HARMLESS = ("--data.num_workers", "--checkpoint_every", "--trainer.enable_progre
 class RecipeStage:
     """One command of a recipe."""
 
-    name: str  # `codebook/LABELS`, `labels/LABELS`, `fit/CONFIGURATION` or `export`
+    name: str  # `codebook/LABELS`, `labels/LABELS`, `fit/CONFIGURATION`, `export`, `average/CONFIGURATION`, `test/CONFIGURATION`
     headline: str  # description for `--dry-run`
     command: tuple[str, ...]  # arguments of `wavlm` for the first call
     product: Path | None = None  # the file that is written last; if it exists, the stage is done
@@ -59,10 +60,10 @@ class RecipeRun:
     tag: str | None = None  # prefix of the names of label sets
     memory_gib: float | None = None  # for the features that k-means sees; None lets the machine that runs it decide
     jobs: int | None = None  # processes for codebook and labels; None lets the machine decide
-    options: Sequence[Sequence[str]] = ()  # of every `wavlm fit`, each with its values
+    options: Sequence[Sequence[str]] = ()  # of every `wavlm fit` of pre-training, each with its values
 
     def __post_init__(self) -> None:
-        names = [each.name for each in self.chain]
+        names = [*(each.name for each in self.chain), *(each.name for each in self.fine_tunings)]
         for option in self.options:
             if (name := option[0].replace(".init_args.", ".")) in OURS:
                 raise UserError(f"{name}: the recipe sets this option of `wavlm fit` itself; remove it after --")
@@ -91,11 +92,51 @@ class RecipeRun:
         return [
             *(stage for each in self.chain for stage in (*self._labelling(each), self._fit(each))),
             RecipeStage("export", f"the encoder of {last} as a Hugging Face folder", export),
+            *(stage for each in self.fine_tunings for stage in self._fine_tuned(each)),
         ]
+
+    @property
+    def fine_tunings(self) -> list[FineTuned]:
+        """What follows the export: the fine-tunings that the recipe's own configuration names."""
+        return fine_tunings(self.chain[-1])
 
     def corpus_for(self, configuration: Configuration) -> Path:
         """The corpus of a configuration."""
         return self.corpus_of.get(configuration.name, self.corpus)
+
+    def labelled_corpus(self, task: FineTuned) -> Path:
+        """The corpus of a fine-tuning: that of `corpus_of`, or that which its configuration names."""
+        return self.corpus_of.get(task.name, Path(str((task.content["data"].get("init_args") or {}).get("corpus"))))
+
+    def _fine_tuned(self, task: FineTuned) -> list[RecipeStage]:
+        """Training, average and test, of every fold where the corpus has folds."""
+        stages: list[RecipeStage] = []
+        started = next((each for each in self.fine_tunings if each.name == task.recipe.start_from), None)
+        for fold in range(1, task.recipe.folds + 1) if task.recipe.folds else [0]:
+            suffix = f"-fold{fold}" if fold else ""
+            name = task.name + suffix
+            folder, average = self.out / name, self.out / f"{name}{AVERAGE}"
+            words = ["-c", pasteable(task.path), "--model.upstream.source", str(self.out / ENCODER)]
+            words += ["--data.corpus", str(self.labelled_corpus(task)), "--trainer.default_root_dir", str(folder)]
+            words += ["--data.fold", str(fold)] if fold else []
+            begin, after = [], f"the encoder of {self.chain[-1].name}"
+            if started is not None:
+                after = started.name + suffix + (AVERAGE if started.recipe.average else "")
+                begin = ["--model.start_from", str(self.out / after)]
+            stages.append(
+                RecipeStage(f"fit/{name}", f"fine-tuning of {after}", ("fit", *words, *begin), run_folder=folder)
+            )
+            test, tested = ("test", *words, "--ckpt_path", BEST), folder
+            if task.recipe.average:
+                last = str(task.recipe.average)
+                command = ("average", str(folder), "--last", last, "--out", str(average))
+                headline = f"the mean of its last {last} checkpoints"
+                stages.append(RecipeStage(f"average/{name}", headline, command, product=checkpoint(average, BEST)))
+                test, tested = ("test", str(average)), average
+            stages.append(
+                RecipeStage(f"test/{name}", "its best checkpoint on the test split", test, product=tested / CARD)
+            )
+        return stages
 
     def label_set(self, configuration: Configuration) -> str | None:
         """Name of a configuration's label set in its corpus."""

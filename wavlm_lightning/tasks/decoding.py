@@ -1,0 +1,141 @@
+"""CTC tasks with a second decoding by a language model: transcripts, kinds of errors and hypotheses of the test."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.text import WordErrorRate
+
+from wavlm_lightning.data.batch import TaskBatch
+from wavlm_lightning.reports.transcripts import Transcripts
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
+from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.upstreams import Upstream
+
+
+class DecodedTask(CtcTask):
+    """A CTC task whose answers are words or phones, decoded greedily and, with a language model, by beam search.
+
+    Args:
+        upstream: where features come from.
+        learning_rate: of Adam.
+        language_model: for a second decoding of the test set; null for none.
+        settings: see `Task`.
+
+    Attributes:
+        special: number of outputs, the blank first, that stand for no letter or phone.
+        end: index of the end symbol.
+        counted: what the headline metric counts, in the plural.
+        text_key: of the answer in `readable`.
+        normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
+        nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
+        test_transcripts: of the last test, in the first process.
+    """
+
+    special: ClassVar[int]
+    end: ClassVar[int]
+    counted: ClassVar[str] = "words"
+    text_key: ClassVar[str] = "text"
+    normaliser: ClassVar[str] = "none"
+
+    def __init__(
+        self, upstream: Upstream, learning_rate: float, language_model: LanguageModel | None = None, **settings: Any
+    ) -> None:
+        super().__init__(upstream, learning_rate, **settings)
+        self.language_model = language_model
+        self.nbest = 1
+        self.test_transcripts: Transcripts | None = None
+        self._heard: dict[str, list[str]] = {}  # of this test: key -> reference, answer, answer with the language model
+        if language_model is not None:
+            # An instance attribute shadows the class's: only this head has the further metric.
+            self.others = {**type(self).others, self.second_metric: "lower"}  # type: ignore[misc]
+
+    @property
+    def second_metric(self) -> str:
+        """Name of the error rate with the language model."""
+        return f"{self.metric}_lm"
+
+    def build(self, labels: Any) -> None:
+        fresh = self.labels is None
+        super().build(labels)
+        if fresh and self.language_model is not None:
+            self.search = self.search_with(self.language_model)
+            self._add_second_metric()
+
+    def search_with(self, language_model: LanguageModel) -> BeamSearch:
+        """A beam search over the outputs of this head."""
+        return BeamSearch(language_model, self.labels, range(self.special), self.end)
+
+    def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
+        """Decode with a language model from now on; the head is already built."""
+        self.language_model, self.nbest = language_model, nbest
+        self.search = self.search_with(language_model)
+
+    def _add_second_metric(self) -> None:
+        single = {self.metric: self.test_metric}
+        if not isinstance(self.test_metric, MetricCollection):
+            self.test_metric = MetricCollection(single, compute_groups=False)
+        self.test_metric.add_metrics({self.second_metric: WordErrorRate()})
+
+    def add_decoded(
+        self, metric: Any, texts: list[str], references: list[str], outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> None:
+        """Keep the transcripts of a test batch, and count those with the language model."""
+        if metric is not getattr(self, "test_metric", None):
+            return
+        decoded = [references, texts]
+        if isinstance(metric, MetricCollection) and self.second_metric in metric:
+            decoded.append(self.search(outputs, lengths))
+            metric[self.second_metric].update(decoded[-1], references)
+        self._heard.update(zip(batch.keys, map(list, zip(*decoded, strict=True)), strict=True))
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._heard = {}
+
+    def on_test_epoch_end(self) -> None:
+        """As every head; and the transcripts of the split, with the kinds of errors in the card's `details`."""
+        super().on_test_epoch_end()
+        heard, self._heard = self._heard, {}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, heard)
+            heard = {key: row for part in parts for key, row in part.items()}
+        if not self.trainer.is_global_zero or self.data is None or not heard:
+            return
+        split = self.data.opened["test"]
+        metas = {key: meta for key, meta in zip(split.keys, split.metas(), strict=True) if key in heard}
+        columns = list(zip(*(heard[key] for key in metas), strict=True))
+        names = (self.metric, self.second_metric)
+        self.test_transcripts = Transcripts(
+            tuple(metas),
+            columns[0],
+            dict(zip(names, columns[1:], strict=False)),
+            tuple(meta.get("speaker") for meta in metas.values()),
+        )
+        found = {name: self.test_transcripts.errors(name, self.counted) for name in self.test_transcripts.answers}
+        self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
+        if self.language_model is not None:
+            self.details["language_model"] = self.language_model.described()
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The greedy transcript and, with a language model, its transcript as `text_lm`, and `nbest` if asked for."""
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        if self.language_model is None:
+            return rows
+        for row, found in zip(rows, self.search.nbest(outputs, lengths, self.nbest), strict=True):
+            row[f"{self.text_key}_lm"] = found[0].text
+            if self.nbest > 1:
+                row["nbest"] = [{self.text_key: text, "score": round(score, 4)} for text, score in found]
+        return rows
+
+
+def check_decodes(task: Any, what: str) -> DecodedTask:
+    """The task, if a language model can decode what it answers; else a `UserError` that begins with `what`."""
+    if not isinstance(task, DecodedTask):
+        raise UserError(f"{what}: {task.name} is not decoded with a language model; ASR and PR are")
+    return task
