@@ -33,7 +33,7 @@ def reading(path: Path | str, what: str, remedy: str = "") -> Iterator[None]:
 
     Example:
         >>> with reading(path, "the alignment of a chapter", "download it again"):
-        ...     rows = [line.split()[3] for line in read_text(path).splitlines()]
+        ...     rows = [line.split()[3] for line in read_lines(path)]
     """
     end = f"; {remedy}" if remedy else ""
     try:
@@ -135,6 +135,15 @@ def read_json(path: Path, what: str, remedy: str = "", kind: type = dict) -> Any
         if not isinstance(content, kind):
             raise TypeError(f"it holds {type(content).__name__}, not {kind.__name__}")
         return content
+
+
+def read_lines(path: Path, what: str = "text", remedy: str = "") -> list[str]:
+    """The lines of a text file, see `read_text`: a line ends where an editor ends it, and not at U+2028 or a form feed.
+
+    `str.splitlines` would cut a transcript that holds one of these in two, and shift all lines behind it.
+    """
+    lines = read_text(path, what, remedy).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_table(

@@ -8,7 +8,7 @@ from pathlib import Path
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, write_text
-from wavlm_lightning.system.reading import check_file, read_text
+from wavlm_lightning.system.reading import check_file, read_lines
 from wavlm_lightning.tasks.components.beam_search import WORD_END
 from wavlm_lightning.tasks.components.ngrams import NGrams, count_ngrams, letter_lexicon
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
@@ -116,7 +116,7 @@ def _texts(source: Path, split: str, units: str) -> Iterator[str]:
             yield value if key == "text" else " ".join(phone for phone in phones if phone != PAUSE)
     else:
         check_file(source, "a text file, or the folder of a corpus")
-        yield from read_text(source, "text with a sentence a line").splitlines()
+        yield from read_lines(source, "text with a sentence a line")
 
 
 def _phone(entry: object) -> str:

@@ -24,7 +24,7 @@ from wavlm_lightning.reports.transcripts import transcript_files
 from wavlm_lightning.reports.utterances import Comparison, ScoredTrials, UtteranceResults, compare
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, write_text
-from wavlm_lightning.system.reading import read_text, reading
+from wavlm_lightning.system.reading import read_lines, reading
 
 KINDS = {
     "asr": "word and letter error rate; a transcript a line, or Kaldi's `text`",
@@ -355,7 +355,7 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, Ut
     files = []
     for path in (reference, hypothesis):
         with reading(path, "an RTTM file"):
-            files.append(parse_rttm(read_text(path, "an RTTM file").splitlines()))
+            files.append(parse_rttm(read_lines(path, "an RTTM file")))
     truth, answer = files
     if strangers := sorted(set(answer) - set(truth)):
         raise UserError(f"{hypothesis}: recording {strangers[0]} is not in {reference}; score the same recordings")
@@ -391,14 +391,14 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, Ut
 
 def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, UtteranceResults]:
     wanted: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(read_text(reference, "a list of trials").splitlines(), start=1):
+    for number, line in enumerate(read_lines(reference, "a list of trials"), start=1):
         fields = line.split()
         if fields and (len(fields) != 3 or fields[0] not in ("0", "1")):
             raise UserError(f"{reference}, line {number}: not a trial, which is `0 or 1, name, name`")
         if fields:
             wanted[fields[1], fields[2]] = int(fields[0])
     scores: dict[tuple[str, str], float] = {}
-    for number, line in enumerate(read_text(hypothesis, "scores of trials").splitlines(), start=1):
+    for number, line in enumerate(read_lines(hypothesis, "scores of trials"), start=1):
         fields = line.split()
         if fields:
             with reading(f"{hypothesis}, line {number}", "`name name score`"):
@@ -436,7 +436,7 @@ def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, Ut
 
 def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing: str) -> list[tuple[str, str, str]]:
     """Name, truth and answer of each utterance, in the order of the reference."""
-    truth, answer = (read_text(path, "a text file").splitlines() for path in (reference, hypothesis))
+    truth, answer = (read_lines(path, "a text file") for path in (reference, hypothesis))
     if names is None:
         first, second = ([line.split(maxsplit=1)[0] for line in lines if line.split()] for lines in (truth, answer))
         names = len(first) == len(set(first)) > 0 and len(second) == len(set(second)) and set(first) == set(second)
@@ -473,7 +473,7 @@ def _named(path: Path, lines: Sequence[str]) -> dict[str, str]:
 
 
 def _speakers(path: Path, names: Sequence[str]) -> list[str]:
-    speaker_of = _named(path, read_text(path, "Kaldi's utt2spk").splitlines())
+    speaker_of = _named(path, read_lines(path, "Kaldi's utt2spk"))
     if absent := [name for name in names if name not in speaker_of]:
         raise UserError(f"{path}: no speaker for {absent[0]}; it needs a line `utterance speaker` for each")
     return [speaker_of[name] for name in names]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wavlm_lightning.data.recordings import require_file
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_lines
 
 VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
 CONSONANTS = ["B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N"]
@@ -48,7 +48,7 @@ def read_lexica(paths: list[Path]) -> Lexicon:
     lexicon: Lexicon = {}
     for path in paths:
         require_file(path, "a lexicon, with a word and its phones on each line")
-        for number, line in enumerate(read_text(path, "a lexicon").splitlines(), start=1):
+        for number, line in enumerate(read_lines(path, "a lexicon"), start=1):
             word, *phones = line.split() or [""]
             if not word:
                 continue

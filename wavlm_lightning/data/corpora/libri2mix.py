@@ -18,7 +18,7 @@ from wavlm_lightning.data.recordings import (
     require_named,
 )
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text, reading
+from wavlm_lightning.system.reading import read_lines, reading
 
 HELP = "Libri2Mix, 16 kHz max mix_both (SUPERB SD); DIR is Libri2Mix or the folder that contains it"
 
@@ -98,7 +98,7 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
     from wavlm_lightning.metrics.rttm import parse_rttm  # imports numpy, which `wavlm prepare --help` must not
 
     turns: Turns = {}
-    for line in read_text(path, "the turns of the mixtures, an RTTM file").splitlines():
+    for line in read_lines(path, "the turns of the mixtures, an RTTM file"):
         fields = line.split()
         if len(fields) < 8 or fields[0] != "SPEAKER":
             raise UserError(f"{path}: {line[:60]!r} is not a SPEAKER line of an RTTM file; make the labels again")

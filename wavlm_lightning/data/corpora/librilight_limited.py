@@ -13,7 +13,7 @@ from pathlib import Path
 from wavlm_lightning.data.corpora import lexicon, librispeech
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_folder
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text, reading
+from wavlm_lightning.system.reading import read_lines, reading
 
 HELP = "Libri-Light's 10 min, 1 h or 10 h of labelled LibriSpeech (few-shot ASR)"
 
@@ -72,7 +72,7 @@ def _read(root: Path, folder: str) -> list[Recording]:
         speaker = chapter.parent.name
         file = require_file(chapter / f"{speaker}-{chapter.name}.trans.txt", "the texts of the chapter")
         with reading(file, "the texts of a chapter", "unpack the archive again"):
-            texts = dict(line.split(" ", 1) for line in read_text(file).splitlines() if line)
+            texts = dict(line.split(" ", 1) for line in read_lines(file) if line)
         for path in sorted(chapter.glob("*.flac")):
             if path.stem not in texts:
                 raise UserError(f"{file}: no text of {path.name}; unpack the archive again")

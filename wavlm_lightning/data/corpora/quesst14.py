@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, existing, require_file, require_named
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_lines
 
 HELP = "QUESST 2014, English part (SUPERB QbE); DIR is quesst14Database or the folder that contains it"
 
@@ -97,7 +97,7 @@ def _truth(base: Path, part: str) -> dict[str, set[str]]:
     """The documents of each query, of all languages."""
     path = base / "scoring" / f"groundtruth_quesst14_{part}" / f"quesst14_{part}.rttm"
     places: dict[str, set[str]] = {}
-    for line in read_text(require_file(path, "the ground truth that QUESST 2014 comes with")).splitlines():
+    for line in read_lines(require_file(path, "the ground truth that QUESST 2014 comes with")):
         fields = line.split()
         # Speech without a query has lines too, with NO_KEYWORD as the query, which no list contains.
         if len(fields) >= 6 and fields[0] == "LEXEME":

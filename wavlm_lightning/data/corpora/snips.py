@@ -13,7 +13,7 @@ from typing import Any
 
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_file, require_named
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_lines
 
 HELP = "Audio SNIPS (SUPERB SF); DIR is SNIPS (with all.iob.snips.txt) or the folder that contains it"
 
@@ -96,7 +96,7 @@ def _slots(base: Path, splits: dict[str, list[Recording]]) -> list[str]:
     if not path.is_file():
         return sorted({tag for recording in splits["train"] for _, tag in recording.meta["tagged"]} - {"O"})
     slots = [
-        line for line in read_text(path, "the list of slots").splitlines()[1:] if line
+        line for line in read_lines(path, "the list of slots")[1:] if line
     ]  # the first line is O, the most frequent tag
     if tags - set(slots):
         raise UserError(

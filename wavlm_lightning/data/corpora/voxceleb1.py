@@ -27,7 +27,7 @@ from wavlm_lightning.data.recordings import (
     require_folder,
 )
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_lines
 
 HELP = "VoxCeleb1, speakers to identify or to verify (SID, SV)"
 
@@ -131,7 +131,7 @@ def read_trials(path: Path, any_speaker: bool = False) -> list[Trial]:
     """
     require_file(path, "the official trials, from the VoxCeleb site (name another list with --trials)")
     trials = []
-    for number, line in enumerate(read_text(path, "a list of trials").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "a list of trials"), start=1):
         fields = line.split()
         if not fields:
             continue

@@ -13,7 +13,7 @@ from wavlm_lightning.data.foreign.fields import SPLITS, given_columns, metadata,
 from wavlm_lightning.data.foreign.planning import LeftOut, free_key
 from wavlm_lightning.data.recordings import Recording
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_table, read_text, reading
+from wavlm_lightning.system.reading import read_lines, read_table, reading
 
 FILE = "file_name"
 KNOWN = {"train", "valid", "test", *SPLITS}
@@ -71,7 +71,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, row in read_table(path, "the metadata of an audiofolder (CSV)", [FILE], remedy="correct this row"):
             yield number, {name: value for name, value in row.items() if value.strip()}
         return
-    for number, line in enumerate(read_text(path, "the metadata of an audiofolder").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path, "the metadata of an audiofolder"), start=1):
         if not line.strip():
             continue
         with reading(Path(f"{path}, line {number}"), "a row of JSON", "correct this row"):

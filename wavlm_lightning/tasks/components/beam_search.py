@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError, pip_install
-from wavlm_lightning.system.reading import read_text, reading, shown
+from wavlm_lightning.system.reading import read_lines, read_text, reading, shown
 
 WORD_END = "|"
 NOT_WORDS = ("<unk>", "<s>", "</s>")  # of every ARPA file
@@ -304,7 +304,7 @@ def _check_hashes(language_model: LanguageModel) -> None:
 
 def _read_lexicon(path: Path, labels: list[str]) -> dict[str, list[list[str]]]:
     known, found = set(labels), dict[str, list[list[str]]]()
-    for number, line in enumerate(read_text(path, "a lexicon").splitlines(), 1):
+    for number, line in enumerate(read_lines(path, "a lexicon"), 1):
         word, *letters = line.split() or [""]
         if unknown := set(letters) - known:
             raise UserError(
