@@ -463,12 +463,12 @@ def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing
 def _named(path: Path, lines: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        name, _, text = line.strip().partition(" ")
-        if not name:
+        if not line.split():
             continue
+        name, *rest = line.split(maxsplit=1)
         if name in found:
             raise UserError(f"{path}, line {number}: {name} is there twice")
-        found[name] = text.strip()
+        found[name] = rest[0].strip() if rest else ""
     return found
 
 
