@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 LINK = re.compile(r"(\]\()(?!\w+:|#)([^)#\s]+)")
+INTO_DOCS = re.compile(r"(\]\((?:\.\./)+)docs/")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Rewrite links out of `docs` to the places of those files on the site."""
+    """Rewrite links out of `docs`, and from outside into `docs`, to the places of those files on the site."""
     if page.file.generated_by is not None:
-        return markdown
+        return INTO_DOCS.sub(r"\1", markdown)
     return LINK.sub(lambda link: link[1] + link[2].removeprefix("../"), markdown)

@@ -67,7 +67,9 @@ def codebook(request, corpus, encoder) -> Codebook:
 
 
 def files(corpus: Corpus, name: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (corpus.directory / "labels" / name).iterdir()}
+    """All but what the command adds when everything is labelled."""
+    folder = corpus.directory / "labels" / name
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "usage.json"}
 
 
 @pytest.mark.slow

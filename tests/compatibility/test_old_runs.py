@@ -141,7 +141,9 @@ def test_a_sweep_goes_on(old):
     (first,) = cards("sweep")
     before = state_of(str(Path(first).parent))
     wavlm("sweep", "sweep.yaml", "--output", "sweep", "--test", "--trials", 2, "--jobs", 1, "--", *CPU)
-    assert state_of(str(Path(first).parent)) == before
+    after = state_of(str(Path(first).parent))
+    # Only its card may say more: among how many rates it was chosen.
+    assert {path for path in after if after[path] != before.get(path)} <= {str(Path(first))}
     assert len(cards("sweep")) == len(table("sweep/trials.csv")) == 2
 
 

@@ -191,7 +191,10 @@ def test_wrong_turns_drop_to_chance(tiny, tmp_path, monkeypatch):
     swapped = {meta["text"]: other["turns"] for meta, other in zip(metas, metas[1:] + metas[:1], strict=True)}
     honest = SpeakerDiarization.read_target
     monkeypatch.setattr(
-        SpeakerDiarization, "read_target", lambda self, meta: honest(self, {"turns": swapped[meta["text"]]})
+        SpeakerDiarization,
+        "read_target",
+        # Recordings of the other split are only looked at.
+        lambda self, meta: honest(self, {"turns": swapped.get(meta["text"], meta["turns"])}),
     )
     assert rate() > min(constants)
 

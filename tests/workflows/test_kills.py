@@ -1,6 +1,6 @@
 """SIGKILL at each change of a command's folder: no half file under a true name, no leftover, and nothing is lost.
 
-`WAVLM_KILLS=40 pytest -m slow tests/workflows/test_kills.py` kills at that many moments of each verb (3 by default).
+`WAVLM_KILLS=40 pytest -m slow tests/workflows/test_kills.py` kills at that many moments of each verb (1 by default).
 `wavlm score` writes nothing. `tests/kills/sitecustomize.py` pulls the plug.
 """
 
@@ -22,7 +22,7 @@ import yaml
 from ranks import FORKS
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("WAVLM_KILLS", "3"))
+KILLS = int(os.environ.get("WAVLM_KILLS", "1"))
 LONGEST = ("recipe", "demo")  # minutes a kill, because every stage is a command: a third of the moments
 # What differs between two undisturbed runs: times, paths, versions of the curves, logs.
 VARYING = (

@@ -39,7 +39,7 @@ def test_every_cell_runs(notebook, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
-    assert "KeywordSpotting on tiny with 5 layers" in said and "50 frames a second" in said
+    assert "KeywordSpotting on random weights (tiny) with 5 layers" in said and "50 frames a second" in said
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-2]["outputs"])
     run = tmp_path / "runs" / "first_steps"
     assert (run / "checkpoints" / "best.ckpt").is_file() and (run / "config.yaml").is_file()
