@@ -116,3 +116,9 @@ def test_torch_and_torchaudio_are_one_pair():
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     assert pins["torch"] == pins["torchaudio"] == "2.11.0"
     assert tuple(map(int, pins["lightning"].split("."))) >= (2, 6, 6)
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by their names alone: of two that are alike it collects one and stops at the other."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

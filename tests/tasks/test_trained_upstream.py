@@ -14,7 +14,7 @@ from ranks import together
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, QueryByExample, TaskData
+from wavlm_lightning.tasks import EcapaVerification, KeywordSpotting, QueryByExample, TaskData
 from wavlm_lightning.tasks.base import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
@@ -61,6 +61,9 @@ def test_what_fsdp2_cannot_shard_is_refused(tiny):
     many = ManyHeads({str(rate): KeywordSpotting(encoder, rate) for rate in (1e-3, 1e-2)})
     with pytest.raises(UserError, match=r"KS: trainer\.strategy fsdp2 shards one head"):
         quiet_trainer(max_steps=1, strategy="fsdp2").fit(many, TaskData(str(tiny / "ks")))
+    with pytest.raises(UserError, match=r"SV-ECAPA: trainer\.strategy fsdp2 is not tested with its batch norms"):
+        head = EcapaVerification(encoder, channels=16, embedding=8)
+        quiet_trainer(max_steps=1, strategy="fsdp2").fit(head, TaskData(str(tiny / "sv")))
     with pytest.raises(UserError, match=r"QbE: trainer\.strategy fsdp2 shards what is trained, and nothing is"):
         quiet_trainer(strategy="fsdp2").test(
             QueryByExample(encoder), TaskData(str(tiny / "qbe"), test_split="documents")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_ranks import MODULES, PRETRAINING, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
+from in_ranks import DDP_ALONE, MODULES, PRETRAINING, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
 from ranks import together
 
 pytestmark = pytest.mark.slow
@@ -54,6 +54,15 @@ def test_two_processes_train_as_one(two, one, strategy, name):
     assert len(moved) > 0.8 * len(alone["after"])
     if name in TASKS:
         assert not any(key.startswith("upstream.") for key in alone["after"])
+
+
+@pytest.mark.parametrize("name", DDP_ALONE)
+def test_heads_with_batch_norm_train_as_one_under_ddp(two, one, name):
+    """Each batch is normalised by itself, in one process and in two; only running statistics differ, which ranks share."""
+    ranks, alone = [each["ddp"][name] for each in two], one[name]
+    assert apart(ranks[0]["after"], ranks[1]["after"]) == 0.0
+    assert apart(ranks[0]["after"], alone["after"]) < 1e-5 < 1e-3 < apart(alone["before"], alone["after"])
+    assert ranks[0]["test"] == pytest.approx(ranks[1]["test"], abs=1e-6)
 
 
 @EACH
