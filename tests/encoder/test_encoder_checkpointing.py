@@ -87,6 +87,7 @@ def test_recomputing_runs_each_layer_twice_in_training_and_once_in_evaluation():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.long
 def test_compiled_layers_compute_the_same(backend: str, monkeypatch: pytest.MonkeyPatch):
     """Two lengths go through the same code, and a dropped layer past it, recomputed, too; fused operators round differently.
 

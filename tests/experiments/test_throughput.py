@@ -70,6 +70,7 @@ def test_labels_are_those_of_scikit_learn(main, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_memory_and_downstream_rows(main, tmp_path: Path):
     words = ["training-memory", "downstream-step", "learning-rates", "--size", "tiny", "--batch", "2", "--seconds", "1"]
     results = {result["row"]: result for result in run(main, tmp_path, *words)}
@@ -79,6 +80,7 @@ def test_memory_and_downstream_rows(main, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_fine_tuning_rows(main, tmp_path: Path):
     words = ["fine-tuning-step", "fine-tuning-memory", "--size", "tiny", "--batch", "2", "--seconds", "2"]
     step, memory = run(main, tmp_path, *words)

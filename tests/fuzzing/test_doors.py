@@ -29,6 +29,7 @@ def test_damaged_files_at_every_door(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_damaged_files_at_every_door(tmp_path):
     found = faults(Fuzzer(DOORS, tmp_path, MAKE), 3_000)
     assert not found, "\n".join(found)

@@ -96,6 +96,7 @@ def test_the_window_is_that_of_predict():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("verb", "number"), [("fit", signal.SIGINT), ("test", signal.SIGTERM)])
+@pytest.mark.long
 def test_a_quarter_of_an_hour_ends_and_is_left_within_seconds(tmp_path, verb, number):
     corpus = corpus_with(tmp_path / "c", 900.0)
     words = [sys.executable, "-m", "wavlm_lightning", verb, "--model", "SpeakerIdentification"]

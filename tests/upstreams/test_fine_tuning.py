@@ -214,6 +214,7 @@ def test_recomputed_layers_give_the_same_gradients_and_leave_the_same_random_sta
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_compiled_layers_compute_the_same(build: Build):
     plain, compiled = (tuned(build, layer_drop=0.3, compile=on) for on in (False, True))
     for seed in range(2):

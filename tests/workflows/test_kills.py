@@ -273,7 +273,9 @@ def test_nothing_is_lost_by_a_kill_or_two(verb, tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.long if verb in LONGEST else ()) for verb in VERBS]
+)
 def test_nothing_is_lost(verb, tiny, made, tmp_path):
     check_verb(verb, tiny, made, tmp_path, max(1, KILLS // 3) if verb in LONGEST else KILLS)
 

@@ -140,11 +140,7 @@ def shrunk(config: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "config",
-    [
-        pytest.param(each, marks=() if each.removesuffix(".yaml") in QUICK else pytest.mark.slow)
-        for each in CONFIGS
-        if each.removesuffix(".yaml") in QUICK or not shrunk(each)  # those run in full size, below
-    ],
+    [pytest.param(each, marks=() if each.removesuffix(".yaml") in QUICK else pytest.mark.slow) for each in CONFIGS],
 )
 def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     assert main([*one_batch(tiny, tmp_path, pretrained, config), *shrunk(config)]) == 0
@@ -152,6 +148,7 @@ def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [config for config in CONFIGS if shrunk(config)])
+@pytest.mark.long
 def test_every_config_of_full_size_runs_one_batch(tiny, tmp_path, pretrained, config):
     # In a process of its own, which gives the 6 GB of Large and its optimiser back for certain.
     command = [sys.executable, "-m", "wavlm_lightning", *one_batch(tiny, tmp_path, pretrained, config)]
