@@ -118,6 +118,7 @@ def test_features_are_in_the_order_of_the_draw(corpus):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.long
 def test_a_piece_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, encoder, number):
     corpus = write(tmp_path / "corpus", 12, 4, 10.0)
     codebook = fit_kmeans(corpus, LayerFeatures(encoder, 4), 5, restarts=1, share=0.1)
@@ -165,6 +166,7 @@ def test_a_piece_that_is_stopped_leaves_whole_shards_and_goes_on(tmp_path, encod
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_of_the_same_piece_at_once_do_not_collide(corpus, codebook, tmp_path):
     codebook.save(tmp_path / "book")
     shutil.copytree(corpus.directory, tmp_path / "c", ignore=shutil.ignore_patterns("labels"))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from in_ranks import DDP_ALONE, MODULES, PRETRAINING, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
 from ranks import together
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 EACH = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
 @pytest.fixture(scope="module")
 def out(tiny, tmp_path_factory) -> Path:
     """What two processes have found, and one; see in_ranks."""
-    folder = tmp_path_factory.mktemp("ranks")
-    together(2, folder / "two", everything, tiny, folder, 2, STRATEGIES)
-    together(1, folder / "one", everything, tiny, folder, 1, ("auto",))
+    # Once for all of pytest's workers, which share the folder above their own.
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "ranks"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "done").exists():
+            together(2, folder / "two", everything, tiny, folder, 2, STRATEGIES)
+            together(1, folder / "one", everything, tiny, folder, 1, ("auto",))
+            (folder / "done").touch()
     return folder
 
 

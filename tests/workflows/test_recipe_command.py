@@ -334,6 +334,7 @@ def test_options_keep_their_values():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_reaches_the_training_once(corpus):
     """In processes of their own: it ends after the update that is being made, and the same command goes on."""
     out = corpus.parent / "out"

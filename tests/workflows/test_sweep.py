@@ -263,6 +263,7 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_sweep_goes_on_where_it_was(tiny, tmp_path):
     options = ["--model.upstream", "Fbank", "--data.corpus", str(tiny / "ks"), "--data.cache", str(tmp_path / "cache")]
     options += ["--trainer.accelerator=cpu", "--trainer.val_check_interval=20", "--checkpoint_every=5"]
