@@ -113,6 +113,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.long
 def test_a_rank_that_the_command_itself_has_started(tiny, tmp_path):
     """Without torchrun or SLURM: Lightning starts the second one, and would kill the first without a word."""
     folder, log = tmp_path / "run", tmp_path / "log"

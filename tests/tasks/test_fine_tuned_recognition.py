@@ -66,6 +66,7 @@ def test_loss_and_gradients_of_transformers(tmp_path, monkeypatch, overrides, ma
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_loss_and_gradients_of_transformers_in_base(tmp_path, monkeypatch):
     """The same with all layers and widths of Base, masked, as its recipes train it: with fixed convolutions."""
     tuned = FineTuning(time_mask_probability=0.65, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)

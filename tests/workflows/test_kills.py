@@ -23,7 +23,12 @@ from ranks import FORKS
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("WAVLM_KILLS", "1"))
-LONGEST = ("recipe", "demo")  # minutes a kill, because every stage is a command: a third of the moments
+LONGEST = (
+    "recipe",
+    "demo",
+    "sweep",
+    "superb",
+)  # a minute a kill, because every stage is a command: a third of the moments
 # What differs between two undisturbed runs: times, paths, versions of the curves, logs.
 VARYING = (
     *("card.json", "log.txt", "config.yaml", "README.md", "codebook.json", "report.html", "report.md", "metrics.csv"),
