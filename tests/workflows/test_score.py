@@ -79,7 +79,7 @@ def test_two_systems_are_compared_on_the_same_utterances(texts, capsys):
     assert found.difference == pytest.approx(100 * jiwer.wer(truth, answer)) and found.p_value < 0.001
     words = ["score", "asr", str(folder / "ref"), str(folder / "hyp"), str(folder / "hyp")]
     assert main(words) == 0
-    assert "first minus second: WER +0.00 %, p = 1 for no difference" in capsys.readouterr().out
+    assert "first minus second: WER +0.00 points [+0.00, +0.00], p = 1 for no difference" in capsys.readouterr().out
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["comparison"]["utterances"] == 40
 

@@ -77,9 +77,10 @@ def main(argv: list[str]) -> int:
     for path, each in ((options["hypothesis"], one), (options["other"], two)):
         print(f"{path}:")
         _print(each)
+    ends = f"[{compared.low:+.2f}, {compared.high:+.2f}]"
     print(
-        f"first minus second: {one.measures[0].name} {compared.difference:+.2f} %, p = {compared.p_value:.2g} for no difference "
-        f"(two-sided, paired over {compared.resampled})"
+        f"first minus second: {one.measures[0].name} {compared.difference:+.2f} points {ends}, p = {compared.p_value:.2g} for no "
+        f"difference (two-sided, paired over {compared.resampled})"
     )
     return 0
 

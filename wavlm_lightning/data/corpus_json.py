@@ -97,9 +97,9 @@ def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -
         raise UserError(f"{where}: {name} has no sha256; prepare the corpus again")
     _check_counts(entry, counts, f"{where}: {name}")
     if INDEX in entry and (not isinstance(entry[INDEX], str) or SHA256.fullmatch(entry[INDEX]) is None):
-        raise UserError(f"{where}: {name} has {INDEX}, which is no hash; prepare the corpus again")
+        raise UserError(f"{where}: {name} has {INDEX}, not a hash; prepare the corpus again")
     if type(entry.get(MODIFIED, 0)) is not int:
-        raise UserError(f"{where}: {name} has {MODIFIED}, which is no time; prepare the corpus again")
+        raise UserError(f"{where}: {name} has {MODIFIED}, not a time; prepare the corpus again")
     if len(entry) > len(counts) + 2:
         for key, value in entry.items():
             if key != "name":

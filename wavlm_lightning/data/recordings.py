@@ -25,7 +25,7 @@ Inventories = dict[str, Any]
 
 
 class Stored(Protocol):
-    """Audio that is no file of its own, such as a stretch of an archive; a dataclass, whose `repr` says where it is."""
+    """Audio inside another file, such as a member of an archive; a dataclass, whose `repr` says where it is."""
 
     def content(self) -> bytes:
         """The bytes of an audio file; `BadAudio` or OSError if they cannot be had."""

@@ -348,7 +348,7 @@ def _read_index(path: str, size: int, known: str | None = None, remedy: str = ""
         metas = body.pop("metas", [])  # not kept: pre-training reads none
         members = Members(**body)
         count = len(members.keys)
-        "".join(members.keys)  # a TypeError for a key that is no text
+        "".join(members.keys)  # a TypeError for a key that is not text
         if members.names:
             _check_foreign(members, metas)
         elif type(members.info) is not list or len(members.info) != count:
@@ -373,7 +373,7 @@ def _check_foreign(members: Members, metas: list[str]) -> None:
     if not len(metas) == len(members.names) == count:
         raise ValueError(f"{len(members.names)} names and {len(metas)} metadata of {count} utterances")
     if not {str}.issuperset(map(type, [*members.names, *metas])):
-        raise TypeError("a name or metadata that is no text")
+        raise TypeError("a name or metadata that is not text")
 
 
 def _check_further(name: str, places: list[tuple[int, int, int]], size: int) -> None:

@@ -34,6 +34,15 @@ def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict
     write_json(folder / DESCRIPTION, {"codebooks": codebooks})
 
 
+def forget_export(folder: Path) -> None:
+    """Remove what an earlier export to this folder would say of the new one: its configuration and its pre-training head.
+
+    `config.json` is written last, so that a folder with one is complete.
+    """
+    for name in ("config.json", WEIGHTS, DESCRIPTION):
+        (folder / name).unlink(missing_ok=True)
+
+
 def without_teachers(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of a run's checkpoint without the teachers that its objectives keep."""
     state = checkpoint["state_dict"]

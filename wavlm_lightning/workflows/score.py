@@ -237,7 +237,7 @@ def _parts(by: str, keys: Sequence[str], edits: Sequence[Edits], groups: Sequenc
 
 
 def _length(units: int) -> str:
-    """The row of an utterance of so many words."""
+    """The row of the table by length to which a reference of `units` words or phones belongs."""
     for low, high in pairwise(LENGTHS):
         if low < units <= high:
             return f"{low + 1} to {high}"

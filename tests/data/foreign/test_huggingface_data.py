@@ -146,7 +146,7 @@ def test_a_cell_does_not_name_files_of_this_machine(tmp_path, capsys):
             tmp_path / "d" / "test.parquet",
             {"audio": [{"bytes": sound(0), "path": "b"}, {"bytes": None, "path": name}]},
         )
-        assert "which is no file in" in refusal(capsys, tmp_path / "c", tmp_path / "d")
+        assert "has no such file" in refusal(capsys, tmp_path / "c", tmp_path / "d")
     write(
         tmp_path / "d" / "test.parquet",
         {"audio": [{"bytes": sound(0), "path": "b"}, {"bytes": None, "path": "clips/a.wav"}]},

@@ -304,7 +304,7 @@ def test_a_server_has_no_say_in_where_shards_lie(corpus, tmp_path, monkeypatch):
     body = json.loads((corpus.directory / "corpus.json").read_text())
     for change in ({"name": "../000.tar"}, {"modified_ns": "now"}):
         body["splits"]["train"]["shards"][0] |= change
-        with pytest.raises(UserError, match=r"not a plain file name|is no time"):
+        with pytest.raises(UserError, match=r"not a plain file name|not a time"):
             Corpus(corpus.directory, body)
 
 

@@ -57,7 +57,7 @@ class AudioCell:
         """A file that the cell names: only one of the data set's own folder, because the table may come from a stranger."""
         place = (self.folder / name).resolve()
         if Path(name).is_absolute() or not place.is_relative_to(self.folder.resolve()) or not place.is_file():
-            raise BadAudio(f"{self}: the cell holds no audio, but the name {name!r}, which is no file in {self.folder}")
+            raise BadAudio(f"{self}: the cell holds no audio but the name {name!r}, and {self.folder} has no such file")
         return place.read_bytes()
 
     def __str__(self) -> str:

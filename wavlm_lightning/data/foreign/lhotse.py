@@ -351,7 +351,7 @@ UNREAD = -1
 
 
 def _is_cut(supervision: dict[str, Any], seconds: float) -> bool:
-    """Whether a supervision reaches beyond a stretch of so many seconds."""
+    """Whether a supervision begins before or ends after a stretch of `seconds`."""
     start = float(supervision["start"])
     return start < -TOLERANCE or start + float(supervision["duration"]) > seconds + TOLERANCE
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--uem", type=Path, help="the stretches of each recording to keep")
     names = "a list of recordings, one name a line: the others are left out, and those without turns are silent"
     parser.add_argument("--names", type=Path, help=names)
-    pieces = "cut each stretch into equal pieces of at most so many seconds"
+    pieces = "cut each stretch into equal pieces, each of at most SECONDS"
     parser.add_argument("--pieces", type=float, metavar="SECONDS", help=pieces)
     add_writing(parser)
     add_division(parser)

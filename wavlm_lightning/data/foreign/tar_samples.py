@@ -266,7 +266,7 @@ def _inner(content: Any, names: list[str]) -> Any:
 def _text(member: tarfile.TarInfo, file: io.BufferedReader, where: str) -> str:
     if member.size > LARGEST_TEXT:
         raise UserError(
-            f"{where}: the member {member.name} beside it has {member.size:,} bytes, which is no text; leave it out"
+            f"{where}: the member {member.name} beside it has {member.size:,} bytes, more than a text has; leave it out"
         )
     data = os.pread(file.fileno(), member.size, member.offset_data)
     try:

@@ -12,7 +12,7 @@ from wavlm_lightning.system.errors import UserError
 
 # Labels of encoders that start from fresh weights: "random weights" (demo), "random:base" (sources).
 RANDOM = re.compile(r"random\b", re.IGNORECASE)
-MANY = 5  # tests from which on a remark says what so many of them find by chance
+MANY = 5  # with this number of tests or more, a remark says how many differences chance alone would show
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def best_against(collection: Collection, control: str) -> Against | None:
 
 
 def remark_on_tests(found: Sequence[Against]) -> str:
-    """What so many tests find by chance alone, and how many differences a stricter level leaves; empty for a few tests."""
+    """How many differences chance alone would show, and how many remain at Bonferroni's level; empty below `MANY` tests."""
     values = [each.p_value for one in found for each in one.columns.values() if each.p_value is not None]
     if len(values) < MANY:
         return ""
@@ -114,7 +114,7 @@ def remark_on_tests(found: Sequence[Against]) -> str:
     return (
         f"These are {len(values)} tests at the {100 * ALPHA:.0f} % level: without any true difference, about "
         f"{ALPHA * len(values):.1f} of them would still come out below p = {ALPHA:g}. {beyond} of {len(values)} are below it, "
-        f"and {kept} below {strict:.2g}, the level that allows for so many tests (Bonferroni)."
+        f"and {kept} below {strict:.2g}, the level that allows for the number of tests (Bonferroni)."
     )
 
 

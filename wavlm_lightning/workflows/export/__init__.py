@@ -65,16 +65,11 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
 
         difference = write_encoder(encoder.eval(), directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the encoder"]
-    from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS, without_teachers, write_head
+    from wavlm_lightning.pretraining.head_file import forget_export, without_teachers, write_head
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
     checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" else None
-    for name in (
-        "config.json",
-        WEIGHTS,
-        DESCRIPTION,
-    ):  # of an earlier export to this folder; config.json is written last
-        (directory / name).unlink(missing_ok=True)
+    forget_export(directory)
     if checkpoint is not None:
         write_head(directory, without_teachers(checkpoint), checkpoint.get("codebooks", {}))
     encoder.save_pretrained(directory)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.pretraining.head_file import DESCRIPTION, WEIGHTS
+from wavlm_lightning.pretraining.head_file import forget_export
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import init_args, read_run_config
@@ -58,12 +58,7 @@ def export_head(source: Path, directory: Path, format: str, encoder_only: bool, 
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the {what}"]
     if not encoder_only:
         head_form(head.task)  # refuse it before anything is removed
-    for name in (
-        "config.json",
-        WEIGHTS,
-        DESCRIPTION,
-    ):  # of an earlier export to this folder; config.json is written last
-        (directory / name).unlink(missing_ok=True)
+    forget_export(directory)
     if encoder_only:
         _upstream(head).encoder.save_pretrained(directory)
         return [f"{directory}: the encoder of {source}, without its head"]
