@@ -1,5 +1,5 @@
 # Two commands on a fresh machine with Python 3.11+: `make demo` runs everything from audio to a report, `make test` the
-# tests of five minutes; `make test-slow` runs those that take longer, `make test-all` both.
+# fast tests; `make test-slow` runs those that take longer, `make test-all` both.
 PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
