@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wavlm_lightning.cli import VERBS, main
+from wavlm_lightning.cli import VERBS, main, module_of
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -85,7 +85,7 @@ def test_interrupted_command_says_how_to_go_on(monkeypatch, capsys, command, hin
         raise KeyboardInterrupt
 
     words = command.split()
-    monkeypatch.setattr(f"wavlm_lightning.cli.{words[0]}.main", interrupt)
+    monkeypatch.setattr(module_of(words[0]), "main", interrupt)
     assert main(words) == 130
     assert capsys.readouterr().err.startswith(f"wavlm {words[0]}: interrupted; {hint}")
 

@@ -237,7 +237,7 @@ def test_right_lengths_are_read(corpus):
         (lambda part: part["shards"][0].update(utterances=4), "its shards 7"),
         (lambda part: part.update(utterances=2**40), "its shards 6"),
         (lambda part: part["shards"][0].update(samples=2**50), "cannot hold"),
-        (lambda part: part["shards"][0].update({INDEX: "x"}), "no hash"),
+        (lambda part: part["shards"][0].update({INDEX: "x"}), "index_sha256, not a hash"),
     ],
 )
 def test_counts_that_cannot_be(corpus, change, says):

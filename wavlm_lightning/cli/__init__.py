@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says otherwise
     "superb": "the benchmark: any encoder on any of ten tasks, one table",
@@ -34,7 +35,13 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "new": "a file of your own to start from: `new task NAME`, `new upstream`, `new objective`, `new corpus`",
     "doctor": "what is wrong with this installation, in plain words",
 }
-MODULES = {"validate": "fit", "test": "fit", "--completion": "completion"}
+MODULES = {
+    "validate": "fit",
+    "test": "fit",
+    "--completion": "completion",
+    "codebook": "targets.codebook",
+    "lm": "targets.lm",
+}
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
 CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep"}
@@ -82,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         check_arguments(argv)
-        module = importlib.import_module(f"wavlm_lightning.cli.{MODULES.get(verb, verb)}")
+        module = module_of(verb)
         return int(module.main(argv if verb in PASSES_VERB else argv[1:]) or 0)
     except UserError as error:
         return _refused(verb, error)
@@ -100,6 +107,11 @@ def main(argv: list[str] | None = None) -> int:
             return _refused(verb, error)
         print(f"wavlm {verb}: {last_words(error, argv)}", file=sys.stderr)
         return 1
+
+
+def module_of(verb: str) -> ModuleType:
+    """The module of a verb, imported."""
+    return importlib.import_module(f"wavlm_lightning.cli.{MODULES.get(verb, verb)}")
 
 
 def _how_to_go_on(argv: list[str]) -> str:

@@ -6,7 +6,6 @@ The script holds all names: asking Python while the user types (argcomplete) wou
 from __future__ import annotations
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
@@ -54,13 +53,14 @@ class _Parser(Exception):
 
 def _parser_of(verb: str) -> argparse.ArgumentParser:
     """The parser that a verb builds: taken where `main` calls `parse_args`, since some depend on the arguments."""
+    from wavlm_lightning.cli import module_of
 
     def stop(self: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
         raise _Parser(self)
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", stop):
         try:
-            importlib.import_module(f"wavlm_lightning.cli.{verb}").main([verb] if verb == "predict" else [])
+            module_of(verb).main([verb] if verb == "predict" else [])
         except _Parser as found:
             return found.args[0]
     raise RuntimeError(f"wavlm {verb} parses nothing")

@@ -152,7 +152,7 @@ class Corpus:
     """
 
     def __init__(self, directory: Path, body: dict[str, Any]) -> None:
-        check_body(body, f"{directory / 'corpus.json'}:")
+        check_body(body, f"{directory / 'corpus.json'}")
         self.directory, self.body = directory, body
         self._opened: dict[str, Split] = {}
 
