@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
 def _tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """A title and rows of cells, the first of them names, for each kind that was measured."""
     corpus, items = found["corpus"], found["items"]
-    made = items.get("file") or f"{items['unit']}s of alignments {items['alignments']!r}"
+    made = items.get("file") or f"{items.get('unit')}s of alignments {items.get('alignments')!r}"
     anywhere = ", in any context" if items["context"] == "any" else ""
     of = f"{corpus['name']}, {corpus['split']}: {corpus['utterances']:,} utterances"
     tables = []

@@ -51,7 +51,7 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
         phones.append(frame_classes(segments, len(row), labels.rate, classes)[inside])
         units.append(row[inside])
         boundaries.append((segment_boundaries(segments), unit_boundaries(row[inside], labels.rate)))
-    if not phones:
+    if not sum(len(truth) for truth, _ in boundaries):
         return found
     phone, unit = np.concatenate(phones), np.concatenate(units)
     spoken = phone != classes[SILENCE]

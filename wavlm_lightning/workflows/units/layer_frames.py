@@ -62,7 +62,11 @@ class LayerFrames:
         self.available: dict[str, int] = {}
         self.frames = int(ends[-1])
         # What decides the frames, beside their layers: a pass that was interrupted goes on if it is the same.
-        content = [upstream.fingerprint(), [shard.sha256 for shard in split.shards], [[key, *stretches[key]] for key in keys]]
+        content = [
+            upstream.fingerprint(),
+            [shard.sha256 for shard in split.shards],
+            [[key, *stretches[key]] for key in keys],
+        ]
         self._content = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         self._fill(split, stretches, device)
 
