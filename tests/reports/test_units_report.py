@@ -59,13 +59,15 @@ def test_curves_and_tables_of_units_alone(write, tmp_path):
     text, html = (tmp_path / "report" / "report.md").read_text(), page.read_text()
     assert "Phones in layers and labels, without training" in text and "12 layers and 1 label set measured" in text
     assert "10.00 %" in text and "layer 10, [8.0, 12.0]" in text  # the best of the encoder, and where
-    assert "| FBANK | **6.00 %**" in text
+    assert "| FBANK | 6.00 %" in text
+    assert "| PNMI without silence | - |" in text  # of a file that lacks it
     assert "0.432" in text and "60.0 % [55.0, 65.0]" in text and "97 of 100" in text
     assert "55.0 %" in text and "83.0 %" in text and "Dashed" in text
     assert html.count("ABX within speakers") >= 2 and "What it cost" not in html
 
 
-def test_only_equal_data_and_settings_share_a_picture(write, tmp_path, card):
+@pytest.mark.slow
+def test_only_equal_data_and_settings_share_a_picture(write, tmp_path):
     first = write("a")
     write("b")
     write("c", pca=64)
@@ -75,12 +77,10 @@ def test_only_equal_data_and_settings_share_a_picture(write, tmp_path, card):
     assert "pre-trained (a)" in text and "pre-trained (b)" in text and "pre-trained (c)" not in text
     assert "projected on 64 directions first" in text
     assert sorted(path.name for path in (tmp_path / "report").glob("units-*.png")) == ["units-0.png", "units-1.png"]
-    card().write(runs / "ks" / "card.json")
     for folder in "bc":
         (runs / folder / "units.json").unlink()
-    write_run_report([runs], tmp_path / "report", official)
+    write_run_report([runs], tmp_path / "report", official)  # the pictures of the earlier report are gone
     assert [path.name for path in (tmp_path / "report").glob("units-*.png")] == ["units-0.png"]
-    assert "Results" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(write, tmp_path):

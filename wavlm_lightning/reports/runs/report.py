@@ -112,7 +112,9 @@ def write_run_report(
     top += [Paragraph(words, "absent") for words in [warning(collection)] if words]
     if origin := [pair for pair in text.origin(collection, pretraining, facts, setup) if pair[1]]:
         top.append(two_columns(origin))
-    page.blocks = [*top, Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]
+    if figures_at_the_top := text.key_facts(collection, pretraining, facts, total):
+        top.append(Facts(figures_at_the_top))
+    page.blocks = [*top, *blocks]
     html_path = directory / "report.html"
     sweep_leftovers(directory)
     write_text(html_path, page.to_html())

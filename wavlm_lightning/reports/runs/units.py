@@ -26,7 +26,7 @@ DASHED = " Dashed: an upstream of one layer."
 ANY = " Neighbours may differ."
 LABELS = (
     "PNMI and purities grow with the number of labels: compare sets with equally many. Boundaries count within 20 ms, "
-    "one-to-one. Runs: mean length of stretches of one label."
+    "one-to-one. Mean run: of one label, without a change."
 )
 Scores = dict[str, tuple[float, float, float]]  # by mode: error and its interval, as fractions
 
@@ -103,11 +103,11 @@ def _labels(entry: Mapping[str, Any]) -> dict[str, str]:
     row = {"labels in use": f"{int(entry['in_use'])} of {int(entry['size'])}"}
     if "with_silence" in entry:
         row["PNMI"] = f"{entry['with_silence']['pnmi']:.3f}"
-        row["without silence"] = f"{entry['without_silence']['pnmi']:.3f}" if "without_silence" in entry else "-"
+        row["PNMI without silence"] = f"{entry['without_silence']['pnmi']:.3f}" if "without_silence" in entry else "-"
         row["phone purity"] = f"{entry['with_silence']['phone_purity']:.3f}"
         row["cluster purity"] = f"{entry['with_silence']['cluster_purity']:.3f}"
         row |= _boundaries(entry["boundaries"])
-    row["runs"] = f"{entry['segment_ms']['mean']:.0f} ms"
+    row["mean run"] = f"{entry['segment_ms']['mean']:.0f} ms"
     for mode in MODES:
         row[f"ABX {mode}"] = _percent(_scores(entry["abx"][mode])) if mode in entry["abx"] else "-"
     return row
@@ -154,9 +154,8 @@ def units_blocks(directory: Path, found: Sequence[Measured], upstreams: Sequence
         blocks.append(Paragraph(f"{group[0].data}."))
         layers = _named((one.folder, one.layers) for one in group)
         panels = _panels(layers, upstreams)
-        single = len({len(scores) for scores in layers.values()} & {1}) and any(
-            len(each) > 1 for each in layers.values()
-        )
+        counts = {len(scores) for scores in layers.values()}
+        single = 1 in counts and len(counts) > 1
         caption = CURVES + (DASHED if single else "") + group[0].remark
         if drawing := picture(directory, f"units-{number}", panels, line_size(len(layers)), caption):
             blocks += [drawing, _best_layers(layers)]
@@ -208,28 +207,23 @@ def _panels(layers: Mapping[str, Mapping[int, Scores]], upstreams: Sequence[str]
 
 def _best_layers(layers: Mapping[str, Mapping[int, Scores]]) -> Table:
     """The lowest error of each upstream, and its layer."""
-    rows, errors = [], {}
-    for mode in MODES:
-        for name, scores in layers.items():
-            there = {layer: score[mode] for layer, score in scores.items() if mode in score}
-            if there:
-                errors[name, mode] = min(there.items(), key=lambda pair: pair[1][0])
-    least = {mode: min((best[1][0] for (_, of), best in errors.items() if of == mode), default=None) for mode in MODES}
+    rows = []
     for name, scores in layers.items():
         cells = [Cell(name)]
         for mode in MODES:
-            if (name, mode) not in errors:
+            there = {layer: score[mode] for layer, score in scores.items() if mode in score}
+            if not there:
                 cells.append(Cell("-"))
                 continue
-            layer, (error, low, high) = errors[name, mode]
+            layer, (error, low, high) = min(there.items(), key=lambda pair: pair[1][0])
             where = f"layer {layer}, " if len(scores) > 1 else ""
-            note = f"{where}[{100 * low:.1f}, {100 * high:.1f}]"
-            cells.append(Cell(f"{100 * error:.2f} %", strong=error == least[mode] and len(layers) > 1, note=note))
+            cells.append(Cell(f"{100 * error:.2f} %", note=f"{where}[{100 * low:.1f}, {100 * high:.1f}]"))
         rows.append(cells)
     return Table([Cell("best layer"), *(Cell(f"ABX {title}") for title in MODES.values())], rows)
 
 
 def _table(name: str, entries: Mapping[str, Mapping[str, str]]) -> Table:
-    columns = list(dict.fromkeys(column for entry in entries.values() for column in entry))
-    rows = [[Cell(row), *(Cell(entry.get(column, "-")) for column in columns)] for row, entry in entries.items()]
-    return Table([Cell(name), *map(Cell, columns)], rows, wide=True)
+    """A column an entry: there are many measures and few entries."""
+    measures = list(dict.fromkeys(measure for entry in entries.values() for measure in entry))
+    rows = [[Cell(measure), *(Cell(entry.get(measure, "-")) for entry in entries.values())] for measure in measures]
+    return Table([Cell(name), *map(Cell, entries)], rows, wide=len(entries) > 3)
