@@ -62,6 +62,9 @@ def test_where_boundaries_are():
     assert unit_boundaries(np.array([3, 3, 4, 4, 3], dtype=np.uint16), 50) == pytest.approx([0.0425, 0.0825])
     assert unit_boundaries(np.array([3, 3, 4]), 100) == pytest.approx([0.0275])
     with_gap = [("D", 0, 0.1), ("D", 0.1, 0.2), ("T", 0.3, 0.4)]
-    assert segment_boundaries(with_gap).tolist() == [0.1, 0.2, 0.3]
+    assert segment_boundaries(with_gap).tolist() == segment_boundaries(with_gap, 0.42).tolist() == [0.1, 0.2, 0.3]
+    # Whether an aligner writes the silence at both ends makes no difference.
+    inner, whole = [("D", 0.1, 0.2)], [("SIL", 0, 0.1), ("D", 0.1, 0.2), ("SIL", 0.2, 0.5)]
+    assert segment_boundaries(inner, 0.5).tolist() == segment_boundaries(whole, 0.5).tolist() == [0.1, 0.2]
     with pytest.raises(ValueError, match="no boundary"):
         boundary_scores([np.array([])], [np.array([0.1])])

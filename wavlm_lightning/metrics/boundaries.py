@@ -11,6 +11,7 @@ import numpy as np
 from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
 
 TOLERANCE = 0.02  # seconds
+END = 0.025  # seconds of audio behind the last segment that are no segment: aligners count whole frames
 ROUNDING = 1e-9  # seconds by which two times may be further apart, so that 0.02 s are no more than 0.02 s
 
 
@@ -90,14 +91,19 @@ def boundary_scores(
     )
 
 
-def segment_boundaries(segments: Sequence[tuple[str, float, float]]) -> np.ndarray:
+def segment_boundaries(segments: Sequence[tuple[str, float, float]], seconds: float = 0.0) -> np.ndarray:
     """The boundaries inside an utterance of segments (name, start, end) in seconds: float64, ascending.
 
-    Every start and every end, those of one time once; the first start and the last end are none. Two equal phones in a row have a
-    boundary between them.
+    Every start and every end, those of one time once; not the start at 0, and not the last end, unless more than 25 ms of
+    audio come after it. Two equal phones in a row have a boundary between them.
+
+    Args:
+        segments: in order of time.
+        seconds: length of the audio; 0 takes it to end with the last segment.
     """
     times = np.unique(np.round([time for _, *both in segments for time in both], 6))
-    return times[1:-1]
+    times = times[times > 0]
+    return times if len(times) and seconds - times[-1] > END else times[:-1]
 
 
 def unit_boundaries(units: np.ndarray, rate: float) -> np.ndarray:

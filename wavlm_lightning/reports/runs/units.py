@@ -192,16 +192,15 @@ def _panels(layers: Mapping[str, Mapping[int, Scores]], upstreams: Sequence[str]
     order = [*(name for name in upstreams if name in layers), *(name for name in layers if name not in upstreams)]
     panels: list[Draw] = []
     for mode, title in MODES.items():
-        lines = {
-            name: [
-                (layer, *(100 * value for value in scores[mode])) for layer, scores in rows.items() if mode in scores
-            ]
-            for name, rows in layers.items()
-        }
-        if lines := {name: points for name, points in lines.items() if points}:
-            panels.append(
-                partial(plots.draw_layer_lines, title=f"ABX {title}", unit="error %", lines=lines, order=order)
-            )
+        lines: dict[str, list[tuple[int, float, float, float]]] = {}
+        for name, rows in layers.items():
+            for layer, scores in rows.items():
+                if mode in scores:
+                    value, low, high = (100 * each for each in scores[mode])
+                    lines.setdefault(name, []).append((layer, value, low, high))
+        if lines:
+            draw = partial(plots.draw_layer_lines, title=f"ABX {title}", unit="error %", lines=lines, order=order)
+            panels.append(draw)
     return panels
 
 

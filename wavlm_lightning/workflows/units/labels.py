@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.labels import LabelSet
 from wavlm_lightning.data.alignments import SILENCE, AlignmentSet, Segment, frame_classes
 from wavlm_lightning.data.split import Split
@@ -39,7 +40,7 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
     }
     if times is None:
         return found
-    phones, units, boundaries = [], [], []
+    phones, units, references, predictions = [], [], [], []
     classes = {name: number for number, name in enumerate(dict.fromkeys([SILENCE, *times.inventory]))}
     aligned = 0
     for row, segments in zip(rows, times.rows(split), strict=True):
@@ -50,8 +51,9 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
         inside = np.arange(len(row)) / labels.rate + 0.0125 < segments[-1].end
         phones.append(frame_classes(segments, len(row), labels.rate, classes)[inside])
         units.append(row[inside])
-        boundaries.append((segment_boundaries(segments), unit_boundaries(row[inside], labels.rate)))
-    if not sum(len(truth) for truth, _ in boundaries):
+        references.append(segment_boundaries(segments))
+        predictions.append(unit_boundaries(row[inside], labels.rate))
+    if not sum(map(len, references)):
         return found
     phone, unit = np.concatenate(phones), np.concatenate(units)
     spoken = phone != classes[SILENCE]
@@ -60,7 +62,7 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
         "frames": len(phone),
         "with_silence": asdict(cluster_quality(phone, unit)),
         "silence": float(1 - spoken.mean()),
-        "boundaries": _boundaries(boundary_scores(*zip(*boundaries, strict=True))),
+        "boundaries": _boundaries(boundary_scores(references, predictions)),
         "phone_ms": asdict(segment_lengths(phones, labels.rate)),
     }
     if spoken.any():
@@ -98,7 +100,7 @@ def alignment_measures(times: AlignmentSet, reference: AlignmentSet, split: Spli
     names = dict.fromkeys([SILENCE, *times.inventory, *reference.inventory])
     classes = {name: number for number, name in enumerate(names)}
     same = frames = utterances = 0
-    boundaries = []
+    references, predictions = [], []
     pairs = zip(times.rows(split.name), reference.rows(split.name), split.samples.tolist(), strict=True)
     for found, truth, samples in pairs:
         if not found or not truth:
@@ -107,16 +109,16 @@ def alignment_measures(times: AlignmentSet, reference: AlignmentSet, split: Spli
         count = max((samples - 400) // 160 + 1, 0)
         left, right = (frame_classes(each, count, FINE, classes) for each in (found, truth))
         same, frames = same + int((left == right).sum()), frames + count
-        boundaries.append((segment_boundaries(truth), segment_boundaries(found)))
-    if not frames:
+        there, predicted = (segment_boundaries(each, samples / SAMPLE_RATE) for each in (truth, found))
+        references.append(there)
+        predictions.append(predicted)
+    if not sum(map(len, references)):
         raise UserError(
             f"--compare {times.name}: no utterance of split {split.name!r} has times there and in {reference.name!r}; align "
             "this split"
         )
     measured = {
-        f"boundaries_{round(1000 * tolerance)}ms": _boundaries(
-            boundary_scores(*zip(*boundaries, strict=True), tolerance=tolerance)
-        )
+        f"boundaries_{round(1000 * tolerance)}ms": _boundaries(boundary_scores(references, predictions, tolerance))
         for tolerance in TOLERANCES
     }
     return {**times.about, "utterances": utterances, "frames": frames, "same_phone": same / frames, **measured}

@@ -12,7 +12,7 @@ from time import monotonic
 import numpy as np
 import torch
 
-from wavlm_lightning.audio import BadAudio
+from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
@@ -88,7 +88,7 @@ class LayerFrames:
         chosen = choose_device(device)
         upstream = self.upstream.to(chosen).eval()
         files = {layer: self._open(layer, "r+") for layer in self.layers}
-        seconds = [int(split.samples[number]) / 16_000 for number in self._places]
+        seconds = [int(split.samples[number]) / SAMPLE_RATE for number in self._places]
         said = monotonic()
         with progress_bar(total=round(sum(seconds)), desc=f"features {upstream.label}", unit=" s", leave=False) as bar:
             bar.update(round(sum(seconds[:done])))
