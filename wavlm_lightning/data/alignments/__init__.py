@@ -1,7 +1,7 @@
 """Times of phones and words beside a corpus: sets of alignments on disk, other toolkits' files, and classes of frames.
 
-Read `segments` (a phone with its times, classes of frames), `alignment_set` (what is read), `writing` (how a set is made); `importing`
-with `renaming` and a reader a format (`text_grid`, `ctm`, `kaldi_frames`). The
+Read `segments` (a phone with its times, classes of frames), `alignment_set` (what is read), `writing` (how a set is made);
+`importing` with `renaming` and a reader a format (`text_grid`, `ctm`, `kaldi_frames`). The
 folder of a set is `CORPUS/alignments/NAME`: `alignments.json` and a file a shard. Tests: `tests/data/alignments`.
 """
 
