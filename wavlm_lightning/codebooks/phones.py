@@ -92,8 +92,8 @@ class PhoneTimes(FeatureSource):
         if one is None:
             if self.description["unaligned"] == REFUSE:
                 raise UserError(
-                    f"{shard.path}: utterance {key!r} has no alignment; align it, or make the codebook with --unaligned leave-out, "
-                    "so that pre-training leaves out such utterances"
+                    f"{shard.path}: utterance {key!r} has no alignment; align it, or make the codebook with --unaligned "
+                    "leave-out, so that pre-training leaves out such utterances"
                 )
             return np.zeros((0, len(self.numbers)), np.float32)
         phones = one.phones

@@ -110,9 +110,8 @@ def _phones(out: Path, **options: Any) -> None:
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
     if labelled := fitted.get("labelled"):
-        print(
-            f"labels of {labelled['utterances']} utterances ({labelled['seconds'] / 3600:.2f} h) of {labelled['corpus']} made them"
-        )
+        hours = labelled["seconds"] / 3600
+        print(f"made with labels of {labelled['utterances']} utterances ({hours:.2f} h) of {labelled['corpus']}")
 
 
 def _apply(**options: Any) -> None:
