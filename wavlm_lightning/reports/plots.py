@@ -155,8 +155,8 @@ def draw_layer_scores(axes: "Axes", lines: Mapping[str, Mapping[int, float]], ch
         axes.plot(list(line), list(line.values()), color=colour, marker="o", markersize=4, label=name)
         if chosen in line:
             axes.annotate(
-                f"{line[chosen]:.3g}", (chosen, line[chosen]), xytext=(0, 6), textcoords="offset points", ha="center",
-                color=INK, fontsize=9,
+                f"{line[chosen]:.3g}", (chosen, line[chosen]), xytext=(0, 7), textcoords="offset points", ha="center",
+                color=INK, fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             )  # fmt: skip
     axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 2)), label=f"chosen: layer {chosen}")
     layers = sorted({layer for line in lines.values() for layer in line})

@@ -27,10 +27,14 @@ from wavlm_lightning.codebooks.projection import Projection
 from wavlm_lightning.codebooks.quality import OWN, label_quality, timed_phones
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, labels_seen
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_json
+from wavlm_lightning.tasks.pseudo_labels import counts_of
+from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, newest_checkpoint, read_entries
 from wavlm_lightning.upstreams.wavlm import load_encoder
+from wavlm_lightning.workflows.predict.run_data import data_of_run
 
 AUTO = "auto"  # a layer that is chosen
 SWEEP_RESTARTS = 5  # initialisations of k-means on each layer of a sweep
@@ -133,6 +137,8 @@ def fit_codebook(
             assert projection is not None, "random codes have a map"
             codebook = fit_random_codes(opened, source, clusters, projection, **sample)
         codebook.fitted.update(chosen)
+        if encoder is not None and (seen := labels_behind(encoder)):
+            codebook.fitted.setdefault(LABELLED, seen)
         codebook.save(out)
         remove_features(keep)
     return codebook
@@ -206,6 +212,29 @@ def _choose_layer(
     write_sweep(sweep, out)
     layer, rule = sweep.chosen()
     return layer, {"layer_chosen_by": rule}
+
+
+def labels_behind(encoder: str | Path) -> list[Entry]:
+    """The labelled speech that an encoder has learned from, an entry a corpus; empty if it has seen none.
+
+    Runs that fine-tuned their encoder in an older version do not say so: their labels are counted in their corpus.
+
+    Raises:
+        UserError: that corpus is gone.
+    """
+    path = newest_checkpoint(Path(encoder))
+    if (seen := labels_seen(path)) or path.suffix != ".ckpt" or not path.exists():
+        return seen
+    if HEAD_KEY not in read_entries(path):
+        return []
+    try:
+        data = data_of_run(path.parent.parent, None)
+        return [counts_of(data.corpus, data.training_split())]
+    except UserError as error:
+        raise UserError(
+            f"{encoder}: it learned from labels that its checkpoint, of an older version, does not count, and they cannot be "
+            f"counted now ({error}); put its corpus and its config.yaml back, or train it again"
+        ) from error
 
 
 def score_layers(
