@@ -102,7 +102,7 @@ class Codebook:
         kind = body.get("kind", KINDS[0])
         if kind not in KINDS:
             raise UserError(
-                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {', '.join(KINDS)}; update wavlm_lightning"
+                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {', '.join(KINDS)}; update"
             )
         with reading(weights, "the centroids of a codebook", AGAIN):
             tensors = load_file(weights)
