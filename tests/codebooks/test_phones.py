@@ -58,7 +58,7 @@ def test_labels_are_the_phones_of_the_corpus(corpus, tmp_path):
     numbers = {name: number for number, name in enumerate(codebook.classes)}
     for samples, row, phones in zip(corpus.split("train").samples, labels.rows, times.rows("train"), strict=True):
         assert np.array_equal(row, frame_classes(phones, int(WavLMConfig().frames(samples)), 50, numbers))
-    assert labels.codebook()["labelled"] == codebook.fitted["labelled"] == times.labelled()
+    assert labels.codebook()["labelled"] == [codebook.fitted["labelled"]] == [times.labelled()]
     quality = label_quality(corpus, "phones", "train")
     assert quality.pnmi == pytest.approx(1)
 
@@ -86,7 +86,7 @@ def test_utterances_without_alignment_are_refused_or_left_out(corpus):
         == labels.has_labels.tolist()
         == [False] * 2 + [True] * (len(labels.rows) - 2)
     )
-    assert labels.labelled == {"utterances": 7, "seconds": 12.5, "corpus": "seven"}
+    assert labels.labelled == ({"utterances": 7, "seconds": 12.5, "corpus": "seven"},)
     everything = PretrainingData(str(corpus.directory), "mfcc100", min_seconds=0.5)
     some = PretrainingData(str(corpus.directory), ["mfcc100", "some"], min_seconds=0.5)
     for data in (everything, some):

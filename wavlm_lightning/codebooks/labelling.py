@@ -29,6 +29,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_bytes
 from wavlm_lightning.system.reading import read_json
@@ -132,8 +133,8 @@ class Labeller:
 def _write_head(path: Path, codebook: Codebook, more: dict[str, Any]) -> None:
     """Write `labels.json`; refuse one of another codebook."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
-    if "labelled" in codebook.fitted:  # people's labels had a part in the codebook, and so in the labels of any corpus
-        body["labelled"] = codebook.fitted["labelled"]
+    if seen := entries_of(codebook.fitted.get(LABELLED)):  # they had a part in the labels of any corpus
+        body[LABELLED] = seen
     body |= more
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but

@@ -25,6 +25,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, entries_of, joined
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_json, reading, reason_of
 
@@ -122,7 +123,7 @@ class LabelSet:
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
         has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
-        labelled: labels of people that had a part in these: `utterances`, `seconds`, `corpus`; None if none had.
+        labelled: labelled speech that the codebook was made with, an entry a corpus; empty if there was none.
     """
 
     size: int
@@ -130,12 +131,12 @@ class LabelSet:
     codebook_sha256: str
     rows: Sequence[np.ndarray]
     has_labels: np.ndarray | None = None
-    labelled: dict[str, Any] | None = None
+    labelled: tuple[Entry, ...] = ()
 
     def codebook(self) -> dict[str, Any]:
-        """Size, hash and rate, and `labelled` if people's labels had a part, as checkpoints store them."""
-        body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
-        return body if self.labelled is None else body | {"labelled": self.labelled}
+        """Size, hash and rate, as checkpoints store them; and with which labels it was made, if with any."""
+        seen = {LABELLED: [dict(entry) for entry in self.labelled]} if self.labelled else {}
+        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate, **seen}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -156,22 +157,22 @@ class LabelSet:
                 LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
             ]
             has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
-        facts = {"has_labels": has_labels, "labelled": head.get("labelled")}
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, **facts)
+        seen = tuple(entries_of(head.get(LABELLED)))
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, has_labels, seen)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if (part.codebook_sha256, part.size, part.rate) != (first.codebook_sha256, first.size, first.rate):
+            if (part.size, part.rate, part.codebook_sha256) != (first.size, first.rate, first.codebook_sha256):
                 raise UserError(
                     f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
                 )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
-        facts = {"has_labels": _joined(parts), "labelled": _together([part.labelled for part in parts])}
-        return cls(first.size, first.rate, first.codebook_sha256, rows, **facts)
+        seen = tuple(joined(*(part.labelled for part in parts)))
+        return cls(first.size, first.rate, first.codebook_sha256, rows, _joined(parts), seen)
 
 
 def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
@@ -181,15 +182,6 @@ def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
     return np.concatenate(
         [np.ones(len(part.rows), dtype=bool) if part.has_labels is None else part.has_labels for part in parts]
     )
-
-
-def _together(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """People's labels that had a part in several label sets; the same ones count once."""
-    used = [part for number, part in enumerate(parts) if part is not None and part not in parts[:number]]
-    if len(used) < 2:
-        return used[0] if used else None
-    counts = {key: sum(part[key] for part in used) for key in ("utterances", "seconds")}
-    return counts | {"corpus": ", ".join(dict.fromkeys(str(part["corpus"]) for part in used))}
 
 
 def label_sets(corpus: Corpus) -> list[str]:
