@@ -10,6 +10,7 @@ import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.labels import LabelSet
+from wavlm_lightning.codebooks.quality import PhoneFrames
 from wavlm_lightning.data.alignments import SILENCE, AlignmentSet, Segment, frame_classes
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.metrics import cluster_quality
@@ -41,22 +42,21 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
     if times is None:
         return found
     phones, units, references, predictions = [], [], [], []
-    classes = {name: number for number, name in enumerate(dict.fromkeys([SILENCE, *times.inventory]))}
+    phones_of = PhoneFrames(labels.rate)
     aligned = 0
     for row, segments in zip(rows, times.rows(split), strict=True):
         if not segments:
             continue
         aligned += 1
-        # Behind the last phone nothing is known; gaps before it are silence.
-        inside = np.arange(len(row)) / labels.rate + 0.0125 < segments[-1].end
-        phones.append(frame_classes(segments, len(row), labels.rate, classes)[inside])
+        found_phones, inside = phones_of(segments, len(row))
+        phones.append(found_phones)
         units.append(row[inside])
         references.append(segment_boundaries(segments))
         predictions.append(unit_boundaries(row[inside], labels.rate))
     if not sum(map(len, references)):
         return found
     phone, unit = np.concatenate(phones), np.concatenate(units)
-    spoken = phone != classes[SILENCE]
+    spoken = phone != phones_of.names[SILENCE]
     found |= {
         "aligned_utterances": aligned,
         "frames": len(phone),

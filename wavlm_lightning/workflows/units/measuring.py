@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.codebooks.labels import LabelSet
-from wavlm_lightning.data.alignments import AlignmentSet
+from wavlm_lightning.data.alignments import OWN, AlignmentSet
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.metrics.abx import (
@@ -36,7 +36,6 @@ from wavlm_lightning.workflows.units.layer_frames import LayerFrames
 
 NAME = "units.json"
 FORMAT = "wavlm_lightning/units/1"
-OWN = "corpus"
 MOST_FOR_PROJECTION = 100_000  # frames from which the directions of `pca` are computed
 
 
