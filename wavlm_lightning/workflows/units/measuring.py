@@ -104,7 +104,7 @@ def measure_units(
         "corpus": {"name": corpus.name, "sha256": corpus.sha256, "split": split, "utterances": len(opened)},
         "seconds": opened.seconds,
         "items": {**source, "items": len(compared), "sha256": _hash(compared), "context": context},
-        "times": None if times is None else {"name": times.name, "sha256": times.sha256},
+        "times": None if times is None else {"name": times.name, "sha256": times.times_sha256([split])},
         "pca": pca,
         "seed": seed,
     }
