@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, LayerStack, fit_kmeans
+from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, LayerStack, fit_kmeans, layer_sweep
 from wavlm_lightning.codebooks.layer_sweep import BY_PNMI, BY_POSITION, last_third, layer_by_position
 from wavlm_lightning.codebooks.quality import quality_of, timed_phones
 from wavlm_lightning.data.corpus import Corpus
@@ -80,8 +80,9 @@ def test_layer_auto(tiny, encoder, tmp_path, monkeypatch):
     assert (made.features["layer"], made.fitted["layer_chosen_by"]) == (3, BY_POSITION)
 
 
-def test_a_sweep_without_times_says_so(tiny, encoder):
-    sweep = score_layers(tiny / "ks", str(encoder), "last-third", 4, restarts=1)
+def test_a_sweep_without_times_says_so(tiny, encoder, monkeypatch):
+    monkeypatch.setattr(layer_sweep, "timed_phones", lambda corpus, split, _: iter([None] * len(corpus.split(split))))
+    sweep = score_layers(tiny / "pretrain", str(encoder), "last-third", 4, restarts=1, share=0.3)
     assert [score.layer for score in sweep.scores] == [3] and sweep.scores[0].quality is None
     assert sweep.chosen() == (3, BY_POSITION) and sweep.scored["alignments"] is None
 
