@@ -258,8 +258,11 @@ class Teacher:
         task = self.task
         log_probabilities = logits.float().log_softmax(-1).cpu()
         best, path = log_probabilities.max(-1)
-        # Special symbols stand for no letter or phone, so that they are as silent as the blank.
-        symbols = path.masked_fill(path < task.special, 0).tolist()
+        # Special symbols and pauses stand for no letter or phone, so that they are as silent as the blank.
+        silent = path < task.special
+        if PAUSE in task.labels:
+            silent |= path == task.labels.index(PAUSE)
+        symbols = path.masked_fill(silent, 0).tolist()
         text = task.spell([number for number, _ in groupby(symbols) if number])
         total = float(best.sum())
         return text, path_scores(log_probabilities, symbols, total, total)
