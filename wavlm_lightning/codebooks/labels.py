@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from wavlm_lightning.codebooks.label_files import (
+    LabelHead,
     check_content,
     check_label_set,
     check_labels,
@@ -120,16 +121,21 @@ class LabelSet:
         rate: labels per second.
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
+        has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
+        labelled: labels of people that had a part in these: `utterances`, `seconds`, `corpus`; None if none had.
     """
 
     size: int
     rate: float
     codebook_sha256: str
     rows: Sequence[np.ndarray]
+    has_labels: np.ndarray | None = None
+    labelled: dict[str, Any] | None = None
 
     def codebook(self) -> dict[str, Any]:
-        """Size, hash and rate, as checkpoints store them."""
-        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
+        """Size, hash and rate, and `labelled` if people's labels had a part, as checkpoints store them."""
+        body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
+        return body if self.labelled is None else body | {"labelled": self.labelled}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -144,20 +150,46 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
+        has_labels = None
+        if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
+            starts = [
+                LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
+            ]
+            has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
+        facts = {"has_labels": has_labels, "labelled": head.get("labelled")}
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, **facts)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if part.codebook() != first.codebook():
+            if (part.codebook_sha256, part.size, part.rate) != (first.codebook_sha256, first.size, first.rate):
                 raise UserError(
                     f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
                 )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
-        return cls(first.size, first.rate, first.codebook_sha256, rows)
+        facts = {"has_labels": _joined(parts), "labelled": _together([part.labelled for part in parts])}
+        return cls(first.size, first.rate, first.codebook_sha256, rows, **facts)
+
+
+def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
+    """Which utterances of several splits have labels; None if all have."""
+    if all(part.has_labels is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(part.rows), dtype=bool) if part.has_labels is None else part.has_labels for part in parts]
+    )
+
+
+def _together(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """People's labels that had a part in several label sets; the same ones count once."""
+    used = [part for number, part in enumerate(parts) if part is not None and part not in parts[:number]]
+    if len(used) < 2:
+        return used[0] if used else None
+    counts = {key: sum(part[key] for part in used) for key in ("utterances", "seconds")}
+    return counts | {"corpus": ", ".join(dict.fromkeys(str(part["corpus"]) for part in used))}
 
 
 def label_sets(corpus: Corpus) -> list[str]:
