@@ -7,6 +7,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.alignments import AlignmentSet
@@ -38,7 +39,14 @@ def trained(tiny, folder, task, *options):
 
 @pytest.fixture(scope="module")
 def pr(tiny, tmp_path_factory):
-    return trained(tiny, tmp_path_factory.mktemp("pr"), "pr", "--model.pauses", "true")
+    run = trained(tiny, tmp_path_factory.mktemp("pr"), "pr", "--model.pauses", "true")
+    path = run / "checkpoints" / "best.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["state_dict"]["classifier.bias"][:3] -= (
+        20.0  # no blanks: after so few updates it would answer with nothing else
+    )
+    torch.save(state, path)
+    return run
 
 
 @pytest.fixture(scope="module")
