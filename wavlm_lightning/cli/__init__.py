@@ -19,6 +19,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",
     "codebook": "tokenisers: `codebook fit`, `codebook phones`, `codebook apply`, `codebook score`",
+    "align": "times of phones, letters and words: `align RUN CORPUS --name NAME`, `align --from textgrid PATH CORPUS`",
     "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
     "bench": "speed of inference and training on this machine",
@@ -41,6 +42,7 @@ MODULES = {
     "validate": "fit",
     "test": "fit",
     "--completion": "completion",
+    "align": "targets.align",
     "codebook": "targets.codebook",
     "lm": "targets.lm",
     "units": "targets.units",
@@ -48,7 +50,7 @@ MODULES = {
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
-CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep", "units", "pseudo-label"}
+CONTINUES = {"fit", "demo", "prepare", "align", "codebook", "recipe", "superb", "sweep", "units", "pseudo-label"}
 """Verbs that take up what an interrupted call has left."""
 
 
