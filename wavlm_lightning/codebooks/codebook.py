@@ -54,9 +54,12 @@ class Codebook:
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Nearest centroid of each frame: float32 `(frames, dim)` to uint16 `(frames,)`."""
-        # argmin |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
-        distances = np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
-        return distances.argmin(1).astype(np.uint16)
+        return self.distances(features).argmin(1).astype(np.uint16)
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Squared distance of each frame to each centroid, less the frame's squared norm, float32 `(frames, size)`."""
+        # |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
+        return np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
 
     def save(self, directory: Path | str) -> None:
         """Write `centroids.safetensors`, then `codebook.json`."""

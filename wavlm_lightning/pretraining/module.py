@@ -124,6 +124,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.codebooks = codebooks
         for objective in self.objectives:
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+            objective.check_labels(codebooks)
             objective.attach(self.encoder)
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
@@ -213,6 +214,7 @@ class WavLMPretraining(NormalisedUpdates):
             mask=mask,
             padding=layers.padding,
             labels={name: labels[:, :frames] for name, labels in batch.labels.items()},
+            soft_labels={name: labels[:, :frames] for name, labels in batch.soft_labels.items()},
             audio=batch.audio,
             step=step,
             generator=generator,
