@@ -58,10 +58,8 @@ def check_wanted(codebook: Codebook, labels: int | None, temperature: float | No
         if temperature is not None:
             raise UserError("--temperature belongs to soft labels; give --soft K with it")
         return
-    if not hasattr(codebook, "distances"):
-        raise UserError(
-            "--soft: this codebook has no distances to its classes; leave it out, or take a k-means codebook"
-        )
+    if codebook.features["kind"] == "phones":
+        raise UserError("--soft: a codebook of phones has no distances to its classes; leave it out, or take k-means")
     if not 2 <= labels <= codebook.size:
         raise UserError(f"--soft must be from 2 to {codebook.size}, the clusters of the codebook, not {labels}")
     if temperature is not None and not _positive(temperature):

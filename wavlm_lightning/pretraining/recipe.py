@@ -59,6 +59,7 @@ class Recipe:
         gpus: number of processes; with another number keep `gpus` x `accumulate_grad_batches` constant.
         gpu: kind of GPU.
         codebook: how the labels are made; None if the configuration needs none.
+        label_sizes: classes of each label set, where `data.labels` names several: for the cost of their objectives.
         fine_tuning: what the exported encoder is fine-tuned for afterwards, in this order.
     """
 
@@ -66,4 +67,5 @@ class Recipe:
     gpus: int = 1
     gpu: str = "a100"
     codebook: CodebookRecipe | None = None
+    label_sizes: dict[str, int] = field(default_factory=dict)
     fine_tuning: list[FineTuningRecipe] = field(default_factory=list)

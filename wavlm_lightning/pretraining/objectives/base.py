@@ -169,6 +169,10 @@ class Objective(nn.Module, ABC):
             step: updates made so far, this one and skipped ones included; for schedules.
         """
 
+    def label_set_of(self, names: Sequence[str]) -> str | None:
+        """Which of the label sets of `data.labels` it predicts; None if none."""
+        return None
+
     def cost(
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
     ) -> ObjectiveCost | None:

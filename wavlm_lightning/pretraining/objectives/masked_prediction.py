@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,7 +66,7 @@ class MaskedPrediction(LayerObjective):
         self.build_layer_norm(encoder)
         if not label_sizes:
             raise UserError("objectives: masked prediction needs labels, but data.labels names none")
-        self.label_set = next(iter(label_sizes)) if self.labels is None else self.labels
+        self.label_set = str(self.label_set_of(list(label_sizes)))
         if self.label_set not in label_sizes:
             raise UserError(
                 f"objectives: masked prediction wants labels {self.label_set!r}, but data.labels names "
@@ -77,6 +77,9 @@ class MaskedPrediction(LayerObjective):
         self.codewords = nn.Parameter(draw(label_sizes[self.label_set] + self.extra_codewords, self.final_dim))
         classes = len(self.codewords)
         self.masked_scores, self.visible_scores = PredictionScores(classes), PredictionScores(classes)
+
+    def label_set_of(self, names: Sequence[str]) -> str | None:
+        return next(iter(names), None) if self.labels is None else self.labels
 
     def check_labels(self, codebooks: Mapping[str, Mapping[str, Any]]) -> None:
         if self.soft and "soft" not in codebooks[self.label_set]:

@@ -78,6 +78,10 @@ def training_cost(
     head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
     if unknown:
         remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
+    if others := label_names(stage)[1:]:
+        remarks.append(
+            f"without the cost of making the labels {', '.join(others)}: a recipe makes those of its codebook"
+        )
     memory_of = partial(
         step_memory,
         config,
@@ -146,10 +150,12 @@ def objectives_cost(
     masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
     probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
     masked = frames * masked_share(probability, span)
+    names = label_names(stage)
     total, unknown = ObjectiveCost(), []
     for entry in model.get("objectives") or objectives.published():
         objective = entry if isinstance(entry, Objective) else _read_objective(entry, stage)
-        cost = objective.cost(config, labels, frames, masked, compute_bytes) if objective is not None else None
+        size = stage.recipe.label_sizes.get(str(objective.label_set_of(names)), labels) if objective is not None else 0
+        cost = objective.cost(config, size, frames, masked, compute_bytes) if objective is not None else None
         if cost is None:
             unknown.append(_class_path(entry).rpartition(".")[2])
         else:
@@ -160,6 +166,12 @@ def objectives_cost(
                 total.passes + cost.passes,
             )
     return total, unknown
+
+
+def label_names(stage: Configuration) -> list[str]:
+    """The label sets of a configuration, in their order."""
+    named = section(stage, "data", "init_args").get("labels")
+    return [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
 
 
 def _class_path(entry: Any) -> str:
