@@ -18,7 +18,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "demo": "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",
-    "codebook": "tokenisers: `codebook fit`, `codebook apply`, `codebook score`",
+    "codebook": "tokenisers: `codebook fit`, `codebook phones`, `codebook apply`, `codebook score`",
     "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
     "bench": "speed of inference and training on this machine",

@@ -28,6 +28,7 @@ from wavlm_lightning.codebooks.label_files import (
     labels_directory,
     soft_words,
 )
+from wavlm_lightning.codebooks.phones import PhoneTimes
 from wavlm_lightning.codebooks.soft_labels import SoftSetting, check_wanted, fitting_temperature, soft_labels
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
@@ -87,14 +88,11 @@ def label_corpus(
     # What killed processes have left is removed here: it would be uploaded with the corpus.
     with own_folder(directory, "codebook apply", "--name", (part.number, part.of)):
         opened = {split: corpus.split(split) for split in splits or corpus.splits}
-        head = directory / "labels.json"
         setting = None
         if soft is not None:
-            temperature = (
-                temperature or _temperature_of(head) or fitting_temperature(codebook, corpus, next(iter(opened)))
-            )
-            setting = SoftSetting(soft, temperature)
-        _write_head(head, codebook, setting)
+            there = _temperature_of(directory / "labels.json")
+            fitting = temperature or there or fitting_temperature(codebook, corpus, next(iter(opened)))
+            setting = SoftSetting(soft, fitting)
         return _label(corpus, codebook, directory, opened, jobs, part, setting)
 
 
@@ -107,12 +105,14 @@ def _label(
     part: JobShard,
     soft: SoftSetting | None,
 ) -> int:
+    times = PhoneTimes.of_codebook(codebook, corpus)
+    _write_head(directory / "labels.json", codebook, soft, {} if times is None else times.head())
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
     samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
         (split, number)
         for split, number in mine
-        if not _is_labelled(directory, opened[split].shards[number], codebook, soft)
+        if not _is_labelled(directory, opened[split].shards[number], codebook, soft, times)
     ]
     if pending:
         check_output(directory, "labels")
@@ -134,7 +134,8 @@ class Labeller:
         self, corpus: Path, directory: Path, codebook: Codebook, soft: SoftSetting | None, device: str | None
     ) -> None:
         self.corpus, self.directory, self.codebook, self.soft = Corpus.open(corpus), directory, codebook, soft
-        self.source = FeatureSource.from_description(codebook.features, device)
+        self.times = PhoneTimes.of_codebook(codebook, self.corpus)
+        self.source = self.times or FeatureSource.from_description(codebook.features, device)
         self.shards: dict[str, Any] = {}
 
     def __call__(self, place: Place) -> Place:
@@ -155,13 +156,18 @@ class Labeller:
         if self.soft is not None:
             tensors[SOFT_CLASSES], tensors[SOFT_WEIGHTS] = map(np.concatenate, zip(*likely, strict=True))
             meta[SOFT] = json.dumps(self.soft.about(), sort_keys=True)
+        if self.times is not None:
+            meta |= self.times.origin(shard)
         write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)), durable=True)
         return place
 
 
-def _write_head(path: Path, codebook: Codebook, soft: SoftSetting | None) -> None:
+def _write_head(path: Path, codebook: Codebook, soft: SoftSetting | None, more: dict[str, Any]) -> None:
     """Write `labels.json`; refuse one of another codebook or of other soft labels."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
+    if "labelled" in codebook.fitted:  # people's labels had a part in the codebook, and so in the labels of any corpus
+        body["labelled"] = codebook.fitted["labelled"]
+    body |= more
     if soft is not None:
         body["soft"] = soft.about()
     if not path.is_file():
@@ -193,12 +199,16 @@ def _read_head(path: Path) -> dict[str, Any]:
     return head
 
 
-def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook, soft: SoftSetting | None) -> bool:
+def _is_labelled(
+    directory: Path, shard: ShardIndex, codebook: Codebook, soft: SoftSetting | None, times: PhoneTimes | None
+) -> bool:
     path = label_file(directory, shard)
     try:
         meta = LabelHead.read(path).metadata
         ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
         ours = ours and meta.get(SOFT) == soft_words({} if soft is None else {"soft": soft.about()})
+        if times is not None:  # labels of phones are no function of shard and codebook alone
+            ours = ours and times.origin(shard).items() <= meta.items()
         if ours:
             check_content(path, codebook.size)
     except (

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from wavlm_lightning.codebooks.label_files import (
     SOFT_CLASSES,
     SOFT_WEIGHTS,
+    LabelHead,
     check_content,
     check_label_set,
     check_labels,
@@ -143,6 +144,8 @@ class LabelSet:
         rate: labels per second.
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
+        has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
+        labelled: labels of people that had a part in these: `utterances`, `seconds`, `corpus`; None if none had.
         soft: how soft labels were made; None if they are hard alone.
         soft_rows: for each utterance classes and weights, see `SoftRows`; None without soft labels.
     """
@@ -151,13 +154,16 @@ class LabelSet:
     rate: float
     codebook_sha256: str
     rows: Sequence[np.ndarray]
+    has_labels: np.ndarray | None = None
+    labelled: dict[str, Any] | None = None
     soft: SoftSetting | None = None
     soft_rows: Sequence[tuple[np.ndarray, ...]] | None = None
 
     def codebook(self) -> dict[str, Any]:
-        """Size, hash and rate, and how soft labels were made if there are some, as checkpoints store them."""
+        """As checkpoints store it: size, hash, rate; `labelled` if people's labels had a part, `soft` if there are soft labels."""
         body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
-        return body if self.soft is None else {**body, "soft": self.soft.about()}
+        body |= {} if self.labelled is None else {"labelled": self.labelled}
+        return body if self.soft is None else body | {"soft": self.soft.about()}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -172,30 +178,57 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
-        soft = SoftSetting.read(head)
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, soft, SoftRows(rows) if soft else None)
+        has_labels, soft = None, SoftSetting.read(head)
+        if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
+            starts = [
+                LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
+            ]
+            has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
+        facts = {"has_labels": has_labels, "labelled": head.get("labelled")}
+        facts |= {"soft": soft, "soft_rows": SoftRows(rows) if soft else None}
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, **facts)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if part.codebook_sha256 == first.codebook_sha256 and part.soft != first.soft:
+            if (part.codebook_sha256, part.size, part.rate) != (first.codebook_sha256, first.size, first.rate):
+                raise UserError(
+                    f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
+                    f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
+                )
+            if part.soft != first.soft:
                 first_is, part_is = (each.soft.about() if each.soft else "none" for each in (first, part))
                 raise UserError(
                     f"labels: one corpus has soft labels {first_is}, another one {part_is}; run `wavlm codebook apply` with "
                     "the same --soft and --temperature on all corpora"
                 )
-            if part.codebook() != first.codebook():
-                raise UserError(
-                    f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
-                    f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
-                )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
         soft_rows = first.soft_rows
         if len(parts) > 1 and first.soft is not None:
             soft_rows = JoinedRows([part.soft_rows for part in parts if part.soft_rows is not None])
-        return cls(first.size, first.rate, first.codebook_sha256, rows, first.soft, soft_rows)
+        facts = {"has_labels": _joined(parts), "labelled": _together([part.labelled for part in parts])}
+        facts |= {"soft": first.soft, "soft_rows": soft_rows}
+        return cls(first.size, first.rate, first.codebook_sha256, rows, **facts)
+
+
+def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
+    """Which utterances of several splits have labels; None if all have."""
+    if all(part.has_labels is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(part.rows), dtype=bool) if part.has_labels is None else part.has_labels for part in parts]
+    )
+
+
+def _together(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """People's labels that had a part in several label sets; the same ones count once."""
+    used = [part for number, part in enumerate(parts) if part is not None and part not in parts[:number]]
+    if len(used) < 2:
+        return used[0] if used else None
+    counts = {key: sum(part[key] for part in used) for key in ("utterances", "seconds")}
+    return counts | {"corpus": ", ".join(dict.fromkeys(str(part["corpus"]) for part in used))}
 
 
 def label_sets(corpus: Corpus) -> list[str]:

@@ -12,9 +12,11 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, Mf
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
 from wavlm_lightning.codebooks.labels import label_head
+from wavlm_lightning.codebooks.phones import phone_codebook as of_phones
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.codebooks.soft_labels import SoftSetting
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
+from wavlm_lightning.data.alignments import OWN
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
@@ -72,6 +74,26 @@ def fit_codebook(
         codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
         codebook.save(out)
         remove_features(keep)
+    return codebook
+
+
+def phone_codebook(corpus: Path | str, out: Path, alignments: str = OWN, **settings: Any) -> Codebook:
+    """Make a codebook whose classes are the phones of an alignment set, and save it.
+
+    Args:
+        corpus: folder of the corpus.
+        out: folder of the codebook.
+        alignments: name of the set, made by `wavlm align`; `corpus` for the times in the corpus itself.
+        settings: `rate`, `positions`, `stress` and `unaligned` of `wavlm_lightning.codebooks.phones.phone_codebook`.
+
+    Raises:
+        UserError: there is no such set, a setting does not fit it, or another process writes `out`.
+    """
+    check_output(out)
+    opened = Corpus.open(corpus)
+    with own_folder(out, "codebook phones"):
+        codebook = of_phones(opened, alignments, **settings)
+        codebook.save(out)
     return codebook
 
 

@@ -66,7 +66,7 @@ class AlignmentWriter:
         self.made = made_hash(self.about)
         self.directory = alignments_directory(corpus, name)
         check_output(self.directory, "alignments")
-        self._owned = contextlib.ExitStack()
+        self._owned, self._closed = contextlib.ExitStack(), False
         self._owned.enter_context(own_folder(self.directory, "align", "--name"))
         try:
             self._before = self._finished_before()
@@ -125,10 +125,13 @@ class AlignmentWriter:
         Raises:
             UserError: a shard of the splits has no alignments yet.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             splits = [split for split in self.corpus.splits if split in {*self.splits, *self._before}]
             names: set[str] = {SILENCE}
-            digest, counts = hashlib.sha256(), {"utterances": 0, "aligned": 0, "aligned_seconds": 0.0}
+            counts: dict[str, Any] = {"utterances": 0, "aligned": 0, "aligned_seconds": 0.0}
             for split in splits:
                 for shard in self.corpus.split(split).shards:
                     path = alignment_file(self.directory, shard)
@@ -138,14 +141,12 @@ class AlignmentWriter:
                         )
                     head = read_head(path)
                     names |= set(head["names"])
-                    digest.update(f"{shard.path.name} {head['content_sha256']}\n".encode())
                     counts = {key: round(value + head[key], 3) for key, value in counts.items()}
             body = {"format": FORMAT, "name": self.name, "about": self.about | facts, "inventory": sorted(names)}
             body |= {
                 "splits": splits,
                 **counts,
                 "corpus_sha256": self.corpus.sha256,
-                "content_sha256": digest.hexdigest(),
             }
             write_json(self.directory / "alignments.json", body, ensure_ascii=False)
         finally:
