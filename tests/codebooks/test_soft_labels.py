@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,12 @@ def test_damage_is_noticed(soft):
 def test_what_is_refused(tiny, labelled, options, message):
     with pytest.raises(UserError, match=message):
         label_corpus(labelled, Codebook.load(tiny / "codebook"), **{"name": "soft", **options})
+
+
+def test_phones_have_no_soft_labels(tiny, labelled):
+    codebook = replace(Codebook.load(tiny / "codebook"), kind="phones")
+    with pytest.raises(UserError, match="--soft: a codebook of phones has no distances to its classes"):
+        label_corpus(labelled, codebook, "phones", soft=4)
 
 
 @pytest.mark.parametrize(

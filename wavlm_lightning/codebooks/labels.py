@@ -160,7 +160,7 @@ class LabelSet:
     soft_rows: Sequence[tuple[np.ndarray, ...]] | None = None
 
     def codebook(self) -> dict[str, Any]:
-        """As checkpoints store it: size, hash, rate; `labelled` if people's labels had a part, `soft` if there are soft labels."""
+        """As checkpoints store it: size, hash, rate; `labelled` if people's labels had a part, `soft` with soft labels."""
         body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
         body |= {} if self.labelled is None else {"labelled": self.labelled}
         return body if self.soft is None else body | {"soft": self.soft.about()}

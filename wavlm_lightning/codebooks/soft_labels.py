@@ -11,6 +11,7 @@ import numpy as np
 from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.extraction import features_of
 from wavlm_lightning.codebooks.features import FeatureSource
+from wavlm_lightning.codebooks.phones import KIND
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import shown
@@ -58,7 +59,7 @@ def check_wanted(codebook: Codebook, labels: int | None, temperature: float | No
         if temperature is not None:
             raise UserError("--temperature belongs to soft labels; give --soft K with it")
         return
-    if codebook.features["kind"] == "phones":
+    if codebook.kind == KIND:
         raise UserError("--soft: a codebook of phones has no distances to its classes; leave it out, or take k-means")
     if not 2 <= labels <= codebook.size:
         raise UserError(f"--soft must be from 2 to {codebook.size}, the clusters of the codebook, not {labels}")
