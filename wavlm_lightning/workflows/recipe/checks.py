@@ -9,7 +9,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit import read_options
 from wavlm_lightning.workflows.fit.early_checks import layer_count
-from wavlm_lightning.workflows.recipe.stages import RecipeRun, RecipeStage
+from wavlm_lightning.workflows.recipe.stage import RecipeStage
+from wavlm_lightning.workflows.recipe.stages import RecipeRun
 
 
 def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
@@ -34,7 +35,7 @@ def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
         if config is not None and (run.corpus_for(each) / "corpus.json").is_file():
             _check_splits(Corpus.open(run.corpus_for(each)), config.data.init_args, f"fit/{each.name}")
         codebook = each.recipe.codebook
-        if codebook is None or codebook.layer is None:
+        if codebook is None or not isinstance(codebook.layer, int):
             continue
         if codebook.checkpoint is not None:
             encoder, count = codebook.checkpoint, layer_count(codebook.checkpoint, {})
