@@ -72,7 +72,10 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
 
 
 def totals(plans: Sequence[StagePlan], tuned: Sequence[FineTuningPlan] = ()) -> dict[str, float | None]:
-    """Sums over all stages, with teachers and decodings: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
+    """Sums over all stages, teachers and decodings: operations, GPU-hours, and hours if one stage follows the other.
+
+    None without a GPU.
+    """
     runs: list[PreTraining | FineTuningPlan] = [stage.training for stage in plans]
     runs += [*(stage.teacher for stage in plans if stage.teacher is not None), *tuned]
     flops = sum(run.flops for run in runs)
