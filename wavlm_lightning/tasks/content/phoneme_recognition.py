@@ -37,10 +37,15 @@ class PhonemeRecognition(DecodedTask):
     batches hold utterances of similar duration and nothing is dropped. It replaces an empty hypothesis by one wrong
     token, which costs as much as the missing one.
 
+    With an upstream that is trained (`frozen: false`) and `pauses` it is the phone recogniser that `wavlm align` uses
+    (`configs/finetune/mini/pr.yaml`).
+
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
         hidden: width between the two layers; 256 in SUPERB.
+        pauses: keep the pauses (`SIL`) of the corpus in the targets, so that the head has an output that says silence; its phone
+            error rate still counts phones alone. SUPERB leaves them out.
         language_model: of phones (`wavlm lm --units phones`), for a second decoding of the test set, whose phone error rate is
             `per_lm`; null for none.
         settings: see `Task`: normalize, seed, protocol (which makes no difference here).
@@ -57,10 +62,11 @@ class PhonemeRecognition(DecodedTask):
         learning_rate: float = 1e-2,
         hidden: int = 256,
         language_model: LanguageModel | None = None,
+        pauses: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(upstream, learning_rate, language_model, **settings)
-        self.hidden = hidden
+        self.hidden, self.pauses = hidden, pauses
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         """Three special symbols and the corpus' `phones`, pauses included: 74 with LibriSpeech's 71 symbols."""
@@ -70,10 +76,10 @@ class PhonemeRecognition(DecodedTask):
         check_several(self.name, len(labels) - len(SPECIAL), "phones")
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
-        """Phones and end symbol, int64 `(labels,)`."""
+        """Phones, with `pauses` those too, and end symbol, int64 `(labels,)`."""
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
-        said = [self._numbers.get(phone, UNKNOWN) for phone, *_ in meta["phones"] if phone != PAUSE]
+        said = [self._numbers.get(phone, UNKNOWN) for phone, *_ in meta["phones"] if self.pauses or phone != PAUSE]
         return torch.tensor([*said, EOS])
 
     def build_head(self, dim: int) -> None:
@@ -88,8 +94,15 @@ class PhonemeRecognition(DecodedTask):
         return "it reads a weighted sum of all layers, and WavLMForCTC the last layer alone"
 
     def spell(self, numbers: list[int]) -> str:
-        """Phones separated by spaces, without end symbols."""
-        return " ".join(self.labels[number] for number in numbers if number not in (BLANK, EOS))
+        """Phones separated by spaces, without end symbols and trained pauses."""
+        silent = {BLANK, EOS, *self.silent}
+        return " ".join(self.labels[number] for number in numbers if number not in silent)
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Indices of the outputs beside the blank that say that no phone is heard: the end symbol, and a trained pause."""
+        trained = self.pauses and PAUSE in self._numbers
+        return (EOS, self._numbers[PAUSE]) if trained else (EOS,)
 
     def build_metric(self) -> Metric:
         """Phone error rate: a word error rate whose words are phones, over the whole split."""

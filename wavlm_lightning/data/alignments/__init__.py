@@ -1,0 +1,11 @@
+"""Times of phones and words beside a corpus: sets of alignments on disk, other toolkits' files, and classes of frames.
+
+Read `segments` (a phone with its times, classes of frames), `alignment_set` (what is read), `writing` (how a set is made). The
+folder of a set is `CORPUS/alignments/NAME`: `alignments.json` and a file a shard. Tests: `tests/data/alignments`.
+"""
+
+from wavlm_lightning.data.alignments.alignment_set import AlignmentSet
+from wavlm_lightning.data.alignments.segments import SILENCE, SPOKEN_NOISE, Segment, frame_classes
+from wavlm_lightning.data.alignments.writing import AlignmentWriter
+
+__all__ = ["SILENCE", "SPOKEN_NOISE", "AlignmentSet", "AlignmentWriter", "Segment", "frame_classes"]
