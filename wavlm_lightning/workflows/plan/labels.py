@@ -90,9 +90,7 @@ def labelling_cost(
         return None
     wanted, source, numbers = codebook.share * hours, "MFCC", 39 * 100.0  # 39 numbers, 100 times a second
     config, task = earlier_encoder(stage, before), teacher(stage)
-    name = Path(codebook.encoder or codebook.checkpoint or "").stem
-    if task is not None:
-        name = f"{task.name} on {name}"
+    name = Path(codebook.encoder or codebook.checkpoint or "").stem if task is None else task.name
     if codebook.kind == "phones":
         assert config is not None  # the chain refuses phones without an encoder
         passes = decoding_cost(stage, config, hours, codebook.language_model is not None, assumptions)

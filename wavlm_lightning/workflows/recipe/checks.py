@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
@@ -64,4 +65,21 @@ def _check_splits(corpus: Corpus, data: Any, stage: str) -> None:
         if isinstance(name, str) and name not in corpus.splits:
             raise UserError(
                 f"{stage}: {corpus.directory} has no split {name!r}, which data.{key} names; it has {', '.join(corpus.splits)}"
+            )
+
+
+def check_language_models(run: RecipeRun) -> None:
+    """Refuse a recipe whose language model is not here, before the stages that need it come.
+
+    Raises:
+        UserError: naming the configuration and the file.
+    """
+    recipes = [(each, each.recipe.codebook) for each in run.chain]
+    recipes += [(run.chain[-1], task.recipe.pseudo_labels) for task in run.fine_tunings]
+    for stage, recipe in recipes:
+        model = None if recipe is None else recipe.language_model
+        if model is not None and model.file is not None and not Path(model.file).is_file():
+            raise UserError(
+                f"{stage.path}: recipe: language_model.file {model.file} does not exist; get it, or give order and units to count "
+                "the labelled transcripts"
             )

@@ -93,7 +93,8 @@ class LabelMaking:
         if task is None or self.labelled is None:
             return None
         name = teacher_name(self.configuration, task)
-        return Tuning(task, name, self.encoder, self.labelled, self.out, self.corpus)
+        source = _encoder_name(self._codebook)
+        return Tuning(task, name, self.encoder, source, self.labelled, self.out, self.corpus)
 
     def _k_means(self, tuning: Tuning | None) -> RecipeStage:
         codebook, source = self._codebook, "MFCC"
@@ -101,7 +102,8 @@ class LabelMaking:
         if codebook.layer is not None:
             encoder = self.encoder if tuning is None else str(self.out / tuning.tested)
             fit += ["--encoder", encoder, "--layer", str(codebook.layer)]
-            source = f"layer {codebook.layer} of {encoder}"
+            layer = "the best layer" if codebook.layer == "auto" else f"layer {codebook.layer}"
+            source = f"{layer} of {encoder}"
         fit += ["--share", f"{codebook.share:g}", "--restarts", str(codebook.restarts), *self._jobs]
         fit += [] if self.memory_gib is None else ["--memory", f"{self.memory_gib:g}"]
         fit += [*(["--level-normalised"] if codebook.level_normalised else []), "--out", str(self._folder)]

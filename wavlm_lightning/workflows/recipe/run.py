@@ -19,7 +19,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain
-from wavlm_lightning.workflows.recipe.checks import check_stages
+from wavlm_lightning.workflows.recipe.checks import check_language_models, check_stages
 from wavlm_lightning.workflows.recipe.stage import RecipeStage
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
@@ -114,6 +114,7 @@ def run_recipe(
             Corpus.open(run.labelled_corpus(each))
     for each in run.teachers:
         Corpus.open(run.labelled_corpus(each))
+    check_language_models(run)
     with own_folder(out, "recipe"):
         ledger = _open_ledger(run, adopt)
         for number, stage in enumerate(stages, start=1):

@@ -110,7 +110,8 @@ class RecipeRun:
         encoder, corpus = str(self.out / ENCODER), self.corpus_for(self.chain[-1])
         stages, earlier = list[RecipeStage](), list[Tuning]()
         for task in self.fine_tunings:
-            tuning = Tuning(task, task.name, encoder, self.labelled_corpus(task), self.out, corpus)
+            labelled = self.labelled_corpus(task)
+            tuning = Tuning(task, task.name, encoder, self.chain[-1].name, labelled, self.out, corpus)
             stages += tuning.stages(earlier)
             earlier.append(tuning)
         return stages

@@ -22,6 +22,7 @@ class Tuning:
         task: its configuration.
         name: of its run, in the folder `out`; with folds, those of its runs begin with it.
         encoder: what is fine-tuned: a run, a folder of weights.
+        source: its name for headlines.
         labelled: the corpus with labels.
         out: folder of the recipe.
         unlabelled: the corpus of which pseudo-labels are made.
@@ -30,6 +31,7 @@ class Tuning:
     task: FineTuned
     name: str
     encoder: str
+    source: str
     labelled: Path
     out: Path
     unlabelled: Path
@@ -56,7 +58,7 @@ class Tuning:
             words = ["-c", pasteable(self.task.path), "--model.upstream.source", self.encoder]
             words += ["--data.corpus", str(self.labelled), "--trainer.default_root_dir", str(folder)]
             words += ["--data.fold", str(fold)] if fold else []
-            begin, after = [], f"the encoder of {Path(self.encoder).name}"
+            begin, after = [], f"the encoder of {self.source}"
             if started is not None:
                 after = started.name + suffix + (AVERAGE if started.task.recipe.average else "")
                 begin = ["--model.start_from", str(self.out / after)]
