@@ -28,6 +28,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_bytes
 from wavlm_lightning.system.reading import read_json
@@ -124,7 +125,9 @@ class Labeller:
 
 def _write_head(path: Path, codebook: Codebook) -> None:
     """Write `labels.json`; refuse one of another codebook."""
-    body = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
+    body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
+    if seen := entries_of(codebook.fitted.get(LABELLED)):
+        body[LABELLED] = seen
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.

@@ -24,6 +24,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, entries_of, joined
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_json, reading, reason_of
 
@@ -120,16 +121,19 @@ class LabelSet:
         rate: labels per second.
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
+        labelled: labelled speech that the codebook was made with, an entry a corpus; empty if there was none.
     """
 
     size: int
     rate: float
     codebook_sha256: str
     rows: Sequence[np.ndarray]
+    labelled: tuple[Entry, ...] = ()
 
     def codebook(self) -> dict[str, Any]:
-        """Size, hash and rate, as checkpoints store them."""
-        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
+        """Size, hash and rate, as checkpoints store them; and with which labels it was made, if with any."""
+        seen = {LABELLED: [dict(entry) for entry in self.labelled]} if self.labelled else {}
+        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate, **seen}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -144,20 +148,22 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows)
+        seen = tuple(entries_of(head.get(LABELLED)))
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, seen)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if part.codebook() != first.codebook():
+            if (part.size, part.rate, part.codebook_sha256) != (first.size, first.rate, first.codebook_sha256):
                 raise UserError(
                     f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
                 )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
-        return cls(first.size, first.rate, first.codebook_sha256, rows)
+        seen = tuple(joined(*(part.labelled for part in parts)))
+        return cls(first.size, first.rate, first.codebook_sha256, rows, seen)
 
 
 def label_sets(corpus: Corpus) -> list[str]:

@@ -14,9 +14,11 @@ from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, labels_seen
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
+from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint
 
 
 def fit_codebook(
@@ -68,6 +70,8 @@ def fit_codebook(
         if part:
             return extract_part(opened, source, shard, keep, **sample)
         codebook = fit_kmeans(opened, source, clusters, restarts=restarts, keep=keep, **sample)
+        if encoder is not None and (seen := labels_seen(newest_checkpoint(Path(encoder)))):
+            codebook.fitted.setdefault(LABELLED, seen)
         codebook.save(out)
         remove_features(keep)
     return codebook
