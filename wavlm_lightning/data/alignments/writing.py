@@ -66,7 +66,7 @@ class AlignmentWriter:
         self.made = made_hash(self.about)
         self.directory = alignments_directory(corpus, name)
         check_output(self.directory, "alignments")
-        self._owned = contextlib.ExitStack()
+        self._owned, self._closed = contextlib.ExitStack(), False
         self._owned.enter_context(own_folder(self.directory, "align", "--name"))
         try:
             self._before = self._finished_before()
@@ -125,6 +125,9 @@ class AlignmentWriter:
         Raises:
             UserError: a shard of the splits has no alignments yet.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             splits = [split for split in self.corpus.splits if split in {*self.splits, *self._before}]
             names: set[str] = {SILENCE}
