@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,13 @@ from wavlm_lightning.workflows.plan.costs import totals
 from wavlm_lightning.workflows.plan.labels import BEAM_RATE, UTTERANCE_SECONDS
 from wavlm_lightning.workflows.recipe import run as recipe_run
 from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.checks import check_language_models
+from wavlm_lightning.workflows.recipe.stages import RecipeRun, continued_from, with_codebook
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 TRAINER = {"accelerator": "cpu", "max_steps": 3, "val_check_interval": 2, "check_val_every_n_epoch": None}
 LM = {"order": 2, "units": "phones"}
-STUDENT = {"config": "student.yaml", "pseudo_labels": {"teacher": "words", "share": 0.5, "pseudo_share": 0.6}}
+STUDENT = {"config": "again.yaml", "pseudo_labels": {"teacher": "words", "share": 0.5, "pseudo_share": 0.6}}
 RECIPES: dict[str, dict[str, Any]] = {
     "ctc": {"codebook": {"encoder": "first.yaml", "teacher": {"config": "words.yaml"}, "layer": 1, "clusters": 12}},
     "phones": {
@@ -74,7 +75,7 @@ def pretraining(folder: Path, name: str, recipe: dict[str, Any], **arguments: An
 def recipe_in(folder: Path, name: str, labelled: Path | str = "nowhere") -> Path:
     """One of `RECIPES`, whose chain begins with MFCC and which ends with a recogniser."""
     task(folder, "words", "FineTunedRecognition", labelled)
-    task(folder, "student", "FineTunedRecognition", labelled)
+    task(folder, "again", "FineTunedRecognition", labelled)
     task(folder, "pr", "PhonemeRecognition", labelled)
     pretraining(folder, "first", {"codebook": {"clusters": 8, "restarts": 1}})
     later = [{"config": "words.yaml", "utterance_seconds": 2.0}]
@@ -83,22 +84,21 @@ def recipe_in(folder: Path, name: str, labelled: Path | str = "nowhere") -> Path
     return pretraining(folder, name, {**RECIPES[name], "fine_tuning": later})
 
 
-def printed(capsys, recipe: Path | str, folder: Path, *options: str) -> dict[str, list[str]]:
-    """The commands of a dry run by the names of their stages."""
-    capsys.readouterr()
-    words = ["recipe", str(recipe), "--corpus", "unlabelled", "--labelled", "labelled", "--out", str(folder / "out")]
-    assert main([*words, "--dry-run", *options]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    names = [line.split(": ")[0].split()[-1] for line in lines[::2]]
-    return dict(zip(names, (shlex.split(line)[1:] for line in lines[1::2]), strict=True))
+def commands(recipe: Path | str, folder: Path, encoder: str | None = None, **options: Any) -> dict[str, list[str]]:
+    """The commands of a recipe by the names of their stages."""
+    configurations = chain(str(recipe))
+    if encoder is not None:
+        configurations = continued_from(configurations, encoder)
+    run = RecipeRun(configurations, Path("unlabelled"), folder / "out", labelled=Path("labelled"), **options)
+    return {stage.name: stage.words() for stage in run.stages}
 
 
 def value(words: list[str], option: str) -> str:
     return words[words.index(option) + 1]
 
 
-def test_ctc_clustering_clusters_what_the_labels_taught(tmp_path, capsys):
-    stages = printed(capsys, recipe_in(tmp_path, "ctc"), tmp_path)
+def test_ctc_clustering_clusters_what_the_labels_taught(tmp_path):
+    stages = commands(recipe_in(tmp_path, "ctc"), tmp_path)
     name, out = "words-of-first-l1-k12", tmp_path / "out"
     assert list(stages) == [
         *("codebook/mfcc-k8", "labels/mfcc-k8", "fit/first"),
@@ -114,8 +114,8 @@ def test_ctc_clustering_clusters_what_the_labels_taught(tmp_path, capsys):
     assert value(stages["fit/ctc"], "--data.labels") == name
 
 
-def test_phones_are_aligned_decoded_and_become_labels(tmp_path, capsys):
-    stages = printed(capsys, recipe_in(tmp_path, "phones"), tmp_path)
+def test_phones_are_aligned_decoded_and_become_labels(tmp_path):
+    stages = commands(recipe_in(tmp_path, "phones"), tmp_path)
     name, out = "pr-of-first-phones", tmp_path / "out"
     order = ["fit/pr-of-first", "test/pr-of-first", "lm/pr-of-first", f"align/{name}", f"codebook/{name}"]
     assert list(stages)[3:10] == [*order, f"labels/{name}", "fit/phones"]
@@ -130,29 +130,29 @@ def test_phones_are_aligned_decoded_and_become_labels(tmp_path, capsys):
     assert value(stages["fit/phones"], "--data.labels") == name
 
 
-def test_a_student_learns_from_transcripts_of_its_teacher(tmp_path, capsys):
-    stages, out = printed(capsys, recipe_in(tmp_path, "student"), tmp_path), tmp_path / "out"
-    assert list(stages)[-5:] == ["fit/words", "test/words", "pseudo/student", "fit/student", "test/student"]
-    pseudo = str(out / "pseudo" / "student")
+def test_a_student_learns_from_transcripts_of_its_teacher(tmp_path):
+    stages, out = commands(recipe_in(tmp_path, "student"), tmp_path), tmp_path / "out"
+    assert list(stages)[-5:] == ["fit/words", "test/words", "pseudo/again", "fit/again", "test/again"]
+    pseudo = str(out / "pseudo" / "again")
     wanted = ["pseudo-label", str(out / "words"), "unlabelled", "--out", pseudo, "--share", "0.5"]
-    assert stages["pseudo/student"] == wanted
-    fit = stages["fit/student"]
+    assert stages["pseudo/again"] == wanted
+    fit = stages["fit/again"]
     assert (value(fit, "--data.corpus"), value(fit, "--data.pseudo_corpus")) == ("labelled", pseudo)
     assert value(fit, "--data.pseudo_share") == "0.6"
     # It begins with the pre-trained encoder, not with its teacher.
     assert value(fit, "--model.upstream.source") == str(out / "encoder") and "--model.start_from" not in fit
 
 
-def test_an_encoder_that_is_there_takes_the_place_of_the_first_iteration(tmp_path, capsys):
-    stages = printed(capsys, recipe_in(tmp_path, "ctc"), tmp_path, "--checkpoint", "weights/base.pt")
+def test_an_encoder_that_is_there_takes_the_place_of_the_first_iteration(tmp_path):
+    stages = commands(recipe_in(tmp_path, "ctc"), tmp_path, "weights/base.pt")
     assert list(stages)[:3] == ["fit/words-of-base", "test/words-of-base", "codebook/words-of-base-l1-k12"]
     assert value(stages["fit/words-of-base"], "--model.upstream.source") == "weights/base.pt"
     assert not any("first" in word for words in stages.values() for word in words)
 
 
-def test_two_corpora_of_labels(tmp_path, capsys):
+def test_two_corpora_of_labels(tmp_path):
     """`--corpus-of` goes before `--labelled`."""
-    stages = printed(capsys, recipe_in(tmp_path, "phones"), tmp_path, "--corpus-of", "pr=other")
+    stages = commands(recipe_in(tmp_path, "phones"), tmp_path, corpus_of={"pr": Path("other")})
     assert value(stages["fit/pr-of-first"], "--data.corpus") == value(stages["align/pr-of-first-phones"], "--labelled")
     assert value(stages["fit/pr-of-first"], "--data.corpus") == "other"
     assert value(stages["fit/words"], "--data.corpus") == "labelled"
@@ -178,14 +178,12 @@ def test_the_cost_counts_teachers_alignments_and_transcripts(tmp_path):
     assert total["cpu_hours"] == pytest.approx(first.labelling.cpu_hours + 2 * last.labelling.cpu_hours)
 
 
-def test_short_names_and_options_for_other_recipes(tmp_path, capsys):
+def test_short_names_and_options_for_other_recipes(tmp_path):
     assert [stage.name for stage in chain("pbert")] == ["hubert_base_it1", "pbert_base"]
-    words = ["recipe", "tiny", "--corpus", "a", "--out", str(tmp_path / "out"), "--dry-run", "--labelled", "b"]
-    assert main(words) == 2
-    assert "--labelled: this recipe makes no labels by a teacher" in capsys.readouterr().err
-    words[1:2] = [str(recipe_in(tmp_path, "phones"))]
-    assert main([*words, "--layer", "2"]) == 2
-    assert "--layer: the labels of phones are phones, not clusters" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--labelled: this recipe makes no labels by a teacher"):
+        commands("tiny", tmp_path)
+    with pytest.raises(UserError, match=r"--layer: the labels of phones are phones, not clusters"):
+        with_codebook(chain(str(recipe_in(tmp_path, "phones"))), layer=2)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +223,15 @@ def test_mistakes_of_labels_are_said_in_a_sentence_with_the_file(tmp_path, chang
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pseudo_labels": {"teacher": "student"}}, r"student learns from 'student'; name one that comes before it \(words\)"),
-        ({"pseudo_labels": {"teacher": "words", "share": 1.5}}, r"pseudo_labels\.share of student must lie between 0 and 1"),
-        ({"folds": 2}, r"student has folds, for which there are no pseudo-labels"),
+        (
+            {"pseudo_labels": {"teacher": "again"}},
+            r"again learns from 'again'; name one that comes before it \(words\)",
+        ),
+        (
+            {"pseudo_labels": {"teacher": "words", "share": 1.5}},
+            r"pseudo_labels\.share of again must lie between 0 and 1",
+        ),
+        ({"folds": 2}, r"again has folds, for which there are no pseudo-labels"),
     ],
 )
 def test_mistakes_of_students(tmp_path, change, message):
@@ -246,15 +250,15 @@ def test_a_teacher_is_no_fine_tuning_after_the_export(tmp_path):
         plan(str(recipe))
 
 
-def test_a_language_model_that_is_missing_is_said_before_anything_runs(tmp_path, tiny, monkeypatch, capsys):
+def test_a_language_model_that_is_missing_is_said_before_anything_runs(tmp_path):
     recipe = recipe_in(tmp_path, "phones")
+    check_language_models(RecipeRun(chain(str(recipe)), Path("unlabelled"), tmp_path / "out"))
     recipe.write_text(recipe.read_text().replace("order: 2", "file: nowhere.arpa"))
-    monkeypatch.setattr(recipe_run, "wavlm", lambda *words: pytest.fail("a stage ran"))
-    command = ["recipe", str(recipe), "--corpus", str(tiny / "pretrain"), "--labelled", str(tiny / "pr")]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "language_model.file nowhere.arpa does not exist" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"language_model\.file nowhere\.arpa does not exist"):
+        check_language_models(RecipeRun(chain(str(recipe)), Path("unlabelled"), tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_other_labels_are_other_settings(tmp_path, tiny, monkeypatch, capsys):
     """The teacher's configuration and its corpus decide the weights."""
     recipe, out = recipe_in(tmp_path, "ctc"), tmp_path / "out"
@@ -295,7 +299,7 @@ def test_interrupted_in_every_stage_it_goes_on(name, tmp_path, tiny, monkeypatch
     assert status == 0
     done = json.loads((out / "recipe.json").read_text())["done"]
     assert len(done) == len(set(reached)) and stages >= len(done)
-    card = json.loads((out / ("student" if name == "student" else "words") / "card.json").read_text())
+    card = json.loads((out / ("again" if name == "student" else "words") / "card.json").read_text())
     assert card["task"] == "ASR-FT" and card["metrics"]["wer"]["value"] > 0
     assert Corpus.open(corpus).splits  # it is whole
     reached.clear()

@@ -122,7 +122,9 @@ def link_shard(link: Path, target: Path, body: dict[str, Any], size: int, sha256
     return index
 
 
-def with_other_records(link: Path, shard: ShardIndex, places: Sequence[int], metas: Sequence[dict[str, Any]]) -> ShardIndex:
+def with_other_records(
+    link: Path, shard: ShardIndex, places: Sequence[int], metas: Sequence[dict[str, Any]]
+) -> ShardIndex:
     """A shard with some utterances of another one, those at `places`, under other metadata; the audio is linked.
 
     `UserError` if the other shard is gone or has changed.

@@ -80,6 +80,6 @@ def check_language_models(run: RecipeRun) -> None:
         model = None if recipe is None else recipe.language_model
         if model is not None and model.file is not None and not Path(model.file).is_file():
             raise UserError(
-                f"{stage.path}: recipe: language_model.file {model.file} does not exist; get it, or give order and units to count "
-                "the labelled transcripts"
+                f"{stage.path}: recipe: language_model.file {model.file} does not exist; get it, or give order and units to "
+                "count the labelled transcripts"
             )
