@@ -28,6 +28,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "predict": "a trained head on audio files: `predict RUN FILE...`",
     "score": "errors of two files, or of a tested run, with intervals: `score asr REFERENCE HYPOTHESIS`, `score RUN`",
     "lm": "an n-gram language model for ASR: `lm TEXT... --out lm.arpa`, its weights for a head: `lm tune RUN`",
+    "pseudo-label": "transcripts of a trained recogniser as a corpus for a student: `pseudo-label RUN CORPUS --out CORPUS2`",
     "average": "the mean of the weights of a run's last checkpoints: `average RUN --out DIR`",
     "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
     "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
@@ -41,10 +42,11 @@ MODULES = {
     "--completion": "completion",
     "codebook": "targets.codebook",
     "lm": "targets.lm",
+    "pseudo-label": "targets.pseudo_label",
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
-CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep"}
+CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep", "pseudo-label"}
 """Verbs that take up what an interrupted call has left."""
 
 

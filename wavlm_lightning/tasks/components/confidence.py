@@ -1,7 +1,7 @@
 """How sure a CTC recogniser is of a transcript: scores from its best path, by which pseudo-labels are chosen.
 
-Length-normalised fusion score and its normalisation: Park et al. 2020 (arXiv 2005.09629, section 3). Means over tokens and over frames
-without blanks, and the mean of the lowest frames: as icefall's CTC aligner scores transcripts.
+Length-normalised fusion score and its normalisation: Park et al. 2020 (arXiv 2005.09629, section 3). Means over tokens and over
+frames without blanks, and the mean of the lowest frames: as icefall's CTC aligner scores transcripts.
 """
 
 from __future__ import annotations
