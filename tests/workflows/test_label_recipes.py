@@ -25,10 +25,12 @@ from wavlm_lightning.workflows.recipe.stages import RecipeRun, continued_from, w
 
 SMALL = {"conv_channels": [16] * 7, "dim": 32, "ffn_dim": 32, "layers": 2, "heads": 2, "pos_conv_groups": 2}
 TRAINER = {"accelerator": "cpu", "max_steps": 3, "val_check_interval": 2, "check_val_every_n_epoch": None}
-LM = {"order": 2, "units": "phones"}
+LM = {"order": 2, "units": "phones", "trials": 3}
 STUDENT = {"config": "again.yaml", "pseudo_labels": {"teacher": "words", "share": 0.5, "pseudo_share": 0.6}}
 RECIPES: dict[str, dict[str, Any]] = {
-    "ctc": {"codebook": {"encoder": "first.yaml", "teacher": {"config": "words.yaml"}, "layer": 1, "clusters": 12}},
+    "ctc": {
+        "codebook": {"encoder": "first.yaml", "teacher": {"config": "words.yaml"}, "layer": "auto", "clusters": 12}
+    },
     "phones": {
         "codebook": {"kind": "phones", "encoder": "first.yaml", "teacher": {"config": "pr.yaml"}, "language_model": LM}
     },
@@ -36,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 RECIPES["student"] = RECIPES["phones"]
 
 
-def task(folder: Path, name: str, head: str, corpus: Path | str) -> None:
+def task(folder: Path, name: str, head: str, corpus: Path | str, **more: object) -> None:
     """The configuration of a recogniser with a trained encoder."""
     upstream = {"source": "random:tiny", "frozen": False, "fine_tuning": {"from_update": 1, "learning_rate": 1e-4}}
     arguments = {
@@ -44,7 +46,7 @@ def task(folder: Path, name: str, head: str, corpus: Path | str) -> None:
         "learning_rate": 1e-3,
         "protocol": "fixed",
     }
-    data = {"corpus": str(corpus), "batch_size": 8}
+    data = {"corpus": str(corpus), "batch_size": 8, **more}
     content = {
         "model": {"class_path": f"wavlm_lightning.tasks.{head}", "init_args": arguments},
         "data": {"class_path": "wavlm_lightning.tasks.TaskData", "init_args": data},
@@ -75,7 +77,7 @@ def pretraining(folder: Path, name: str, recipe: dict[str, Any], **arguments: An
 def recipe_in(folder: Path, name: str, labelled: Path | str = "nowhere") -> Path:
     """One of `RECIPES`, whose chain begins with MFCC and which ends with a recogniser."""
     task(folder, "words", "FineTunedRecognition", labelled)
-    task(folder, "again", "FineTunedRecognition", labelled)
+    task(folder, "again", "FineTunedRecognition", labelled, train_seconds=60.0)
     task(folder, "pr", "PhonemeRecognition", labelled)
     pretraining(folder, "first", {"codebook": {"clusters": 8, "restarts": 1}})
     later = [{"config": "words.yaml", "utterance_seconds": 2.0}]
@@ -99,7 +101,7 @@ def value(words: list[str], option: str) -> str:
 
 def test_ctc_clustering_clusters_what_the_labels_taught(tmp_path):
     stages = commands(recipe_in(tmp_path, "ctc"), tmp_path)
-    name, out = "words-of-first-l1-k12", tmp_path / "out"
+    name, out = "words-of-first-auto-k12", tmp_path / "out"
     assert list(stages) == [
         *("codebook/mfcc-k8", "labels/mfcc-k8", "fit/first"),
         *("fit/words-of-first", "test/words-of-first", f"codebook/{name}", f"labels/{name}"),
@@ -117,12 +119,14 @@ def test_ctc_clustering_clusters_what_the_labels_taught(tmp_path):
 def test_phones_are_aligned_decoded_and_become_labels(tmp_path):
     stages = commands(recipe_in(tmp_path, "phones"), tmp_path)
     name, out = "pr-of-first-phones", tmp_path / "out"
-    order = ["fit/pr-of-first", "test/pr-of-first", "lm/pr-of-first", f"align/{name}", f"codebook/{name}"]
-    assert list(stages)[3:10] == [*order, f"labels/{name}", "fit/phones"]
+    order = ["fit/pr-of-first", "test/pr-of-first", "lm/pr-of-first", "tune/pr-of-first", f"align/{name}"]
+    assert list(stages)[3:11] == [*order, f"codebook/{name}", f"labels/{name}", "fit/phones"]
     lm = str(out / "lm" / "pr-of-first.arpa")
     assert stages["lm/pr-of-first"] == ["lm", "labelled", "--units", "phones", "--order", "2", "--out", lm]
-    align = ["align", str(out / "pr-of-first"), "unlabelled", "--name", name, "--labelled", "labelled"]
-    assert stages[f"align/{name}"] == [*align, "--transcripts", "decoded", "--lm", lm]
+    run = str(out / "pr-of-first")
+    assert stages["tune/pr-of-first"] == ["lm", "tune", run, "--lm", lm, "--trials", "3"]
+    align = ["align", run, "unlabelled", "--name", name, "--labelled", "labelled", "--transcripts", "decoded"]
+    assert stages[f"align/{name}"] == [*align, "--lm", f"{run}/language_model.yaml"]
     book = str(out / "codebooks" / name)
     phones = ["codebook", "phones", "unlabelled", "--alignments", name, "--rate", "50", "--stress", "keep"]
     assert stages[f"codebook/{name}"] == [*phones, "--out", book]
@@ -139,13 +143,14 @@ def test_a_student_learns_from_transcripts_of_its_teacher(tmp_path):
     fit = stages["fit/again"]
     assert (value(fit, "--data.corpus"), value(fit, "--data.pseudo_corpus")) == ("labelled", pseudo)
     assert value(fit, "--data.pseudo_share") == "0.6"
+    assert value(fit, "--data.train_seconds") == "null"  # its configuration has 60, its teacher saw all
     # It begins with the pre-trained encoder, not with its teacher.
     assert value(fit, "--model.upstream.source") == str(out / "encoder") and "--model.start_from" not in fit
 
 
 def test_an_encoder_that_is_there_takes_the_place_of_the_first_iteration(tmp_path):
     stages = commands(recipe_in(tmp_path, "ctc"), tmp_path, "weights/base.pt")
-    assert list(stages)[:3] == ["fit/words-of-base", "test/words-of-base", "codebook/words-of-base-l1-k12"]
+    assert list(stages)[:3] == ["fit/words-of-base", "test/words-of-base", "codebook/words-of-base-auto-k12"]
     assert value(stages["fit/words-of-base"], "--model.upstream.source") == "weights/base.pt"
     assert not any("first" in word for words in stages.values() for word in words)
 

@@ -14,11 +14,13 @@ class LanguageModelRecipe:
         file: an ARPA file; None to count the transcripts of the labelled corpus.
         order: the longest n-gram that is counted.
         units: what is counted, see `wavlm lm --units`: words, letters, or phones for a recogniser of phones.
+        trials: of `wavlm lm tune`, which searches its weights on the validation split; 0 for the default weights.
     """
 
     file: str | None = None
     order: int = 4
     units: Literal["words", "letters", "phones"] = "words"
+    trials: int = 60
 
 
 @dataclass(frozen=True)

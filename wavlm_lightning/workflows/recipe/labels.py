@@ -113,8 +113,9 @@ class LabelMaking:
     def _phones(self, tuning: Tuning | None) -> list[RecipeStage]:
         codebook = self._codebook
         assert tuning is not None  # the chain refuses kind: phones without a teacher
-        model, counted = language_model(codebook.language_model, tuning.name, tuning.labelled, self.out)
-        align = ["align", str(self.out / tuning.tested), str(self.corpus), "--name", self.name]
+        run = self.out / tuning.tested
+        model, counted = language_model(codebook.language_model, run, tuning.name, tuning.labelled, self.out)
+        align = ["align", str(run), str(self.corpus), "--name", self.name]
         align += ["--labelled", str(tuning.labelled), "--transcripts", "decoded", *model]
         text = "true transcripts are aligned where the labelled corpus has them, all else is decoded and aligned"
         phones = ["codebook", "phones", str(self.corpus), "--alignments", self.name, "--rate", str(codebook.rate)]

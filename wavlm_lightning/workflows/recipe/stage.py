@@ -15,7 +15,7 @@ class RecipeStage:
     """One command of a recipe.
 
     Attributes:
-        name: `codebook/LABELS`, `labels/LABELS`, `align/LABELS`, `lm/RUN`, `pseudo/RUN`, `fit/RUN`, `average/RUN`, `test/RUN` or
+        name: `codebook/LABELS`, `labels/LABELS`, `align/LABELS`, `lm/RUN`, `tune/RUN`, `pseudo/RUN`, `fit/RUN`, `average/RUN`, `test/RUN` or
             `export`.
         headline: description for `--dry-run`.
         command: arguments of `wavlm` for the first call.

@@ -11,6 +11,7 @@ from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
 from wavlm_lightning.workflows.recipe.chain import FineTuned
 from wavlm_lightning.workflows.recipe.stage import RecipeStage, pasteable
 
+WEIGHTS = "language_model.yaml"  # what `wavlm lm tune` writes into a run
 AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
 
 
@@ -41,6 +42,11 @@ class Tuning:
         """Name of the run whose weights are tested and used further, without the number of a fold."""
         return self.name + (AVERAGE if self.task.recipe.average else "")
 
+    @property
+    def train_seconds(self) -> float | None:
+        """How much of the labelled corpus its configuration trains on; None for all."""
+        return (self.task.content["data"].get("init_args") or {}).get("train_seconds")
+
     def stages(self, earlier: Sequence[Tuning] = ()) -> list[RecipeStage]:
         """Pseudo-labels; then training, average and test, of every fold where the corpus has folds."""
         recipe, stages = self.task.recipe, list[RecipeStage]()
@@ -51,6 +57,8 @@ class Tuning:
             stages += self._pseudo_labels(teacher)
             mixture = ["--data.pseudo_corpus", str(self.pseudo_corpus)]
             mixture += ["--data.pseudo_share", f"{recipe.pseudo_labels.pseudo_share:g}"]
+            if (seconds := teacher.train_seconds) != self.train_seconds:  # it sees the same labels
+                mixture += ["--data.train_seconds", "null" if seconds is None else f"{seconds:.10g}"]
         for fold in range(1, recipe.folds + 1) if recipe.folds else [0]:
             suffix = f"-fold{fold}" if fold else ""
             name = self.name + suffix
@@ -102,14 +110,18 @@ class Tuning:
 
 
 def language_model(
-    recipe: LanguageModelRecipe | None, name: str, labelled: Path, out: Path
+    recipe: LanguageModelRecipe | None, teacher: Path, name: str, labelled: Path, out: Path
 ) -> tuple[list[str], list[RecipeStage]]:
-    """The option that names a language model for decoding, and the stage that counts it, if it is counted here."""
+    """The option with which the run `teacher` decodes, and the stages that count its language model and search the weights."""
     if recipe is None:
         return [], []
-    if recipe.file is not None:
-        return ["--lm", recipe.file], []
-    path = out / "lm" / f"{name}.arpa"
-    command = ("lm", str(labelled), "--units", recipe.units, "--order", str(recipe.order), "--out", str(path))
-    headline = f"a {recipe.order}-gram model of the {recipe.units} of the labelled transcripts"
-    return ["--lm", str(path)], [RecipeStage(f"lm/{name}", headline, command, product=path)]
+    path, stages = Path(recipe.file or out / "lm" / f"{name}.arpa"), list[RecipeStage]()
+    if recipe.file is None:
+        command = ["lm", str(labelled), "--units", recipe.units, "--order", str(recipe.order), "--out", str(path)]
+        headline = f"a {recipe.order}-gram model of the {recipe.units} of the labelled transcripts"
+        stages.append(RecipeStage(f"lm/{name}", headline, tuple(command), product=path))
+    if recipe.trials:
+        command = ["lm", "tune", str(teacher), "--lm", str(path), "--trials", str(recipe.trials)]
+        headline, path = "its weights, by the errors on validation", teacher / WEIGHTS
+        stages.append(RecipeStage(f"tune/{name}", headline, tuple(command), product=path))
+    return ["--lm", str(path)], stages
