@@ -15,8 +15,8 @@ class RecipeStage:
     """One command of a recipe.
 
     Attributes:
-        name: `codebook/LABELS`, `labels/LABELS`, `align/LABELS`, `lm/RUN`, `tune/RUN`, `pseudo/RUN`, `fit/RUN`, `average/RUN`, `test/RUN` or
-            `export`.
+        name: `codebook/LABELS`, `align/LABELS`, `labels/LABELS`, `export`, or of a run `fit/RUN`, `average/RUN`, `test/RUN`,
+            `lm/RUN`, `tune/RUN`, `pseudo/RUN`.
         headline: description for `--dry-run`.
         command: arguments of `wavlm` for the first call.
         product: the file that is written last; if it exists, the stage is done.

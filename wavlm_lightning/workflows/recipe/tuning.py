@@ -8,10 +8,10 @@ from pathlib import Path
 
 from wavlm_lightning.pretraining.recipe import LanguageModelRecipe
 from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
+from wavlm_lightning.tasks.components.beam_search import TUNED
 from wavlm_lightning.workflows.recipe.chain import FineTuned
 from wavlm_lightning.workflows.recipe.stage import RecipeStage, pasteable
 
-WEIGHTS = "language_model.yaml"  # what `wavlm lm tune` writes into a run
 AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
 
 
@@ -122,6 +122,6 @@ def language_model(
         stages.append(RecipeStage(f"lm/{name}", headline, tuple(command), product=path))
     if recipe.trials:
         command = ["lm", "tune", str(teacher), "--lm", str(path), "--trials", str(recipe.trials)]
-        headline, path = "its weights, by the errors on validation", teacher / WEIGHTS
+        headline, path = "its weights, by the errors on validation", teacher / TUNED
         stages.append(RecipeStage(f"tune/{name}", headline, tuple(command), product=path))
     return ["--lm", str(path)], stages
