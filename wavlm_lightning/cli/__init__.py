@@ -18,7 +18,9 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "demo": "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",
+    "codebook": "tokenisers: `codebook fit`, `codebook phones`, `codebook apply`, `codebook score`",
     "codebook": "tokenisers: `codebook fit`, `codebook apply`, `codebook score`",
+    "align": "times of phones, letters and words: `align RUN CORPUS --name NAME`, `align --from textgrid PATH CORPUS`",
     "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
     "bench": "speed of inference and training on this machine",
@@ -40,13 +42,14 @@ MODULES = {
     "validate": "fit",
     "test": "fit",
     "--completion": "completion",
+    "align": "targets.align",
     "codebook": "targets.codebook",
     "lm": "targets.lm",
     "pseudo-label": "targets.pseudo_label",
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
-CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep", "pseudo-label"}
+CONTINUES = {"fit", "demo", "prepare", "align", "codebook", "recipe", "superb", "sweep", "pseudo-label"}
 """Verbs that take up what an interrupted call has left."""
 
 

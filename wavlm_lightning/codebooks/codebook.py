@@ -19,6 +19,7 @@ from wavlm_lightning.system.files import sweep_leftovers, write_bytes
 from wavlm_lightning.system.reading import check_file, read_json, reading, shown
 
 FORMAT = "wavlm_lightning/codebook/1"
+KINDS = ("kmeans", "random", "pca", "phones")
 AGAIN = "fit the codebook again"
 
 
@@ -31,7 +32,7 @@ class Codebook:
         rate: labels per second.
         features: description of the features (see `FeatureSource.describe`).
         fitted: how it was fitted (corpus, split, utterances, frames, seed); `labelled` if labels of people had a part in it.
-        kind: `kmeans`, `random` (BEST-RQ) or `pca`.
+        kind: `kmeans`, `random` (BEST-RQ), `pca`, or `phones` of alignments (`codebooks/phones.py`).
         map: between features and centroids: PCA or a random projection.
 
     Example:
@@ -45,6 +46,11 @@ class Codebook:
     fitted: dict[str, Any]
     kind: str = "kmeans"
     map: LinearMap | None = None
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The name of each label of a codebook of phones; None for other kinds, whose clusters have none."""
+        return self.features.get("classes")
 
     @property
     def size(self) -> int:
@@ -89,17 +95,21 @@ class Codebook:
             check_file(directory / name, "a file of a codebook")
         about, weights = directory / "codebook.json", directory / "centroids.safetensors"
         if not about.is_file() or not weights.is_file():
-            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit`")
+            raise UserError(f"{directory}: no codebook here; make one with `wavlm codebook fit` or `phones`")
         body = read_json(about, "the description of a codebook", AGAIN)
         if body.get("format") != FORMAT:
             raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
+        kind = body.get("kind", KINDS[0])
+        if kind not in KINDS:
+            raise UserError(
+                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {', '.join(KINDS)}; update wavlm_lightning"
+            )
         with reading(weights, "the centroids of a codebook", AGAIN):
             tensors = load_file(weights)
             centroids = tensors["centroids"]
         with reading(about, "the description of a codebook", AGAIN):
             _check(body)
             found = LinearMap.of(body["map"], tensors) if "map" in body else None
-            kind = body.get("kind", "kmeans")  # a file of a future kind is refused by its hash or its features
             codebook = cls(centroids, body["rate"], body["features"], body["fitted"], kind, found)
             expected = body["sha256"], body.get("size", codebook.size)
         if (codebook.sha256, codebook.size) != expected:

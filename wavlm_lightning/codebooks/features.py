@@ -29,6 +29,10 @@ class FeatureSource(ABC):
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Features float32 `(frames, dim)` of a waveform `(samples,)`."""
 
+    def of(self, shard: ShardIndex, place: int) -> np.ndarray:
+        """Features of utterance `place` of a shard."""
+        return self(shard.waveform(place))
+
     @abstractmethod
     def frames(self, samples: np.ndarray) -> np.ndarray:
         """Number of frames of waveforms of the given lengths, int64 of the same shape; needs no audio."""
@@ -264,7 +268,7 @@ def features_of(source: FeatureSource, shard: ShardIndex, place: int) -> np.ndar
         UserError: its audio is damaged, or the source cannot compute them; the message names shard and utterance.
     """
     try:
-        return source(shard.waveform(place))
+        return source.of(shard, place)
     except BadAudio as error:
         raise UserError(f"{error}; prepare the corpus again") from error
     except (ValueError, RuntimeError) as error:

@@ -129,6 +129,11 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(f"{path}: it ends before the labels of its last utterance; remove the file and {again}")
     # The last window (25 ms) and rounding to the frame grid may cost labels at the end, but less than 0.1 s.
     differs = np.abs(lasts - samples * (head["rate"] / SAMPLE_RATE))
+    if head.get("partial") is True:  # utterances without alignment have no labels, and pre-training does not read them
+        without = (lasts == 0) & (differs > 0.1 * head["rate"])
+        if int(without.sum()) > int(meta.get("unlabelled", 0)):
+            raise UserError(f"{path}: {int(without.sum())} utterances have no labels, its header says fewer; {again}")
+        differs[without] = 0
     if len(lasts) and differs.max() > 0.1 * head["rate"]:
         place = int((differs > 0.1 * head["rate"]).argmax())
         raise UserError(
@@ -146,4 +151,6 @@ def check_label_set(head: Any) -> str | None:
         return f"its size is {shown(size)}, not a number of labels from 1 to 65536"
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         return f"its rate is {shown(rate)}, not labels per second"
+    if not isinstance(head.get("labelled", {}), dict):
+        return f"its `labelled` is {shown(head['labelled'])}, not an object"
     return None if isinstance(sha256, str) else "it names no codebook"

@@ -24,6 +24,7 @@ from wavlm_lightning.codebooks.label_files import (
     label_file,
     labels_directory,
 )
+from wavlm_lightning.codebooks.phones import PhoneTimes
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
@@ -81,12 +82,15 @@ def label_corpus(
 def _label(
     corpus: Corpus, codebook: Codebook, directory: Path, splits: list[str] | None, jobs: int | None, part: JobShard
 ) -> int:
-    _write_head(directory / "labels.json", codebook)
+    times = PhoneTimes.of_codebook(codebook, corpus)
+    _write_head(directory / "labels.json", codebook, {} if times is None else times.head())
     opened = {split: corpus.split(split) for split in splits or corpus.splits}
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
     samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
-        (split, number) for split, number in mine if not _is_labelled(directory, opened[split].shards[number], codebook)
+        (split, number)
+        for split, number in mine
+        if not _is_labelled(directory, opened[split].shards[number], codebook, times)
     ]
     if pending:
         check_output(directory, "labels")
@@ -106,7 +110,8 @@ class Labeller:
 
     def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
         self.corpus, self.directory, self.codebook = Corpus.open(corpus), directory, codebook
-        self.source = FeatureSource.from_description(codebook.features, device)
+        self.times = PhoneTimes.of_codebook(codebook, self.corpus)
+        self.source = self.times or FeatureSource.from_description(codebook.features, device)
         self.shards: dict[str, Any] = {}
 
     def __call__(self, place: Place) -> Place:
@@ -119,15 +124,18 @@ class Labeller:
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
         meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
+        if self.times is not None:
+            meta |= self.times.origin(shard)
         write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)), durable=True)
         return place
 
 
-def _write_head(path: Path, codebook: Codebook) -> None:
+def _write_head(path: Path, codebook: Codebook, more: dict[str, Any]) -> None:
     """Write `labels.json`; refuse one of another codebook."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
     if seen := entries_of(codebook.fitted.get(LABELLED)):
         body[LABELLED] = seen
+    body |= more
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.
@@ -144,11 +152,13 @@ def _codebook_of(path: Path) -> str:
     return head["codebook_sha256"]
 
 
-def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook) -> bool:
+def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook, times: PhoneTimes | None) -> bool:
     path = label_file(directory, shard)
     try:
         meta = LabelHead.read(path).metadata
         ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
+        if times is not None:  # labels of phones are no function of shard and codebook alone
+            ours = ours and times.origin(shard).items() <= meta.items()
         if ours:
             check_content(path, codebook.size)
     except (

@@ -13,6 +13,7 @@ import numpy as np
 from safetensors import safe_open
 
 from wavlm_lightning.codebooks.label_files import (
+    LabelHead,
     check_content,
     check_label_set,
     check_labels,
@@ -121,6 +122,7 @@ class LabelSet:
         rate: labels per second.
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
+        has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
         labelled: labelled speech that the codebook was made with, an entry a corpus; empty if there was none.
     """
 
@@ -128,6 +130,7 @@ class LabelSet:
     rate: float
     codebook_sha256: str
     rows: Sequence[np.ndarray]
+    has_labels: np.ndarray | None = None
     labelled: tuple[Entry, ...] = ()
 
     def codebook(self) -> dict[str, Any]:
@@ -149,7 +152,13 @@ class LabelSet:
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
         seen = tuple(entries_of(head.get(LABELLED)))
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, seen)
+        has_labels = None
+        if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
+            starts = [
+                LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
+            ]
+            has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, has_labels, seen)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
@@ -163,7 +172,16 @@ class LabelSet:
                 )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
         seen = tuple(joined(*(part.labelled for part in parts)))
-        return cls(first.size, first.rate, first.codebook_sha256, rows, seen)
+        return cls(first.size, first.rate, first.codebook_sha256, rows, _joined(parts), seen)
+
+
+def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
+    """Which utterances of several splits have labels; None if all have."""
+    if all(part.has_labels is None for part in parts):
+        return None
+    return np.concatenate(
+        [np.ones(len(part.rows), dtype=bool) if part.has_labels is None else part.has_labels for part in parts]
+    )
 
 
 def label_sets(corpus: Corpus) -> list[str]:

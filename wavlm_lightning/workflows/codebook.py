@@ -23,9 +23,11 @@ from wavlm_lightning.codebooks import (
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
 from wavlm_lightning.codebooks.layer_sweep import BY_POSITION, LayerSweep, last_third, layer_by_position, sweep_layers
+from wavlm_lightning.codebooks.phones import phone_codebook as of_phones
 from wavlm_lightning.codebooks.projection import Projection
-from wavlm_lightning.codebooks.quality import OWN, label_quality, timed_phones
+from wavlm_lightning.codebooks.quality import label_quality, timed_phones
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
+from wavlm_lightning.data.alignments import OWN
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, labels_seen
 from wavlm_lightning.metrics import ClusterQuality
@@ -332,6 +334,26 @@ def write_sweep(sweep: LayerSweep, out: Path) -> None:
         figure = new_figure(6.4, 3.6)
         draw_layer_scores(figure.subplots(), lines, sweep.chosen()[0], f"{sweep.clusters} clusters a layer")
     save_png(figure, out / "layers.png")
+
+
+def phone_codebook(corpus: Path | str, out: Path, alignments: str = OWN, **settings: Any) -> Codebook:
+    """Make a codebook whose classes are the phones of an alignment set, and save it.
+
+    Args:
+        corpus: folder of the corpus.
+        out: folder of the codebook.
+        alignments: name of the set, made by `wavlm align`; `corpus` for the times in the corpus itself.
+        settings: `rate`, `positions`, `stress` and `unaligned` of `wavlm_lightning.codebooks.phones.phone_codebook`.
+
+    Raises:
+        UserError: there is no such set, a setting does not fit it, or another process writes `out`.
+    """
+    check_output(out)
+    opened = Corpus.open(corpus)
+    with own_folder(out, "codebook phones"):
+        codebook = of_phones(opened, alignments, **settings)
+        codebook.save(out)
+    return codebook
 
 
 class Labelled(NamedTuple):

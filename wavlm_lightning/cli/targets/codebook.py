@@ -1,4 +1,4 @@
-"""`wavlm codebook fit`, `apply` and `score`: codebooks, frame labels, and their quality or that of an encoder's layers."""
+"""`wavlm codebook fit`, `phones`, `apply` and `score`: codebooks, frame labels, and their quality or that of layers."""
 
 from __future__ import annotations
 
@@ -62,6 +62,22 @@ def build_parser() -> argparse.ArgumentParser:
     part = "only extract a part of the features, kept in OUT/features for the fit without --part that comes after all parts"
     fit.add_argument("--part", metavar="I/N", help=f"{part}; needs --memory, the same everywhere; {AUTO}")
 
+    phones = verbs.add_parser("phones", help="a class for each phone of the alignments of a corpus")
+    phones.add_argument("corpus", help="a corpus folder")
+    times = "set of `wavlm align --name`, or `corpus` for the times in the corpus itself (default)"
+    phones.add_argument("--alignments", metavar="NAME", default="corpus", help=times)
+    phones.add_argument("--out", type=Path, required=True, help="folder of the codebook")
+    rate = "labels a second: 50, the encoder's frames (default), or 100"
+    phones.add_argument("--rate", type=float, choices=(50.0, 100.0), default=50.0, metavar="50|100", help=rate)
+    positions = "a class for each phone and its position in the word (_B, _E, _I, _S), from the times of the words"
+    phones.add_argument("--positions", action="store_true", help=positions)
+    stress = "the digits of English vowels (AH0; default: keep)"
+    phones.add_argument("--stress", choices=("keep", "drop"), default="keep", help=stress)
+    unaligned = (
+        "utterances without alignment: refuse (default), or leave-out: no labels, and pre-training leaves them out"
+    )
+    phones.add_argument("--unaligned", choices=("refuse", "leave-out"), default="refuse", help=unaligned)
+
     apply = verbs.add_parser("apply", help="label every shard of a corpus")
     apply.add_argument("codebook", type=Path)
     apply.add_argument("corpus", help=WHERE)
@@ -102,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run `wavlm codebook`."""
     options = vars(build_parser().parse_args(argv))
-    verbs: dict[str, Callable[..., None]] = {"fit": _fit, "apply": _apply, "score": _score}
+    verbs: dict[str, Callable[..., None]] = {"fit": _fit, "phones": _phones, "apply": _apply, "score": _score}
     verbs[options.pop("verb")](**options)
     return 0
 
@@ -128,6 +144,21 @@ def _fit(out: Path, **options: Any) -> None:
         print(f"{out}: layer {done.features['layer']} of {options['encoder']}, chosen by: {fitted['layer_chosen_by']}")
     if done.kind == "kmeans" and fitted["utterances"] < fitted["wanted_utterances"]:
         print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
+
+
+def _phones(out: Path, **options: Any) -> None:
+    from wavlm_lightning.workflows.codebook import phone_codebook
+
+    done = phone_codebook(out=out, **options)
+    fitted = done.fitted
+    print(
+        f"{out}: {done.size} classes at {done.rate:g} Hz, silence among them, from alignments {options['alignments']!r} of "
+        f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
+    )
+    if labelled := fitted.get("labelled"):
+        print(
+            f"labels of {labelled['utterances']} utterances ({labelled['seconds'] / 3600:.2f} h) of {labelled['corpus']} made them"
+        )
 
 
 def _apply(**options: Any) -> None:

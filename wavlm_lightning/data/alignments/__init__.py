@@ -5,12 +5,13 @@ Read `segments` (a phone with its times, classes of frames), `alignment_set` (wh
 folder of a set is `CORPUS/alignments/NAME`: `alignments.json` and a file a shard. Tests: `tests/data/alignments`.
 """
 
-from wavlm_lightning.data.alignments.alignment_set import Aligned, AlignmentSet
+from wavlm_lightning.data.alignments.alignment_set import OWN, Aligned, AlignmentSet, alignment_sets
 from wavlm_lightning.data.alignments.importing import Imported, import_alignments
 from wavlm_lightning.data.alignments.segments import SILENCE, SPOKEN_NOISE, Segment, frame_classes
 from wavlm_lightning.data.alignments.writing import AlignmentWriter
 
 __all__ = [
+    "OWN",
     "SILENCE",
     "SPOKEN_NOISE",
     "Aligned",
@@ -18,6 +19,7 @@ __all__ = [
     "AlignmentWriter",
     "Imported",
     "Segment",
+    "alignment_sets",
     "frame_classes",
     "import_alignments",
 ]

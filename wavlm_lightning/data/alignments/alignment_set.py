@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, reduce
+from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.system.paths import plain_name
-from wavlm_lightning.system.reading import check_file, read_json, reading
+from wavlm_lightning.system.reading import check_file, read_json, reading, shown
 
 FORMAT = "wavlm_lightning/alignments/1"
 OWN = "corpus"  # the name of the times in the metadata of the corpus itself
@@ -41,6 +42,19 @@ class Aligned(NamedTuple):
     words: list[Segment] | None = None  # None: the set has no words
 
 
+class Coverage(NamedTuple):
+    """How much of a shard or a split is aligned."""
+
+    utterances: int
+    aligned: int
+    seconds: float  # of audio that is aligned
+
+    @classmethod
+    def sum(cls, parts: Iterable[Coverage]) -> Coverage:
+        """Of several parts together."""
+        return reduce(lambda one, other: cls(*map(add, one, other)), parts, cls(0, 0, 0.0))
+
+
 class AlignmentSet:
     """The alignments of a corpus.
 
@@ -50,7 +64,7 @@ class AlignmentSet:
         about: `kind` (corpus, forced, decoded, textgrid, ctm or kaldi), and what made them: `teacher` (a hash), `settings`,
             and in sets made with labels `labelled`.
         inventory: names of the phones, silence (`SIL`) among them.
-        sha256: hash of the times; of `corpus`, that of the corpus.
+        splits: that are aligned.
 
     Example:
         >>> times = AlignmentSet.open(Corpus.open("data/mini/pretrain"), "corpus")
@@ -64,11 +78,9 @@ class AlignmentSet:
         name: str,
         about: dict[str, Any],
         inventory: tuple[str, ...],
-        sha256: str,
         splits: list[str],
     ) -> None:
-        self.corpus, self.name, self.about, self.inventory, self.sha256 = corpus, name, about, inventory, sha256
-        self.splits = splits
+        self.corpus, self.name, self.about, self.inventory, self.splits = corpus, name, about, inventory, splits
 
     @classmethod
     def open(cls, corpus: Corpus, name: str) -> AlignmentSet:
@@ -82,7 +94,7 @@ class AlignmentSet:
             if not isinstance(names, list) or not names:
                 raise UserError(f"{corpus.directory}: its utterances have no phones; {_choose(corpus)}")
             inventory = tuple(sorted({SILENCE, *names}))
-            return cls(corpus, name, {"kind": OWN}, inventory, corpus.sha256, corpus.splits)
+            return cls(corpus, name, {"kind": OWN}, inventory, corpus.splits)
         path = alignments_directory(corpus, name) / "alignments.json"
         if is_remote(corpus.directory):
             raise UserError(
@@ -97,14 +109,14 @@ class AlignmentSet:
         with reading(path, "the description of alignments", AGAIN):
             if body["format"] != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
-            about, inventory, splits, sha256 = body["about"], body["inventory"], body["splits"], body["content_sha256"]
+            about, inventory, splits = body["about"], body["inventory"], body["splits"]
             if not isinstance(about, dict) or not isinstance(about["kind"], str):
                 raise TypeError("`about` names no kind")
             if not isinstance(inventory, list) or not all(isinstance(each, str) and each for each in inventory):
                 raise TypeError("`inventory` is no list of names")
-            if not isinstance(splits, list) or not isinstance(sha256, str):
-                raise TypeError("`splits` is no list, or `content_sha256` no text")
-        return cls(corpus, name, about, tuple(inventory), sha256, splits)
+            if not isinstance(splits, list) or not set(splits) <= set(corpus.splits):
+                raise ValueError(f"`splits` is {shown(splits)}, and the corpus has {', '.join(corpus.splits)}")
+        return cls(corpus, name, about, tuple(inventory), splits)
 
     @property
     def made_sha256(self) -> str:
@@ -138,19 +150,58 @@ class AlignmentSet:
         """The alignment of each utterance of a shard; see `rows` for errors."""
         if self.name == OWN:
             return [_own(shard, place) for place in range(shard.utterances)]
-        path = alignment_file(alignments_directory(self.corpus, self.name), shard)
-        if not path.is_file():
-            check_file(path, "alignments of a shard", AGAIN)
-            raise UserError(f"{path}: this shard has no alignments; {AGAIN}")
+        path = self._file(shard)
         return _read(path, path.stat().st_ino, path.stat().st_mtime_ns, shard, frozenset(self.inventory))
+
+    def count(self, shard: ShardIndex) -> Coverage:
+        """How much of a shard is aligned."""
+        if self.name == OWN:
+            rows = self.of_shard(shard)
+            samples = sum(each for each, row in zip(shard.samples, rows, strict=True) if row is not None)
+            return Coverage(len(rows), sum(row is not None for row in rows), samples / SAMPLE_RATE)
+        path = self._file(shard)
+        with reading(path, "alignments of a shard", AGAIN):
+            head = read_head(path)
+            return Coverage(int(head["utterances"]), int(head["aligned"]), float(head["aligned_seconds"]))
+
+    def coverage(self, split: str) -> Coverage:
+        """How much of a split is aligned."""
+        return Coverage.sum(self.count(shard) for shard in self._split(split).shards)
+
+    def labelled(self) -> dict[str, Any] | None:
+        """The labels of people that had a part in these times: `utterances`, `seconds`, `corpus`; None if none had.
+
+        The times in the metadata of a corpus are labels themselves.
+        """
+        if self.name != OWN:
+            return self.about.get("labelled")
+        total = Coverage.sum(map(self.coverage, self.splits))
+        return {"utterances": total.aligned, "seconds": round(total.seconds, 3), "corpus": self.corpus.name}
+
+    def times_sha256(self, splits: Sequence[str]) -> str:
+        """Hash of the alignments of some splits; of `corpus`, that of the corpus."""
+        if self.name == OWN:
+            return self.corpus.sha256
+        digest = hashlib.sha256()
+        for split in splits:
+            for shard in self._split(split).shards:
+                digest.update(f"{shard.path.name} {self.shard_sha256(shard)}\n".encode())
+        return digest.hexdigest()
 
     def shard_sha256(self, shard: ShardIndex) -> str:
         """Hash of the alignments of one shard; of `corpus`, that of the shard."""
         if self.name == OWN:
             return shard.sha256
-        path = alignment_file(alignments_directory(self.corpus, self.name), shard)
+        path = self._file(shard)
         with reading(path, "alignments of a shard", AGAIN):
             return read_head(path)["content_sha256"]
+
+    def _file(self, shard: ShardIndex) -> Path:
+        path = alignment_file(alignments_directory(self.corpus, self.name), shard)
+        if not path.is_file():
+            check_file(path, "alignments of a shard", AGAIN)
+            raise UserError(f"{path}: this shard has no alignments; {AGAIN}")
+        return path
 
 
 def alignments_directory(corpus: Corpus, name: str) -> Path:

@@ -131,7 +131,7 @@ class AlignmentWriter:
         try:
             splits = [split for split in self.corpus.splits if split in {*self.splits, *self._before}]
             names: set[str] = {SILENCE}
-            digest, counts = hashlib.sha256(), {"utterances": 0, "aligned": 0, "aligned_seconds": 0.0}
+            counts: dict[str, Any] = {"utterances": 0, "aligned": 0, "aligned_seconds": 0.0}
             for split in splits:
                 for shard in self.corpus.split(split).shards:
                     path = alignment_file(self.directory, shard)
@@ -141,14 +141,12 @@ class AlignmentWriter:
                         )
                     head = read_head(path)
                     names |= set(head["names"])
-                    digest.update(f"{shard.path.name} {head['content_sha256']}\n".encode())
                     counts = {key: round(value + head[key], 3) for key, value in counts.items()}
             body = {"format": FORMAT, "name": self.name, "about": self.about | facts, "inventory": sorted(names)}
             body |= {
                 "splits": splits,
                 **counts,
                 "corpus_sha256": self.corpus.sha256,
-                "content_sha256": digest.hexdigest(),
             }
             write_json(self.directory / "alignments.json", body, ensure_ascii=False)
         finally:

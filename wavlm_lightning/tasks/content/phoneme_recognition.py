@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from typing import Any, ClassVar
 
 import torch
@@ -15,7 +17,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import check_several
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.ctc import BLANK
-from wavlm_lightning.tasks.decoding import DecodedTask
+from wavlm_lightning.tasks.decoding import DecodedTask, SpokenWord
 from wavlm_lightning.tasks.scored_utterances import headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
@@ -23,6 +25,7 @@ from wavlm_lightning.upstreams import Upstream
 EOS, UNKNOWN = 1, 2
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 PAUSE = "SIL"
+BREATH = 1e-3  # seconds between the start of a word and that of its first phone, which files round
 
 
 class PhonemeRecognition(DecodedTask):
@@ -95,14 +98,40 @@ class PhonemeRecognition(DecodedTask):
 
     def spell(self, numbers: list[int]) -> str:
         """Phones separated by spaces, without end symbols and trained pauses."""
-        silent = {BLANK, EOS, *self.silent}
-        return " ".join(self.labels[number] for number in numbers if number not in silent)
+        return " ".join(self.labels[number] for number in numbers if number not in (BLANK, *self.unheard))
 
     @property
-    def silent(self) -> tuple[int, ...]:
-        """Indices of the outputs beside the blank that say that no phone is heard: the end symbol, and a trained pause."""
-        trained = self.pauses and PAUSE in self._numbers
-        return (EOS, self._numbers[PAUSE]) if trained else (EOS,)
+    def pause(self) -> int | None:
+        return self._numbers.get(PAUSE) if self.pauses else None
+
+    def said(self, text: str) -> dict[str, Any]:
+        return {"phones": [[phone] for phone in text.split()]}
+
+    def words_to_align(self, meta: dict[str, Any]) -> list[SpokenWord]:
+        """The phones between two places where a pause may be.
+
+        They are words where the corpus has times of both; else what lies between two pauses; else each phone, as in an answer
+        of the head itself, whose words are not known.
+        """
+        rows = meta.get("phones") or []
+        if strange := sorted({phone for phone, *_ in rows} - {PAUSE} - self._numbers.keys()):
+            raise UserError(f"its phone {strange[0]!r} is none of the head's")
+        spoken = [(row, self._numbers[row[0]]) for row in rows if row[0] != PAUSE]
+        if not spoken:
+            raise UserError("it has no phones")
+        words = meta.get("words") or []
+        if words and all(len(row) == 3 for row in [*words, *rows]):
+            starts = [start for _, start, _ in words]
+            places = [bisect.bisect_right(starts, row[1] + BREATH) - 1 for row, _ in spoken]
+            if set(places) == set(range(len(words))):  # otherwise the words are not those of the phones
+                labels = [
+                    tuple(n for (_, n), at in zip(spoken, places, strict=True) if at == i) for i in range(len(words))
+                ]
+                return [SpokenWord(str(word), of) for (word, *_), of in zip(words, labels, strict=True)]
+        if len(spoken) == len(rows):
+            return [SpokenWord("", (number,)) for _, number in spoken]
+        stretches = [list(group) for pause, group in itertools.groupby(rows, lambda row: row[0] == PAUSE) if not pause]
+        return [SpokenWord("", tuple(self._numbers[row[0]] for row in group)) for group in stretches]
 
     def build_metric(self) -> Metric:
         """Phone error rate: a word error rate whose words are phones, over the whole split."""
