@@ -105,6 +105,8 @@ class WriteResultCard(pl.Callback):
             fitted=task.fitted,
             averaged=trained.get("averaged", []),
             started=task.started,
+            labelled=dict(trained.get("labelled", {})),
+            pseudo_labelled=dict(trained.get("pseudo_labelled", {})),
             trainable_parameters=sum(p.numel() for p in task.parameters() if p.requires_grad),
             layer_weights=task.weighted_sum.weights(),
             runtime_seconds=round(time.perf_counter() - self.started, 2),

@@ -19,6 +19,8 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",
     "codebook": "tokenisers: `codebook fit`, `codebook phones`, `codebook apply`, `codebook score`",
+    "codebook": "tokenisers: `codebook fit`, `codebook apply`, `codebook score`",
+    "align": "times of phones, letters and words: `align RUN CORPUS --name NAME`, `align --from textgrid PATH CORPUS`",
     "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
     "bench": "speed of inference and training on this machine",
@@ -28,6 +30,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "predict": "a trained head on audio files: `predict RUN FILE...`",
     "score": "errors of two files, or of a tested run, with intervals: `score asr REFERENCE HYPOTHESIS`, `score RUN`",
     "lm": "an n-gram language model for ASR: `lm TEXT... --out lm.arpa`, its weights for a head: `lm tune RUN`",
+    "pseudo-label": "transcripts of a trained recogniser as a corpus for a student: `pseudo-label RUN CORPUS --out CORPUS2`",
     "average": "the mean of the weights of a run's last checkpoints: `average RUN --out DIR`",
     "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
     "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
@@ -39,12 +42,14 @@ MODULES = {
     "validate": "fit",
     "test": "fit",
     "--completion": "completion",
+    "align": "targets.align",
     "codebook": "targets.codebook",
     "lm": "targets.lm",
+    "pseudo-label": "targets.pseudo_label",
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
-CONTINUES = {"fit", "demo", "prepare", "codebook", "recipe", "superb", "sweep"}
+CONTINUES = {"fit", "demo", "prepare", "align", "codebook", "recipe", "superb", "sweep", "pseudo-label"}
 """Verbs that take up what an interrupted call has left."""
 
 

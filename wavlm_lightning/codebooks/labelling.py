@@ -35,6 +35,7 @@ from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_bytes
 from wavlm_lightning.system.reading import read_json
@@ -165,8 +166,8 @@ class Labeller:
 def _write_head(path: Path, codebook: Codebook, soft: SoftSetting | None, more: dict[str, Any]) -> None:
     """Write `labels.json`; refuse one of another codebook or of other soft labels."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
-    if "labelled" in codebook.fitted:  # people's labels had a part in the codebook, and so in the labels of any corpus
-        body["labelled"] = codebook.fitted["labelled"]
+    if seen := entries_of(codebook.fitted.get(LABELLED)):
+        body[LABELLED] = seen
     body |= more
     if soft is not None:
         body["soft"] = soft.about()

@@ -28,6 +28,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, entries_of, joined
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_json, reading, reason_of
 
@@ -145,7 +146,7 @@ class LabelSet:
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
         has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
-        labelled: labels of people that had a part in these: `utterances`, `seconds`, `corpus`; None if none had.
+        labelled: labelled speech that the codebook was made with, an entry a corpus; empty if there was none.
         soft: how soft labels were made; None if they are hard alone.
         soft_rows: for each utterance classes and weights, see `SoftRows`; None without soft labels.
     """
@@ -155,15 +156,15 @@ class LabelSet:
     codebook_sha256: str
     rows: Sequence[np.ndarray]
     has_labels: np.ndarray | None = None
-    labelled: dict[str, Any] | None = None
+    labelled: tuple[Entry, ...] = ()
     soft: SoftSetting | None = None
     soft_rows: Sequence[tuple[np.ndarray, ...]] | None = None
 
     def codebook(self) -> dict[str, Any]:
-        """As checkpoints store it: size, hash, rate; `labelled` if people's labels had a part, `soft` with soft labels."""
-        body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
-        body |= {} if self.labelled is None else {"labelled": self.labelled}
-        return body if self.soft is None else body | {"soft": self.soft.about()}
+        """Size, hash and rate, as checkpoints store them; with which labels it was made, and its soft labels, if any."""
+        seen = {LABELLED: [dict(entry) for entry in self.labelled]} if self.labelled else {}
+        soft = {} if self.soft is None else {"soft": self.soft.about()}
+        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate, **seen, **soft}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -178,22 +179,22 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
+        seen = tuple(entries_of(head.get(LABELLED)))
         has_labels, soft = None, SoftSetting.read(head)
         if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
             starts = [
                 LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
             ]
             has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
-        facts = {"has_labels": has_labels, "labelled": head.get("labelled")}
-        facts |= {"soft": soft, "soft_rows": SoftRows(rows) if soft else None}
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, **facts)
+        soft_rows = SoftRows(rows) if soft else None
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, has_labels, seen, soft, soft_rows)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if (part.codebook_sha256, part.size, part.rate) != (first.codebook_sha256, first.size, first.rate):
+            if (part.size, part.rate, part.codebook_sha256) != (first.size, first.rate, first.codebook_sha256):
                 raise UserError(
                     f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
@@ -208,9 +209,8 @@ class LabelSet:
         soft_rows = first.soft_rows
         if len(parts) > 1 and first.soft is not None:
             soft_rows = JoinedRows([part.soft_rows for part in parts if part.soft_rows is not None])
-        facts = {"has_labels": _joined(parts), "labelled": _together([part.labelled for part in parts])}
-        facts |= {"soft": first.soft, "soft_rows": soft_rows}
-        return cls(first.size, first.rate, first.codebook_sha256, rows, **facts)
+        seen = tuple(joined(*(part.labelled for part in parts)))
+        return cls(first.size, first.rate, first.codebook_sha256, rows, _joined(parts), seen, first.soft, soft_rows)
 
 
 def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
@@ -220,15 +220,6 @@ def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
     return np.concatenate(
         [np.ones(len(part.rows), dtype=bool) if part.has_labels is None else part.has_labels for part in parts]
     )
-
-
-def _together(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """People's labels that had a part in several label sets; the same ones count once."""
-    used = [part for number, part in enumerate(parts) if part is not None and part not in parts[:number]]
-    if len(used) < 2:
-        return used[0] if used else None
-    counts = {key: sum(part[key] for part in used) for key in ("utterances", "seconds")}
-    return counts | {"corpus": ", ".join(dict.fromkeys(str(part["corpus"]) for part in used))}
 
 
 def label_sets(corpus: Corpus) -> list[str]:

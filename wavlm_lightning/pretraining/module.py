@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
@@ -156,6 +157,8 @@ class WavLMPretraining(NormalisedUpdates):
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        if seen := joined(self.encoder.labelled, *(book.get(LABELLED) for book in (self.codebooks or {}).values())):
+            checkpoint[LABELLED] = seen
         checkpoint["seed"] = self.seed
         if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
             checkpoint[TEACHERS] = teachers

@@ -149,6 +149,24 @@ def draw_layers(
     axes.set_xlabel("layer (weights in %)")
 
 
+def draw_layer_scores(axes: "Axes", lines: Mapping[str, Mapping[int, float]], chosen: int, title: str = "") -> None:
+    """Draw scores over the layers of an encoder, a line each (layer -> score), and mark the chosen layer."""
+    for (name, line), colour in zip(lines.items(), SERIES, strict=False):
+        axes.plot(list(line), list(line.values()), color=colour, marker="o", markersize=4, label=name)
+        if chosen in line:
+            axes.annotate(
+                f"{line[chosen]:.3g}", (chosen, line[chosen]), xytext=(0, 7), textcoords="offset points", ha="center",
+                color=INK, fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+            )  # fmt: skip
+    axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 2)), label=f"chosen: layer {chosen}")
+    layers = sorted({layer for line in lines.values() for layer in line})
+    axes.set_xticks(layers if len(layers) <= 13 else layers[:: -(-len(layers) // 13)])
+    axes.margins(y=0.15)
+    axes.set_title(title)
+    axes.set_xlabel("layer (0 is the input of the first one)")
+    axes.legend(loc="best")
+
+
 def draw_spectrogram(axes: "Axes", decibels: "np.ndarray", title: str, loudest: float, seconds: float) -> None:
     """Draw a spectrogram `(frequencies up to 8 kHz, frames)` in dB; black is 80 dB below `loudest`."""
     axes.imshow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,13 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.upstreams import Upstream
+
+
+class SpokenWord(NamedTuple):
+    """A word of a transcript; `name` is empty where a stretch of labels is known, but not as what word."""
+
+    name: str
+    labels: tuple[int, ...]  # indices of outputs
 
 
 class DecodedTask(CtcTask):
@@ -68,7 +75,48 @@ class DecodedTask(CtcTask):
 
     def search_with(self, language_model: LanguageModel) -> BeamSearch:
         """A beam search over the outputs of this head."""
-        return BeamSearch(language_model, self.labels, range(self.special), self.end)
+        return BeamSearch(language_model, self.labels, range(self.special), self.unheard)
+
+    # What forced alignment needs to know.
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Outputs beside the blank that no alignment gives a time: the end symbol."""
+        return (self.end,)
+
+    @property
+    def pause(self) -> int | None:
+        """The output that says silence, if the head was trained with pauses."""
+        return None
+
+    @property
+    def unheard(self) -> tuple[int, ...]:
+        """All outputs beside the blank that say that nothing is heard."""
+        return (*self.silent, *(() if self.pause is None else (self.pause,)))
+
+    @property
+    def unknowns(self) -> frozenset[int]:
+        """Outputs that stand for labels which the head lacks."""
+        return frozenset(() if self.unknown is None else (self.unknown,))
+
+    def said(self, text: str) -> dict[str, Any]:
+        """An answer of the head as the metadata of an utterance, from which `words_to_align` reads."""
+        return {self.text_key: text}
+
+    def words_to_align(self, meta: dict[str, Any]) -> list[SpokenWord]:
+        """The labels of an utterance word by word; one without a name where the words are not known.
+
+        Raises:
+            UserError: the utterance has no transcript, or one with a label that the head lacks.
+        """
+        numbers = [number for number in self.read_target(meta).tolist() if number not in self.silent]
+        if self.unknowns & set(numbers):
+            raise UserError(f"{self.name}: its transcript has a label that the head lacks")
+        return self.cut_words(numbers, meta)
+
+    def cut_words(self, numbers: list[int], meta: dict[str, Any]) -> list[SpokenWord]:
+        """Divide the labels of an utterance into words; by default each label is one, and its word is not known."""
+        return [SpokenWord("", (number,)) for number in numbers]
 
     def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
         """Decode with a language model from now on; the head is already built."""

@@ -257,6 +257,8 @@ def _setup(
         blocks.append(tables.encoders_table(collection))
         if (stages := tables.stages_of_heads(collection)) is not None:
             blocks.append(Fold("What was fitted on validation, and where training began", [stages]))
+        if (labels := tables.labels_of_heads(collection)) is not None:
+            blocks += [Paragraph("Labels of the heads, of which some were written by another recogniser:"), labels]
     return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
 
 

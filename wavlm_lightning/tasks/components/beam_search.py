@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -95,6 +95,15 @@ class Hypothesis(NamedTuple):
     score: float  # natural logarithm of the head's path, plus all weighted scores
 
 
+class FoundPath(NamedTuple):
+    """The best path of a search, frame by frame."""
+
+    text: str
+    score: float  # as in `Hypothesis`: `acoustic`, and all weighted scores
+    acoustic: float  # natural logarithm of the head's path alone
+    symbols: list[int]  # of each frame, an index into the emissions; 0 is the blank
+
+
 class BeamSearch:
     """Flashlight's decoders (Kahn et al. 2022): with a lexicon, they find its words only; without one, any units.
 
@@ -105,7 +114,8 @@ class BeamSearch:
         labels: the symbols of the head's outputs, in order; the first is the blank, `|` ends a word.
         special: indices of outputs, the blank among them, that stand for no letter or phone. A search without words does
             not answer with them.
-        end: index of the end symbol among them, if there is one. To a search without words it is as silent as the blank.
+        silent: indices of outputs that say that nothing is heard: the end symbol, a pause. To a search without words they are
+            the same as the blank.
 
     Example:
         >>> BeamSearch(LanguageModel("lexicon.lst", "4-gram.arpa"), labels)(logits, lengths)
@@ -113,10 +123,14 @@ class BeamSearch:
     """
 
     def __init__(
-        self, language_model: LanguageModel, labels: list[str], special: Collection[int] = (0,), end: int | None = None
+        self,
+        language_model: LanguageModel,
+        labels: list[str],
+        special: Collection[int] = (0,),
+        silent: Sequence[int] = (),
     ) -> None:
-        self.language_model, self.labels, self.end = language_model, labels, end
-        self._units = [number for number in range(len(labels)) if number not in special]
+        self.language_model, self.labels, self.silent = language_model, labels, silent
+        self._units = [number for number in range(len(labels)) if number not in special and number not in silent]
         try:
             import flashlight.lib.text.decoder.kenlm  # noqa: F401
         except ImportError as error:
@@ -171,6 +185,15 @@ class BeamSearch:
             if len(found) == count:
                 break
         return [Hypothesis(*each) for each in found.items()] or [Hypothesis("", NEVER)]
+
+    def best_path(self, emissions: Tensor) -> FoundPath:
+        """The best hypothesis of one utterance with its path, from `emissions` as `search_row` reads them."""
+        frames, symbols = emissions.shape
+        results = self.decoder.decode(emissions.data_ptr(), frames, symbols)
+        if not results:
+            return FoundPath("", NEVER, NEVER, [0] * frames)
+        best = results[0]  # its tokens have a silence before the first frame, and one behind the last
+        return FoundPath(self._text(best), best.score, best.emittingModelScore, list(best.tokens[1:-1]))
 
     def reweighted(self, language_model: LanguageModel) -> BeamSearch:
         """The same search with other weights; the files, which take minutes to read, are shared and not read again."""
@@ -242,10 +265,10 @@ class BeamSearch:
         return self._symbols.index(WORD_END) if WORD_END in self._symbols else 0
 
     def _units_only(self, log_probabilities: Tensor) -> Tensor:
-        """Log-probabilities `(..., symbols)` of the blank, or of the end of all labels, which is as silent, and of the units."""
+        """Log-probabilities `(..., symbols)` of the blank or of what is as silent, and of the units."""
         silent = log_probabilities[..., :1]
-        if self.end is not None:
-            silent = torch.logaddexp(silent, log_probabilities[..., self.end : self.end + 1])
+        for number in self.silent:
+            silent = torch.logaddexp(silent, log_probabilities[..., number : number + 1])
         return torch.cat([silent, log_probabilities[..., self._units]], -1)
 
     def _text(self, result: Any) -> str:

@@ -21,6 +21,8 @@ from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds wha
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
+PHONES = 71  # LibriSpeech's phones with stress and pauses; the codewords hardly matter for the cost
+
 
 @dataclass(frozen=True)
 class PreTraining:
@@ -146,7 +148,7 @@ def objectives_cost(
     `frames` is the length of the micro-step, `compute_bytes` the size of a number in matrix products.
     """
     model = section(stage, "model", "init_args")
-    labels = stage.recipe.codebook.clusters if stage.recipe.codebook else 0
+    labels = (stage.recipe.codebook.clusters or PHONES) if stage.recipe.codebook else 0
     masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
     probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
     masked = frames * masked_share(probability, span)
