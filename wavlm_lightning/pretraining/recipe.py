@@ -76,6 +76,7 @@ class CodebookRecipe:
         share: share of the corpus that k-means sees; HuBERT takes all of it for MFCC and 10 % for layers.
         level_normalised: see `wavlm codebook fit --level-normalised`.
         restarts: number of initialisations of k-means.
+        soft: keep the posteriors of so many clusters a frame, see `wavlm codebook apply --soft`; None for hard labels alone.
         kind: `kmeans`, or `phones`: those of forced alignments and decodings by the teacher.
         teacher: a fine-tuning of that encoder on the labelled corpus, which comes first. Its encoder is clustered (CTC
             clustering), or it aligns and decodes the corpus (P-BERT). None for labels without supervision.
@@ -92,6 +93,7 @@ class CodebookRecipe:
     share: float = 1.0
     level_normalised: bool = False
     restarts: int = 20
+    soft: int | None = None
     kind: Literal["kmeans", "phones"] = "kmeans"
     teacher: FineTuningRecipe | None = None
     rate: int = 50

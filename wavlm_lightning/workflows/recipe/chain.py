@@ -210,6 +210,8 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             raise UserError(f"{where}: clusters missing; give their number, or kind: phones")
         if without != (codebook.layer is None):
             raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
+        if codebook.soft is not None and not 2 <= codebook.soft <= codebook.clusters:
+            raise UserError(f"{where}.soft must be from 2 to {codebook.clusters}, its clusters, not {codebook.soft}")
         for key in ("language_model", "positions"):
             if getattr(codebook, key):
                 raise UserError(f"{where}.{key} is for kind: phones; remove it, or set that kind")
@@ -224,7 +226,7 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
 def _check_phones(codebook: CodebookRecipe, where: str) -> None:
     if codebook.teacher is None:
         raise UserError(f"{where}: kind: phones needs a teacher that aligns and decodes; name its configuration")
-    for key in ("clusters", "layer"):
+    for key in ("clusters", "layer", "soft"):
         if getattr(codebook, key) is not None:
             raise UserError(f"{where}.{key} is for k-means; remove it, or kind: phones")
     if codebook.rate not in (50, 100):

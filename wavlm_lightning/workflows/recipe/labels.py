@@ -33,7 +33,7 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
         name += "-phones"
     else:
         layer = {None: "", "auto": "-auto"}.get(codebook.layer, f"-l{codebook.layer}")
-        name += f"{layer}-k{codebook.clusters}"
+        name += f"{layer}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
     return f"{tag}-{name}" if tag else name
 
 
@@ -83,7 +83,8 @@ class LabelMaking:
         if tuning is not None:
             stages += tuning.stages()
         stages += [self._k_means(tuning)] if self._codebook.kind == "kmeans" else self._phones(tuning)
-        apply = ("codebook", "apply", str(self._folder), str(self.corpus), "--name", self.name, *self._jobs)
+        soft = () if self._codebook.soft is None else ("--soft", str(self._codebook.soft))
+        apply = ("codebook", "apply", str(self._folder), str(self.corpus), "--name", self.name, *soft, *self._jobs)
         return [*stages, RecipeStage(f"labels/{self.name}", "a label for every frame of the corpus", apply)]
 
     @property
