@@ -9,6 +9,7 @@ from test_objectives import built, prediction
 from torch import nn
 
 from wavlm_lightning.augment.span_masking import SpanMasking
+from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import MaskedCtc, MaskedPrediction
 from wavlm_lightning.pretraining.flops import masked_share
 from wavlm_lightning.pretraining.objectives.masked_ctc import PADDING, region_losses
@@ -150,6 +151,33 @@ def test_scores_are_those_of_labels_without_the_blank():
         assert scores["blank_share"].item() == pytest.approx(share.item())
         assert scores["loss"].item() == pytest.approx(objective(given).item(), rel=1e-6)
     assert valid["majority_accuracy"] < 0.5
+
+
+def test_the_plan_counts_what_a_pass_keeps():
+    """A batch of 87.5 s under WavLM's masking, 100 labels of 80 ms."""
+    generator, shape = torch.Generator().manual_seed(0), (6, 781)
+    objective, config = MaskedCtc(final_dim=32), WavLMConfig.preset("tiny")
+    objective.build(config, {"labels": 100})
+    mask = SpanMasking(equalise=False)(torch.full((6,), 781), 781, generator)
+    labels = torch.randint(100, (6, 196), generator=generator).repeat_interleave(4, 1)[:, :781]
+    hidden = torch.randn(*shape, config.dim, generator=generator).requires_grad_()
+    given = replace(
+        prediction(), hidden={4: hidden}, mask=mask, padding=torch.zeros_like(mask), labels={"labels": labels}
+    )
+    own, kept = {parameter.untyped_storage()._cdata for parameter in objective.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = objective(given)
+    assert loss.requires_grad
+    masked = masked_share(0.8, 10) * mask.numel()
+    cost = objective.cost(config, labels=100, frames=mask.numel(), masked=masked, compute_bytes=4)
+    assert cost.kept == pytest.approx(sum(kept.values()), rel=0.15)
 
 
 def test_padding_that_the_plan_counts_is_that_of_the_published_masking():

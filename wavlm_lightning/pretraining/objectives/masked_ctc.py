@@ -17,6 +17,7 @@ from wavlm_lightning.pretraining.objectives.masked_prediction import MaskedPredi
 # Frames that the regions of a batch take when all are as long as its longest, over their own frames: for the cost alone.
 # A batch of 87.5 s under WavLM's masking without thinning; the test draws it again.
 PADDING = 3.6
+STATES = 35  # of CTC in the longest region: two for each of its labels, which last 80 ms or so, and one
 
 
 class MaskedCtc(MaskedPrediction):
@@ -80,9 +81,9 @@ class MaskedCtc(MaskedPrediction):
     ) -> ObjectiveCost | None:
         cost = super().cost(encoder, labels, frames, masked, compute_bytes)
         assert cost is not None
-        # The log-probabilities once more, padded to the longest region.
+        # The log-probabilities once more, and the forward variables, both padded to the longest region.
         predicted = frames if self.unmasked_weight else masked
-        return replace(cost, kept=cost.kept + 4 * PADDING * predicted * (labels + self.extra_codewords))
+        return replace(cost, kept=cost.kept + 4 * PADDING * predicted * (labels + self.extra_codewords + STATES))
 
     def forward(self, prediction: Prediction) -> Tensor:
         """CTC loss in nats per masked frame, plus `unmasked_weight` times that per visible frame."""
