@@ -177,8 +177,11 @@ class WavLMPretraining(NormalisedUpdates):
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
         # Compared as lists, because the order counts: an objective that names no label set reads the first.
-        if list((self.codebooks or {}).items()) != list(checkpoint["codebooks"].items()):
-            raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
+        ours, theirs = (list(books.items()) for books in (self.codebooks or {}, checkpoint["codebooks"]))
+        if ours != theirs:
+            hard = [[(name, {**book, "soft": None}) for name, book in each] for each in (ours, theirs)]
+            what = "other soft labels" if hard[0] == hard[1] else "labels of another codebook"
+            raise UserError(f"resume: the checkpoint was trained on {what} than data.labels names")
         super().on_load_checkpoint(checkpoint)
 
     # One pass.
