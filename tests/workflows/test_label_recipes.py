@@ -40,10 +40,10 @@ RECIPES["student"] = RECIPES["phones"]
 
 def task(folder: Path, name: str, head: str, corpus: Path | str, **more: object) -> None:
     """The configuration of a recogniser with a trained encoder."""
-    upstream = {"source": "random:tiny", "frozen": False, "fine_tuning": {"from_update": 1, "learning_rate": 1e-4}}
+    upstream = {"source": "random:tiny", "frozen": False, "fine_tuning": {"from_update": 1}}
     arguments = {
         "upstream": {"class_path": "wavlm_lightning.upstreams.WavLMUpstream", "init_args": upstream},
-        "learning_rate": 1e-3,
+        "learning_rate": 1e-6,  # as good as random, whose greedy answers are never empty
         "protocol": "fixed",
     }
     data = {"corpus": str(corpus), "batch_size": 8, **more}
@@ -129,7 +129,7 @@ def test_phones_are_aligned_decoded_and_become_labels(tmp_path):
     assert stages[f"align/{name}"] == [*align, "--lm", f"{run}/language_model.yaml"]
     book = str(out / "codebooks" / name)
     phones = ["codebook", "phones", "unlabelled", "--alignments", name, "--rate", "50", "--stress", "keep"]
-    assert stages[f"codebook/{name}"] == [*phones, "--out", book]
+    assert stages[f"codebook/{name}"] == [*phones, "--unaligned", "leave-out", "--out", book]
     assert stages[f"labels/{name}"] == ["codebook", "apply", book, "unlabelled", "--name", name]
     assert value(stages["fit/phones"], "--data.labels") == name
 
@@ -280,7 +280,7 @@ def test_other_labels_are_other_settings(tmp_path, tiny, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["ctc"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_interrupted_in_every_stage_it_goes_on(name, tmp_path, tiny, monkeypatch):
     """Each stage is interrupted before it does anything, and again after it wrote everything but is not noted as done."""
     recipe, out = recipe_in(tmp_path, name), tmp_path / "out"

@@ -120,7 +120,8 @@ class LabelMaking:
         text = "true transcripts are aligned where the labelled corpus has them, all else is decoded and aligned"
         phones = ["codebook", "phones", str(self.corpus), "--alignments", self.name, "--rate", str(codebook.rate)]
         phones += [*(["--positions"] if codebook.positions else []), "--stress", codebook.stress]
-        phones += ["--out", str(self._folder)]
+        # Where the teacher hears nothing, there is no alignment; pre-training leaves such utterances out.
+        phones += ["--unaligned", "leave-out", "--out", str(self._folder)]
         return [
             *counted,
             RecipeStage(f"align/{self.name}", text, tuple(align)),
