@@ -19,7 +19,6 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",
     "codebook": "tokenisers: `codebook fit`, `codebook phones`, `codebook apply`, `codebook score`",
-    "codebook": "tokenisers: `codebook fit`, `codebook apply`, `codebook score`",
     "align": "times of phones, letters and words: `align RUN CORPUS --name NAME`, `align --from textgrid PATH CORPUS`",
     "recipe": "all stages of a pre-training, from corpus to encoder: `recipe wavlm_base --corpus DIR --out DIR`",
     "plan": "cost of a pre-training: memory, updates, GPU-hours of every stage",
