@@ -174,11 +174,12 @@ def test_the_cost_counts_teachers_alignments_and_transcripts(tmp_path):
     words, student = fine_tuning_plans(str(recipe))
     config = WavLMConfig.preset("tiny", **SMALL)
     pass_flops = encoder_flops(config, 0.02 * 3600 / UTTERANCE_SECONDS, round(16_000 * UTTERANCE_SECONDS)).forward
+    assert first.labelling and last.labelling and last.teacher and student.decoding
     assert first.teacher is None and (last.teacher.name, last.teacher.updates) == ("pr", 3)
     assert last.labelling.flops == pytest.approx(pass_flops) and last.labelling.clusters is None
     assert last.labelling.cpu_hours == pytest.approx(0.02 * 3600 / BEAM_RATE / 3600)
     assert words.decoding is None and student.decoding.flops == pytest.approx(pass_flops)
-    runs = sum(each.flops for each in (first.training, last.training, last.teacher, words, student))
+    runs = first.training.flops + last.training.flops + last.teacher.flops + words.flops + student.flops
     total = totals([first, last], [words, student])
     assert total["flops"] == pytest.approx(runs + 2 * pass_flops)
     assert total["cpu_hours"] == pytest.approx(first.labelling.cpu_hours + 2 * last.labelling.cpu_hours)

@@ -189,7 +189,7 @@ class Aligner:
     def _truths(self, labelled: Path, apart: bool) -> dict[str, dict[str, Any]]:
         """Metadata of the labelled utterances by their keys; `apart`: none of them need be in the corpus."""
         other = Corpus.open(labelled)
-        truths = {}
+        truths: dict[str, dict[str, Any]] = {}
         for split in other.splits:
             opened = other.split(split)
             truths |= dict(zip(opened.keys, opened.metas(), strict=True))

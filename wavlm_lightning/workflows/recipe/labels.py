@@ -32,7 +32,8 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
     if codebook.kind == "phones":
         name += "-phones"
     else:
-        layer = {None: "", "auto": "-auto"}.get(codebook.layer, f"-l{codebook.layer}")
+        number = "" if codebook.layer is None else f"-l{codebook.layer}"
+        layer = "-auto" if codebook.layer == "auto" else number
         name += f"{layer}-k{codebook.clusters}"
     return f"{tag}-{name}" if tag else name
 

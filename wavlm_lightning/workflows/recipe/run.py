@@ -163,7 +163,7 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    settings = {
+    settings: dict[str, Any] = {
         "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],
