@@ -15,6 +15,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.safetensors_header import header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.reading import reason_of, shown
@@ -151,6 +152,6 @@ def check_label_set(head: Any) -> str | None:
         return f"its size is {shown(size)}, not a number of labels from 1 to 65536"
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         return f"its rate is {shown(rate)}, not labels per second"
-    if not isinstance(head.get("labelled", {}), dict):
-        return f"its `labelled` is {shown(head['labelled'])}, not an object"
+    if LABELLED in head and not entries_of(head[LABELLED]):  # an encoder of these labels would be called unsupervised
+        return f"its `labelled` is {shown(head[LABELLED])}, not utterances, seconds and corpus"
     return None if isinstance(sha256, str) else "it names no codebook"
