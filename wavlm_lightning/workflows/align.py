@@ -91,8 +91,8 @@ def align_corpus(
         labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded. Some of them must
             be in `corpus`, unless `transcripts` is `decoded` (the teacher learned from another corpus).
         lm: decode by beam search: an ARPA file, or weights of `wavlm lm tune` (a file or the run folder that holds it).
-        lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads, to pronounce the
-            text of the corpus).
+        lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads: the text of the
+            corpus is pronounced, and `lm` is a model of words).
         rate: 100 aligns a head of 50 frames a second on twice as many, with scores interpolated between them; None: as the head.
         realign: one round of realignment by a small classifier of frames (`tasks.components.realignment`); phone heads only. The
             first alignment is kept as `NAME-first`.
@@ -124,6 +124,7 @@ def align_corpus(
     if realign:
         about["settings"] = {**about["settings"], "realign": True}
         done = _realign(opened, name, f"{name}-{FIRST}", names, about, aligner)
+        done.lines += first.lines[len(names) :]  # what could not be aligned
     for split in names:
         done.lines += compared_with_truth(opened, name, split, aligner.rate)
     return done
@@ -212,7 +213,11 @@ class Aligner:
         else:
             words = str(self.lexicon) if self.lexicon is not None and self.letters else None
             model = LanguageModel(words, str(self.lm), beam=BEAM)
-        return self.task.search_with(model)
+        if self.spelled is None:
+            return self.task.search_with(model)
+        names = self.task.labels
+        spelled = {word: [[names[n] for n in each] for each in choices] for word, choices in self.spelled.items()}
+        return self.task.search_with(model, spelled)
 
     def about(self, run: Path) -> dict[str, Any]:
         """`kind`, `teacher` and `settings` of the set."""
@@ -319,6 +324,8 @@ class Aligner:
         if not text:
             raise Unaligned("nothing was heard")
         try:
+            if self.search is not None and self.spelled is not None:  # words, which phones spell
+                return self.pronounced({"text": text})
             return self.task.words_to_align(self.task.said(text))
         except UserError as error:
             raise Unaligned("an answer that the head cannot write", str(error)) from error
@@ -378,6 +385,8 @@ def _align(corpus: Corpus, name: str, splits: list[str], about: dict[str, Any], 
     done = _described(corpus, name, splits, writer.directory)
     if failures:
         done.lines.append(f"not aligned: {_reasons(failures)}; all are listed in {writer.directory / FAILED}")
+    elif (writer.directory / FAILED).is_file():
+        done.lines.append(f"not aligned by earlier calls: see {writer.directory / FAILED}")
     if aligner.task.pause is None and not aligner.letters:
         done.lines.append(
             "note: this head was trained without pauses, so that silence belongs to the phone beside it; train one with "
