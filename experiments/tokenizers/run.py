@@ -18,9 +18,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -153,11 +154,11 @@ class Tokenizers:
     def score_seed(self, seed: int) -> None:
         """Pre-train and fine-tune the rows of a seed, train heads on them, and write the table."""
         runs = [(name, seed) for name in self.rows]
-        self.together(f"pre-training, seed {seed}", [lambda run=run: self.pretrain(*run) for run in runs])
-        recognisers = [lambda run=run: self.recognise(*run) for run in runs]
-        if "pbert_ils" in self.rows:
-            recognisers.append(lambda: self.student(seed))
+        self.together(f"pre-training, seed {seed}", [partial(self.pretrain, *run) for run in runs])
+        recognisers: list[Callable[[], object]] = [partial(self.recognise, *run) for run in runs]
         self.together(f"fine-tuning, seed {seed}", recognisers)
+        if "pbert_ils" in self.rows:  # after its teacher
+            self.student(seed)
         heads = self.out / "heads" / str(seed)
         upstreams = [f"{name}-{seed}={self.folder(name, seed)}" for name in self.rows]
         steps = [] if self.heads is None else ["--steps", self.heads]
@@ -165,7 +166,7 @@ class Tokenizers:
         shutil.rmtree(heads / "cache", ignore_errors=True)
         self.write()
 
-    def together(self, what: str, jobs: list) -> None:
+    def together(self, what: str, jobs: Sequence[Callable[[], object]]) -> None:
         """Run jobs, `PROCESSES` at a time."""
         with ThreadPoolExecutor(PROCESSES) as pool, tqdm(total=len(jobs), desc=what, unit="run") as bar:
             for _ in pool.map(lambda job: job(), jobs):

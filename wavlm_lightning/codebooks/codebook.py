@@ -104,8 +104,9 @@ class Codebook:
             raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
         kind = body.get("kind", KINDS[0])
         if kind not in KINDS:
+            known = ", ".join(KINDS)
             raise UserError(
-                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {', '.join(KINDS)}; update wavlm_lightning"
+                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {known}; update wavlm_lightning"
             )
         with reading(weights, "the centroids of a codebook", AGAIN):
             tensors = load_file(weights)

@@ -17,6 +17,7 @@ from wavlm_lightning.codebooks.soft_labels import check_soft
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.safetensors_header import Header, header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.reading import reason_of, shown
@@ -184,8 +185,8 @@ def check_label_set(head: Any) -> str | None:
         return f"its size is {shown(size)}, not a number of labels from 1 to 65536"
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         return f"its rate is {shown(rate)}, not labels per second"
-    if not isinstance(head.get("labelled", {}), dict):
-        return f"its `labelled` is {shown(head['labelled'])}, not an object"
+    if LABELLED in head and not entries_of(head[LABELLED]):  # an encoder of these labels would be called unsupervised
+        return f"its `labelled` is {shown(head[LABELLED])}, not utterances, seconds and corpus"
     if not isinstance(sha256, str):
         return "it names no codebook"
     return check_soft(head["soft"], size) if "soft" in head else None

@@ -166,7 +166,7 @@ class Labeller:
 def _write_head(path: Path, codebook: Codebook, soft: SoftSetting | None, more: dict[str, Any]) -> None:
     """Write `labels.json`; refuse one of another codebook or of other soft labels."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
-    if seen := entries_of(codebook.fitted.get(LABELLED)):
+    if seen := entries_of(codebook.fitted.get(LABELLED)):  # they had a part in the labels of any corpus
         body[LABELLED] = seen
     body |= more
     if soft is not None:

@@ -179,13 +179,13 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
-        seen = tuple(entries_of(head.get(LABELLED)))
         has_labels, soft = None, SoftSetting.read(head)
         if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
             starts = [
                 LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
             ]
             has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
+        seen = tuple(entries_of(head.get(LABELLED)))
         soft_rows = SoftRows(rows) if soft else None
         return cls(head["size"], head["rate"], head["codebook_sha256"], rows, has_labels, seen, soft, soft_rows)
 

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.codebooks.labels import LabelSet
-from wavlm_lightning.data.alignments import SILENCE, AlignmentSet, Segment, frame_classes
+from wavlm_lightning.data.alignments import OWN, SILENCE, AlignmentSet, Segment, frame_classes
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics import ClusterQuality, cluster_quality
-
-OWN = "corpus"  # the times in the metadata of the corpus itself
 
 
 class PhoneFrames:

@@ -73,9 +73,11 @@ class DecodedTask(CtcTask):
             self.search = self.search_with(self.language_model)
             self._add_second_metric()
 
-    def search_with(self, language_model: LanguageModel) -> BeamSearch:
-        """A beam search over the outputs of this head."""
-        return BeamSearch(language_model, self.labels, range(self.special), self.unheard)
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> BeamSearch:
+        """A beam search over the outputs of this head; see `BeamSearch` for pronunciations."""
+        return BeamSearch(language_model, self.labels, range(self.special), self.unheard, pronunciations)
 
     # What forced alignment needs to know.
 

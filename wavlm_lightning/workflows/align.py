@@ -88,10 +88,11 @@ def align_corpus(
         name: of the alignments.
         splits: which; all by default.
         transcripts: `true`, those of the corpus, or `decoded`, what the head hears.
-        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded.
+        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded. Some of them must
+            be in `corpus`, unless `transcripts` is `decoded` (the teacher learned from another corpus).
         lm: decode by beam search: an ARPA file, or weights of `wavlm lm tune` (a file or the run folder that holds it).
-        lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads, to pronounce the
-            text of the corpus).
+        lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads: the text of the
+            corpus is pronounced, and `lm` is a model of words).
         rate: 100 aligns a head of 50 frames a second on twice as many, with scores interpolated between them; None: as the head.
         realign: one round of realignment by a small classifier of frames (`tasks.components.realignment`); phone heads only. The
             first alignment is kept as `NAME-first`.
@@ -123,6 +124,7 @@ def align_corpus(
     if realign:
         about["settings"] = {**about["settings"], "realign": True}
         done = _realign(opened, name, f"{name}-{FIRST}", names, about, aligner)
+        done.lines += first.lines[len(names) :]  # what could not be aligned
     for split in names:
         done.lines += compared_with_truth(opened, name, split, aligner.rate)
     return done
@@ -180,23 +182,23 @@ class Aligner:
         # The gain of the training corpus' recipe is in the audio of a corpus that a recipe with the same gain has made.
         trained = self.task.trained.get("processing", {}).get("gain_db", 0.0)
         self.gain_db = head.gain_db - float(corpus.body["source"].get("gain_db") or 0.0 if trained else 0.0)
-        self.truths = None if labelled is None else self._truths(labelled)
+        self.truths = None if labelled is None else self._truths(labelled, apart=transcripts == "decoded")
         self.letters = WORD_END in self.task.labels
         self.spelled = read_pronunciations(lexicon, self.task.labels) if lexicon and not self.letters else None
         self.search = self._search() if lm is not None else None
 
-    def _truths(self, labelled: Path) -> dict[str, dict[str, Any]]:
-        """Metadata of the labelled utterances by their keys."""
+    def _truths(self, labelled: Path, apart: bool) -> dict[str, dict[str, Any]]:
+        """Metadata of the labelled utterances by their keys; `apart`: none of them need be in the corpus."""
         other = Corpus.open(labelled)
-        truths = {}
+        truths: dict[str, dict[str, Any]] = {}
         for split in other.splits:
             opened = other.split(split)
             truths |= dict(zip(opened.keys, opened.metas(), strict=True))
         own = {key for split in self.corpus.splits for key in self.corpus.split(split).keys}
-        if not own & truths.keys():
+        if not own & truths.keys() and not apart:
             raise UserError(
-                f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled "
-                "part of that corpus"
+                f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled part of that "
+                "corpus, or give --transcripts decoded if it is apart from it"
             )
         return truths
 
@@ -211,7 +213,11 @@ class Aligner:
         else:
             words = str(self.lexicon) if self.lexicon is not None and self.letters else None
             model = LanguageModel(words, str(self.lm), beam=BEAM)
-        return self.task.search_with(model)
+        if self.spelled is None:
+            return self.task.search_with(model)
+        names = self.task.labels
+        spelled = {word: [[names[n] for n in each] for each in choices] for word, choices in self.spelled.items()}
+        return self.task.search_with(model, spelled)
 
     def about(self, run: Path) -> dict[str, Any]:
         """`kind`, `teacher` and `settings` of the set."""
@@ -318,6 +324,8 @@ class Aligner:
         if not text:
             raise Unaligned("nothing was heard")
         try:
+            if self.search is not None and self.spelled is not None:  # words, which phones spell
+                return self.pronounced({"text": text})
             return self.task.words_to_align(self.task.said(text))
         except UserError as error:
             raise Unaligned("an answer that the head cannot write", str(error)) from error
@@ -377,6 +385,8 @@ def _align(corpus: Corpus, name: str, splits: list[str], about: dict[str, Any], 
     done = _described(corpus, name, splits, writer.directory)
     if failures:
         done.lines.append(f"not aligned: {_reasons(failures)}; all are listed in {writer.directory / FAILED}")
+    elif (writer.directory / FAILED).is_file():
+        done.lines.append(f"not aligned by earlier calls: see {writer.directory / FAILED}")
     if aligner.task.pause is None and not aligner.letters:
         done.lines.append(
             "note: this head was trained without pauses, so that silence belongs to the phone beside it; train one with "

@@ -122,6 +122,7 @@ def fit_codebook(
     shard = JobShard.parse(part) if part else JobShard()
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
         chosen: dict[str, Any] = {}
+        seen = labels_behind(encoder) if encoder is not None else []  # before hours of features
         if encoder is not None and layer == AUTO:
             layer, chosen = _choose_layer(opened, out, encoder, clusters, alignments, precision, sample)
         source: FeatureSource
@@ -141,8 +142,8 @@ def fit_codebook(
             assert projection is not None, "random codes have a map"
             codebook = fit_random_codes(opened, source, clusters, projection, **sample)
         codebook.fitted.update(chosen)
-        if encoder is not None and (seen := labels_behind(encoder)):
-            codebook.fitted.setdefault(LABELLED, seen)
+        if seen:
+            codebook.fitted[LABELLED] = seen
         codebook.save(out)
         remove_features(keep)
     return codebook

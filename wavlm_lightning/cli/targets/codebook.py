@@ -1,4 +1,4 @@
-"""`wavlm codebook fit`, `phones`, `apply` and `score`: codebooks, frame labels, and their quality or that of layers."""
+"""`wavlm codebook fit`, `phones`, `apply`, `score`: codebooks, frame labels, and their quality or that of layers."""
 
 from __future__ import annotations
 
@@ -149,6 +149,14 @@ def _fit(out: Path, **options: Any) -> None:
         print(f"{out}: layer {done.features['layer']} of {options['encoder']}, chosen by: {fitted['layer_chosen_by']}")
     if done.kind == "kmeans" and fitted["utterances"] < fitted["wanted_utterances"]:
         print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
+    _print_labels_seen(fitted)
+
+
+def _print_labels_seen(fitted: dict[str, Any]) -> None:
+    from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of, said
+
+    if seen := entries_of(fitted.get(LABELLED)):
+        print(f"labels of {said(seen)} had a part in this codebook")
 
 
 def _phones(out: Path, **options: Any) -> None:
@@ -160,10 +168,7 @@ def _phones(out: Path, **options: Any) -> None:
         f"{out}: {done.size} classes at {done.rate:g} Hz, silence among them, from alignments {options['alignments']!r} of "
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
-    if labelled := fitted.get("labelled"):
-        print(
-            f"labels of {labelled['utterances']} utterances ({labelled['seconds'] / 3600:.2f} h) of {labelled['corpus']} made them"
-        )
+    _print_labels_seen(fitted)
 
 
 def _apply(**options: Any) -> None:

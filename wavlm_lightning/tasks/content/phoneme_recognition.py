@@ -72,8 +72,12 @@ class PhonemeRecognition(DecodedTask):
         self.hidden, self.pauses = hidden, pauses
 
     def read_labels(self, corpus: Corpus) -> list[str]:
-        """Three special symbols and the corpus' `phones`, pauses included: 74 with LibriSpeech's 71 symbols."""
-        return [*SPECIAL, *corpus.inventory("phones")]
+        """Three special symbols and the corpus' `phones`, pauses included: 74 with LibriSpeech's 71 symbols.
+
+        With `pauses`, `SIL` too where the inventory lacks it.
+        """
+        phones = corpus.inventory("phones")
+        return [*SPECIAL, *phones, *([PAUSE] if self.pauses and PAUSE not in phones else [])]
 
     def check_labels(self, labels: Any) -> None:
         check_several(self.name, len(labels) - len(SPECIAL), "phones")

@@ -239,7 +239,9 @@ class FolderCtc(DecodedTask):
             )
         return torch.tensor([places.get(label, rest) for label in said])
 
-    def search_with(self, language_model: LanguageModel) -> BeamSearch:
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> BeamSearch:
         """A beam search over the folder's outputs; a `UserError` if its words do not end in `|`."""
         if self.word_end not in (None, WORD_END) and self.word_end in self.labels:
             raise UserError(
@@ -247,7 +249,7 @@ class FolderCtc(DecodedTask):
                 f"{WORD_END!r}; decode without --lm"
             )
         special = [n for n, label in enumerate(self.labels) if not n or label in UNKNOWN_TOKENS or not self.text([n])]
-        return BeamSearch(language_model, self.labels, special)
+        return BeamSearch(language_model, self.labels, special, (), pronunciations)
 
     @property
     def silent(self) -> tuple[int, ...]:

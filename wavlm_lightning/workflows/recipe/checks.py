@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.pretraining.recipe import CodebookRecipe, PseudoLabelRecipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit import read_options
 from wavlm_lightning.workflows.fit.early_checks import layer_count
+from wavlm_lightning.workflows.recipe.chain import Configuration
 from wavlm_lightning.workflows.recipe.stage import RecipeStage
 from wavlm_lightning.workflows.recipe.stages import RecipeRun
 
@@ -74,8 +76,10 @@ def check_language_models(run: RecipeRun) -> None:
     Raises:
         UserError: naming the configuration and the file.
     """
-    recipes = [(each, each.recipe.codebook) for each in run.chain]
-    recipes += [(run.chain[-1], task.recipe.pseudo_labels) for task in run.fine_tunings]
+    recipes: list[tuple[Configuration, CodebookRecipe | PseudoLabelRecipe | None]] = [
+        *((each, each.recipe.codebook) for each in run.chain),
+        *((run.chain[-1], task.recipe.pseudo_labels) for task in run.fine_tunings),
+    ]
     for stage, recipe in recipes:
         model = None if recipe is None else recipe.language_model
         if model is not None and model.file is not None and not Path(model.file).is_file():

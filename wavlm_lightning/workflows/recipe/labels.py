@@ -32,7 +32,8 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
     if codebook.kind == "phones":
         name += "-phones"
     else:
-        layer = {None: "", "auto": "-auto"}.get(codebook.layer, f"-l{codebook.layer}")
+        number = "" if codebook.layer is None else f"-l{codebook.layer}"
+        layer = "-auto" if codebook.layer == "auto" else number
         name += f"{layer}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
     return f"{tag}-{name}" if tag else name
 
@@ -121,7 +122,8 @@ class LabelMaking:
         text = "true transcripts are aligned where the labelled corpus has them, all else is decoded and aligned"
         phones = ["codebook", "phones", str(self.corpus), "--alignments", self.name, "--rate", str(codebook.rate)]
         phones += [*(["--positions"] if codebook.positions else []), "--stress", codebook.stress]
-        phones += ["--out", str(self._folder)]
+        # Where the teacher hears nothing, there is no alignment; pre-training leaves such utterances out.
+        phones += ["--unaligned", "leave-out", "--out", str(self._folder)]
         return [
             *counted,
             RecipeStage(f"align/{self.name}", text, tuple(align)),

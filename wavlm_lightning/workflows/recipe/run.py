@@ -145,13 +145,15 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
             "recipe were run there by hand"
         )
     for each, corpus in zip(run.chain, corpora, strict=True):
-        codebook, labels = each.recipe.codebook, corpus.directory / "labels" / str(run.label_set(each))
+        codebook, name = each.recipe.codebook, str(run.label_set(each))
         # Labels of MFCC may be shared: the same codebook gives the same labels, and `codebook apply` refuses another.
-        encoder = codebook is not None and (codebook.layer is not None or codebook.teacher is not None)
-        if encoder and labels.is_dir():
-            raise UserError(
-                f"{labels}: another run has labelled this corpus under that name; give --tag WORD for other names"
-            )
+        if codebook is None or (codebook.layer is None and codebook.teacher is None):
+            continue
+        for folder in (corpus.directory / "labels" / name, corpus.directory / "alignments" / name):
+            if folder.is_dir():
+                raise UserError(
+                    f"{folder}: another run has labelled this corpus under that name; give --tag WORD for other names"
+                )
     return ledger
 
 
@@ -161,7 +163,7 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    settings = {
+    settings: dict[str, Any] = {
         "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],

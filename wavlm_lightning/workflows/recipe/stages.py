@@ -41,7 +41,8 @@ class RecipeRun:
     options: Sequence[Sequence[str]] = ()  # of every `wavlm fit` of pre-training, each with its values
 
     def __post_init__(self) -> None:
-        names = list(dict.fromkeys(each.name for each in (*self.chain, *self.teachers, *self.fine_tunings)))
+        tasks = [each.name for each in (*self.teachers, *self.fine_tunings)]
+        names = list(dict.fromkeys([*(each.name for each in self.chain), *tasks]))
         if self.labelled is not None and not self.supervised:
             raise UserError(
                 "--labelled: this recipe makes no labels by a teacher; name the corpora of its fine-tunings with --corpus-of"

@@ -95,14 +95,9 @@ class Tuning:
     def _pseudo_labels(self, teacher: Tuning) -> list[RecipeStage]:
         pseudo = self.task.recipe.pseudo_labels
         assert pseudo is not None
-        model, counted = language_model(pseudo.language_model, self.name, self.labelled, self.out)
-        command = [
-            "pseudo-label",
-            str(self.out / teacher.tested),
-            str(self.unlabelled),
-            "--out",
-            str(self.pseudo_corpus),
-        ]
+        run = self.out / teacher.tested
+        model, counted = language_model(pseudo.language_model, run, self.name, self.labelled, self.out)
+        command = ["pseudo-label", str(run), str(self.unlabelled), "--out", str(self.pseudo_corpus)]
         command += ["--share", f"{pseudo.share:g}", *model]
         headline = f"transcripts by {teacher.tested}; the best {100 * pseudo.share:g} % are kept"
         product = self.pseudo_corpus / "corpus.json"
