@@ -99,8 +99,10 @@ def fit_map(
             os.link(mine, path)  # unlike a rename, it does not replace the map of a part that was faster
         except FileExistsError:
             pass
+        except OSError:  # a file system without links: there the later of two maps counts
+            mine.replace(path)
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
     with reading(path, "the map of a codebook", "remove it and run the same command again"):
         tensors = load_file(path)
         explained = float(tensors["explained"][0])

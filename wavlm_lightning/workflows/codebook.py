@@ -35,10 +35,8 @@ from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, lab
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_json
-from wavlm_lightning.tasks.pseudo_labels import counts_of
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, newest_checkpoint, read_entries
 from wavlm_lightning.upstreams.wavlm import load_encoder
-from wavlm_lightning.workflows.predict.run_data import data_of_run
 
 AUTO = "auto"  # a layer that is chosen
 SWEEP_RESTARTS = 5  # initialisations of k-means on each layer of a sweep
@@ -232,6 +230,11 @@ def labels_behind(encoder: str | Path) -> list[Entry]:
         return seen
     if HEAD_KEY not in read_entries(path):
         return []
+    from wavlm_lightning.tasks.pseudo_labels import (
+        counts_of,
+    )  # all of our tasks: seconds that other codebooks need not wait
+    from wavlm_lightning.workflows.predict.run_data import data_of_run
+
     try:
         data = data_of_run(path.parent.parent, None)
         return [counts_of(data.corpus, data.training_split())]
