@@ -74,6 +74,6 @@ def test_what_does_not_fit_is_refused(corpus, tmp_path):
     saver = ModelCheckpoint(tmp_path, filename="x", every_n_train_steps=1)
     fit(soft(), data(corpus, "soft"), 1, callbacks=[saver])
     with pytest.raises(
-        UserError, match="resume: the checkpoint was trained on other soft labels than data.labels names"
+        UserError, match=r"resume: the checkpoint was trained on other soft labels than data.labels names"
     ):
         fit(soft(), data(corpus, "softer"), 2, tmp_path / "x.ckpt")
