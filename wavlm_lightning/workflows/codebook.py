@@ -22,10 +22,12 @@ from wavlm_lightning.codebooks import (
 )
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
+from wavlm_lightning.codebooks.labels import label_head
 from wavlm_lightning.codebooks.layer_sweep import BY_POSITION, LayerSweep, last_third, layer_by_position, sweep_layers
 from wavlm_lightning.codebooks.phones import phone_codebook as of_phones
 from wavlm_lightning.codebooks.projection import Projection
 from wavlm_lightning.codebooks.quality import label_quality, timed_phones
+from wavlm_lightning.codebooks.soft_labels import SoftSetting
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.alignments import OWN
 from wavlm_lightning.data.corpus import Corpus
@@ -368,6 +370,7 @@ class Labelled(NamedTuple):
     part: JobShard  # which shards were considered
     quality: dict[str, ClusterQuality]  # by split with phone alignments; empty if only a part was labelled
     usage: LabelUsage  # of all labels that are there; also in `usage.json` of the folder
+    soft: SoftSetting | None = None  # how its soft labels were made
 
 
 def apply_codebook(
@@ -377,6 +380,8 @@ def apply_codebook(
     splits: list[str] | None = None,
     jobs: int | None = None,
     part: str = "1/1",
+    soft: int | None = None,
+    temperature: float | None = None,
 ) -> Labelled:
     """Label every shard of a corpus, count the clusters in use, and score the labels if it has phone alignments.
 
@@ -387,19 +392,21 @@ def apply_codebook(
         splits: which splits; all by default.
         jobs: processes; None chooses.
         part: `I/N` or `auto`: only every N-th shard, from the I-th.
+        soft: keep so many of the nearest clusters a frame and their posteriors beside the labels.
+        temperature: of the posteriors; by default the mean margin of the corpus, see `fitting_temperature`.
 
     Raises:
         UserError: see `wavlm_lightning.codebooks.label_corpus`.
     """
     opened, shard = Corpus.open(corpus), JobShard.parse(part)
-    shards = label_corpus(opened, Codebook.load(codebook), name, splits, jobs, shard)
+    shards = label_corpus(opened, Codebook.load(codebook), name, splits, jobs, shard, soft, temperature)
     quality = {}
     if shard.of == 1:  # otherwise the labels of other parts may be missing
         found = {split: label_quality(opened, name, split) for split in splits or opened.splits}
         quality = {split: each for split, each in found.items() if each is not None}
     folder, usage = opened.directory / "labels" / name, label_usage(opened, name)
     write_usage(usage, folder)
-    return Labelled(folder, shards, shard, quality, usage)
+    return Labelled(folder, shards, shard, quality, usage, SoftSetting.read(label_head(opened, name)))
 
 
 def score_codebook(corpus: Path | str, name: str, split: str = "train", alignments: str = OWN) -> ClusterQuality | None:

@@ -87,6 +87,11 @@ def build_parser() -> argparse.ArgumentParser:
     shards = f"only every N-th shard, from the I-th on, for job arrays; {AUTO}"
     apply.add_argument("--part", metavar="I/N", default="1/1", help=shards)
 
+    posteriors = "keep the K nearest clusters a frame and their posteriors, too (`soft: true` of MaskedPrediction)"
+    apply.add_argument("--soft", type=whole, metavar="K", help=posteriors)
+    fitting = "of the posteriors softmax(-distance^2 / T) (default: the mean margin between the second and the nearest cluster)"
+    apply.add_argument("--temperature", type=float, metavar="T", help=fitting)
+
     score = verbs.add_parser(
         "score",
         help="purity and PNMI against phones with times: of labels, or of the layers of an encoder",
@@ -173,6 +178,11 @@ def _apply(**options: Any) -> None:
     of = f" of part {done.part.number + 1}/{done.part.of}" if done.part.of > 1 else ""
     print(f"{done.folder}: {done.shards} shards{of} labelled now")
     print(f"{done.folder}: {done.usage}")
+    if done.soft is not None and done.usage.soft_share is not None:
+        print(
+            f"{done.folder}: {done.soft.labels} soft labels a frame at temperature {done.soft.temperature:g} hold "
+            f"{100 * done.usage.soft_share:.1f} % of the posterior"
+        )
     for split, quality in done.quality.items():
         _print_quality(split, quality)
 
