@@ -196,8 +196,7 @@ class ResultCard:
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
         new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
-        new += ("labelled", "pseudo_labelled")
-        for name in new:
+        for name in (*new, "labelled", "pseudo_labelled"):
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")
