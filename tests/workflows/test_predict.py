@@ -87,6 +87,30 @@ def test_every_head_has_something_to_say(runs, recordings, tmp_path, capsys, nam
     assert "0.flac" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["asr", "pr", "sf"])
+def test_several_answers_without_a_language_model(runs, recordings, tmp_path, capsys, name):
+    """The greedy answer stays as it is; answers of another number are made anew."""
+    key, rows = FACTS[name], {}
+    for count in ("1", "3", "2"):
+        out = ["--json", "--out", str(tmp_path), "--nbest", count]
+        assert main(["predict", str(runs / name), str(recordings), *out]) == 0
+        rows[count] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[len(row["nbest"]) for row in rows[count]] for count in ("3", "2")] == [[3] * 3, [2] * 3]
+    for one, two, three in zip(rows["1"], rows["2"], rows["3"], strict=True):
+        assert one[key] == three[key] and "nbest" not in one and two["nbest"] == three["nbest"][:2]
+        scores = [each["score"] for each in three["nbest"]]
+        assert 0 >= scores[0] >= scores[1] >= scores[2] and len({each[key] for each in three["nbest"]} - {""}) > 1
+    assert main(["predict", str(runs / name), str(recordings / "0.flac"), "--nbest", "2"]) == 0
+    best = rows["2"][0]["nbest"][0]
+    assert f"{best['score']:10.3f}  {best[key]}" in capsys.readouterr().out
+
+
+def test_a_head_with_one_answer_says_so(runs, recordings, capsys):
+    assert main(["predict", str(runs / "ks"), str(recordings), "--nbest", "2"]) == 2
+    assert "--nbest 2: KS has one answer" in capsys.readouterr().err
+    assert main(["predict", str(runs / "ks"), str(recordings), "--nbest", "1"]) == 0
+
+
 def test_alone_or_together_the_answer_is_the_same(runs, recordings, capsys):
     answers = []
     for seconds in ("1", "1000"):

@@ -13,7 +13,7 @@ from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.ctc import CtcTask, listed
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -30,16 +30,13 @@ class DecodedTask(CtcTask):
         special: number of outputs, the blank first, that stand for no letter or phone.
         end: index of the end symbol.
         counted: what the headline metric counts, in the plural.
-        text_key: of the answer in `readable`.
         normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
-        nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
         test_transcripts: of the last test, in the first process.
     """
 
     special: ClassVar[int]
     end: ClassVar[int]
     counted: ClassVar[str] = "words"
-    text_key: ClassVar[str] = "text"
     normaliser: ClassVar[str] = "none"
 
     def __init__(
@@ -47,7 +44,6 @@ class DecodedTask(CtcTask):
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.language_model = language_model
-        self.nbest = 1
         self.test_transcripts: Transcripts | None = None
         self._heard: dict[str, list[str]] = {}  # of this test: key -> reference, answer, answer with the language model
         if language_model is not None:
@@ -70,9 +66,9 @@ class DecodedTask(CtcTask):
         """A beam search over the outputs of this head."""
         return BeamSearch(language_model, self.labels, range(self.special), self.end)
 
-    def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
+    def use_language_model(self, language_model: LanguageModel) -> None:
         """Decode with a language model from now on; the head is already built."""
-        self.language_model, self.nbest = language_model, nbest
+        self.language_model = language_model
         self.search = self.search_with(language_model)
 
     def _add_second_metric(self) -> None:
@@ -123,14 +119,14 @@ class DecodedTask(CtcTask):
             self.details["language_model"] = self.language_model.described()
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The greedy transcript and, with a language model, its transcript as `text_lm`, and `nbest` if asked for."""
-        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        """The greedy transcript and, with a language model, its transcript as `text_lm`; `nbest` of it if asked for."""
         if self.language_model is None:
-            return rows
+            return super().readable(outputs, lengths)
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
         for row, found in zip(rows, self.search.nbest(outputs, lengths, self.nbest), strict=True):
             row[f"{self.text_key}_lm"] = found[0].text
             if self.nbest > 1:
-                row["nbest"] = [{self.text_key: text, "score": round(score, 4)} for text, score in found]
+                row["nbest"] = listed(found, self.text_key)
         return rows
 
 
