@@ -93,7 +93,9 @@ def test_the_first_process_shows_what_was_scored(two, one, strategy):
     assert len(table) == len(alone) == 2 and table[0][0] == alone[0][0]
     assert two[0][strategy]["SE trained"]["heard"] and two[1][strategy]["SE trained"]["heard"] == []
     said, wanted = (json.loads(rows[0][2]) for rows in (table, alone))
-    assert said["keyword"] == wanted["keyword"] and said["probability"] == pytest.approx(wanted["probability"], abs=1e-3)
+    assert said["keyword"] == wanted["keyword"] and said["probability"] == pytest.approx(
+        wanted["probability"], abs=1e-3
+    )
 
 
 @EACH

@@ -13,7 +13,13 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import EcapaVerification, KeywordSpotting, SpeakerDiarization, SpeakerVerification, WaveformTask
+from wavlm_lightning.tasks import (
+    EcapaVerification,
+    KeywordSpotting,
+    SpeakerDiarization,
+    SpeakerVerification,
+    WaveformTask,
+)
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
@@ -104,6 +110,7 @@ def test_torch_export_of_an_x_vector(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_an_ecapa_tdnn(tmp_path, form):
     """With batch norms that have seen data, and rows shorter than the batch."""

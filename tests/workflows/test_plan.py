@@ -343,6 +343,7 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
         assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
 
 
+@pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part
 @pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_we_ship_is_counted_whole(path):
     plans = planned(path)

@@ -505,6 +505,10 @@ class Task(HeadCheckpoint, Trainable):
             self.utterance_results = self.scored.results(self, float(values[self.metric]))
         self.gather_parameters()
 
+    def further_results(self) -> list[UtteranceResults]:
+        """What each utterance of the last test adds to metrics beside the headline, for their intervals; in the first process."""
+        return []
+
     def gather_parameters(self) -> None:
         """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""
         if isinstance(self.trainer.strategy, FSDP2):

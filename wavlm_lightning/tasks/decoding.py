@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -11,6 +13,7 @@ from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.reports.transcripts import Transcripts
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask, listed
@@ -117,6 +120,19 @@ class DecodedTask(CtcTask):
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
+
+    def further_results(self) -> list[UtteranceResults]:
+        """Letters behind the character error rate, and words or phones behind the rate with a language model."""
+        heard, first = self.test_transcripts, self.utterance_results
+        if heard is None or first is None or heard.keys != first.keys:
+            return []
+        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.directions else {}
+        if self.second_metric in heard.answers:
+            counted[self.second_metric] = heard.counts(self.second_metric, "words")
+        return [
+            replace(first, metric=name, errors=np.asarray(errors, float), counts=np.asarray(counts, float))
+            for name, (errors, counts) in counted.items()
+        ]
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The greedy transcript and, with a language model, its transcript as `text_lm`; `nbest` of it if asked for."""

@@ -102,7 +102,9 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
 def answer_with(head: TrainedHead, nbest: int) -> None:
     """Let a head give that many answers for each recording; a `UserError` if it has no search that finds several."""
     if nbest > 1 and not isinstance(head.task, CtcTask):
-        raise UserError(f"--nbest {nbest}: {head.task.name} has one answer for a recording; heads with CTC have several")
+        raise UserError(
+            f"--nbest {nbest}: {head.task.name} has one answer for a recording; heads with CTC have several"
+        )
     if isinstance(head.task, CtcTask):
         head.task.nbest = nbest
 
