@@ -346,7 +346,6 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
         assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
 
 
-<<<<<<< HEAD
 def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     """Of two codebooks of different sizes; without `label_sizes` both were as large as the recipe's."""
     entries = [{"class_path": "MaskedPrediction", "init_args": {"labels": name}} for name in ("a", "b")]
@@ -362,9 +361,7 @@ def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     assert training.parameters == parameter_count(config) + sum(ours)
 
 
-=======
 @pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part
->>>>>>> FT17
 @pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_we_ship_is_counted_whole(path):
     plans = planned(path)

@@ -197,22 +197,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-<<<<<<< HEAD
-        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
-        for name in (*new, "labelled", "pseudo_labelled"):
-=======
-        new = (
-            "headlines",
-            "interval",
-            "interval_note",
-            "intervals",
-            "rates_tried",
-            "chosen_on",
-            "training_seconds",
-            "machine",
-        )
-        for name in new:
->>>>>>> FT17
+        new = ("headlines", "interval", "interval_note", "intervals", "rates_tried", "chosen_on", "training_seconds")
+        for name in (*new, "machine", "labelled", "pseudo_labelled"):
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")

@@ -17,12 +17,9 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
-<<<<<<< HEAD
-from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
-=======
 from wavlm_lightning.tasks.components.beam_search import Hypothesis
+from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
 from wavlm_lightning.tasks.components.prefix_search import BEAM, prefix_search
->>>>>>> FT17
 from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
@@ -51,7 +48,6 @@ class CtcTask(Task):
 
     A subclass implements `spell`, which turns a sequence of labels into text.
 
-<<<<<<< HEAD
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
@@ -60,11 +56,10 @@ class CtcTask(Task):
             that the first epoch of a run has none. Labels then last longer and blanks are fewer, at the cost of more errors:
             start from a trained plain head (`start_from`). Validation and test have the plain loss.
         settings: see `Task`.
-=======
+
     Attributes:
         text_key: of the answer in `readable`.
         nbest: answers of each recording in `readable`, with scores; 1 for the greedy one alone.
->>>>>>> FT17
     """
 
     better: ClassVar[Direction] = "lower"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from typing import Any, ClassVar, NamedTuple
-=======
 from dataclasses import replace
-from typing import Any, ClassVar
->>>>>>> FT17
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
