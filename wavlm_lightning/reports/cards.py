@@ -195,16 +195,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        new: tuple[str, ...] = (
-            "headlines",
-            "interval",
-            "interval_note",
-            "rates_tried",
-            "chosen_on",
-            "training_seconds",
-            "machine",
-        )
-        new += ("labelled", "pseudo_labelled")
+        new = ["headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine"]
+        new += ["labelled", "pseudo_labelled"]
         for name in new:
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
