@@ -156,7 +156,7 @@ def test_letters_without_a_lexicon_and_every_path(tmp_path):
     seen = set()
     for weight, _, silence in WEIGHTS:
         weights = LanguageModel(None, str(tmp_path / "letters.arpa"), 5000, 1000.0, weight, silence=silence)
-        search = BeamSearch(weights, labels, special=range(3), end=1)
+        search = BeamSearch(weights, labels, special=range(3), silent=[1])
         assert not search.has_words
         found = search(logits, torch.full((8,), 6))
         # A text is what a reader sees: one blank between words.
@@ -191,7 +191,7 @@ def test_phones_without_a_lexicon_and_every_path(tmp_path):
     assert [[text for text, _ in row] for row in found] == [[text for _, text in row] for row in wanted]
     assert len({row[0].text for row in found}) > 3
     with pytest.raises(UserError, match=r"language_model\.silence: this head has no output"):
-        BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, range(3), 1)
+        BeamSearch(LanguageModel(None, str(tmp_path / "phones.arpa"), silence=1.0), labels, range(3), [1])
 
 
 def test_reweighted_is_a_new_search(tmp_path):

@@ -21,6 +21,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
+from wavlm_lightning.codebooks.linear_map import LinearMap
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
@@ -40,20 +41,28 @@ class UtteranceSample:
     wanted: int  # utterances in the share
     numbers: np.ndarray  # of the utterances that fit, in the order of the draw: int64 (utterances,)
     frames: np.ndarray  # of each of them, int64 (utterances,)
+    map: LinearMap | None = None  # that the features go through before they are held
 
     @classmethod
     def make(
-        cls, corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float, seed: int
+        cls,
+        corpus: Corpus,
+        source: FeatureSource,
+        split: str,
+        share: float,
+        memory_gib: float,
+        seed: int,
+        dim: int | None = None,
     ) -> UtteranceSample:
         """Draw utterances at random until the share (rounded up) is reached or their features fill `memory_gib`.
 
-        At least one utterance is drawn.
+        At least one utterance is drawn. `dim` is that of the features as they are held, if a map will change it.
         """
         utterances = corpus.split(split)
         wanted = math.ceil(share * len(utterances) - 1e-9)  # 0.1 * 30 is 3 in spite of rounding
         order = np.random.default_rng(seed).permutation(len(utterances))[:wanted]
         frames = source.frames(utterances.samples[order])
-        size = np.cumsum(frames) * source.describe()["dim"] * np.dtype(np.float32).itemsize
+        size = np.cumsum(frames) * (source.describe()["dim"] if dim is None else dim) * np.dtype(np.float32).itemsize
         held = max(1, int(np.searchsorted(size, memory_gib * 2**30, side="right")))
         return cls(corpus, utterances, source, wanted, order[:held], frames[:held])
 
@@ -69,6 +78,7 @@ class UtteranceSample:
         """Identifies this sample and its features; kept features of another sample are not used."""
         numbers = hashlib.sha256(np.ascontiguousarray(self.numbers, dtype="<i8").tobytes()).hexdigest()
         facts = [self.corpus.sha256, self.split.name, self.source.describe(), numbers, GROUP_SECONDS]
+        facts += [] if self.map is None else [self.map.sha256]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def features(self, jobs: int | None = 1, keep: Path | None = None) -> np.ndarray:
@@ -77,7 +87,8 @@ class UtteranceSample:
         The folder `keep` holds the features of each group, which are reused after an interruption.
         """
         # Groups are written to their final rows, so no features are held in memory twice.
-        frames, dim = int(self.frames.sum()), self.source.describe()["dim"]
+        frames = int(self.frames.sum())
+        dim = self.source.describe()["dim"] if self.map is None else self.map.dim
         try:
             features = np.empty((frames, dim), np.float32)
         except (MemoryError, ValueError) as error:  # of a single utterance, or more than the budget was set to
@@ -110,8 +121,8 @@ class UtteranceSample:
         ]
         kind = self.source.describe()["kind"]
         jobs = min(jobs_for_audio(kind, sum(samples) / SAMPLE_RATE / 3600) if jobs is None else jobs, len(tasks))
-        opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe(), wanted)
-        here = Extractor(self.split, self.source, wanted)
+        opened = partial(_open, self.corpus.directory, self.split.name, self.source.describe(), wanted, self.map)
+        here = Extractor(self.split, self.source, wanted, self.map)
         with HoursBar(sum(samples), 0, "features") as bar:
             results = in_order(opened if jobs > 1 else lambda _: here, tasks, jobs)
             for group, length, rows in zip(groups, samples, results, strict=True):
@@ -125,8 +136,8 @@ class Extractor:
     Features that are not `wanted` are only kept on disk: they need not travel between processes.
     """
 
-    def __init__(self, split: Split, source: FeatureSource, wanted: bool) -> None:
-        self.split, self.source, self.wanted = split, source, wanted
+    def __init__(self, split: Split, source: FeatureSource, wanted: bool, through: LinearMap | None = None) -> None:
+        self.split, self.source, self.wanted, self.map = split, source, wanted, through
 
     def __call__(self, task: tuple[np.ndarray, np.ndarray, Path | None]) -> np.ndarray:
         """Features float32 `(frames, dim)` of a task: utterances, frames of each, file to keep the features in."""
@@ -136,7 +147,8 @@ class Extractor:
         rows = []
         for number, expected in zip(numbers, frames, strict=True):
             shard, place = self.split.locate(int(number))
-            rows.append(features_of(self.source, shard, place))
+            found = features_of(self.source, shard, place)
+            rows.append(found if self.map is None else self.map(found))
             if len(rows[-1]) != expected:
                 raise UserError(
                     f"{shard.path}: utterance {shard.keys[place]!r} differs in length from the index; prepare the corpus again"
@@ -156,5 +168,8 @@ def _found(kept: Path, frames: int) -> np.ndarray | None:
     return features if features.ndim == 2 and len(features) == frames else None
 
 
-def _open(corpus: Path, split: str, description: dict, wanted: bool, device: str | None) -> Extractor:
-    return Extractor(Corpus.open(corpus).split(split), FeatureSource.from_description(description, device), wanted)
+def _open(
+    corpus: Path, split: str, description: dict, wanted: bool, through: LinearMap | None, device: str | None
+) -> Extractor:
+    source = FeatureSource.from_description(description, device)
+    return Extractor(Corpus.open(corpus).split(split), source, wanted, through)

@@ -15,7 +15,7 @@ from wavlm_lightning.system.hardware import usable_cores
 
 Item = TypeVar("Item")
 # Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features.
-HOURS_PER_PROCESS = {"mfcc": 5.0, "layer": 0.1}
+HOURS_PER_PROCESS = {"phones": 1000.0, "mfcc": 5.0, "context": 1.0, "layer": 0.1, "layers": 0.1}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class JobShard:
 def jobs_for_audio(kind: str, hours: float) -> int:
     """How many processes pay off: at most one per GPU for layers of an encoder, else one per core."""
     usable = usable_cores()
-    if kind == "layer" and torch.cuda.is_available():
+    if kind in ("layer", "layers") and torch.cuda.is_available():
         usable = torch.cuda.device_count()
     usable //= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's ranks on this machine share it
     return max(1, min(usable, math.ceil(hours / HOURS_PER_PROCESS.get(kind, 1.0))))

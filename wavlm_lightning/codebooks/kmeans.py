@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from wavlm_lightning.codebooks.codebook import Codebook
 from wavlm_lightning.codebooks.extraction import UtteranceSample
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.job_shards import JobShard
+from wavlm_lightning.codebooks.projection import Projection, fit_map, statistics_sample
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import timed
@@ -28,13 +31,15 @@ def extract_part(
     memory_gib: float | None = None,
     seed: int = 0,
     jobs: int | None = 1,
+    projection: Projection | None = None,
 ) -> int:
     """Extract and keep a part of the features that `fit_kmeans` needs, and return its number of groups of utterances.
 
     So several machines share the work. All arguments but `part` must be those of the later `fit_kmeans`; so must
     `memory_gib`, because it limits the number of utterances.
     """
-    return _draw(corpus, source, split, share, memory_gib, seed).extract(part, keep, jobs)
+    draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
+    return _mapped(draw, projection, memory_gib, seed, jobs, keep).extract(part, keep, jobs)
 
 
 def fit_kmeans(
@@ -48,6 +53,7 @@ def fit_kmeans(
     restarts: int = 20,
     jobs: int | None = 1,
     keep: Path | None = None,
+    projection: Projection | None = None,
 ) -> Codebook:
     """Mini-batch k-means with the settings of HuBERT's released scripts.
 
@@ -68,19 +74,28 @@ def fit_kmeans(
         restarts: k-means++ initialisations, of which the best is kept.
         jobs: processes that extract features; None chooses by amount of audio and machine.
         keep: folder that keeps features until the fit is done, so that an interrupted fit continues; None keeps nothing.
+        projection: a PCA to fit first, on `STATISTICS_FRAMES` of the frames; k-means sees what it puts out. None clusters the
+            features as they are.
 
     Raises:
         UserError: the share is not above 0 and at most 1, or there are fewer frames than clusters.
     """
-    from sklearn.cluster import MiniBatchKMeans
-
-    draw = _draw(corpus, source, split, share, memory_gib, seed)
+    draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
     if (total := int(draw.frames.sum())) < size:
         raise UserError(
             f"{corpus.directory}: {total} frames of split {split!r} cannot make {size} clusters; "
             "use more audio, a larger --share or --memory, or fewer clusters"
         )
-    frames = draw.features(jobs, keep)
+    draw = _mapped(draw, projection, memory_gib, seed, jobs, keep)
+    centroids = cluster(draw.features(jobs, keep), size, restarts, seed)
+    fitted = described_fit(draw, share, seed)
+    return Codebook(centroids, source.rate, source.describe(), fitted, map=draw.map)
+
+
+def cluster(frames: np.ndarray, size: int, restarts: int, seed: int, what: str = "") -> np.ndarray:
+    """Centroids float32 `(size, dim)` of frames `(frames, dim)`, by mini-batch k-means with HuBERT's settings."""
+    from sklearn.cluster import MiniBatchKMeans
+
     model = MiniBatchKMeans(
         n_clusters=size,
         init="k-means++",
@@ -93,21 +108,25 @@ def fit_kmeans(
         compute_labels=False,
         random_state=seed,
     )
-    with timed(f"k-means of {size} clusters on {len(frames)} frames"), warnings.catch_warnings():
+    with timed(f"k-means of {size} clusters on {len(frames)} frames{what}"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*KMeans is known to have a memory leak.*")
         model.fit(frames)
-    fitted = {
-        "corpus": corpus.name,
-        "corpus_sha256": corpus.sha256,
-        "split": split,
+    return model.cluster_centers_.astype(np.float32)
+
+
+def described_fit(draw: UtteranceSample, share: float, seed: int) -> dict[str, Any]:
+    """The entry `fitted` of a codebook: the corpus and the utterances whose frames it was fitted on."""
+    return {
+        "corpus": draw.corpus.name,
+        "corpus_sha256": draw.corpus.sha256,
+        "split": draw.split.name,
         "share": share,
         "utterances": len(draw.numbers),
         "wanted_utterances": draw.wanted,
         "of_utterances": len(draw.split),
-        "frames": len(frames),
+        "frames": int(draw.frames.sum()),
         "seed": seed,
     }
-    return Codebook(model.cluster_centers_.astype(np.float32), source.rate, source.describe(), fitted)
 
 
 def remove_features(keep: Path) -> None:
@@ -115,10 +134,31 @@ def remove_features(keep: Path) -> None:
     shutil.rmtree(keep, ignore_errors=True)
 
 
-def _draw(
-    corpus: Corpus, source: FeatureSource, split: str, share: float, memory_gib: float | None, seed: int
+def draw_sample(
+    corpus: Corpus,
+    source: FeatureSource,
+    split: str,
+    share: float,
+    memory_gib: float | None,
+    seed: int,
+    dim: int | None = None,
 ) -> UtteranceSample:
+    """The utterances of a fit, see `UtteranceSample.make`; a UserError says if the share is impossible."""
     if not 0 < share <= 1:
         raise UserError(f"the share of utterances that k-means sees must be above 0 and at most 1, not {share:g}")
     memory_gib = default_budget_gib() if memory_gib is None else memory_gib
-    return UtteranceSample.make(corpus, source, split, share, memory_gib, seed)
+    return UtteranceSample.make(corpus, source, split, share, memory_gib, seed, dim)
+
+
+def _mapped(
+    draw: UtteranceSample,
+    projection: Projection | None,
+    memory_gib: float | None,
+    seed: int,
+    jobs: int | None,
+    keep: Path | None,
+) -> UtteranceSample:
+    """The draw with its map, which is fitted to the first of its utterances."""
+    if projection is None:
+        return draw
+    return replace(draw, map=fit_map(projection, statistics_sample(draw, memory_gib), seed, jobs, keep))

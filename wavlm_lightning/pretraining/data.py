@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from wavlm_lightning.audio import SAMPLE_RATE, SHORTEST
@@ -26,6 +27,20 @@ from wavlm_lightning.pretraining.contract import PretrainingServed
 from wavlm_lightning.pretraining.crops import Crops
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import capped
+
+
+def _with_labels(numbers: np.ndarray, labels: dict[str, LabelSet], split: str) -> np.ndarray:
+    """The utterances that have labels in all sets: those without alignment have none in a codebook of phones."""
+    kept = numbers
+    for each in labels.values():
+        if each.has_labels is not None:
+            kept = kept[each.has_labels[kept]]
+    if len(kept) < len(numbers):
+        said = f"data.labels {', '.join(labels)}: {len(numbers) - len(kept)} of {len(numbers)} utterances of split {split!r}"
+        if not len(kept):
+            raise UserError(f"{said} have no labels; align some of them, and run `wavlm codebook apply` again")
+        rank_zero_info(f"{said} have no alignment, and are left out")
+    return kept
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,7 @@ class PretrainingData(ResumableData):
             where = ", ".join(source.path for source in self.sources)
             raise UserError(f"{where}: split {name!r} has no utterance of {self.min_seconds} s; lower min_seconds")
         labels = {each: LabelSet.join([LabelSet.open(corpus, each, name) for corpus in flat]) for each in self.labels}
+        numbers = _with_labels(numbers, labels, name)
         shards = [sum(len(corpus.split(name).shards) for corpus in group) for group in used]
         return Part(split, labels, numbers, [0, *itertools.accumulate(shards)])
 
@@ -204,6 +220,8 @@ class PretrainingData(ResumableData):
         # written before an option existed can still be resumed.
         if self.train_split != "train":
             layout["train_split"] = self.train_split
+        if soft := {name: labels.soft.about() for name, labels in self.label_sets.items() if labels.soft}:
+            layout["soft_labels"] = soft
         if self.noise_layout:
             layout["noise"] = self.noise_layout
         if self.weights:

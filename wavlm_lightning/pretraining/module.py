@@ -125,6 +125,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.codebooks = codebooks
         for objective in self.objectives:
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+            objective.check_labels(codebooks)
             objective.attach(self.encoder)
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
@@ -176,8 +177,11 @@ class WavLMPretraining(NormalisedUpdates):
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
         # Compared as lists, because the order counts: an objective that names no label set reads the first.
-        if list((self.codebooks or {}).items()) != list(checkpoint["codebooks"].items()):
-            raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
+        ours, theirs = (list(books.items()) for books in (self.codebooks or {}, checkpoint["codebooks"]))
+        if ours != theirs:
+            hard = [[(name, {**book, "soft": None}) for name, book in each] for each in (ours, theirs)]
+            what = "other soft labels" if hard[0] == hard[1] else "labels of another codebook"
+            raise UserError(f"resume: the checkpoint was trained on {what} than data.labels names")
         super().on_load_checkpoint(checkpoint)
 
     # One pass.
@@ -216,6 +220,7 @@ class WavLMPretraining(NormalisedUpdates):
             mask=mask,
             padding=layers.padding,
             labels={name: labels[:, :frames] for name, labels in batch.labels.items()},
+            soft_labels={name: labels[:, :frames] for name, labels in batch.soft_labels.items()},
             audio=batch.audio,
             step=step,
             generator=generator,

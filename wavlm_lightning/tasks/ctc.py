@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -16,8 +17,12 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.components.beam_search import Hypothesis
+from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
+from wavlm_lightning.tasks.components.prefix_search import BEAM, prefix_search
 from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import Level
 
 BLANK = 0  # index of the CTC blank
@@ -42,14 +47,33 @@ class CtcTask(Task):
     """A sequence of labels for each utterance (Graves et al. 2006); index 0 is the blank. See `Task` for the arguments.
 
     A subclass implements `spell`, which turns a sequence of labels into text.
+
+    Args:
+        upstream: where features come from.
+        learning_rate: of Adam.
+        label_priors: factor of the log-priors of labels that training subtracts from the log-probabilities inside the loss
+            (arXiv 2406.02560, there 0.35 for phones); 0 for plain CTC. The priors are the mean posteriors of the epoch before, so
+            that the first epoch of a run has none. Labels then last longer and blanks are fewer, at the cost of more errors:
+            start from a trained plain head (`start_from`). Validation and test have the plain loss.
+        settings: see `Task`.
+
+    Attributes:
+        text_key: of the answer in `readable`.
+        nbest: answers of each recording in `readable`, with scores; 1 for the greedy one alone.
     """
 
     better: ClassVar[Direction] = "lower"
     answer = "labels"
     cache_level: ClassVar[Level | None] = "frame"
+    text_key: ClassVar[str] = "text"
+    nbest = 1
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
 
     _example = ""  # the first utterance that CTC cannot align
+
+    def __init__(self, upstream: Upstream, learning_rate: float, label_priors: float = 0.0, **settings: Any) -> None:
+        super().__init__(upstream, learning_rate, **settings)
+        self.label_priors = LabelPriors(label_priors)
 
     @abstractmethod
     def spell(self, numbers: list[int]) -> str:
@@ -64,6 +88,8 @@ class CtcTask(Task):
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss per label, mean over utterances with enough frames for their labels; 0 if there is none."""
+        if (losses := self.losses_with_priors(outputs, lengths, targets)) is not None:
+            return (losses / targets.lengths.clamp(min=1)).sum() / alignable(lengths, targets).sum().clamp(min=1)
         # In fp32, also under bf16 autocast.
         log_probabilities = outputs.float().log_softmax(-1).transpose(0, 1)
         loss = nn.functional.ctc_loss(
@@ -71,6 +97,28 @@ class CtcTask(Task):
         )
         # Utterances without a path count 0 in PyTorch's mean, which would look like a better model.
         return loss / alignable(lengths, targets).float().mean().clamp(min=1 / len(lengths))
+
+    def losses_with_priors(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor | None:
+        """The loss of each utterance with label priors, `(batch,)` in nats, 0 without a path; None where plain CTC is trained.
+
+        Adds the posteriors of the batch to the priors of the next epoch.
+        """
+        if not self.label_priors.strength or not self.training:
+            return None
+        # At least fp32, also under bf16 autocast.
+        log_probabilities = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).log_softmax(-1)
+        priors = self.label_priors.of_epoch(self.trainer.current_epoch)
+        sums = posterior_sums(log_probabilities, lengths)
+        if self.trainer.world_size > 1:
+            # At every step, so that the checkpoint of any process holds the sum over all of them.
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.label_priors.add(sums[:-1], float(sums[-1]))
+        if priors is None:
+            return None
+        scaled = self.label_priors.strength * priors
+        return ctc_loss_with_priors(
+            log_probabilities, scaled, lengths, targets, alignable(lengths, targets), blank=BLANK
+        )
 
     def _counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
         return alignable(lengths, batch.targets).sum()
@@ -162,6 +210,13 @@ class CtcTask(Task):
         super().on_save_checkpoint(checkpoint)
         if counted := {**self.trained.get("targets", {}), **_faulty(self.target_counts)}:
             checkpoint["task"]["targets"] = counted
+        if self.label_priors.strength:
+            checkpoint["label_priors"] = self.label_priors.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.label_priors.strength and "label_priors" in checkpoint:
+            self.label_priors.load(checkpoint["label_priors"])
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
         """Greedy decoding of logits `(batch, frames, labels)`: the best label of each frame, repeats merged, blanks dropped."""
@@ -188,8 +243,34 @@ class CtcTask(Task):
             scores.append(contribution(metric, self.metric))
         return scores
 
+    def best_texts(self, outputs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
+        """The most probable texts of each utterance, best first: at least one, at most `count`.
+
+        A text's score is the natural logarithm of its probability: the sum over all alignments of all label sequences that
+        spell it. The first one may differ from that of `decode`, which follows the best single alignment.
+        """
+        rows = []
+        for row, frames in zip(outputs.detach().float().log_softmax(-1).cpu(), lengths.tolist(), strict=True):
+            scores: dict[str, float] = {}
+            for numbers, score in prefix_search(row[:frames].numpy(), max(BEAM, 2 * count), blank=BLANK):
+                text = self.spell(list(numbers))
+                scores[text] = float(np.logaddexp(scores.get(text, -np.inf), score))
+            best = sorted(scores.items(), key=lambda item: -item[1])[:count]
+            rows.append([Hypothesis(*each) for each in best])
+        return rows
+
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        return [{"text": text} for text in self.decode(outputs, lengths)]
+        """The greedy answer and, if several are asked for, `nbest` of them with scores."""
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        if self.nbest > 1:
+            for row, found in zip(rows, self.best_texts(outputs, lengths, self.nbest), strict=True):
+                row["nbest"] = listed(found, self.text_key)
+        return rows
+
+
+def listed(found: Sequence[Hypothesis], key: str) -> list[dict[str, Any]]:
+    """Hypotheses, JSON-like, with scores of four decimals."""
+    return [{key: text, "score": round(score, 4)} for text, score in found]
 
 
 def _faulty(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

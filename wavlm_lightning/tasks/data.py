@@ -267,17 +267,20 @@ class TaskData(ResumableData):
         """The splits that a stage uses, `used`: some of `train`, `valid` and `test`."""
         corpus, task = self.corpus, self.needs[0]
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
-        opened = {name: open_splits(corpus, names[name]) for name in used}
-        if "train" in opened and (self.min_seconds or self.train_seconds is not None):
-            samples = opened["train"].samples
-            chosen, why = np.flatnonzero(samples > self.min_seconds * SAMPLE_RATE), []
-            if self.min_seconds:
-                why.append(f"data.min_seconds={self.min_seconds}")
-            if self.train_seconds is not None:
-                chosen = _so_much(samples, chosen, self.train_seconds)
-                why.append(f"data.train_seconds={self.train_seconds}")
-            opened["train"] = Subset.of(opened["train"], chosen, f"with {' and '.join(why)}")
-        return opened
+        return {name: self.training_split() if name == "train" else open_splits(corpus, names[name]) for name in used}
+
+    def training_split(self) -> Split:
+        """The utterances of `corpus` that are trained on: no task is needed to know them."""
+        opened = open_splits(self.corpus, self.splits["train"])
+        if not self.min_seconds and self.train_seconds is None:
+            return opened
+        chosen, why = np.flatnonzero(opened.samples > self.min_seconds * SAMPLE_RATE), []
+        if self.min_seconds:
+            why.append(f"data.min_seconds={self.min_seconds}")
+        if self.train_seconds is not None:
+            chosen = _so_much(opened.samples, chosen, self.train_seconds)
+            why.append(f"data.train_seconds={self.train_seconds}")
+        return Subset.of(opened, chosen, f"with {' and '.join(why)}")
 
     def _crop(self) -> float | None:
         return self.max_seconds if self.max_frames is None else self.max_frames / self.needs[0].upstream.frame_rate

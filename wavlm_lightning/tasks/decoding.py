@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -11,10 +13,18 @@ from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.reports.transcripts import Transcripts
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.ctc import CtcTask, listed
 from wavlm_lightning.upstreams import Upstream
+
+
+class SpokenWord(NamedTuple):
+    """A word of a transcript; `name` is empty where a stretch of labels is known, but not as what word."""
+
+    name: str
+    labels: tuple[int, ...]  # indices of outputs
 
 
 class DecodedTask(CtcTask):
@@ -30,16 +40,13 @@ class DecodedTask(CtcTask):
         special: number of outputs, the blank first, that stand for no letter or phone.
         end: index of the end symbol.
         counted: what the headline metric counts, in the plural.
-        text_key: of the answer in `readable`.
         normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
-        nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
         test_transcripts: of the last test, in the first process.
     """
 
     special: ClassVar[int]
     end: ClassVar[int]
     counted: ClassVar[str] = "words"
-    text_key: ClassVar[str] = "text"
     normaliser: ClassVar[str] = "none"
 
     def __init__(
@@ -47,7 +54,6 @@ class DecodedTask(CtcTask):
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.language_model = language_model
-        self.nbest = 1
         self.test_transcripts: Transcripts | None = None
         self._heard: dict[str, list[str]] = {}  # of this test: key -> reference, answer, answer with the language model
         if language_model is not None:
@@ -66,13 +72,56 @@ class DecodedTask(CtcTask):
             self.search = self.search_with(self.language_model)
             self._add_second_metric()
 
-    def search_with(self, language_model: LanguageModel) -> BeamSearch:
-        """A beam search over the outputs of this head."""
-        return BeamSearch(language_model, self.labels, range(self.special), self.end)
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> BeamSearch:
+        """A beam search over the outputs of this head; see `BeamSearch` for pronunciations."""
+        return BeamSearch(language_model, self.labels, range(self.special), self.unheard, pronunciations)
 
-    def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
+    # What forced alignment needs to know.
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Outputs beside the blank that no alignment gives a time: the end symbol."""
+        return (self.end,)
+
+    @property
+    def pause(self) -> int | None:
+        """The output that says silence, if the head was trained with pauses."""
+        return None
+
+    @property
+    def unheard(self) -> tuple[int, ...]:
+        """All outputs beside the blank that say that nothing is heard."""
+        return (*self.silent, *(() if self.pause is None else (self.pause,)))
+
+    @property
+    def unknowns(self) -> frozenset[int]:
+        """Outputs that stand for labels which the head lacks."""
+        return frozenset(() if self.unknown is None else (self.unknown,))
+
+    def said(self, text: str) -> dict[str, Any]:
+        """An answer of the head as the metadata of an utterance, from which `words_to_align` reads."""
+        return {self.text_key: text}
+
+    def words_to_align(self, meta: dict[str, Any]) -> list[SpokenWord]:
+        """The labels of an utterance word by word; one without a name where the words are not known.
+
+        Raises:
+            UserError: the utterance has no transcript, or one with a label that the head lacks.
+        """
+        numbers = [number for number in self.read_target(meta).tolist() if number not in self.silent]
+        if self.unknowns & set(numbers):
+            raise UserError(f"{self.name}: its transcript has a label that the head lacks")
+        return self.cut_words(numbers, meta)
+
+    def cut_words(self, numbers: list[int], meta: dict[str, Any]) -> list[SpokenWord]:
+        """Divide the labels of an utterance into words; by default each label is one, and its word is not known."""
+        return [SpokenWord("", (number,)) for number in numbers]
+
+    def use_language_model(self, language_model: LanguageModel) -> None:
         """Decode with a language model from now on; the head is already built."""
-        self.language_model, self.nbest = language_model, nbest
+        self.language_model = language_model
         self.search = self.search_with(language_model)
 
     def _add_second_metric(self) -> None:
@@ -122,15 +171,28 @@ class DecodedTask(CtcTask):
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
 
+    def further_results(self) -> list[UtteranceResults]:
+        """Letters behind the character error rate, and words or phones behind the rate with a language model."""
+        heard, first = self.test_transcripts, self.utterance_results
+        if heard is None or first is None or heard.keys != first.keys:
+            return []
+        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.directions else {}
+        if self.second_metric in heard.answers:
+            counted[self.second_metric] = heard.counts(self.second_metric, "words")
+        return [
+            replace(first, metric=name, errors=np.asarray(errors, float), counts=np.asarray(counts, float))
+            for name, (errors, counts) in counted.items()
+        ]
+
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The greedy transcript and, with a language model, its transcript as `text_lm`, and `nbest` if asked for."""
-        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        """The greedy transcript and, with a language model, its transcript as `text_lm`; `nbest` of it if asked for."""
         if self.language_model is None:
-            return rows
+            return super().readable(outputs, lengths)
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
         for row, found in zip(rows, self.search.nbest(outputs, lengths, self.nbest), strict=True):
             row[f"{self.text_key}_lm"] = found[0].text
             if self.nbest > 1:
-                row["nbest"] = [{self.text_key: text, "score": round(score, 4)} for text, score in found]
+                row["nbest"] = listed(found, self.text_key)
         return rows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -114,7 +114,10 @@ class BeamSearch:
         labels: the symbols of the head's outputs, in order; the first is the blank, `|` ends a word.
         special: indices of outputs, the blank among them, that stand for no letter or phone. A search without words does
             not answer with them.
-        end: index of the end symbol among them, if there is one. To a search without words it is as silent as the blank.
+        silent: indices of outputs that say that nothing is heard: the end symbol, a pause. To a search without words they are
+            the same as the blank.
+        pronunciations: of a head of phones, words and the phones of each of their pronunciations, in place of a lexicon file:
+            the search then finds words, and `language_model.model` is one of words.
 
     Example:
         >>> BeamSearch(LanguageModel("lexicon.lst", "4-gram.arpa"), labels)(logits, lengths)
@@ -122,10 +125,16 @@ class BeamSearch:
     """
 
     def __init__(
-        self, language_model: LanguageModel, labels: list[str], special: Collection[int] = (0,), end: int | None = None
+        self,
+        language_model: LanguageModel,
+        labels: list[str],
+        special: Collection[int] = (0,),
+        silent: Sequence[int] = (),
+        pronunciations: dict[str, list[list[str]]] | None = None,
     ) -> None:
-        self.language_model, self.labels, self.end = language_model, labels, end
-        self._units = [number for number in range(len(labels)) if number not in special]
+        self._pronunciations = pronunciations
+        self.language_model, self.labels, self.silent = language_model, labels, silent
+        self._units = [number for number in range(len(labels)) if number not in special and number not in silent]
         try:
             import flashlight.lib.text.decoder.kenlm  # noqa: F401
         except ImportError as error:
@@ -153,6 +162,11 @@ class BeamSearch:
         """Whether the model is one of words, and not of letters or phones."""
         return self._lexicon is not None
 
+    @property
+    def _reads_units(self) -> bool:
+        """Whether the search reads the blank and the units alone, and not all outputs."""
+        return not self.has_words or self._pronunciations is not None
+
     def __call__(self, outputs: Tensor, lengths: Tensor) -> list[str]:
         """The best words of each utterance, from logits `(batch, frames, labels)` and valid frames `(batch,)`."""
         return [best[0].text for best in self.nbest(outputs, lengths)]
@@ -160,7 +174,7 @@ class BeamSearch:
     def nbest(self, outputs: Tensor, lengths: Tensor, count: int = 1) -> list[list[Hypothesis]]:
         """The best different texts of each utterance, best first: at least one, at most `count`."""
         log_probabilities = outputs.detach().float().log_softmax(-1).cpu()
-        if not self.has_words:
+        if self._reads_units:
             log_probabilities = self._units_only(log_probabilities)
         rows = zip(log_probabilities.contiguous(), lengths.tolist(), strict=True)
         return [self.search_row(row[:frames], count) for row, frames in rows]
@@ -168,7 +182,7 @@ class BeamSearch:
     def emissions(self, outputs: Tensor) -> Tensor:
         """What the search reads of logits `(frames, labels)`: float32 `(frames, symbols)` log-probabilities."""
         log_probabilities = outputs.detach().float().log_softmax(-1).cpu()
-        return (log_probabilities if self.has_words else self._units_only(log_probabilities)).contiguous()
+        return (self._units_only(log_probabilities) if self._reads_units else log_probabilities).contiguous()
 
     def search_row(self, emissions: Tensor, count: int = 1) -> list[Hypothesis]:
         """`nbest` of one utterance from its `emissions`, float32 `(frames, symbols)`, contiguous, on the CPU."""
@@ -252,7 +266,7 @@ class BeamSearch:
     @cached_property
     def _symbols(self) -> list[str]:
         """What the search reads: all outputs, or the blank and the units."""
-        return self.labels if self.has_words else [self.labels[0], *(self.labels[number] for number in self._units)]
+        return [self.labels[0], *(self.labels[number] for number in self._units)] if self._reads_units else self.labels
 
     @property
     def _silence(self) -> int:
@@ -260,10 +274,10 @@ class BeamSearch:
         return self._symbols.index(WORD_END) if WORD_END in self._symbols else 0
 
     def _units_only(self, log_probabilities: Tensor) -> Tensor:
-        """Log-probabilities `(..., symbols)` of the blank, or of the end of all labels, which is as silent, and of the units."""
+        """Log-probabilities `(..., symbols)` of the blank or of what is as silent, and of the units."""
         silent = log_probabilities[..., :1]
-        if self.end is not None:
-            silent = torch.logaddexp(silent, log_probabilities[..., self.end : self.end + 1])
+        for number in self.silent:
+            silent = torch.logaddexp(silent, log_probabilities[..., number : number + 1])
         return torch.cat([silent, log_probabilities[..., self._units]], -1)
 
     def _text(self, result: Any) -> str:
@@ -280,6 +294,8 @@ class BeamSearch:
             UserError: lexicon, model and head do not fit.
         """
         given = self.language_model
+        if self._pronunciations is not None:
+            return self._pronunciations
         if given.lexicon is not None:
             if WORD_END not in self.labels:
                 raise UserError(

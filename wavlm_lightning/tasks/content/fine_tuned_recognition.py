@@ -118,6 +118,8 @@ class FineTunedRecognition(LetterRecognition):
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """CTC loss in nats, summed over the labels of an utterance, mean over all utterances."""
+        if (losses := self.losses_with_priors(outputs, lengths, targets)) is not None:
+            return losses.sum() / len(lengths)
         precise = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # also under bf16 autocast
         log_probabilities = precise.log_softmax(-1).transpose(0, 1)
         total = nn.functional.ctc_loss(

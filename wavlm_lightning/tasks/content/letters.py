@@ -17,7 +17,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Transcript, check_several
 from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
 from wavlm_lightning.tasks.components.spoken_text import left_out, spoken_text
-from wavlm_lightning.tasks.decoding import DecodedTask
+from wavlm_lightning.tasks.decoding import DecodedTask, SpokenWord
 from wavlm_lightning.upstreams import Upstream
 
 # fairseq's order, whose beginning of sentence serves as the blank. Letters are sorted by frequency in LibriSpeech.
@@ -108,6 +108,10 @@ class LetterRecognition(DecodedTask):
         spelled = (self.labels[n] if n >= len(SPECIAL) else "\N{REPLACEMENT CHARACTER}" for n in numbers if n != EOS)
         return " ".join("".join(spelled).replace(WORD_END, " ").split())
 
+    def cut_words(self, numbers: list[int], meta: dict[str, Any]) -> list[SpokenWord]:
+        """Words with the `|` behind each."""
+        return words_behind(numbers, self.labels, WORD_END)
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         for note in self.alphabet_notes:
@@ -129,6 +133,18 @@ class LetterRecognition(DecodedTask):
         metric["wer"].update(texts, references)
         metric["cer"].update(texts, references)
         self.add_decoded(metric, texts, references, outputs, lengths, batch)
+
+
+def words_behind(numbers: list[int], labels: list[str], end: str) -> list[SpokenWord]:
+    """Divide labels into words behind each `end`, which belongs to the word in front of it."""
+    words: list[SpokenWord] = []
+    begin = 0
+    for place, number in enumerate(numbers):
+        if labels[number] == end or place == len(numbers) - 1:
+            word = tuple(numbers[begin : place + 1])
+            words.append(SpokenWord("".join(labels[n] for n in word if labels[n] != end), word))
+            begin = place + 1
+    return words
 
 
 def _by_frequency(counts: dict[str, int]) -> list[str]:

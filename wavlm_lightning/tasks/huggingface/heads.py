@@ -21,10 +21,11 @@ from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, L
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.components.xvector import AdditiveMarginSoftmax, XVector, to_transformers
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.letters import words_behind
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE, PhonemeRecognition
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import BLANK
-from wavlm_lightning.tasks.decoding import DecodedTask
+from wavlm_lightning.tasks.decoding import DecodedTask, SpokenWord
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
@@ -238,7 +239,9 @@ class FolderCtc(DecodedTask):
             )
         return torch.tensor([places.get(label, rest) for label in said])
 
-    def search_with(self, language_model: LanguageModel) -> BeamSearch:
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> BeamSearch:
         """A beam search over the folder's outputs; a `UserError` if its words do not end in `|`."""
         if self.word_end not in (None, WORD_END) and self.word_end in self.labels:
             raise UserError(
@@ -246,7 +249,15 @@ class FolderCtc(DecodedTask):
                 f"{WORD_END!r}; decode without --lm"
             )
         special = [n for n, label in enumerate(self.labels) if not n or label in UNKNOWN_TOKENS or not self.text([n])]
-        return BeamSearch(language_model, self.labels, special)
+        return BeamSearch(language_model, self.labels, special, (), pronunciations)
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        return ()  # the folder's special labels are not in `read_target`
+
+    @property
+    def unknowns(self) -> frozenset[int]:
+        return frozenset(number for number, label in enumerate(self.labels) if label in UNKNOWN_TOKENS)
 
     def text(self, numbers: list[int]) -> list[str]:
         """The labels of a sequence that stand for text, in order, without special tokens."""
@@ -271,6 +282,11 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
             raise UserError(f"ASR: {self.upstream.label} has no label between words; use it without scoring")
         return self.numbers(list(text.replace(" ", signs[0]) if signs else text))
 
+    def cut_words(self, numbers: list[int], meta: dict[str, Any]) -> list[SpokenWord]:
+        """Words with the folder's separator behind each but the last."""
+        signs = [sign for sign in (self.word_end, *WORD_ENDS) if sign is not None and sign in self.labels]
+        return words_behind(numbers, self.labels, signs[0] if signs else WORD_END)
+
     def spell(self, numbers: list[int]) -> str:
         """Words separated by spaces."""
         text = "".join(self.text(numbers)).replace(self.word_end or WORD_ENDS[0], " ")
@@ -285,6 +301,9 @@ class FolderPhonemeRecognition(FolderCtc, PhonemeRecognition):
         if not meta.get("phones"):
             raise UserError("PR: an utterance has no phones; use a corpus with phone labels")
         return self.numbers([phone for phone, *_ in meta["phones"] if phone != PAUSE])
+
+    def words_to_align(self, meta: dict[str, Any]) -> list[SpokenWord]:
+        return DecodedTask.words_to_align(self, meta)
 
     def spell(self, numbers: list[int]) -> str:
         """Phones separated by spaces."""
