@@ -54,7 +54,8 @@ def main() -> None:
     )
     parser.add_argument("--restarts", type=int, default=3)
     options = parser.parse_args()
-    corpus, rows = Corpus.open(options.corpus), []
+    corpus = Corpus.open(options.corpus)
+    rows: list[list[str | int | float]] = []
     for name, settings in ROWS.items():
         for clusters in options.clusters:
             random = settings.get("quantiser") is not None

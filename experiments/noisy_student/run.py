@@ -17,8 +17,8 @@ from typing import Any
 from wavlm_lightning.reports.aggregate import recovered_share
 
 HERE = Path(__file__).parent
-TRUE = "configs/finetune/asr_mini.yaml"
-STUDENT = "configs/finetune/mini/asr_noisy_student.yaml"
+CONFIG = "configs/finetune/mini/asr_noisy_student.yaml"
+NO_PSEUDO = ["--data.pseudo_corpus", "null"]
 SHARES = (0.7, 0.9)  # of the transcripts, in the first round and in those after it
 LABELLED, ORACLE = "labelled only", "oracle"
 COLUMNS = (
@@ -66,7 +66,7 @@ def one_seed(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """The rows of a seed: the teacher, each student, and true labels for all."""
     folder = given.out / f"{given.minutes:g}min-{given.steps}-{seed}"
     few = ["--data.train_seconds", f"{60 * given.minutes:g}"]
-    teacher = trained(given, folder / "labelled", TRUE, [*few, "--trainer.callbacks", "null"], seed)
+    teacher = trained(given, folder / "labelled", [*few, *NO_PSEUDO], seed)
     rows = [row_of(given, LABELLED, teacher, seed)]
     for number in range(1, given.rounds + 1):
         pseudo = folder / f"pseudo{number}"
@@ -88,17 +88,17 @@ def one_seed(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
         if not (pseudo / "corpus.json").is_file():
             subprocess.run(command, check=True)
         options = [*few, "--data.pseudo_corpus", str(pseudo)]
-        teacher = trained(given, folder / f"student{number}", STUDENT, options, seed)
+        teacher = trained(given, folder / f"student{number}", options, seed)
         rows.append(row_of(given, f"student, round {number}", teacher, seed, pseudo))
-    oracle = trained(given, folder / "oracle", TRUE, ["--trainer.callbacks", "null"], seed)
+    oracle = trained(given, folder / "oracle", ["--data.train_seconds", "null", *NO_PSEUDO], seed)
     return [*rows, row_of(given, ORACLE, oracle, seed)]
 
 
-def trained(given: argparse.Namespace, run: Path, config: str, more: list[str], seed: int) -> Path:
-    """Fit and test a run; every row has as many updates."""
+def trained(given: argparse.Namespace, run: Path, more: list[str], seed: int) -> Path:
+    """Fit and test a run; rows differ in their labels alone."""
     if (run / "card.json").is_file():
         return run
-    options = ["-c", config, "--data.corpus", str(given.corpus), "--model.upstream.source", given.encoder, *more]
+    options = ["-c", CONFIG, "--data.corpus", str(given.corpus), "--model.upstream.source", given.encoder, *more]
     options += ["--trainer.max_steps", str(given.steps), "--trainer.default_root_dir", str(run)]
     options += ["--trainer.val_check_interval", str(max(1, min(100, given.steps // 4)))]
     options += ["--trainer.check_val_every_n_epoch", "null", "--model.seed", str(seed), "--data.seed", str(seed)]

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, LayerStack, fit_kmeans
+from wavlm_lightning.codebooks import Codebook, FeatureSource, LayerFeatures, LayerStack, fit_kmeans, layer_sweep
 from wavlm_lightning.codebooks.layer_sweep import BY_PNMI, BY_POSITION, last_third, layer_by_position
 from wavlm_lightning.codebooks.quality import quality_of, timed_phones
 from wavlm_lightning.data.corpus import Corpus
@@ -43,9 +43,11 @@ def test_layers_of_one_pass_are_those_of_single_passes(encoder):
 
 def test_a_sweep_is_the_fits_of_its_layers(tiny, encoder, tmp_path, capsys):
     corpus = Corpus.open(tiny / "pretrain")
-    fits = {layer: fit_kmeans(corpus, LayerFeatures(encoder, layer), 12, restarts=2) for layer in (1, 3)}
+    fits = {layer: fit_kmeans(corpus, LayerFeatures(encoder, layer), 12, restarts=2, share=0.3) for layer in (1, 3)}
     score = ["codebook", "score", str(corpus.directory), "--encoder", str(encoder), "--layers", "3", "1"]
-    assert main([*score, "--clusters", "12", "--restarts", "2", "--out", str(tmp_path / "sweep")]) == 0
+    assert (
+        main([*score, "--clusters", "12", "--restarts", "2", "--share", "0.3", "--out", str(tmp_path / "sweep")]) == 0
+    )
     said = capsys.readouterr().out
     body = json.loads((tmp_path / "sweep" / "scores.json").read_text())
     assert (tmp_path / "sweep" / "layers.png").stat().st_size > 5000
@@ -69,7 +71,7 @@ def test_the_layer_by_position():
 
 def test_layer_auto(tiny, encoder, tmp_path, monkeypatch):
     """By PNMI with phones that have times; without them by position, and no layer is clustered for it."""
-    settings = {"encoder": str(encoder), "layer": "auto", "restarts": 1}
+    settings = {"encoder": str(encoder), "layer": "auto", "restarts": 1, "share": 0.3}
     made = fit_codebook(tiny / "pretrain", tmp_path / "measured", 8, **settings)
     assert made.fitted["layer_chosen_by"] == BY_PNMI and "labelled" not in made.fitted
     chosen = json.loads((tmp_path / "measured" / "scores.json").read_text())["chosen"]["layer"]
@@ -80,8 +82,9 @@ def test_layer_auto(tiny, encoder, tmp_path, monkeypatch):
     assert (made.features["layer"], made.fitted["layer_chosen_by"]) == (3, BY_POSITION)
 
 
-def test_a_sweep_without_times_says_so(tiny, encoder):
-    sweep = score_layers(tiny / "ks", str(encoder), "last-third", 4, restarts=1)
+def test_a_sweep_without_times_says_so(tiny, encoder, monkeypatch):
+    monkeypatch.setattr(layer_sweep, "timed_phones", lambda corpus, split, _: iter([None] * len(corpus.split(split))))
+    sweep = score_layers(tiny / "pretrain", str(encoder), "last-third", 4, restarts=1, share=0.3)
     assert [score.layer for score in sweep.scores] == [3] and sweep.scores[0].quality is None
     assert sweep.chosen() == (3, BY_POSITION) and sweep.scored["alignments"] is None
 

@@ -89,10 +89,10 @@ def test_without_blanks_every_frame_has_a_label(seed):
 
 
 def test_every_frame_gets_the_nearest_label():
-    found = [Run(1, 0, 2, 3), Run(2, 0, 8, 8), Run(1, 0, 10, 12)]
+    found = [Run(1, 0, 2, 3), Run(2, 0, 8, 8), Run(1, 0, 11, 12)]
     times = segments(found, ["", "a", "b"], 50.0, 0.3)
-    assert times == [Segment("a", 0.0, pytest.approx(0.1225)), Segment("b", pytest.approx(0.1225), pytest.approx(0.1925)),
-                     Segment("a", pytest.approx(0.1925), 0.3)]  # fmt: skip
+    assert times == [Segment("a", 0.0, pytest.approx(0.1225)), Segment("b", pytest.approx(0.1225), pytest.approx(0.2025)),
+                     Segment("a", pytest.approx(0.2025), 0.3)]  # fmt: skip
     classes = frame_classes(times, 14, 50, {"a": 1, "b": 2, "SIL": 0})
     spikes = {frame: run.label for run in found for frame in range(run.first, run.last + 1)}
     for frame, number in enumerate(classes):
@@ -108,15 +108,15 @@ def test_scores_at_twice_the_rate_lie_on_the_grid():
 
 
 def test_a_classifier_corrects_boundaries_that_are_off():
-    """Tones of two pitches and silence: the lessons are off by 40 ms to either side, the second round is not."""
+    """Tones of two pitches and silence: the lessons are off by up to 50 ms, the second round is not."""
     rng, second = np.random.default_rng(0), np.arange(16_000) / 16_000
     lessons = []
     for number in range(40):
-        cuts = np.sort(rng.uniform([0.1, 0.4, 0.7], [0.3, 0.6, 0.9]))
+        cuts = np.sort(rng.uniform([0.1, 0.4, 0.7], [0.25, 0.55, 0.85]))
         wave = rng.normal(0, 1e-3, 16_000)
         for low, high, pitch in ((cuts[0], cuts[1], 400), (cuts[1], cuts[2], 1500)):
             wave += 0.3 * np.sin(2 * np.pi * pitch * second) * ((second >= low) & (second < high))
-        off = cuts + rng.choice([-0.04, 0.04], 3)
+        off = cuts + rng.uniform(-0.05, 0.05, 3)
         edges = [0.0, *(cuts if number == 39 else off), 1.0]
         names = ["SIL", "low", "high", "SIL"]
         lessons.append((wave.astype("f4"), [Segment(n, *edges[i : i + 2]) for i, n in enumerate(names)]))
@@ -124,6 +124,6 @@ def test_a_classifier_corrects_boundaries_that_are_off():
     wave, true = lessons[39]
     found = model.realign(wave, true)
     assert found is not None and [name for name, *_ in found] == [name for name, *_ in true]
-    assert max(abs(one.start - other.start) for one, other in zip(found, true, strict=True)) < 0.02
+    assert max(abs(one.start - other.start) for one, other in zip(found, true, strict=True)) < 0.025
     again = train_classifier(("SIL", "high", "low"), 100.0, lessons[:39])
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))

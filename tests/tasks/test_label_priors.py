@@ -73,9 +73,9 @@ def test_priors_are_the_mean_posteriors_of_the_epoch_before():
 
 def fit(corpus, folder, updates, path=None, **settings):
     task = PhonemeRecognition(Fbank(), 1e-3, hidden=8, label_priors=0.35)
-    kept = ModelCheckpoint(dirpath=folder, save_last=True, every_n_train_steps=1, save_top_k=0)
+    kept = ModelCheckpoint(folder, "last", every_n_train_steps=1, enable_version_counter=False)
     trainer = quiet_trainer(max_steps=updates, callbacks=[kept], limit_val_batches=0, **settings)
-    trainer.fit(task, TaskData(str(corpus), batch_size=8), ckpt_path=path)
+    trainer.fit(task, TaskData(str(corpus), batch_size=8), ckpt_path=path, weights_only=True)
     return task
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pseudo_corpora import pseudo_of
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, MfccFeatures, fit_kmeans, label_corpus
@@ -116,6 +117,9 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             "--data.transforms",
             yaml.safe_dump(with_corpus(content["data"]["init_args"]["transforms"], tiny)),
         ]
+    if "pseudo_corpus" in content["data"]["init_args"]:
+        pseudo = pseudo_of(tiny / OFFICIAL.get(name, name), tmp_path / "pseudo")
+        arguments += ["--data.pseudo_corpus", str(pseudo), "--data.train_seconds", "null"]
     if content["data"]["init_args"].get("cache"):
         arguments += ["--data.cache", str(tmp_path / "cache")]
     return arguments

@@ -402,14 +402,14 @@ def _pending(corpus: Corpus, splits: Sequence[str], writer: AlignmentWriter) -> 
 
 
 def _reasons(failures: Sequence[tuple[str, Unaligned]]) -> str:
-    """Such as `3 too few frames for its labels (a, b, c)`, the most frequent first."""
+    """Such as `3 utterances (a, b, c): too few frames for its labels (40 frames, ...)`, the most frequent first."""
     counts = Counter(why.kind for _, why in failures)
     parts = []
     for kind, count in counts.most_common():
         keys = [key for key, why in failures if why.kind == kind]
         why = next(str(why) for _, why in failures if why.kind == kind)
         named = ", ".join(keys[:NAMED]) + (", ..." if count > NAMED else "")
-        parts.append(f"{count} of {named}: {why}")
+        parts.append(f"{count} utterance{'s' if count > 1 else ''} ({named}): {why}")
     return "; ".join(parts)
 
 

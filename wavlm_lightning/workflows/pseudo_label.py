@@ -258,8 +258,11 @@ class Teacher:
         task = self.task
         log_probabilities = logits.float().log_softmax(-1).cpu()
         best, path = log_probabilities.max(-1)
-        # Special symbols stand for no letter or phone, so that they are as silent as the blank.
-        symbols = path.masked_fill(path < task.special, 0).tolist()
+        # Special symbols and pauses stand for no letter or phone, so that they are as silent as the blank.
+        silent = path < task.special
+        if PAUSE in task.labels:
+            silent |= path == task.labels.index(PAUSE)
+        symbols = path.masked_fill(silent, 0).tolist()
         text = task.spell([number for number, _ in groupby(symbols) if number])
         total = float(best.sum())
         return text, path_scores(log_probabilities, symbols, total, total)
@@ -332,6 +335,10 @@ def _splits(corpus: Corpus, asked: Sequence[str] | None) -> list[str]:
     return names
 
 
+def _file(folder: Path, split: str, number: int) -> Path:
+    return folder / f"{split}-{number:06d}.jsonl"
+
+
 class Hearing:
     """The transcripts of some splits of a corpus, a file a shard.
 
@@ -367,13 +374,10 @@ class Hearing:
         facts = [self.teacher.facts, shard.sha256, shard.index_sha256, shard.keys, known]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def file(self, shard: ShardIndex) -> Path:
-        return self.folder / f"{shard.path.stem}.jsonl"
-
     def rows(self, split: str, number: int) -> list[dict[str, Any]] | None:
         """What was heard in a shard; None if nothing was, or with another teacher."""
         shard = self.corpus.split(split).shards[number]
-        path = self.file(shard)
+        path = _file(self.folder, split, number)
         if not path.is_file():
             return None
         try:
@@ -442,7 +446,7 @@ class Listener:
                     row |= {"errors": edits.errors, "units": edits.units}
         lines = [{"stamp": stamp, "shard": shard.path.name}, *rows]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text(self.folder / f"{shard.path.stem}.jsonl", text, durable=True)
+        write_text(_file(self.folder, split, number), text, durable=True)
         return place
 
 

@@ -102,7 +102,7 @@ WHOLE = long_form({"phones": PHONES})
     ("text", "said"),
     [
         (WHOLE[: WHOLE.index("intervals [4]")], "ends before its last tier"),  # praatio and tgt return what is left
-        (WHOLE[:-8], "a label that is not closed"),
+        (WHOLE[:-3], "a label that is not closed"),
         (WHOLE.replace("size = 4", "size = 5"), "ends before its last tier"),
         (WHOLE.replace("size = 4", "size = 3"), "goes on behind its last tier"),
         (WHOLE.replace("xmin = 0.83", "xmin = 0.7"), "'T' begins at 0.7 s, before"),
