@@ -32,7 +32,7 @@ ROWS = {
     "FBANK": [*FBANK, *HEAD_ALONE],
 }
 CORPORA = {"mini": None, "english": "en-US", "spanish": "es-MX"}  # name -> language of shared/speech
-PUNCTUATION = set(".,;:!?¡¿\"-–—…()")
+PUNCTUATION = set('.,;:!?¡¿"-–—…()')
 APOSTROPHES = {"’": "'", "`": "'", "´": "'"}
 
 
