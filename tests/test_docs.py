@@ -20,7 +20,19 @@ DOCS = ROOT / "docs"
 # The order of reading, except that the page whose results the others use comes first.
 ORDER = [
     *("own_data", "install", "first_steps", "superb", "from_s3prl", "add_a_head", "sweeps", "stages"),
-    *("fine_tuning", "reports", "clusters", "healthy_run", "speed", "faq", "glossary", "api", "index"),
+    *(
+        "fine_tuning",
+        "tokenisers",
+        "reports",
+        "units",
+        "clusters",
+        "healthy_run",
+        "speed",
+        "faq",
+        "glossary",
+        "api",
+        "index",
+    ),
 ]
 README = ROOT / "README.md"
 PAGES = [*(DOCS / f"{name}.md" for name in ORDER), README]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ranks import together
 from test_pretraining_runs import data, expected_gradient
 from two_ranks import STRATEGIES, curve, everything
 
+from wavlm_lightning.codebooks import Codebook, label_corpus
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.loading.batching import BatchPlan
 from wavlm_lightning.upstreams.wavlm import load_encoder
 
@@ -18,10 +21,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def out(tiny, tmp_path_factory) -> Path:
+def soft(tiny, tmp_path_factory) -> Path:
+    """The tiny corpus whose labels `mfcc100` have soft labels beside them."""
+    folder = tmp_path_factory.mktemp("soft")
+    shutil.copytree(tiny / "pretrain", folder / "pretrain", ignore=lambda *_: ["labels"])
+    label_corpus(Corpus.open(folder / "pretrain"), Codebook.load(tiny / "codebook"), "mfcc100", soft=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(tiny, soft, tmp_path_factory) -> Path:
     """What two processes have found; see two_ranks."""
     folder = tmp_path_factory.mktemp("ranks")
-    together(2, folder / "log", everything, tiny, folder)
+    together(2, folder / "log", everything, tiny, soft, folder)
     return folder
 
 
@@ -32,9 +44,9 @@ def found(out) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def alone_curve(tiny) -> dict[str, Any]:
+def alone_curve(soft) -> dict[str, Any]:
     """Of one process."""
-    return curve(tiny, 1)
+    return curve(soft, 1)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """Losses against independent statements of them."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from wavlm_lightning.data.batch import SoftLabels
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import FeaturePenalty, LogMelRegression, MaskedPrediction
 from wavlm_lightning.pretraining.objectives import Prediction
@@ -59,6 +61,52 @@ def test_masked_prediction_as_fairseq_states_it(unmasked_weight):
 
     expected = reference(given.mask) + unmasked_weight * reference(~given.mask)
     assert objective(given).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def with_soft(given: Prediction, hard: bool = False) -> Prediction:
+    """Three soft labels a frame in the set `first`, the hard one first; with `hard` it has all the weight."""
+    generator = torch.Generator().manual_seed(1)
+    labels = given.labels["first"]
+    classes = torch.stack([labels, (labels + 1) % 17, (labels + 5) % 17], -1)
+    weights = torch.rand(classes.shape, generator=generator).softmax(-1)
+    weights = torch.tensor([1.0, 0.0, 0.0]).expand_as(weights) if hard else weights
+    return replace(given, soft_labels={"first": SoftLabels(classes, weights)})
+
+
+@pytest.mark.parametrize("unmasked_weight", [0.0, 0.7])
+def test_soft_labels_are_torchs_cross_entropy_with_probabilities(unmasked_weight):
+    objective = built(MaskedPrediction(final_dim=64, unmasked_weight=unmasked_weight, soft=True))
+    given = with_soft(prediction())
+    targets = torch.zeros(*given.mask.shape, 21)
+    targets.scatter_(2, given.soft_labels["first"].classes, given.soft_labels["first"].weights)
+
+    def reference(where):
+        return nn.functional.cross_entropy(objective.logits(given.hidden[4][where]), targets[where])
+
+    expected = reference(given.mask) + unmasked_weight * reference(~given.mask)
+    assert objective(given).item() == pytest.approx(expected.item(), rel=1e-6)
+    weights = [objective.codewords, objective.project.weight]
+    pairs = zip(torch.autograd.grad(objective(given), weights), torch.autograd.grad(expected, weights), strict=True)
+    assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in pairs)
+    entropy = torch.special.entr(targets[given.mask]).sum(1).mean()
+    objective.update_scores(given)
+    for scores in (objective.scores(given), objective.compute_scores()):
+        assert scores["loss"].item() == pytest.approx(reference(given.mask).item(), rel=1e-6)
+        assert scores["target_entropy"].item() == pytest.approx(entropy.item(), rel=1e-6)
+
+
+def test_soft_labels_of_one_class_are_hard_labels():
+    hard, soft = built(MaskedPrediction(unmasked_weight=0.5)), built(MaskedPrediction(unmasked_weight=0.5, soft=True))
+    given = with_soft(prediction(), hard=True)
+    assert soft(given).item() == pytest.approx(hard(given).item(), rel=1e-6)
+    assert hard(given).item() == hard(prediction()).item() and "target_entropy" not in hard.scores(given)
+    books = {"first": {"size": 17, "sha256": "", "rate": 50.0}}
+    hard.check_labels(books)
+    soft.check_labels({"first": {**books["first"], "soft": {"labels": 3, "temperature": 1.0}}})
+    with pytest.raises(
+        UserError, match="wants soft labels, and the label set 'first' has none; make one with `wavlm codebook"
+    ):
+        soft.check_labels(books)
 
 
 def test_a_label_set_and_a_layer_of_its_choice():

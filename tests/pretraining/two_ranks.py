@@ -13,7 +13,7 @@ from quiet import quiet_trainer
 from test_pretraining_runs import SMALL, data, keeping, module
 
 from wavlm_lightning.callbacks.checkpoints import Newest, StopBetweenUpdates
-from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
+from wavlm_lightning.pretraining import LogMelRegression, MaskedCtc, MaskedPrediction, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES
 from wavlm_lightning.training.fsdp import whole
@@ -77,8 +77,17 @@ class AskOneRank(pl.Callback):
 
 
 def curve(tiny: Path, ranks: int, **settings: Any) -> dict[str, Any]:
-    """Twenty updates on one process or two, on the same crops with the same random numbers."""
-    model = module(Recorded, encoder_overrides={**SMALL, "layers": 3, "layer_drop": 0.3, "dropout": 0.1})
+    """Twenty updates on one process or two, on the same crops with the same random numbers; of all objectives with labels."""
+    targets = [MaskedPrediction(final_dim=16, soft=True), MaskedCtc(final_dim=16, unmasked_weight=1.0)]
+    model = module(
+        Recorded,
+        encoder_overrides={**SMALL, "layers": 3, "layer_drop": 0.3, "dropout": 0.1},
+        objectives=[
+            MaskedPrediction(final_dim=16, unmasked_weight=1.0, codeword_init="normal"),
+            *targets,
+            LogMelRegression(),
+        ],
+    )
     trainer = quiet_trainer(
         max_steps=UPDATES,
         devices=ranks,
@@ -146,14 +155,14 @@ def weights(model: WavLMPretraining) -> dict[str, torch.Tensor]:
     return {name: whole(value).clone() for name, value in model.state_dict().items()}
 
 
-def everything(tiny: Path, out: Path) -> None:
-    """All of it, under each strategy."""
+def everything(tiny: Path, soft: Path, out: Path) -> None:
+    """All of it, under each strategy; the curves are of a corpus with soft labels."""
     found: dict[str, Any] = {}
     for strategy in STRATEGIES:
         found[strategy] = {
             "gradient": gradient(tiny, strategy),
             "together": together(tiny, strategy),
-            "curve": curve(tiny, 2, strategy=strategy),
+            "curve": curve(soft, 2, strategy=strategy),
             "stopped": stopped(tiny, out / strategy, strategy),
         }
     torch.save(found, out / f"rank{os.environ['RANK']}.pt")

@@ -11,6 +11,7 @@ from wavlm_lightning.cli.plan import main
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import objectives
 from wavlm_lightning.pretraining.flops import masked_share
+from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import Assumptions
@@ -288,6 +289,8 @@ def test_text_and_json_say_the_same(folder, capsys):
         ("MaskedPrediction", {}),
         ("MaskedPrediction", {"final_dim": 48, "layer": 2, "extra_codewords": 0}),
         ("MaskedPrediction", {"layer": 4}),
+        ("MaskedCtc", {}),
+        ("MaskedCtc", {"final_dim": 48, "layer": 2, "extra_codewords": 0}),
         ("ContrastivePrediction", {}),
         ("ContrastivePrediction", {"final_dim": 48, "vq_dim": 32, "groups": 4, "entries": 20, "layer": 1}),
         ("LogMelRegression", {"bins": 20}),
@@ -343,6 +346,22 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
         assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
 
 
+def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
+    """Of two codebooks of different sizes; without `label_sizes` both were as large as the recipe's."""
+    entries = [{"class_path": "MaskedPrediction", "init_args": {"labels": name}} for name in ("a", "b")]
+    text = FIRST.replace("hubert_base", f"hubert_base, objectives: {json.dumps(entries)}")
+    text = text.replace("hours: 960", "hours: 960, label_sizes: {a: 100, b: 50}").replace(
+        "batch_s", "labels: [a, b], batch_s"
+    )
+    (folder / "two.yaml").write_text(text)
+    training = planned(folder / "two.yaml")[0].training
+    config = WavLMConfig.preset("hubert_base")
+    ours = [objectives.MaskedPrediction().cost(config, size, 1.0, 1.0, 2).parameters for size in (100, 50)]
+    assert "without the cost of making the labels b" in training.remarks[0]
+    assert training.parameters == parameter_count(config) + sum(ours)
+
+
+@pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part
 @pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_we_ship_is_counted_whole(path):
     plans = planned(path)

@@ -86,7 +86,7 @@ def test_circles_are_refused(folder):
         ("recipe: {hours: 0}", r"recipe\.hours must be above 0"),
         ("recipe: {hours: 1, hour: 2}", r"Option 'hour' is not accepted"),
         ("recipe: {hours: 1, codebook: 100}", r"recipe\.codebook: "),
-        ("recipe: {hours: 1, codebook: {}}", r"recipe\.codebook \(CodebookRecipe\): clusters missing"),
+        ("recipe: {hours: 1, codebook: {}}", r"recipe\.codebook: clusters missing"),
         ("recipe: {hours: 1, codebook: {clusters: 0}}", r"clusters must be 1 or more"),
         ("recipe: {hours: 1, codebook: {clusters: 2, share: 10}}", r"share must lie between 0 and 1, not 10"),
         (

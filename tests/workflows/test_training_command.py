@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pseudo_corpora import pseudo_of
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.codebooks import Codebook, MfccFeatures, fit_kmeans, label_corpus
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.shipped_configs import configs_folder
 
 CONFIGS = sorted(
@@ -91,8 +95,14 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
     if config.startswith("pretrain/"):
         # Full-size encoders on one crop: 2.5 s of Large take two cores some seconds.
         arguments += ["--data.batch_seconds", "2.5", "--data.max_seconds", "2.5", "--data.num_workers", "0"]
-        if content["data"]["init_args"]["labels"]:
+        labels, corpus = content["data"]["init_args"]["labels"], tiny / "pretrain"
+        if isinstance(labels, list):
+            corpus = with_labels(tiny, tmp_path, labels)
+        elif "soft" in str(labels):
+            corpus = with_labels(tiny, tmp_path, [labels], soft=4)
+        elif labels:
             arguments += ["--data.labels", "mfcc100"]
+        arguments += ["--data.corpus", str(corpus)]
         if "noise_corpus" in content["data"]["init_args"]:
             arguments += ["--data.noise_corpus", str(tiny / "ks")]
         if "/" in content["model"]["init_args"]["encoder"]:
@@ -107,9 +117,25 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             "--data.transforms",
             yaml.safe_dump(with_corpus(content["data"]["init_args"]["transforms"], tiny)),
         ]
+    if "pseudo_corpus" in content["data"]["init_args"]:
+        pseudo = pseudo_of(tiny / OFFICIAL.get(name, name), tmp_path / "pseudo")
+        arguments += ["--data.pseudo_corpus", str(pseudo), "--data.train_seconds", "null"]
     if content["data"]["init_args"].get("cache"):
         arguments += ["--data.cache", str(tmp_path / "cache")]
     return arguments
+
+
+def with_labels(tiny: Path, tmp_path: Path, names: list[str], soft: int | None = None) -> Path:
+    """A copy of the tiny corpus with label sets of these names: the first is of the tiny codebook, further ones of others."""
+    shutil.copytree(tiny / "pretrain", tmp_path / "pretrain")
+    corpus = Corpus.open(tmp_path / "pretrain")
+    for number, name in enumerate(names):
+        codebook = Codebook.load(tiny / "codebook")
+        if number:  # another size and rate
+            codebook = fit_kmeans(corpus, MfccFeatures(rate=50.0), 7, restarts=1)
+        if name != "mfcc100":
+            label_corpus(corpus, codebook, name, soft=soft)
+    return corpus.directory
 
 
 def with_corpus(transforms: Any, tiny: Path) -> Any:

@@ -28,7 +28,9 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "test": "score a checkpoint on the test split and write its result card: `test RUN`",
     "predict": "a trained head on audio files: `predict RUN FILE...`",
     "score": "errors of two files, or of a tested run, with intervals: `score asr REFERENCE HYPOTHESIS`, `score RUN`",
+    "units": "phones in layers and labels, without training: ABX, PNMI, boundaries: `units ENCODER --data CORPUS`",
     "lm": "an n-gram language model for ASR: `lm TEXT... --out lm.arpa`, its weights for a head: `lm tune RUN`",
+    "pseudo-label": "transcripts of a trained recogniser as a corpus for a student: `pseudo-label RUN CORPUS --out CORPUS2`",
     "average": "the mean of the weights of a run's last checkpoints: `average RUN --out DIR`",
     "export": "an encoder or a trained head to a Hugging Face directory, ONNX or torch.export",
     "sweep": "many values of any options, best first: a W&B sweep file, run here: `sweep FILE --output DIR`",
@@ -43,10 +45,12 @@ MODULES = {
     "align": "targets.align",
     "codebook": "targets.codebook",
     "lm": "targets.lm",
+    "units": "targets.units",
+    "pseudo-label": "targets.pseudo_label",
 }
 PASSES_VERB = {"fit", "validate", "test", "predict"}  # LightningCLI parses the verb as its subcommand
 
-CONTINUES = {"fit", "demo", "prepare", "align", "codebook", "recipe", "superb", "sweep"}
+CONTINUES = {"fit", "demo", "prepare", "align", "codebook", "recipe", "superb", "sweep", "units", "pseudo-label"}
 """Verbs that take up what an interrupted call has left."""
 
 

@@ -26,7 +26,14 @@ def build_parser() -> argparse.ArgumentParser:
         "another corpus for a configuration (hubert_base_it1=data/librispeech, er_large=data/iemocap); may be repeated"
     )
     parser.add_argument("--corpus-of", action="append", default=[], metavar="CONFIGURATION=DIR", help=other)
-    source = "the encoder to continue from and to label with, instead of the configuration's (`continue`)"
+    labelled = (
+        "the corpus with labels, for the recipes that learn from them (ctc_clustering, pbert, pbert_ils, noisy_student)"
+    )
+    parser.add_argument("--labelled", type=Path, metavar="DIR", help=labelled)
+    source = (
+        "the encoder to continue from and to label with, instead of the configuration's (`continue`); of the recipes "
+    )
+    source += "that learn from labels, the encoder that is fine-tuned first, instead of one that the chain trains"
     parser.add_argument("--checkpoint", metavar="PATH", help=source)
     layer = "layer of the encoder that makes the labels, from 1, instead of the configuration's"
     parser.add_argument("--layer", type=whole, metavar="N", help=layer)

@@ -67,11 +67,14 @@ class Codebook:
 
     def assign(self, features: np.ndarray) -> np.ndarray:
         """Nearest centroid of each frame: float32 `(frames, inputs)` to uint16 `(frames,)`."""
+        return self.distances(features).argmin(1).astype(np.uint16)
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Squared distance of each mapped frame to each centroid, less the frame's squared norm, float32 `(frames, size)`."""
         if self.map is not None:
             features = self.map(features)
-        # argmin |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
-        distances = np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
-        return distances.argmin(1).astype(np.uint16)
+        # |x|^2 - 2 x.C + |C|^2; |x|^2 is the same for all centroids.
+        return np.square(self.centroids).sum(1) - 2.0 * (features @ self.centroids.T)
 
     def save(self, directory: Path | str) -> None:
         """Write `centroids.safetensors`, then `codebook.json`."""
@@ -101,8 +104,9 @@ class Codebook:
             raise UserError(f"{directory}: its format is not {FORMAT!r}; fit the codebook again")
         kind = body.get("kind", KINDS[0])
         if kind not in KINDS:
+            known = ", ".join(KINDS)
             raise UserError(
-                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {', '.join(KINDS)}; update wavlm_lightning"
+                f"{directory}: a codebook of kind {shown(kind)}, and this version knows {known}; update wavlm_lightning"
             )
         with reading(weights, "the centroids of a codebook", AGAIN):
             tensors = load_file(weights)

@@ -15,7 +15,7 @@ from wavlm_lightning.system.hardware import usable_cores
 
 Item = TypeVar("Item")
 # Hours of audio below which starting another process (4 s) takes longer than it saves, by kind of features.
-HOURS_PER_PROCESS = {"phones": 1000.0, "mfcc": 5.0, "context": 5.0, "layer": 0.1, "layers": 0.1}
+HOURS_PER_PROCESS = {"phones": 1000.0, "mfcc": 5.0, "context": 1.0, "layer": 0.1, "layers": 0.1}
 
 
 @dataclass(frozen=True)

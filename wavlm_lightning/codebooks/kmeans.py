@@ -38,7 +38,7 @@ def extract_part(
     So several machines share the work. All arguments but `part` must be those of the later `fit_kmeans`; so must
     `memory_gib`, because it limits the number of utterances.
     """
-    draw = draw_sample(corpus, source, split, share, memory_gib, seed, projection and projection.dim)
+    draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
     return _mapped(draw, projection, memory_gib, seed, jobs, keep).extract(part, keep, jobs)
 
 
@@ -80,7 +80,7 @@ def fit_kmeans(
     Raises:
         UserError: the share is not above 0 and at most 1, or there are fewer frames than clusters.
     """
-    draw = draw_sample(corpus, source, split, share, memory_gib, seed, projection and projection.dim)
+    draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
     if (total := int(draw.frames.sum())) < size:
         raise UserError(
             f"{corpus.directory}: {total} frames of split {split!r} cannot make {size} clusters; "

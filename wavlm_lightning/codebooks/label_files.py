@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -12,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.codebooks.soft_labels import check_soft
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.remote.safetensors_header import header_end, parse_header
+from wavlm_lightning.data.remote.safetensors_header import Header, header_end, parse_header
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.paths import plain_name
 from wavlm_lightning.system.reading import reason_of, shown
 
+# The tensors of soft labels and the metadata that says how they were made; files of older versions have none, and older
+# versions do not read them.
+SOFT_CLASSES, SOFT_WEIGHTS, SOFT = "soft_classes", "soft_weights", "soft"
 CONTENT_SHA256 = "content_sha256"  # metadata of a label file: hash of its tensors; files of older versions have none
 BEGINNING = 4096  # bytes read first: header and starts of a shard of half an hour; larger shards need a second read
 
@@ -40,6 +46,7 @@ class LabelHead:
     metadata: dict[str, str]  # codebook_sha256, shard_sha256, rate; in newer files size and content_sha256
     starts: np.ndarray  # first label of each utterance, and the total: int64 (utterances + 1,)
     labels: int  # in the whole file
+    soft: int  # soft labels a frame; 0 if they are hard alone
 
     @classmethod
     def read(cls, path: Path) -> LabelHead:
@@ -63,6 +70,7 @@ class LabelHead:
                 labels = int(header.tensors["labels"]["shape"][0])
                 if header.tensors["labels"]["dtype"] != "U16" or header.tensors["starts"]["dtype"] != "I64":
                     raise ValueError("its labels are not of type uint16, or its starts not of type int64")
+                soft = _soft_width(header, labels)
                 metadata = header.metadata
                 metadata["codebook_sha256"], metadata["shard_sha256"], float(metadata["rate"])
                 whole = header.bytes
@@ -75,7 +83,21 @@ class LabelHead:
             starts = content[first:end] if end <= len(content) else os.pread(file, end - first, first)
         finally:
             os.close(file)
-        return cls(metadata, np.frombuffer(starts, dtype="<i8"), labels)
+        return cls(metadata, np.frombuffer(starts, dtype="<i8"), labels, soft)
+
+
+def _soft_width(header: Header, labels: int) -> int:
+    """Soft labels a frame of a file with so many labels; 0 if it has none."""
+    found = [header.tensors[name] for name in (SOFT_CLASSES, SOFT_WEIGHTS) if name in header.tensors]
+    if not found:
+        return 0
+    shapes = {tuple(tensor["shape"]) for tensor in found}
+    if [tensor["dtype"] for tensor in found] != ["U16", "F16"] or len(shapes) != 1 or len(min(shapes)) != 2:
+        raise ValueError("its soft labels are not a matrix of classes, uint16, and one of weights, float16")
+    ((rows, width),) = shapes
+    if rows != labels:
+        raise ValueError(f"soft labels of {rows} frames, and {labels} labels")
+    return int(width)
 
 
 def check_content(path: Path, size: int) -> None:
@@ -93,6 +115,16 @@ def check_content(path: Path, size: int) -> None:
     labels = np.frombuffer(content[first:end], dtype="<u2")
     if labels.size and int(labels.max()) >= size:
         raise ValueError(f"it holds label {int(labels.max())} of a codebook of {size}")
+    if not _soft_width(header, len(labels)):
+        return
+    classes, weights = (
+        np.frombuffer(content[slice(*header.place(name))], dtype=dtype).reshape(header.tensors[name]["shape"])
+        for name, dtype in ((SOFT_CLASSES, "<u2"), (SOFT_WEIGHTS, "<f2"))
+    )
+    if not np.array_equal(classes[:, 0], labels) or (classes.size and int(classes.max()) >= size):
+        raise ValueError("its soft labels do not begin with the hard ones, or are none of the codebook")
+    if not (weights >= 0).all() or not (weights[:, 0] > 0).all() or not np.isfinite(weights).all():
+        raise ValueError("the weights of its soft labels are no shares")
 
 
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
@@ -118,6 +150,8 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
         raise UserError(f"{path}: its rate is {meta['rate']} labels/s, labels.json says {head['rate']}; {again}")
     if meta.get("size", str(head["size"])) != str(head["size"]):
         raise UserError(f"{path}: labels of a codebook of {meta['size']}, labels.json says {head['size']}; {again}")
+    if meta.get(SOFT) != soft_words(head) or found.soft != head.get("soft", {}).get("labels", 0):
+        raise UserError(f"{path}: its soft labels are not those of labels.json; remove the file and {again}")
     if len(starts) != shard.utterances + 1:
         raise UserError(
             f"{path}: labels for {len(starts) - 1} utterances, but the shard holds {shard.utterances}; {again}"
@@ -151,6 +185,13 @@ def check_label_set(head: Any) -> str | None:
         return f"its size is {shown(size)}, not a number of labels from 1 to 65536"
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not (math.isfinite(rate) and rate > 0):
         return f"its rate is {shown(rate)}, not labels per second"
-    if not isinstance(head.get("labelled", {}), dict):
-        return f"its `labelled` is {shown(head['labelled'])}, not an object"
-    return None if isinstance(sha256, str) else "it names no codebook"
+    if LABELLED in head and not entries_of(head[LABELLED]):  # an encoder of these labels would be called unsupervised
+        return f"its `labelled` is {shown(head[LABELLED])}, not utterances, seconds and corpus"
+    if not isinstance(sha256, str):
+        return "it names no codebook"
+    return check_soft(head["soft"], size) if "soft" in head else None
+
+
+def soft_words(head: dict[str, Any]) -> str | None:
+    """The metadata `soft` of the label files of a `labels.json`; None if its labels are hard alone."""
+    return json.dumps(head["soft"], sort_keys=True) if "soft" in head else None

@@ -18,17 +18,24 @@ from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import (
     CONTENT_SHA256,
+    SOFT,
+    SOFT_CLASSES,
+    SOFT_WEIGHTS,
     LabelHead,
     check_content,
     check_label_set,
     label_file,
     labels_directory,
+    soft_words,
 )
 from wavlm_lightning.codebooks.phones import PhoneTimes
+from wavlm_lightning.codebooks.soft_labels import SoftSetting, check_wanted, fitting_temperature, soft_labels
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.remote.safetensors_header import header_end
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_bytes
 from wavlm_lightning.system.reading import read_json
@@ -44,6 +51,8 @@ def label_corpus(
     splits: list[str] | None = None,
     jobs: int | None = 1,
     part: JobShard = JobShard(),  # noqa: B008 - it is frozen
+    soft: int | None = None,
+    temperature: float | None = None,
 ) -> int:
     """Label the shards of a part that have no labels of this codebook yet.
 
@@ -57,39 +66,54 @@ def label_corpus(
         splits: which splits; all by default.
         jobs: processes; None chooses by amount of audio and machine.
         part: which shards.
+        soft: keep the posteriors of so many of the nearest clusters beside each label, see `soft_labels`.
+        temperature: of the posteriors; None takes that of the label set, at first `fitting_temperature`.
 
     Returns:
         Number of shards labelled by this call.
 
     Raises:
-        UserError: the corpus is behind a URL, the folder holds labels of another codebook, another process writes this part,
-            audio cannot be decoded, the disk is full, or a process was killed.
+        UserError: the corpus is behind a URL, the folder holds labels of another codebook or other soft labels, the codebook
+            cannot make soft labels, another process writes this part, audio cannot be decoded, the disk is full, or a process
+            was killed.
     """
     if is_remote(corpus.directory):
         raise UserError(
             f"{corpus.name}: labels are written beside the shards, which is not possible on a server; run `wavlm codebook "
             "apply` on the original or a copy of the corpus, and upload its folder labels"
         )
+    check_wanted(codebook, soft, temperature)
     directory = labels_directory(corpus, name)
     if not directory.is_dir():  # labels that are complete may lie in a folder that is read-only
         check_output(directory, "labels")
     # What killed processes have left is removed here: it would be uploaded with the corpus.
     with own_folder(directory, "codebook apply", "--name", (part.number, part.of)):
-        return _label(corpus, codebook, directory, splits, jobs, part)
+        opened = {split: corpus.split(split) for split in splits or corpus.splits}
+        setting = None
+        if soft is not None:
+            there = _temperature_of(directory / "labels.json")
+            fitting = temperature or there or fitting_temperature(codebook, corpus, next(iter(opened)))
+            setting = SoftSetting(soft, fitting)
+        return _label(corpus, codebook, directory, opened, jobs, part, setting)
 
 
 def _label(
-    corpus: Corpus, codebook: Codebook, directory: Path, splits: list[str] | None, jobs: int | None, part: JobShard
+    corpus: Corpus,
+    codebook: Codebook,
+    directory: Path,
+    opened: dict[str, Split],
+    jobs: int | None,
+    part: JobShard,
+    soft: SoftSetting | None,
 ) -> int:
     times = PhoneTimes.of_codebook(codebook, corpus)
-    _write_head(directory / "labels.json", codebook, {} if times is None else times.head())
-    opened = {split: corpus.split(split) for split in splits or corpus.splits}
+    _write_head(directory / "labels.json", codebook, soft, {} if times is None else times.head())
     mine = part.deal([(split, number) for split, each in opened.items() for number in range(len(each.shards))])
     samples = {(split, number): corpus.body["splits"][split]["shards"][number]["samples"] for split, number in mine}
     pending = [
         (split, number)
         for split, number in mine
-        if not _is_labelled(directory, opened[split].shards[number], codebook, times)
+        if not _is_labelled(directory, opened[split].shards[number], codebook, soft, times)
     ]
     if pending:
         check_output(directory, "labels")
@@ -98,7 +122,7 @@ def _label(
         jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
     total = sum(samples.values())
     with HoursBar(total, total - left, "labels") as bar:
-        labeller = partial(Labeller, corpus.directory, directory, codebook)
+        labeller = partial(Labeller, corpus.directory, directory, codebook, soft)
         for place in in_order(labeller, pending, jobs):
             bar.add(samples[place])
     return len(pending)
@@ -107,8 +131,10 @@ def _label(
 class Labeller:
     """Labels one shard per call; the worker of `label_corpus`. `device` is that of an encoder."""
 
-    def __init__(self, corpus: Path, directory: Path, codebook: Codebook, device: str | None) -> None:
-        self.corpus, self.directory, self.codebook = Corpus.open(corpus), directory, codebook
+    def __init__(
+        self, corpus: Path, directory: Path, codebook: Codebook, soft: SoftSetting | None, device: str | None
+    ) -> None:
+        self.corpus, self.directory, self.codebook, self.soft = Corpus.open(corpus), directory, codebook, soft
         self.times = PhoneTimes.of_codebook(codebook, self.corpus)
         self.source = self.times or FeatureSource.from_description(codebook.features, device)
         self.shards: dict[str, Any] = {}
@@ -118,44 +144,70 @@ class Labeller:
         if split not in self.shards:
             self.shards[split] = self.corpus.split(split).shards
         shard = self.shards[split][number]
-        rows = [self.codebook.assign(features_of(self.source, shard, each)) for each in range(len(shard.keys))]
+        rows, likely = [], []
+        for each in range(len(shard.keys)):
+            features = features_of(self.source, shard, each)
+            rows.append(self.codebook.assign(features))
+            if self.soft is not None:
+                likely.append(soft_labels(self.codebook, features, self.soft))
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
         meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
+        if self.soft is not None:
+            tensors[SOFT_CLASSES], tensors[SOFT_WEIGHTS] = map(np.concatenate, zip(*likely, strict=True))
+            meta[SOFT] = json.dumps(self.soft.about(), sort_keys=True)
         if self.times is not None:
             meta |= self.times.origin(shard)
         write_bytes(label_file(self.directory, shard), _finished(save(tensors, metadata=meta)), durable=True)
         return place
 
 
-def _write_head(path: Path, codebook: Codebook, more: dict[str, Any]) -> None:
-    """Write `labels.json`; refuse one of another codebook."""
+def _write_head(path: Path, codebook: Codebook, soft: SoftSetting | None, more: dict[str, Any]) -> None:
+    """Write `labels.json`; refuse one of another codebook or of other soft labels."""
     body: dict[str, Any] = {"codebook_sha256": codebook.sha256, "size": codebook.size, "rate": codebook.rate}
-    if "labelled" in codebook.fitted:  # people's labels had a part in the codebook, and so in the labels of any corpus
-        body["labelled"] = codebook.fitted["labelled"]
+    if seen := entries_of(codebook.fitted.get(LABELLED)):  # they had a part in the labels of any corpus
+        body[LABELLED] = seen
     body |= more
+    if soft is not None:
+        body["soft"] = soft.about()
     if not path.is_file():
         # Parts that start at the same time write the same content. A part with another codebook is not noticed here, but
         # by the hash in its label files.
         write_bytes(path, json.dumps(body).encode(), durable=True)
-    elif _codebook_of(path) != codebook.sha256:
+        return
+    head = _read_head(path)
+    if head["codebook_sha256"] != codebook.sha256:
         raise UserError(f"{path.parent}: has labels of another codebook; choose another --name or remove the folder")
+    if (there := SoftSetting.read(head)) != soft:
+        kind = (
+            "without soft ones" if there is None else f"with --soft {there.labels} --temperature {there.temperature:g}"
+        )
+        raise UserError(f"{path.parent}: has labels {kind}; give the same, choose another --name or remove the folder")
 
 
-def _codebook_of(path: Path) -> str:
+def _temperature_of(path: Path) -> float | None:
+    """The temperature of the soft labels that are there; None without any."""
+    there = SoftSetting.read(_read_head(path)) if path.is_file() else None
+    return None if there is None else there.temperature
+
+
+def _read_head(path: Path) -> dict[str, Any]:
     remedy = "remove this file, and the labels beside it are checked and kept"
     head = read_json(path, "the description of labels", remedy, kind=object)
     if (wrong := check_label_set(head)) is not None:
         raise UserError(f"{path}: {wrong}; {remedy}")
-    return head["codebook_sha256"]
+    return head
 
 
-def _is_labelled(directory: Path, shard: ShardIndex, codebook: Codebook, times: PhoneTimes | None) -> bool:
+def _is_labelled(
+    directory: Path, shard: ShardIndex, codebook: Codebook, soft: SoftSetting | None, times: PhoneTimes | None
+) -> bool:
     path = label_file(directory, shard)
     try:
         meta = LabelHead.read(path).metadata
         ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
+        ours = ours and meta.get(SOFT) == soft_words({} if soft is None else {"soft": soft.about()})
         if times is not None:  # labels of phones are no function of shard and codebook alone
             ours = ours and times.origin(shard).items() <= meta.items()
         if ours:

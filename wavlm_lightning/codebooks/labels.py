@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from safetensors import safe_open
 
 from wavlm_lightning.codebooks.label_files import (
+    SOFT_CLASSES,
+    SOFT_WEIGHTS,
     LabelHead,
     check_content,
     check_label_set,
@@ -20,13 +22,17 @@ from wavlm_lightning.codebooks.label_files import (
     label_file,
     labels_directory,
 )
+from wavlm_lightning.codebooks.soft_labels import SoftSetting
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import REMOTE_HANDLES, ShardIndex, check_each
 from wavlm_lightning.data.split import Split
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, entries_of, joined
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_json, reading, reason_of
+
+Row = TypeVar("Row")
 
 
 class LabelRows(Sequence[np.ndarray]):
@@ -58,6 +64,10 @@ class LabelRows(Sequence[np.ndarray]):
 
     def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]  # no slices: they would read files
         """uint16 `(label_frames,)` of one utterance."""
+        return self.read(number, "labels")[0]
+
+    def read(self, number: int, *names: str) -> tuple[np.ndarray, ...]:
+        """The rows of one utterance in tensors of its label file, `(label_frames, ...)`."""
         if not 0 <= number < len(self):
             raise IndexError(number)  # the sequence protocol ends an iteration with it
         shard, place = self._split.locate(number)
@@ -68,8 +78,8 @@ class LabelRows(Sequence[np.ndarray]):
             if not shard.remote:
                 self._check_shard(which)
             file = self._file(which, shard)
-        begin, end = file.get_slice("starts")[place : place + 2]
-        return file.get_slice("labels")[int(begin) : int(end)]
+        begin, end = file.get_slice("starts")[place : place + 2].tolist()
+        return tuple(file.get_slice(name)[begin:end] for name in names)
 
     def _file(self, which: int, shard: ShardIndex) -> Any:
         path = shard.fetch(self._files[which])
@@ -95,17 +105,31 @@ _opened = lru_cache(maxsize=256)(_open)
 _opened_remote = lru_cache(maxsize=REMOTE_HANDLES)(_open)
 
 
-class JoinedRows(Sequence[np.ndarray]):
+class SoftRows(Sequence[tuple[np.ndarray, ...]]):
+    """The soft labels of a split's utterances, read from disk on access."""
+
+    def __init__(self, rows: LabelRows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, ...]:  # type: ignore[override]
+        """Classes uint16 and weights float16 `(label_frames, soft labels)` of one utterance."""
+        return self._rows.read(number, SOFT_CLASSES, SOFT_WEIGHTS)
+
+
+class JoinedRows(Sequence[Row]):
     """Labels of several splits, concatenated."""
 
-    def __init__(self, parts: Sequence[Sequence[np.ndarray]]) -> None:
+    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
         self._parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
+    def __getitem__(self, number: int) -> Row:  # type: ignore[override]
         if not 0 <= number < len(self):
             raise IndexError(number)
         part = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -122,7 +146,9 @@ class LabelSet:
         codebook_sha256: hash of their codebook.
         rows: for each utterance uint16 `(label_frames,)`.
         has_labels: which utterances have labels, bool `(utterances,)`; None if all have.
-        labelled: labels of people that had a part in these: `utterances`, `seconds`, `corpus`; None if none had.
+        labelled: labelled speech that the codebook was made with, an entry a corpus; empty if there was none.
+        soft: how soft labels were made; None if they are hard alone.
+        soft_rows: for each utterance classes and weights, see `SoftRows`; None without soft labels.
     """
 
     size: int
@@ -130,12 +156,15 @@ class LabelSet:
     codebook_sha256: str
     rows: Sequence[np.ndarray]
     has_labels: np.ndarray | None = None
-    labelled: dict[str, Any] | None = None
+    labelled: tuple[Entry, ...] = ()
+    soft: SoftSetting | None = None
+    soft_rows: Sequence[tuple[np.ndarray, ...]] | None = None
 
     def codebook(self) -> dict[str, Any]:
-        """Size, hash and rate, and `labelled` if people's labels had a part, as checkpoints store them."""
-        body = {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate}
-        return body if self.labelled is None else body | {"labelled": self.labelled}
+        """Size, hash and rate, as checkpoints store them; with which labels it was made, and its soft labels, if any."""
+        seen = {LABELLED: [dict(entry) for entry in self.labelled]} if self.labelled else {}
+        soft = {} if self.soft is None else {"soft": self.soft.about()}
+        return {"size": self.size, "sha256": self.codebook_sha256, "rate": self.rate, **seen, **soft}
 
     @classmethod
     def open(cls, corpus: Corpus, name: str, split: str) -> LabelSet:
@@ -150,28 +179,38 @@ class LabelSet:
         again = _again(corpus, name)
         whole = partial(_whole, size=head["size"], again=again)
         rows = LabelRows(opened, files, partial(check_labels, head=head, again=again), whole)
-        has_labels = None
+        has_labels, soft = None, SoftSetting.read(head)
         if head.get("partial") is True:  # of a remote corpus, all label files are fetched for this
             starts = [
                 LabelHead.read(shard.fetch(path)).starts for shard, path in zip(opened.shards, files, strict=True)
             ]
             has_labels = np.concatenate([np.diff(each) > 0 for each in starts])
-        facts = {"has_labels": has_labels, "labelled": head.get("labelled")}
-        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, **facts)
+        seen = tuple(entries_of(head.get(LABELLED)))
+        soft_rows = SoftRows(rows) if soft else None
+        return cls(head["size"], head["rate"], head["codebook_sha256"], rows, has_labels, seen, soft, soft_rows)
 
     @classmethod
     def join(cls, parts: Sequence[LabelSet]) -> LabelSet:
         """Concatenate the labels of several splits; a UserError says if they are of different codebooks."""
         first = parts[0]
         for part in parts[1:]:
-            if (part.codebook_sha256, part.size, part.rate) != (first.codebook_sha256, first.size, first.rate):
+            if (part.size, part.rate, part.codebook_sha256) != (first.size, first.rate, first.codebook_sha256):
                 raise UserError(
                     f"labels: one corpus has labels of codebook {first.codebook_sha256[:12]}, another one of "
                     f"{part.codebook_sha256[:12]}; run `wavlm codebook apply` with one codebook on all corpora"
                 )
+            if part.soft != first.soft:
+                first_is, part_is = (each.soft.about() if each.soft else "none" for each in (first, part))
+                raise UserError(
+                    f"labels: one corpus has soft labels {first_is}, another one {part_is}; run `wavlm codebook apply` with "
+                    "the same --soft and --temperature on all corpora"
+                )
         rows = first.rows if len(parts) == 1 else JoinedRows([part.rows for part in parts])
-        facts = {"has_labels": _joined(parts), "labelled": _together([part.labelled for part in parts])}
-        return cls(first.size, first.rate, first.codebook_sha256, rows, **facts)
+        soft_rows = first.soft_rows
+        if len(parts) > 1 and first.soft is not None:
+            soft_rows = JoinedRows([part.soft_rows for part in parts if part.soft_rows is not None])
+        seen = tuple(joined(*(part.labelled for part in parts)))
+        return cls(first.size, first.rate, first.codebook_sha256, rows, _joined(parts), seen, first.soft, soft_rows)
 
 
 def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
@@ -183,22 +222,13 @@ def _joined(parts: Sequence[LabelSet]) -> np.ndarray | None:
     )
 
 
-def _together(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """People's labels that had a part in several label sets; the same ones count once."""
-    used = [part for number, part in enumerate(parts) if part is not None and part not in parts[:number]]
-    if len(used) < 2:
-        return used[0] if used else None
-    counts = {key: sum(part[key] for part in used) for key in ("utterances", "seconds")}
-    return counts | {"corpus": ", ".join(dict.fromkeys(str(part["corpus"]) for part in used))}
-
-
 def label_sets(corpus: Corpus) -> list[str]:
     """Names of the label sets in a corpus folder; for a remote corpus, those that were downloaded."""
     return sorted(path.parent.name for path in corpus.directory.glob("labels/*/labels.json"))
 
 
 def label_head(corpus: Corpus, name: str) -> dict[str, Any]:
-    """The content of `labels.json`: `size`, `rate` and `codebook_sha256`; a UserError says if it is missing."""
+    """The content of `labels.json`: `size`, `rate`, `codebook_sha256`, perhaps `soft`; a UserError says if it is missing."""
     path = labels_directory(corpus, name) / "labels.json"
     if is_remote(corpus.directory):
         try:

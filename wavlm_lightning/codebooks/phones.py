@@ -17,6 +17,7 @@ from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.data.alignments import SILENCE, SPOKEN_NOISE, Aligned, AlignmentSet, Segment, frame_classes
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of
 from wavlm_lightning.system.errors import UserError
 
 KIND = "phones"
@@ -92,8 +93,8 @@ class PhoneTimes(FeatureSource):
         if one is None:
             if self.description["unaligned"] == REFUSE:
                 raise UserError(
-                    f"{shard.path}: utterance {key!r} has no alignment; align it, or make the codebook with --unaligned leave-out, "
-                    "so that pre-training leaves out such utterances"
+                    f"{shard.path}: utterance {key!r} has no alignment; align it, or make the codebook with --unaligned "
+                    "leave-out, so that pre-training leaves out such utterances"
                 )
             return np.zeros((0, len(self.numbers)), np.float32)
         phones = one.phones
@@ -112,7 +113,8 @@ class PhoneTimes(FeatureSource):
 
     def head(self) -> dict[str, Any]:
         """What `labels.json` says beside size, rate and hash."""
-        more: dict[str, Any] = {"labelled": labelled} if (labelled := self.alignments.labelled()) else {}
+        seen = entries_of(self.alignments.labelled())
+        more: dict[str, Any] = {LABELLED: seen} if seen else {}
         return more | ({"partial": True} if self.description["unaligned"] == LEAVE_OUT else {})
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
@@ -173,7 +175,7 @@ def phone_codebook(
     fitted: dict[str, Any] = {"corpus": corpus.name, "alignments": found.about, "seconds": round(seconds, 3)}
     fitted |= {"utterances": aligned, "of_utterances": utterances}
     if labelled := found.labelled():
-        fitted["labelled"] = labelled
+        fitted[LABELLED] = labelled
     return Codebook(np.eye(len(names), dtype=np.float32), float(rate), described, fitted, KIND)
 
 

@@ -44,7 +44,7 @@ class Projection:
         Raises:
             UserError: more outputs are wanted than inputs or frames are there.
         """
-        inputs = frames.shape[1]
+        inputs, explained = frames.shape[1], None  # a random projection has no share of the variance to name
         if not 1 <= self.dim <= inputs:
             raise UserError(f"--dim {self.dim}: these features have {inputs} numbers a frame; give 1 to {inputs}")
         if len(frames) <= self.dim:
@@ -56,7 +56,7 @@ class Projection:
             bound = np.sqrt(6 / (inputs + self.dim))
             drawn = np.random.default_rng([seed, 1]).uniform(-bound, bound, (inputs, self.dim))
             # A feature that is constant says nothing, whatever it is divided by.
-            matrix, explained = drawn / np.where(deviation > 0, deviation, 1.0)[:, None], None
+            matrix = drawn / np.where(deviation > 0, deviation, 1.0)[:, None]
         else:
             from sklearn.decomposition import PCA
 
@@ -65,7 +65,7 @@ class Projection:
             if self.whiten:
                 smallest = np.finfo(np.float32).eps * model.explained_variance_.max()
                 matrix = matrix / np.sqrt(np.maximum(model.explained_variance_, smallest))
-            explained = round(float(model.explained_variance_ratio_.sum()), 4)
+            explained = round(float(np.sum(model.explained_variance_ratio_)), 4)
         one, two = np.ascontiguousarray(mean, np.float32), np.ascontiguousarray(matrix, np.float32)
         return LinearMap(self.kind, one, two, self.whiten, self.unit_norm, explained)
 
@@ -91,16 +91,18 @@ def fit_map(
     if not path.exists():
         found = projection.fit(sample.features(jobs), seed)
         keep.mkdir(parents=True, exist_ok=True)
-        explained = np.array([np.nan if found.explained is None else found.explained])
+        share = np.array([np.nan if found.explained is None else found.explained])
         mine = keep / f"{name}.{os.getpid()}"
         with atomic_write(mine, durable=True) as temporary:
-            temporary.write_bytes(save({**found.tensors(), "explained": explained}))
+            temporary.write_bytes(save({**found.tensors(), "explained": share}))
         try:
             os.link(mine, path)  # unlike a rename, it does not replace the map of a part that was faster
         except FileExistsError:
             pass
+        except OSError:  # a file system without links: there the later of two maps counts
+            mine.replace(path)
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
     with reading(path, "the map of a codebook", "remove it and run the same command again"):
         tensors = load_file(path)
         explained = float(tensors["explained"][0])

@@ -110,6 +110,23 @@ class TaskBatch(Transferable):
 
 
 @dataclass(frozen=True)
+class SoftLabels(Transferable):
+    """Several labels a frame and their weights.
+
+    Attributes:
+        classes: int64 `(batch, frames, soft labels)`, or without one of the first two dimensions; the likeliest first.
+        weights: float32 of the same shape; those of a frame add up to 1.
+    """
+
+    classes: Tensor
+    weights: Tensor
+
+    def __getitem__(self, where: Any) -> SoftLabels:
+        """Those of some rows or frames, as tensors are indexed."""
+        return SoftLabels(self.classes[where], self.weights[where])
+
+
+@dataclass(frozen=True)
 class PretrainingBatch(Transferable):
     """A batch of pre-training: crops of one length, without padding.
 
@@ -118,9 +135,11 @@ class PretrainingBatch(Transferable):
         labels: by label set, the codebook label of each encoder frame, int64 `(batch, frames)`; empty without labels.
         noise: clips to mix in, float32 `(clips, samples)`; zero rows without a noise corpus.
         noise_lengths: samples of each clip, int64 `(clips,)`.
+        soft_labels: by label set, those of the label sets that have some.
     """
 
     audio: Tensor
     labels: dict[str, Tensor]
     noise: Tensor
     noise_lengths: Tensor
+    soft_labels: dict[str, SoftLabels] = field(default_factory=dict)

@@ -9,6 +9,7 @@ Layout::
     trials-SPLIT.csv            same-speaker trials, for tasks that need them
     trials-SPLIT_NAME.csv       a further list of trials of that split, which `source.trial_lists` names
     labels/NAME/SPLIT-000000.safetensors    codebook labels (see `wavlm_lightning.codebooks`)
+    alignments/NAME/SPLIT-000000.jsonl      times of phones and words (see `wavlm_lightning.data.alignments`)
 """
 
 from __future__ import annotations

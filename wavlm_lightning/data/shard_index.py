@@ -151,7 +151,7 @@ class ShardIndex:
         if self.modified_ns is not None and not self.remote:
             return (
                 f"{self.path}: the shard that it links to, {os.path.realpath(self.path)}, has changed since it was indexed; "
-                "run the same `wavlm prepare webdataset` again, which reads only what has changed"
+                "run the command that made this corpus again, such as `wavlm prepare webdataset`; it reads only what has changed"
             )
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 
@@ -284,7 +284,7 @@ def _check_present(path: Path) -> None:
     if path.is_symlink() and not path.is_file():
         raise UserError(
             f"{path}: the shard that it links to, {os.path.realpath(path)}, is not there; copy it back, or run the "
-            "`wavlm prepare webdataset` of this corpus with the new place"
+            "command that made this corpus (`wavlm prepare webdataset`, `wavlm pseudo-label`) with the new place"
         )
     if not path.is_file():
         raise UserError(f"{path}: this shard is missing; prepare the corpus again, or copy the shard back")

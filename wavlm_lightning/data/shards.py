@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from wavlm_lightning.data.shard_index import Further, Members, ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, write_bytes
 
-__all__ = ["ShardIndex", "Utterance", "check_member_name", "write_shard"]
+__all__ = ["ShardIndex", "Utterance", "check_member_name", "link_shard", "with_other_records", "write_shard"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,51 @@ def write_shard(path: Path, utterances: Iterable[Utterance]) -> ShardIndex | Non
     index = ShardIndex(path, len(keys), size, digest, audio_members=tuple(further), index_sha256=index_sha256)
     write_bytes(index.index_path, content, durable=True)
     return index
+
+
+def link_shard(link: Path, target: Path, body: dict[str, Any], size: int, sha256: str, modified_ns: int) -> ShardIndex:
+    """Link to a shard that stays where it is, and write an index of some of its utterances beside the link; no audio is copied.
+
+    Args:
+        link: of the new shard, `SPLIT-NNNNNN.tar`.
+        target: the tar.
+        body: `Members` of the utterances with `names` and `metas`, which hold the metadata, without its hash.
+        size: of the tar in bytes.
+        sha256: of the tar.
+        modified_ns: when the tar was last changed.
+    """
+    content = json.dumps({**body, "sha256": sha256}).encode()  # last, because `ShardIndex.check` reads only the end
+    further, count = tuple(body.get("further", ())), len(body["keys"])
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.realpath(target))
+    digest = hashlib.sha256(content).hexdigest()
+    index = ShardIndex(link, count, size, sha256, False, further, digest, modified_ns)
+    write_bytes(index.index_path, content)
+    return index
+
+
+def with_other_records(
+    link: Path, shard: ShardIndex, places: Sequence[int], metas: Sequence[dict[str, Any]]
+) -> ShardIndex:
+    """A shard with some utterances of another one, those at `places`, under other metadata; the audio is linked.
+
+    `UserError` if the other shard is gone or has changed.
+    """
+    shard.check()
+    members = shard.members
+    names = members.names or [f"{key}.flac" for key in members.keys]
+    body: dict[str, Any] = {
+        "keys": [members.keys[place] for place in places],
+        "samples": [members.samples[place] for place in places],
+        "audio": [list(members.audio[place]) for place in places],
+        "info": [],
+        "names": [names[place] for place in places],
+        "metas": [json.dumps(meta, ensure_ascii=False) for meta in metas],
+    }
+    further = {name: [rows[place] for place in places] for name, rows in members.further.items()}
+    if further := {name: rows for name, rows in further.items() if any(rows)}:
+        body["further"] = further
+    return link_shard(link, shard.path, body, shard.size, shard.sha256, shard.path.stat().st_mtime_ns)
 
 
 def check_member_name(name: str, where: str) -> None:

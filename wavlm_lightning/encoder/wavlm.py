@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.formats import match_state, read_checkpoint
 from wavlm_lightning.encoder.checkpoints.huggingface import write_checkpoint
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, labels_seen
 from wavlm_lightning.encoder.checkpoints.tensor_files import readable
 from wavlm_lightning.encoder.config import SAMPLE_RATE, WavLMConfig
 from wavlm_lightning.encoder.cpu.inference_prep import prepare
@@ -33,6 +34,7 @@ class WavLM(nn.Module):
 
     Attributes:
         feature_grad_mult: factor on the gradient that enters the convolutions; that of the configuration until changed.
+        labelled: labelled speech that the weights have learned from, as their checkpoint says; see `checkpoints/labels_seen.py`.
 
     Example:
         >>> encoder = WavLM(WavLMConfig.tiny()).eval()
@@ -45,6 +47,7 @@ class WavLM(nn.Module):
         super().__init__()
         self.config = config or WavLMConfig.base()
         self.feature_grad_mult = self.config.feature_grad_mult
+        self.labelled: list[Entry] = []
         self.feature_extractor = FrontEnd(self.config)
         self.feature_projection = FeatureProjection(self.config)
         self.masked_spec_embed = nn.Parameter(torch.empty(self.config.dim).uniform_())
@@ -217,6 +220,7 @@ class WavLM(nn.Module):
         if config.position_bias != "none":  # the buffer is still on `meta`: it is in no checkpoint
             table = encoder.encoder.layers[0].attention.rel_attn_embed
             table.buckets = table.make_buckets()
+        encoder.labelled = labels_seen(Path(path))
         return encoder.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -228,7 +232,8 @@ class WavLM(nn.Module):
         Args:
             folder: made if missing; gets `config.json`, `model.safetensors` and `preprocessor_config.json`.
         """
-        write_checkpoint(Path(folder), replace(self.config), self.state_dict())
+        own = {LABELLED: list(self.labelled)} if self.labelled else {}
+        write_checkpoint(Path(folder), replace(self.config), self.state_dict(), own)
 
     def _check(self, waveforms: Tensor, lengths: Tensor | None) -> tuple[Tensor, bool]:
         """Validate the inputs; return the lengths on the device of the waveforms, and whether any row is padded."""

@@ -7,6 +7,7 @@
 - `intervals`: bootstrap intervals and paired comparisons.
 - `class_recall`: unweighted accuracy (ER).
 - `cluster_quality`, `effective_rank`: quality of pre-training labels and of representations.
+- `abx`, `boundaries`, `stability`: units and features without any training (`wavlm units`).
 
 Imports `system` at most. Tests: `tests/metrics/`. Importing the package loads only numpy; modules that need scipy or
 torchmetrics are imported on first use.

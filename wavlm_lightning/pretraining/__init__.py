@@ -3,7 +3,8 @@
 Reading order:
 
 1. `module`: `WavLMPretraining`, one step = mixing, masking, encoder, objectives (`training_step`).
-2. `objectives/`: masked prediction, contrastive prediction, log-mel regression, feature penalty; teachers and views.
+2. `objectives/`: masked prediction, CTC of masked regions, contrastive prediction, log-mel regression, feature penalty; teachers
+   and views.
 3. `data`: corpora, labels and the plan of an epoch; `crops`: what one batch holds.
 4. `updates`: normalising, clipping and skipping gradients, AdamW. `health`: speed, collapse.
 5. `head_file`: the pre-training head beside an exported encoder. `recipe`: all stages of a published pre-training.
@@ -21,6 +22,7 @@ from wavlm_lightning.pretraining.objectives import (
     ContrastivePrediction,
     FeaturePenalty,
     LogMelRegression,
+    MaskedCtc,
     MaskedPrediction,
     Objective,
 )
@@ -31,6 +33,7 @@ __all__ = [
     "ContrastivePrediction",
     "FeaturePenalty",
     "LogMelRegression",
+    "MaskedCtc",
     "MaskedPrediction",
     "Objective",
     "PretrainingData",

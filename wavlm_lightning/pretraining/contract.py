@@ -17,7 +17,8 @@ class PretrainingServed:
     """What `WavLMPretraining` must know of its data beside the batches.
 
     Attributes:
-        codebooks: label set -> `size` and `sha256` of its codebook, in the order in which they were named.
+        codebooks: label set -> `size` and `sha256` of its codebook, `soft` where it has soft labels, in the order in which
+            they were named.
         has_noise: whether batches contain noise clips.
         grid: the encoder configuration whose frames the labels are cut for.
     """

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks import LabelSet
-from wavlm_lightning.data.batch import PretrainingBatch, Waveforms
+from wavlm_lightning.data.batch import PretrainingBatch, SoftLabels, Waveforms
 from wavlm_lightning.data.noise import CorpusNoise
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder import WavLMConfig
@@ -56,19 +56,38 @@ class Crops(Dataset[PretrainingBatch]):
         noise = self._noise(math.ceil(len(numbers) * self.noise_clips), crop, rng)
         frames = int(self.grid.frames(crop))
         labels = {name: self._labels(label_set, numbers, starts, frames) for name, label_set in self.labels.items()}
-        return PretrainingBatch(audio, labels, noise.audio, noise.lengths)
+        soft = {
+            name: self._soft_labels(label_set, numbers, starts, frames)
+            for name, label_set in self.labels.items()
+            if label_set.soft_rows is not None
+        }
+        return PretrainingBatch(audio, labels, noise.audio, noise.lengths, soft)
 
     def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
         """The label of each frame, `(batch, frames)`: frame t at 50 frames/s has label floor(t * label_rate / 50)."""
-        per_frame = labels.rate / self.grid.frame_rate
         rows = []
-        offsets = np.floor(np.arange(frames) * per_frame).astype(np.int64)
         for number, start in zip(numbers, starts, strict=True):
-            places = round(start / SAMPLE_RATE * labels.rate) + offsets
             row = labels.rows[number]
-            rows.append(torch.from_numpy(row[places[places < len(row)]].astype(np.int64)))
-        shortest = min(map(len, rows))
-        return torch.stack([row[:shortest] for row in rows])
+            rows.append(torch.from_numpy(row[self._places(labels, start, frames, len(row))].astype(np.int64)))
+        return _stack(rows)
+
+    def _soft_labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> SoftLabels:
+        """The soft labels of the same frames, `(batch, frames, soft labels)`, with weights that add up to 1."""
+        classes, weights = [], []
+        assert labels.soft_rows is not None
+        for number, start in zip(numbers, starts, strict=True):
+            likely, shares = labels.soft_rows[number]
+            places = self._places(labels, start, frames, len(likely))
+            classes.append(torch.from_numpy(likely[places].astype(np.int64)))
+            weights.append(torch.from_numpy(shares[places].astype(np.float32)))
+        held = _stack(weights)
+        return SoftLabels(_stack(classes), held / held.sum(-1, keepdim=True))
+
+    def _places(self, labels: LabelSet, start: int, frames: int, there: int) -> np.ndarray:
+        """Where the labels of a crop's frames lie among the `there` labels of its utterance; fewer at its end."""
+        offsets = np.floor(np.arange(frames) * (labels.rate / self.grid.frame_rate)).astype(np.int64)
+        places = round(start / SAMPLE_RATE * labels.rate) + offsets
+        return places[places < there]
 
     def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:
         if self.noise is None:
@@ -78,3 +97,9 @@ class Crops(Dataset[PretrainingBatch]):
         padded = Waveforms.pad(clips)
         audio = torch.nn.functional.pad(padded.audio, (0, samples - padded.audio.shape[1]))
         return Waveforms(audio, padded.lengths)
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    """Rows `(frames, ...)` as one tensor, all as long as the shortest."""
+    shortest = min(map(len, rows))
+    return torch.stack([row[:shortest] for row in rows])

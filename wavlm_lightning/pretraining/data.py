@@ -220,6 +220,8 @@ class PretrainingData(ResumableData):
         # written before an option existed can still be resumed.
         if self.train_split != "train":
             layout["train_split"] = self.train_split
+        if soft := {name: labels.soft.about() for name, labels in self.label_sets.items() if labels.soft}:
+            layout["soft_labels"] = soft
         if self.noise_layout:
             layout["noise"] = self.noise_layout
         if self.weights:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
@@ -124,6 +125,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.codebooks = codebooks
         for objective in self.objectives:
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
+            objective.check_labels(codebooks)
             objective.attach(self.encoder)
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
@@ -155,6 +157,8 @@ class WavLMPretraining(NormalisedUpdates):
         super().on_save_checkpoint(checkpoint)
         checkpoint[ENCODER_KEY] = self.encoder.config.to_dict()
         checkpoint["codebooks"] = self.codebooks
+        if seen := joined(self.encoder.labelled, *(book.get(LABELLED) for book in (self.codebooks or {}).values())):
+            checkpoint[LABELLED] = seen
         checkpoint["seed"] = self.seed
         if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
             checkpoint[TEACHERS] = teachers
@@ -173,8 +177,11 @@ class WavLMPretraining(NormalisedUpdates):
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
         # Compared as lists, because the order counts: an objective that names no label set reads the first.
-        if list((self.codebooks or {}).items()) != list(checkpoint["codebooks"].items()):
-            raise UserError("resume: the checkpoint was trained on labels of another codebook than data.labels names")
+        ours, theirs = (list(books.items()) for books in (self.codebooks or {}, checkpoint["codebooks"]))
+        if ours != theirs:
+            hard = [[(name, {**book, "soft": None}) for name, book in each] for each in (ours, theirs)]
+            what = "other soft labels" if hard[0] == hard[1] else "labels of another codebook"
+            raise UserError(f"resume: the checkpoint was trained on {what} than data.labels names")
         super().on_load_checkpoint(checkpoint)
 
     # One pass.
@@ -213,6 +220,7 @@ class WavLMPretraining(NormalisedUpdates):
             mask=mask,
             padding=layers.padding,
             labels={name: labels[:, :frames] for name, labels in batch.labels.items()},
+            soft_labels={name: labels[:, :frames] for name, labels in batch.soft_labels.items()},
             audio=batch.audio,
             step=step,
             generator=generator,

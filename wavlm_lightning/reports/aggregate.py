@@ -11,6 +11,24 @@ from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
 from wavlm_lightning.system.errors import UserError
 
 
+def recovered_share(labelled_only: float, student: float, oracle: float) -> float | None:
+    """How much of what true labels would bring pseudo-labels bring: 0 is the teacher's error rate, 1 that of the oracle.
+
+    Args:
+        labelled_only: error rate of training on the true labels alone.
+        student: on these and pseudo-labels.
+        oracle: on these and the true labels of the same utterances.
+
+    Returns:
+        The share; None if the true labels bring nothing, so that there is nothing to recover.
+
+    Example:
+        >>> recovered_share(20.0, 14.0, 10.0)
+        0.6
+    """
+    return None if labelled_only <= oracle else (labelled_only - student) / (labelled_only - oracle)
+
+
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """Average every metric over folds, and add the spread of the headlines (SUPERB's figure for ER is this mean).
 

@@ -60,7 +60,15 @@ class CorpusReference(TypedDict):
 # The functional form because "class" is a keyword of Python and still the right word in the file.
 UpstreamReference = TypedDict(
     "UpstreamReference",
-    {"label": str, "class": str, "sha256": str, "parameters": int, "frame_rate": float, "layers": int},
+    {
+        "label": str,
+        "class": str,
+        "sha256": str,
+        "parameters": int,
+        "frame_rate": float,
+        "layers": int,
+        "labelled": NotRequired[list[dict[str, Any]]],
+    },
 )
 
 
@@ -74,7 +82,7 @@ class Selection(TypedDict):
 
 
 class HeadlineInterval(TypedDict):
-    """How sure the headline is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
+    """How sure a figure is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
 
     low: float
     high: float
@@ -96,7 +104,9 @@ class ResultCard:
         headlines: the metrics that tables and pictures show, if they are more than the main one; see `shown`.
         corpus: {"name", "path", "split", "utterances", "seconds"} of the test.
         upstream: {"label", "class", "sha256", "parameters", "frame_rate" (Hz), "layers"}; an upstream without
-            weights has sha256 "" and 0 parameters.
+            weights has sha256 "" and 0 parameters. "labelled" lists the labelled speech that its weights have learned from,
+            {"utterances", "seconds", "corpus"} of each corpus; it is missing where they have seen none, or where the source
+            does not say.
         learning_rate: of the head.
         seed: of the head's training.
         steps: optimiser steps of the head.
@@ -104,6 +114,7 @@ class ResultCard:
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
         interval: of the headline: {"low", "high"} in its unit, {"level" (0.95), "method", "resamples", "resampled" (speakers,
             utterances, recordings, trials or queries), "units" (how many of them)}; None without results of utterances.
+        intervals: the same of further metrics, by name; empty on older cards.
         interval_note: why there is no interval, as the end of a sentence.
         rates_tried: learning rates (in a sweep, settings) of which this one was chosen; 1 for a run on its own, None if
             the card does not say, as older ones.
@@ -115,6 +126,9 @@ class ResultCard:
         fitted: what was fitted on the validation split (a threshold, a clustering), see `Task.fit_on_validation`.
         averaged: updates of the checkpoints whose mean the weights are; empty for weights of a single update.
         started: {"checkpoint", "with", "step"} of the run whose weights this one began with; empty for random ones.
+        labelled: {"utterances", "seconds", "corpus"} of the true labels on which the head was trained; empty on older cards.
+        pseudo_labelled: the same of those that another recogniser has written, with {"round", "labelled"}: how many teachers
+            came before, and the labels that they had seen.
         runtime_seconds: wall time of the test.
         training_seconds: wall time of the training up to the tested checkpoint; 0 if it is not known.
         machine: {"processor", "cores", "threads", "device"} of the test; empty on cards of older versions.
@@ -141,6 +155,7 @@ class ResultCard:
     headlines: list[str] = field(default_factory=list)
     interval: HeadlineInterval | None = None
     interval_note: str = ""
+    intervals: dict[str, HeadlineInterval] = field(default_factory=dict)
     rates_tried: int | None = None
     chosen_on: str = ""
     trainable_parameters: int = 0
@@ -150,6 +165,8 @@ class ResultCard:
     fitted: dict[str, Any] = field(default_factory=dict)
     averaged: list[int] = field(default_factory=list)
     started: dict[str, Any] = field(default_factory=dict)
+    labelled: dict[str, Any] = field(default_factory=dict)
+    pseudo_labelled: dict[str, Any] = field(default_factory=dict)
     runtime_seconds: float = 0.0
     training_seconds: float = 0.0
     machine: dict[str, str] = field(default_factory=dict)
@@ -180,8 +197,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
-        for name in new:
+        new = ("headlines", "interval", "interval_note", "intervals", "rates_tried", "chosen_on", "training_seconds")
+        for name in (*new, "machine", "labelled", "pseudo_labelled"):
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import Curves, Series
@@ -149,6 +149,24 @@ def draw_layers(
     axes.set_xlabel("layer (weights in %)")
 
 
+def draw_layer_scores(axes: "Axes", lines: Mapping[str, Mapping[int, float]], chosen: int, title: str = "") -> None:
+    """Draw scores over the layers of an encoder, a line each (layer -> score), and mark the chosen layer."""
+    for (name, line), colour in zip(lines.items(), SERIES, strict=False):
+        axes.plot(list(line), list(line.values()), color=colour, marker="o", markersize=4, label=name)
+        if chosen in line:
+            axes.annotate(
+                f"{line[chosen]:.3g}", (chosen, line[chosen]), xytext=(0, 7), textcoords="offset points", ha="center",
+                color=INK, fontsize=9, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+            )  # fmt: skip
+    axes.axvline(chosen, color=INK, linewidth=1, linestyle=(0, (2, 2)), label=f"chosen: layer {chosen}")
+    layers = sorted({layer for line in lines.values() for layer in line})
+    axes.set_xticks(layers if len(layers) <= 13 else layers[:: -(-len(layers) // 13)])
+    axes.margins(y=0.15)
+    axes.set_title(title)
+    axes.set_xlabel("layer (0 is the input of the first one)")
+    axes.legend(loc="best")
+
+
 def draw_spectrogram(axes: "Axes", decibels: "np.ndarray", title: str, loudest: float, seconds: float) -> None:
     """Draw a spectrogram `(frequencies up to 8 kHz, frames)` in dB; black is 80 dB below `loudest`."""
     axes.imshow(
@@ -194,6 +212,42 @@ def draw_lines(
         for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             set_formatter(lambda value, _: f"{value:g}")
     _finish(axes, title, "step", unit, MUTED)
+
+
+def draw_layer_lines(
+    axes: "Axes",
+    title: str,
+    unit: str,
+    lines: Mapping[str, Sequence[tuple[int, float, float, float]]],
+    order: Sequence[str],
+) -> None:
+    """Draw figures over layers with bands: name -> (layer, figure, ends of its interval); lower is better.
+
+    A name with one layer beside others with several becomes a dashed line across the panel. Colours as in `draw_lines`.
+    """
+    series = {
+        name: Series([layer for layer, *_ in some], [value for _, value, *_ in some]) for name, some in lines.items()
+    }
+    best = {name: Series([0], [min(one.values)]) for name, one in series.items()}
+    colours = line_colours(best, order, "lower")
+    last = max(one.steps[-1] for one in series.values())
+    for name in sorted(series, key=lambda name: name in colours):
+        layers, values = series[name].steps, series[name].values
+        style: dict[str, Any] = {
+            "color": colours.get(name, SERIES[2]),
+            "label": short(name) if name in colours else "_",
+        }
+        style |= {"linewidth": 1.8 if name in colours else 1.2, "alpha": 0.9 if name in colours else 0.55}
+        if len(layers) == 1 and last > 0:
+            axes.plot([0, last], values * 2, linestyle="--", **style)
+            continue
+        axes.plot(layers, values, marker="o", markersize=3.5, **style)
+        if name in colours:
+            ends = zip(*((low, high) for _, _, low, high in lines[name]), strict=True)
+            axes.fill_between(layers, *ends, color=colours[name], alpha=0.12, linewidth=0)
+    axes.set_xlim(-0.3, last + 0.3)
+    _steps(axes)
+    _finish(axes, title, "layer", unit, MUTED)
 
 
 def means(lines: Sequence[tuple[str, Series]]) -> dict[str, Series]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import lightning.pytorch as pl
 from torch import Tensor
 
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reason_of
@@ -53,6 +54,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
                 checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
         else:
             checkpoint |= self.upstream.checkpoint_entries()
+        seen = self._labels_seen()
+        if seen:
+            checkpoint[LABELLED] = seen
         if self.fit_began is not None:
             # Beside the entry `task`, which is equal for equal runs.
             checkpoint["training_seconds"] = self.seconds_before + time.perf_counter() - self.fit_began
@@ -75,6 +79,19 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "started": self.started,
             "selection": None if value is None else {"metric": metric, "mode": mode, "value": float(value)},
         }
+        for name in (LABELLED, "pseudo_labelled"):  # of the head; those of a run that goes on are in its checkpoint
+            if counts := dict(getattr(self.data, name, {}) or self.trained.get(name, {})):
+                checkpoint["task"][name] = counts
+
+    def _labels_seen(self) -> list[dict[str, Any]]:
+        """Labelled speech that the encoder in the checkpoint has learned from; that of a frozen one is its source's matter."""
+        if self.upstream.frozen:
+            return []
+        before = self.upstream.labelled
+        if self.data is None:
+            return [dict(each) for each in before]
+        own = {**self.data.labelled, "task": self.name} if self.data.labelled else {}
+        return joined(before, own, self.data.pseudo_labelled.get(LABELLED))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head, after checking that it belongs to this task, upstream and protocol."""
@@ -119,6 +136,8 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             own = self.state_dict()
             checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith("upstream.")}
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
+        if not self.upstream.frozen:
+            self.upstream.labelled = tuple(joined(checkpoint.get(LABELLED)))
         self.seconds_before = float(checkpoint.get("training_seconds", 0.0))
         self.fitted, self.started = kept.get("fitted", {}), kept.get("started", {})
         self.fitted_tensors = checkpoint.get("fitted_tensors", {})

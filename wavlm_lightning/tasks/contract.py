@@ -89,6 +89,8 @@ class Served:
         loader: makes a new loader of the batches of `train`, `valid` or `test`, for a pass of a task's own.
         path: the corpus as the user named it.
         training: opens the split `train`, also in a test.
+        labelled: the utterances with true labels that a fit trains on: `utterances`, `seconds`, `corpus`; empty if not known.
+        pseudo_labelled: likewise those whose transcripts a recogniser wrote, with `round`, and `labelled`, what that had seen.
         whole: makes a loader of a split or a `Subset` as an evaluation reads it, whole utterances without transforms and
             without the cache, each process its share: for what is fitted on training data under these conditions.
     """
@@ -100,6 +102,8 @@ class Served:
     path: str | Path = ""
     training: Callable[[], Split] = _no_training
     whole: Callable[[Split], Any] = _not_whole
+    labelled: Mapping[str, Any] = field(default_factory=dict)
+    pseudo_labelled: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def processing(self) -> dict[str, Any]:

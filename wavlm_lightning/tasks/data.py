@@ -19,7 +19,9 @@ from wavlm_lightning.augment.transforms import WaveformTransform
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus, Split
 from wavlm_lightning.data.loading.batching import BatchPlan
+from wavlm_lightning.data.loading.mixture import Mixture, Source
 from wavlm_lightning.data.loading.resume import ResumableData
+from wavlm_lightning.data.loading.shard_order import Passes, starts_among
 from wavlm_lightning.data.noise import open_transforms
 from wavlm_lightning.data.subset import Subset, open_splits
 from wavlm_lightning.system.errors import UserError
@@ -29,6 +31,7 @@ from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.augmentation import Augmentation, check_transforms
 from wavlm_lightning.tasks.contract import Needs, Served, join
 from wavlm_lightning.tasks.joint.shared_batches import check_alike, common_level
+from wavlm_lightning.tasks.pseudo_labels import PseudoLabelled, counts_of, is_pseudo, refuse_pseudo
 from wavlm_lightning.tasks.utterances import LabelledUtterances, PartlyCached, named
 from wavlm_lightning.tasks.windows import LONGEST_WHOLE, WINDOW_SECONDS
 from wavlm_lightning.upstreams.cache import FeatureCache
@@ -79,6 +82,10 @@ class TaskData(ResumableData):
         eval_transforms: the same for validation and test, where an utterance always gets the same draw.
         train_seconds: train on so much audio, whole utterances drawn once, the same for every seed; less is within more. Null
             trains on all.
+        pseudo_corpus: a corpus of `wavlm pseudo-label`, or several, with weights among them if they have some: all of their
+            utterances are trained on beside those of `corpus`, in whose validation and test no pseudo-label may be.
+        pseudo_share: their share of the audio that is trained on, between 0 and 1; an epoch is as long as all corpora together,
+            and goes through each in turn, so that the smaller part comes more often.
     """
 
     def __init__(
@@ -102,6 +109,8 @@ class TaskData(ResumableData):
         transforms: list[WaveformTransform] | None = None,
         eval_transforms: list[WaveformTransform] | None = None,
         train_seconds: float | None = None,
+        pseudo_corpus: str | list[str | Source] | None = None,
+        pseudo_share: float = 0.8,
     ) -> None:
         super().__init__()
         self.path = Path(corpus)
@@ -125,6 +134,14 @@ class TaskData(ResumableData):
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
         self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
         self.needs: tuple[Needs, ...] = ()
+        self.pseudo = None if pseudo_corpus is None else PseudoLabelled(pseudo_corpus, pseudo_share)
+        if self.pseudo is not None and (
+            other := next((k for k, v in {"balance": balance, "cache": cache}.items() if v), None)
+        ):
+            raise UserError(
+                f"data.{other} and data.pseudo_corpus do not go together: a mixture has its own shares, and is trained on audio; "
+                f"set data.{other}: null"
+            )
 
     @property
     def corpus(self) -> Corpus:
@@ -152,6 +169,10 @@ class TaskData(ResumableData):
         check_alike(needs, self.batch_requirements)
         used = {"fit": ("train", "valid"), "validate": ("valid",), "test": ("test",), "predict": ("test",)}[stage]
         self.opened = self.open_stage(used)
+        labelled: dict[str, Any] = {}
+        if "train" in self.opened:
+            labelled = counts_of(self.corpus, self.opened["train"])
+            self.opened["train"] = self._with_pseudo(self.opened["train"])
         self._check_lengths()
         for name, split in self.opened.items():
             self._open_transforms(name)
@@ -159,13 +180,29 @@ class TaskData(ResumableData):
         if self.cache_directory is not None:
             common_level(needs)  # refuses tasks that no cache serves
         self._check_labels(stage == "fit")
+        refuse_pseudo(self.corpus, {name: split for name, split in self.opened.items() if name != "train"})
         if self.cache_directory is not None:
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
         training = partial(self._training, stage == "fit")
+        drawn = {} if self.pseudo is None or "train" not in self.opened else self.pseudo.counts
+        if is_pseudo(self.corpus):
+            drawn, labelled = labelled, {}
         return Served(
-            self.corpus, self.opened, self.splits, lambda name: loaders[name](), self.path, training, self._whole
+            self.corpus,
+            self.opened,
+            self.splits,
+            lambda name: loaders[name](),
+            self.path,
+            training,
+            self._whole,
+            labelled,
+            drawn,
         )
+
+    def _with_pseudo(self, train: Split) -> Split:
+        """The training split, joined with the pseudo-labelled corpora."""
+        return train if self.pseudo is None else self.pseudo.join(self.corpus, train, self.min_seconds)
 
     def _check_lengths(self) -> None:
         """Refuse utterances without a single frame, by name; today's recipes and `wavlm data check` do the same."""
@@ -230,17 +267,20 @@ class TaskData(ResumableData):
         """The splits that a stage uses, `used`: some of `train`, `valid` and `test`."""
         corpus, task = self.corpus, self.needs[0]
         names = {**self.splits, "valid": task.selection_split(self.splits["valid"], self.splits["test"])}
-        opened = {name: open_splits(corpus, names[name]) for name in used}
-        if "train" in opened and (self.min_seconds or self.train_seconds is not None):
-            samples = opened["train"].samples
-            chosen, why = np.flatnonzero(samples > self.min_seconds * SAMPLE_RATE), []
-            if self.min_seconds:
-                why.append(f"data.min_seconds={self.min_seconds}")
-            if self.train_seconds is not None:
-                chosen = _so_much(samples, chosen, self.train_seconds)
-                why.append(f"data.train_seconds={self.train_seconds}")
-            opened["train"] = Subset.of(opened["train"], chosen, f"with {' and '.join(why)}")
-        return opened
+        return {name: self.training_split() if name == "train" else open_splits(corpus, names[name]) for name in used}
+
+    def training_split(self) -> Split:
+        """The utterances of `corpus` that are trained on: no task is needed to know them."""
+        opened = open_splits(self.corpus, self.splits["train"])
+        if not self.min_seconds and self.train_seconds is None:
+            return opened
+        chosen, why = np.flatnonzero(opened.samples > self.min_seconds * SAMPLE_RATE), []
+        if self.min_seconds:
+            why.append(f"data.min_seconds={self.min_seconds}")
+        if self.train_seconds is not None:
+            chosen = _so_much(opened.samples, chosen, self.train_seconds)
+            why.append(f"data.train_seconds={self.train_seconds}")
+        return Subset.of(opened, chosen, f"with {' and '.join(why)}")
 
     def _crop(self) -> float | None:
         return self.max_seconds if self.max_frames is None else self.max_frames / self.needs[0].upstream.frame_rate
@@ -313,7 +353,7 @@ class TaskData(ResumableData):
         )
 
     def _training(self, fitting: bool) -> Split:
-        return self.opened["train"] if fitting else self.open_stage(("train",))["train"]
+        return self.opened["train"] if fitting else self._with_pseudo(self.open_stage(("train",))["train"])
 
     def _whole(self, split: Split) -> DataLoader:
         longest, most = float(split.samples.max()) / SAMPLE_RATE, None
@@ -362,16 +402,26 @@ class TaskData(ResumableData):
             train=train,
             max_seconds=cropped,
             multiple=trainer.accumulate_grad_batches,
+            passes=self._passes(split, max_seconds) if train else None,
             seed=self.seed,
             **limits,
         )
         if train:
             self.resume(plan)
         utterances = LabelledUtterances(
-            split, self.needs, max_seconds, self.seed, self.cache, self.factor, augmentation
+            split, self.needs, max_seconds, self.seed, self.cache, self.factor, augmentation, evaluated=not train
         )
         pin, workers = torch.cuda.is_available(), capped(self.num_workers, "data.num_workers")
         return DataLoader(utterances, batch_size=None, sampler=plan, num_workers=workers, pin_memory=pin)
+
+    def _passes(self, split: Split, max_seconds: float | None) -> Passes | None:
+        """The order of a mixture of true labels and pseudo-labels; None without any."""
+        if self.pseudo is None:
+            return None
+        assert isinstance(split, Subset), "`PseudoLabelled.join` chooses utterances"
+        heard = split.samples if max_seconds is None else np.minimum(split.samples, round(max_seconds * SAMPLE_RATE))
+        starts = starts_among(Split(split.name, split.shards).starts, split.numbers)
+        return Mixture(starts, heard, self.pseudo.bounds, self.pseudo.weights, seed=self.seed)
 
     def _note_long(self, split: Split) -> None:
         number = int((split.samples > LONGEST_WHOLE * SAMPLE_RATE).sum())
@@ -391,6 +441,8 @@ class TaskData(ResumableData):
             layout["transforms"] = self.described
         if self.train_seconds is not None:
             layout["train_seconds"] = self.train_seconds
+        if self.pseudo is not None:
+            layout["pseudo"] = self.pseudo.layout
         return layout
 
     @staticmethod

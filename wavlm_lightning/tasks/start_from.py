@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
@@ -58,6 +59,8 @@ def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]
         _check_fit(head, own, f"{where}: its head", "give the model the arguments of that run, or start_with: encoder")
         state |= head
     own = task.state_dict()
+    if part in ("encoder", "both"):
+        task.upstream.labelled = tuple(joined(task.upstream.labelled, found.get(LABELLED)))
     for name, value in state.items():
         own[name].copy_(value)  # in place, whatever device and type the new run has
     return {"checkpoint": str(path), "with": part, "step": int(found["global_step"])}

@@ -21,6 +21,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.augmentation import Augmentation
 from wavlm_lightning.tasks.contract import Needs
+from wavlm_lightning.tasks.pseudo_labels import check_record
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import FeatureCache, Level, pooled
 
@@ -57,7 +58,8 @@ class LabelledUtterances(Dataset[TaskBatch]):
 
     Each task reads its own targets; those of the first become the batch's `targets`, the rest its `others`. Utterances
     longer than `max_seconds` are cropped at a random place and not read from the cache. `factor` is a gain of all audio.
-    With an `augmentation` waveforms go through its transforms after the crop.
+    With an `augmentation` waveforms go through its transforms after the crop. Utterances that are `evaluated` may have no
+    pseudo-labels.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class LabelledUtterances(Dataset[TaskBatch]):
         cache: FeatureCache | None,
         factor: float = 1.0,
         augmentation: Augmentation | None = None,
+        evaluated: bool = False,
     ) -> None:
+        self.evaluated = evaluated
         self.split, self.seed, self.cache, self.factor, self.augmentation = split, seed, cache, factor, augmentation
         self.names = [task.name for task in tasks]
         # Bound methods alone, because processes that read audio may get copies of what this object holds.
@@ -168,7 +172,10 @@ class LabelledUtterances(Dataset[TaskBatch]):
         if number not in self._labels:
             shard, place = self.split.locate(number)
             with named(*self.split.locate(number)):
-                self._labels[number] = self._labels_from(shard.meta(place))
+                meta = shard.meta(place)
+                if self.evaluated:
+                    check_record(meta, f"utterance {shard.keys[place]!r}")
+                self._labels[number] = self._labels_from(meta)
         return self._labels[number]
 
     def _labels_from(self, meta: dict[str, Any]) -> tuple[Tensor | None, ...]:

@@ -40,6 +40,8 @@ class Upstream(nn.Module, ABC):
         random: the preset of an encoder whose weights are random at the start; None for weights that something has trained,
             and where there is nothing to train.
         shortest: samples of the shortest utterance, which has one frame.
+        labelled: labelled speech that its weights have learned from, an entry a corpus (`utterances`, `seconds`, `corpus`); empty
+            if there was none, or if the source does not say.
         source_argument: the argument of `__init__` that also takes the checkpoint of a run that trained it; None if there
             is none.
 
@@ -58,6 +60,7 @@ class Upstream(nn.Module, ABC):
     frame_rate: float
     shortest: int = SHORTEST
     random: str | None = None
+    labelled: Sequence[Mapping[str, Any]] = ()
     _noted = False  # `note_random` has spoken
     source_argument: ClassVar[str | None] = None
 
@@ -283,6 +286,7 @@ class Upstream(nn.Module, ABC):
             "parameters": sum(p.numel() for p in self.parameters()),
             "frame_rate": self.frame_rate,
             "layers": self.num_layers,
+            **({"labelled": [dict(entry) for entry in self.labelled]} if self.labelled else {}),
         }
 
     def note_random(self, task: str) -> None:

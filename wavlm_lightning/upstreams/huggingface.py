@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints.labels_seen import labels_seen
 from wavlm_lightning.encoder.checkpoints.tensor_files import check_finite, check_sums
 from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.reading import reason_of, shown
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
-from wavlm_lightning.upstreams.run_checkpoints import read_trained
+from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint, read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 # Values of `model_type` in `config.json` whose models are built from the same parts.
@@ -80,6 +81,8 @@ class HuggingFaceUpstream(WaveformEncoder):
             overrides = {**overrides, **fine_tuning.dropouts(DROPOUT_FIELDS, overrides)}
         masked = fine_tuning is not None and fine_tuning.time_mask_probability > 0
         self.model, do_normalize = load(str(source), overrides, masked)
+        if Path(source).exists():  # not a name on the hub
+            self.labelled = tuple(labels_seen(newest_checkpoint(Path(source))))
         config = self.model.config
         self.dim, self.num_layers = config.hidden_size, config.num_hidden_layers + 1
         layers = list(zip(config.conv_kernel, config.conv_stride, strict=True))

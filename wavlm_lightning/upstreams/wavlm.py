@@ -163,6 +163,7 @@ class WavLMUpstream(Upstream):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.encoder = load_encoder(source, overrides)
+        self.labelled = tuple(self.encoder.labelled)
         config = self.encoder.config
         self.random = preset_of(source)
         if self.random is not None and not str(source).startswith(RANDOM):

@@ -88,7 +88,8 @@ def align_corpus(
         name: of the alignments.
         splits: which; all by default.
         transcripts: `true`, those of the corpus, or `decoded`, what the head hears.
-        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded.
+        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded. Some of them must
+            be in `corpus`, unless `transcripts` is `decoded` (the teacher learned from another corpus).
         lm: decode by beam search: an ARPA file, or weights of `wavlm lm tune` (a file or the run folder that holds it).
         lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads: the text of the
             corpus is pronounced, and `lm` is a model of words).
@@ -181,23 +182,23 @@ class Aligner:
         # The gain of the training corpus' recipe is in the audio of a corpus that a recipe with the same gain has made.
         trained = self.task.trained.get("processing", {}).get("gain_db", 0.0)
         self.gain_db = head.gain_db - float(corpus.body["source"].get("gain_db") or 0.0 if trained else 0.0)
-        self.truths = None if labelled is None else self._truths(labelled)
+        self.truths = None if labelled is None else self._truths(labelled, apart=transcripts == "decoded")
         self.letters = WORD_END in self.task.labels
         self.spelled = read_pronunciations(lexicon, self.task.labels) if lexicon and not self.letters else None
         self.search = self._search() if lm is not None else None
 
-    def _truths(self, labelled: Path) -> dict[str, dict[str, Any]]:
-        """Metadata of the labelled utterances by their keys."""
+    def _truths(self, labelled: Path, apart: bool) -> dict[str, dict[str, Any]]:
+        """Metadata of the labelled utterances by their keys; `apart`: none of them need be in the corpus."""
         other = Corpus.open(labelled)
         truths: dict[str, dict[str, Any]] = {}
         for split in other.splits:
             opened = other.split(split)
             truths |= dict(zip(opened.keys, opened.metas(), strict=True))
         own = {key for split in self.corpus.splits for key in self.corpus.split(split).keys}
-        if not own & truths.keys():
+        if not own & truths.keys() and not apart:
             raise UserError(
-                f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled "
-                "part of that corpus"
+                f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled part of that "
+                "corpus, or give --transcripts decoded if it is apart from it"
             )
         return truths
 

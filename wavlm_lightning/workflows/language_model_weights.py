@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.tables import metric_title
@@ -27,8 +25,8 @@ from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.components.beam_search import TUNED, WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.decoding import DecodedTask, check_decodes
 from wavlm_lightning.workflows.fit.messages import quiet
-from wavlm_lightning.workflows.fit.parser_errors import user_error
 from wavlm_lightning.workflows.predict.head import open_head
+from wavlm_lightning.workflows.predict.run_data import data_of_run, sha256
 
 TRIALS = "language_model.trials.json"  # in the run folder: what was tried so far
 LOCK = "language_model.lock"
@@ -85,7 +83,7 @@ def tune_language_model(
     except ImportError as error:
         raise UserError(f"wavlm lm tune needs Optuna: {pip_install('sweep')}") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    data = _data(run, corpus)
+    data = data_of_run(run, corpus)
     split = data.splits["valid"] if split is None else split
     _check_split(split, data.splits["test"])
     check_output(run, "RUN")
@@ -139,17 +137,6 @@ def tune_language_model(
     return lines
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file, or of all files of a sharded checkpoint."""
-    digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not part.is_dir():
-            with reading(part, "a file of the search"), part.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
 def _check_split(split: str, test: str) -> None:
     for part in split.split("+"):
         if part in test.split("+") or part.startswith(TEST):
@@ -157,26 +144,6 @@ def _check_split(split: str, test: str) -> None:
                 f"--split {split}: {part} is a test split, and weights that are searched there make the test worthless; name "
                 "the validation split"
             )
-
-
-def _data(run: Path, corpus: Path | None) -> TaskData:
-    """The data module of a run."""
-    content = require_run_config(run)
-    if not isinstance(section := content.get("data"), dict):
-        raise UserError(f"{run}: its config.yaml has no data; name the run folder of a head")
-    if corpus is not None:
-        section = {**section, "init_args": {**(section.get("init_args") or {}), "corpus": str(corpus)}}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningDataModule, "data")
-    try:
-        data = parser.instantiate_classes(parser.parse_object({"data": section})).data
-    except (ArgumentError, ValueError) as error:
-        if (said := user_error(error, [])) is None:
-            raise
-        raise UserError(f"{run}: {said}") from error
-    if not isinstance(data, TaskData):
-        raise UserError(f"{run}: its data module is {type(data).__name__}; weights are searched with TaskData")
-    return data
 
 
 class Heard:

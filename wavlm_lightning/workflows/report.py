@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -76,10 +77,21 @@ def describe_pretraining(run: PretrainingRun) -> PretrainingFacts:
     Paths in its `config.yaml` are relative to the working directory, as in `wavlm fit`.
     """
     parameters = _parameters(run.folder / "checkpoints" / "last.ckpt")
+    seen = _labels_seen(run.folder)
     try:
-        return _describe_data(run, parameters)
+        return replace(_describe_data(run, parameters), labelled=seen)
     except (UserError, OSError, KeyError):  # moved, deleted or written anew since
-        return PretrainingFacts(parameters=parameters)
+        return PretrainingFacts(parameters=parameters, labelled=seen)
+
+
+def _labels_seen(folder: Path) -> str:
+    from wavlm_lightning.encoder import CheckpointError
+    from wavlm_lightning.encoder.checkpoints.labels_seen import labels_seen, said
+
+    try:
+        return said(labels_seen(folder))
+    except (CheckpointError, OSError):  # cut short, or of another program
+        return ""
 
 
 def _describe_data(run: PretrainingRun, parameters: int | None) -> PretrainingFacts:

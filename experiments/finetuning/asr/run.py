@@ -1,7 +1,7 @@
-"""Fine-tunes recognisers on the mini corpus: pre-trained, frozen, random weights and FBANK, by minutes of labels.
+"""Fine-tunes recognisers: pre-trained, frozen, random weights and FBANK, by minutes of labels, greedy and with an n-gram.
 
 Run it where `wavlm demo` has been run, with `wavlm` on the PATH:  python experiments/finetuning/asr/run.py
-It goes on where it stopped, and writes results.csv beside this file.
+It goes on where it stopped, and writes results-CORPUS.csv beside this file.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import argparse
 import csv
 import json
 import subprocess
+import unicodedata
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean, stdev
 
 HERE = Path(__file__).parent
 TUNED = "configs/finetune/asr_mini.yaml"
 FROZEN = ["--model.upstream.fine_tuning.from_update", "1000000"]  # the head alone, under the same masks
 AT_ONCE = ["--model.upstream.fine_tuning.from_update", "0"]
 RANDOM = ["--model.upstream.source", "random:tiny"]
-FBANK = ["--model.upstream", "Fbank", "--model.upstream.frozen", "true", "--model.learning_rate", "1e-2"]
+FBANK = ["--model.upstream", "Fbank", "--model.upstream.frozen", "true"]
 HEAD_ALONE = ["--model.learning_rate", "1e-2"]
 # Row -> options behind the configuration.
 ROWS = {
@@ -26,62 +29,117 @@ ROWS = {
     "pre-trained, frozen": [*FROZEN, *HEAD_ALONE],
     "random, both at once": [*RANDOM, *AT_ONCE],
     "random, frozen": [*RANDOM, *FROZEN, *HEAD_ALONE],
-    "FBANK": FBANK,
+    "FBANK": [*FBANK, *HEAD_ALONE],
 }
+CORPORA = {"mini": None, "english": "en-US", "spanish": "es-MX"}  # name -> language of shared/speech
+PUNCTUATION = set('.,;:!?¡¿"-–—…()')
+APOSTROPHES = {"’": "'", "`": "'", "´": "'"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/finetuning/asr"))
+    parser.add_argument("--corpus", choices=CORPORA, default="mini")
+    parser.add_argument("--speech", type=Path, help="folder of recordings with manifest.csv, for english and spanish")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch-seconds", type=float, default=40.0)
+    parser.add_argument("--batch-seconds", type=float, default=20.0)
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="of the trained encoder and its head")
+    parser.add_argument("--trials", type=int, default=20, help="sets of weights of the n-gram, searched on validation")
     given = parser.parse_args()
-    for minutes in given.minutes:
-        for row in given.rows:
-            for seed in given.seeds:
-                one(given, row, minutes, seed)
-    table(given.out)
+    given.out = given.out / given.corpus
+    corpus = Path("runs/demo/corpus/pr") if given.corpus == "mini" else real(given, CORPORA[given.corpus])
+    model = given.out / "lm.arpa"
+    if not model.is_file():
+        given.out.mkdir(parents=True, exist_ok=True)
+        # Text without audio: that of the corpus of pre-training; no sentence of validation or test is among it.
+        texts = [str(corpus), *(["runs/demo/corpus/pretrain"] if given.corpus == "mini" else [])]
+        subprocess.run(["wavlm", "lm", *texts, "--order", "3", "--out", str(model)], check=True)
+    for seed in given.seeds:
+        for minutes in given.minutes:
+            for row in given.rows:
+                one(given, corpus, model, row, minutes, seed)
+    table(given.out, given.corpus)
 
 
-def one(given: argparse.Namespace, row: str, minutes: float, seed: int) -> None:
-    """Fit and test one row."""
+def real(given: argparse.Namespace, language: str | None) -> Path:
+    """The corpus of one language of a folder of recordings; made on the first call.
+
+    Text: upper case, apostrophes kept, other punctuation removed. A text with any further character (digits, brackets with
+    signs) leaves its recording out. There is one voice a language, so that train and test share it.
+    """
+    corpus = given.out / "corpus"
+    if (corpus / "corpus.json").is_file():
+        return corpus
+    given.out.mkdir(parents=True, exist_ok=True)
+    kept, dropped = [], 0
+    with (given.speech / "manifest.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["language"] != language:
+                continue
+            text = unicodedata.normalize("NFC", row["text"]).upper()
+            text = "".join(" " if each in PUNCTUATION else APOSTROPHES.get(each, each) for each in text)
+            text = " ".join(text.split())
+            if not text or not all(each.isalpha() or each in " '" for each in text):
+                dropped += 1
+                continue
+            kept.append({name: row[name] for name in ("path", "speaker", "language")} | {"text": text})
+    print(f"{given.corpus}: {len(kept)} recordings, {dropped} left out because of their text")
+    manifest = given.out / "manifest.csv"
+    with manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    held = ["--valid", "0.1", "--test", "0.15", "--split-by", "file"]
+    words = ["prepare", "folder", str(given.speech), "--manifest", str(manifest), "--out", str(corpus), *held]
+    subprocess.run(["wavlm", *words], check=True)
+    return corpus
+
+
+def one(given: argparse.Namespace, corpus: Path, model: Path, row: str, minutes: float, seed: int) -> None:
+    """Fit one row, search the weights of the n-gram on validation, and test."""
     folder = given.out / f"{row.replace(', ', '-').replace(' ', '-')}-{minutes:g}min-{given.steps}-{seed}"
     if (folder / "card.json").is_file():
         return
-    options = ["-c", TUNED, *ROWS[row], "--data.train_seconds", f"{60 * minutes:g}"]
+    options = ["-c", TUNED, "--model.learning_rate", f"{given.learning_rate:g}", *ROWS[row]]
+    options += ["--data.corpus", str(corpus), "--data.train_seconds", f"{60 * minutes:g}"]
     options += ["--trainer.max_steps", str(given.steps), "--data.batch_seconds", str(given.batch_seconds)]
+    options += ["--trainer.val_check_interval", str(max(given.steps // 4, 1))]
     options += ["--model.seed", str(seed), "--data.seed", str(seed), "--trainer.default_root_dir", str(folder)]
     options += ["--trainer.callbacks", "null"]  # every row trains as long
-    resumed = ["--ckpt_path", "last"] if (folder / "checkpoints" / "last.ckpt").is_file() else []
-    subprocess.run(["wavlm", "fit", *options, *resumed], check=True)
-    subprocess.run(["wavlm", "test", str(folder)], check=True)
+    if given.corpus != "mini":
+        options += ["--model.alphabet", "corpus"]
+    best = folder / "checkpoints" / "best.ckpt"
+    if not (folder / "language_model.yaml").is_file():
+        resumed = ["--ckpt_path", "last"] if best.with_name("last.ckpt").is_file() else []
+        subprocess.run(["wavlm", "fit", *options, *resumed], check=True)
+        tune = ["lm", "tune", str(folder), "--lm", str(model), "--trials", str(given.trials)]
+        subprocess.run(["wavlm", *tune], check=True)
+    second = ["--model.language_model", str(folder / "language_model.yaml")]
+    subprocess.run(["wavlm", "test", str(folder), *second], check=True)
 
 
-def table(out: Path) -> None:
-    """All cards of the folder, a row each."""
-    found = []
+def table(out: Path, corpus: str) -> None:
+    """All cards of the folder, a row each, as CSV; mean and spread over seeds on the screen."""
+    found, grouped = [], defaultdict(list)
     for card in sorted(out.glob("*/card.json")):
         content = json.loads(card.read_text())
         row, minutes, steps, seed = card.parent.name.rsplit("-", 3)
-        metrics = {name: round(content["metrics"][name]["value"], 2) for name in ("wer", "cer")}
-        seconds = round(content["training_seconds"])
-        found.append(
-            {
-                "row": row,
-                "minutes": minutes.removesuffix("min"),
-                "updates": steps,
-                "seed": seed,
-                **metrics,
-                "seconds": seconds,
-            }
-        )
-    with (HERE / "results.csv").open("w", newline="") as file:
+        metrics = {name: round(content["metrics"][name]["value"], 2) for name in ("wer", "wer_lm", "cer")}
+        about = {"row": row, "minutes": float(minutes.removesuffix("min")), "updates": int(steps), "seed": seed}
+        found.append({**about, **metrics, "seconds": round(content["training_seconds"])})
+        grouped[row, about["minutes"], about["updates"]].append(metrics)
+    with (HERE / f"results-{corpus}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(found[0]))
         writer.writeheader()
         writer.writerows(found)
+    print("| row | minutes | updates | seeds | WER % greedy | WER % n-gram | CER % |\n|---|---|---|---|---|---|---|")
+    for (row, minutes, steps), cards in sorted(grouped.items(), key=lambda each: (each[0][1], each[0][0])):
+        columns = [[card[name] for card in cards] for name in ("wer", "wer_lm", "cer")]
+        shown = [f"{mean(each):.1f}" + (f" ± {stdev(each):.1f}" if len(each) > 1 else "") for each in columns]
+        print(f"| {row} | {minutes:g} | {steps} | {len(cards)} | {' | '.join(shown)} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`wavlm codebook fit`, `phones`, `apply` and `score`: codebooks, frame labels, and their quality."""
+"""`wavlm codebook fit`, `phones`, `apply`, `score`: codebooks, frame labels, and their quality or that of layers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from wavlm_lightning.system.arguments import whole
 
 if TYPE_CHECKING:  # its import takes seconds, and help must come at once
+    from wavlm_lightning.codebooks.layer_sweep import LayerSweep
     from wavlm_lightning.metrics import ClusterQuality
 
 JOBS = "processes (default: one per GPU for layers, else one per core, fewer for little audio); results do not depend on it"
 WHERE = "a corpus folder; `fit` and `score` take a URL, too"
+ALIGNMENTS = "a set of `wavlm align`, or corpus for the times in the corpus' metadata (default)"
 AUTO = "`auto` goes by the SLURM job array and the ranks of torchrun or srun"
 
 
@@ -22,12 +24,29 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wavlm codebook", description="Offline tokenisers: one label per frame.")
     verbs = parser.add_subparsers(dest="verb", required=True)
 
-    fit = verbs.add_parser("fit", help="k-means on MFCC or on a layer of an encoder")
+    fit = verbs.add_parser("fit", help="k-means (or random codes) on MFCC, log-mel or a layer of an encoder")
     fit.add_argument("corpus", help=WHERE)
     fit.add_argument("--out", type=Path, required=True, help="folder of the codebook")
-    fit.add_argument("--clusters", type=int, default=500, help="labels (100 for MFCC and 500 for layers in HuBERT)")
-    fit.add_argument("--encoder", help="cluster a layer of this encoder instead of MFCC")
-    fit.add_argument("--layer", type=int, help="which layer of it (HuBERT: 6 in the second iteration, 9 in the third)")
+    many = "labels (100 for MFCC and 500 for layers in HuBERT, 8192 in BEST-RQ)"
+    fit.add_argument("--clusters", type=int, default=500, help=many)
+    source = "mfcc (default), or context: log-mel with the frames around, less the utterance's mean"
+    fit.add_argument("--features", choices=("mfcc", "context"), help=source)
+    encoder = "cluster a layer of this encoder instead: a checkpoint, a run of pre-training, or a fine-tuned recogniser"
+    fit.add_argument("--encoder", help=encoder)
+    layer = "which layer of it (HuBERT: 6 in the second iteration, 9 in the third), or auto: see `score --encoder`"
+    fit.add_argument("--layer", help=layer)
+    fit.add_argument("--alignments", default="corpus", metavar="NAME", help=f"for --layer auto: {ALIGNMENTS}")
+    how = "kmeans (default), or codes that need no fit: random (behind a random projection, BEST-RQ) or pca (behind a PCA)"
+    fit.add_argument("--quantiser", choices=("kmeans", "random", "pca"), default="kmeans", help=how)
+    dim = (
+        "outputs of the PCA or projection (24 for k-means on context, 16 for random codes; k-means on others has none)"
+    )
+    fit.add_argument("--dim", type=int, help=dim)
+    whiten = "give all outputs of the PCA one variance (default: only in front of random codes)"
+    fit.add_argument("--whiten", action=argparse.BooleanOptionalAction, help=whiten)
+    fit.add_argument("--rate", type=float, metavar="HZ", help="labels a second of mfcc (default 100) or context (50)")
+    fit.add_argument("--context-ms", type=int, metavar="MS", help="of context, on each side (default 30)")
+    fit.add_argument("--keep-mean", action="store_true", help="of context: leave the utterance's mean in")
     level = "scale utterances to one level before MFCC (not published)"
     fit.add_argument("--level-normalised", action="store_true", help=level)
     fit.add_argument("--split", default="train")
@@ -68,10 +87,36 @@ def build_parser() -> argparse.ArgumentParser:
     shards = f"only every N-th shard, from the I-th on, for job arrays; {AUTO}"
     apply.add_argument("--part", metavar="I/N", default="1/1", help=shards)
 
-    score = verbs.add_parser("score", help="purity and PNMI against the corpus' phone alignments")
+    posteriors = "keep the K nearest clusters a frame and their posteriors, too (`soft: true` of MaskedPrediction)"
+    apply.add_argument("--soft", type=whole, metavar="K", help=posteriors)
+    fitting = "of the posteriors softmax(-distance^2 / T) (default: the mean margin between the second and the nearest cluster)"
+    apply.add_argument("--temperature", type=float, metavar="T", help=fitting)
+
+    score = verbs.add_parser(
+        "score",
+        help="purity and PNMI against phones with times: of labels, or of the layers of an encoder",
+        description="Score labels (--name), or cluster the layers of an encoder (--encoder) and score each.",
+    )
     score.add_argument("corpus", help=WHERE)
-    score.add_argument("--name", required=True, help="name of the label set")
-    score.add_argument("--split", default="train")
+    what = score.add_mutually_exclusive_group(required=True)
+    what.add_argument("--name", help="name of the label set")
+    what.add_argument("--encoder", help="whose layers to cluster, see `fit`; one pass gives all of them")
+    split = "to score (default: train for labels; for layers valid, if there is one)"
+    score.add_argument("--split", help=split)
+    score.add_argument("--alignments", default="corpus", metavar="NAME", help=ALIGNMENTS)
+    layers = score.add_argument_group("layers of an --encoder")
+    layers.add_argument("--layers", nargs="+", help="all (default), last-third, or numbers")
+    layers.add_argument("--clusters", type=whole, help="of each layer (default 100)")
+    layers.add_argument("--out", type=Path, help="folder of scores.json and the drawing layers.png")
+    layers.add_argument("--fit-split", help="that k-means sees (default train)")
+    layers.add_argument("--share", type=float, help="of its utterances, if memory allows (default 1.0)")
+    layers.add_argument(
+        "--memory", type=float, metavar="GIB", dest="memory_gib", help="for all layers (default: a quarter)"
+    )
+    layers.add_argument("--restarts", type=whole, help="initialisations of k-means (default 5)")
+    layers.add_argument("--seed", type=int)
+    layers.add_argument("--precision", choices=("fp32", "bf16"), help=precision)
+    layers.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
     return parser
 
 
@@ -92,12 +137,26 @@ def _fit(out: Path, **options: Any) -> None:
         print(f"{out / 'features'}: {done} {said}")
         return
     fitted = done.fitted
-    print(
-        f"{out}: {done.size} clusters at {done.rate:g} Hz from {fitted['frames']} frames of "
-        f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
-    )
-    if fitted["utterances"] < fitted["wanted_utterances"]:
+    seen = f"{fitted['frames']} frames of {fitted['utterances']} of {fitted['of_utterances']} utterances"
+    if done.kind == "kmeans":
+        print(f"{out}: {done.size} clusters at {done.rate:g} Hz from {seen}")
+    else:
+        print(f"{out}: {done.size} random codes at {done.rate:g} Hz; the statistics of their map are those of {seen}")
+    if done.map is not None:
+        kept = "" if done.map.explained is None else f" (PCA, {done.map.explained:.1%} of their variance)"
+        print(f"{out}: features of {len(done.map.mean)} numbers are mapped to {done.map.dim}{kept}")
+    if "layer_chosen_by" in fitted:
+        print(f"{out}: layer {done.features['layer']} of {options['encoder']}, chosen by: {fitted['layer_chosen_by']}")
+    if done.kind == "kmeans" and fitted["utterances"] < fitted["wanted_utterances"]:
         print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
+    _print_labels_seen(fitted)
+
+
+def _print_labels_seen(fitted: dict[str, Any]) -> None:
+    from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, entries_of, said
+
+    if seen := entries_of(fitted.get(LABELLED)):
+        print(f"labels of {said(seen)} had a part in this codebook")
 
 
 def _phones(out: Path, **options: Any) -> None:
@@ -109,10 +168,7 @@ def _phones(out: Path, **options: Any) -> None:
         f"{out}: {done.size} classes at {done.rate:g} Hz, silence among them, from alignments {options['alignments']!r} of "
         f"{fitted['utterances']} of {fitted['of_utterances']} utterances"
     )
-    if labelled := fitted.get("labelled"):
-        print(
-            f"labels of {labelled['utterances']} utterances ({labelled['seconds'] / 3600:.2f} h) of {labelled['corpus']} made them"
-        )
+    _print_labels_seen(fitted)
 
 
 def _apply(**options: Any) -> None:
@@ -122,17 +178,56 @@ def _apply(**options: Any) -> None:
     of = f" of part {done.part.number + 1}/{done.part.of}" if done.part.of > 1 else ""
     print(f"{done.folder}: {done.shards} shards{of} labelled now")
     print(f"{done.folder}: {done.usage}")
+    if done.soft is not None and done.usage.soft_share is not None:
+        print(
+            f"{done.folder}: {done.soft.labels} soft labels a frame at temperature {done.soft.temperature:g} hold "
+            f"{100 * done.usage.soft_share:.1f} % of the posterior"
+        )
     for split, quality in done.quality.items():
         _print_quality(split, quality)
 
 
-def _score(corpus: str, name: str, split: str) -> None:
-    from wavlm_lightning.workflows.codebook import score_codebook
+def _score(
+    corpus: str, name: str | None, encoder: str | None, split: str | None, alignments: str, **sweep: Any
+) -> None:
+    from wavlm_lightning.system.errors import UserError
+    from wavlm_lightning.workflows.codebook import score_codebook, score_layers
 
-    if (quality := score_codebook(corpus, name, split)) is None:
+    given = {option: value for option, value in sweep.items() if value is not None}
+    if encoder is not None:
+        _print_layers(score_layers(corpus, encoder, split=split, alignments=alignments, **given), corpus, encoder)
+        if "out" in given:
+            print(f"{given['out']}: scores.json, layers.png")
+        return
+    if given:
+        option = "--memory" if "memory_gib" in given else "--" + next(iter(given)).replace("_", "-")
+        raise UserError(f"{option} is for the layers of an --encoder; leave it out for labels")
+    assert name is not None, "argparse requires --name or --encoder"
+    split = split or "train"
+    if (quality := score_codebook(corpus, name, split, alignments)) is None:
         print(f"{corpus}: split {split!r} has no phone alignments to compare with")
     else:
         _print_quality(split, quality)
+
+
+def _print_layers(sweep: LayerSweep, corpus: str, encoder: str) -> None:
+    layer, rule = sweep.chosen()
+    print("  layer   PNMI   phone purity   cluster purity   clusters in use   perplexity")
+    for score in sweep.scores:
+        found = score.quality
+        figures = f"{'-':>6}{'-':>15}{'-':>17}"
+        if found is not None:
+            figures = f"{found.pnmi:6.3f}{found.phone_purity:15.3f}{found.cluster_purity:17.3f}"
+        print(
+            f"{'*' if score.layer == layer else ' '}{score.layer:6} {figures}{score.in_use:18}{score.perplexity:13.1f}"
+        )
+    of = sweep.scored
+    print(
+        f"{sweep.clusters} clusters a layer from {sweep.fitted['frames']} frames of {sweep.fitted['utterances']} utterances of "
+        f"{sweep.fitted['split']}; scored on {of['frames']} frames of {of['utterances']} utterances of {of['split']}"
+    )
+    print(f"layer {layer} is chosen by: {rule}")
+    print(f"next: wavlm codebook fit {corpus} --encoder {encoder} --layer {layer} --out FOLDER")
 
 
 def _print_quality(split: str, quality: ClusterQuality) -> None:

@@ -306,10 +306,7 @@ def _unique_keys(found: Scanned) -> list[str]:
 
 def _index(link: Path, path: Path, scan: Scan, chosen: Sequence[tuple[str, Row]]) -> Any:
     """Link to a shard and write the index of some of its utterances; returns its `ShardIndex`."""
-    import hashlib
-
-    from wavlm_lightning.data.shard_index import ShardIndex
-    from wavlm_lightning.system.files import write_bytes
+    from wavlm_lightning.data.shards import link_shard
 
     body = {
         "keys": [key for key, _ in chosen],
@@ -318,15 +315,8 @@ def _index(link: Path, path: Path, scan: Scan, chosen: Sequence[tuple[str, Row]]
         "info": [],
         "names": [row.name for _, row in chosen],
         "metas": [row.meta for _, row in chosen],
-        "sha256": scan.sha256,  # last, because `ShardIndex.check` reads only the end
     }
-    content = json.dumps(body).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.realpath(path))
-    index = ShardIndex(link, len(chosen), scan.size, scan.sha256, False, (), digest, scan.modified_ns)
-    write_bytes(index.index_path, content)
-    return index
+    return link_shard(link, path, body, scan.size, scan.sha256, scan.modified_ns)
 
 
 def _refuse_own_shards(out: Path) -> None:

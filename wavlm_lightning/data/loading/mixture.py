@@ -26,21 +26,19 @@ class Source:
     weight: float | None = None
 
 
-def sources_of(corpus: str | Sequence[str | Source]) -> list[Source]:
-    """The option `data.corpus` as a list of sources; `UserError` if it is empty or its weights do not fit."""
+def sources_of(corpus: str | Sequence[str | Source], option: str = "data.corpus") -> list[Source]:
+    """The option `data.corpus`, or another one, as a list of sources; `UserError` if it is empty or its weights do not fit."""
     given = [corpus] if isinstance(corpus, str) else list(corpus)
     sources = [each if isinstance(each, Source) else Source(str(each)) for each in given]
     if not sources:
-        raise UserError("data.corpus: is empty; give a folder or a list of folders")
+        raise UserError(f"{option}: is empty; give a folder or a list of folders")
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) < len(sources):
         without = next(source.path for source in sources if source.weight is None)
-        raise UserError(
-            f"data.corpus: {without} has no weight, but others have; give a weight to every corpus or to none"
-        )
+        raise UserError(f"{option}: {without} has no weight, but others have; give a weight to every corpus or to none")
     for source in sources:
         if source.weight is not None and not 0 < source.weight < np.inf:
-            raise UserError(f"data.corpus: the weight {source.weight} of {source.path} must be positive")
+            raise UserError(f"{option}: the weight {source.weight} of {source.path} must be positive")
     return sources
 
 

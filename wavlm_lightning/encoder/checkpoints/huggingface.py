@@ -157,9 +157,16 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def write_checkpoint(folder: Path, config: WavLMConfig, state: Mapping[str, Tensor]) -> None:
-    """Write a folder that transformers loads without a missing or unexpected key, see `described`."""
-    write_folder(folder, *described(config, state))
+def write_checkpoint(
+    folder: Path, config: WavLMConfig, state: Mapping[str, Tensor], own: Mapping[str, Any] | None = None
+) -> None:
+    """Write a folder that transformers loads without a missing or unexpected key, see `described`.
+
+    `own` are further entries of our section of `config.json`.
+    """
+    values, preprocessor, tensors = described(config, state)
+    values[OWN_KEY] |= own or {}
+    write_folder(folder, values, preprocessor, tensors)
 
 
 def write_folder(

@@ -1,8 +1,8 @@
-"""Pre-training objectives (masked prediction, contrastive, regression, penalty), which a run may sum.
+"""Pre-training objectives (masked prediction, contrastive, regression, penalty, CTC), which a run may sum.
 
-Reading order: `base` (the contract), `teacher` (moving averages), `masked_prediction`, `contrastive` with `quantiser`,
-`feature_penalty`, `log_mel`.
-May import from `encoder`, `audio`, `system` and `pretraining.flops`; tests are in `tests/pretraining`.
+Reading order: `base` (the contract), `teacher` (moving averages), `masked_prediction`, `masked_ctc`, `contrastive` with
+`quantiser`, `feature_penalty`, `log_mel`.
+May import from `encoder`, `audio`, `data.batch`, `system` and `pretraining.flops`; tests are in `tests/pretraining`.
 """
 
 from wavlm_lightning.pretraining.objectives.base import (
@@ -16,6 +16,7 @@ from wavlm_lightning.pretraining.objectives.base import (
 from wavlm_lightning.pretraining.objectives.contrastive import ContrastivePrediction
 from wavlm_lightning.pretraining.objectives.feature_penalty import FeaturePenalty
 from wavlm_lightning.pretraining.objectives.log_mel import LogMelRegression
+from wavlm_lightning.pretraining.objectives.masked_ctc import MaskedCtc
 from wavlm_lightning.pretraining.objectives.masked_prediction import MaskedPrediction
 from wavlm_lightning.pretraining.objectives.teacher import Teacher
 
@@ -30,6 +31,7 @@ __all__ = [
     "FeaturePenalty",
     "LayerObjective",
     "LogMelRegression",
+    "MaskedCtc",
     "MaskedPrediction",
     "Objective",
     "ObjectiveCost",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wavlm_lightning.data.batch import SoftLabels
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.pretraining.objectives.teacher import Teacher
 from wavlm_lightning.system.errors import UserError
@@ -58,6 +60,8 @@ class Prediction:
         step: number of updates before this one; for schedules.
         generator: source of the objectives' randomness (Gumbel noise, negatives), on the device of the tensors. A
             resumed run draws the same values.
+        soft_labels: label set -> several labels a frame and their weights, `(batch, frames, soft labels)`; only the sets
+            that have some.
         views: the further passes that the objectives asked for; those of a view are `hidden`, `features`, `normalised`,
             `projected` and `mask` of its own pass, and the rest is as here.
     """
@@ -73,6 +77,7 @@ class Prediction:
     step: int
     generator: torch.Generator | None
     views: Mapping[View, Prediction] = field(default_factory=dict)
+    soft_labels: Mapping[str, SoftLabels] = field(default_factory=dict)
 
     @property
     def visible(self) -> Tensor:
@@ -134,6 +139,16 @@ class Objective(nn.Module, ABC):
             UserError: the encoder or the data lack something that the objective needs.
         """
 
+    def check_labels(self, codebooks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Called once after `build`, with what the label sets of the data are beside their sizes.
+
+        Args:
+            codebooks: label set -> `size`, `sha256`, `rate`, and `soft` (`labels`, `temperature`) where it has soft labels.
+
+        Raises:
+            UserError: they lack something that the objective needs.
+        """
+
     def attach(self, encoder: WavLM) -> None:
         """Called once after `build`, with the encoder as it is before the first update: the place to make a `Teacher`.
 
@@ -153,6 +168,10 @@ class Objective(nn.Module, ABC):
             encoder: the updated encoder; sharded under fsdp2, where `Teacher.follow` works on the shards.
             step: updates made so far, this one and skipped ones included; for schedules.
         """
+
+    def label_set_of(self, names: Sequence[str]) -> str | None:
+        """Which of the label sets of `data.labels` it predicts; None if none."""
+        return None
 
     def cost(
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from wavlm_lightning.data.batch import SoftLabels
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.flops import linear_flops
 from wavlm_lightning.pretraining.objectives.base import LayerObjective, ObjectiveCost, Prediction
@@ -36,6 +37,9 @@ class MaskedPrediction(LayerObjective):
             its input on, as in the reference.
         labels: name of the predicted label set of `data.labels`; None for the first.
         weight: factor in the sum of objectives.
+        soft: predict the soft labels of the label set (`wavlm codebook apply --soft K`): the cross-entropy with their
+            weights, whose least value is the entropy of the targets, logged as `target_entropy`. Accuracies compare with
+            the hard labels. Published with mixtures of Gaussians in place of k-means (GMM-JEPA, arXiv 2602.09040).
     """
 
     name = "masked_prediction"
@@ -50,8 +54,10 @@ class MaskedPrediction(LayerObjective):
         layer: int | None = None,
         labels: str | None = None,
         weight: float = 1.0,
+        soft: bool = False,
     ) -> None:
         super().__init__(layer)
+        self.soft = soft
         self.final_dim, self.temperature, self.weight, self.labels = final_dim, temperature, weight, labels
         self.unmasked_weight, self.codeword_init, self.extra_codewords = unmasked_weight, codeword_init, extra_codewords
 
@@ -60,7 +66,7 @@ class MaskedPrediction(LayerObjective):
         self.build_layer_norm(encoder)
         if not label_sizes:
             raise UserError("objectives: masked prediction needs labels, but data.labels names none")
-        self.label_set = next(iter(label_sizes)) if self.labels is None else self.labels
+        self.label_set = str(self.label_set_of(list(label_sizes)))
         if self.label_set not in label_sizes:
             raise UserError(
                 f"objectives: masked prediction wants labels {self.label_set!r}, but data.labels names "
@@ -71,6 +77,16 @@ class MaskedPrediction(LayerObjective):
         self.codewords = nn.Parameter(draw(label_sizes[self.label_set] + self.extra_codewords, self.final_dim))
         classes = len(self.codewords)
         self.masked_scores, self.visible_scores = PredictionScores(classes), PredictionScores(classes)
+
+    def label_set_of(self, names: Sequence[str]) -> str | None:
+        return next(iter(names), None) if self.labels is None else self.labels
+
+    def check_labels(self, codebooks: Mapping[str, Mapping[str, Any]]) -> None:
+        if self.soft and "soft" not in codebooks[self.label_set]:
+            raise UserError(
+                f"objectives: soft: true wants soft labels, and the label set {self.label_set!r} has none; make one with "
+                "`wavlm codebook apply --soft K`"
+            )
 
     def cost(
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
@@ -95,11 +111,18 @@ class MaskedPrediction(LayerObjective):
 
     def forward(self, prediction: Prediction) -> Tensor:
         """Mean cross-entropy in nats over the masked frames, plus `unmasked_weight` times that of the visible frames."""
-        loss = nn.functional.cross_entropy(*self._frames(prediction, prediction.mask))
+        loss = self._cross_entropy(prediction, prediction.mask, *self._frames(prediction, prediction.mask))
         if self.unmasked_weight:
-            visible = nn.functional.cross_entropy(*self._frames(prediction, prediction.visible))
+            where = prediction.visible
+            visible = self._cross_entropy(prediction, where, *self._frames(prediction, where))
             loss = loss + self.unmasked_weight * visible
         return loss
+
+    def _cross_entropy(self, prediction: Prediction, where: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the frames of `where`, from `_frames`."""
+        if self.soft:
+            return soft_cross_entropy(logits.log_softmax(1), prediction.soft_labels[self.label_set][where]).mean()
+        return nn.functional.cross_entropy(logits, labels)
 
     def _frames(self, prediction: Prediction, where: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(true frames, codewords)` and labels `(true frames,)` of the frames where `where` is true."""
@@ -110,15 +133,19 @@ class MaskedPrediction(LayerObjective):
         """Cross-entropy of the masked frames, accuracies of masked and of visible frames."""
         masked, labels = self._frames(prediction, prediction.mask)
         visible, visible_labels = self._frames(prediction, prediction.visible)
-        return {
-            "loss": nn.functional.cross_entropy(masked, labels),
+        scores = {
+            "loss": self._cross_entropy(prediction, prediction.mask, masked, labels),
             "masked_accuracy": (masked.argmax(1) == labels).float().mean(),
             "unmasked_accuracy": (visible.argmax(1) == visible_labels).float().mean(),
         }
+        if self.soft:
+            scores["target_entropy"] = entropy(prediction.soft_labels[self.label_set][prediction.mask]).mean()
+        return scores
 
     @torch.no_grad()
     def update_scores(self, prediction: Prediction) -> None:
-        self.masked_scores.update(*self._frames(prediction, prediction.mask))
+        soft = prediction.soft_labels[self.label_set][prediction.mask] if self.soft else None
+        self.masked_scores.update(*self._frames(prediction, prediction.mask), soft)
         self.visible_scores.update(*self._frames(prediction, prediction.visible))
 
     def compute_scores(self) -> dict[str, Tensor]:
@@ -137,27 +164,51 @@ class PredictionScores(Metric):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        for name, shape in (("loss", ()), ("correct", ()), ("predicted", (classes,)), ("targets", (classes,))):
+        for name, shape in (
+            ("loss", ()),
+            ("entropy", ()),
+            ("correct", ()),
+            ("predicted", (classes,)),
+            ("targets", (classes,)),
+        ):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Add frames: logits, float32 `(frames, classes)`, and labels, int64 `(frames,)`."""
+    def update(self, logits: Tensor, labels: Tensor, soft: SoftLabels | None = None) -> None:
+        """Add frames: logits, float32 `(frames, classes)`, labels, int64 `(frames,)`, and soft labels that the loss is of."""
         log_probabilities = logits.log_softmax(1)
-        self.loss += nn.functional.nll_loss(log_probabilities, labels, reduction="sum").double()
+        if soft is None:
+            self.loss += nn.functional.nll_loss(log_probabilities, labels, reduction="sum").double()
+        else:
+            self.loss += soft_cross_entropy(log_probabilities, soft).double().sum()
+            self.entropy += entropy(soft).double().sum()
         self.correct += (logits.argmax(1) == labels).sum()
         self.predicted += log_probabilities.exp().sum(0)
         self.targets += torch.bincount(labels, minlength=len(self.targets))
 
     def compute(self) -> dict[str, Tensor]:
-        """Loss (nats), accuracy, perplexity of the mean prediction and of the targets, accuracy of the majority class."""
+        """Loss (nats), accuracy, perplexity of the mean prediction and of the targets, accuracy of the majority class.
+
+        With soft labels their mean entropy as well, below which the loss cannot fall.
+        """
         frames = self.targets.sum().clamp(min=1)
-        return {
+        scores = {
             "loss": (self.loss / frames).float(),
             "accuracy": (self.correct / frames).float(),
             "perplexity": perplexity(self.predicted / frames),
             "target_perplexity": perplexity(self.targets / frames),
             "majority_accuracy": (self.targets.max() / frames).float(),
         }
+        return scores | ({"target_entropy": (self.entropy / frames).float()} if self.entropy > 0 else {})
+
+
+def soft_cross_entropy(log_probabilities: Tensor, soft: SoftLabels) -> Tensor:
+    """Cross-entropy in nats of each frame with its soft labels, `(frames,)`, from `(frames, classes)`."""
+    return -(soft.weights * log_probabilities.gather(1, soft.classes)).sum(1)
+
+
+def entropy(soft: SoftLabels) -> Tensor:
+    """Entropy in nats of the soft labels of each frame, `(frames,)`."""
+    return torch.special.entr(soft.weights).sum(1)
 
 
 def perplexity(probabilities: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class PretrainingFacts:
     purity: float | None = None  # of the labels, 0..1
     unigram: float | None = None  # share of the commonest label, 0..1
     parameters: int | None = None  # of the encoder with its prediction head
+    labelled: str = ""  # labelled speech that the encoder has learned from, as people read it
 
 
 # Handed in, because corpora and checkpoints are beyond what this package may import.

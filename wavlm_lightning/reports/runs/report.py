@@ -18,6 +18,7 @@ from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
 from wavlm_lightning.reports.runs.sounds import sound_blocks
 from wavlm_lightning.reports.runs.tables import Official, board_cards
+from wavlm_lightning.reports.runs.units import find_units, units_blocks, units_lead
 from wavlm_lightning.reports.tables import Table, metric_title, two_columns
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_text
@@ -76,7 +77,8 @@ def write_run_report(
     collection = collect(cards, problems, name, group_seeds)
     heads = {path.parent for path in cards}
     pretraining = find_pretraining(runs, heads, collection.problems, name)
-    if not collection.results and not pretraining:
+    units = find_units(runs, collection.problems)
+    if not collection.results and not pretraining and not units:
         detail = f" ({collection.problems[0]})" if collection.problems else ""
         raise UserError(
             f"no result card and no pre-training curves in {', '.join(map(str, runs))}{detail}; `wavlm test` and `wavlm "
@@ -91,6 +93,7 @@ def write_run_report(
     stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair, control)
     blocks += _sounds(directory, collection)
+    blocks += units_blocks(directory, units, list(collection.results))
     blocks += _training(directory, collection, pretraining, group_seeds)
     blocks += _cost(collection, pretraining, stages)
     blocks += _setup(collection, pretraining, facts, setup)
@@ -102,14 +105,16 @@ def write_run_report(
     if collection.problems:
         blocks += [Heading("Left out or ambiguous"), Notes(collection.problems)]
     total = sum(sum(seconds.values()) for seconds in stages.values())
-    page = Page(
-        title or default_title(runs), "wavlm_lightning: report of runs", text.lead(collection, pretraining, control)
-    )
+    alone = not collection.results and not pretraining
+    lead = units_lead(units) if alone else text.lead(collection, pretraining, control)
+    page = Page(title or default_title(runs), "wavlm_lightning: report of runs", lead)
     top: Blocks = [Paragraph(words) for words in [text.details(collection, control)] if words]
     top += [Paragraph(words, "absent") for words in [warning(collection)] if words]
     if origin := [pair for pair in text.origin(collection, pretraining, facts, setup) if pair[1]]:
         top.append(two_columns(origin))
-    page.blocks = [*top, Facts(text.key_facts(collection, pretraining, facts, total)), *blocks]
+    if figures_at_the_top := text.key_facts(collection, pretraining, facts, total):
+        top.append(Facts(figures_at_the_top))
+    page.blocks = [*top, *blocks]
     html_path = directory / "report.html"
     sweep_leftovers(directory)
     write_text(html_path, page.to_html())
@@ -234,7 +239,7 @@ def _stages(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
 def _cost(
     collection: Collection, pretraining: Sequence[PretrainingRun], stages: Mapping[str, Mapping[str, float]]
 ) -> Blocks:
-    blocks: Blocks = [Heading("What it cost")]
+    blocks: Blocks = [Heading("What it cost")] if pretraining or collection.results or stages else []
     if pretraining:
         blocks.append(tables.pretraining_cost(pretraining))
     if collection.results:
@@ -257,7 +262,10 @@ def _setup(
         blocks.append(tables.encoders_table(collection))
         if (stages := tables.stages_of_heads(collection)) is not None:
             blocks.append(Fold("What was fitted on validation, and where training began", [stages]))
-    return [*blocks, two_columns([*more, ("tested with", text.versions(collection))])]
+        if (labels := tables.labels_of_heads(collection)) is not None:
+            blocks += [Paragraph("Labels of the heads, of which some were written by another recogniser:"), labels]
+    pairs = [pair for pair in [*more, ("tested with", text.versions(collection))] if pair[1]]
+    return [*blocks, two_columns(pairs)] if pairs or len(blocks) > 1 else []
 
 
 def _sources(directory: Path, collection: Collection) -> Blocks:

@@ -279,6 +279,7 @@ def setup_pairs(run: PretrainingRun, facts: PretrainingFacts) -> list[tuple[str,
         ("corpus", ", ".join(filter(None, corpus))),
         ("codebook", ", ".join(filter(None, codebook))),
         ("encoder with prediction head", _known(facts.parameters, "{:,} parameters")),
+        *([("labels seen", facts.labelled)] if facts.labelled else []),
         ("audio, repetitions counted", _known(run.audio_seconds, "at most {}", duration)),
         ("precision", str(run.trainer.get("precision") or "")),
     ]
@@ -288,8 +289,10 @@ def setup_table(setups: Mapping[str, Sequence[tuple[str, str]]]) -> Table:
     """Pre-training runs -> their `setup_pairs`: a list for one run, a row per run for several."""
     if len(setups) == 1:
         return two_columns(next(iter(setups.values())))
-    names = [name for name, _ in next(iter(setups.values()))]
-    rows = [[run, *(value or MISSING for _, value in pairs)] for run, pairs in setups.items()]
+    # One of several runs may have seen labels, and the others none.
+    longest = max(setups.values(), key=len)
+    names = [name for name, _ in longest]
+    rows = [[run, *(dict(pairs).get(name) or MISSING for name in names)] for run, pairs in setups.items()]
     return text_table(["pre-training", *names], rows, numeric=False, wide=True)
 
 
@@ -316,16 +319,45 @@ def _short(value: Any) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
 
 
-def encoders_table(collection: Collection) -> Table:
-    """Size, layers, frame rate and weights of every upstream."""
+def labels_of_heads(collection: Collection) -> Table | None:
+    """True labels and pseudo-labels that the heads were trained on; None if no head was trained on pseudo-labels."""
+    if not any(card.pseudo_labelled for card in collection.cards):
+        return None
     rows = []
+    for upstream, row in collection.results.items():
+        for task, result in row.items():
+            for card in result.cards:
+                pseudo = card.pseudo_labelled
+                more = [f"round {pseudo['round']}"] if "round" in pseudo else []
+                more += [f"{100 * pseudo['share']:g} % of the audio"] if "share" in pseudo else []
+                rows.append([upstream, task, _labels(card.labelled), _labels(pseudo), ", ".join(more) or MISSING])
+    return text_table(("upstream", "task", "true labels", "pseudo-labels", "how"), rows, numeric=False, wide=True)
+
+
+def _labels(entry: Mapping[str, Any]) -> str:
+    return f"{_seen([entry])}, {entry.get('utterances', 0):,} utterances" if entry else MISSING
+
+
+def _seen(entries: Sequence[Mapping[str, Any]]) -> str:
+    from wavlm_lightning.encoder.checkpoints.labels_seen import said  # not above: it imports torch
+
+    return said(entries)
+
+
+def encoders_table(collection: Collection) -> Table:
+    """Size, layers, frame rate and weights of every upstream; and which labels its weights have seen, if any has seen some."""
+    rows, seen = [], []
     for name, row in collection.results.items():
         encoder = next(iter(row.values())).card.upstream
         size = f"{encoder['parameters']:,}" if encoder["parameters"] else MISSING
         hashes = {weights_of(card)[:12] for result in row.values() for card in result.cards}
         weights = f"{len(hashes)} different" if len(hashes) > 1 else hashes.pop() or MISSING
         rows.append([name, size, str(encoder["layers"]), f"{encoder['frame_rate']:g}", weights])
-    return text_table(("upstream", "parameters", "layers", "frames a second", "weights (sha256)"), rows)
+        seen.append(_seen(encoder.get("labelled") or ()) or MISSING)
+    head = ["upstream", "parameters", "layers", "frames a second", "weights (sha256)"]
+    if set(seen) != {MISSING}:
+        head, rows = [*head, "labels seen"], [[*row, labels] for row, labels in zip(rows, seen, strict=True)]
+    return text_table(head, rows)
 
 
 def _known(value: Any, form: str, text: Callable[[Any], Any] = lambda value: value) -> str:

@@ -95,6 +95,15 @@ class Hypothesis(NamedTuple):
     score: float  # natural logarithm of the head's path, plus all weighted scores
 
 
+class FoundPath(NamedTuple):
+    """The best path of a search, frame by frame."""
+
+    text: str
+    score: float  # as in `Hypothesis`: `acoustic`, and all weighted scores
+    acoustic: float  # natural logarithm of the head's path alone
+    symbols: list[int]  # of each frame, an index into the emissions; 0 is the blank
+
+
 class BeamSearch:
     """Flashlight's decoders (Kahn et al. 2022): with a lexicon, they find its words only; without one, any units.
 
@@ -185,6 +194,15 @@ class BeamSearch:
             if len(found) == count:
                 break
         return [Hypothesis(*each) for each in found.items()] or [Hypothesis("", NEVER)]
+
+    def best_path(self, emissions: Tensor) -> FoundPath:
+        """The best hypothesis of one utterance with its path, from `emissions` as `search_row` reads them."""
+        frames, symbols = emissions.shape
+        results = self.decoder.decode(emissions.data_ptr(), frames, symbols)
+        if not results:
+            return FoundPath("", NEVER, NEVER, [0] * frames)
+        best = results[0]  # its tokens have a silence before the first frame, and one behind the last
+        return FoundPath(self._text(best), best.score, best.emittingModelScore, list(best.tokens[1:-1]))
 
     def reweighted(self, language_model: LanguageModel) -> BeamSearch:
         """The same search with other weights; the files, which take minutes to read, are shared and not read again."""

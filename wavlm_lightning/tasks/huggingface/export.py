@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, write_folder
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json, write_text
 from wavlm_lightning.tasks.base import Task
@@ -103,6 +104,8 @@ def write_head_folder(folder: Path, task: Task, processing: dict[str, Any]) -> s
         (folder / TOKENIZER).unlink(missing_ok=True)
     values |= form.config
     values[OWN_KEY]["head"] = own
+    if upstream.labelled:
+        values[OWN_KEY][LABELLED] = [dict(entry) for entry in upstream.labelled]
     tensors = {f"{values['model_type']}.{name}": value for name, value in weights.items()}
     write_folder(folder, values, preprocessor, tensors | head_tensors(task))
     return architecture

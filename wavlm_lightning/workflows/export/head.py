@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.encoder.checkpoints.labels_seen import said
 from wavlm_lightning.pretraining.head_file import forget_export
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
@@ -60,7 +61,9 @@ def export_head(source: Path, directory: Path, format: str, encoder_only: bool, 
         head_form(head.task)  # refuse it before anything is removed
     forget_export(directory)
     if encoder_only:
-        _upstream(head).encoder.save_pretrained(directory)
+        encoder = _upstream(head).encoder
+        encoder.labelled = [dict(entry) for entry in head.task.upstream.labelled]
+        encoder.save_pretrained(directory)
         return [f"{directory}: the encoder of {source}, without its head"]
     processing: dict[str, Any] = {"gain_db": head.gain_db} if head.gain_db else {}
     processing |= {"trim": True} if head.trim else {}
@@ -95,6 +98,9 @@ def head_card(
     terms = licence(corpus) if corpus else None
     training.add("licence of the recordings", terms)
     training.add("encoder", f"`{task.upstream.label}`, sha256 `{task.upstream.fingerprint()}`")
+    training.add("labels of the head", _counted(task.trained.get("labelled")))
+    training.add("pseudo-labels of the head", _counted(task.trained.get("pseudo_labelled")))
+    training.add("labels that the encoder has seen", said(task.upstream.labelled))
     for name in ("learning_rate", "seed", "protocol", "best_step"):
         training.add(name.replace("_", " "), task.trained.get(name))
     scores = Section("Test")
@@ -117,6 +123,10 @@ def head_card(
     if terms:
         matter["license"] = hub_licence(terms)
     return as_card(matter, text, (prepared, training, scores, labels, made))
+
+
+def _counted(labels: dict[str, Any] | None) -> str:
+    return f"{said([labels])}, {labels['utterances']:,} utterances" if labels else ""
 
 
 def _upstream(head: TrainedHead) -> WavLMUpstream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 import wavlm_lightning
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.encoder.checkpoints.labels_seen import Entry, said
 from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.export.run_facts import RunFacts
 
@@ -89,9 +90,9 @@ def model_card(
             "\nThe encoder's output is `last_hidden_state`; transformers leaves the final layer norm out of the last of the\n"
             "`hidden_states`, while heads of wavlm_lightning are trained on it with the norm.\n"
         )
-    sections = [_data(run), _training(run), _scores(run)] if run else []
+    sections = [_labels(encoder.labelled), *([_data(run), _training(run), _scores(run)] if run else [])]
     sections.append(_made(source, run, command))
-    return as_card(_front_matter(written["model_type"], corpora), header, sections)
+    return as_card(_front_matter(written["model_type"], corpora, encoder.labelled), header, sections)
 
 
 def as_card(matter: Mapping[str, Any], text: str, sections: Iterable[Section]) -> str:
@@ -100,9 +101,23 @@ def as_card(matter: Mapping[str, Any], text: str, sections: Iterable[Section]) -
     return "\n".join([f"---\n{front}---\n{MARK}", text, *filter(None, map(str, sections))])
 
 
-def _front_matter(model_type: str, corpora: list[Corpus]) -> dict[str, Any]:
+def _labels(seen: Sequence[Entry]) -> Section:
+    """The labelled speech behind an encoder; nothing for one that has seen none."""
+    section = Section("Labels seen")
+    for entry in seen:
+        count = f", {entry['utterances']:,} utterances" if entry.get("utterances") else ""
+        section.add(str(entry["corpus"]), f"{said([entry]).partition(' (')[0]}{count}")
+    if seen:
+        section.add(
+            "so",
+            "its weights, or the targets they learned, come from transcripts or other labels as well as from audio",
+        )
+    return section
+
+
+def _front_matter(model_type: str, corpora: list[Corpus], seen: Sequence[Entry] = ()) -> dict[str, Any]:
     matter: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
-    matter["tags"] = ["speech", "self-supervised", model_type, "wavlm_lightning"]
+    matter["tags"] = ["speech", *([] if seen else ["self-supervised"]), model_type, "wavlm_lightning"]
     languages = corpora[0].inventories.get("languages") if corpora else None
     if languages:
         matter["language"] = sorted(languages)

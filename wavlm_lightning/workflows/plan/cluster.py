@@ -15,7 +15,8 @@ from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.plan.assumptions import section
 from wavlm_lightning.workflows.plan.costs import StagePlan
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain
-from wavlm_lightning.workflows.recipe.stages import RecipeRun, pasteable
+from wavlm_lightning.workflows.recipe.stage import pasteable
+from wavlm_lightning.workflows.recipe.stages import RecipeRun
 
 GPUS_A_NODE = 8  # assumed if the number of nodes is not given
 
@@ -68,8 +69,8 @@ def cluster_files(system: str, configuration: str, plan: StagePlan, nodes: int |
 def _labels(stage: Configuration, plan: StagePlan) -> str | None:
     """The script of the labelling job array; None if the configuration needs no labels, or several label sets."""
     data = section(stage, "data", "init_args")
-    if plan.labelling is None or isinstance(data.get("labels"), list):
-        return None  # `wavlm recipe` refuses several label sets, too
+    if plan.labelling is None or plan.labelling.clusters is None or isinstance(data.get("labels"), list):
+        return None  # phones come from `wavlm align`; `wavlm recipe` refuses several label sets, too
     corpora = data.get("corpus")
     entries = corpora if isinstance(corpora, list) else [corpora]
     folders = [str(each.get("path") if isinstance(each, Mapping) else each) for each in entries]

@@ -9,10 +9,10 @@ from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, encoder_shape, section
-from wavlm_lightning.workflows.plan.fine_tuning import FineTuningPlan
-from wavlm_lightning.workflows.plan.labels import Labelling, labelling_cost
+from wavlm_lightning.workflows.plan.fine_tuning import FineTuningPlan, tuning_cost
+from wavlm_lightning.workflows.plan.labels import Decoding, Labelling, earlier_encoder, labelling_cost
 from wavlm_lightning.workflows.plan.training import PreTraining, training_cost
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.chain import chain, teacher
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class StagePlan:
         labelling: cost of its labels; None if it needs none.
         training: cost of the run.
         export_bytes: size of the exported encoder.
+        teacher: cost of the fine-tuning whose model makes the labels; None if there is none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class StagePlan:
     labelling: Labelling | None
     training: PreTraining
     export_bytes: int
+    teacher: FineTuningPlan | None = None
 
 
 def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[StagePlan]:  # noqa: B008 - frozen
@@ -61,22 +63,31 @@ def plan(configuration: str, assumptions: Assumptions = Assumptions()) -> list[S
         config, remark = encoder_shape(source, dict(model.get("encoder_overrides") or {}), where)
         training = training_cost(stage, config, hours, assumptions, remark)
         labelling = labelling_cost(stage, before, hours, assumptions)
-        plans.append(StagePlan(stage.name, hours, labelling, training, 4 * parameter_count(config)))  # exported in fp32
+        exported = 4 * parameter_count(config)  # in fp32
+        task, encoder = teacher(stage), earlier_encoder(stage, before)
+        tuned = None if task is None or encoder is None else tuning_cost(task, stage, encoder, assumptions)
+        plans.append(StagePlan(stage.name, hours, labelling, training, exported, tuned))
         before = config
     return plans
 
 
 def totals(plans: Sequence[StagePlan], tuned: Sequence[FineTuningPlan] = ()) -> dict[str, float | None]:
-    """Sums over all stages: operations, GPU-hours, and hours if one stage follows the other; None without a GPU."""
-    runs: list[PreTraining | FineTuningPlan] = [*(stage.training for stage in plans), *tuned]
+    """Sums over all stages, teachers and decodings: operations, GPU-hours, and hours if one stage follows the other.
+
+    None without a GPU.
+    """
+    runs: list[PreTraining | FineTuningPlan] = [stage.training for stage in plans]
+    runs += [*(stage.teacher for stage in plans if stage.teacher is not None), *tuned]
     flops = sum(run.flops for run in runs)
     gpu, wall = [run.gpu_hours for run in runs], [run.wall_hours for run in runs]
+    passes: list[Labelling | Decoding] = [stage.labelling for stage in plans if stage.labelling is not None]
+    passes += [each.decoding for each in tuned if each.decoding is not None]
     cpu = 0.0
-    for labels in (stage.labelling for stage in plans if stage.labelling is not None):
-        flops += labels.fit_flops + labels.apply_flops
-        cpu += labels.cpu_hours
-        gpu.append(labels.gpu_hours)
-        wall.append(labels.gpu_hours)  # labelling is planned on one GPU
+    for each in passes:
+        flops += each.flops
+        cpu += each.cpu_hours
+        gpu.append(each.gpu_hours)
+        wall.append(each.gpu_hours)  # labelling is planned on one GPU
     return {"flops": flops, "cpu_hours": cpu, "gpu_hours": _sum(gpu), "wall_hours": _sum(wall)}
 
 

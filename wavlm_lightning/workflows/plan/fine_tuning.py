@@ -21,8 +21,8 @@ from wavlm_lightning.workflows.plan.assumptions import (
     number,
     section,
 )
-from wavlm_lightning.workflows.plan.labels import UTTERANCE_SECONDS
-from wavlm_lightning.workflows.recipe.chain import FineTuned, chain, fine_tunings
+from wavlm_lightning.workflows.plan.labels import UTTERANCE_SECONDS, Decoding, decoding_cost
+from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned, chain, fine_tunings
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class FineTuningPlan:
         flops: of the encoder, all runs.
         gpu_hours: of all runs; None without a GPU.
         wall_hours: the same if one run follows the other; None without a GPU.
+        decoding: cost of the pseudo-labels that it learns from; None if it has none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class FineTuningPlan:
     flops: float
     gpu_hours: float | None
     wall_hours: float | None
+    decoding: Decoding | None = None
 
 
 def fine_tuning_plans(configuration: str, assumptions: Assumptions = Assumptions()) -> list[FineTuningPlan]:  # noqa: B008 - frozen
@@ -70,18 +72,27 @@ def fine_tuning_plans(configuration: str, assumptions: Assumptions = Assumptions
     model = section(stage, "model", "init_args")
     source = str(model.get("encoder", default(WavLMPretraining, "encoder")))
     config, _ = encoder_shape(source, dict(model.get("encoder_overrides") or {}), f"{stage.path}: model.encoder")
-    name, gpu = find_hardware(stage, assumptions)
-    plans = []
+    hours, plans = assumptions.hours or stage.recipe.hours, []
     for task in fine_tunings(stage):
-        updates = int(number(task, section(task, "trainer"), "max_steps", "trainer"))
-        head, flops, seconds = _passes(task, config, updates)
-        gpus, runs = task.recipe.gpus, task.recipe.folds or 1
-        steps = gpus * int(number(task, section(task, "trainer"), "accumulate_grad_batches", "trainer", 1))
-        flops *= steps * runs
-        hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
-        wall = None if hours is None else hours / gpus
-        plans.append(FineTuningPlan(task.name, runs, updates, head, seconds * steps, gpus, name, flops, hours, wall))
+        pseudo = task.recipe.pseudo_labels
+        decoding = None
+        if pseudo is not None:
+            decoding = decoding_cost(stage, config, hours, pseudo.language_model is not None, assumptions)
+        plans.append(replace(tuning_cost(task, stage, config, assumptions), decoding=decoding))
     return plans
+
+
+def tuning_cost(task: FineTuned, stage: Configuration, config: WavLMConfig, assumptions: Assumptions) -> FineTuningPlan:
+    """The cost of the training of one fine-tuning of an encoder, on the GPUs of the configuration `stage`."""
+    name, gpu = find_hardware(stage, assumptions)
+    updates = int(number(task, section(task, "trainer"), "max_steps", "trainer"))
+    head, flops, seconds = _passes(task, config, updates)
+    gpus, runs = task.recipe.gpus, task.recipe.folds or 1
+    steps = gpus * int(number(task, section(task, "trainer"), "accumulate_grad_batches", "trainer", 1))
+    flops *= steps * runs
+    hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
+    wall = None if hours is None else hours / gpus
+    return FineTuningPlan(task.name, runs, updates, head, seconds * steps, gpus, name, flops, hours, wall)
 
 
 def _passes(task: FineTuned, config: WavLMConfig, updates: int) -> tuple[int, float, float]:

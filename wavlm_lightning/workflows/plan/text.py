@@ -31,6 +31,7 @@ def as_text(plans: Sequence[StagePlan], assumptions: Assumptions, tuned: Sequenc
     lines = [f"{'':52}{'EFLOP':>10}{'GPU-hours':>12}{'hours':>10}"]
     for stage in plans:
         lines.append(f"{stage.name}, {stage.hours:,.10g} h of audio")
+        lines += [] if stage.teacher is None else _tuning_lines(stage.teacher, "teacher ")
         lines += _labelling_lines(stage) + _training_lines(stage)
         lines.append(f"  export: {stage.export_bytes / 1e6:,.0f} MB")
     if tuned:
@@ -40,7 +41,7 @@ def as_text(plans: Sequence[StagePlan], assumptions: Assumptions, tuned: Sequenc
     total = totals(plans, tuned)
     lines.append(_row("total", total["flops"] or 0.0, total["gpu_hours"], total["wall_hours"]))
     if total["cpu_hours"]:
-        lines.append(f"  and {total['cpu_hours']:.2g} hours of one CPU core for MFCC, k-means apart")
+        lines.append(f"  and {total['cpu_hours']:.2g} hours of one CPU core for MFCC or beam search, k-means apart")
     lines.append("")
     if total["gpu_hours"] is not None:
         lines.append(
@@ -73,11 +74,12 @@ def _labelling_lines(stage: StagePlan) -> list[str]:
     labels = stage.labelling
     if labels is None:
         return ["  no labels"]
-    total = labels.fit_flops + labels.apply_flops
-    lines = [
-        _row(f"  labels: {labels.clusters} clusters of {labels.source}", total, labels.gpu_hours, labels.gpu_hours)
-    ]
-    if labels.fit_hours < 0.999 * labels.wanted_hours:
+    what = labels.source if labels.clusters is None else f"{labels.clusters} clusters of {labels.source}"
+    lines = [_row(f"  labels: {what}", labels.flops, labels.gpu_hours, labels.gpu_hours)]
+    if labels.clusters is None:
+        search = f", {_figure(labels.cpu_hours)} hours of a CPU core for the beam search" if labels.cpu_hours else ""
+        lines.append(f"    {_figure(labels.apply_hours)} h are aligned or decoded{search}")
+    elif labels.fit_hours < 0.999 * labels.wanted_hours:
         lines.append(
             f"    k-means sees {_figure(labels.fit_hours)} h of the {_figure(labels.wanted_hours)} h it should; "
             f"--memory {math.ceil(labels.memory_gib)} holds all"
@@ -87,15 +89,21 @@ def _labelling_lines(stage: StagePlan) -> list[str]:
     return lines
 
 
-def _tuning_lines(plan: FineTuningPlan) -> list[str]:
+def _tuning_lines(plan: FineTuningPlan, role: str = "") -> list[str]:
     times = f"{plan.runs} x " if plan.runs > 1 else ""
-    text = f"  {plan.name}: {times}{plan.updates:,} updates"
+    text = f"  {role}{plan.name}: {times}{plan.updates:,} updates"
     frozen = "all" if plan.head_updates == plan.updates else f"{plan.head_updates:,}"
     alone = f", {frozen} of the head alone" if plan.head_updates else ""
-    return [
+    lines = [
         _row(text, plan.flops, plan.gpu_hours, plan.wall_hours),
         f"    {plan.update_seconds:,.10g} s an update on {plan.gpus} x {plan.gpu}{alone}",
     ]
+    if (decoding := plan.decoding) is not None:
+        hours = decoding.gpu_hours
+        lines.insert(0, _row(f"  pseudo-labels of {_figure(decoding.hours)} h", decoding.flops, hours, hours))
+        if decoding.cpu_hours:
+            lines.insert(1, f"    {_figure(decoding.cpu_hours)} hours of a CPU core for the beam search")
+    return lines
 
 
 def _training_lines(stage: StagePlan) -> list[str]:

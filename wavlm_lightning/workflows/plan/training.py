@@ -21,6 +21,8 @@ from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds wha
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
+PHONES = 71  # LibriSpeech's phones with stress and pauses; the codewords hardly matter for the cost
+
 
 @dataclass(frozen=True)
 class PreTraining:
@@ -78,6 +80,10 @@ def training_cost(
     head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
     if unknown:
         remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
+    if others := label_names(stage)[1:]:
+        remarks.append(
+            f"without the cost of making the labels {', '.join(others)}: a recipe makes those of its codebook"
+        )
     memory_of = partial(
         step_memory,
         config,
@@ -142,14 +148,16 @@ def objectives_cost(
     `frames` is the length of the micro-step, `compute_bytes` the size of a number in matrix products.
     """
     model = section(stage, "model", "init_args")
-    labels = stage.recipe.codebook.clusters if stage.recipe.codebook else 0
+    labels = (stage.recipe.codebook.clusters or PHONES) if stage.recipe.codebook else 0
     masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
     probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
     masked = frames * masked_share(probability, span)
+    names = label_names(stage)
     total, unknown = ObjectiveCost(), []
     for entry in model.get("objectives") or objectives.published():
         objective = entry if isinstance(entry, Objective) else _read_objective(entry, stage)
-        cost = objective.cost(config, labels, frames, masked, compute_bytes) if objective is not None else None
+        size = stage.recipe.label_sizes.get(str(objective.label_set_of(names)), labels) if objective is not None else 0
+        cost = objective.cost(config, size, frames, masked, compute_bytes) if objective is not None else None
         if cost is None:
             unknown.append(_class_path(entry).rpartition(".")[2])
         else:
@@ -160,6 +168,12 @@ def objectives_cost(
                 total.passes + cost.passes,
             )
     return total, unknown
+
+
+def label_names(stage: Configuration) -> list[str]:
+    """The label sets of a configuration, in their order."""
+    named = section(stage, "data", "init_args").get("labels")
+    return [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
 
 
 def _class_path(entry: Any) -> str:

@@ -42,51 +42,88 @@ def fine_tunings(stage: Configuration) -> list[FineTuned]:
     """What `recipe.fine_tuning` of a configuration names, in order.
 
     Raises:
-        UserError: a file is missing, has no task, or has the name of another; `start_from` names no earlier one.
+        UserError: a file is missing, has no task, or has the name of another; `start_from` or a teacher names no earlier one.
     """
     found: list[FineTuned] = []
     for each in stage.recipe.fine_tuning:
         where = f"{stage.path}: recipe.fine_tuning"
-        path = next(
-            (at for at in (Path(resolve_config(each.config)), stage.path.parent / each.config) if at.is_file()), None
-        )
-        if path is None:
-            raise UserError(f"{where}: the configuration {each.config} does not exist; give the path of a YAML file")
-        content = read_yaml(path, "a configuration of a task")
-        open_class_paths(read_text(path), [path.resolve().parent])
-        if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), dict) and content[key].get("class_path") for key in ("model", "data")
-        ):
-            raise UserError(
-                f"{where}: {path} has no `model` and `data` with a class_path; name a configuration of a task"
-            )
-        names = [one.name for one in found]
+        task = _read_task(each, stage, where)
+        path, names = task.path, [one.name for one in found]
         if path.stem in [*names, stage.name]:
             raise UserError(f"{where} names {path.stem!r} twice; give every configuration its own file name")
-        if each.start_from is not None and each.start_from not in names:
-            known = ", ".join(names) or "none"
-            raise UserError(
-                f"{where}: {path.stem} starts from {each.start_from!r}; name one that comes before it ({known})"
-            )
+        earlier = {"starts from": each.start_from}
+        if each.pseudo_labels is not None:
+            earlier["learns from"] = each.pseudo_labels.teacher
+        for verb, name in earlier.items():
+            if name is not None and name not in names:
+                known = ", ".join(names) or "none"
+                raise UserError(f"{where}: {path.stem} {verb} {name!r}; name one that comes before it ({known})")
         before = next((one.recipe for one in found if one.name == each.start_from), None)
         if before is not None and before.folds != each.folds:
             raise UserError(
                 f"{where}: {path.stem} has {each.folds} folds, but {each.start_from}, from which it starts, has {before.folds}; "
                 "give both the same number"
             )
-        for key, value, least in (("folds", each.folds, 0), ("gpus", each.gpus, 1)):
-            if value < least:
-                raise UserError(f"{where}: {key} of {path.stem} must be {least} or more, not {value}")
-        kept = content.get("keep_checkpoints") or 0
-        if each.average and not 2 <= each.average <= kept:
-            raise UserError(
-                f"{where}: average of {path.stem} must be 0, or from 2 to the {kept} checkpoints that its keep_checkpoints "
-                f"keeps, not {each.average}"
+        if each.pseudo_labels is not None:
+            _check_pseudo_labels(
+                each, task, next(one for one in found if one.name == each.pseudo_labels.teacher), where
             )
-        if each.utterance_seconds is not None and each.utterance_seconds <= 0:
-            raise UserError(f"{where}: utterance_seconds of {path.stem} must be above 0, not {each.utterance_seconds}")
-        found.append(FineTuned(path.stem, path, content, each))
+        found.append(task)
     return found
+
+
+def teacher(stage: Configuration) -> FineTuned | None:
+    """The fine-tuning whose model makes the labels of a configuration; None for labels without supervision.
+
+    Raises:
+        UserError: its file is missing or has no task, or it asks for what only a fine-tuning after the export can do.
+    """
+    codebook = stage.recipe.codebook
+    if codebook is None or codebook.teacher is None:
+        return None
+    where = f"{stage.path}: recipe.codebook.teacher"
+    task = _read_task(codebook.teacher, stage, where)
+    for key in ("start_from", "folds", "pseudo_labels"):
+        if getattr(codebook.teacher, key):
+            raise UserError(f"{where}: {key} belongs to recipe.fine_tuning; remove it from the teacher")
+    return task
+
+
+def _read_task(each: FineTuningRecipe, stage: Configuration, where: str) -> FineTuned:
+    """The configuration of a task, and checks of what the recipe says of it alone."""
+    path = next(
+        (at for at in (Path(resolve_config(each.config)), stage.path.parent / each.config) if at.is_file()), None
+    )
+    if path is None:
+        raise UserError(f"{where}: the configuration {each.config} does not exist; give the path of a YAML file")
+    content = read_yaml(path, "a configuration of a task")
+    open_class_paths(read_text(path), [path.resolve().parent])
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(key), dict) and content[key].get("class_path") for key in ("model", "data")
+    ):
+        raise UserError(f"{where}: {path} has no `model` and `data` with a class_path; name a configuration of a task")
+    for key, value, least in (("folds", each.folds, 0), ("gpus", each.gpus, 1)):
+        if value < least:
+            raise UserError(f"{where}: {key} of {path.stem} must be {least} or more, not {value}")
+    kept = content.get("keep_checkpoints") or 0
+    if each.average and not 2 <= each.average <= kept:
+        raise UserError(
+            f"{where}: average of {path.stem} must be 0, or from 2 to the {kept} checkpoints that its keep_checkpoints "
+            f"keeps, not {each.average}"
+        )
+    if each.utterance_seconds is not None and each.utterance_seconds <= 0:
+        raise UserError(f"{where}: utterance_seconds of {path.stem} must be above 0, not {each.utterance_seconds}")
+    return FineTuned(path.stem, path, content, each)
+
+
+def _check_pseudo_labels(each: FineTuningRecipe, task: FineTuned, teacher: FineTuned, where: str) -> None:
+    pseudo = each.pseudo_labels
+    assert pseudo is not None
+    if each.folds or teacher.recipe.folds:
+        raise UserError(f"{where}: {task.name} has folds, for which there are no pseudo-labels; remove folds")
+    for key, value in (("share", pseudo.share), ("pseudo_share", pseudo.pseudo_share)):
+        if not 0 < value <= 1:
+            raise UserError(f"{where}: pseudo_labels.{key} of {task.name} must lie between 0 and 1, not {value}")
 
 
 def chain(name: str) -> list[Configuration]:
@@ -117,6 +154,8 @@ def _find(name: str, named_in: Path | None) -> Path:
         path = folder / f"{name}.yaml"
         if path.is_file():
             return path
+        if named_in is None and (base := folder / f"{name}_base.yaml").is_file():  # pbert
+            return base
         known = ", ".join(sorted(each.stem for each in folder.glob("*.yaml")))
         asked = f"{named_in}: recipe.codebook.encoder names" if named_in else "there is"
         raise UserError(
@@ -161,11 +200,34 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
     where = f"{path}: recipe.codebook"
     if codebook.encoder is not None and codebook.checkpoint is not None:
         raise UserError(f"{where} has both encoder and checkpoint; give only the one whose layer is clustered")
-    if (codebook.encoder is None and codebook.checkpoint is None) != (codebook.layer is None):
-        raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
+    without = codebook.encoder is None and codebook.checkpoint is None
+    if codebook.teacher is not None and without:
+        raise UserError(f"{where}.teacher needs an encoder or a checkpoint, which it fine-tunes; name one of them")
+    if codebook.kind == "phones":
+        _check_phones(codebook, where)
+    else:
+        if codebook.clusters is None:
+            raise UserError(f"{where}: clusters missing; give their number, or kind: phones")
+        if without != (codebook.layer is None):
+            raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
+        if codebook.soft is not None and not 2 <= codebook.soft <= codebook.clusters:
+            raise UserError(f"{where}.soft must be from 2 to {codebook.clusters}, its clusters, not {codebook.soft}")
+        for key in ("language_model", "positions"):
+            if getattr(codebook, key):
+                raise UserError(f"{where}.{key} is for kind: phones; remove it, or set that kind")
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):
         value = getattr(codebook, key)
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"{where}.{key} must be 1 or more, not {value}")
+
+
+def _check_phones(codebook: CodebookRecipe, where: str) -> None:
+    if codebook.teacher is None:
+        raise UserError(f"{where}: kind: phones needs a teacher that aligns and decodes; name its configuration")
+    for key in ("clusters", "layer", "soft"):
+        if getattr(codebook, key) is not None:
+            raise UserError(f"{where}.{key} is for k-means; remove it, or kind: phones")
+    if codebook.rate not in (50, 100):
+        raise UserError(f"{where}.rate must be 50 or 100, not {codebook.rate}")

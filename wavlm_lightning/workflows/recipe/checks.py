@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.pretraining.recipe import CodebookRecipe, PseudoLabelRecipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit import read_options
 from wavlm_lightning.workflows.fit.early_checks import layer_count
-from wavlm_lightning.workflows.recipe.stages import RecipeRun, RecipeStage
+from wavlm_lightning.workflows.recipe.chain import Configuration
+from wavlm_lightning.workflows.recipe.stage import RecipeStage
+from wavlm_lightning.workflows.recipe.stages import RecipeRun
 
 
 def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
@@ -34,7 +38,7 @@ def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
         if config is not None and (run.corpus_for(each) / "corpus.json").is_file():
             _check_splits(Corpus.open(run.corpus_for(each)), config.data.init_args, f"fit/{each.name}")
         codebook = each.recipe.codebook
-        if codebook is None or codebook.layer is None:
+        if codebook is None or not isinstance(codebook.layer, int):
             continue
         if codebook.checkpoint is not None:
             encoder, count = codebook.checkpoint, layer_count(codebook.checkpoint, {})
@@ -63,4 +67,23 @@ def _check_splits(corpus: Corpus, data: Any, stage: str) -> None:
         if isinstance(name, str) and name not in corpus.splits:
             raise UserError(
                 f"{stage}: {corpus.directory} has no split {name!r}, which data.{key} names; it has {', '.join(corpus.splits)}"
+            )
+
+
+def check_language_models(run: RecipeRun) -> None:
+    """Refuse a recipe whose language model is not here, before the stages that need it come.
+
+    Raises:
+        UserError: naming the configuration and the file.
+    """
+    recipes: list[tuple[Configuration, CodebookRecipe | PseudoLabelRecipe | None]] = [
+        *((each, each.recipe.codebook) for each in run.chain),
+        *((run.chain[-1], task.recipe.pseudo_labels) for task in run.fine_tunings),
+    ]
+    for stage, recipe in recipes:
+        model = None if recipe is None else recipe.language_model
+        if model is not None and model.file is not None and not Path(model.file).is_file():
+            raise UserError(
+                f"{stage.path}: recipe: language_model.file {model.file} does not exist; get it, or give order and units to "
+                "count the labelled transcripts"
             )

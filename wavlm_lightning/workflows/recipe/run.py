@@ -7,21 +7,23 @@ import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.pretraining.recipe import FineTuningRecipe
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain
-from wavlm_lightning.workflows.recipe.checks import check_stages
+from wavlm_lightning.workflows.recipe.checks import check_language_models, check_stages
+from wavlm_lightning.workflows.recipe.stage import RecipeStage
 from wavlm_lightning.workflows.recipe.stages import (
     ENCODER,
     RecipeRun,
-    RecipeStage,
     continued_from,
     lasting,
     option_groups,
@@ -38,6 +40,7 @@ def run_recipe(
     options: Sequence[str] = (),
     *,
     corpus_of: Mapping[str, Path] | None = None,
+    labelled: Path | None = None,
     checkpoint: str | None = None,
     layer: int | None = None,
     clusters: int | None = None,
@@ -57,7 +60,10 @@ def run_recipe(
         out: folder for codebooks, runs and the encoder.
         options: further options of every `wavlm fit` of pre-training; those of fine-tuning stand in its configurations.
         corpus_of: name of a configuration -> its corpus, if it is not `corpus`, or for fine-tuning the one that it names.
-        checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names.
+        labelled: the corpus with labels, of the fine-tunings that make labels and of those after the export; None for those that
+            their configurations name.
+        checkpoint: the encoder to continue from and to label with, instead of the one that the configuration names; of a recipe
+            with a teacher, the encoder of iteration 1.
         layer: the layer of the encoder that makes the labels of the recipe's own configuration, from 1, instead of that which
             the configuration names.
         clusters: size of that codebook.
@@ -86,7 +92,16 @@ def run_recipe(
         configurations = continued_from(configurations, checkpoint)
     configurations = with_codebook(configurations, layer, clusters)
     run = RecipeRun(
-        configurations, corpus, out, corpus_of or {}, noise_corpus, tag, memory_gib, jobs, option_groups(options)
+        configurations,
+        corpus,
+        out,
+        corpus_of or {},
+        labelled,
+        noise_corpus,
+        tag,
+        memory_gib,
+        jobs,
+        option_groups(options),
     )
     stages = _until(run.stages, until)
     check_stages(run, stages)
@@ -97,6 +112,9 @@ def run_recipe(
     for each in run.fine_tunings:  # months before their turn comes
         if names & {f"fit/{each.name}", f"fit/{each.name}-fold1"}:
             Corpus.open(run.labelled_corpus(each))
+    for each in run.teachers:
+        Corpus.open(run.labelled_corpus(each))
+    check_language_models(run)
     with own_folder(out, "recipe"):
         ledger = _open_ledger(run, adopt)
         for number, stage in enumerate(stages, start=1):
@@ -127,12 +145,15 @@ def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
             "recipe were run there by hand"
         )
     for each, corpus in zip(run.chain, corpora, strict=True):
-        codebook, labels = each.recipe.codebook, corpus.directory / "labels" / str(run.label_set(each))
+        codebook, name = each.recipe.codebook, str(run.label_set(each))
         # Labels of MFCC may be shared: the same codebook gives the same labels, and `codebook apply` refuses another.
-        if codebook is not None and codebook.layer is not None and labels.is_dir():
-            raise UserError(
-                f"{labels}: another run has labelled this corpus under that name; give --tag WORD for other names"
-            )
+        if codebook is None or (codebook.layer is None and codebook.teacher is None):
+            continue
+        for folder in (corpus.directory / "labels" / name, corpus.directory / "alignments" / name):
+            if folder.is_dir():
+                raise UserError(
+                    f"{folder}: another run has labelled this corpus under that name; give --tag WORD for other names"
+                )
     return ledger
 
 
@@ -142,18 +163,27 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     def short_hash(content: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
-    settings = {
+    settings: dict[str, Any] = {
         "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
         "corpora": [each.sha256 for each in corpora],
         "noise": [each.sha256 for each in noise],
         "tag": run.tag,
         "options of fit": lasting(run.options),
     }
-    tuned = {
-        each.name: short_hash({**each.content, "how": [each.recipe.start_from, each.recipe.folds, each.recipe.average]})
-        for each in run.fine_tunings
-    }
+    if run.teachers:
+        settings["teachers"] = {
+            each.name: [short_hash({**each.content, "average": each.recipe.average}), corpus.sha256]
+            for each in run.teachers
+            for corpus in [Corpus.open(run.labelled_corpus(each))]
+        }
+    tuned = {each.name: short_hash({**each.content, "how": _how(each.recipe)}) for each in run.fine_tunings}
     return {**settings, "fine-tuning": tuned} if tuned else settings
+
+
+def _how(recipe: FineTuningRecipe) -> list[Any]:
+    """What a recipe says of a fine-tuning, without what only `wavlm plan` reads."""
+    how: list[Any] = [recipe.start_from, recipe.folds, recipe.average]
+    return how if recipe.pseudo_labels is None else [*how, asdict(recipe.pseudo_labels)]
 
 
 def _of_pretraining(configuration: Configuration) -> dict[str, Any]:

@@ -8,39 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import OLD
-from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
-from wavlm_lightning.system.shipped_configs import configs_folder, resolve_config
-from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned, fine_tunings
+from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned, fine_tunings, teacher
+from wavlm_lightning.workflows.recipe.labels import LabelMaking, label_set
+from wavlm_lightning.workflows.recipe.stage import RecipeStage, pasteable
+from wavlm_lightning.workflows.recipe.tuning import Tuning
 
 ENCODER = "encoder"  # folder of the exported encoder in the output folder
-AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
 # Options of `wavlm fit` that the recipe sets, and those that may change between two calls: they do not affect the weights.
 OURS = ("--data.corpus", "--data.labels", "--data.noise_corpus", "--trainer.default_root_dir", "--ckpt_path")
 HARMLESS = ("--data.num_workers", "--checkpoint_every", "--trainer.enable_progress_bar", "--trainer.log_every_n_steps")
-
-
-@dataclass(frozen=True)
-class RecipeStage:
-    """One command of a recipe."""
-
-    name: str  # `codebook/LABELS`, `labels/LABELS`, `fit/CONFIGURATION`, `export`, `average/CONFIGURATION`, `test/CONFIGURATION`
-    headline: str  # description for `--dry-run`
-    command: tuple[str, ...]  # arguments of `wavlm` for the first call
-    product: Path | None = None  # the file that is written last; if it exists, the stage is done
-    run_folder: Path | None = None  # of a `fit`, which resumes from its newest checkpoint
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether an interrupted `fit` left a checkpoint to resume from."""
-        if self.run_folder is None:
-            return False
-        newest = checkpoint(self.run_folder, LAST)
-        return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` restores the name
-
-    def words(self) -> list[str]:
-        """Arguments of `wavlm` for the next call."""
-        return [*self.command, *(("--ckpt_path", LAST) if self.has_checkpoint else ())]
 
 
 @dataclass(frozen=True)
@@ -56,6 +33,7 @@ class RecipeRun:
     corpus: Path
     out: Path  # for everything except the labels, which are written into the corpus
     corpus_of: Mapping[str, Path] = field(default_factory=dict)  # configuration -> its corpus, if it is not `corpus`
+    labelled: Path | None = None  # corpus of teachers and fine-tunings, instead of those that their configurations name
     noise: Path | None = None  # corpus, instead of those that the configurations name
     tag: str | None = None  # prefix of the names of label sets
     memory_gib: float | None = None  # for the features that k-means sees; None lets the machine that runs it decide
@@ -63,7 +41,12 @@ class RecipeRun:
     options: Sequence[Sequence[str]] = ()  # of every `wavlm fit` of pre-training, each with its values
 
     def __post_init__(self) -> None:
-        names = [*(each.name for each in self.chain), *(each.name for each in self.fine_tunings)]
+        tasks = [each.name for each in (*self.teachers, *self.fine_tunings)]
+        names = list(dict.fromkeys([*(each.name for each in self.chain), *tasks]))
+        if self.labelled is not None and not self.supervised:
+            raise UserError(
+                "--labelled: this recipe makes no labels by a teacher; name the corpora of its fine-tunings with --corpus-of"
+            )
         for option in self.options:
             if (name := option[0].replace(".init_args.", ".")) in OURS:
                 raise UserError(f"{name}: the recipe sets this option of `wavlm fit` itself; remove it after --")
@@ -92,7 +75,7 @@ class RecipeRun:
         return [
             *(stage for each in self.chain for stage in (*self._labelling(each), self._fit(each))),
             RecipeStage("export", f"the encoder of {last} as a Hugging Face folder", export),
-            *(stage for each in self.fine_tunings for stage in self._fine_tuned(each)),
+            *self._tunings(),
         ]
 
     @property
@@ -100,77 +83,47 @@ class RecipeRun:
         """What follows the export: the fine-tunings that the recipe's own configuration names."""
         return fine_tunings(self.chain[-1])
 
+    @property
+    def teachers(self) -> list[FineTuned]:
+        """The fine-tunings whose models make labels, of the whole chain."""
+        return [task for each in self.chain if (task := teacher(each)) is not None]
+
+    @property
+    def supervised(self) -> bool:
+        """Whether models that saw labels make labels: for pre-training, or for a student."""
+        return bool(self.teachers) or any(each.recipe.pseudo_labels for each in self.fine_tunings)
+
     def corpus_for(self, configuration: Configuration) -> Path:
         """The corpus of a configuration."""
         return self.corpus_of.get(configuration.name, self.corpus)
 
     def labelled_corpus(self, task: FineTuned) -> Path:
-        """The corpus of a fine-tuning: that of `corpus_of`, or that which its configuration names."""
-        return self.corpus_of.get(task.name, Path(str((task.content["data"].get("init_args") or {}).get("corpus"))))
-
-    def _fine_tuned(self, task: FineTuned) -> list[RecipeStage]:
-        """Training, average and test, of every fold where the corpus has folds."""
-        stages: list[RecipeStage] = []
-        started = next((each for each in self.fine_tunings if each.name == task.recipe.start_from), None)
-        for fold in range(1, task.recipe.folds + 1) if task.recipe.folds else [0]:
-            suffix = f"-fold{fold}" if fold else ""
-            name = task.name + suffix
-            folder, average = self.out / name, self.out / f"{name}{AVERAGE}"
-            words = ["-c", pasteable(task.path), "--model.upstream.source", str(self.out / ENCODER)]
-            words += ["--data.corpus", str(self.labelled_corpus(task)), "--trainer.default_root_dir", str(folder)]
-            words += ["--data.fold", str(fold)] if fold else []
-            begin, after = [], f"the encoder of {self.chain[-1].name}"
-            if started is not None:
-                after = started.name + suffix + (AVERAGE if started.recipe.average else "")
-                begin = ["--model.start_from", str(self.out / after)]
-            stages.append(
-                RecipeStage(f"fit/{name}", f"fine-tuning of {after}", ("fit", *words, *begin), run_folder=folder)
-            )
-            test, tested = ("test", *words, "--ckpt_path", BEST), folder
-            if task.recipe.average:
-                last = str(task.recipe.average)
-                command = ("average", str(folder), "--last", last, "--out", str(average))
-                headline = f"the mean of its last {last} checkpoints"
-                stages.append(RecipeStage(f"average/{name}", headline, command, product=checkpoint(average, BEST)))
-                test, tested = ("test", str(average)), average
-            stages.append(
-                RecipeStage(f"test/{name}", "its best checkpoint on the test split", test, product=tested / CARD)
-            )
-        return stages
+        """The corpus of a fine-tuning: that of `corpus_of`, `labelled`, or that which its configuration names."""
+        named = Path(str((task.content["data"].get("init_args") or {}).get("corpus")))
+        return self.corpus_of.get(task.name, self.labelled or named)
 
     def label_set(self, configuration: Configuration) -> str | None:
         """Name of a configuration's label set in its corpus."""
-        codebook = configuration.recipe.codebook
-        if codebook is None:
-            return None
-        if codebook.checkpoint is not None:
-            name = f"{Path(codebook.checkpoint).name.removesuffix('.pt').removesuffix('.ckpt')}-l{codebook.layer}"
-        elif codebook.encoder is not None:
-            name = f"{Path(codebook.encoder).stem}-l{codebook.layer}"
-        else:
-            name = "mfcc-level" if codebook.level_normalised else "mfcc"
-        return f"{f'{self.tag}-' if self.tag else ''}{name}-k{codebook.clusters}"
+        return label_set(configuration, self.tag)
+
+    def _tunings(self) -> list[RecipeStage]:
+        """Those of the fine-tunings after the export."""
+        encoder, corpus = str(self.out / ENCODER), self.corpus_for(self.chain[-1])
+        stages, earlier = list[RecipeStage](), list[Tuning]()
+        for task in self.fine_tunings:
+            labelled = self.labelled_corpus(task)
+            tuning = Tuning(task, task.name, encoder, self.chain[-1].name, labelled, self.out, corpus)
+            stages += tuning.stages(earlier)
+            earlier.append(tuning)
+        return stages
 
     def _labelling(self, configuration: Configuration) -> list[RecipeStage]:
-        codebook, name = configuration.recipe.codebook, self.label_set(configuration)
-        if codebook is None or name is None:
+        if configuration.recipe.codebook is None:
             return []
-        folder, corpus = self.out / "codebooks" / name, str(self.corpus_for(configuration))
-        fit, source = ["codebook", "fit", corpus, "--clusters", str(codebook.clusters)], "MFCC"
-        encoder = codebook.checkpoint or (codebook.encoder and str(self.out / Path(codebook.encoder).stem))
-        if encoder:
-            fit += ["--encoder", encoder, "--layer", str(codebook.layer)]
-            source = f"layer {codebook.layer} of {encoder}"
-        fit += ["--share", f"{codebook.share:g}", "--restarts", str(codebook.restarts)]
-        jobs = () if self.jobs is None else ("--jobs", str(self.jobs))
-        fit += [*jobs, *(() if self.memory_gib is None else ("--memory", f"{self.memory_gib:g}"))]
-        fit += [*(["--level-normalised"] if codebook.level_normalised else []), "--out", str(folder)]
-        headline = f"{codebook.clusters} clusters of {source}, from {100 * codebook.share:g} % of the utterances"
-        apply = ("codebook", "apply", str(folder), corpus, "--name", name, *jobs)
-        return [
-            RecipeStage(f"codebook/{name}", headline, tuple(fit), product=folder / "codebook.json"),
-            RecipeStage(f"labels/{name}", "a label for every frame of the corpus", apply),
-        ]
+        task = teacher(configuration)
+        labelled = None if task is None else self.labelled_corpus(task)
+        corpus, limits = self.corpus_for(configuration), (self.memory_gib, self.jobs)
+        return LabelMaking(configuration, corpus, labelled, self.out, self.tag, *limits).stages
 
     def _fit(self, configuration: Configuration) -> RecipeStage:
         folder, labels = self.out / configuration.name, self.label_set(configuration)
@@ -194,11 +147,21 @@ class RecipeRun:
 
 
 def continued_from(chain: Sequence[Configuration], encoder: str) -> list[Configuration]:
-    """The chain with another encoder that its first configuration continues to train and makes its labels with."""
+    """The chain with another encoder that its first configuration continues to train and makes its labels with.
+
+    Where the last configuration has a teacher, that encoder is what the teacher fine-tunes, and earlier ones are left out.
+    """
+    last = chain[-1]
+    if last.recipe.codebook is not None and last.recipe.codebook.teacher is not None:
+        content = {**last.content, "recipe": {**last.content["recipe"]}}
+        content["recipe"]["codebook"] = {**content["recipe"]["codebook"], "encoder": None, "checkpoint": encoder}
+        codebook = replace(last.recipe.codebook, encoder=None, checkpoint=encoder)
+        return [replace(last, content=content, recipe=replace(last.recipe, codebook=codebook))]
     first = chain[0]
     if first.recipe.codebook is None or not _continues(first):
         raise UserError(
-            f"--checkpoint: {first.name} begins with fresh weights; remove the option, or take the recipe `continue`"
+            f"--checkpoint: {first.name} begins with fresh weights; remove the option, or take the recipe `continue`, or one "
+            "with a teacher"
         )
     model = first.content["model"]
     model = {**model, "init_args": {**model["init_args"], "encoder": encoder}}
@@ -223,6 +186,8 @@ def with_codebook(
     for name, value in asked.items():
         if codebook is None:
             raise UserError(f"--{name}: {last.name} is trained without labels; remove the option")
+        if codebook.kind == "phones":
+            raise UserError(f"--{name}: the labels of {last.name} are phones, not clusters; remove the option")
         if name == "layer" and codebook.layer is None:
             raise UserError(
                 f"--layer: the labels of {last.name} are made from MFCC, not from a layer; remove the option"
@@ -282,9 +247,3 @@ def _hash(name: str) -> str:
 
 def _mixes_noise(stage: Configuration) -> bool:
     return bool(stage.content.get("data", {}).get("init_args", {}).get("noise_corpus"))
-
-
-def pasteable(path: Path) -> str:
-    """Path of a configuration for a command line: `configs/...`, which works anywhere, if we ship it."""
-    folder, full = configs_folder(), path.resolve()
-    return str(Path("configs") / full.relative_to(folder) if full.is_relative_to(folder) else path)

@@ -1,0 +1,48 @@
+"""One command of a recipe, and how its configuration is named on a command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wavlm_lightning.system.files import OLD
+from wavlm_lightning.system.run_folder import LAST, checkpoint
+from wavlm_lightning.system.shipped_configs import configs_folder
+
+
+@dataclass(frozen=True)
+class RecipeStage:
+    """One command of a recipe.
+
+    Attributes:
+        name: `codebook/LABELS`, `align/LABELS`, `labels/LABELS`, `export`, or of a run `fit/RUN`, `average/RUN`, `test/RUN`,
+            `lm/RUN`, `tune/RUN`, `pseudo/RUN`.
+        headline: description for `--dry-run`.
+        command: arguments of `wavlm` for the first call.
+        product: the file that is written last; if it exists, the stage is done.
+        run_folder: of a `fit`, which resumes from its newest checkpoint.
+    """
+
+    name: str
+    headline: str
+    command: tuple[str, ...]
+    product: Path | None = None
+    run_folder: Path | None = None
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether an interrupted `fit` left a checkpoint to resume from."""
+        if self.run_folder is None:
+            return False
+        newest = checkpoint(self.run_folder, LAST)
+        return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` restores the name
+
+    def words(self) -> list[str]:
+        """Arguments of `wavlm` for the next call."""
+        return [*self.command, *(("--ckpt_path", LAST) if self.has_checkpoint else ())]
+
+
+def pasteable(path: Path) -> str:
+    """Path of a configuration for a command line: `configs/...`, which works anywhere, if we ship it."""
+    folder, full = configs_folder(), path.resolve()
+    return str(Path("configs") / full.relative_to(folder) if full.is_relative_to(folder) else path)
