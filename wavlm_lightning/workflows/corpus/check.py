@@ -237,8 +237,8 @@ def _again(corpus: Corpus, remote: bool) -> str:
         return f"remove the folder and run `wavlm data permute ORIGINAL --out {where} --seed {source['permuted']}`"
     if recipe == "webdataset":
         return (
-            "run the same `wavlm prepare webdataset` or `wavlm pseudo-label` again, which reads only what has changed; the shards "
-            "stay as they are"
+            "run the same `wavlm prepare webdataset` or `wavlm pseudo-label` again, which reads only what has changed; the "
+            "shards stay as they are"
         )
     if recipe == "mini":
         options = f"--size {source['size']} --seed {source['seed']} --datasets {source['dataset']}"
