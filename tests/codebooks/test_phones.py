@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,10 @@ def test_utterances_without_alignment_are_refused_or_left_out(corpus):
     for data in (everything, some):
         data.setup("fit")
     assert some._parts["train"].numbers.tolist() == [n for n in everything._parts["train"].numbers.tolist() if n > 1]
+    layout, part = some.layout(), some._parts["train"]  # a resumed run must have the same utterances
+    some._parts["train"] = replace(part, numbers=part.numbers[1:])
+    assert [key for key, value in some.layout().items() if value != layout[key]] == ["labelled_utterances"]
+    assert "labelled_utterances" not in everything.layout()
     joined = LabelSet.join([labels, labels])
     assert joined.has_labels.tolist() == [*labels.has_labels] * 2
     assert joined.labelled == labels.labelled

@@ -193,6 +193,7 @@ def test_the_budget_is_of_what_is_held(tiny):
         (["--quantiser", "random", "--part", "1/2", "--memory", "1"], "--part is for k-means"),
         (["--encoder", "random:tiny", "--layer", "auto", "--part", "1/2", "--memory", "1"], "find the layer first"),
         (["--encoder", "random:tiny", "--layer", "last"], "give a number, or auto"),
+        (["--encoder", "random:tiny", "--layer", "1", "--alignments", "mfa"], "--alignments mfa: only --layer auto"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(tiny, tmp_path, capsys, options, message):

@@ -192,6 +192,7 @@ def test_refusals():
 def test_item_files(tmp_path):
     path = tmp_path / "mini.item"
     items = [Item("u1", 0.05, 0.25, "AE", "K", "T", "s1"), Item("u2", 1, 1.2225, "IH", "K", "T", "s2")]
+    items.append(Item("hour", 3599.123456, 3599.25, "AE", "K", "T", "s2"))  # fewer digits would move its frames
     write_items(path, items)
     assert path.read_text().splitlines()[0] == "#file onset offset #phone prev-phone next-phone speaker"
     assert read_items(path) == items

@@ -21,7 +21,7 @@ def units_body(**changes):
         "in_use": 97, "size": 100, "segment_ms": {"mean": 41.0}, "with_silence": quality, "boundaries": boundaries,
         "abx": {"within": rate(0.25)},
     }  # fmt: skip
-    forced = {"same_phone": 0.83, "boundaries_20ms": boundaries, "boundaries_40ms": boundaries}
+    forced = {"utterances": 3, "same_phone": 0.83, "boundaries_20ms": boundaries, "boundaries_40ms": boundaries}
     body = {
         "format": "wavlm_lightning/units/1",
         "corpus": {"name": "mini", "sha256": "0", "split": "valid", "utterances": 60},

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.data.alignments import AlignmentWriter, Segment
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.workflows.corpus import check as data_check
@@ -186,6 +187,39 @@ def test_labels_are_checked_too(tiny, tmp_path, capsys):
     for file in (corpus / "labels" / "mfcc100").glob("train-*"):
         file.unlink()
     assert main(["data", "check", str(corpus)]) == 0
+
+
+def test_alignments_are_checked_and_counted(tiny, tmp_path, capsys):
+    corpus = Path(shutil.copytree(tiny / "pretrain", tmp_path / "pretrain"))
+    opened = Corpus.open(corpus)
+    with AlignmentWriter(
+        opened, "forced", {"kind": "forced", "teacher": "0" * 64, "settings": {}}, ["valid"]
+    ) as writer:
+        for shard in opened.split("valid").shards:
+            rows = [[Segment(*row) for row in shard.meta(place)["phones"]] for place in range(shard.utterances)]
+            writer.write(shard, [None, *rows[1:]])
+    path = corpus / "alignments" / "forced" / "valid-000000.jsonl"
+    content, count = path.read_bytes(), len(opened.split("valid"))
+    assert main(["data", "check", str(corpus)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("with the labels mfcc100, with the alignments forced")
+    assert main(["data", "info", str(corpus)]) == 0
+    assert f"alignments forced: forced, {count - 1} of {count} utterances of valid (" in capsys.readouterr().out
+
+    def refused(line: str) -> None:
+        assert main(["data", "check", str(corpus)]) == 2
+        out, err = capsys.readouterr()
+        assert f"alignments/forced/valid-000000.jsonl: {line}" in out
+        assert "wrong alignments forced: valid-000000.tar; for alignments: remove the files named" in err
+
+    path.write_bytes(content[:-100])
+    refused("damaged (its lines are not those that were written)")
+    head, _, lines = content.partition(b"\n")
+    path.write_bytes(json.dumps({**json.loads(head), "shard_sha256": "0" * 64}).encode() + b"\n" + lines)
+    refused("these alignments were made from another version of valid-000000.tar")
+    path.write_bytes(json.dumps({**json.loads(head), "aligned": count}).encode() + b"\n" + lines)
+    refused(f"{count - 1} of {count} utterances are aligned, and its first line says {count} of {count}")
+    path.unlink()
+    refused("missing")
 
 
 def test_a_mini_corpus_is_made_again_as_a_whole(tiny, tmp_path, capsys):

@@ -215,6 +215,18 @@ def test_short_names_and_options_for_other_recipes(tmp_path):
             },
             r"rate must be 50 or 100, not 25",
         ),
+        (
+            {
+                "kind": "phones",
+                "encoder": "first.yaml",
+                "teacher": {"config": "pr.yaml"},
+                "clusters": None,
+                "share": 0.1,
+            },
+            r"share is for k-means",
+        ),
+        ({"rate": 100}, r"rate is for kind: phones"),
+        ({"encoder": "first.yaml", "layer": 1, "level_normalised": True}, r"level_normalised is for MFCC"),
         ({"kind": "phone"}, r"recipe\.codebook"),
         ({"layer": "best"}, r"recipe\.codebook"),
     ],
@@ -247,6 +259,40 @@ def test_mistakes_of_students(tmp_path, change, message):
     content["recipe"]["fine_tuning"][1].update(change)
     recipe.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message):
+        fine_tuning_plans(str(recipe))
+
+
+def test_what_is_aligned_is_what_the_teacher_has_seen(tmp_path):
+    recipe = recipe_in(tmp_path, "phones")
+    task(tmp_path, "pr", "PhonemeRecognition", "nowhere", train_seconds=60.0)
+    with pytest.raises(UserError, match=r"pr trains on 60 s of its corpus, but its transcripts are aligned from all"):
+        commands(recipe, tmp_path)
+
+
+def test_language_models_of_students(tmp_path):
+    """The weights of a teacher's language model are one file, and what it is counted from are the labels that it has seen."""
+    recipe = recipe_in(tmp_path, "student")
+    content = yaml.safe_load(recipe.read_text())
+    words, again = content["recipe"]["fine_tuning"]
+    task(tmp_path, "third", "FineTunedRecognition", "nowhere")
+
+    def given(model: dict[str, Any], other: dict[str, Any]) -> Path:
+        students = [
+            {**again, "pseudo_labels": {"teacher": "words", "language_model": model}},
+            {**again, "config": "third.yaml", "pseudo_labels": {"teacher": "words", "language_model": other}},
+        ]
+        content["recipe"]["fine_tuning"] = [words, *students]
+        recipe.write_text(yaml.safe_dump(content))
+        return recipe
+
+    assert len(fine_tuning_plans(str(given({"order": 3}, {"order": 3})))) == 3
+    assert len(fine_tuning_plans(str(given({"order": 3}, {"order": 2, "trials": 0})))) == 3
+    with pytest.raises(UserError, match=r"third and again learn from 'words' with two language models"):
+        fine_tuning_plans(str(given({"order": 3}, {"order": 2})))
+    task(tmp_path, "words", "FineTunedRecognition", "nowhere", train_seconds=60.0)
+    with pytest.raises(
+        UserError, match=r"words trains on 60 s of its corpus, but the language model of again is counted"
+    ):
         fine_tuning_plans(str(recipe))
 
 

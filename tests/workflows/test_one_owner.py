@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ VERBS: dict[str, tuple[list[str], str, list[str]]] = {
     "export": (["export", "{made}/encoder.pt"], "", []),
     "superb": (["superb", "fbank", "--data", "{tiny}", "--tasks", "ks"], "--output", []),
     "codebook fit": (["codebook", "fit", "{tiny}/pretrain", "--clusters", "8"], "--out", []),
+    "codebook phones": (["codebook", "phones", "{tiny}/pretrain"], "--out", []),
+    "codebook score": (["codebook", "score", "{tiny}/pretrain", "--encoder", "{made}/encoder.pt"], "--out", []),
+    "units": (["units", "fbank", "--data", "{tiny}/pretrain", "--unit", "phone", "--context", "any"], "--out", []),
+    "pseudo-label": (["pseudo-label", "{made}/run", "{tiny}/pretrain"], "--out", []),
     "demo": (["demo", "--size", "tiny"], "--out", []),
     "recipe": (["recipe", "configs/pretrain/tiny.yaml", "--corpus", "{tiny}/pretrain"], "--out", []),
     "average": (["average", "{made}/run"], "--out", []),
@@ -51,6 +56,15 @@ def test_one_data_set_of_the_mini_corpus(tmp_path, capsys):
         assert main([*words, "ks", "sv"]) == 2
         assert f"{tmp_path / 'sv'}: another `wavlm prepare mini` writes there" in capsys.readouterr().err
         assert not (tmp_path / "ks").exists()  # nothing is left of what was not begun
+
+
+def test_one_set_of_alignments(tiny, tmp_path, capsys):
+    corpus = shutil.copytree(tiny / "pr", tmp_path / "pr")
+    (tmp_path / "times.ctm").write_text("nobody 1 0 0.1 AE\n")
+    with own_folder(corpus / "alignments" / "mfa", "align", "--name"):
+        assert main(["align", "--from", "ctm", str(tmp_path / "times.ctm"), str(corpus), "--name", "mfa"]) == 2
+    assert "alignments/mfa: another `wavlm align` writes there; wait for it" in capsys.readouterr().err
+    assert not (corpus / "alignments" / "mfa").exists()
 
 
 def test_parts_of_labels_at_the_same_time_but_none_twice(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ import torch
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import LabelSet
-from wavlm_lightning.codebooks.quality import label_quality
-from wavlm_lightning.data.alignments import Aligned, AlignmentWriter, Segment
+from wavlm_lightning.codebooks.quality import label_quality, quality_of
+from wavlm_lightning.data.alignments import Aligned, AlignmentSet, AlignmentWriter, Segment
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.abx import AbxTask, frames_of, read_items
+from wavlm_lightning.metrics.boundaries import segment_boundaries
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.units import layer_frames, measure_units, measuring
+from wavlm_lightning.workflows.units.labels import label_measures
 
 ANY = {"unit": "phone", "context": "any"}  # the tiny corpus has no triphone twice
 
@@ -157,6 +160,26 @@ def test_alignments_and_two_label_sets_are_compared(tiny, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Agreement of two label sets" in said and "mfcc100, again  1.000  100.0" in said
     assert "PNMI without silence" in said and "Alignments against 'corpus'" in said
+
+
+def test_utterances_without_labels_miss_no_boundary(tiny, measured):
+    """Labels made from alignments may lack some."""
+    corpus = Corpus.open(tiny / "pretrain")
+    labels, times = LabelSet.open(corpus, "mfcc100", "valid"), AlignmentSet.open(corpus, "corpus")
+    rows = [row if number % 3 else row[:0] for number, row in enumerate(labels.rows)]
+    found = label_measures(replace(labels, rows=rows), times, "valid")
+    assert found["utterances"] == found["aligned_utterances"] == sum(map(bool, map(len, rows))) < len(rows)
+    whole = [phones for phones, row in zip(times.rows("valid"), rows, strict=True) if len(row) and phones]
+    assert found["boundaries"]["reference"] == sum(len(segment_boundaries(phones)) for phones in whole)
+    assert quality_of(zip(times.rows("valid"), [row[:0] for row in rows], strict=True), labels.rate) is None
+    with pytest.raises(UserError, match="no utterance of split 'valid' has labels"):
+        label_measures(replace(labels, rows=[row[:0] for row in rows]), times, "valid")
+
+
+def test_items_of_a_call_that_measured_nothing_are_written_anew(tiny, tmp_path, measured):
+    (tmp_path / "items.item").write_text("of other items\n")
+    measure_units([], tiny / "pretrain", tmp_path, labels=["mfcc100"], **ANY)
+    assert (tmp_path / "items.item").read_bytes() == (measured[0] / "items.item").read_bytes()
 
 
 def test_a_table_on_the_screen(tiny, measured, capsys):

@@ -60,10 +60,10 @@ def label_quality(corpus: Corpus, name: str, split: str, alignments: str = OWN) 
 
 
 def quality_of(rows: Iterable[tuple[Sequence[Any] | None, np.ndarray]], rate: float) -> ClusterQuality | None:
-    """Compare phones of utterances with their labels, `rate` a second; None if no phones have times."""
+    """Compare phones of utterances with their labels, `rate` a second; None if no utterance has labels and phones with times."""
     at, phones, clusters = PhoneFrames(rate), [], []
     for segments, row in rows:
-        if segments is not None:
+        if segments is not None and len(row):  # sets made from alignments may lack utterances
             found, inside = at(segments, len(row))
             phones.append(found)
             clusters.append(row[inside])

@@ -222,6 +222,10 @@ class PretrainingData(ResumableData):
             layout["train_split"] = self.train_split
         if soft := {name: labels.soft.about() for name, labels in self.label_sets.items() if labels.soft}:
             layout["soft_labels"] = soft
+        if any(labels.has_labels is not None for labels in self.label_sets.values()):
+            # Of another corpus, the same codebook may have labelled more utterances since.
+            numbers = np.ascontiguousarray(self._parts[self.train_split].numbers, dtype="<i8")
+            layout["labelled_utterances"] = hashlib.sha256(numbers.tobytes()).hexdigest()
         if self.noise_layout:
             layout["noise"] = self.noise_layout
         if self.weights:

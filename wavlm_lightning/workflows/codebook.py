@@ -6,6 +6,7 @@ The Python side of `wavlm codebook fit`, `apply` and `score`; the parts are in `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,8 @@ def fit_codebook(
     if precision != "fp32" and not encoder:
         raise UserError("--precision is for layers of an --encoder; leave it out for MFCC")
     kind = _kind(features, encoder, {"rate": rate, "context_ms": context_ms, "keep_mean": keep_mean or None})
+    if alignments != OWN and layer != AUTO:
+        raise UserError(f"--alignments {alignments}: only --layer {AUTO} compares with phones; leave it out")
     if level_normalised and kind != "mfcc":
         raise UserError(f"--level-normalised is for MFCC; leave it out for {_called(kind)}")
     projection = _projection(kind, quantiser, dim, whiten)
@@ -283,9 +286,9 @@ def score_layers(
     opened = Corpus.open(corpus)
     numbers = _numbers(encoder, [layers] if isinstance(layers, str) else layers)
     where = _to_score(opened, split, fit_split)
-    sweep = _sweep(opened, encoder, numbers, clusters, where, fit_split, alignments, precision, sample)
-    if out is not None:
-        with own_folder(out, "codebook score"):
+    with nullcontext() if out is None else own_folder(out, "codebook score"):
+        sweep = _sweep(opened, encoder, numbers, clusters, where, fit_split, alignments, precision, sample)
+        if out is not None:
             write_sweep(sweep, out)
     return sweep
 

@@ -83,10 +83,11 @@ def _tables(found: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
             rows.append([f"{pair['one']}, {pair['other']}", f"{pair['nmi']:.3f}", f"{100 * pair['agreement']:.1f}"])
         tables.append(("Agreement of two label sets on the same frames", rows))
     if found["alignments"]:
-        rows = [["alignments", "same phone %", *_BOUNDARIES, "F1 at 40 ms"]]
+        rows = [["alignments", "same phone %", *_BOUNDARIES, "F1 at 40 ms", "utterances"]]
         for name, entry in found["alignments"].items():
             wide = _interval(entry["boundaries_40ms"]["f1"])
-            rows.append([name, f"{100 * entry['same_phone']:.2f}", *_boundaries(entry["boundaries_20ms"]), wide])
+            same, compared = f"{100 * entry['same_phone']:.2f}", f"{entry['utterances']:,} of {corpus['utterances']:,}"
+            rows.append([name, same, *_boundaries(entry["boundaries_20ms"]), wide, compared])
         tables.append((f"Alignments against {found['times']['name']!r}, boundaries within 20 ms, one-to-one", rows))
     return tables
 
@@ -98,6 +99,7 @@ def _label_rows(labels: Mapping[str, Any]) -> list[list[str]]:
     """One column a label set: there are many measures and few sets."""
     rows: list[tuple[str, Any]] = [
         ("labels in use, of", lambda e: f"{e['in_use']}, {e['size']}"),
+        ("utterances compared", lambda e: f"{e['aligned_utterances']:,}"),
         ("PNMI", lambda e: f"{e['with_silence']['pnmi']:.3f}"),
         ("PNMI without silence", lambda e: f"{e['without_silence']['pnmi']:.3f}"),
         ("phone purity", lambda e: f"{e['with_silence']['phone_purity']:.3f}"),

@@ -89,7 +89,8 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     """Write items as `read_items` reads them."""
     lines = [" ".join(HEADER)]
     for item in items:
-        lines.append(" ".join([item.file, f"{item.onset:.6g}", f"{item.offset:.6g}", *item[3:]]))
+        # Microseconds also behind 1,000 s: fewer digits would move frames.
+        lines.append(" ".join([item.file, f"{item.onset:.10g}", f"{item.offset:.10g}", *item[3:]]))
     write_text(path, "\n".join(lines) + "\n")
 
 

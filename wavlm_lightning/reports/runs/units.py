@@ -116,6 +116,7 @@ def _labels(entry: Mapping[str, Any]) -> dict[str, str]:
 def _alignment(entry: Mapping[str, Any]) -> dict[str, str]:
     wide = entry["boundaries_40ms"]["f1"]
     return {
+        "utterances": f"{int(entry['utterances']):,}",
         "same phone": f"{100 * entry['same_phone']:.1f} %",
         **_boundaries(entry["boundaries_20ms"]),
         "F1 at 40 ms": _percent((wide["value"], wide["low"], wide["high"])),

@@ -1,4 +1,4 @@
-"""Check a corpus: read every shard, index and label file in parallel, and say what is damaged and what to run again."""
+"""Check a corpus: read its shards, indices, labels and alignments in parallel, and say what is damaged and what to run again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ import soundfile
 
 from wavlm_lightning.audio import SHORTEST
 from wavlm_lightning.codebooks import LabelSet
+from wavlm_lightning.data.alignments import OWN, AlignmentSet
+from wavlm_lightning.data.alignments.alignment_set import alignment_file, alignment_sets, alignments_directory
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.corpus_json import INDEX
 from wavlm_lightning.data.lengths import Lengths
 from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
+from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json, reason_of
@@ -36,7 +39,7 @@ MISSING = "missing"
 class CorpusCheck:
     """The result of `check`."""
 
-    faults: list[str]  # a line for each faulty shard or label file
+    faults: list[str]  # a line for each faulty shard, label or alignment file
     error: str  # summary of the faults and what to run; empty if the corpus is whole
     summary: str  # what was checked
 
@@ -49,6 +52,7 @@ class ShardJob:
     split: str
     summary: dict[str, Any]  # its entry in `corpus.json`
     labels: tuple[str, ...]  # names of the label sets that cover this split
+    alignments: tuple[tuple[str, tuple[str, ...]], ...]  # names and inventories of the sets that cover this split
     lengths: np.ndarray | None  # of its utterances in samples, from the file of lengths; None if there is none
     quick: bool  # compare sizes only
     remote: bool  # the corpus is a mirror: missing files are downloaded
@@ -64,6 +68,7 @@ class Verdict:
     faults: list[str] = field(default_factory=list)  # of tar or index, one sentence each
     sha256: str = ""  # of the tar on disk; empty if it was not read
     labels: dict[str, str] = field(default_factory=dict)  # label set -> what is wrong with the labels of this shard
+    alignments: dict[str, str] = field(default_factory=dict)  # set -> what is wrong with the alignments of this shard
 
 
 def check(
@@ -89,9 +94,14 @@ def check(
     if remote and quick:
         raise UserError(f"{corpus.name}: --quick compares files on disk, and these are behind a URL; leave --quick out")
     covered = {split: _label_sets(corpus, split, labels, remote) for split in corpus.splits}
+    named = [] if remote else [name for name in alignment_sets(corpus) if name != OWN]  # those are read from a folder
+    sets = [AlignmentSet.open(corpus, name) for name in named]
+    aligned = {
+        split: tuple((one.name, one.inventory) for one in sets if split in one.splits) for split in corpus.splits
+    }
     lengths, listed = _lengths(corpus, quick)
     work = [
-        ShardJob(corpus.directory, split, summary, covered[split], some, quick, remote)
+        ShardJob(corpus.directory, split, summary, covered[split], aligned[split], some, quick, remote)
         for split, part in corpus.body["splits"].items()
         for summary, some in zip(part["shards"], listed[split], strict=True)
     ]
@@ -113,7 +123,8 @@ def check(
         error = f"{corpus.directory}: {'; '.join(wrong + others)}; {remedy}"
     names = ", ".join(sorted(labels or {name for job in work for name in job.labels}))
     summary = f"{corpus.directory}: {len(work)} shards {'have the right size' if quick else 'are whole'}"
-    return CorpusCheck(lines, error, f"{summary}, with the labels {names}" if names else summary)
+    summary += f", with the labels {names}" if names else ""
+    return CorpusCheck(lines, error, summary + (f", with the alignments {', '.join(named)}" if named else ""))
 
 
 def _examiner(device: str | None) -> Callable[[ShardJob], Verdict]:
@@ -163,6 +174,9 @@ def _describe(corpus: Corpus, verdicts: list[Verdict]) -> tuple[list[str], list[
         for name, fault in verdict.labels.items():
             groups.setdefault(f"wrong labels {name}", []).append(verdict.name)
             lines.append(f"labels/{name}/{Path(verdict.name).stem}.safetensors: {fault}")
+        for name, fault in verdict.alignments.items():
+            groups.setdefault(f"wrong alignments {name}", []).append(verdict.name)
+            lines.append(f"alignments/{name}/{Path(verdict.name).stem}.jsonl: {fault}")
     kinds = []
     for what, names in groups.items():
         more = f" and {len(names) - NAMED} more, listed above" if len(names) > NAMED else ""
@@ -225,6 +239,8 @@ def _remedy(corpus: Corpus, verdicts: list[Verdict], remote: bool, lengths: bool
         where = corpus.directory
         commands = " and ".join(f"`wavlm codebook apply CODEBOOK {where} --name {name}`" for name in names)
         remedies.append(f"for labels: remove the files named and run {commands}, which makes only what is missing")
+    if any(verdict.alignments for verdict in verdicts):
+        remedies.append("for alignments: remove the files named and run the same `wavlm align` again, which goes on")
     return "; ".join(remedies)
 
 
@@ -268,6 +284,8 @@ def examine(job: ShardJob) -> Verdict:
         verdict.faults.append(f"cannot be read ({error})")
     for name in job.labels:
         _examine_labels(job, verdict, name)
+    for name, inventory in job.alignments:
+        _examine_alignments(job, verdict, name, inventory)
     return verdict
 
 
@@ -378,3 +396,21 @@ def _examine_labels(job: ShardJob, verdict: Verdict, name: str) -> None:
         verdict.labels[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]
     except Exception as error:  # safetensors raises its own exception for a damaged file
         verdict.labels[name] = f"cannot be read ({reason_of(error)})"
+
+
+def _examine_alignments(job: ShardJob, verdict: Verdict, name: str, inventory: tuple[str, ...]) -> None:
+    times = AlignmentSet(Corpus(job.directory, {"splits": {}}), name, {}, inventory, [job.split])
+    shard = ShardIndex.open(job.directory / verdict.name, job.summary)
+    path = alignment_file(alignments_directory(times.corpus, name), shard)
+    if not path.is_file():
+        verdict.alignments[name] = MISSING
+    elif not (job.quick or verdict.faults):
+        try:
+            there, said = sum(each is not None for each in times.of_shard(shard)), times.count(shard)
+            if (said.utterances, said.aligned) != (shard.utterances, there):
+                verdict.alignments[name] = (
+                    f"{there} of {shard.utterances} utterances are aligned, and its first line says {said.aligned} of "
+                    f"{said.utterances}"
+                )
+        except UserError as error:
+            verdict.alignments[name] = str(error).removeprefix(f"{path}: ").partition("; ")[0]

@@ -10,6 +10,8 @@ import numpy as np
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.labels import label_head, label_sets
+from wavlm_lightning.data.alignments import OWN, AlignmentSet
+from wavlm_lightning.data.alignments.alignment_set import Coverage, alignment_sets
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.label_sets import COLUMNS
 from wavlm_lightning.data.remote.mirror import is_remote
@@ -66,7 +68,18 @@ def info(corpus: Corpus | Path | str, speakers: bool = False, labels: Sequence[s
             f"  frame labels {name}: {head['size']} units at {head['rate']:g} a second, "
             f"codebook {head['codebook_sha256'][:12]}"
         )
+    if not remote:  # they are read from a folder; the times of the corpus itself are part of its metadata
+        lines += [_alignments(AlignmentSet.open(corpus, name)) for name in alignment_sets(corpus) if name != OWN]
     return lines + histogram(np.concatenate(every))
+
+
+def _alignments(times: AlignmentSet) -> str:
+    """The line of a set of alignments."""
+    of = Coverage.sum(map(times.coverage, times.splits))
+    aligned = (
+        f"{of.aligned:,} of {of.utterances:,} utterances of {', '.join(times.splits)} ({of.seconds / 3600:,.3f} h)"
+    )
+    return f"  alignments {times.name}: {times.about['kind']}, {aligned}, {len(times.inventory)} phones"
 
 
 class Classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ class FineTuned:
     content: dict[str, Any]  # the parsed file
     recipe: FineTuningRecipe
 
+    @property
+    def train_seconds(self) -> float | None:
+        """How much of the labelled corpus it trains on; None for all."""
+        return (self.content["data"].get("init_args") or {}).get("train_seconds")
+
 
 def fine_tunings(stage: Configuration) -> list[FineTuned]:
     """What `recipe.fine_tuning` of a configuration names, in order.
@@ -68,6 +74,7 @@ def fine_tunings(stage: Configuration) -> list[FineTuned]:
             _check_pseudo_labels(
                 each, task, next(one for one in found if one.name == each.pseudo_labels.teacher), where
             )
+            _check_weights(task, found, where)
         found.append(task)
     return found
 
@@ -83,6 +90,8 @@ def teacher(stage: Configuration) -> FineTuned | None:
         return None
     where = f"{stage.path}: recipe.codebook.teacher"
     task = _read_task(codebook.teacher, stage, where)
+    if codebook.kind == "phones" and task.train_seconds is not None:
+        _refuse_part(task, where, "its transcripts are aligned")
     for key in ("start_from", "folds", "pseudo_labels"):
         if getattr(codebook.teacher, key):
             raise UserError(f"{where}: {key} belongs to recipe.fine_tuning; remove it from the teacher")
@@ -124,6 +133,32 @@ def _check_pseudo_labels(each: FineTuningRecipe, task: FineTuned, teacher: FineT
     for key, value in (("share", pseudo.share), ("pseudo_share", pseudo.pseudo_share)):
         if not 0 < value <= 1:
             raise UserError(f"{where}: pseudo_labels.{key} of {task.name} must lie between 0 and 1, not {value}")
+    model = pseudo.language_model
+    if model is not None and model.file is None and teacher.train_seconds is not None:
+        _refuse_part(teacher, where, f"the language model of {task.name} is counted")
+
+
+def _refuse_part(teacher: FineTuned, where: str, what: str) -> None:
+    """Refuse a teacher that sees a part of its labels where all of them would have a part in what it makes."""
+    raise UserError(
+        f"{where}: {teacher.name} trains on {teacher.train_seconds:g} s of its corpus, but {what} from all of it; remove "
+        "train_seconds and give a corpus of this length"
+    )
+
+
+def _check_weights(task: FineTuned, earlier: Sequence[FineTuned], where: str) -> None:
+    """A teacher has one file of tuned weights: a second language model would be ignored."""
+    pseudo = task.recipe.pseudo_labels
+    for other in earlier:
+        before = other.recipe.pseudo_labels
+        if pseudo is None or before is None or pseudo.teacher != before.teacher:
+            continue
+        models = pseudo.language_model, before.language_model
+        if models[0] != models[1] and all(model is not None and model.trials for model in models):
+            raise UserError(
+                f"{where}: {task.name} and {other.name} learn from {pseudo.teacher!r} with two language models, and a run "
+                "keeps the weights of one; give both the same, or trials: 0"
+            )
 
 
 def chain(name: str) -> list[Configuration]:
@@ -205,6 +240,7 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         raise UserError(f"{where}.teacher needs an encoder or a checkpoint, which it fine-tunes; name one of them")
     if codebook.kind == "phones":
         _check_phones(codebook, where)
+        _refuse_changed(codebook, ("share", "restarts", "level_normalised"), "is for k-means", where)
     else:
         if codebook.clusters is None:
             raise UserError(f"{where}: clusters missing; give their number, or kind: phones")
@@ -212,15 +248,23 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             raise UserError(f"{where} needs a layer with encoder or checkpoint; give both, or neither for MFCC")
         if codebook.soft is not None and not 2 <= codebook.soft <= codebook.clusters:
             raise UserError(f"{where}.soft must be from 2 to {codebook.clusters}, its clusters, not {codebook.soft}")
-        for key in ("language_model", "positions"):
-            if getattr(codebook, key):
-                raise UserError(f"{where}.{key} is for kind: phones; remove it, or set that kind")
+        phones = ("language_model", "positions", "rate", "stress")
+        _refuse_changed(codebook, phones, "is for kind: phones", where)
+        if codebook.layer is not None:
+            _refuse_changed(codebook, ("level_normalised",), "is for MFCC", where)
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):
         value = getattr(codebook, key)
         if isinstance(value, int) and value < 1:
             raise UserError(f"{where}.{key} must be 1 or more, not {value}")
+
+
+def _refuse_changed(codebook: CodebookRecipe, keys: Sequence[str], whose: str, where: str) -> None:
+    """Refuse keys that another kind of labels would ignore, unless they have their defaults."""
+    for key in keys:
+        if getattr(codebook, key) != getattr(CodebookRecipe(), key):
+            raise UserError(f"{where}.{key} {whose}; remove it")
 
 
 def _check_phones(codebook: CodebookRecipe, where: str) -> None:

@@ -34,9 +34,12 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
     """
     rows = [labels.rows[number] for number in range(len(labels.rows))]
     everything = np.concatenate(rows)
+    if not len(everything):
+        raise UserError(f"--labels: no utterance of split {split!r} has labels; choose another --split or set")
     found: dict[str, Any] = {
         **labels.codebook(),
         "in_use": len(np.unique(everything)),
+        "utterances": sum(len(row) > 0 for row in rows),
         "segment_ms": asdict(segment_lengths(rows, labels.rate)),
     }
     if times is None:
@@ -45,7 +48,7 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
     phones_of = PhoneFrames(labels.rate)
     aligned = 0
     for row, segments in zip(rows, times.rows(split), strict=True):
-        if not segments:
+        if not segments or not len(row):  # sets made from alignments may lack utterances, which miss no boundary
             continue
         aligned += 1
         found_phones, inside = phones_of(segments, len(row))

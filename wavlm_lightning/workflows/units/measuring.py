@@ -110,9 +110,10 @@ def measure_units(
     }
     built = _built(upstreams)
     with own_folder(out, "units"):
+        begun, file = (out / NAME).exists(), out / "items.item"
         body = _begun(out / NAME, settings)
-        if compared and not (out / "items.item").exists():
-            write_items(out / "items.item", compared)
+        if compared and not (begun and file.exists()):  # without figures beside it, a file may be of other items
+            write_items(file, compared)
         if context == "any":
             compared = [item._replace(previous="", next="") for item in compared]
 
