@@ -60,7 +60,7 @@ def test_one_data_set_of_the_mini_corpus(tmp_path, capsys):
 
 def test_one_set_of_alignments(tiny, tmp_path, capsys):
     corpus = shutil.copytree(tiny / "pr", tmp_path / "pr")
-    (tmp_path / "times.ctm").write_text("nobody 1 0 0.1 AE\n")
+    (tmp_path / "times.ctm").write_text("pr-train-0000 1 0 0.1 AE\n")
     with own_folder(corpus / "alignments" / "mfa", "align", "--name"):
         assert main(["align", "--from", "ctm", str(tmp_path / "times.ctm"), str(corpus), "--name", "mfa"]) == 2
     assert "alignments/mfa: another `wavlm align` writes there; wait for it" in capsys.readouterr().err
