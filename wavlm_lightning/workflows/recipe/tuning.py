@@ -42,6 +42,11 @@ class Tuning:
         """Name of the run whose weights are tested and used further, without the number of a fold."""
         return self.name + (AVERAGE if self.task.recipe.average else "")
 
+    @property
+    def train_seconds(self) -> float | None:
+        """How much of the labelled corpus its configuration trains on; None for all."""
+        return self.task.train_seconds
+
     def stages(self, earlier: Sequence[Tuning] = ()) -> list[RecipeStage]:
         """Pseudo-labels; then training, average and test, of every fold where the corpus has folds."""
         recipe, stages = self.task.recipe, list[RecipeStage]()
@@ -52,7 +57,7 @@ class Tuning:
             stages += self._pseudo_labels(teacher)
             mixture = ["--data.pseudo_corpus", str(self.pseudo_corpus)]
             mixture += ["--data.pseudo_share", f"{recipe.pseudo_labels.pseudo_share:g}"]
-            if (seconds := teacher.task.train_seconds) != self.task.train_seconds:  # it sees the same labels
+            if (seconds := teacher.train_seconds) != self.train_seconds:  # it sees the same labels
                 mixture += ["--data.train_seconds", "null" if seconds is None else f"{seconds:.10g}"]
         for fold in range(1, recipe.folds + 1) if recipe.folds else [0]:
             suffix = f"-fold{fold}" if fold else ""
