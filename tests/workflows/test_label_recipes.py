@@ -148,6 +148,18 @@ def test_a_student_learns_from_transcripts_of_its_teacher(tmp_path):
     assert value(fit, "--model.upstream.source") == str(out / "encoder") and "--model.start_from" not in fit
 
 
+def test_a_second_round_sees_the_labels_of_the_first_teacher(tmp_path):
+    """The configuration of the first student has 60 s, but it was trained on all."""
+    recipe = recipe_in(tmp_path, "student")
+    task(tmp_path, "third", "FineTunedRecognition", "nowhere", train_seconds=60.0)
+    content = yaml.safe_load(recipe.read_text())
+    content["recipe"]["fine_tuning"].append({"config": "third.yaml", "pseudo_labels": {"teacher": "again"}})
+    recipe.write_text(yaml.safe_dump(content))
+    stages = commands(recipe, tmp_path)
+    assert stages["pseudo/third"][1] == str(tmp_path / "out" / "again")
+    assert [value(stages[f"fit/{name}"], "--data.train_seconds") for name in ("again", "third")] == ["null", "null"]
+
+
 def test_an_encoder_that_is_there_takes_the_place_of_the_first_iteration(tmp_path):
     stages = commands(recipe_in(tmp_path, "ctc"), tmp_path, "weights/base.pt")
     assert list(stages)[:3] == ["fit/words-of-base", "test/words-of-base", "codebook/words-of-base-auto-k12"]

@@ -71,12 +71,17 @@ def fine_tunings(stage: Configuration) -> list[FineTuned]:
                 "give both the same number"
             )
         if each.pseudo_labels is not None:
-            _check_pseudo_labels(
-                each, task, next(one for one in found if one.name == each.pseudo_labels.teacher), where
-            )
+            _check_pseudo_labels(each, task, found, where)
             _check_weights(task, found, where)
         found.append(task)
     return found
+
+
+def first_teacher(task: FineTuned, earlier: Sequence[FineTuned]) -> FineTuned:
+    """The recogniser with which the rounds of a student begin; a student of any round sees the true labels that it has seen."""
+    while (pseudo := task.recipe.pseudo_labels) is not None:
+        task = next(one for one in earlier if one.name == pseudo.teacher)
+    return task
 
 
 def teacher(stage: Configuration) -> FineTuned | None:
@@ -125,17 +130,18 @@ def _read_task(each: FineTuningRecipe, stage: Configuration, where: str) -> Fine
     return FineTuned(path.stem, path, content, each)
 
 
-def _check_pseudo_labels(each: FineTuningRecipe, task: FineTuned, teacher: FineTuned, where: str) -> None:
+def _check_pseudo_labels(each: FineTuningRecipe, task: FineTuned, earlier: Sequence[FineTuned], where: str) -> None:
     pseudo = each.pseudo_labels
     assert pseudo is not None
+    teacher = next(one for one in earlier if one.name == pseudo.teacher)
     if each.folds or teacher.recipe.folds:
         raise UserError(f"{where}: {task.name} has folds, for which there are no pseudo-labels; remove folds")
     for key, value in (("share", pseudo.share), ("pseudo_share", pseudo.pseudo_share)):
         if not 0 < value <= 1:
             raise UserError(f"{where}: pseudo_labels.{key} of {task.name} must lie between 0 and 1, not {value}")
-    model = pseudo.language_model
-    if model is not None and model.file is None and teacher.train_seconds is not None:
-        _refuse_part(teacher, where, f"the language model of {task.name} is counted")
+    model, labelled = pseudo.language_model, first_teacher(teacher, earlier)
+    if model is not None and model.file is None and labelled.train_seconds is not None:
+        _refuse_part(labelled, where, f"the language model of {task.name} is counted")
 
 
 def _refuse_part(teacher: FineTuned, where: str, what: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from wavlm_lightning.pretraining.recipe import LanguageModelRecipe
 from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
 from wavlm_lightning.tasks.components.beam_search import TUNED
-from wavlm_lightning.workflows.recipe.chain import FineTuned
+from wavlm_lightning.workflows.recipe.chain import FineTuned, first_teacher
 from wavlm_lightning.workflows.recipe.stage import RecipeStage, pasteable
 
 AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
@@ -57,7 +57,8 @@ class Tuning:
             stages += self._pseudo_labels(teacher)
             mixture = ["--data.pseudo_corpus", str(self.pseudo_corpus)]
             mixture += ["--data.pseudo_share", f"{recipe.pseudo_labels.pseudo_share:g}"]
-            if (seconds := teacher.train_seconds) != self.train_seconds:  # it sees the same labels
+            labelled = first_teacher(self.task, [each.task for each in earlier])
+            if (seconds := labelled.train_seconds) != self.train_seconds:  # it sees the same labels
                 mixture += ["--data.train_seconds", "null" if seconds is None else f"{seconds:.10g}"]
         for fold in range(1, recipe.folds + 1) if recipe.folds else [0]:
             suffix = f"-fold{fold}" if fold else ""
