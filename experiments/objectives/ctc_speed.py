@@ -3,6 +3,7 @@
 OMP_NUM_THREADS=1 python experiments/objectives/ctc_speed.py
 """
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ def one_by_one(logits: Tensor, labels: Tensor, first: Tensor, blank: int) -> Ten
     """The same loss by a call for each region."""
     log_probabilities, total = logits.log_softmax(1), logits.new_zeros(())
     bounds = [*first.nonzero()[:, 0].tolist(), len(labels)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         target = labels[begin:end].unique_consecutive()[None]
         lengths = torch.tensor([end - begin]), torch.tensor([target.shape[1]])
         frames = log_probabilities[begin:end, None]
