@@ -450,6 +450,7 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_working_directory_hides_no_library_and_gives_the_heads_that_are_named(tiny, tmp_path):
     folder, went_off = tmp_path / "work", tmp_path / "went-off"
     folder_of_traps(folder, went_off)

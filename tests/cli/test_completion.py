@@ -43,6 +43,10 @@ def script(tmp_path_factory):
         (["data", "ch"], {"check"}),
         (["prepare", "librispeech", "--o"], {"--out", "--on-error"}),
         (["new", "ta"], {"task"}),
+        (["lm", "tun"], {"tune"}),
+        (["lm", "tests/data/minia"], {"tests/data/miniature.py"}),
+        (["lm", "tune", "RUN", "--tr"], {"--trials"}),
+        (["lm", "TEXT", "--or"], {"--order"}),
     ],
 )
 def test_bash_completes(script, typed, wanted):

@@ -24,7 +24,7 @@ def faults(fuzzer: Fuzzer, inputs: int) -> list[str]:
 
 
 def test_damaged_files_at_every_door(tmp_path):
-    found = faults(Fuzzer(DOORS, tmp_path, MAKE), 500)
+    found = faults(Fuzzer(DOORS, tmp_path, MAKE), 300)
     assert not found, "\n".join(found)
 
 

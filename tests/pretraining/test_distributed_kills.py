@@ -85,7 +85,7 @@ def same_weights(one: Path, other: Path) -> None:
         assert torch.equal(value, wanted["state_dict"][name]), name
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.long)])
 def test_ranks(tiny, tmp_path, strategy):
     """One run is killed again and again: its first rank, the other, both."""
     options = ["--trainer.devices", "2", "--trainer.strategy", strategy]

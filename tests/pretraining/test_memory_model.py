@@ -116,7 +116,10 @@ def cuda_autocast(half: torch.dtype | None):
         torch.clear_autocast_cache()
 
 
-@pytest.mark.parametrize(("batch", "samples"), [*SHAPES, (2, 25_680)])  # the last makes 80 frames, a multiple of 8
+@pytest.mark.parametrize(  # the last makes 80 frames, a multiple of 8
+    ("batch", "samples"),
+    [SHAPES[0], *(pytest.param(*shape, marks=pytest.mark.slow) for shape in SHAPES[1:]), (2, 25_680)],
+)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_cuda_would_keep(monkeypatch, variant, precision, batch, samples):

@@ -74,10 +74,10 @@ def fused_attention(query, key, value, attn_mask=None, dropout_p=0.0):
     [
         ("base", False, 5, 250_000),
         ("base", True, 5, 250_000),  # most is alive in the backward pass of the first convolution
-        ("base", True, 1, 800_000),  # in that of attention
-        ("large", False, 1, 800_000),
-        ("large", True, 5, 250_000),
-        ("ungated", False, 1, 800_000),
+        pytest.param("base", True, 1, 800_000, marks=pytest.mark.slow),  # in that of attention
+        pytest.param("large", False, 1, 800_000, marks=pytest.mark.slow),
+        pytest.param("large", True, 5, 250_000, marks=pytest.mark.slow),
+        pytest.param("ungated", False, 1, 800_000, marks=pytest.mark.slow),
         ("ungated", True, 1, 800_000),
         ("frozen convolutions", True, 5, 250_000),  # in that of a layer
     ],

@@ -175,6 +175,7 @@ def test_micro_steps_give_the_gradient_of_one_large_batch(tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_learns(tiny):
     """Twenty labels of one minute: better than the commonest label on hidden frames, twice as good on visible ones."""
     source, model = data(tiny, valid_split="train"), module()

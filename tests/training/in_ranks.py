@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,6 +18,8 @@ from torch import nn
 from wavlm_lightning import tasks
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.transforms import AddNoise
+from wavlm_lightning.callbacks.examples import KeepExamples
+from wavlm_lightning.callbacks.wandb import WandbMedia
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
@@ -174,15 +177,31 @@ def train(tiny: Path, name: str, ranks: int, strategy: str) -> dict[str, Any]:
             before.update(weights(pl_module))
 
     trainer.callbacks.append(Start())
+    logged: list[dict[str, Any]] = []
+    if name == "KS trained":
+        trainer.limit_val_batches = 1
+        trainer.callbacks.append(shows(logged, trainer.is_global_zero))
     trainer.fit(model, data)
     found: dict[str, Any] = {"before": before, "after": weights(model), "updates": trainer.global_step}
+    found["shown"] = [row["samples/predictions"].data for row in logged if "samples/predictions" in row]
     if name not in PRETRAINING:
-        trainer.test(model, data, verbose=False)
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "SE trained":
+                trainer.callbacks.append(keeper := KeepExamples(Path(folder)))
+            trainer.test(model, data, verbose=False)
+        found["heard"] = [each.key for each in keeper.kept] if name == "SE trained" else []
         found["test"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
         # What the first process reads alone, to write the card.
         found["layer_weights"] = model.weighted_sum.weights() if trainer.is_global_zero else []
         found["sha256"] = model.upstream.describe()["sha256"] if trainer.is_global_zero else ""
     return found
+
+
+def shows(logged: list[dict[str, Any]], first: bool) -> WandbMedia:
+    """The callback that shows utterances of each validation, with a W&B run that only notes in `logged` what it is given."""
+    run = SimpleNamespace(tags=(), log=logged.append, define_metric=lambda *_, **__: None, log_artifact=lambda _: None)
+    logger: Any = SimpleNamespace(experiment=run, upload_checkpoint=False)
+    return WandbMedia(logger, Path(tempfile.gettempdir()) / f"shown-{first}", 2, None, False)
 
 
 def resumed(tiny: Path, folder: Path, ranks: int, strategy: str) -> dict[str, Any]:

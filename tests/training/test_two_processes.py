@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,20 @@ def test_two_processes_score_as_one(two, one, strategy, name):
     first = two[0][strategy][name]
     assert first["layer_weights"] == pytest.approx(one[name]["layer_weights"], abs=1e-5)
     assert first["sha256"] and (name not in TASKS or first["sha256"] == one[name]["sha256"])
+
+
+@EACH
+def test_the_first_process_shows_what_was_scored(two, one, strategy):
+    """Under fsdp2 a forward pass of the first process alone would wait for the weights of the second."""
+    (table,) = two[0][strategy]["KS trained"]["shown"]
+    assert two[1][strategy]["KS trained"]["shown"] == []
+    (alone,) = one["KS trained"]["shown"]
+    assert len(table) == len(alone) == 2 and table[0][0] == alone[0][0]
+    assert two[0][strategy]["SE trained"]["heard"] and two[1][strategy]["SE trained"]["heard"] == []
+    said, wanted = (json.loads(rows[0][2]) for rows in (table, alone))
+    assert said["keyword"] == wanted["keyword"] and said["probability"] == pytest.approx(
+        wanted["probability"], abs=1e-3
+    )
 
 
 @EACH

@@ -150,7 +150,13 @@ def test_cepstra_need_no_gpu_and_no_labels_no_array(stand_ins):
     assert not Path("jobs/slurm_labels.sh").exists()
 
 
-@pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in ("tiny", "wavlm_base") else pytest.mark.slow)
+        for path in sorted((configs_folder() / "pretrain").glob("*.yaml"))
+    ],
+)
 @pytest.mark.parametrize("system", ["slurm", "torchrun"])
 def test_every_configuration_gets_scripts_that_bash_can_read(path, system, capsys):
     gpu = ["--gpu", "a100"] if path.stem.startswith("tiny") else []

@@ -210,6 +210,26 @@ def test_devices(modules, monkeypatch, torch, driver, hidden, status, words):
     assert cpu.message == "yes (avx512_bf16)"
 
 
+@pytest.mark.parametrize(
+    ("facts", "status", "words"),
+    [
+        (
+            "model name : Old Xeon\nflags : avx512f sse\n",
+            "warn",
+            "Old Xeon has no bf16 instructions (avx512_bf16, amx_bf16)",
+        ),
+        ("flags : amx_bf16 sse\n", "ok", "yes (amx_bf16)"),
+        ("", "ok", "unknown"),
+    ],
+)
+def test_a_processor_on_which_bf16_costs_time(modules, monkeypatch, facts, status, words):
+    modules["torch"] = fake_torch()
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: facts)
+    cpu = checks.examine((checks.check_device,))[1]
+    assert cpu.status == status and words in cpu.message
+    assert (hardware.slow_bf16("bf16-mixed") is None) == (status == "ok") and hardware.slow_bf16("32-true") is None
+
+
 def test_an_unwritable_cache_names_the_variable(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("WAVLM_CACHE", str(tmp_path / "file"))

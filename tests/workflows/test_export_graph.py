@@ -13,7 +13,13 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerVerification, WaveformTask
+from wavlm_lightning.tasks import (
+    EcapaVerification,
+    KeywordSpotting,
+    SpeakerDiarization,
+    SpeakerVerification,
+    WaveformTask,
+)
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
@@ -101,6 +107,36 @@ def test_torch_export_of_an_x_vector(tmp_path):
             layers = head.task.upstream(waveforms, lengths)
             wanted = head.task.outputs(head.task.weighted_sum(layers), layers.lengths)
             assert (graph(waveforms, lengths)[0] - wanted).abs().max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_an_ecapa_tdnn(tmp_path, form):
+    """With batch norms that have seen data, and rows shorter than the batch."""
+    onnxruntime = pytest.importorskip("onnxruntime") if form == "onnx" else None
+    head = trained(EcapaVerification, list("pq"), channels=16, embedding=12)
+    generator = torch.Generator().manual_seed(2)
+    for norm in (module for module in head.task.network.modules() if isinstance(module, nn.BatchNorm1d)):
+        norm.running_mean.copy_(torch.randn(norm.running_mean.shape, generator=generator))
+        norm.running_var.copy_(torch.rand(norm.running_var.shape, generator=generator) + 0.5)
+    write_head_graph(head, tmp_path, form)
+    if onnxruntime is not None:
+        session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    else:
+        graph = torch.export.load(tmp_path / "model.pt2").module()
+    config = head.task.upstream.encoder.config
+    for seed, (rows, samples) in enumerate(((1, config.receptive_field + config.hop), (1, 30_000), (4, 20_000))):
+        waveforms, lengths = batch(rows, samples, seed, config.receptive_field)
+        with torch.no_grad():
+            wanted, _ = head.task(Waveforms(waveforms, lengths))
+            if onnxruntime is None:
+                given = graph(waveforms, lengths)[0]
+            else:
+                given = torch.from_numpy(
+                    session.run(None, {"waveforms": waveforms.numpy(), "lengths": lengths.numpy()})[0]
+                )
+        assert given.shape == (rows, 12) and (given - wanted).abs().max() < 1e-4 * max(1, wanted.abs().max())
 
 
 @pytest.mark.parametrize(("kind", "labels", "arguments", "said"), [

@@ -20,14 +20,21 @@ SEEN = {"utterances": 7, "seconds": 1440.0, "corpus": "mini/pr"}
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-    """An encoder pre-trained on labels of a codebook that has seen transcripts."""
+def labelled(tiny, tmp_path_factory):
+    """A folder with a corpus whose labels come from a codebook that has seen transcripts."""
     folder = tmp_path_factory.mktemp("seen")
     corpus = shutil.copytree(tiny / "pretrain", folder / "corpus")
     shutil.rmtree(corpus / "labels")
     codebook = Codebook.load(tiny / "codebook")
     codebook.fitted["labelled"] = SEEN
     label_corpus(Corpus.open(corpus), codebook, "mfcc100")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(labelled):
+    """The same folder with `run`, an encoder that was pre-trained on these labels."""
+    folder, corpus = labelled, labelled / "corpus"
     options = [
         "--data.corpus",
         str(corpus),
@@ -43,18 +50,18 @@ def run(tiny, tmp_path_factory):
     return folder
 
 
-def test_label_sets_and_checkpoints(tiny, run):
-    assert json.loads((run / "corpus" / "labels" / "mfcc100" / "labels.json").read_text())["labelled"] == [SEEN]
-    opened = LabelSet.open(Corpus.open(run / "corpus"), "mfcc100", "train")
+def test_label_sets(tiny, labelled):
+    assert json.loads((labelled / "corpus" / "labels" / "mfcc100" / "labels.json").read_text())["labelled"] == [SEEN]
+    opened = LabelSet.open(Corpus.open(labelled / "corpus"), "mfcc100", "train")
     assert opened.labelled == (SEEN,) and opened.codebook()["labelled"] == [SEEN]
     assert LabelSet.join([opened, opened]).labelled == (SEEN,)
     assert "labelled" not in LabelSet.open(Corpus.open(tiny / "pretrain"), "mfcc100", "train").codebook()
-    kept = torch.load(run / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert kept["labelled"] == [SEEN]
 
 
+@pytest.mark.slow
 def test_the_model_card_never_says_self_supervised(run, tmp_path):
     assert main(["export", str(run / "run"), str(tmp_path / "hf")]) == 0
+    assert torch.load(run / "run" / "checkpoints" / "last.ckpt", weights_only=True)["labelled"] == [SEEN]
     card = (tmp_path / "hf" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert "self-supervised" not in front["tags"] and "supervised" not in card.replace("## Labels seen", "")
@@ -62,6 +69,7 @@ def test_the_model_card_never_says_self_supervised(run, tmp_path):
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["wavlm_lightning"]["labelled"] == [SEEN]
 
 
+@pytest.mark.slow
 def test_heads_cards_and_the_report(tiny, run, tmp_path, capsys):
     ks = tmp_path / "ks"
     common = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.workflows.fit.command_line import command_line
 from wavlm_lightning.workflows.fit.parser_errors import one_sentence
 
 NESTED = """Parser key "model":
@@ -125,6 +126,18 @@ def test_a_mistyped_yaml_is_one_line(content, said, tmp_path, capsys):
     assert main(["fit", "-c", str(tmp_path / "wrong.yaml")]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_nested_null_is_null():
+    """jsonargparse passes it on as the word `None`, which an option of text would keep."""
+    options = ["-c", "configs/finetune/ks.yaml", "--model.upstream.source", "random:tiny", "--data.corpus", "x"]
+    options += ["--model.upstream.label", "mine", "--model.upstream.overrides", "{dim: 32, heads: 2}"]
+    names = ("fine_tuning", "label", "overrides")
+    given = command_line(options, run=False).config.model.init_args.upstream.init_args
+    assert all(given[name] is not None for name in names)
+    options += [word for name in names for word in (f"--model.upstream.{name}", "null")]
+    given = command_line(options, run=False).config.model.init_args.upstream.init_args
+    assert all(given[name] is None for name in names) and given.source == "random:tiny"
 
 
 def test_the_options_that_are_suggested_are_those_there_are():

@@ -361,6 +361,7 @@ def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     assert training.parameters == parameter_count(config) + sum(ours)
 
 
+@pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part
 @pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_we_ship_is_counted_whole(path):
     plans = planned(path)

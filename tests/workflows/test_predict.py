@@ -11,6 +11,7 @@ import soundfile
 
 from wavlm_lightning.audio import gain, load_mono, trim_silence
 from wavlm_lightning.cli import main
+from wavlm_lightning.cli.predict import as_text
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.rttm import parse_rttm
 from wavlm_lightning.workflows.predict.head import open_head
@@ -85,6 +86,26 @@ def test_every_head_has_something_to_say(runs, recordings, tmp_path, capsys, nam
         assert set(parse_rttm(written.read_text().splitlines())) == set(turns) if turns else not written.exists()
     assert main(["predict", str(runs / name), str(recordings / "0.flac")]) == 0
     assert "0.flac" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["asr", "sf"])
+def test_several_answers_without_a_language_model(runs, recordings, tmp_path, capsys, name):
+    """The greedy answer stays as it is; answers of another number are made anew."""
+    key, rows, file = FACTS[name], {}, recordings / "0.flac"
+    for count in ("1", "3"):
+        command = ["predict", str(runs / name), str(file), "--json", "--out", str(tmp_path), "--nbest", count]
+        assert main(command) == 0
+        (rows[count],) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    best = rows["3"]["nbest"]
+    assert rows["1"][key] == rows["3"][key] and "nbest" not in rows["1"] and len(best) == 3
+    assert 0 >= best[0]["score"] >= best[1]["score"] >= best[2]["score"] and len({each[key] for each in best}) == 3
+    assert f"{best[0]['score']:10.3f}  {best[0][key]}" in as_text(rows["3"])
+
+
+def test_a_head_with_one_answer_says_so(runs, recordings, capsys):
+    assert main(["predict", str(runs / "ks"), str(recordings), "--nbest", "2"]) == 2
+    assert "--nbest 2: KS has one answer" in capsys.readouterr().err
+    assert main(["predict", str(runs / "ks"), str(recordings), "--nbest", "1"]) == 0
 
 
 def test_alone_or_together_the_answer_is_the_same(runs, recordings, capsys):

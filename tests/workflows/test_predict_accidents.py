@@ -172,7 +172,7 @@ def test_names_made_safe_stay_apart(tmp_path, good):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_killed_in_a_process(run, good, tmp_path, how):
     out, folder = tmp_path / "out", good[0].parent
     for number in range(5, 400):

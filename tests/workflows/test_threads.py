@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.system import hardware
 from wavlm_lightning.workflows.fit import command_line
 
 
@@ -61,6 +62,13 @@ def test_a_short_run_is_not_timed(options, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(command_line, "fastest_threads", lambda: pytest.fail("timed"))
     assert main([*options, "--trainer.max_steps", "2"]) == 0
+
+
+@pytest.mark.parametrize(("precision", "warns"), [("bf16-mixed", True), ("32-true", False)])
+def test_bf16_that_costs_time_is_said(options, monkeypatch, capsys, precision, warns):
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: "model name : Old Xeon\nflags : avx512f\n")
+    assert main([*options, "--trainer.fast_dev_run", "true", "--trainer.precision", precision]) == 0
+    assert ("note: Old Xeon has no bf16 instructions" in capsys.readouterr().err) == warns
 
 
 def test_no_threads_are_refused(options, capsys):

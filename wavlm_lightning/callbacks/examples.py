@@ -18,13 +18,14 @@ from wavlm_lightning.reports.examples import MOST, Example, sound, write_example
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
+from wavlm_lightning.tasks.scored_utterances import metric_of_this_process
 
 
 class KeepExamples(pl.Callback):
     """Keeps a few utterances of a test whose answers are waveforms: input, answer and reference, see `reports.examples`.
 
-    They are the first of batches that are spread evenly over the test, so that long and short ones are among them. They
-    pass through the head a second time, which changes no figure of the test.
+    They are the first of batches that are spread evenly over the test, so that long and short ones are among them, with the
+    answers that were scored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,9 +43,10 @@ class KeepExamples(pl.Callback):
         batches = sum(trainer.num_test_batches)
         # Batch 0, and those a third and two thirds through; a test of one batch gives all from it.
         places = [0] if not math.isfinite(batches) else [int(batches) * part // MOST for part in range(MOST)]
-        if count := places.count(batch_idx):
+        if (count := places.count(batch_idx)) and pl_module.answered is not None:
+            # What was scored: a forward pass on this process alone would wait for the weights of the others.
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                self.kept += examples(pl_module, first_rows(batch, count))
+                self.kept += examples(pl_module, first_rows(batch, count), *pl_module.answered)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._wanted(trainer, pl_module):
@@ -67,16 +69,24 @@ def first_rows(batch: TaskBatch, count: int) -> TaskBatch:
     return replace(batch, keys=batch.keys[:count], inputs=inputs, targets=targets)
 
 
-def examples(task: Task, batch: TaskBatch) -> list[Example]:
-    """The utterances of a batch as examples, with the measures of each alone."""
+def examples(task: Task, batch: TaskBatch, answered: Tensor, valid: Tensor) -> list[Example]:
+    """The utterances of a batch as examples, with the measures of each alone.
+
+    Args:
+        task: that was asked.
+        batch: utterances without the padding of later ones.
+        answered: its answers `(rows, samples)`, those of this batch first.
+        valid: samples of each.
+    """
     assert isinstance(batch.inputs, Waveforms)
-    outputs, lengths = task(batch.inputs)
+    rows, longest = batch.inputs.audio.shape
+    outputs, lengths = answered[:rows, :longest], valid[:rows]
     found = []
     for row, key in enumerate(batch.keys):
         alone = slice(row, row + 1)
         inputs = Waveforms(batch.inputs.audio[alone], batch.inputs.lengths[alone])
         targets = Targets(batch.targets.values[alone], batch.targets.lengths[alone])
-        metric = task.build_metric().to(outputs.device)
+        metric = metric_of_this_process(task, outputs.device)
         task.update_metric(
             metric, outputs[alone], lengths[alone], replace(batch, keys=(key,), inputs=inputs, targets=targets)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from datetime import UTC, datetime
@@ -78,9 +79,13 @@ class WriteResultCard(pl.Callback):
                 metrics[name] |= {"scale": unit.scale, "decimals": unit.decimals}
         if task.chance is not None:
             metrics[task.metric]["chance"] = task.unit(task.metric).scale * task.chance
-        found = task.utterance_results
+        found, intervals = task.utterance_results, {}
+        for each in task.further_results():
+            if math.isclose(each.value, float(task.trainer.callback_metrics[f"test/{each.metric}"]), abs_tol=1e-5):
+                intervals[each.metric] = described(each)
         return ResultCard(
             interval=None if found is None else described(found),
+            intervals=intervals,
             interval_note="" if found is not None else task.scored.missing,
             rates_tried=1,
             task=task.name,

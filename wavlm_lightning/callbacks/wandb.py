@@ -12,7 +12,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
 from wavlm_lightning.callbacks.safe_loggers import Patience, keep_running
 from wavlm_lightning.callbacks.wandb_login import logged_in, server, unreachable
 from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
-from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json
@@ -238,7 +237,10 @@ class WandbMedia(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Log utterances of the first batch: audio once, predictions each time."""
+        """Log utterances of the first batch: audio once, predictions each time.
+
+        They are the answers that were scored: a forward pass on this process alone would wait for the weights of the others.
+        """
         if batch_idx or not self.samples or trainer.sanity_checking or not trainer.is_global_zero:
             return
         self.logger.patience.call(self._show, trainer, pl_module, batch)
@@ -248,17 +250,15 @@ class WandbMedia(pl.Callback):
         if isinstance(batch, PretrainingBatch) and not self.audio_logged:
             rows = [row.float().cpu().numpy() for row in batch.audio[: self.samples]]
             shown = _sounds(rows, [f"crop {number}" for number in range(len(rows))])
-        elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None:
+        elif isinstance(batch, TaskBatch) and (task := _head(pl_module)) is not None and task.answered is not None:
             keys = batch.keys[: self.samples]
             found = _utterances(task, keys)
-            inputs = _first(batch.inputs, len(keys))
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                answered = task(inputs)
+            values, valid = (each[: len(keys)] for each in task.answered)
             if task.answer == "waveform":
-                shown = self._heard(task, inputs, answered, batch)
+                shown = self._heard(task, values, batch)
             elif not self.audio_logged:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
-            shown["samples/predictions"] = _table(keys, [found[key][1] for key in keys], task.readable(*answered))
+            shown["samples/predictions"] = _table(keys, [found[key][1] for key in keys], task.readable(values, valid))
         self.audio_logged = True
         self._log(trainer, shown)
 
@@ -319,12 +319,13 @@ class WandbMedia(pl.Callback):
                 artifact.add_reference(path.resolve().as_uri())
             run.log_artifact(artifact)
 
-    def _heard(self, task: Task, inputs: Any, answered: tuple[Tensor, Tensor], batch: TaskBatch) -> dict[str, Any]:
-        """Answers that are audio, each time; what the task heard and the reference, once."""
-        lengths, keys = inputs.lengths.tolist(), list(batch.keys[: len(inputs.lengths)])
-        shown = _sounds(_cut(answered[0], lengths), keys, "samples/answer")
+    def _heard(self, task: Task, answered: Tensor, batch: TaskBatch) -> dict[str, Any]:
+        """Answers `(rows, samples)` that are audio, each time; what the task heard and the reference, once."""
+        assert isinstance(batch.inputs, Waveforms), "heads that answer with audio hear it"
+        lengths, keys = batch.inputs.lengths[: len(answered)].tolist(), list(batch.keys[: len(answered)])
+        shown = _sounds(_cut(answered, lengths), keys, "samples/answer")
         if not self.audio_logged:
-            shown |= _sounds(_cut(inputs.audio, lengths), keys)
+            shown |= _sounds(_cut(batch.inputs.audio, lengths), keys)
             shown |= _sounds(_cut(batch.targets.values, lengths), keys, "samples/reference")
         return shown
 
@@ -365,14 +366,6 @@ def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, 
             if len(found) == len(set(keys)):
                 break
     return found
-
-
-def _first(inputs: Any, count: int) -> Waveforms | Layers:
-    """The first rows of a batch's inputs."""
-    if isinstance(inputs, Layers):
-        return replace(inputs, hidden=inputs.hidden[:, :count], lengths=inputs.lengths[:count])
-    assert isinstance(inputs, Waveforms), "a partly cached batch is whole once it is on its device"
-    return Waveforms(inputs.audio[:count], inputs.lengths[:count])
 
 
 def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--completion needs shtab; `pip install shtab`") from error
     parser = whole_parser()
     for action in _actions(parser):
-        if action.type is Path and not action.choices:
+        if action.type is Path and not action.choices and not hasattr(action, "complete"):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif isinstance(action.choices, dict) and not isinstance(action, argparse._SubParsersAction):
             action.choices = list(action.choices)  # shtab takes a dict of choices for subcommands
@@ -36,15 +36,33 @@ def main(argv: list[str]) -> int:
 
 def whole_parser() -> argparse.ArgumentParser:
     """One parser of all verbs, for shtab to read; it is not used to parse."""
-    from wavlm_lightning.cli import PASSES_VERB, VERBS
+    from wavlm_lightning.cli import PASSES_VERB, VERBS, module_of
 
     parser = argparse.ArgumentParser(prog="wavlm")
     verbs = parser.add_subparsers(metavar="VERB")
     training = training_parser()
     for verb, text in VERBS.items():
         own = training if verb in PASSES_VERB - {"predict"} else _parser_of(verb)
+        for word, also in getattr(module_of(verb), "WORDS", {}).items():
+            _take_in(own, word, also())
         verbs.add_parser(verb, help=text, parents=[own], add_help=False)
     return parser
+
+
+def _take_in(parser: argparse.ArgumentParser, word: str, other: argparse.ArgumentParser) -> None:
+    """Add to a verb's parser, whose arguments are files, a word with options of its own, such as `wavlm lm tune`."""
+    first = next(action for action in parser._actions if not action.option_strings)
+    either = f"_wavlm_files_or_{word}"
+    first.complete = {  # type: ignore[attr-defined]
+        "bash": either,
+        "zsh": f"{{_alternative 'words:word:({word})' 'files:file:_files'}}",
+        "tcsh": "f",
+        "preamble": {"bash": f"{either}() {{ compgen -W {word} -- $1; _shtab_compgen_files $1; }}"},
+    }
+    known = {name for action in parser._actions for name in action.option_strings}
+    for action in other._actions:
+        if action.option_strings and not known & set(action.option_strings):
+            parser._add_action(action)
 
 
 class _Parser(Exception):

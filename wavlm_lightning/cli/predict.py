@@ -36,9 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lm", type=Path, metavar="RUN|FILE", help="ASR, PR: decode with the language model of `wavlm lm tune` as well"
     )
-    parser.add_argument(
-        "--nbest", type=whole, default=1, metavar="N", help="with --lm: the N best answers, with scores"
-    )
+    nbest = "ASR, PR, SF: the N best answers, with scores, without a language model or with that of --lm"
+    parser.add_argument("--nbest", type=whole, default=1, metavar="N", help=nbest)
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     return parser
 

@@ -151,7 +151,7 @@ class ShardIndex:
         if self.modified_ns is not None and not self.remote:
             return (
                 f"{self.path}: the shard that it links to, {os.path.realpath(self.path)}, has changed since it was indexed; "
-                "run the command that made this corpus again, such as `wavlm prepare webdataset`; it reads only what has changed"
+                "run the same `wavlm prepare webdataset` or `wavlm pseudo-label` again, which reads only what has changed"
             )
         return f"{self.path}: not the shard that corpus.json describes (truncated or swapped); prepare the corpus again"
 

@@ -82,7 +82,7 @@ class Selection(TypedDict):
 
 
 class HeadlineInterval(TypedDict):
-    """How sure the headline is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
+    """How sure a figure is: the ends of its interval in its unit, and how they were found, see `reports.utterances`."""
 
     low: float
     high: float
@@ -114,6 +114,7 @@ class ResultCard:
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
         interval: of the headline: {"low", "high"} in its unit, {"level" (0.95), "method", "resamples", "resampled" (speakers,
             utterances, recordings, trials or queries), "units" (how many of them)}; None without results of utterances.
+        intervals: the same of further metrics, by name; empty on older cards.
         interval_note: why there is no interval, as the end of a sentence.
         rates_tried: learning rates (in a sweep, settings) of which this one was chosen; 1 for a run on its own, None if
             the card does not say, as older ones.
@@ -154,6 +155,7 @@ class ResultCard:
     headlines: list[str] = field(default_factory=list)
     interval: HeadlineInterval | None = None
     interval_note: str = ""
+    intervals: dict[str, HeadlineInterval] = field(default_factory=dict)
     rates_tried: int | None = None
     chosen_on: str = ""
     trainable_parameters: int = 0
@@ -195,9 +197,8 @@ class ResultCard:
         if path.suffix != ".json":
             path = path / CARD_NAME
         content = {"format": FORMAT, **asdict(self)}
-        new = ("headlines", "interval", "interval_note", "rates_tried", "chosen_on", "training_seconds", "machine")
-        new += ("labelled", "pseudo_labelled")
-        for name in new:
+        new = ("headlines", "interval", "interval_note", "intervals", "rates_tried", "chosen_on", "training_seconds")
+        for name in (*new, "machine", "labelled", "pseudo_labelled"):
             if not content[name]:  # such cards stay as older versions wrote them
                 del content[name]
         self._check(content, f"the card for {path}")

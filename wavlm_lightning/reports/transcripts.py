@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from wavlm_lightning.metrics.alignment import aligned, total
 from wavlm_lightning.system.files import finish_replacing, replace_folder
@@ -40,6 +41,13 @@ class Transcripts:
             "deletions": found.deletions,
             "insertions": found.insertions,
         }
+
+    def counts(self, metric: str, unit: Literal["words", "letters"]) -> tuple[list[int], list[int]]:
+        """Errors of each answer of a metric, and units of its reference."""
+        split: Callable[[str], list[str]] = list if unit == "letters" else str.split
+        pairs = zip(self.references, self.answers[metric], strict=True)
+        found = [aligned(split(one), split(other)).edits for one, other in pairs]
+        return [each.errors for each in found], [each.units for each in found]
 
 
 def write_transcripts(run: Path, transcripts: Transcripts | None) -> None:

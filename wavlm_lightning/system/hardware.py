@@ -20,6 +20,16 @@ def cpu_bf16_instructions() -> list[str] | None:
     return sorted(words & {"avx512_bf16", "amx_bf16", "bf16"}) if words else None  # `bf16` is that of Arm
 
 
+def slow_bf16(precision: object) -> str | None:
+    """Why a precision such as `bf16-mixed` costs time on this processor, one sentence; None if it does not or nobody knows."""
+    if "bf16" not in str(precision) or cpu_bf16_instructions() != []:
+        return None
+    return (
+        f"{processor_name()} has no bf16 instructions (avx512_bf16, amx_bf16), and {precision} takes longer than 32-true on it; "
+        "set --trainer.precision 32-true"
+    )
+
+
 def processor_name() -> str:
     """The processor's model name from /proc/cpuinfo, or Python's name for it, or the architecture (`aarch64`)."""
     for line in _cpuinfo().splitlines():

@@ -168,6 +168,7 @@ class Task(HeadCheckpoint, Trainable):
         self.fitted_tensors: dict[str, Tensor] = {}  # what it found that no card holds, such as a cohort; on the CPU
         self.started: dict[str, Any] = {}  # with which weights the run began
         self.transcripts: list[Transcript] = []  # of the last validation, a few; only of heads that write words
+        self.answered: tuple[Tensor, Tensor] | None = None  # what `answers` gave last, to be shown
         # A head's checkpoint leaves the frozen upstream out; `HeadCheckpoint.load_state_dict` checks the other keys.
         self.strict_loading = False
 
@@ -344,7 +345,7 @@ class Task(HeadCheckpoint, Trainable):
 
     def __getstate__(self) -> dict[str, Any]:
         # Processes that read audio may get a copy of the task, which must not bring the data module along.
-        return {**super().__getstate__(), "data": None}
+        return {**super().__getstate__(), "data": None, "answered": None}
 
     def build(self, labels: Any) -> None:
         """Create head and metrics for a label inventory. A head that exists accepts only the inventory it was built for."""
@@ -445,9 +446,11 @@ class Task(HeadCheckpoint, Trainable):
 
         Attention takes the square of the length. Batches of validation and test hold such a recording alone.
         """
-        if not is_long(inputs):
-            return self(inputs)
-        return long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], WINDOW_SECONDS)
+        if is_long(inputs):
+            self.answered = long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], WINDOW_SECONDS)
+        else:
+            self.answered = self(inputs)
+        return self.answered
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)
@@ -476,6 +479,7 @@ class Task(HeadCheckpoint, Trainable):
             self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
+        self.answered = None
         # Not on the few batches of a sanity check, nor where s3prl's practice validates on the test split.
         if not self.trainer.sanity_checking:
             on_valid = self.selection_split("valid", "test") == "valid"
@@ -500,6 +504,10 @@ class Task(HeadCheckpoint, Trainable):
         if self.trainer.is_global_zero and self.data is not None and self.metric in values:
             self.utterance_results = self.scored.results(self, float(values[self.metric]))
         self.gather_parameters()
+
+    def further_results(self) -> list[UtteranceResults]:
+        """What each utterance of the last test adds to metrics beside the headline, for their intervals; in the first process."""
+        return []
 
     def gather_parameters(self) -> None:
         """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""

@@ -89,7 +89,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             return []
         before = self.upstream.labelled
         if self.data is None:
-            return list(before)
+            return [dict(each) for each in before]
         own = {**self.data.labelled, "task": self.name} if self.data.labelled else {}
         return joined(before, own, self.data.pseudo_labelled.get(LABELLED))
 

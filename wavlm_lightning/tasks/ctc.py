@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.components.beam_search import Hypothesis
 from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
+from wavlm_lightning.tasks.components.prefix_search import BEAM, prefix_search
 from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
@@ -53,11 +56,17 @@ class CtcTask(Task):
             that the first epoch of a run has none. Labels then last longer and blanks are fewer, at the cost of more errors:
             start from a trained plain head (`start_from`). Validation and test have the plain loss.
         settings: see `Task`.
+
+    Attributes:
+        text_key: of the answer in `readable`.
+        nbest: answers of each recording in `readable`, with scores; 1 for the greedy one alone.
     """
 
     better: ClassVar[Direction] = "lower"
     answer = "labels"
     cache_level: ClassVar[Level | None] = "frame"
+    text_key: ClassVar[str] = "text"
+    nbest = 1
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
 
     _example = ""  # the first utterance that CTC cannot align
@@ -234,8 +243,34 @@ class CtcTask(Task):
             scores.append(contribution(metric, self.metric))
         return scores
 
+    def best_texts(self, outputs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
+        """The most probable texts of each utterance, best first: at least one, at most `count`.
+
+        A text's score is the natural logarithm of its probability: the sum over all alignments of all label sequences that
+        spell it. The first one may differ from that of `decode`, which follows the best single alignment.
+        """
+        rows = []
+        for row, frames in zip(outputs.detach().float().log_softmax(-1).cpu(), lengths.tolist(), strict=True):
+            scores: dict[str, float] = {}
+            for numbers, score in prefix_search(row[:frames].numpy(), max(BEAM, 2 * count), blank=BLANK):
+                text = self.spell(list(numbers))
+                scores[text] = float(np.logaddexp(scores.get(text, -np.inf), score))
+            best = sorted(scores.items(), key=lambda item: -item[1])[:count]
+            rows.append([Hypothesis(*each) for each in best])
+        return rows
+
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        return [{"text": text} for text in self.decode(outputs, lengths)]
+        """The greedy answer and, if several are asked for, `nbest` of them with scores."""
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        if self.nbest > 1:
+            for row, found in zip(rows, self.best_texts(outputs, lengths, self.nbest), strict=True):
+                row["nbest"] = listed(found, self.text_key)
+        return rows
+
+
+def listed(found: Sequence[Hypothesis], key: str) -> list[dict[str, Any]]:
+    """Hypotheses, JSON-like, with scores of four decimals."""
+    return [{key: text, "score": round(score, 4)} for text, score in found]
 
 
 def _faulty(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

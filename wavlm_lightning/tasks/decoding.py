@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -11,9 +13,10 @@ from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.reports.transcripts import Transcripts
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.ctc import CtcTask, listed
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -37,16 +40,13 @@ class DecodedTask(CtcTask):
         special: number of outputs, the blank first, that stand for no letter or phone.
         end: index of the end symbol.
         counted: what the headline metric counts, in the plural.
-        text_key: of the answer in `readable`.
         normaliser: of the reference texts; `none` if they are taken as they are in the corpus.
-        nbest: hypotheses of `readable`, by beam search; 1 for the best alone.
         test_transcripts: of the last test, in the first process.
     """
 
     special: ClassVar[int]
     end: ClassVar[int]
     counted: ClassVar[str] = "words"
-    text_key: ClassVar[str] = "text"
     normaliser: ClassVar[str] = "none"
 
     def __init__(
@@ -54,7 +54,6 @@ class DecodedTask(CtcTask):
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.language_model = language_model
-        self.nbest = 1
         self.test_transcripts: Transcripts | None = None
         self._heard: dict[str, list[str]] = {}  # of this test: key -> reference, answer, answer with the language model
         if language_model is not None:
@@ -120,9 +119,9 @@ class DecodedTask(CtcTask):
         """Divide the labels of an utterance into words; by default each label is one, and its word is not known."""
         return [SpokenWord("", (number,)) for number in numbers]
 
-    def use_language_model(self, language_model: LanguageModel, nbest: int = 1) -> None:
+    def use_language_model(self, language_model: LanguageModel) -> None:
         """Decode with a language model from now on; the head is already built."""
-        self.language_model, self.nbest = language_model, nbest
+        self.language_model = language_model
         self.search = self.search_with(language_model)
 
     def _add_second_metric(self) -> None:
@@ -172,15 +171,28 @@ class DecodedTask(CtcTask):
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
 
+    def further_results(self) -> list[UtteranceResults]:
+        """Letters behind the character error rate, and words or phones behind the rate with a language model."""
+        heard, first = self.test_transcripts, self.utterance_results
+        if heard is None or first is None or heard.keys != first.keys:
+            return []
+        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.directions else {}
+        if self.second_metric in heard.answers:
+            counted[self.second_metric] = heard.counts(self.second_metric, "words")
+        return [
+            replace(first, metric=name, errors=np.asarray(errors, float), counts=np.asarray(counts, float))
+            for name, (errors, counts) in counted.items()
+        ]
+
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The greedy transcript and, with a language model, its transcript as `text_lm`, and `nbest` if asked for."""
-        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
+        """The greedy transcript and, with a language model, its transcript as `text_lm`; `nbest` of it if asked for."""
         if self.language_model is None:
-            return rows
+            return super().readable(outputs, lengths)
+        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
         for row, found in zip(rows, self.search.nbest(outputs, lengths, self.nbest), strict=True):
             row[f"{self.text_key}_lm"] = found[0].text
             if self.nbest > 1:
-                row["nbest"] = [{self.text_key: text, "score": round(score, 4)} for text, score in found]
+                row["nbest"] = listed(found, self.text_key)
         return rows
 
 

@@ -37,6 +37,15 @@ def contribution(metric: Any, name: str) -> tuple[float, float]:
     return float(value[name] if isinstance(value, dict) else value), 1.0
 
 
+def metric_of_this_process(task: Any, device: torch.device) -> Any:
+    """A fresh metric of a task whose value is that of this process alone: others are at other utterances."""
+    metric = task.build_metric().to(device)
+    for part in metric.modules():
+        if isinstance(part, Metric):
+            part.distributed_available_fn = lambda: False
+    return metric
+
+
 def alone(batch: TaskBatch, row: int) -> TaskBatch:
     """The batch of one utterance, with the padding that it has."""
     rows, inputs, targets = slice(row, row + 1), batch.inputs, batch.targets
@@ -99,11 +108,7 @@ class ScoredUtterances:
 
     @staticmethod
     def _each_alone(task: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> Sequence[tuple[float, float]]:
-        metric = task.build_metric().to(outputs.device)
-        for part in metric.modules():
-            if isinstance(part, Metric):
-                part.distributed_available_fn = lambda: False  # other processes are at other utterances
-        scores = []
+        metric, scores = metric_of_this_process(task, outputs.device), []
         for row in range(len(batch.keys)):
             metric.reset()
             task.update_metric(metric, outputs[row : row + 1], lengths[row : row + 1], alone(batch, row))

@@ -17,7 +17,7 @@ from typing import Literal
 
 from wavlm_lightning.callbacks.wandb_login import logged_in
 from wavlm_lightning.system.errors import pip_install
-from wavlm_lightning.system.hardware import cpu_bf16_instructions, usable_cores
+from wavlm_lightning.system.hardware import cpu_bf16_instructions, slow_bf16, usable_cores
 from wavlm_lightning.system.paths import cache_directory
 
 Status = Literal["ok", "warn", "FAIL"]
@@ -190,9 +190,11 @@ def check_device() -> Iterator[Finding]:
         yield Finding("gpu", "warn", f"{unused} torch cannot use it; {needed}")
     else:
         yield Finding("gpu", "ok", "none; the demo and the tests run on the CPU, full-size pre-training needs one")
-    bf16 = cpu_bf16_instructions()
-    slow = "bf16 instructions unknown on this system" if bf16 is None else "no bf16 instructions: fp32 is faster here"
-    yield Finding("cpu bf16", "ok", f"yes ({', '.join(bf16)})" if bf16 else slow)
+    if slow := slow_bf16("bf16-mixed"):
+        yield Finding("cpu bf16", "warn", slow)
+    else:
+        bf16 = cpu_bf16_instructions()
+        yield Finding("cpu bf16", "ok", f"yes ({', '.join(bf16)})" if bf16 else "instructions unknown on this system")
 
 
 def check_cores() -> Iterator[Finding]:

@@ -158,6 +158,7 @@ class Teacher:
         require_run_config(run)
         self.run, self.device = run, device
         self.batch_seconds, self.min_seconds, self.max_seconds = batch_seconds, min_seconds, max_seconds
+        self.model: LanguageModel | None
         self.model, self.note = (None, "") if lm is None else _language_model(run, lm)
         self.data = data_of_run(run, None)
         self.sha256 = sha256(checkpoint(run, BEST))
@@ -288,7 +289,8 @@ class Teacher:
             write_json(path, kept, indent=None)
         where = f"--score normalised: split {self.data.splits['valid']} of {self.data.path}"
         try:
-            return LengthNormalisation.fit(*(zip(*kept["rows"], strict=True) if kept["rows"] else ((), ())), where)
+            totals, tokens = zip(*kept["rows"], strict=True) if kept["rows"] else ((), ())
+            return LengthNormalisation.fit(totals, tokens, where)
         except UserError:
             if needed:
                 raise

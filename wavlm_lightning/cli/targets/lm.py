@@ -57,10 +57,14 @@ def tune_parser() -> argparse.ArgumentParser:
     return parser
 
 
+WORDS = {"tune": tune_parser}
+"""First words that are no file, with their parsers."""
+
+
 def main(argv: list[str]) -> int:
     """Count or search, and say what was found."""
     if argv[:1] == ["tune"]:
-        options = vars(tune_parser().parse_args(argv[1:]))
+        options = vars(WORDS["tune"]().parse_args(argv[1:]))
         from wavlm_lightning.workflows.language_model_weights import tune_language_model
 
         print("\n".join(tune_language_model(**options)))

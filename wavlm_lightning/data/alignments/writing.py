@@ -113,7 +113,8 @@ class AlignmentWriter:
                 aligned, seconds = aligned + 1, seconds + samples / SAMPLE_RATE
             lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
         content = "".join(lines).encode()
-        head = {"format": FORMAT, "shard": shard.path.name, "shard_sha256": shard.sha256, "made_sha256": self.made}
+        head: dict[str, Any] = {"format": FORMAT, "shard": shard.path.name, "shard_sha256": shard.sha256}
+        head["made_sha256"] = self.made
         head |= {"content_sha256": hashlib.sha256(content).hexdigest(), "names": sorted(names)}
         head |= {"utterances": len(rows), "aligned": aligned, "aligned_seconds": round(seconds, 3)}
         path = alignment_file(self.directory, shard)

@@ -51,11 +51,13 @@ class Result:
     @cached_property
     def measured(self) -> dict[str, Measured]:
         """Metric -> the figure with its interval and its deviation over seeds, as far as the runs tell."""
-        given = self.card.interval if len(self.cards) == 1 else None
+        alone = len(self.cards) == 1
+        given = self.card.interval if alone else None
+        others = self.card.intervals if alone else {}
         return {
             name: Measured(value, self.utterances, self.deviation(name), given)
             if name == self.card.headline
-            else Measured(value, None, self.deviation(name))
+            else Measured(value, None, self.deviation(name), others.get(name))
             for name, value in self.card.metrics.items()
         }
 

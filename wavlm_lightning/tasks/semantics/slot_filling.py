@@ -114,9 +114,11 @@ class SlotFilling(CtcTask):
         return MetricCollection({"f1": SlotTypeF1(), "cer": SlotValueCER()}, compute_groups=False)
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The transcript with its marks, and the types and values of its slots."""
-        texts = self.decode(outputs, lengths)
-        return [{"text": text, "slots": [list(slot) for slot in parse_slots(text)]} for text in texts]
+        """The transcript with its marks, the types and values of its slots, and `nbest` transcripts if asked for."""
+        rows = super().readable(outputs, lengths)
+        for row in rows:
+            row["slots"] = [list(slot) for slot in parse_slots(row["text"])]
+        return rows
 
 
 def _spoken(word: str) -> str:

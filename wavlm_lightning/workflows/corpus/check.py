@@ -236,7 +236,10 @@ def _again(corpus: Corpus, remote: bool) -> str:
     if "permuted" in source:
         return f"remove the folder and run `wavlm data permute ORIGINAL --out {where} --seed {source['permuted']}`"
     if recipe == "webdataset":
-        return "run the command that made this corpus again, which reads only what has changed; the shards stay as they are"
+        return (
+            "run the same `wavlm prepare webdataset` or `wavlm pseudo-label` again, which reads only what has changed; the "
+            "shards stay as they are"
+        )
     if recipe == "mini":
         options = f"--size {source['size']} --seed {source['seed']} --datasets {source['dataset']}"
         return f"remove the folder and prepare the corpus again: `wavlm prepare mini {options} --out {where.parent}`"

@@ -72,7 +72,7 @@ def result_line(card: ResultCard, path: Path) -> str:
     figures = []
     for name in card.shown:
         metric = card.metrics[name]
-        interval: Any = getattr(card, "interval", None) if name == card.headline else None
+        interval: Any = card.interval if name == card.headline else card.intervals.get(name)
         sure = ""
         if isinstance(interval, Mapping) and {"low", "high", "level"} <= interval.keys():
             low, high = (f"{interval[end]:.{metric.get('decimals', DECIMALS)}f}" for end in ("low", "high"))

@@ -35,6 +35,7 @@ from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.command import as_called
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, finish_replacing, locked, sweep_leftovers, write_text
+from wavlm_lightning.system.hardware import slow_bf16
 from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -188,6 +189,8 @@ class WavLMCLI(LightningCLI):
         )
         if not on_cpu:
             return
+        if (slow := slow_bf16(trainer["precision"])) and is_first_process():
+            print(f"note: {slow}", file=sys.stderr)
         if threads is not None and threads < 1:
             raise UserError(f"--threads {threads}: must be 1 or more")
         if threads is None and not threads_are_set():

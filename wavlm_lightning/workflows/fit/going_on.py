@@ -40,7 +40,7 @@ MAY_CHANGE: dict[str, tuple[str, ...]] = {
         *("model.upstream.*fine_tuning.compile", "model.upstream.*fine_tuning.activation_checkpointing"),
     ),
     "where its files are, if their content is the same": (
-        *("data.corpus", "data.pseudo_corpus*", "data.noise_corpus", "data.*transforms*.corpus"),
+        *("data.corpus", "data.pseudo_corpus", "data.noise_corpus", "data.*transforms*.corpus"),
         "model.upstream.*source",
         *("model.upstream.*label", "trainer.default_root_dir"),
     ),

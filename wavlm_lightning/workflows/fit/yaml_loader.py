@@ -27,6 +27,8 @@ def load(text: str) -> Any:
         Multiplying: its aliases grow too large.
         yaml.YAMLError: it is not YAML.
     """
+    if text == "None":  # jsonargparse passes a nested `null` on as Python's word, and so does an agent of W&B
+        return None
     check_aliases(text)
     try:
         return _load(text)

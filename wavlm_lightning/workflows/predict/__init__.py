@@ -51,8 +51,9 @@ def predict_recordings(
             predicted, and an error at the end says how many are left out.
         lm: of ASR and PR heads: decode with a language model as well (`text_lm`, `phones_lm`): a file that `wavlm lm tune` has
             written, or the run folder that holds it.
-        nbest: with a language model, as many different answers as `nbest`, a list of answers with their scores (natural
-            logarithms, of head and language model with its weight), best first.
+        nbest: of heads that answer with text: as many different answers as `nbest`, a list with their scores, best first.
+            A score is the natural logarithm of the answer's probability, or with a language model that of its best
+            alignment, plus that of the model with its weight.
 
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
@@ -71,12 +72,12 @@ def predict_recordings(
         raise UserError(f"--window {window:g}: too short; give at least 1 second, or 0 for no windows")
     if not batch_seconds > 0:
         raise UserError(f"--batch-seconds {batch_seconds:g}: must be above 0")
-    if nbest < 1 or (nbest > 1 and lm is None):
-        raise UserError(f"--nbest {nbest}: give 1 or more, and with several --lm, whose search finds them")
+    if nbest < 1:
+        raise UserError(f"--nbest {nbest}: give 1 or more")
     from wavlm_lightning.system.files import locked
     from wavlm_lightning.system.progress import progress_bar
     from wavlm_lightning.workflows.predict.audio_files import AudioWriter
-    from wavlm_lightning.workflows.predict.head import decode_with, open_head
+    from wavlm_lightning.workflows.predict.head import answer_with, decode_with, open_head
     from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_each
     from wavlm_lightning.workflows.predict.written import LOCK, PredictionsFolder
 
@@ -104,7 +105,8 @@ def predict_recordings(
                 raise
             absent.append((each, str(error)))
     head = open_head(Path(run), device)
-    decoding = None if lm is None else decode_with(head, Path(lm), nbest)
+    answer_with(head, nbest)
+    decoding = None if lm is None else decode_with(head, Path(lm))
     writer = None
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -115,7 +117,7 @@ def predict_recordings(
             place.mkdir(parents=True, exist_ok=True)
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
-            settings = [window, audio_format, *([] if decoding is None else [decoding, nbest])]
+            settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
             failed(path, why)

@@ -24,6 +24,7 @@ from wavlm_lightning.system.reading import read_text, reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.decoding import check_decodes
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
@@ -98,19 +99,28 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
         return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
 
 
-def decode_with(head: TrainedHead, path: Path, nbest: int = 1) -> dict[str, Any]:
+def answer_with(head: TrainedHead, nbest: int) -> None:
+    """Let a head give that many answers for each recording; a `UserError` if it has no search that finds several."""
+    if nbest > 1 and not isinstance(head.task, CtcTask):
+        raise UserError(
+            f"--nbest {nbest}: {head.task.name} has one answer for a recording; heads with CTC have several"
+        )
+    if isinstance(head.task, CtcTask):
+        head.task.nbest = nbest
+
+
+def decode_with(head: TrainedHead, path: Path) -> dict[str, Any]:
     """Let an ASR or PR head decode with a language model as well, and return what describes it, JSON-like.
 
     Args:
         head: loaded.
         path: a file of `wavlm lm tune`, or the run folder that holds one.
-        nbest: answers of each recording.
 
     Raises:
         UserError: the head answers with something else, the file is no language model, or its files do not fit the head.
     """
     model = LanguageModel.read(path)
-    check_decodes(head.task, f"--lm {path}").use_language_model(model, nbest)
+    check_decodes(head.task, f"--lm {path}").use_language_model(model)
     return {**model.described(), "state": [state_of(Path(file)) for file in (model.lexicon, model.model) if file]}
 
 

@@ -9,7 +9,7 @@ import torch
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.checkpoints.labels_seen import entries_of, joined, labels_seen, said
 
-SMALL = WavLMConfig.tiny(layers=1, dim=32, ffn_dim=32, heads=2)
+SMALL = WavLMConfig.preset("tiny", layers=1, dim=32, ffn_dim=32, heads=2)
 TEN = {"utterances": 2, "seconds": 600.0, "corpus": "a"}
 
 
