@@ -7,7 +7,7 @@ out=${OUT:-runs/objectives}
 mkdir -p "$out/demo"
 cp -r "$demo/corpus" "$out/demo/"
 corpus=$out/demo/corpus/pretrain
-wavlm codebook apply "$demo/codebook" "$corpus" --name mfcc-level-k100-soft4 --soft 4 --jobs 1
+wavlm codebook apply "$demo/codebook" "$corpus" --name mfcc-level-k100-soft4 --soft 4 --temperature 1249 --jobs 1
 wavlm codebook fit "$corpus" --encoder "$demo/pretrain" --layer 1 --clusters 50 --restarts 5 --out "$out/layer1" --jobs 1
 wavlm codebook apply "$out/layer1" "$corpus" --name tiny-l1-k50 --jobs 1
 train() {  # configuration, label set, options

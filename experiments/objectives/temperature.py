@@ -11,16 +11,18 @@ from wavlm_lightning.codebooks import Codebook, FeatureSource
 from wavlm_lightning.codebooks.extraction import features_of
 from wavlm_lightning.data.corpus import Corpus
 
-UTTERANCES = 60
+UTTERANCES = 200
 
 
 def main(folder: str, corpus: str) -> None:
-    """Print a row for each candidate, over frames of utterances spread over the training split."""
+    """Print a row for each candidate, over frames of utterances drawn from the training split."""
     codebook, split = Codebook.load(folder), Corpus.open(corpus).split("train")
     source = FeatureSource.from_description(codebook.features)
-    places = [split.locate(int(number)) for number in np.linspace(0, len(split) - 1, UTTERANCES).astype(int)]
+    drawn = np.random.default_rng(0).permutation(len(split))[:UTTERANCES]
+    places = [split.locate(int(number)) for number in sorted(drawn)]
     frames = np.concatenate([features_of(source, shard, place) for shard, place in places]).astype(np.float64)
-    squared = np.sort(np.square(frames[:, None] - codebook.centroids[None]).sum(2), axis=1)
+    squared = np.square(frames).sum(1, keepdims=True) + codebook.distances(frames)
+    squared.sort(axis=1)
     nearest, second = squared[:, 0], squared[:, 1]
     candidates = {
         "mean squared distance": nearest.mean(),

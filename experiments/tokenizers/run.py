@@ -216,7 +216,7 @@ class Tokenizers:
             log = self.out / "tuned" / f"pseudo-{seed}.txt"
             wavlm("pseudo-label", teacher, self.corpus, "--out", pseudo, "--share", 0.7, log=log, threads=1)
         config = "configs/finetune/mini/asr_noisy_student.yaml"
-        options = ("--data.pseudo_corpus", pseudo, "--data.pseudo_share", 0.8)
+        options = ("--data.pseudo_corpus", pseudo, "--data.pseudo_share", 0.8, "--data.train_seconds", "null")
         self.tune(f"{STUDENT}-{seed}", config, self.folder("pbert_ils", seed), seed, *options)
 
     def figures(self) -> Iterator[dict[str, object]]:

@@ -224,7 +224,7 @@ def search(scores: np.ndarray, graph: Graph) -> Path | None:
 
 
 @compiled
-def _viterbi(scores, labels, begins, ends, first, sources, states):  # pragma: no cover
+def _viterbi(scores, labels, begins, ends, first, sources, states):
     frames, count = len(scores), len(labels)
     back = np.empty((frames, count), np.int32)
     now = np.full(count, -np.inf)
