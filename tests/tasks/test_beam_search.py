@@ -184,7 +184,7 @@ def test_phones_without_a_lexicon_and_every_path(tmp_path):
         return 2 * sentence(grams, phones), " ".join(phones)
 
     search = BeamSearch(
-        LanguageModel(None, str(tmp_path / "phones.arpa"), 5000, 1000.0), labels, special=range(3), end=1
+        LanguageModel(None, str(tmp_path / "phones.arpa"), 5000, 1000.0), labels, special=range(3), silent=[1]
     )
     wanted = [all_paths(row, by_phones, ["<pad>", "AH", "T"])[:2] for row in merged]
     found = search.nbest(logits, torch.full((12,), 6), 2)

@@ -212,14 +212,17 @@ def test_a_lexicon_pronounces_the_text(pr, corpus, tmp_path):
     for meta in corpus.split("test").metas():
         for word, start, end in meta["words"]:
             phones = [name for name, begin, _ in meta["phones"] if start - 1e-3 <= begin < end - 1e-3 and name != "SIL"]
-            spoken[word.upper()] = " ".join(phones)
+            if " " in word:  # the synthesiser says some pairs as one
+                spoken |= {part: spoken.get(part, "B") for part in word.upper().split()}
+            else:
+                spoken[word.upper()] = " ".join(phones)
     lexicon.write_text(
         ";;; a comment\n" + "".join(f"{word} {phones}\n{word}(2) B\n" for word, phones in spoken.items())
     )
     align_corpus(pr, corpus.directory, "lexicon", splits=["test"], lexicon=lexicon, device="cpu")
     found = AlignmentSet.open(corpus, "lexicon")
     for row, words, meta in zip(found.rows("test"), found.words("test"), corpus.split("test").metas(), strict=True):
-        assert [name for name, *_ in words] == [word.upper() for word, *_ in meta["words"]]
+        assert [name for name, *_ in words] == " ".join(word.upper() for word, *_ in meta["words"]).split()
         names = {name for name, *_ in row} - {"SIL"}
         assert names <= {"B", *said(meta)} | {phone for phones in spoken.values() for phone in phones.split()}
     labels = ["<pad>", "<eos>", "<unk>", "AH", "B"]
@@ -237,7 +240,7 @@ def test_a_model_of_phones_decodes(pr, corpus, tmp_path):
     done = align_corpus(pr, corpus.directory, "lm", transcripts="decoded", lm=lm, splits=["test"], device="cpu")
     assert AlignmentSet.open(corpus, "lm").about["settings"]["language_model"]["beam"] == 20 and done.lines
     words, lexicon = tmp_path / "words.arpa", tmp_path / "lexicon.txt"
-    assert main(["lm", str(corpus.directory), "--order", "1", "--out", str(words)]) == 0
+    assert main(["lm", str(corpus.directory), "--order", "2", "--out", str(words)]) == 0
     lexicon.write_text("THE B AE\nTHE(2) AE\nAND AE B\n")
     options = {"transcripts": "decoded", "lm": words, "lexicon": lexicon, "splits": ["test"], "device": "cpu"}
     align_corpus(pr, corpus.directory, "words", **options)
