@@ -169,7 +169,7 @@ def test_no_pseudo_label_is_validated_or_tested_on(corpora, tmp_path):
     leaked = pseudo_of(held, tmp_path / "leaked", "valid")
     for splits in ({}, {"valid_split": "train", "test_split": "valid"}):
         with pytest.raises(
-            UserError, match="utterance 'valid0' of .*leaked is in data.*valid, too, by which the student"
+            UserError, match=r"utterance 'valid0' of .*leaked is in data.*valid, too, by which the student"
         ):
             served(held, pseudo_corpus=str(leaked), **splits)
     # One record in the middle of an otherwise true split, whose corpus says nothing.

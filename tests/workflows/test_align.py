@@ -140,7 +140,7 @@ def test_the_labelled_part_keeps_its_text(tiny, pr, corpus, tmp_path):
     assert one.rows("train")[0] == found.rows("train")[0] and one.rows("train")[2] == heard.rows("train")[2]
     assert one.about["labelled"][0]["utterances"] == 1 + sum(row is not None for row in one.rows("test"))
     assert any("decoded: 1 utterances of validation and test of judged" in line for line in judged.lines)
-    with pytest.raises(UserError, match="'elsewhere' lasts .* so they are two recordings of one name"):
+    with pytest.raises(UserError, match=r"'elsewhere' lasts .* so they are two recordings of one name"):
         writer = CorpusWriter(tmp_path / "same", "same", "CC0", {})
         writer.write_split("train", [Utterance("elsewhere", rows[0][1][:8000], rows[0][2])])
         writer.finish(corpus.inventories)

@@ -182,9 +182,9 @@ def test_what_other_corpora_have_is_left_out(tiny, teacher, tmp_path, capsys):
     about = Corpus.open(out).body["source"]["pseudo_labels"]
     assert about["left_out"]["excluded"] == len(gone & before) and about["left_out"]["labelled"] == known
     assert sum(about["left_out"].values()) + len(before - gone) == len(real)
-    with pytest.raises(UserError, match="--exclude .* is the corpus that is transcribed"):
+    with pytest.raises(UserError, match=r"--exclude .* is the corpus that is transcribed"):
         pseudo_label(teacher, tiny / "pr", out, exclude=[tiny / "pr"])
-    with pytest.raises(UserError, match="--out .* is the corpus that is transcribed"):
+    with pytest.raises(UserError, match=r"--out .* is the corpus that is transcribed"):
         pseudo_label(teacher, out, out)
 
 
@@ -194,7 +194,7 @@ def test_a_teacher_whose_corpus_is_gone(tiny, teacher, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(tiny / "pr"), str(tmp_path / "gone")))
     with pytest.raises(
-        UserError, match="its corpus .*gone is not there, so that its labelled utterances cannot be left"
+        UserError, match=r"its corpus .*gone is not there, so that its labelled utterances cannot be left"
     ):
         pseudo_label(run, tiny / "pr", tmp_path / "out")
     lines = pseudo_label(run, tiny / "ks", tmp_path / "ks", min_seconds=0)
