@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from pseudo_corpora import pseudo_of
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.alignments import AlignmentSet
@@ -154,6 +155,15 @@ def _other(tmp_path, row):
     writer.write_split("train", [Utterance("elsewhere", row[1], row[2])])
     writer.finish({})
     return tmp_path / "other"
+
+
+def test_pseudo_labels_are_no_labels_of_people(tiny, pr, tmp_path):
+    pseudo = pseudo_of(
+        tiny / "pr", tmp_path / "pseudo", about={"labelled": [{"utterances": 3, "seconds": 9.0, "corpus": "few"}]}
+    )
+    align_corpus(pr, pseudo, "forced", device="cpu")
+    about = AlignmentSet.open(Corpus.open(pseudo), "forced").about
+    assert about["labelled"] == [{"utterances": 3, "seconds": 9.0, "corpus": "few"}, *about["teacher_labelled"]]
 
 
 def test_letters_and_words(asr, corpus):

@@ -44,6 +44,7 @@ from wavlm_lightning.tasks.components.forced_alignment import (
 from wavlm_lightning.tasks.components.realignment import FrameClassifier, train_classifier
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.decoding import DecodedTask, SpokenWord, check_decodes
+from wavlm_lightning.tasks.pseudo_labels import PSEUDO, is_pseudo
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
 TRANSCRIPTS = ("true", "decoded")
@@ -186,7 +187,7 @@ class Aligner:
         # The gain of the training corpus' recipe is in the audio of a corpus that a recipe with the same gain has made.
         trained = self.task.trained.get("processing", {}).get("gain_db", 0.0)
         self.gain_db = head.gain_db - float(corpus.body["source"].get("gain_db") or 0.0 if trained else 0.0)
-        self.source = corpus.name  # of true transcripts
+        self.source = corpus  # of true transcripts
         self.kept_back = 0  # utterances whose true text is not for training
         self.truths = None if labelled is None else self._truths(labelled, apart=transcripts == "decoded")
         self.letters = WORD_END in self.task.labels
@@ -214,7 +215,7 @@ class Aligner:
                 f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled part of that "
                 "corpus, or give --transcripts decoded if it is apart from it"
             )
-        self.source = other.name
+        self.source = other
         return truths
 
     def is_true(self, key: str) -> bool:
@@ -397,7 +398,7 @@ def _align(corpus: Corpus, name: str, splits: list[str], about: dict[str, Any], 
     done = _described(corpus, name, splits, writer.directory)
     if aligner.kept_back:
         done.lines.append(
-            f"decoded: {aligner.kept_back:,} utterances of validation and test of {aligner.source} are in a training split here, "
+            f"decoded: {aligner.kept_back:,} utterances of validation and test of {aligner.source.name} are in a training split here, "
             "where their true text may not be learned"
         )
     if failures:
@@ -455,7 +456,10 @@ def _labelled(
             for line, samples in zip(lines, shard.samples, strict=True):
                 if line["phones"] is not None and aligner.is_true(line["key"]):
                     utterances, seconds = utterances + 1, seconds + samples / SAMPLE_RATE
-    own = {"utterances": utterances, "seconds": round(seconds, 3), "corpus": aligner.source}
+    source = aligner.source
+    own: Any = {"utterances": utterances, "seconds": round(seconds, 3), "corpus": source.name}
+    if is_pseudo(source):  # a recogniser wrote its transcripts
+        own = source.body["source"][PSEUDO].get(LABELLED)
     return {"labelled": joined(own, aligner.taught), "teacher_labelled": aligner.taught}
 
 
