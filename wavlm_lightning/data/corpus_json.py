@@ -36,7 +36,7 @@ def check_body(body: Any, where: str) -> None:
     if not isinstance(splits, dict):
         raise UserError(f"{where} is not that of a corpus (it has no splits); check the path, or prepare it again")
     for split, part in splits.items():
-        plain_name(split, where, UNTRUSTED)
+        plain_name(split, f"{where}:", UNTRUSTED)
         if not isinstance(part, dict) or not isinstance(part.get("shards"), list):
             raise UserError(f"{where}: split {split!r} lists no shards; prepare the corpus again")
         shards = part["shards"]
@@ -91,7 +91,7 @@ def _check_entry(entry: Any, counts: tuple[str, ...], ending: str, where: str) -
     """Check the entry of a file: its name, its hash, and whole numbers."""
     if not isinstance(entry, dict):
         raise UserError(f"{where}: lists {type(entry).__name__} where a file belongs; prepare the corpus again")
-    name = plain_name(entry.get("name"), where, UNTRUSTED, ending)
+    name = plain_name(entry.get("name"), f"{where}:", UNTRUSTED, ending)
     digest = entry.get("sha256")
     if not isinstance(digest, str) or SHA256.fullmatch(digest) is None:
         raise UserError(f"{where}: {name} has no sha256; prepare the corpus again")
@@ -120,7 +120,7 @@ def _check_names(value: Any, where: str) -> None:
         value = waiting.pop()
         if isinstance(value, dict):
             if "name" in value:
-                plain_name(value["name"], where, UNTRUSTED)
+                plain_name(value["name"], f"{where}:", UNTRUSTED)
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

@@ -116,19 +116,20 @@ def fit_codebook(
         raise UserError(
             "--part and --layer auto: find the layer first (`wavlm codebook score --encoder`), then give its number"
         )
+    seen = labels_behind(encoder) if encoder is not None else []  # before hours of features
+    source: FeatureSource | None = None
+    if encoder is not None and layer != AUTO:
+        source = LayerFeatures(encoder, _number(layer), precision=precision)
     opened, keep = Corpus.open(corpus), out / "features"
     shard = JobShard.parse(part) if part else JobShard()
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
         chosen: dict[str, Any] = {}
-        seen = labels_behind(encoder) if encoder is not None else []  # before hours of features
-        if encoder is not None and layer == AUTO:
+        if encoder is not None and source is None:
             layer, chosen = _choose_layer(opened, out, encoder, clusters, alignments, precision, sample)
-        source: FeatureSource
-        if encoder is not None:
-            source = LayerFeatures(encoder, _number(layer), precision=precision)
+            source = LayerFeatures(encoder, layer, precision=precision)
         elif kind == "context":
             source = ContextFeatures(rate or 50.0, 30 if context_ms is None else context_ms, mean_removed=not keep_mean)
-        else:
+        elif source is None:
             source = MfccFeatures(level_normalised, rate or 100.0)
         if part:
             return extract_part(opened, source, shard, keep, projection=projection, **sample)
@@ -230,9 +231,8 @@ def labels_behind(encoder: str | Path) -> list[Entry]:
         return seen
     if HEAD_KEY not in read_entries(path):
         return []
-    from wavlm_lightning.tasks.pseudo_labels import (
-        counts_of,
-    )  # all of our tasks: seconds that other codebooks need not wait
+    # All of our tasks: seconds that other codebooks need not wait.
+    from wavlm_lightning.tasks.pseudo_labels import counts_of
     from wavlm_lightning.workflows.predict.run_data import data_of_run
 
     try:

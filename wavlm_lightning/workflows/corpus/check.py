@@ -30,6 +30,8 @@ from wavlm_lightning.system.worker_pool import in_order
 NAMED = 20  # shards that the summary names; the list of faults has all
 LITTLE = 256 << 20  # bytes below which starting processes takes longer than the work
 MISSING = "missing"
+# Recipes whose shards are links -> the command that made them.
+LINKED = {"webdataset": "wavlm prepare webdataset", "pseudo-label": "wavlm pseudo-label"}
 
 
 @dataclass(frozen=True)
@@ -235,11 +237,8 @@ def _again(corpus: Corpus, remote: bool) -> str:
         return "remove them: they are downloaded again when they are needed"
     if "permuted" in source:
         return f"remove the folder and run `wavlm data permute ORIGINAL --out {where} --seed {source['permuted']}`"
-    if recipe == "webdataset":
-        return (
-            "run the same `wavlm prepare webdataset` or `wavlm pseudo-label` again, which reads only what has changed; the "
-            "shards stay as they are"
-        )
+    if recipe in LINKED:
+        return f"run the same `{LINKED[recipe]}` again, which reads only what has changed; the shards stay as they are"
     if recipe == "mini":
         options = f"--size {source['size']} --seed {source['seed']} --datasets {source['dataset']}"
         return f"remove the folder and prepare the corpus again: `wavlm prepare mini {options} --out {where.parent}`"
