@@ -398,8 +398,8 @@ def _align(corpus: Corpus, name: str, splits: list[str], about: dict[str, Any], 
     done = _described(corpus, name, splits, writer.directory)
     if aligner.kept_back:
         done.lines.append(
-            f"decoded: {aligner.kept_back:,} utterances of validation and test of {aligner.source.name} are in a training split here, "
-            "where their true text may not be learned"
+            f"decoded: {aligner.kept_back:,} utterances of validation and test of {aligner.source.name} are in a training split "
+            "here, where their true text may not be learned"
         )
     if failures:
         done.lines.append(f"not aligned: {_reasons(failures)}; all are listed in {writer.directory / FAILED}")
