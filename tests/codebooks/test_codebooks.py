@@ -13,7 +13,8 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans
 from wavlm_lightning.codebooks.labelling import label_corpus
 from wavlm_lightning.codebooks.quality import label_quality
-from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.shards import with_other_records
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.corpus.check import check
@@ -40,6 +41,29 @@ def test_labels_are_the_codebook_applied(tiny):
     source = FeatureSource.from_description(codebook.features)
     for (_, waveform, _), row in zip(corpus.split("train").utterances(), labels.rows, strict=True):
         assert len(row) == (len(waveform) - 400) // 160 + 1
+        assert (row == codebook.assign(source(waveform))).all()
+
+
+def test_other_utterances_of_a_linked_shard_are_labelled_again(tiny, tmp_path):
+    """A new selection of pseudo-labels may take as many utterances of the same tar, of the same lengths."""
+    codebook, (shard, *_) = Codebook.load(tiny / "codebook"), Corpus.open(tiny / "pr").split("train").shards
+
+    def linked(places):
+        writer = CorpusWriter(tmp_path / "linked", "linked", "CC0", {"recipe": "test"})
+        link = tmp_path / "linked" / "train-000000.tar"
+        writer.add_shard("train", with_other_records(link, shard, places, [{"text": "A"}] * len(places)))
+        return writer.finish({})
+
+    assert label_corpus(linked([0, 1]), codebook, "k") == 1
+    assert label_corpus(linked([0, 1]), codebook, "k") == 0
+    other = linked([2, 3])
+    with pytest.raises(UserError, match="made from another version of train-000000"):
+        LabelSet.open(other, "k", "train")
+    assert label_corpus(other, codebook, "k") == 1
+    source = FeatureSource.from_description(codebook.features)
+    for (_, waveform, _), row in zip(
+        other.split("train").utterances(), LabelSet.open(other, "k", "train").rows, strict=True
+    ):
         assert (row == codebook.assign(source(waveform))).all()
 
 

@@ -20,6 +20,13 @@ def test_one_entry_a_corpus():
     assert entries_of("much") == entries_of([1, {}]) == entries_of({"corpus": "a"}) == []
     assert said([TEN, other, {"seconds": 36000.0, "corpus": "c"}]) == "10 min (a), 30 s (b), 10 h (c)"
     assert said([]) == ""
+    unknown = {
+        "utterances": None,
+        "seconds": None,
+        "corpus": "a",
+    }  # a released recogniser, whose labels nobody has counted
+    assert entries_of(unknown) == joined(unknown) == [unknown] and said([unknown]) == "an unknown amount (a)"
+    assert joined(unknown, TEN) == joined(TEN, unknown) == [TEN]
 
 
 def test_an_exported_encoder_says_so_and_one_without_says_nothing(tmp_path):

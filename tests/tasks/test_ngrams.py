@@ -140,6 +140,10 @@ def test_the_command_counts_texts_and_corpora(tiny, tmp_path, capsys):
         (["texts.txt", "--units", "letters", "--lexicon", "words.lst"], "a model of letters needs none"),
         (["empty.txt"], "empty.txt: no words in it"),
         (["texts.txt", "--order", "9"], "choose 1 to 6"),
+        (
+            ["corpus", "--split", "train+test-clean"],
+            "has read the text of test-clean makes the figures of that split worthless",
+        ),
     ],
 )
 def test_the_command_refuses_in_a_sentence(arguments, said, tmp_path, monkeypatch, capsys):

@@ -164,6 +164,14 @@ def test_no_pseudo_label_is_validated_or_tested_on(corpora, tmp_path):
     _, pseudo, _ = corpora
     with pytest.raises(UserError, match=r"data\.valid_split train: the transcripts of .* are pseudo-labels"):
         served(pseudo, valid_split="train")
+    # The same recordings, which the corpus calls validation here and another one training.
+    held = written(tmp_path / "held", {"valid": 4, "train": 2})
+    leaked = pseudo_of(held, tmp_path / "leaked", "valid")
+    for splits in ({}, {"valid_split": "train", "test_split": "valid"}):
+        with pytest.raises(
+            UserError, match=r"utterance 'valid0' of .*leaked is in data.*valid, too, by which the student"
+        ):
+            served(held, pseudo_corpus=str(leaked), **splits)
     # One record in the middle of an otherwise true split, whose corpus says nothing.
     writer = CorpusWriter(tmp_path / "hidden", "hidden", "CC0", {})
     for split in ("train", "valid", "test"):

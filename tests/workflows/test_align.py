@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from pseudo_corpora import pseudo_of
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.alignments import AlignmentSet
@@ -91,8 +92,9 @@ def test_true_transcripts_then_the_same_command(tiny, pr, corpus, capsys, monkey
     printed = capsys.readouterr().out
     assert "train: 8 of 8 utterances aligned" in printed and "frames have the right phone" in printed
     found = AlignmentSet.open(corpus, "forced")
-    assert found.about["kind"] == "forced" and found.about["labelled"]["utterances"] == 8
-    assert found.about["teacher_labelled"]["corpus"] == Corpus.open(tiny / "pr").name
+    assert found.about["kind"] == "forced" and found.about["labelled"][0]["utterances"] == 8
+    (taught,) = found.about["teacher_labelled"]
+    assert taught["corpus"] == Corpus.open(tiny / "pr").name and found.about["labelled"][1:] == [taught]
     metas, samples = corpus.split("train").metas(), corpus.split("train").samples
     for row, words, meta, length in zip(found.rows("train"), found.words("train"), metas, samples, strict=True):
         assert row is not None and words is not None
@@ -114,10 +116,11 @@ def test_the_labelled_part_keeps_its_text(tiny, pr, corpus, tmp_path):
     part.finish(corpus.inventories)
     done = align_corpus(pr, corpus.directory, "mixed", labelled=tmp_path / "part", splits=["train"], device="cpu")
     found = AlignmentSet.open(corpus, "mixed")
-    assert found.about["kind"] == "decoded" and found.about["labelled"]["utterances"] == 4
+    assert found.about["kind"] == "decoded" and found.about["labelled"][0]["utterances"] == 4
+    assert [entry["corpus"] for entry in found.about["labelled"]] == ["part", Corpus.open(tiny / "pr").name]
     decoded = align_corpus(pr, corpus.directory, "heard", transcripts="decoded", splits=["train"], device="cpu")
     heard = AlignmentSet.open(corpus, "heard")
-    assert heard.about["labelled"]["corpus"] == Corpus.open(tiny / "pr").name  # the labels of the head
+    assert heard.about["labelled"] == heard.about["teacher_labelled"] == found.about["teacher_labelled"]
     for number, (key, _, meta) in enumerate(rows):
         names = [None if row is None else [name for name, *_ in row if name != "SIL"] for row in
                  (found.rows("train")[number], heard.rows("train")[number])]  # fmt: skip
@@ -126,8 +129,25 @@ def test_the_labelled_part_keeps_its_text(tiny, pr, corpus, tmp_path):
         missing = sum(row is None for row in rows_of.rows("train"))
         assert f"train: {8 - missing} of 8 utterances aligned" in lines[0]
         assert any("nothing was heard" in line for line in lines) is bool(missing)
+    # The text of its validation and test stays unread where it would be learned; that of a validation here may be read.
+    writer = CorpusWriter(tmp_path / "judged", "judged", "CC0", {})
+    writer.write_split("train", [Utterance(*rows[0])])
+    writer.write_split(
+        "test-clean", [Utterance(*rows[2]), *(Utterance(*row) for row in corpus.split("test").utterances())]
+    )
+    writer.finish(corpus.inventories)
+    judged = align_corpus(pr, corpus.directory, "judged", labelled=tmp_path / "judged", device="cpu")
+    one = AlignmentSet.open(corpus, "judged")
+    assert one.rows("train")[0] == found.rows("train")[0] and one.rows("train")[2] == heard.rows("train")[2]
+    assert one.about["labelled"][0]["utterances"] == 1 + sum(row is not None for row in one.rows("test"))
+    assert any("decoded: 1 utterances of validation and test of judged" in line for line in judged.lines)
+    with pytest.raises(UserError, match=r"'elsewhere' lasts .* so they are two recordings of one name"):
+        writer = CorpusWriter(tmp_path / "same", "same", "CC0", {})
+        writer.write_split("train", [Utterance("elsewhere", rows[0][1][:8000], rows[0][2])])
+        writer.finish(corpus.inventories)
+        align_corpus(pr, tmp_path / "same", "x", labelled=_other(tmp_path, rows[0]), device="cpu")
     with pytest.raises(UserError, match="none of its keys"):
-        align_corpus(pr, tmp_path / "part", "x", labelled=_other(tmp_path, rows[0]), device="cpu")
+        align_corpus(pr, tmp_path / "part", "x", labelled=tmp_path / "other", device="cpu")
 
 
 def _other(tmp_path, row):
@@ -135,6 +155,15 @@ def _other(tmp_path, row):
     writer.write_split("train", [Utterance("elsewhere", row[1], row[2])])
     writer.finish({})
     return tmp_path / "other"
+
+
+def test_pseudo_labels_are_no_labels_of_people(tiny, pr, tmp_path):
+    pseudo = pseudo_of(
+        tiny / "pr", tmp_path / "pseudo", about={"labelled": [{"utterances": 3, "seconds": 9.0, "corpus": "few"}]}
+    )
+    align_corpus(pr, pseudo, "forced", device="cpu")
+    about = AlignmentSet.open(Corpus.open(pseudo), "forced").about
+    assert about["labelled"] == [{"utterances": 3, "seconds": 9.0, "corpus": "few"}, *about["teacher_labelled"]]
 
 
 def test_letters_and_words(asr, corpus):

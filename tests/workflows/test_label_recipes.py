@@ -123,6 +123,8 @@ def test_phones_are_aligned_decoded_and_become_labels(tmp_path):
     assert list(stages)[3:11] == [*order, f"codebook/{name}", f"labels/{name}", "fit/phones"]
     lm = str(out / "lm" / "pr-of-first.arpa")
     assert stages["lm/pr-of-first"] == ["lm", "labelled", "--units", "phones", "--order", "2", "--out", lm]
+    task(tmp_path, "pr", "PhonemeRecognition", "nowhere", train_split="small")
+    assert commands(tmp_path / "phones.yaml", tmp_path)["lm/pr-of-first"][-2:] == ["--split", "small"]
     run = str(out / "pr-of-first")
     assert stages["tune/pr-of-first"] == ["lm", "tune", run, "--lm", lm, "--trials", "3"]
     align = ["align", run, "unlabelled", "--name", name, "--labelled", "labelled", "--transcripts", "decoded"]
@@ -139,7 +141,11 @@ def test_a_student_learns_from_transcripts_of_its_teacher(tmp_path):
     assert list(stages)[-5:] == ["fit/words", "test/words", "pseudo/again", "fit/again", "test/again"]
     pseudo = str(out / "pseudo" / "again")
     wanted = ["pseudo-label", str(out / "words"), "unlabelled", "--out", pseudo, "--share", "0.5"]
-    assert stages["pseudo/again"] == wanted
+    assert stages["pseudo/again"] == [*wanted, "--exclude", "labelled"]  # heard with its true text
+    same = commands(
+        tmp_path / "student.yaml", tmp_path, corpus_of={"words": Path("unlabelled"), "again": Path("unlabelled")}
+    )
+    assert same["pseudo/again"] == wanted  # the command itself finds what the teacher has learned from
     fit = stages["fit/again"]
     assert (value(fit, "--data.corpus"), value(fit, "--data.pseudo_corpus")) == ("labelled", pseudo)
     assert value(fit, "--data.pseudo_share") == "0.6"

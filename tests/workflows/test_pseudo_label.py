@@ -10,9 +10,11 @@ from itertools import groupby
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
@@ -151,6 +153,72 @@ def test_interrupted_it_goes_on_and_the_result_is_the_same(tiny, teacher, tmp_pa
         pseudo_label(teacher, corpus, parts, splits=splits, part=part)
     pseudo_label(teacher, corpus, parts, splits=splits)
     assert (parts / "corpus.json").read_bytes() == (whole / "corpus.json").read_bytes()
+
+
+def part_of(corpus, folder, name, parts):
+    """A corpus of some utterances of a split: split of the new corpus -> which."""
+    rows = list(Corpus.open(corpus).split("train").utterances())
+    writer = CorpusWriter(folder, name, "CC0", {})
+    for split, which in parts.items():
+        writer.write_split(split, [Utterance(*row) for row in rows[which]])
+    return writer.finish(Corpus.open(corpus).inventories)
+
+
+def test_what_other_corpora_have_is_left_out(tiny, teacher, tmp_path, capsys):
+    """The student hears it with its true text, or is judged by it."""
+    out, command = tmp_path / "out", ["pseudo-label", str(teacher), str(tiny / "pr"), "--share", "1", "--device", "cpu"]
+    assert main([*command, "--out", str(out)]) == 0
+    before, known = set(records(out)), Corpus.open(out).body["source"]["pseudo_labels"]["left_out"]["labelled"]
+    real = Corpus.open(tiny / "pr").split("train")
+    other = part_of(tiny / "pr", tmp_path / "other", "other", {"train": slice(-3, -1), "test": slice(-1, None)})
+    gone = {key for split in other.splits for key in other.split(split).keys}
+    assert gone & before, "some of them are not the teacher's"
+    capsys.readouterr()
+    assert main([*command, "--out", str(out), "--exclude", str(other.directory), str(tiny / "ks")]) == 0
+    printed = capsys.readouterr().out
+    assert "excluded: 3 utterances that other has" in printed
+    assert f"excluded: 0 utterances that {Corpus.open(tiny / 'ks').name} has" in printed
+    assert set(records(out)) == before - gone
+    about = Corpus.open(out).body["source"]["pseudo_labels"]
+    assert about["left_out"]["excluded"] == len(gone & before) and about["left_out"]["labelled"] == known
+    assert sum(about["left_out"].values()) + len(before - gone) == len(real)
+    with pytest.raises(UserError, match=r"--exclude .* is the corpus that is transcribed"):
+        pseudo_label(teacher, tiny / "pr", out, exclude=[tiny / "pr"])
+    with pytest.raises(UserError, match=r"--out .* is the corpus that is transcribed"):
+        pseudo_label(teacher, out, out)
+
+
+def test_a_teacher_whose_corpus_is_gone(tiny, teacher, tmp_path):
+    """Nobody knows what it has learned from, unless the user says it."""
+    run = shutil.copytree(teacher, tmp_path / "run")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(tiny / "pr"), str(tmp_path / "gone")))
+    with pytest.raises(
+        UserError, match=r"its corpus .*gone is not there, so that its labelled utterances cannot be left"
+    ):
+        pseudo_label(run, tiny / "pr", tmp_path / "out")
+    lines = pseudo_label(run, tiny / "ks", tmp_path / "ks", min_seconds=0)
+    assert any("the corpus of the teacher" in line and "nothing was left out because of it" in line for line in lines)
+
+
+def test_the_transcripts_of_another_teacher_are_no_truth(tiny, teacher, tmp_path):
+    pseudo_label(teacher, tiny / "pr", tmp_path / "first", share=1.0)
+    lines = pseudo_label(teacher, tmp_path / "first", tmp_path / "second", share=1.0)
+    assert "truth" not in Corpus.open(tmp_path / "second").body["source"]["pseudo_labels"]
+    assert not any("of the transcripts" in line for line in lines)
+
+
+def test_what_the_teacher_was_judged_by_is_held_out(tiny, teacher, tmp_path):
+    """Whatever the split is called."""
+    corpus, run = shutil.copytree(tiny / "pr", tmp_path / "corpus"), shutil.copytree(teacher, tmp_path / "run")
+    body = json.loads((corpus / "corpus.json").read_text())
+    body["splits"]["later"] = body["splits"].pop("valid")
+    (corpus / "corpus.json").write_text(json.dumps(body))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["init_args"] |= {"corpus": str(corpus), "valid_split": "later"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match="--splits later: pseudo-labels are for training"):
+        pseudo_label(run, corpus, tmp_path / "out", splits=["later"])
 
 
 def test_ties_and_rates():

@@ -127,6 +127,12 @@ def check_content(path: Path, size: int) -> None:
         raise ValueError("the weights of its soft labels are no shares")
 
 
+def shard_facts(shard: ShardIndex) -> dict[str, str]:
+    """What the header of a label file says of its shard: hash of the tar, and of an index in place, which chooses utterances."""
+    in_place = shard.modified_ns is not None and shard.index_sha256 is not None
+    return {"shard_sha256": shard.sha256, **({"index_sha256": str(shard.index_sha256)} if in_place else {})}
+
+
 def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: dict[str, Any], again: str) -> None:
     """Check that a label file belongs to a shard, whose utterances have `samples`, and to the label set of `head`.
 
@@ -142,7 +148,7 @@ def check_labels(path: Path, shard: ShardIndex, samples: np.ndarray, *, head: di
     except Exception as error:  # parsers of a damaged header raise what they like
         raise UserError(f"{path}: damaged ({reason_of(error)}); remove the file and {again}") from error
     starts, meta = found.starts, found.metadata
-    if meta["shard_sha256"] != shard.sha256:
+    if any(meta.get(name, value) != value for name, value in shard_facts(shard).items()):  # older ones have no index
         raise UserError(f"{path}: these labels were made from another version of {shard.path.name}; {again}")
     if meta["codebook_sha256"] != head["codebook_sha256"]:
         raise UserError(f"{path}: made by another codebook than that in labels.json; remove the folder and {again}")

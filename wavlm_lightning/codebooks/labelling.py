@@ -26,6 +26,7 @@ from wavlm_lightning.codebooks.label_files import (
     check_label_set,
     label_file,
     labels_directory,
+    shard_facts,
     soft_words,
 )
 from wavlm_lightning.codebooks.phones import PhoneTimes
@@ -152,7 +153,7 @@ class Labeller:
                 likely.append(soft_labels(self.codebook, features, self.soft))
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         tensors = {"labels": np.concatenate(rows), "starts": starts}
-        meta = {"codebook_sha256": self.codebook.sha256, "shard_sha256": shard.sha256}
+        meta = {"codebook_sha256": self.codebook.sha256, **shard_facts(shard)}
         meta |= {"rate": str(self.codebook.rate), "size": str(self.codebook.size)}
         if self.soft is not None:
             tensors[SOFT_CLASSES], tensors[SOFT_WEIGHTS] = map(np.concatenate, zip(*likely, strict=True))
@@ -206,7 +207,7 @@ def _is_labelled(
     path = label_file(directory, shard)
     try:
         meta = LabelHead.read(path).metadata
-        ours = meta["codebook_sha256"] == codebook.sha256 and meta["shard_sha256"] == shard.sha256
+        ours = meta["codebook_sha256"] == codebook.sha256 and shard_facts(shard).items() <= meta.items()
         ours = ours and meta.get(SOFT) == soft_words({} if soft is None else {"soft": soft.about()})
         if times is not None:  # labels of phones are no function of shard and codebook alone
             ours = ours and times.origin(shard).items() <= meta.items()

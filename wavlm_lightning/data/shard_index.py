@@ -82,6 +82,16 @@ class ShardIndex:
         return self.path.with_suffix(".index.json")
 
     @property
+    def version(self) -> str:
+        """A hash that changes if an utterance, its audio or its metadata does: that of the tar, with that of an index in place.
+
+        The tar of other programs, or one to which a corpus links, does not say which utterances are taken, nor their metadata.
+        """
+        if self.modified_ns is None or self.index_sha256 is None:
+            return self.sha256
+        return hashlib.sha256(f"{self.sha256} {self.index_sha256}".encode()).hexdigest()
+
+    @property
     def members(self) -> Members:
         """The content of the index file; those used last are kept in memory."""
         return _members(self)

@@ -181,6 +181,8 @@ class TaskData(ResumableData):
             common_level(needs)  # refuses tasks that no cache serves
         self._check_labels(stage == "fit")
         refuse_pseudo(self.corpus, {name: split for name, split in self.opened.items() if name != "train"})
+        if self.pseudo is not None and stage == "fit":
+            self.pseudo.refuse_judged(self._judged())
         if self.cache_directory is not None:
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
@@ -203,6 +205,13 @@ class TaskData(ResumableData):
     def _with_pseudo(self, train: Split) -> Split:
         """The training split, joined with the pseudo-labelled corpora."""
         return train if self.pseudo is None else self.pseudo.join(self.corpus, train, self.min_seconds)
+
+    def _judged(self) -> dict[str, Split]:
+        """The splits by which a model is chosen and tested; one that the corpus does not have cannot test anything."""
+        corpus, names = self.corpus, {name: self.splits[name] for name in ("valid", "test")}
+        return {
+            name: open_splits(corpus, split) for name, split in names.items() if {*split.split("+")} <= {*corpus.splits}
+        }
 
     def _check_lengths(self) -> None:
         """Refuse utterances without a single frame, by name; today's recipes and `wavlm data check` do the same."""

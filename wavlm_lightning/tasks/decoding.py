@@ -12,6 +12,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import WordErrorRate
 
 from wavlm_lightning.data.batch import TaskBatch
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
@@ -77,6 +78,12 @@ class DecodedTask(CtcTask):
     ) -> BeamSearch:
         """A beam search over the outputs of this head; see `BeamSearch` for pronunciations."""
         return BeamSearch(language_model, self.labels, range(self.special), self.unheard, pronunciations)
+
+    @property
+    def labels_behind(self) -> list[dict[str, Any]]:
+        """True labels behind its answers: its own, those of its teachers, and those that its encoder has seen."""
+        kept = self.trained
+        return joined(self.upstream.labelled, kept.get(LABELLED), kept.get("pseudo_labelled", {}).get(LABELLED))
 
     # What forced alignment needs to know.
 

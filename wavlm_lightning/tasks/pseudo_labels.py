@@ -56,10 +56,15 @@ def refuse_pseudo(corpus: Corpus, splits: Mapping[str, Split]) -> None:
             check_record(shard.meta(0), f"{shard.path}: utterance {shard.keys[0]!r}")
 
 
+def is_pseudo_record(meta: Mapping[str, Any]) -> bool:
+    """Whether a record says that its transcript is a pseudo-label."""
+    source = meta.get(LABEL_SOURCE)
+    return isinstance(source, Mapping) and source.get("kind") == "pseudo"
+
+
 def check_record(meta: Mapping[str, Any], where: str) -> None:
     """Raise `UserError` if a record of validation or test says that its transcript is a pseudo-label."""
-    source = meta.get(LABEL_SOURCE)
-    if isinstance(source, Mapping) and source.get("kind") == "pseudo":
+    if is_pseudo_record(meta):
         raise UserError(
             f"{where} has a pseudo-label (`{LABEL_SOURCE}`), and validation and test need true ones; leave it out there"
         )
@@ -136,6 +141,24 @@ class PseudoLabelled:
         }
         self.layout = [[corpus.sha256 for corpus in opened], self.weights]
         return Subset.of(split, np.concatenate([chosen, long_enough]), "to train on")
+
+    def refuse_judged(self, judged: Mapping[str, Split]) -> None:
+        """Raise `UserError` if a pseudo-labelled utterance is one of the splits by which the student is judged.
+
+        It is if it has the key and the length: corpora may call different recordings by one name.
+        """
+        lengths = [dict(zip(split.keys, split.samples.tolist(), strict=True)) for split in judged.values()]
+        for source in self.sources:
+            for corpus in map(Corpus.open, folders_of(source.path)):
+                pseudo = join_splits("pseudo-labels", [corpus.split(name) for name in corpus.splits])
+                for key, samples in zip(pseudo.keys, pseudo.samples.tolist(), strict=True):
+                    for (name, split), known in zip(judged.items(), lengths, strict=True):
+                        if known.get(key) == samples:
+                            raise UserError(
+                                f"{OPTION}: utterance {key!r} of {corpus.directory} is in data.{name}_split {split.name}, too, "
+                                "by which the student is judged; make the pseudo-labels again with `wavlm pseudo-label ... "
+                                "--exclude` and the labelled corpus"
+                            )
 
     def _among(self, samples: np.ndarray, bounds: Sequence[int], starts: np.ndarray) -> list[float]:
         """Shares of the pseudo-labelled corpora among themselves: by their weights, else by their audio."""

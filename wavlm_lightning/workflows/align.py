@@ -23,7 +23,9 @@ from wavlm_lightning.data.alignments.alignment_set import OWN, Aligned, alignmen
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.shard_index import ShardIndex
+from wavlm_lightning.data.shared_utterances import shared_keys, training_splits
 from wavlm_lightning.data.subset import open_splits
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, joined
 from wavlm_lightning.metrics.segment_times import boundary_offsets
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_text
@@ -41,8 +43,8 @@ from wavlm_lightning.tasks.components.forced_alignment import (
 )
 from wavlm_lightning.tasks.components.realignment import FrameClassifier, train_classifier
 from wavlm_lightning.tasks.components.spoken_text import spoken_text
-from wavlm_lightning.tasks.decoding import SpokenWord, check_decodes
-from wavlm_lightning.tasks.windows import LONGEST_WHOLE, WINDOW_SECONDS, long_outputs
+from wavlm_lightning.tasks.decoding import DecodedTask, SpokenWord, check_decodes
+from wavlm_lightning.tasks.pseudo_labels import PSEUDO, is_pseudo
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
 TRANSCRIPTS = ("true", "decoded")
@@ -88,8 +90,9 @@ def align_corpus(
         name: of the alignments.
         splits: which; all by default.
         transcripts: `true`, those of the corpus, or `decoded`, what the head hears.
-        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded. Some of them must
-            be in `corpus`, unless `transcripts` is `decoded` (the teacher learned from another corpus).
+        labelled: a corpus whose utterances, found by their keys, keep its transcripts; all others are decoded, as are those of
+            its validation and test that are in a training split of `corpus`. Some of them must be in `corpus`, unless
+            `transcripts` is `decoded` (the teacher learned from another corpus).
         lm: decode by beam search: an ARPA file, or weights of `wavlm lm tune` (a file or the run folder that holds it).
         lexicon: words and their letters (letter heads, for the search), or words and their phones (phone heads: the text of the
             corpus is pronounced, and `lm` is a model of words).
@@ -117,7 +120,9 @@ def align_corpus(
         raise UserError(
             f"--realign: {run} answers with letters, which do not sound alike everywhere; realign a phone head"
         )
-    aligner = Aligner(head, opened, transcripts, labelled, lm, lexicon, rate, batch_seconds, labels_of_run(Path(run)))
+    aligner = Aligner(
+        head, opened, transcripts, labelled, lm, lexicon, rate, batch_seconds, labels_of_head(task, Path(run))
+    )
     about = aligner.about(Path(run))
     first = _align(opened, f"{name}-{FIRST}" if realign else name, names, about, aligner)
     done = first
@@ -166,7 +171,7 @@ class Aligner:
         lexicon: Path | None,
         rate: int | None,
         batch_seconds: float,
-        taught: dict[str, Any],
+        taught: list[Entry],
     ) -> None:
         self.taught = taught  # what labels the head was trained on
         self.head, self.task, self.corpus = head, check_decodes(head.task, "align"), corpus
@@ -182,24 +187,35 @@ class Aligner:
         # The gain of the training corpus' recipe is in the audio of a corpus that a recipe with the same gain has made.
         trained = self.task.trained.get("processing", {}).get("gain_db", 0.0)
         self.gain_db = head.gain_db - float(corpus.body["source"].get("gain_db") or 0.0 if trained else 0.0)
+        self.source = corpus  # of true transcripts
+        self.kept_back = 0  # utterances whose true text is not for training
         self.truths = None if labelled is None else self._truths(labelled, apart=transcripts == "decoded")
         self.letters = WORD_END in self.task.labels
         self.spelled = read_pronunciations(lexicon, self.task.labels) if lexicon and not self.letters else None
         self.search = self._search() if lm is not None else None
 
     def _truths(self, labelled: Path, apart: bool) -> dict[str, dict[str, Any]]:
-        """Metadata of the labelled utterances by their keys; `apart`: none of them need be in the corpus."""
+        """Metadata of the labelled utterances by their keys; `apart`: none of them need be in the corpus.
+
+        What is aligned may become targets of pre-training, which must not learn from the text of validation and test.
+        """
         other = Corpus.open(labelled)
+        shared = shared_keys(self.corpus, self.corpus.splits, other, "--labelled")
+        learned = {key for split in training_splits(self.corpus) for key in self.corpus.split(split).keys}
         truths: dict[str, dict[str, Any]] = {}
         for split in other.splits:
-            opened = other.split(split)
-            truths |= dict(zip(opened.keys, opened.metas(), strict=True))
-        own = {key for split in self.corpus.splits for key in self.corpus.split(split).keys}
-        if not own & truths.keys() and not apart:
+            opened, held = other.split(split), split not in training_splits(other)
+            for key, meta in zip(opened.keys, opened.metas(), strict=True):
+                if key in shared and held and key in learned:
+                    self.kept_back += 1
+                elif key in shared:
+                    truths[key] = meta
+        if not truths and not apart:
             raise UserError(
                 f"--labelled {labelled}: none of its keys is one of {self.corpus.directory}; name the labelled part of that "
                 "corpus, or give --transcripts decoded if it is apart from it"
             )
+        self.source = other
         return truths
 
     def is_true(self, key: str) -> bool:
@@ -273,10 +289,7 @@ class Aligner:
                 "corpus again"
             )
         inputs = Waveforms.pad(waveforms).to(self.head.device)
-        if len(waveforms) == 1 and len(waveforms[0]) > LONGEST_WHOLE * SAMPLE_RATE:
-            outputs, lengths = long_outputs(self.task, inputs.audio[0], WINDOW_SECONDS)
-        else:
-            outputs, lengths = self.task(inputs)
+        outputs, lengths = self.task.answers(inputs)
         outputs = outputs.float().cpu()
         for place, row, frames in zip(places, outputs, lengths.tolist(), strict=True):
             if not torch.isfinite(row[:frames]).all():
@@ -383,6 +396,11 @@ def _align(corpus: Corpus, name: str, splits: list[str], about: dict[str, Any], 
             raise UserError(f"{corpus.directory}: none of {seen} utterances could be aligned: {_reasons(failures)}")
         writer.about |= _labelled(corpus, name, splits, writer, aligner)
     done = _described(corpus, name, splits, writer.directory)
+    if aligner.kept_back:
+        done.lines.append(
+            f"decoded: {aligner.kept_back:,} utterances of validation and test of {aligner.source.name} are in a training split "
+            "here, where their true text may not be learned"
+        )
     if failures:
         done.lines.append(f"not aligned: {_reasons(failures)}; all are listed in {writer.directory / FAILED}")
     elif (writer.directory / FAILED).is_file():
@@ -428,7 +446,7 @@ def _note_failures(path: Path, shard: ShardIndex, failed: Sequence[tuple[str, Un
 def _labelled(
     corpus: Corpus, name: str, splits: Sequence[str], writer: AlignmentWriter, aligner: Aligner
 ) -> dict[str, Any]:
-    """Which true transcripts are in the set, of all its splits, whichever call has aligned them; else those of the head."""
+    """Which true transcripts are in the set, of all its splits, whichever call has aligned them, with those behind the head."""
     before = AlignmentSet.open(corpus, name).splits if name in alignment_sets(corpus) else []
     utterances, seconds = 0, 0.0
     for split in sorted({*splits, *before}):
@@ -438,12 +456,20 @@ def _labelled(
             for line, samples in zip(lines, shard.samples, strict=True):
                 if line["phones"] is not None and aligner.is_true(line["key"]):
                     utterances, seconds = utterances + 1, seconds + samples / SAMPLE_RATE
-    own = {"utterances": utterances, "seconds": round(seconds, 3), "corpus": corpus.name}
-    return {"labelled": own if utterances else aligner.taught, "teacher_labelled": aligner.taught}
+    source = aligner.source
+    own: Any = {"utterances": utterances, "seconds": round(seconds, 3), "corpus": source.name}
+    if is_pseudo(source):  # a recogniser wrote its transcripts
+        own = source.body["source"][PSEUDO].get(LABELLED)
+    return {"labelled": joined(own, aligner.taught), "teacher_labelled": aligner.taught}
 
 
-def labels_of_run(run: Path) -> dict[str, Any]:
-    """The labels that a head was trained on: utterances, seconds (null if its corpus is no longer there) and corpus."""
+def labels_of_head(task: DecodedTask, run: Path) -> list[Entry]:
+    """The labels that a head, its encoder and its teachers have learned from, an entry a corpus."""
+    return joined(task.labels_behind, None if task.trained.get(LABELLED) else _labels_of_run(run))
+
+
+def _labels_of_run(run: Path) -> Entry:
+    """The labels of a run whose checkpoint does not name them: amounts are null if its corpus is no longer there."""
     unknown = {"utterances": None, "seconds": None, "corpus": str(run)}
     if not checkpoint(run, BEST).exists():  # a folder of transformers
         return unknown

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.shared_utterances import HELD_OUT
+from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, write_text
 from wavlm_lightning.system.reading import check_file, read_lines
@@ -37,7 +39,7 @@ def make_language_model(
         out: the ARPA file.
         order: longest n-gram.
         units: one of `UNITS`.
-        split: of corpora.
+        split: of corpora, or several joined by `+`; never one of validation or test.
         as_it_is: take words as they stand, instead of their `spoken_text` (upper case, no punctuation).
         lexicon: where to write a lexicon that spells every word by its letters; units `words` only.
 
@@ -45,7 +47,7 @@ def make_language_model(
         Lines that say what was counted and what was left out.
 
     Raises:
-        UserError: a source is missing, has no text, or the order is too high for it.
+        UserError: a source is missing, has no text, the split is held out, or the order is too high for it.
 
     Example:
         >>> make_language_model([Path("runs/demo/corpus/pr")], Path("lm.arpa"), order=3)[0]
@@ -53,6 +55,11 @@ def make_language_model(
     """
     if units not in UNITS:
         raise UserError(f"--units {units}: choose {', '.join(UNITS)}")
+    if held := next((part for part in split.split("+") if part.startswith(HELD_OUT)), None):
+        raise UserError(
+            f"--split {split}: a model that has read the text of {held} makes the figures of that split worthless; name a split "
+            "for training"
+        )
     if lexicon is not None and units != "words":
         raise UserError(f"--lexicon: a model of {units} needs none; leave it out, or choose --units words")
     for path in filter(None, (out, lexicon)):
@@ -106,7 +113,7 @@ def _texts(source: Path, split: str, units: str) -> Iterator[str]:
     """The sentences of a text file or of a split of a corpus."""
     if source.is_dir():
         key = "phones" if units == "phones" else "text"
-        metas = Corpus.open(source).split(split).metas()
+        metas = open_splits(Corpus.open(source), split).metas()
         if not any(meta.get(key) for meta in metas):
             raise UserError(f"{source}: split {split} has no {key}; name a text file, or a corpus with transcripts")
         for meta in metas:

@@ -30,7 +30,8 @@ from wavlm_lightning.data.loading.batching import plan_batches
 from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.data.shards import with_other_records
-from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined, said
+from wavlm_lightning.data.shared_utterances import HELD_OUT, shared_keys
+from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, said
 from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
@@ -45,13 +46,12 @@ from wavlm_lightning.tasks.components.spoken_text import spoken_text
 from wavlm_lightning.tasks.content.phoneme_recognition import PAUSE
 from wavlm_lightning.tasks.contract import PROCESSING
 from wavlm_lightning.tasks.decoding import DecodedTask, check_decodes
-from wavlm_lightning.tasks.pseudo_labels import LABEL_SOURCE, PSEUDO
+from wavlm_lightning.tasks.pseudo_labels import LABEL_SOURCE, PSEUDO, is_pseudo_record
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 from wavlm_lightning.workflows.predict.run_data import data_of_run, sha256
 
 KEPT = "pseudo_labels"  # folder in OUT: what was heard
 SHARE = 0.7  # of the first round; a choice, as no paper states it
-HELD_OUT = ("valid", "dev", "test", "eval")  # beginnings of names of splits that no pseudo-label may be in
 # Fields of a record that say what was spoken: the teacher must not pass on what people have written.
 SPOKEN = ("text", "phones", "words", "intent", "slots", "keyword", "term", "terms")
 DECILES = 10
@@ -66,6 +66,7 @@ def pseudo_label(
     score: str = "confidence",
     lm: Path | None = None,
     splits: Sequence[str] | None = None,
+    exclude: Sequence[Path | str] = (),
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
     batch_seconds: float = 60.0,
@@ -86,6 +87,8 @@ def pseudo_label(
         lm: ARPA file for a beam search with the weights of `RUN/language_model.yaml` (`wavlm lm tune`), or without that file with
             the default ones; also such a file. None decodes greedily.
         splits: to transcribe; by default the training split.
+        exclude: corpora whose utterances, found by their keys, are left out: those that a student hears with their true text, or
+            is judged by.
         min_seconds: shorter utterances are left out.
         max_seconds: longer ones are left out.
         batch_seconds: audio in a batch, padding included.
@@ -118,7 +121,9 @@ def pseudo_label(
     with own_folder(out, "pseudo-label", part=(shard.number, shard.of)):
         teacher = Teacher(run, lm, batch_seconds, min_seconds, max_seconds, device)
         opened = Corpus.open(corpus)
-        hearing = Hearing(teacher, opened, out / KEPT, _splits(opened, splits))
+        if out.resolve() == opened.directory.resolve():
+            raise UserError(f"--out {out}: is the corpus that is transcribed; choose another folder")
+        hearing = Hearing(teacher, opened, out / KEPT, _splits(opened, splits, teacher), exclude)
         hearing.hear(jobs, shard)
         if part:
             return [
@@ -215,22 +220,25 @@ class Teacher:
     @property
     def labelled(self) -> list[dict[str, Any]]:
         """True labels behind its transcripts: its own, those of its teachers, and those that its encoder has seen."""
-        kept = self.task.trained
-        return joined(self.task.upstream.labelled, kept.get(LABELLED), kept.get("pseudo_labelled", {}).get(LABELLED))
+        return self.task.labels_behind
 
     @property
     def round(self) -> int:
         """How often pseudo-labels were made before, and once more."""
         return int(self.task.trained.get("pseudo_labelled", {}).get("round", 0)) + 1
 
+    def learned_from(self, corpus: Corpus) -> bool:
+        """Whether a corpus is the one on which it was trained."""
+        return self.corpus is not None and self.corpus.sha256 == corpus.sha256
+
     def known(self, corpus: Corpus) -> dict[str, set[str]]:
-        """Split -> keys of the utterances of a corpus whose true labels it was trained on."""
-        if self.corpus is None or self.corpus.sha256 != corpus.sha256:
+        """Name of a shard -> keys of the utterances of a corpus whose true labels it was trained on."""
+        if not self.learned_from(corpus):
             return {}
         train, found = _stage(self.data, self.task, "train"), dict[str, set[str]]()
         for number in range(len(train)):
             shard, place = train.locate(number)
-            found.setdefault(shard.path.stem.rpartition("-")[0], set()).add(shard.keys[place])
+            found.setdefault(shard.path.name, set()).add(shard.keys[place])
         return found
 
     @torch.inference_mode()
@@ -240,7 +248,7 @@ class Teacher:
         longest = float(samples.max(initial=0)) / SAMPLE_RATE
         for batch in plan_batches(samples, batch_seconds=max(self.batch_seconds, longest), shuffle=False):
             audio = [shards[number][0].waveform(shards[number][1]) * np.float32(self.factor) for number in batch]
-            outputs, lengths = self.task(Waveforms.pad(audio).to(self.head.device))
+            outputs, lengths = self.task.answers(Waveforms.pad(audio).to(self.head.device))
             for number, logits, frames in zip(batch.tolist(), outputs, lengths.tolist(), strict=True):
                 shard, place = shards[number]
                 if not torch.isfinite(logits[:frames]).all():
@@ -325,10 +333,12 @@ def _language_model(run: Path, lm: Path) -> tuple[LanguageModel, str]:
 # Hearing.
 
 
-def _splits(corpus: Corpus, asked: Sequence[str] | None) -> list[str]:
+def _splits(corpus: Corpus, asked: Sequence[str] | None, teacher: Teacher) -> list[str]:
     names = list(asked or ["train"])
+    judged = [teacher.data.splits[name] for name in ("valid", "test")] if teacher.learned_from(corpus) else []
+    held = {part for name in judged for part in name.split("+")}
     for name in names:
-        if name.startswith(HELD_OUT):
+        if name.startswith(HELD_OUT) or name in held:
             raise UserError(
                 f"--splits {name}: pseudo-labels are for training, and a model that learned from this split could not be judged "
                 "on it; name training splits"
@@ -341,6 +351,18 @@ def _file(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:06d}.jsonl"
 
 
+class LeftOut(NamedTuple):
+    """Utterances that are not transcribed, whatever they sound like."""
+
+    known: Mapping[str, set[str]]  # name of a shard -> keys that the teacher was trained on
+    excluded: frozenset[str]  # keys in other corpora
+
+    def of(self, shard: ShardIndex) -> dict[str, str]:
+        """Key -> why, in a shard."""
+        known, here = self.known.get(shard.path.name, set()), set(shard.keys)
+        return dict.fromkeys(self.excluded & here, "excluded") | dict.fromkeys(known & here, "labelled")
+
+
 class Hearing:
     """The transcripts of some splits of a corpus, a file a shard.
 
@@ -349,12 +371,19 @@ class Hearing:
         corpus: whose utterances.
         folder: of the files.
         splits: names.
+        exclude: folders of corpora whose utterances are left out.
+
+    Attributes:
+        shared: `corpus`, `sha256` and `utterances` of each of these corpora: how many of the splits it has.
 
     Raises:
-        UserError: the corpus is behind a URL, or its audio was prepared in another way than that of the teacher's corpus.
+        UserError: the corpus is behind a URL, its audio was prepared in another way than that of the teacher's corpus, or what
+            the teacher has learned from cannot be left out.
     """
 
-    def __init__(self, teacher: Teacher, corpus: Corpus, folder: Path, splits: Sequence[str]) -> None:
+    def __init__(
+        self, teacher: Teacher, corpus: Corpus, folder: Path, splits: Sequence[str], exclude: Sequence[Path | str]
+    ) -> None:
         if is_remote(corpus.directory):
             raise UserError(
                 f"{corpus.name}: the new corpus links to audio, which must be on this machine; copy the corpus"
@@ -367,13 +396,29 @@ class Hearing:
                 f"{ours or 'no change'}; prepare it alike"
             )
         self.teacher, self.corpus, self.folder, self.splits = teacher, corpus, folder, splits
-        self.known = teacher.known(corpus)
+        of_teacher = (teacher.task.trained.get(LABELLED) or {}).get("corpus")
+        if teacher.corpus is None and of_teacher == corpus.name and not exclude:
+            raise UserError(
+                f"{teacher.run}: its corpus {teacher.data.path} is not there, so that its labelled utterances cannot be left out "
+                f"of {corpus.directory}, which has the same name; copy it back, or name it with --exclude"
+            )
+        excluded: set[str] = set()
+        self.shared: list[dict[str, Any]] = []
+        for other in map(Corpus.open, exclude):
+            if other.sha256 == corpus.sha256:
+                raise UserError(f"--exclude {other.directory}: is the corpus that is transcribed; name another one")
+            keys = shared_keys(corpus, splits, other, "--exclude")
+            self.shared.append({"corpus": other.name, "sha256": other.sha256, "utterances": len(keys)})
+            excluded |= keys
+        self.left_out = LeftOut(teacher.known(corpus), frozenset(excluded))
         self.places = [(split, number) for split in splits for number in range(len(corpus.split(split).shards))]
 
-    def stamp(self, shard: ShardIndex, split: str) -> str:
+    def stamp(self, shard: ShardIndex) -> str:
         """A hash that changes if the transcripts of a shard would."""
-        known = sorted(self.known.get(split, set()) & set(shard.keys)) if self.known else []
+        why = self.left_out.of(shard)
+        known, excluded = (sorted(key for key in why if why[key] == reason) for reason in ("labelled", "excluded"))
         facts = [self.teacher.facts, shard.sha256, shard.index_sha256, shard.keys, known]
+        facts += [excluded] if excluded else []
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def rows(self, split: str, number: int) -> list[dict[str, Any]] | None:
@@ -384,7 +429,7 @@ class Hearing:
             return None
         try:
             first, *rows = [json.loads(line) for line in read_text(path, "transcripts").splitlines()]
-            return rows if first["stamp"] == self.stamp(shard, split) and len(rows) == shard.utterances else None
+            return rows if first["stamp"] == self.stamp(shard) and len(rows) == shard.utterances else None
         except (ValueError, KeyError, TypeError):  # of a power failure, or of another program: heard again
             return None
 
@@ -401,8 +446,8 @@ class Hearing:
         pending = [place for place in self.places if self.rows(*place) is None]
         left, total = sum(samples[place] for place in pending), sum(samples.values())
         jobs = jobs_for_audio("layer", left / SAMPLE_RATE / 3600) if jobs is None else jobs
-        stamps = {place: self.stamp(self.corpus.split(place[0]).shards[place[1]], place[0]) for place in pending}
-        listener = partial(Listener, self.teacher, self.corpus.directory, self.folder, self.known)
+        stamps = {place: self.stamp(self.corpus.split(place[0]).shards[place[1]]) for place in pending}
+        listener = partial(Listener, self.teacher, self.corpus.directory, self.folder, self.left_out)
         with HoursBar(total, total - left, "transcripts") as bar:
             for place in in_order(listener, [(*place, stamps[place]) for place in pending], jobs):
                 bar.add(samples[place[0], place[1]])
@@ -411,24 +456,22 @@ class Hearing:
 class Listener:
     """Hears one shard per call and writes its file; the worker of `Hearing`."""
 
-    def __init__(
-        self, teacher: Teacher, corpus: Path, folder: Path, known: Mapping[str, set[str]], device: str | None
-    ) -> None:
-        self.teacher, self.corpus, self.folder, self.known = teacher, Corpus.open(corpus), folder, known
+    def __init__(self, teacher: Teacher, corpus: Path, folder: Path, left_out: LeftOut, device: str | None) -> None:
+        self.teacher, self.corpus, self.folder, self.left_out = teacher, Corpus.open(corpus), folder, left_out
         if teacher.device is None:
             teacher.device = device
 
     def __call__(self, place: tuple[str, int, str]) -> tuple[str, int, str]:
         split, number, stamp = place
         shard = self.corpus.split(split).shards[number]
-        known, teacher = self.known.get(split, set()), self.teacher
+        left_out, teacher = self.left_out.of(shard), self.teacher
         shortest = max(teacher.min_seconds * SAMPLE_RATE, teacher.task.upstream.shortest)
         rows: list[dict[str, Any]] = []
         heard: list[int] = []
         for at, (key, samples) in enumerate(zip(shard.keys, shard.samples, strict=True)):
             rows.append({"key": key})
-            if key in known:
-                rows[-1]["why"] = "labelled"
+            if key in left_out:
+                rows[-1]["why"] = left_out[key]
             elif samples < shortest:
                 rows[-1]["why"] = "too short"
             elif samples > teacher.max_seconds * SAMPLE_RATE:
@@ -453,7 +496,9 @@ class Listener:
 
 
 def true_text(task: DecodedTask, meta: Mapping[str, Any]) -> str | None:
-    """The true transcript of a record in the form in which the task answers; None if it has none."""
+    """The true transcript of a record in the form in which the task answers; None if it has none, or that of a recogniser."""
+    if is_pseudo_record(meta):
+        return None
     if task.text_key == "phones":
         phones = [phone for phone, *_ in meta.get("phones") or [] if phone != PAUSE]
         return " ".join(phones) or None
@@ -556,6 +601,7 @@ def _write(
             "usable": len(candidates),
             "selected": len(best),
             "left_out": reasons,
+            **({"excluded": hearing.shared} if hearing.shared else {}),
             **({} if normalisation is None else {"normalisation": asdict(normalisation)}),
             **({} if truth is None else {"truth": {"metric": task.metric, **truth}}),
             LABELLED: teacher.labelled,
@@ -572,9 +618,14 @@ def _write(
         f"{out}: {len(best):,} of {len(candidates):,} transcripts, {hours:.2f} h, round {teacher.round}; score "
         f"{score!r} at least {lowest:.4g}",
         f"left out: {told}",
+        *(f"excluded: {each['utterances']:,} utterances that {each['corpus']} has" for each in hearing.shared),
         f"decoder: {teacher.decoder['kind']}" + (f", {teacher.note}" if teacher.note else ""),
         f"true labels behind them: {said(teacher.labelled) or 'not known'}",
     ]
+    if teacher.corpus is None:
+        lines.append(
+            f"note: the corpus of the teacher, {teacher.data.path}, is not there, and nothing was left out because of it"
+        )
     if truth is not None:
         name = metric_title(task.metric)
         lines.append(f"{name} of the transcripts: {truth['selected']:.2f} % selected, {truth['all']:.2f} % all")

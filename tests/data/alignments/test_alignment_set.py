@@ -9,7 +9,8 @@ import pytest
 from three_alignments import ABOUT, ROWS, write
 
 from wavlm_lightning.data.alignments import AlignmentSet, AlignmentWriter, Segment, alignment_sets
-from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.shards import with_other_records
 from wavlm_lightning.system.errors import UserError
 
 
@@ -66,6 +67,25 @@ def test_an_interrupted_writer_goes_on(corpus, monkeypatch):
     assert write(corpus) == []
     (corpus.directory / "alignments/times" / f"{first.path.stem}.jsonl").write_text("")  # a power failure
     assert write(corpus) == [first.path.name]
+
+
+def test_other_records_of_the_same_audio_are_aligned_again(corpus, tmp_path):
+    """A linked shard has its tar's hash whichever utterances it takes, and whatever they are said to say."""
+
+    def linked(text):
+        writer = CorpusWriter(tmp_path / "linked", "linked", "CC0", {"recipe": "test"})
+        shard = corpus.split("train").shards[0]
+        metas = [{"text": text}] * shard.utterances
+        link = with_other_records(tmp_path / "linked" / "train-000000.tar", shard, range(shard.utterances), metas)
+        writer.add_shard("train", link)
+        return writer.finish({"phones": []})
+
+    assert write(linked("ONE")) == ["train-000000.tar"]
+    assert write(linked("ONE")) == []
+    other = linked("TWO")
+    with pytest.raises(UserError, match="made from another version of train-000000"):
+        AlignmentSet.open(other, "times").rows("train")[0]
+    assert write(other) == ["train-000000.tar"]
 
 
 def test_one_set_has_one_origin(aligned):

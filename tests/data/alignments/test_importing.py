@@ -1,10 +1,13 @@
 """Alignments of other aligners become a set: keys, names of phones, silence, and what is left over."""
 
+import json
+
 import pytest
 from three_alignments import SAMPLES
 
 from wavlm_lightning.data.alignments import AlignmentSet, Segment, import_alignments
 from wavlm_lightning.data.alignments.renaming import Renaming
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
 
 CTM = "a 1 0.1 0.1 AH0_B\na 1 0.2 0.1 sp\na 1 0.35 0.1 T_E\nc 1 0.0 0.9 spn\nz 1 0 1 T_E\n"
@@ -44,6 +47,18 @@ def test_a_ctm_becomes_a_set(corpus, ctm, tmp_path):
     ctm.write_text("a 1 0.1 0.3 T\n")  # imported again, from another version of the file
     assert import_alignments("ctm", ctm, corpus, "mfa").aligned == 1
     assert AlignmentSet.open(corpus, "mfa").rows("train")[2] is None
+
+
+def test_labels_of_all_splits_are_counted(corpus, ctm):
+    """A second call reads the alignments of a further split into the same set."""
+    body = json.loads((corpus.directory / "corpus.json").read_text())
+    first, second = body["splits"]["train"]["shards"]
+    parts = {"train": first, "more": second}
+    body["splits"] = {name: {"shards": [shard], "utterances": shard["utterances"]} for name, shard in parts.items()}
+    (corpus.directory / "corpus.json").write_text(json.dumps(body))
+    for split in parts:
+        import_alignments("ctm", ctm, corpus.directory, "mfa", splits=[split])
+    assert AlignmentSet.open(Corpus.open(corpus.directory), "mfa").labelled()["utterances"] == 2
 
 
 def test_a_mapping_file(corpus, ctm, tmp_path):

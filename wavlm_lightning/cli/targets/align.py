@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--splits", nargs="+", help="only these splits")
     whose = "whose text: `true`, that of the corpus, or `decoded`, what the head hears (default true)"
     parser.add_argument("--transcripts", choices=("true", "decoded"), default="true", help=whose)
-    part = "a corpus whose utterances keep its text, found by their keys; all others are decoded"
+    part = "a corpus whose utterances keep its text, found by their keys; all others are decoded, as are those of its "
+    part += "validation and test that are for training here"
     parser.add_argument("--labelled", metavar="CORPUS2", type=Path, help=part)
     parser.add_argument(
         "--lm", type=Path, help="decode with an ARPA file (`wavlm lm`), or with weights of `wavlm lm tune`"

@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--order", type=int, default=4, help=f"longest n-gram, 1 to {HIGHEST} (default 4)")
     meanings = "; ".join(f"{name}: {text}" for name, text in UNITS.items())
     parser.add_argument("--units", choices=UNITS, default="words", help=f"{meanings} (default words)")
-    parser.add_argument("--split", default="train", help="of corpora (default train)")
+    parser.add_argument("--split", default="train", help="of corpora, never validation or test (default train)")
     parser.add_argument(
         "--as-it-is", action="store_true", help="keep case and punctuation, which are removed from texts by default"
     )

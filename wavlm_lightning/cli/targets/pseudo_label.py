@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--lm", type=Path, help="ARPA file, for a beam search with the weights that `wavlm lm tune RUN` found"
     )
     parser.add_argument("--splits", nargs="+", help="splits to transcribe (default train)")
+    others = "leave out utterances whose keys are in these corpora, such as the labelled corpus of the student"
+    parser.add_argument("--exclude", nargs="+", default=(), type=Path, metavar="CORPUS", help=others)
     parser.add_argument("--min-seconds", type=float, default=1.0, help="shorter utterances are left out (default 1)")
     parser.add_argument(
         "--max-seconds", type=positive, default=30.0, help="longer utterances are left out (default 30)"

@@ -168,10 +168,10 @@ class AlignmentSet:
         """How much of a split is aligned."""
         return Coverage.sum(self.count(shard) for shard in self._split(split).shards)
 
-    def labelled(self) -> dict[str, Any] | None:
-        """The labels of people that had a part in these times: `utterances`, `seconds`, `corpus`; None if none had.
+    def labelled(self) -> dict[str, Any] | list[dict[str, Any]] | None:
+        """The labels of people that had a part in these times: `utterances`, `seconds`, `corpus`, or several such entries.
 
-        The times in the metadata of a corpus are labels themselves.
+        None if none had. The times in the metadata of a corpus are labels themselves.
         """
         if self.name != OWN:
             return self.about.get("labelled")
@@ -191,7 +191,7 @@ class AlignmentSet:
     def shard_sha256(self, shard: ShardIndex) -> str:
         """Hash of the alignments of one shard; of `corpus`, that of the shard."""
         if self.name == OWN:
-            return shard.sha256
+            return shard.version
         path = self._file(shard)
         with reading(path, "alignments of a shard", AGAIN):
             return read_head(path)["content_sha256"]
@@ -242,7 +242,7 @@ def read_head(path: Path) -> dict[str, Any]:
 def _read(path: Path, inode: int, changed: int, shard: ShardIndex, names: frozenset[str]) -> list[Aligned | None]:
     with reading(path, "alignments of a shard", AGAIN):
         head = read_head(path)
-        if head["shard_sha256"] != shard.sha256:
+        if head["shard_sha256"] != shard.version:
             raise UserError(f"{path}: these alignments were made from another version of {shard.path.name}; {AGAIN}")
         _, _, content = path.read_bytes().partition(b"\n")
         if hashlib.sha256(content).hexdigest() != head["content_sha256"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.alignments.alignment_set import Aligned
+from wavlm_lightning.data.alignments.alignment_set import Aligned, AlignmentSet, Coverage, alignment_sets
 from wavlm_lightning.data.alignments.ctm import read_ctm
 from wavlm_lightning.data.alignments.kaldi_frames import read_kaldi_frames
 from wavlm_lightning.data.alignments.renaming import SILENCES, Renaming
@@ -122,10 +122,20 @@ def import_alignments(
                 "at the end, which keeps them"
             )
         seconds = round(samples_aligned / SAMPLE_RATE, 3)
-        writer.close(labelled={"utterances": aligned, "seconds": seconds, "corpus": opened.name})
+        earlier = _of_other_splits(opened, name, used)
+        labelled = {"utterances": aligned + earlier.aligned, "seconds": round(seconds + earlier.seconds, 3)}
+        writer.close(labelled={**labelled, "corpus": opened.name})
     unused = [] if mapping is None else rename.unused()
     total = sum(len(opened.split(split)) for split in used)
     return Imported(writer.directory, total, aligned, seconds, missing, lost, tuple(sorted(phones)), unused)
+
+
+def _of_other_splits(corpus: Corpus, name: str, splits: Sequence[str]) -> Coverage:
+    """What an earlier call has read into the same set for splits other than these."""
+    if name not in alignment_sets(corpus):
+        return Coverage(0, 0, 0.0)
+    before = AlignmentSet.open(corpus, name)
+    return Coverage.sum(before.coverage(split) for split in before.splits if split not in splits)
 
 
 def _matched(foreign: Foreign, corpus: Corpus, splits: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -84,7 +84,7 @@ class AlignmentWriter:
             Exception
         ):  # after a power failure a file may be empty; a damaged one is made again, whatever reading it raises
             return False
-        ours = head["made_sha256"] == self.made and head["shard_sha256"] == shard.sha256
+        ours = head["made_sha256"] == self.made and head["shard_sha256"] == shard.version
         return ours and hashlib.sha256(content).hexdigest() == head["content_sha256"]
 
     def write(self, shard: ShardIndex, rows: Sequence[Aligned | Sequence[Segment] | None]) -> None:
@@ -113,7 +113,7 @@ class AlignmentWriter:
                 aligned, seconds = aligned + 1, seconds + samples / SAMPLE_RATE
             lines.append(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")
         content = "".join(lines).encode()
-        head: dict[str, Any] = {"format": FORMAT, "shard": shard.path.name, "shard_sha256": shard.sha256}
+        head: dict[str, Any] = {"format": FORMAT, "shard": shard.path.name, "shard_sha256": shard.version}
         head["made_sha256"] = self.made
         head |= {"content_sha256": hashlib.sha256(content).hexdigest(), "names": sorted(names)}
         head |= {"utterances": len(rows), "aligned": aligned, "aligned_seconds": round(seconds, 3)}

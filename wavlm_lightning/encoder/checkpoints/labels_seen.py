@@ -16,7 +16,10 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import read_json, read_pic
 
 LABELLED = "labelled"  # key in codebooks, label sets, checkpoints and cards
 Entry = dict[str, Any]
-"""`utterances`, `seconds` of audio and `corpus` (a name) of labelled speech, perhaps with `task`, for which they were used."""
+"""`utterances`, `seconds` of audio and `corpus` (a name) of labelled speech, perhaps with `task`, for which they were used.
+
+Seconds and utterances are None where labels were used, but nothing says how many: those of a released recogniser.
+"""
 
 
 def entries_of(given: Any) -> list[Entry]:
@@ -27,7 +30,7 @@ def entries_of(given: Any) -> list[Entry]:
         [{'utterances': 12, 'seconds': 60.0, 'corpus': 'mini'}]
     """
     rows = [given] if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else []
-    return [dict(row) for row in rows if isinstance(row, Mapping) and row.get("seconds") and row.get("corpus")]
+    return [dict(row) for row in rows if isinstance(row, Mapping) and row.get("seconds", 0) != 0 and row.get("corpus")]
 
 
 def joined(*given: Any) -> list[Entry]:
@@ -44,7 +47,7 @@ def joined(*given: Any) -> list[Entry]:
     found: dict[str, Entry] = {}
     for row in _all(given):
         kept = found.get(row["corpus"])
-        if kept is None or row["seconds"] > kept["seconds"]:
+        if kept is None or (row["seconds"] or 0) > (kept["seconds"] or 0):
             found[row["corpus"]] = row
     return list(found.values())
 
@@ -80,7 +83,9 @@ def said(entries: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(f"{_duration(row['seconds'])} ({row['corpus']})" for row in entries)
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "an unknown amount"
     if seconds < 60:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 2 * 3600 else f"{seconds / 3600:.4g} h"

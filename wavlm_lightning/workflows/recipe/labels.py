@@ -116,7 +116,7 @@ class LabelMaking:
         codebook = self._codebook
         assert tuning is not None  # the chain refuses kind: phones without a teacher
         run = self.out / tuning.tested
-        model, counted = language_model(codebook.language_model, run, tuning.name, tuning.labelled, self.out)
+        model, counted = language_model(codebook.language_model, run, tuning.name, tuning)
         align = ["align", str(run), str(self.corpus), "--name", self.name]
         align += ["--labelled", str(tuning.labelled), "--transcripts", "decoded", *model]
         text = "true transcripts are aligned where the labelled corpus has them, all else is decoded and aligned"

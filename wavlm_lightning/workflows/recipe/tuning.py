@@ -47,6 +47,11 @@ class Tuning:
         """How much of the labelled corpus its configuration trains on; None for all."""
         return self.task.train_seconds
 
+    @property
+    def train_split(self) -> str:
+        """The split of the labelled corpus that its configuration trains on."""
+        return (self.task.content["data"].get("init_args") or {}).get("train_split") or "train"
+
     def stages(self, earlier: Sequence[Tuning] = ()) -> list[RecipeStage]:
         """Pseudo-labels; then training, average and test, of every fold where the corpus has folds."""
         recipe, stages = self.task.recipe, list[RecipeStage]()
@@ -97,27 +102,33 @@ class Tuning:
         pseudo = self.task.recipe.pseudo_labels
         assert pseudo is not None
         run = self.out / teacher.tested
-        model, counted = language_model(pseudo.language_model, run, self.name, self.labelled, self.out)
+        model, counted = language_model(pseudo.language_model, run, self.name, teacher)
         command = ["pseudo-label", str(run), str(self.unlabelled), "--out", str(self.pseudo_corpus)]
         command += ["--share", f"{pseudo.share:g}", *model]
+        # The student has their true text, or is judged by them. Of one corpus for both, the command finds the teacher's part.
+        others = {path.resolve(): path for path in (teacher.labelled, self.labelled)}
+        others.pop(self.unlabelled.resolve(), None)
+        command += ["--exclude", *map(str, others.values())] if others else []
         headline = f"transcripts by {teacher.tested}; the best {100 * pseudo.share:g} % are kept"
         product = self.pseudo_corpus / "corpus.json"
         return [*counted, RecipeStage(f"pseudo/{self.name}", headline, tuple(command), product=product)]
 
 
 def language_model(
-    recipe: LanguageModelRecipe | None, teacher: Path, name: str, labelled: Path, out: Path
+    recipe: LanguageModelRecipe | None, run: Path, name: str, teacher: Tuning
 ) -> tuple[list[str], list[RecipeStage]]:
-    """The option with which the run `teacher` decodes, and the stages that count its language model and search the weights."""
+    """The option with which a run of the teacher decodes, and the stages that count its language model and search the weights."""
     if recipe is None:
         return [], []
-    path, stages = Path(recipe.file or out / "lm" / f"{name}.arpa"), list[RecipeStage]()
+    path, stages = Path(recipe.file or teacher.out / "lm" / f"{name}.arpa"), list[RecipeStage]()
     if recipe.file is None:
-        command = ["lm", str(labelled), "--units", recipe.units, "--order", str(recipe.order), "--out", str(path)]
+        command = ["lm", str(teacher.labelled), "--units", recipe.units, "--order", str(recipe.order)]
+        command += ["--out", str(path)]
+        command += [] if teacher.train_split == "train" else ["--split", teacher.train_split]
         headline = f"a {recipe.order}-gram model of the {recipe.units} of the labelled transcripts"
         stages.append(RecipeStage(f"lm/{name}", headline, tuple(command), product=path))
     if recipe.trials:
-        command = ["lm", "tune", str(teacher), "--lm", str(path), "--trials", str(recipe.trials)]
-        headline, path = "its weights, by the errors on validation", teacher / TUNED
+        command = ["lm", "tune", str(run), "--lm", str(path), "--trials", str(recipe.trials)]
+        headline, path = "its weights, by the errors on validation", run / TUNED
         stages.append(RecipeStage(f"tune/{name}", headline, tuple(command), product=path))
     return ["--lm", str(path)], stages
