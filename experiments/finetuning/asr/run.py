@@ -22,9 +22,12 @@ AT_ONCE = ["--model.upstream.fine_tuning.from_update", "0"]
 RANDOM = ["--model.upstream.source", "random:tiny"]
 FBANK = ["--model.upstream", "Fbank", "--model.upstream.frozen", "true"]
 HEAD_ALONE = ["--model.learning_rate", "1e-2"]
+CHANGE_SPEED = "{class_path: wavlm_lightning.augment.transforms.ChangeSpeed, init_args: {speeds: [0.9, 1.0, 1.1]}}"
+SPEEDS = ["--data.transforms", f"[{CHANGE_SPEED}]"]
 # Row -> options behind the configuration.
 ROWS = {
     "pre-trained, head first": [],
+    "pre-trained, three speeds": SPEEDS,
     "pre-trained, both at once": AT_ONCE,
     "pre-trained, frozen": [*FROZEN, *HEAD_ALONE],
     "random, both at once": [*RANDOM, *AT_ONCE],
@@ -43,7 +46,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, help="folder of recordings with manifest.csv, for english and spanish")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 5, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[row for row in ROWS if ROWS[row] is not SPEEDS])
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-seconds", type=float, default=20.0)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="of the trained encoder and its head")
