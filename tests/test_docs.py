@@ -23,6 +23,7 @@ ORDER = [
     *(
         "fine_tuning",
         "tokenisers",
+        "who_speaks_when",
         "reports",
         "units",
         "clusters",

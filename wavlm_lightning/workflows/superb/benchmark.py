@@ -34,11 +34,13 @@ class Board:
 
     Attributes:
         cards: by (name of the task's YAML, label of the upstream); failed ones are missing.
+        folders: of these cards.
         text: the table in Markdown, what it says beside the published rows, and where the files are.
         failures: the errors of runs that failed.
     """
 
     cards: dict[tuple[str, str], ResultCard] = field(default_factory=dict)
+    folders: dict[tuple[str, str], Path] = field(default_factory=dict)
     text: str = ""
     failures: list[UserError] = field(default_factory=list)
 
@@ -104,7 +106,6 @@ def _run(plan: _Plan, output: Path, jobs: int) -> Board:
     cells = plan.all_cells()
     check_cells([cell for some in cells for cell in some if not _is_open(cell)])
     everything, board = [cell for some in cells for cell in some], Board()
-    folders: dict[tuple[str, str], Path] = {}
     for level in range(len(cells)):
         # A folder that a search has chosen is known only now.
         ready = [cell for cell in plan.cells(level) if not _waits(cell, board)]
@@ -117,7 +118,7 @@ def _run(plan: _Plan, output: Path, jobs: int) -> Board:
             try:
                 if (card := settle(cell)) is not None:
                     board.cards[task_name(cell.task), cell.upstream.label] = card
-                    folders[task_name(cell.task), cell.upstream.label] = cell.folder
+                    board.folders[task_name(cell.task), cell.upstream.label] = cell.folder
             except UserError as error:
                 board.failures.append(error)
     if board.cards:
@@ -125,7 +126,7 @@ def _run(plan: _Plan, output: Path, jobs: int) -> Board:
         cards = {place: board.cards[place] for place in order if place in board.cards}
         complete = not board.failures and plan.steps is None
         more = {"chance": plan.chance, "controls": plan.control_rows, "remarks": plan.remarks()}
-        board.text = write_tables(output, cards, plan.mini, complete=complete, folders=folders, **more)
+        board.text = write_tables(output, cards, plan.mini, complete=complete, folders=board.folders, **more)
     return board
 
 
