@@ -39,6 +39,7 @@ class Size:
     er_speakers: int = 2  # of each of the five folds
     qbe: tuple[int, int] = (200, 40)  # documents, and queries of each of the two query splits
     sf: tuple[int, int, int] = (480, 80, 120)  # requests
+    target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
 
 
 SIZES: dict[str, Size] = {
@@ -61,6 +62,7 @@ SIZES: dict[str, Size] = {
         er_speakers=1,
         qbe=(6, 3),
         sf=(8, 3, 3),
+        target=(3, 1, 1),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.
