@@ -247,3 +247,17 @@ def test_target_and_rest_add_up_to_the_mixture_which_is_asked_for_both_talkers(t
         for (first, one, a), (second, other, b) in zip(rows[::2], rows[1::2], strict=True):
             assert np.array_equal(first, second) and one["speaker"] == other["interferer"]
             assert one["text"] != other["text"] and not np.array_equal(a["clean"], b["clean"])
+
+
+def test_meetings_have_two_to_four_speakers_who_all_speak_and_overlap(tiny: Made) -> None:
+    heard: dict[str, set[str]] = {}
+    for split in tiny.corpora["meetings"].splits:
+        part = tiny.corpora["meetings"].split(split)
+        for number, meta in enumerate(part.metas()):
+            shard, place = part.locate(number)
+            seconds = len(shard.waveform(place)) / RATE
+            names = {name for name, _, _ in meta["turns"]}
+            assert names == set(meta["speakers"]) and len(names) == (2, 3, 4)[number % 3]
+            assert 0.03 < meta["overlap"] < 0.4 and max(end for *_, end in meta["turns"]) <= seconds
+            heard.setdefault(split, set()).update(names)
+    assert not heard["test"] & (heard["train"] | heard["valid"])

@@ -17,6 +17,7 @@ from wavlm_lightning.data.mini import (
     grammar,
     identities,
     keywords,
+    meetings,
     queries,
     readings,
     target_speakers,
@@ -43,6 +44,7 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "er": emotions.er,
     "qbe": queries.qbe,
     "sf": commands.sf,
+    "meetings": meetings.meetings,
     "target": target_speakers.target,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"

@@ -11,6 +11,7 @@ from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap
 from wavlm_lightning.data.mini.effects import Conditions, noise, record
+from wavlm_lightning.data.mini.noises import unseen_noise
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import (
@@ -129,12 +130,5 @@ class _Mixture:
 
 
 def _noise(split: str, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a kind that depends on the split: steady and coloured, or, in the test, a motor with a slowly moving pitch."""
-    if split != "test":
-        return noise(samples, rng.uniform(0.0, 2.0), -26.0, rng)
-    times = np.arange(samples) / SAMPLE_RATE
-    hertz = rng.uniform(60.0, 180.0) * (1 + 0.05 * np.sin(2 * np.pi * rng.uniform(0.2, 1.0) * times))
-    phase = 2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE
-    partials = range(1, 16)
-    tones = sum(np.sin(number * phase + rng.uniform(0, 2 * np.pi)) / number for number in partials)
-    return np.asarray(tones, dtype=np.float32)
+    """Noise of a kind that depends on the split: steady and coloured, or, in the test, a motor."""
+    return unseen_noise(samples, rng) if split == "test" else noise(samples, rng.uniform(0.0, 2.0), -26.0, rng)
