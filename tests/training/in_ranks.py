@@ -66,6 +66,7 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
+    "OSD": (tasks.OverlapDetection, "sd", {"hidden": 8}),
     "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 8, "calibration_trials": 0}),
     "SE": (Gate, "pr", {}),
 }

@@ -48,7 +48,12 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
     mini.add_argument("--out", type=Path, required=True, help="folder that gets one corpus per data set")
     sizes = "tiny: 5 min; mini: 3 h; pretrain: 20 h"
     mini.add_argument("--size", default="mini", choices=("tiny", "mini", "pretrain"), help=sizes)
-    mini.add_argument("--datasets", nargs="+", metavar="NAME", help="only these: pretrain pr ks ic sid sv sd er qbe sf")
+    mini.add_argument(
+        "--datasets",
+        nargs="+",
+        metavar="NAME",
+        help="only these: pretrain pr ks ic sid sv sd er qbe sf target meetings",
+    )
     mini.add_argument("--seed", type=int, default=0)
     mini.add_argument("--workers", type=int, help="processes; one per core by default")
 
