@@ -1,8 +1,8 @@
-"""The synthetic "mini-SUPERB": ten small labelled corpora that the package makes in seconds, deterministically.
+"""The synthetic "mini-SUPERB": small labelled corpora that the package makes in seconds, deterministically.
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe); their sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`, `rooms`;
+(qbe), `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`, `rooms`;
 `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
@@ -11,7 +11,7 @@ Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 from collections.abc import Sequence
 from pathlib import Path
 
-DATASETS: tuple[str, ...] = ("pretrain", "pr", "ks", "ic", "sid", "sv", "sd", "er", "qbe", "sf")
+DATASETS: tuple[str, ...] = ("pretrain", "pr", "ks", "ic", "sid", "sv", "sd", "er", "qbe", "sf", "mos")
 
 
 def prepare_mini(
