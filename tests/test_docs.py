@@ -23,6 +23,7 @@ ORDER = [
     *(
         "fine_tuning",
         "tokenisers",
+        "quality_of_speech",
         "reports",
         "units",
         "clusters",

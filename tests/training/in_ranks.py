@@ -68,8 +68,10 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
     "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 8, "calibration_trials": 0}),
     "SE": (Gate, "pr", {}),
+    "MOS": (tasks.QualityPrediction, "mos", {}),
+    "MOS-L": (tasks.ListenerQualityPrediction, "mos", {"hidden": 8, "projection": 8, "listener_dim": 4}),
 }
-TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "MOS", "MOS-L")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")

@@ -10,7 +10,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
-from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, ratings, readings
+from wavlm_lightning.data.mini import (
+    commands,
+    dialogues,
+    emotions,
+    grammar,
+    identities,
+    keywords,
+    queries,
+    ratings,
+    readings,
+)
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError

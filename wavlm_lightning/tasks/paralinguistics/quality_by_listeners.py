@@ -13,6 +13,7 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import MEAN, MEAN_LISTENER, QualityPrediction, points
+from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams import Upstream
 
 
@@ -20,10 +21,10 @@ class ListenerQualityPrediction(QualityPrediction):
     """A bidirectional LSTM over features and the embedding of a listener; a score for every frame, averaged.
 
     Training hears each utterance once for each of its listeners and once for the mean listener, whose score is the mean
-    rating; validation, test and prediction ask the mean listener (UTMOS, Saeki et al., arXiv 2204.02152, strong learner). The loss is the
-    clipped mean square error of frames, where an error counts only above `clip`, plus `contrastive_weight` times the
-    contrastive loss of scores: the mean over pairs of what the difference of predictions is off by more than `margin`,
-    halved. Inside the head the scale is mapped to -1 to 1, in which `clip` and `margin` are given.
+    rating; validation, test and prediction ask the mean listener (strong learner of UTMOS, Saeki et al., arXiv 2204.02152).
+    The loss is the clipped mean square error of frames, where an error counts only above `clip`, plus `contrastive_weight`
+    times the contrastive loss of scores: half the mean over pairs of what the difference of predictions is off by beyond
+    `margin`. Inside the head the scale is mapped to -1 to 1, in which `clip` and `margin` are given.
 
     Left out of UTMOS: the phonemes of a recogniser with their reference, the domains (one corpus is one), and the average
     of several seeds; tempo and pitch belong to `data.transforms` (`ChangeSpeed` moves both). Here the rows of a step are
@@ -31,8 +32,9 @@ class ListenerQualityPrediction(QualityPrediction):
     into batches.
 
     Beside what `QualityPrediction` reads: `ratings` of each training utterance, `{listener: score}`, and the corpus' `listeners`.
-    A listener who is not in that list, as in another corpus, counts in the mean alone. In validation the loss is that of the scores of
-    utterances.
+    A listener who is not in that list, as in another corpus, counts in the mean alone, and so does an utterance without
+    `ratings`. In validation the loss is that of the
+    scores of utterances.
 
     Args:
         upstream: where features come from.
@@ -67,19 +69,33 @@ class ListenerQualityPrediction(QualityPrediction):
 
     def read_labels(self, corpus: Corpus) -> dict[str, Any]:
         """The scale, and the listeners; a trained head keeps its own listeners, of whom a test needs none."""
-        testing = self._trainer is None or self.trainer.state.fn != "fit"
-        if self.labels is not None and testing:
-            return {**super().read_labels(corpus), "listeners": self.labels["listeners"]}
-        return {**super().read_labels(corpus), "listeners": list(corpus.inventory("listeners"))}
+        scale = super().read_labels(corpus)
+        if self._fitting:
+            return {**scale, "listeners": list(corpus.inventory("listeners"))}
+        # Those of a corpus that is only scored until a checkpoint brings its own.
+        known = corpus.inventories.get("listeners", []) if self.labels is None else self.labels["listeners"]
+        return {**scale, "listeners": list(known)}
+
+    @property
+    def _fitting(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == "fit"
+
+    def upgrade(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the listeners of a checkpoint, in place of those of the corpus that is about to be scored."""
+        kept = checkpoint["task"]["labels"]
+        if self.labels is not None and not self._fitting and kept == {**self.labels, "listeners": kept["listeners"]}:
+            if self.labels != kept and self._trainer is not None and isinstance(self.trainer.strategy, FSDP2):
+                raise UserError(
+                    f"{self.name}: the corpus has other listeners than the training, for whom trainer.strategy fsdp2 cannot "
+                    "make room; test with one device"
+                )
+            self.labels = None if self.labels != kept else self.labels
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """int64 `(2 + listeners, 2)`: as `QualityPrediction`, then the number of each listener, from 1, and the score."""
-        ratings = meta.get("ratings")
+        ratings = meta.get("ratings", {})
         if not isinstance(ratings, dict):
-            raise UserError(
-                f"{self.name}: an utterance has no `ratings` by listener; prepare the corpus from single ratings, or train "
-                "QualityPrediction, which needs their mean alone"
-            )
+            raise UserError(f"{self.name}: an utterance has `ratings` {ratings!r}; give an object, listener to score")
         number = {name: place + 1 for place, name in enumerate(self.labels["listeners"])}
         rows = [[number[name], self._score(score, f"of {name}")] for name, score in ratings.items() if name in number]
         return torch.cat([super().read_target(meta), torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)])
