@@ -72,8 +72,10 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
+    "MOS": (tasks.QualityPrediction, "mos", {}),
+    "MOS-L": (tasks.ListenerQualityPrediction, "mos", {"hidden": 8, "projection": 8, "listener_dim": 4}),
 }
-TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "MOS", "MOS-L")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")

@@ -26,6 +26,8 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
+from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
+from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPrediction
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
@@ -48,9 +50,11 @@ __all__ = [
     "IntentClassification",
     "KeywordSpotting",
     "LanguageModel",
+    "ListenerQualityPrediction",
     "OverlapDetection",
     "PersonalActivity",
     "PhonemeRecognition",
+    "QualityPrediction",
     "QueryByExample",
     "SlotFilling",
     "SpeakerDiarization",
