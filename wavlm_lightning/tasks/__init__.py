@@ -28,6 +28,7 @@ from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRec
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
@@ -42,6 +43,7 @@ __all__ = [
     "IntentClassification",
     "KeywordSpotting",
     "LanguageModel",
+    "MeetingDiarization",
     "PhonemeRecognition",
     "QueryByExample",
     "SlotFilling",

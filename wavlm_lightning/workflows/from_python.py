@@ -20,7 +20,6 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import choose_device
-from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
@@ -107,7 +106,7 @@ class LoadedHead:
         waveform = head.prepare(_waveform(audio, sample_rate), name.get("file", "the waveform"))
         inputs = Waveforms.pad([waveform]).to(head.device)
         long = 0 < self._window * SAMPLE_RATE < len(waveform)
-        outputs, lengths = long_outputs(head.task, inputs.audio[0], self._window) if long else head.task(inputs)
+        outputs, lengths = head.task.heard(inputs, self._window if long else 0.0)
         (row,) = head.task.readable(outputs, lengths)
         if head.task.answer == "waveform":
             (answer,) = head.task.answer_rows(outputs, lengths)
