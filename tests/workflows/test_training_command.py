@@ -39,6 +39,7 @@ OFFICIAL = {
     "quesst14": "qbe",
     "snips": "sf",
     "libri2mix": "sd",
+    **dict.fromkeys(("meetings", "ami"), "sd"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
     "mix94k": "pretrain",

@@ -34,6 +34,7 @@ def predict_recordings(
     on_error: OnError | None = None,
     lm: str | Path | None = None,
     nbest: int = 1,
+    speakers: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predict what a head was trained for, as `wavlm predict RUN FILE...` does.
 
@@ -54,6 +55,9 @@ def predict_recordings(
         nbest: of heads that answer with text: as many different answers as `nbest`, a list with their scores, best first.
             A score is the natural logarithm of the answer's probability, or with a language model that of its best
             alignment, plus that of the model with its weight.
+
+        speakers: of a head of `MeetingDiarization`: how many speak in each recording, such as "3", or "2-4" for a range; by
+            default the threshold fitted on validation finds it.
 
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
@@ -77,7 +81,7 @@ def predict_recordings(
     from wavlm_lightning.system.files import locked
     from wavlm_lightning.system.progress import progress_bar
     from wavlm_lightning.workflows.predict.audio_files import AudioWriter
-    from wavlm_lightning.workflows.predict.head import answer_with, decode_with, open_head
+    from wavlm_lightning.workflows.predict.head import answer_with, count_speakers, decode_with, open_head
     from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_each
     from wavlm_lightning.workflows.predict.written import LOCK, PredictionsFolder
 
@@ -106,6 +110,8 @@ def predict_recordings(
             absent.append((each, str(error)))
     head = open_head(Path(run), device)
     answer_with(head, nbest)
+    if speakers is not None:
+        count_speakers(head, speakers)
     decoding = None if lm is None else decode_with(head, Path(lm))
     writer = None
     with contextlib.ExitStack() as stack:
@@ -118,6 +124,8 @@ def predict_recordings(
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
             settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
+            if speakers is not None:
+                settings.append({"speakers": speakers})
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
             failed(path, why)

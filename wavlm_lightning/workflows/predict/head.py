@@ -24,6 +24,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.decoding import check_decodes
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization, checked_count
 from wavlm_lightning.tasks.trained_run import EXPECTED, trained_task
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, read_entries
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
@@ -103,6 +104,16 @@ def answer_with(head: TrainedHead, nbest: int) -> None:
         )
     if isinstance(head.task, CtcTask):
         head.task.nbest = nbest
+
+
+def count_speakers(head: TrainedHead, speakers: str) -> None:
+    """Let a head for diarization find that many speakers: "3", or at least and at most so many, "2-4"."""
+    if not isinstance(head.task, MeetingDiarization):
+        raise UserError(f"--speakers {speakers}: {head.task.name} counts no speakers; give a run of MeetingDiarization")
+    least, _, most = speakers.partition("-")
+    if not (least.isdecimal() and (most or least).isdecimal()):
+        raise UserError(f"--speakers {speakers}: give a number such as 3, or a range such as 2-4")
+    head.task.count = checked_count([int(least), int(most or least)])
 
 
 def decode_with(head: TrainedHead, path: Path) -> dict[str, Any]:
