@@ -31,6 +31,7 @@ from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPred
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization
 from wavlm_lightning.tasks.speaker.overlap_detection import OverlapDetection
 from wavlm_lightning.tasks.speaker.personal_activity import PersonalActivity
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
@@ -51,6 +52,7 @@ __all__ = [
     "KeywordSpotting",
     "LanguageModel",
     "ListenerQualityPrediction",
+    "MeetingDiarization",
     "OverlapDetection",
     "PersonalActivity",
     "PhonemeRecognition",
