@@ -113,6 +113,8 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             arguments += ["--model.encoder", str(tmp_path / "released")]
     if content["model"]["class_path"].startswith("wavlm_lightning.tasks"):
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
+    if content["model"]["init_args"].get("embeddings"):  # no verification run has been before
+        arguments += ["--model.embeddings", "null"]
     if content["model"]["class_path"].endswith("EcapaVerification"):
         # A tiny speaker has one utterance, which makes no trial, and no stage has been before.
         arguments += ["--model.calibration_trials", "0", "--model.start_from", "null"]
