@@ -14,3 +14,4 @@ _NAMES = (
     "libri2mix gigaspeech voxpopuli common_voice noise voxceleb2 musan rirs_noises"
 )
 RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module
+RECIPES |= {name: f"wavlm_lightning.data.corpora.meetings.{name}" for name in ("ami", "dihard3", "alimeeting")}
