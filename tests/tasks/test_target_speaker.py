@@ -213,7 +213,7 @@ def test_a_cache_changes_no_score(kind, tiny, tmp_path):
 
 def test_extraction_refuses_a_cache_and_company(tiny, tmp_path):
     task = TargetExtraction(Fbank(cmvn=False), **SMALL[TargetExtraction])
-    with pytest.raises(UserError, match="set data.cache: null"):
+    with pytest.raises(UserError, match=r"set data\.cache: null"):
         quiet_trainer(max_steps=1).fit(task, TaskData(str(tiny / "target"), cache=str(tmp_path)))
     with pytest.raises(UserError, match="run it alone"):
         ManyHeads({"a": TargetExtraction(task.upstream), "b": TargetExtraction(task.upstream)})
