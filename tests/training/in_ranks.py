@@ -69,8 +69,11 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "OSD": (tasks.OverlapDetection, "sd", {"hidden": 8}),
     "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 8, "calibration_trials": 0}),
     "SE": (Gate, "pr", {}),
+    "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
+    "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
 }
-TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")

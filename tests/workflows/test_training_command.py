@@ -39,6 +39,7 @@ OFFICIAL = {
     "quesst14": "qbe",
     "snips": "sf",
     "libri2mix": "sd",
+    **dict.fromkeys(("libri2mix_target_max", "libri2mix_target_min"), "target"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
     "mix94k": "pretrain",

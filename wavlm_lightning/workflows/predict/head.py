@@ -44,20 +44,22 @@ class TrainedHead:
     trim: bool  # remove quiet stretches, as the recipe of the training corpus did
     device: torch.device
 
-    def read(self, path: Path) -> np.ndarray:
-        """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`."""
+    def read(self, path: Path, whole: bool = False) -> np.ndarray:
+        """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`; `whole` trims nothing."""
         try:
             waveform = load_mono(path)
         except (BadAudio, OSError) as error:
             raise UserError(printable(f"{error}; leave it out")) from error
-        return self.prepare(waveform, str(path))
+        return self.prepare(waveform, str(path), whole)
 
-    def prepare(self, waveform: np.ndarray, name: str) -> np.ndarray:
+    def prepare(self, waveform: np.ndarray, name: str, whole: bool = False) -> np.ndarray:
         """Prepare a waveform at 16 kHz as in training: float32 `(samples,)`, or a `UserError` that calls it `name`."""
         if self.gain_db:
             waveform = gain(waveform, self.gain_db)
         try:
-            if self.trim and self.task.answer != "waveform":  # whose answer keeps the time of the recording
+            if (
+                self.trim and not whole and self.task.answer != "waveform"
+            ):  # whose answer keeps the time of the recording
                 waveform = trim_silence(waveform)
                 check_waveform(waveform, f"{name}: without its quiet stretches")
             check_length(waveform, name, self.task.upstream.shortest)
