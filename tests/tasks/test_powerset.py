@@ -68,6 +68,8 @@ def test_the_most_talkative_speakers_keep_their_order():
     assert most_talkative(activity, 2).equal(activity[:, 2:])
     assert most_talkative(activity, 3).equal(activity[:, [0, 2, 3]])  # speakers 0 and 1 tie: the first stays
     assert most_talkative(activity[:, :1], 3).tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
+    both = most_talkative(torch.stack([activity, activity.flip(1)]), 2)  # each recording has its own
+    assert both[0].equal(activity[:, 2:]) and both[1].equal(activity.flip(1)[:, :2])
     assert most_talkative(torch.zeros(3, 0, dtype=torch.int64), 2).tolist() == [[0, 0]] * 3
 
 

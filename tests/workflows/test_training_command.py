@@ -40,6 +40,8 @@ OFFICIAL = {
     "snips": "sf",
     "libri2mix": "sd",
     **dict.fromkeys(("libri2mix_target_max", "libri2mix_target_min"), "target"),
+    "bvcc": "mos",
+    **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
     "mix94k": "pretrain",

@@ -26,9 +26,12 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
+from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
+from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPrediction
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization
 from wavlm_lightning.tasks.speaker.overlap_detection import OverlapDetection
 from wavlm_lightning.tasks.speaker.personal_activity import PersonalActivity
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
@@ -48,9 +51,12 @@ __all__ = [
     "IntentClassification",
     "KeywordSpotting",
     "LanguageModel",
+    "ListenerQualityPrediction",
+    "MeetingDiarization",
     "OverlapDetection",
     "PersonalActivity",
     "PhonemeRecognition",
+    "QualityPrediction",
     "QueryByExample",
     "SlotFilling",
     "SpeakerDiarization",

@@ -455,11 +455,17 @@ class Task(HeadCheckpoint, Trainable):
 
         Attention takes the square of the length. Batches of validation and test hold such a recording alone.
         """
-        if is_long(inputs):
-            self.answered = long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], WINDOW_SECONDS)
-        else:
-            self.answered = self(inputs)
+        self.answered = self.heard(inputs, WINDOW_SECONDS if is_long(inputs) else 0.0)
         return self.answered
+
+    def heard(self, inputs: Any, window: float) -> tuple[Tensor, Tensor]:
+        """Outputs and valid frames of recordings in eval mode; a single one in windows of so many seconds, if not 0.
+
+        A task that divides recordings in its own way overrides it.
+        """
+        if not window:
+            return self(inputs)
+        return long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], window)
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)

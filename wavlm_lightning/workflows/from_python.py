@@ -21,7 +21,6 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.tasks.enrolled import ENROLMENT
-from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build
 from wavlm_lightning.workflows.predict.enrolments import check_hears_enrolments
@@ -118,7 +117,7 @@ class LoadedHead:
             heard = head.prepare(_waveform(enrolment, sample_rate), "the enrolment", whole=True)
             extra = {ENROLMENT: Waveforms.pad([heard]).to(head.device)}
         with head.task.beside(extra):
-            outputs, lengths = long_outputs(head.task, inputs.audio[0], self._window) if long else head.task(inputs)
+            outputs, lengths = head.task.heard(inputs, self._window if long else 0.0)
         (row,) = head.task.readable(outputs, lengths)
         if head.task.answer == "waveform":
             (answer,) = head.task.answer_rows(outputs, lengths)

@@ -42,6 +42,8 @@ class Size:
     qbe: tuple[int, int] = (200, 40)  # documents, and queries of each of the two query splits
     sf: tuple[int, int, int] = (480, 80, 120)  # requests
     target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
+    mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
+    mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
 
 
 SIZES: dict[str, Size] = {
@@ -67,6 +69,8 @@ SIZES: dict[str, Size] = {
         qbe=(6, 3),
         sf=(8, 3, 3),
         target=(3, 1, 1),
+        mos=(1, 1, 1, 0),
+        mos_severities=1,
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

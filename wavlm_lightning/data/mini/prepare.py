@@ -19,6 +19,7 @@ from wavlm_lightning.data.mini import (
     keywords,
     meetings,
     queries,
+    ratings,
     readings,
     target_speakers,
 )
@@ -46,6 +47,7 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "sf": commands.sf,
     "meetings": meetings.meetings,
     "target": target_speakers.target,
+    "mos": ratings.mos,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

@@ -112,12 +112,13 @@ def ordered(reference: Tensor, orders: Tensor) -> Tensor:
 
 
 def most_talkative(activity: Tensor, speakers: int) -> Tensor:
-    """The columns of those who speak longest, `(frames, speakers)`, in their old order; columns of silence if there are fewer.
+    """The columns of those who speak longest, `(..., frames, speakers)`, in their old order; silence where there are fewer.
 
     Args:
-        activity: 0 and 1, `(frames, all speakers)`.
+        activity: 0 and 1, `(..., frames, all speakers)`.
         speakers: number of columns of the result.
     """
-    frames = activity.sum(0)
-    kept = torch.argsort(frames, descending=True, stable=True)[:speakers].sort().values
-    return nn.functional.pad(activity[:, kept], (0, speakers - len(kept)))
+    ranked = torch.argsort(activity.sum(-2), dim=-1, descending=True, stable=True)
+    kept = ranked[..., :speakers].sort(-1).values
+    found = activity.gather(-1, kept[..., None, :].expand(*activity.shape[:-1], kept.shape[-1]))
+    return nn.functional.pad(found, (0, speakers - found.shape[-1]))

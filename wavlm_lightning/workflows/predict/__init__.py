@@ -35,6 +35,7 @@ def predict_recordings(
     lm: str | Path | None = None,
     nbest: int = 1,
     enrolment: str | Path | None = None,
+    speakers: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predict what a head was trained for, as `wavlm predict RUN FILE...` does.
 
@@ -57,6 +58,9 @@ def predict_recordings(
             alignment, plus that of the model with its weight.
         enrolment: of heads about a target speaker: a recording of that speaker alone, for all recordings, or a CSV or TSV file
             with the columns `path` and `audio:enrolment`, one row for each recording.
+
+        speakers: of a head of `MeetingDiarization`: how many speak in each recording, such as "3", or "2-4" for a range; by
+            default the threshold fitted on validation finds it.
 
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
@@ -81,7 +85,7 @@ def predict_recordings(
     from wavlm_lightning.system.progress import progress_bar
     from wavlm_lightning.workflows.predict.audio_files import AudioWriter
     from wavlm_lightning.workflows.predict.enrolments import Enrolments
-    from wavlm_lightning.workflows.predict.head import answer_with, decode_with, open_head
+    from wavlm_lightning.workflows.predict.head import answer_with, count_speakers, decode_with, open_head
     from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_each
     from wavlm_lightning.workflows.predict.written import LOCK, PredictionsFolder
 
@@ -110,6 +114,8 @@ def predict_recordings(
             absent.append((each, str(error)))
     head = open_head(Path(run), device)
     answer_with(head, nbest)
+    if speakers is not None:
+        count_speakers(head, speakers)
     decoding = None if lm is None else decode_with(head, Path(lm))
     enrolments = Enrolments.open(head, None if enrolment is None else Path(enrolment))
     writer = None
@@ -124,6 +130,8 @@ def predict_recordings(
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
             settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
             settings += [] if enrolments is None else [enrolments.states()]
+            if speakers is not None:
+                settings.append({"speakers": speakers})
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
             failed(path, why)

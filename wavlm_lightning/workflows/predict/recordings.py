@@ -17,7 +17,6 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.finding import FoundAudio, find_audio, printable
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reason_of
-from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
 from wavlm_lightning.workflows.predict.enrolments import Enrolments
 from wavlm_lightning.workflows.predict.head import TrainedHead
@@ -129,7 +128,7 @@ def _answers(
     inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
     extra = {} if enrolments is None else enrolments.of([path for path, _ in batch])
     with head.task.beside(extra):
-        outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
+        outputs, lengths = head.task.heard(inputs, window)
     if head.task.answer == "waveform":
         outputs = outputs.float() / 10 ** (head.gain_db / 20)  # back at the level of the recordings
     answers = head.task.answer_rows(outputs, lengths)
