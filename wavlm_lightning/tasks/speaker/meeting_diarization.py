@@ -213,7 +213,8 @@ class MeetingDiarization(SpeakerSegmentation):
             if keep_logits:
                 logits.append(part.logits)
         activity = np.concatenate(activities)
-        voices = Voices(np.concatenate(vectors), clean_seconds(activity, self.hop), activity.any(1))
+        spoken = np.asarray(activity.any(1))
+        voices = Voices(np.concatenate(vectors), clean_seconds(activity, self.hop), spoken)
         frames = int(starts[-1]) + activity.shape[1]
         return Heard(activity, starts, voices, frames, torch.cat(logits) if logits else None)
 
