@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import unicodedata
 from collections import defaultdict
@@ -35,6 +36,7 @@ ROWS = {
     "FBANK": [*FBANK, *HEAD_ALONE],
 }
 CORPORA = {"mini": None, "english": "en-US", "spanish": "es-MX"}  # name -> language of shared/speech
+LONGEST = 15.0  # seconds; longer recordings would not fit a batch
 PUNCTUATION = set('.,;:!?¡¿"-–—…()')
 APOSTROPHES = {"’": "'", "`": "'", "´": "'"}
 
@@ -71,16 +73,20 @@ def real(given: argparse.Namespace, language: str | None) -> Path:
     """The corpus of one language of a folder of recordings; made on the first call.
 
     Text: upper case, apostrophes kept, other punctuation removed. A text with any further character (digits, brackets with
-    signs) leaves its recording out. There is one voice a language, so that train and test share it.
+    signs) leaves its recording out, and so does a length of more than 15 s. There is one voice a language, so that train and
+    test share it.
     """
     corpus = given.out / "corpus"
     if (corpus / "corpus.json").is_file():
         return corpus
     given.out.mkdir(parents=True, exist_ok=True)
-    kept, dropped = [], 0
+    kept, dropped, long = [], 0, 0
     with (given.speech / "manifest.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             if row["language"] != language:
+                continue
+            if float(row["seconds"]) > LONGEST:
+                long += 1
                 continue
             text = unicodedata.normalize("NFC", row["text"]).upper()
             text = "".join(" " if each in PUNCTUATION else APOSTROPHES.get(each, each) for each in text)
@@ -89,7 +95,9 @@ def real(given: argparse.Namespace, language: str | None) -> Path:
                 dropped += 1
                 continue
             kept.append({name: row[name] for name in ("path", "speaker", "language")} | {"text": text})
-    print(f"{given.corpus}: {len(kept)} recordings, {dropped} left out because of their text")
+    print(
+        f"{given.corpus}: {len(kept)} recordings, {dropped} left out because of their text, {long} because of their length"
+    )
     manifest = given.out / "manifest.csv"
     with manifest.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(kept[0]))
@@ -117,6 +125,8 @@ def one(given: argparse.Namespace, corpus: Path, model: Path, row: str, minutes:
     best = folder / "checkpoints" / "best.ckpt"
     if not (folder / "language_model.yaml").is_file():
         resumed = ["--ckpt_path", "last"] if best.with_name("last.ckpt").is_file() else []
+        if not resumed:  # interrupted before its first checkpoint
+            shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["wavlm", "fit", *options, *resumed], check=True)
         tune = ["lm", "tune", str(folder), "--lm", str(model), "--trials", str(given.trials)]
         subprocess.run(["wavlm", *tune], check=True)
