@@ -181,7 +181,7 @@ def _recording(
     if scored is not None and name not in scored:
         left_out.add(f"recordings without a line in {arguments.uem}", name, fault=False)
         return
-    stretches = [(0.0, seconds)] if scored is None else [*scored[name]]
+    stretches: list[tuple[float, float | None]] = [(0.0, seconds)] if scored is None else [*scored[name]]
     if seconds is not None and any(end is not None and end > seconds + BEYOND for _, end in stretches):
         left_out.add(f"recordings whose stretch in {arguments.uem} ends after their audio", name)
         return

@@ -7,8 +7,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap, timetable
-from wavlm_lightning.data.mini.effects import Conditions, record, set_level
-from wavlm_lightning.data.mini.noises import motor, ticking
+from wavlm_lightning.data.mini.effects import Conditions, motor, record, set_level, ticking
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak

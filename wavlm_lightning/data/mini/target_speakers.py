@@ -10,8 +10,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap
-from wavlm_lightning.data.mini.effects import Conditions, noise, record
-from wavlm_lightning.data.mini.noises import motor
+from wavlm_lightning.data.mini.effects import Conditions, motor, noise, record
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import (

@@ -107,7 +107,7 @@ def with_speakers(
     ):
         if seconds is not None and end > seconds + BEYOND:
             raise UserError(f"{path}: lasts {seconds:.2f} s, but {what} ends at {end:.2f} s; the audio is not complete")
-    stretches = [(0.0, seconds)] if scored is None else [*scored]
+    stretches: list[tuple[float, float | None]] = [(0.0, seconds)] if scored is None else [*scored]
     recordings = list(stretches_of(path, name, turns, stretches, pieces, whole=scored is None))
     for recording in recordings:
         recording.meta["speakers"] = sorted({speaker for speaker, _, _ in recording.meta["turns"]})
