@@ -226,6 +226,8 @@ def test_from_two_runs_to_rttm_and_its_score(tiny, tmp_path, capsys):
     assert (
         fit("fullstack/mini/diarization", "sd", "diar", *sv, "--data.batch_size", "1", "--data.max_seconds", "2") == 0
     )
+    assert fit("fullstack/mini/diarization", "sd", "louder", *sv, "--data.gain_db", "3") == 2
+    assert "set data.gain_db: 0" in capsys.readouterr().err
     assert main(["test", str(tmp_path / "diar")]) == 0
     card = json.loads((tmp_path / "diar" / "card.json").read_text())
     assert len(card["fitted"]["embeddings"]) == 16 and "der_oracle_count" in card["metrics"]

@@ -171,8 +171,7 @@ class MeetingDiarization(SpeakerSegmentation):
         if self.embeddings is None:
             return
         self._embeddings()
-        gained = getattr(getattr(self.trainer, "datamodule", None), "factor", 1.0) != 1
-        if gained or (self.data is not None and self.data.processing):
+        if self.data is not None and (self.data.factor != 1 or self.data.processing):
             raise UserError(
                 "DIAR: the audio is changed before the windows (data.gain_db, or gain and trimming of the corpus), so that "
                 f"model.embeddings {self.embeddings} would not hear it as in its training; set data.gain_db: 0 and prepare the "
