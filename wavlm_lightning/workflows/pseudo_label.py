@@ -36,7 +36,7 @@ from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, sweep_leftovers, write_json, write_text
-from wavlm_lightning.system.reading import read_json, read_text
+from wavlm_lightning.system.reading import read_json, read_text, sha256
 from wavlm_lightning.system.run_folder import BEST, checkpoint, require_run_config
 from wavlm_lightning.system.worker_pool import in_order
 from wavlm_lightning.tasks import TaskData
@@ -48,7 +48,7 @@ from wavlm_lightning.tasks.contract import PROCESSING
 from wavlm_lightning.tasks.decoding import DecodedTask, check_decodes
 from wavlm_lightning.tasks.pseudo_labels import LABEL_SOURCE, PSEUDO, is_pseudo_record
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
-from wavlm_lightning.workflows.predict.run_data import data_of_run, sha256
+from wavlm_lightning.workflows.predict.run_data import data_of_run
 
 KEPT = "pseudo_labels"  # folder in OUT: what was heard
 SHARE = 0.7  # of the first round; a choice, as no paper states it
@@ -313,14 +313,18 @@ def _stage(data: TaskData, task: DecodedTask, name: str) -> Any:
 def _language_model(run: Path, lm: Path) -> tuple[LanguageModel, str]:
     """The language model that `--lm` means, and a sentence about its weights."""
     if lm.is_dir() or lm.suffix in (".yaml", ".yml"):
-        return LanguageModel.read(lm), f"weights of {lm}"
+        model, note = LanguageModel.read(lm).for_head(checkpoint(run, BEST))
+        return model, f"weights of {lm}" + (", searched for another head" if note else "")
     if not lm.is_file():
         raise UserError(f"--lm {lm}: no such file; make one with `wavlm lm TEXT... --out {lm}`")
     if (run / TUNED).is_file():
         tuned = LanguageModel.read(run / TUNED)
         wanted = (tuned.searched or {}).get("model_sha256")
         if wanted == sha256(lm):
-            return replace(tuned, model=str(lm)), f"weights of {run / TUNED}"
+            model, note = tuned.for_head(checkpoint(run, BEST))
+            return replace(model, model=str(lm)), f"weights of {run / TUNED}" + (
+                ", searched for another head" if note else ""
+            )
         raise UserError(
             f"--lm {lm}: the weights in {run / TUNED} were searched with another file; search them with `wavlm lm tune {run} "
             f"--lm {lm}`, or name that file"
