@@ -345,6 +345,41 @@ def test_other_labels_are_other_settings(tmp_path, tiny, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_changed_corpora_of_fine_tuning_are_noticed(tmp_path, tiny, monkeypatch, capsys):
+    """The labelled corpus, and the pseudo-labels that a stage has made; a folder of an older version has no hashes of them."""
+    recipe, out = recipe_in(tmp_path, "student"), tmp_path / "out"
+    corpus = shutil.copytree(tiny / "pretrain", tmp_path / "corpus", ignore=shutil.ignore_patterns("labels"))
+    labelled = shutil.copytree(tiny / "pr", tmp_path / "labelled")
+    other = tmp_path / "other"
+    shutil.copytree(tiny / "ks", other)
+
+    def wavlm(*words: str) -> None:
+        if words[0] == "pseudo-label":
+            shutil.copytree(tiny / "er", value(list(words), "--out"))
+
+    monkeypatch.setattr(recipe_run, "wavlm", wavlm)
+    command = ["recipe", str(recipe), "--corpus", str(corpus), "--out", str(out)]
+    # The teacher of the labels has a corpus of its own, which is a setting.
+    ours = [*command, "--corpus-of", f"pr={tiny / 'pr'}"]
+    given = [*ours, "--labelled", str(labelled)]
+    assert main([*given, "--until", "fit/again"]) == 0
+    ledger = json.loads((out / "recipe.json").read_text())
+    assert ledger["facts"]["fit/again"].keys() == {"the labelled corpus", "the pseudo-labelled corpus"}
+    capsys.readouterr()
+    assert main([*ours, "--labelled", str(other), "--dry-run"]) == 2
+    assert "the labelled corpus has changed since the stage fit/words" in capsys.readouterr().err
+    pseudo = out / "pseudo" / "again"
+    shutil.rmtree(pseudo)
+    shutil.copytree(tiny / "ks", pseudo)
+    assert main(given) == 2
+    assert "the pseudo-labelled corpus has changed since the stage pseudo/again" in capsys.readouterr().err
+    del ledger["facts"]
+    (out / "recipe.json").write_text(json.dumps(ledger))
+    assert main(given) == 0
+    assert json.loads((out / "recipe.json").read_text())["facts"].keys() == ledger["seconds"].keys()
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", RECIPES)
 def test_interrupted_in_every_stage_it_goes_on(name, tmp_path, tiny, monkeypatch):
