@@ -541,28 +541,38 @@ def chosen(
     return ordered, ordered[:count]
 
 
-def error_rate(candidates: Sequence[Candidate]) -> float | None:
-    """Wrong words or phones in percent of the true ones, over the transcripts with true ones; None if none has."""
+def error_rate(candidates: Sequence[Candidate], missed: int = 0) -> float | None:
+    """Wrong words or phones in percent of the true ones, over the transcripts with true ones; None if none has.
+
+    `missed` are words of further utterances in which nothing was heard: each is a deletion.
+    """
     known = [each for each in candidates if each.errors is not None]
-    units = sum(each.units for each in known)
-    return round(100 * sum(each.errors or 0 for each in known) / units, 4) if units else None
+    units = missed + sum(each.units for each in known)
+    return round(100 * (missed + sum(each.errors or 0 for each in known)) / units, 4) if units else None
 
 
-def _candidates(hearing: Hearing, normalisation: LengthNormalisation | None) -> tuple[list[Candidate], Counter[str]]:
+def _candidates(
+    hearing: Hearing, normalisation: LengthNormalisation | None
+) -> tuple[list[Candidate], Counter[str], int]:
+    """The usable transcripts, why the others are not, and how many true words or phones the empty ones have missed."""
     found: list[Candidate] = []
     counts: Counter[str] = Counter()
+    missed = 0
     for split, number in hearing.places:
         rows = hearing.rows(split, number)
         assert rows is not None, "every shard has been heard"
         for place, row in enumerate(rows):
             counts[row.get("why", "usable")] += 1
+            if row.get("why") == "empty":
+                meta = hearing.corpus.split(split).shards[number].meta(place)
+                missed += len((true_text(hearing.teacher.task, meta) or "").split())
             if "why" in row:
                 continue
             scores = Scores(*(row[name] for name in Scores._fields))
             truth = row.get("errors"), row.get("units", 0)
             record = as_record(scores, normalisation)
             found.append(Candidate(split, number, place, row["key"], row["text"], record, scores.tokens, *truth))
-    return found, counts
+    return found, counts, missed
 
 
 # The new corpus.
@@ -577,7 +587,7 @@ def _write(
     threshold: float | None,
 ) -> list[str]:
     teacher, corpus, task = hearing.teacher, hearing.corpus, hearing.teacher.task
-    candidates, counts = _candidates(hearing, normalisation)
+    candidates, counts, missed = _candidates(hearing, normalisation)
     ordered, best = chosen(candidates, score, share, threshold)
     reasons = {why: count for why, count in sorted(counts.items()) if why != "usable"}
     told = ", ".join(f"{count:,} {why}" for why, count in reasons.items()) or "none was left out before"
@@ -590,7 +600,7 @@ def _write(
         )
     lowest = best[-1].scores[score]
     choice = {"threshold": threshold} if threshold is not None else {"share": SHARE if share is None else share}
-    truth = _truth(ordered, best, score)
+    truth = _truth(ordered, best, score, missed)
     source: dict[str, Any] = {
         "recipe": "pseudo-label",
         **{name: corpus.body["source"][name] for name in PROCESSING if name in corpus.body["source"]},
@@ -632,21 +642,34 @@ def _write(
         )
     if truth is not None:
         name = metric_title(task.metric)
-        lines.append(f"{name} of the transcripts: {truth['selected']:.2f} % selected, {truth['all']:.2f} % all")
+        nothing = f", with {missed:,} {task.counted} where nothing was heard" if missed else ""
+        lines.append(
+            f"{name} of the transcripts: {truth['selected']:.2f} % selected, {truth['all']:.2f} % all" + nothing
+        )
         deciles = " ".join(f"{value:.1f}" if value is not None else "-" for value in truth["deciles"])
         lines.append(f"{name} by tenths, the best by score {score!r} first: {deciles}")
     return lines
 
 
-def _truth(ordered: Sequence[Candidate], best: Sequence[Candidate], score: str) -> dict[str, Any] | None:
-    """Errors of all, of the selected, and of each tenth by score; None without true labels."""
-    everything, selected = error_rate(ordered), error_rate(best)
+def _truth(ordered: Sequence[Candidate], best: Sequence[Candidate], score: str, missed: int) -> dict[str, Any] | None:
+    """Errors of all, of the selected, and of each tenth by score; None without true labels.
+
+    All of them include the empty transcripts; the tenths do not, which have no score.
+    """
+    everything, selected = error_rate(ordered, missed), error_rate(best)
     if everything is None or selected is None:
         return None
     ends = [round(len(ordered) * number / DECILES) for number in range(DECILES + 1)]
     deciles = [error_rate(ordered[begin:end]) for begin, end in itertools.pairwise(ends)]
-    units = sum(each.units for each in ordered if each.errors is not None)
-    return {"all": everything, "selected": selected, "deciles": deciles, "deciles_by": score, "units": units}
+    units = missed + sum(each.units for each in ordered if each.errors is not None)
+    return {
+        "all": everything,
+        "selected": selected,
+        "deciles": deciles,
+        "deciles_by": score,
+        "units": units,
+        "missed": missed,
+    }
 
 
 def _write_shards(writer: CorpusWriter, hearing: Hearing, best: Sequence[Candidate], out: Path) -> list[dict[str, Any]]:
