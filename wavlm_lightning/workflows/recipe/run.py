@@ -188,7 +188,11 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
 def _how(recipe: FineTuningRecipe) -> list[Any]:
     """What a recipe says of a fine-tuning, without what only `wavlm plan` reads."""
     how: list[Any] = [recipe.start_from, recipe.folds, recipe.average]
-    return how if recipe.pseudo_labels is None else [*how, asdict(recipe.pseudo_labels)]
+    if recipe.pseudo_labels is None:
+        return how
+    # Further rounds are fine-tunings of their own, each with its teacher and its share.
+    pseudo = {key: value for key, value in asdict(recipe.pseudo_labels).items() if key not in ("rounds", "later_share")}
+    return [*how, pseudo]
 
 
 def _of_pretraining(configuration: Configuration) -> dict[str, Any]:
