@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
+import yaml
 from quiet import quiet_trainer
 from sklearn.metrics import average_precision_score
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 from wavlm_lightning.callbacks.examples import KeepExamples
 from wavlm_lightning.callbacks.results import WriteResultCard
+from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.metrics.enhancement import ExtractionMeasures, is_installed
@@ -22,6 +27,7 @@ from wavlm_lightning.tasks.components.enrolment import SpeakerVector
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.tasks.speaker.personal_activity import CLASSES, FrameAveragePrecision
 from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.workflows.from_python import load_head
 
 SMALL = {
     TargetExtraction: {"hidden": 8, "layers": 2, "dropout": 0.0, "spectrum": True},
@@ -213,7 +219,7 @@ def test_a_cache_changes_no_score(kind, tiny, tmp_path):
 
 def test_extraction_refuses_a_cache_and_company(tiny, tmp_path):
     task = TargetExtraction(Fbank(cmvn=False), **SMALL[TargetExtraction])
-    with pytest.raises(UserError, match="set data.cache: null"):
+    with pytest.raises(UserError, match=r"set data\.cache: null"):
         quiet_trainer(max_steps=1).fit(task, TaskData(str(tiny / "target"), cache=str(tmp_path)))
     with pytest.raises(UserError, match="run it alone"):
         ManyHeads({"a": TargetExtraction(task.upstream), "b": TargetExtraction(task.upstream)})
@@ -232,3 +238,56 @@ def test_the_card_of_an_extraction_has_the_mixture_and_the_oracle(tiny, tmp_path
     assert card.metrics["si_sdr"]["unit"] == "dB" and card.metrics["confusion"]["better"] == "lower"
     assert ("pesq" in card.metrics) == is_installed("pesq") != ("pesq" in details.get("not_measured", {}))
     assert card.metrics["stoi"]["unit"] == "%" and len(read_examples(tmp_path)) == 2
+
+
+# Predictions.
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder of an extraction head as `wavlm fit` leaves it, and recordings of two voices."""
+    settings = SMALL[TargetExtraction]
+    task, folder = built(TargetExtraction), tmp_path / "run"
+    kept = {"name": "TSE", "labels": ["clean"], "protocol": "superb", "upstream_sha256": task.upstream.fingerprint()}
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": task.state_dict(), "task": kept}, folder / "checkpoints" / "best.ckpt")
+    upstream = {"class_path": "wavlm_lightning.upstreams.Fbank", "init_args": {"cmvn": False}}
+    model = {"class_path": "wavlm_lightning.tasks.TargetExtraction", "init_args": {"upstream": upstream, **settings}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": {"init_args": {}}}))
+    for name, seed in (("mix.wav", 1), ("mix2.wav", 2), ("ann.wav", 3), ("bob.wav", 4)):
+        soundfile.write(
+            tmp_path / name, noise(24000, seed=seed) * (1 if seed != 4 else torch.linspace(0, 1, 24000)), 16000
+        )
+    return tmp_path
+
+
+def test_predict_hears_whom_the_enrolment_names(run, capsys):
+    files = [str(run / name) for name in ("mix.wav", "mix2.wav")]
+
+    def said(enrolment, out, *paths):
+        command = ["predict", str(run / "run"), *paths, "--out", str(run / out), "--device", "cpu"]
+        assert main([*command, "--enrolment", str(run / enrolment)]) == 0
+        return [soundfile.read(run / out / Path(path).name)[0] for path in paths]
+
+    ann, bob = said("ann.wav", "a", *files), said("bob.wav", "b", *files)
+    assert not np.allclose(ann[0], bob[0], atol=1e-3)
+    (run / "who.csv").write_text("path,audio:enrolment\nmix.wav,ann.wav\nmix2.wav,bob.wav\n")
+    both = said("who.csv", "both", *files)
+    assert np.allclose(both[0], ann[0], atol=1e-4) and np.allclose(both[1], bob[1], atol=1e-4)
+    heard = load_head(run / "run", "cpu")(files[0], enrolment=run / "ann.wav")["audio"]
+    assert np.allclose(heard, ann[0], atol=1e-4)
+    # Windows hear the same enrolment, and an interrupted run of another enrolment is not gone on with.
+    command = ["predict", str(run / "run"), files[0], "--out", str(run / "w"), "--window", "1", "--enrolment"]
+    assert main([*command, str(run / "ann.wav")]) == 0 and len(soundfile.read(run / "w" / "mix.wav")[0]) == 24000
+    capsys.readouterr()
+    for given, words in (
+        ([], "--enrolment FILE"),
+        (["--enrolment", str(run / "nobody.wav")], "nobody.wav"),
+        (["--enrolment", str(run / "wrong.csv")], "no column `audio:enrolment`"),
+    ):
+        (run / "wrong.csv").write_text("path,speaker\nmix.wav,ann\n")
+        assert main(["predict", str(run / "run"), files[0], *given]) == 2
+        assert words in capsys.readouterr().err
+    (run / "who.csv").write_text("path,audio:enrolment\nmix.wav,ann.wav\n")
+    assert main(["predict", str(run / "run"), files[1], "--enrolment", str(run / "who.csv")]) == 2
+    assert "has no row with its path" in capsys.readouterr().err

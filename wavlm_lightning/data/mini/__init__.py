@@ -3,7 +3,7 @@
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
 (qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to
-samples: `scripted_utterance`, `rendering`, `effects`, `noises`, `rooms`; `synthesis/` holds the synthesisers, their voices and
+samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and
 phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
@@ -23,8 +23,8 @@ DATASETS: tuple[str, ...] = (
     "er",
     "qbe",
     "sf",
-    "target",
     "meetings",
+    "target",
     "mos",
 )
 
@@ -44,7 +44,7 @@ def prepare_mini(
 
     Args:
         out: Directory for the corpora.
-        size: `tiny` (seven minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
+        size: `tiny` (ten minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
         datasets: Some of `DATASETS`; all by default.
         seed: Another seed gives other speakers, sentences and recordings.
         workers: Synthesisers at work at once; by default one for each usable core.

@@ -7,8 +7,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap, timetable
-from wavlm_lightning.data.mini.effects import Conditions, record, set_level
-from wavlm_lightning.data.mini.noises import unseen_noise
+from wavlm_lightning.data.mini.effects import Conditions, motor, record, set_level, ticking
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
@@ -21,7 +20,7 @@ _SPEAKERS = (2, 3, 4)  # of a meeting, in turn
 _SENTENCES = 24
 _SNR_DB = (10.0, 25.0)
 _NOISY = 0.8  # share of the meetings
-# Coloured noise, as the other sets have it; in the test the noise is of another kind.
+# Coloured noise, as the other sets have it; in the test the noise is of other kinds.
 _SEEN = Conditions(noise=_NOISY, snr=_SNR_DB, gain_db=3.0)
 _QUIET = Conditions(noise=0.0, gain_db=3.0)
 
@@ -83,7 +82,7 @@ def _meeting(
     waveform, recording = record(dry, _QUIET if split == "test" else _SEEN, studio.rooms(split), rng)
     if split == "test" and rng.random() < _NOISY:
         recording["snr_db"] = round(rng.uniform(*_SNR_DB), 1)
-        noise = unseen_noise(len(waveform), rng)
+        noise = (motor, ticking)[int(rng.integers(2))](len(waveform), rng)
         power = np.mean(np.square(waveform, dtype=np.float64)) * 10 ** (-recording["snr_db"] / 10)
         noise *= np.float32(np.sqrt(power / np.mean(np.square(noise, dtype=np.float64))))
         waveform, recording["level_db"] = set_level(waveform + noise, float(recording["level_db"]))

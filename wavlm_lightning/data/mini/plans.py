@@ -47,7 +47,7 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
-    # About seven minutes in all, for the tests: every label occurs, but nothing is learnt well.
+    # About ten minutes in all, for the tests: every label occurs, but nothing is learnt well.
     "tiny": Size(
         speakers=(8, 4, 4),
         pretrain=(10, 3),

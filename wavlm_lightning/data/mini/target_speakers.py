@@ -10,8 +10,7 @@ import numpy as np
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap
-from wavlm_lightning.data.mini.effects import Conditions, noise, record
-from wavlm_lightning.data.mini.noises import unseen_noise
+from wavlm_lightning.data.mini.effects import Conditions, motor, noise, record
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
 from wavlm_lightning.data.mini.scripted_utterance import (
@@ -131,4 +130,4 @@ class _Mixture:
 
 def _noise(split: str, samples: int, rng: np.random.Generator) -> np.ndarray:
     """Noise of a kind that depends on the split: steady and coloured, or, in the test, a motor."""
-    return unseen_noise(samples, rng) if split == "test" else noise(samples, rng.uniform(0.0, 2.0), -26.0, rng)
+    return motor(samples, rng) if split == "test" else noise(samples, rng.uniform(0.0, 2.0), -26.0, rng)

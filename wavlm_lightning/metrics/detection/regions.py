@@ -39,7 +39,8 @@ def regions_of_scores(
         centre: seconds at which the first frame lies, by default half its period; it stands for half a period on either side.
 
     Raises:
-        ValueError: scores with other than one dimension, an offset above the onset, or a rate that is not positive.
+        ValueError: scores with other than one dimension or that are not numbers, an offset above the onset, or a rate that is not
+            positive.
 
     Example:
         >>> regions_of_scores(np.array([0.1, 0.9, 0.5, 0.1]), rate=10, onset=0.6, offset=0.4)
@@ -50,6 +51,8 @@ def regions_of_scores(
         raise ValueError(f"regions_of_scores needs scores (frames,), got shape {scores.shape}")
     if not rate > 0:
         raise ValueError(f"the frame rate must be positive, got {rate}")
+    if np.isnan(scores).any():
+        raise ValueError("a score is not a number")
     offset = onset if offset is None else offset
     centre = 0.5 / rate if centre is None else centre
     if offset > onset:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.cluster.hierarchy import cut_tree, fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import pdist
 from sklearn.cluster import KMeans
@@ -55,8 +55,8 @@ def centroids(vectors: np.ndarray, tree: np.ndarray, how: Clusters, count: tuple
         vectors: of length 1, `(embeddings, dim)`, one at least.
         tree: their `dendrogram`.
         how: threshold and smallest size.
-        count: least and largest number of speakers, where they are known: the cut nearest to the threshold that has so many
-            clusters, else k-means.
+        count: least and largest number of speakers, where they are known: the cut that has so many clusters, in number and
+            height nearest to that at the threshold, else k-means.
     """
     number = len(vectors)
     smallest = max(1, min(how.smallest, round(SMALL_SHARE * number)))
@@ -89,21 +89,19 @@ def _counted_cut(
 
     With the smallest size of a cluster.
     """
-    number = len(vectors)
-    tried = range(1, min(number, count[1] + FURTHER_CUTS) + 1)
-    found: list[tuple[float, np.ndarray]] = []
-    heights = tree[:, 2] if len(tree) else np.empty(0)
-    for clusters in tried:
-        labels = (
-            fcluster(tree, clusters, "maxclust").astype(np.int64) - 1 if number > 1 else np.zeros(1, dtype=np.int64)
-        )
-        if count[0] <= _large(labels, smallest) <= count[1]:
-            # Between the merge that would leave one cluster less and the last one made.
-            height = heights[number - clusters] if clusters > 1 else heights[-1] if number > 1 else 0.0
-            found.append((abs(height - threshold), labels))
+    number, alone = len(vectors), _large(_cut(tree, len(vectors), threshold), smallest)
+    tried = list(range(1, min(number, count[1] + FURTHER_CUTS) + 1))
+    # Not `fcluster`, which gives fewer clusters than asked for where merges are equally high.
+    cuts = cut_tree(tree, tried).T.astype(np.int64) if number > 1 else np.zeros((1, 1), dtype=np.int64)
+    found: list[tuple[int, float, np.ndarray]] = []
+    for clusters, labels in zip(tried, cuts, strict=True):
+        large = _large(labels, smallest)
+        if count[0] <= large <= count[1]:
+            height = tree[number - max(clusters, 2), 2] if number > 1 else 0.0  # of the merge that is not made
+            found.append((abs(large - alone), abs(height - threshold), labels))
     if found:
-        return min(found, key=lambda each: each[0])[1], smallest
-    wanted = min(number, max(count[0], min(count[1], _large(_cut(tree, number, threshold), smallest))))
+        return min(found, key=lambda each: each[:2])[2], smallest
+    wanted = min(number, max(count[0], min(count[1], alone)))
     return KMeans(wanted, n_init=3, random_state=0).fit(vectors).labels_.astype(np.int64), 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import MEAN, MEAN_LISTENER, QualityPrediction, points
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.cache import Level
 
 
 class ListenerQualityPrediction(QualityPrediction):
@@ -49,7 +50,7 @@ class ListenerQualityPrediction(QualityPrediction):
     """
 
     name = "MOS-L"
-    cache_level = "frame"
+    cache_level: ClassVar[Level | None] = "frame"
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from wavlm_lightning.metrics.rating_agreement import LEVELS, MEASURES, RatingAgr
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task, Unit
 from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.cache import Level
 
 MILLIONTHS = 1_000_000  # of a point: targets are integers, because a batch in half precision would round a score
 SYSTEM, MEAN = 0, 1  # rows of a target
@@ -59,7 +60,8 @@ class QualityPrediction(Task):
     }
     headlines = ("system_srcc", "utterance_srcc", "utterance_mse")
     units: ClassVar[dict[str, Unit]] = {f"{level}_{name}": Unit("", 1.0, 3) for level in LEVELS for name in MEASURES}
-    answer, cache_level = "vector", "utterance"
+    answer = "vector"
+    cache_level: ClassVar[Level | None] = "utterance"
 
     def __init__(self, upstream: Upstream, learning_rate: float = 1e-4, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)
@@ -165,8 +167,8 @@ class QualityPrediction(Task):
                 f"{self.name}: the head predicts scores that are not finite; lower model.learning_rate or that of the encoder"
             ) from error
         if stage == "valid":
-            error = values["system_mse"].double()
-            values = {**values, SELECTION: values["system_srcc"].double() - _TIE * error / (1 + error)}
+            off = values["system_mse"].double()
+            values = {**values, SELECTION: values["system_srcc"].double() - _TIE * off / (1 + off)}
         elif self.data is not None:
             self.details = self._described(self.data.opened["test"])
         return values

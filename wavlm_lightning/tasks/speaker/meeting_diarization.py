@@ -171,8 +171,7 @@ class MeetingDiarization(SpeakerSegmentation):
         if self.embeddings is None:
             return
         self._embeddings()
-        gained = getattr(getattr(self.trainer, "datamodule", None), "factor", 1.0) != 1
-        if gained or (self.data is not None and self.data.processing):
+        if self.data is not None and (self.data.factor != 1 or self.data.processing):
             raise UserError(
                 "DIAR: the audio is changed before the windows (data.gain_db, or gain and trimming of the corpus), so that "
                 f"model.embeddings {self.embeddings} would not hear it as in its training; set data.gain_db: 0 and prepare the "
@@ -213,7 +212,8 @@ class MeetingDiarization(SpeakerSegmentation):
             if keep_logits:
                 logits.append(part.logits)
         activity = np.concatenate(activities)
-        voices = Voices(np.concatenate(vectors), clean_seconds(activity, self.hop), activity.any(1))
+        spoken = np.asarray(activity.any(1))
+        voices = Voices(np.concatenate(vectors), clean_seconds(activity, self.hop), spoken)
         frames = int(starts[-1]) + activity.shape[1]
         return Heard(activity, starts, voices, frames, torch.cat(logits) if logits else None)
 

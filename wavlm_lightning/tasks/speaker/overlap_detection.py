@@ -192,7 +192,8 @@ class OverlapDetection(Task):
                 f"OSD: no recording of split {self.data.opened[stage].name} has a turn, so there is nothing to detect; use a "
                 "corpus with speaker turns"
             )
-        values, details = {}, {}
+        values: dict[str, float] = {}
+        details: dict[str, Any] = {}
         for event, found in counts.items():
             precision = metric.average_precision(event)
             values |= {f"{event}_f1": found.f1, f"{event}_ap": precision, f"{event}_error": found.error}

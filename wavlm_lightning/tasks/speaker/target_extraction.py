@@ -31,7 +31,7 @@ QUICK = ("si_sdr", "si_sdri")
 
 
 class TargetExtraction(EnrolledTask, WaveformTask):
-    """Three bidirectional LSTMs of 256, the first multiplied by the speaker vector; a sigmoid mask on the STFT; SI-SDR as the loss.
+    """Three bidirectional LSTMs of 256, the first multiplied by the speaker vector, a sigmoid mask on the STFT, SI-SDR as loss.
 
     The STFT has windows of 1024 samples at the frame rate of the upstream; the answer has the phase of the mixture. Reads the
     further audio `enrolment` (another recording of the target speaker) and `clean` (what the target speaker says in the mixture).

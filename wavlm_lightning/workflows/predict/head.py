@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TrainedHead:
     gain_db: float  # of every waveform, as in training
     trim: bool  # remove quiet stretches, as the recipe of the training corpus did
     device: torch.device
+    weights: Path  # the checkpoint, or the folder in Hugging Face's format
 
     def read(self, path: Path, whole: bool = False) -> np.ndarray:
         """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`; `whole` trims nothing."""
@@ -79,6 +81,12 @@ def holds_head(path: Path) -> bool:
     return isinstance(named, list) and bool(named) and str(named[0]).endswith(HEADS)
 
 
+def weights_of(path: Path) -> Path:
+    """Where the weights of a head are that `open_head` loads: the best checkpoint of a run, or the path itself."""
+    best = checkpoint(path, BEST)
+    return best if best.exists() else path
+
+
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
     """Load a head from a run folder of `wavlm fit`, or from a folder in Hugging Face's format; see `choose_device`.
 
@@ -95,7 +103,7 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
         gain_db = float(gain_db + processing.get("gain_db", 0.0))
         if not math.isfinite(gain_db):
             raise UserError(f"{path}: its recordings got a gain of {gain_db} dB; {EXPECTED}")
-        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
+        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place, weights_of(path))
 
 
 def answer_with(head: TrainedHead, nbest: int) -> None:
@@ -123,13 +131,18 @@ def decode_with(head: TrainedHead, path: Path) -> dict[str, Any]:
 
     Args:
         head: loaded.
-        path: a file of `wavlm lm tune`, or the run folder that holds one.
+        path: a file of `wavlm lm tune`, or the run folder that holds one. Weights that were searched for another head are used,
+            with a note.
 
     Raises:
-        UserError: the head answers with something else, the file is no language model, or its files do not fit the head.
+        UserError: the head answers with something else, the file is no language model, its files do not fit the head, or the head
+            has been trained on since the search.
     """
-    model = LanguageModel.read(path)
-    check_decodes(head.task, f"--lm {path}").use_language_model(model)
+    task = check_decodes(head.task, f"--lm {path}")
+    model, note = LanguageModel.read(path).for_head(head.weights)
+    if note:
+        print(note, file=sys.stderr)
+    task.use_language_model(model)
     return {**model.described(), "state": [state_of(Path(file)) for file in (model.lexicon, model.model) if file]}
 
 
