@@ -23,6 +23,8 @@ ORDER = [
     *(
         "fine_tuning",
         "tokenisers",
+        "who_speaks_when",
+        "quality_of_speech",
         "reports",
         "units",
         "clusters",

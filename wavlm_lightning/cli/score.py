@@ -1,4 +1,7 @@
-"""`wavlm score KIND REFERENCE HYPOTHESIS [OTHER]`: errors of words, phones, turns and trials in files, with intervals."""
+"""`wavlm score KIND REFERENCE HYPOTHESIS [OTHER]`: errors of words, phones, turns and trials in files, with intervals.
+
+`wavlm score RUN RUN ...` stacks quality predictors.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Score answers against the truth. Brackets hold the 95 % interval of a bootstrap over utterances (or "
         "recordings,\ntrials; with --speakers over speakers).\n"
-        "`wavlm score RUN` scores the transcripts that `wavlm test RUN` has left.\n\n"
+        "`wavlm score RUN` scores the transcripts that `wavlm test RUN` has left; `wavlm score RUN RUN ...` stacks quality\n"
+        "predictors (MOS), fitted on their validation split (`wavlm score RUN RUN --help`).\n\n"
         + "\n".join(f"  {kind:<7} {text}" for kind, text in KINDS.items()),
     )
     parser.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
@@ -48,8 +53,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def build_fusion_parser() -> argparse.ArgumentParser:
+    """The parser of `wavlm score RUN RUN ...`."""
+    parser = argparse.ArgumentParser(
+        prog="wavlm score",
+        description="Stack the predictions of several quality heads (MOS) by ridge regression that is fitted on their "
+        "validation split, and score each head, their mean and the stack on the test.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of MOS heads on one corpus")
+    parser.add_argument("--corpus", type=Path, help="where the corpus is now, if not where the runs say")
+    parser.add_argument("--split", help="to score; the test split of the runs by default")
+    parser.add_argument("--device", help="cpu, cuda, mps; the best one by default")
+    parser.add_argument("--json", action="store_true", help="one JSON object, with the score of each utterance")
+    return parser
+
+
+def _fuse(argv: list[str]) -> int:
+    """Stack heads, and print their figures and weights."""
+    options = vars(build_fusion_parser().parse_args(argv))
+    from wavlm_lightning.workflows.quality_fusion import fuse
+
+    as_json = options.pop("json")
+    fusion = fuse(**options)
+    if as_json:
+        print(json.dumps(asdict(fusion)))
+        return 0
+    width = max(map(len, fusion.measures))
+    names = list(next(iter(fusion.measures.values())))
+    print(f"{'':<{width}}  " + "  ".join(name.replace("_", " ") for name in names))
+    for label, measures in fusion.measures.items():
+        print(f"{label:<{width}}  " + "  ".join(f"{measures[name]:{len(name)}.3f}" for name in names))
+    weights = " + ".join(f"{weight:.3f} {run}" for run, weight in fusion.weights.items())
+    print(f"stacked = {fusion.intercept:.3f} + {weights}, fitted on split {fusion.fitted_on}")
+    print(f"split {fusion.tested_on}: {fusion.utterances} utterances of {fusion.systems} systems")
+    return 0
+
+
 def main(argv: list[str]) -> int:
     """Score, and print a line for each measure."""
+    named = list(takewhile(lambda word: not word.startswith("-"), argv))
+    if len(named) > 1 and all(Path(word).is_dir() for word in named):
+        return _fuse(argv)
     from wavlm_lightning.workflows.score import KINDS, files_of_run, score, score_both
 
     run: dict[str, Any] = {}

@@ -10,7 +10,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wavlm_lightning.data.corpus import CorpusWriter, Utterance
-from wavlm_lightning.data.mini import commands, dialogues, emotions, grammar, identities, keywords, queries, readings
+from wavlm_lightning.data.mini import (
+    commands,
+    dialogues,
+    emotions,
+    grammar,
+    identities,
+    keywords,
+    meetings,
+    queries,
+    ratings,
+    readings,
+    target_speakers,
+)
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -33,6 +45,9 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "er": emotions.er,
     "qbe": queries.qbe,
     "sf": commands.sf,
+    "meetings": meetings.meetings,
+    "target": target_speakers.target,
+    "mos": ratings.mos,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

@@ -1,1 +1,1 @@
-"""SUPERB's paralinguistic task: emotion recognition (ER), with its cross-validation folds."""
+"""Paralinguistic tasks: emotion recognition (ER, with its cross-validation folds) and quality of speech (MOS)."""

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from wavlm_lightning.system.plugins import make_importable, remember_class_folde
 from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
@@ -359,6 +360,8 @@ class WavLMCLI(LightningCLI):
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if self.heads.models and self._get(self.config, "ckpt_path") == BEST:
+            root = self.source or self.folder
+            self._check_language_models({label: checkpoint(root / label, BEST) for label in self.heads.models})
             load_best(self.model, self.source or self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
@@ -395,6 +398,18 @@ class WavLMCLI(LightningCLI):
         # LightningCLI reads the subcommand's arguments from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
+        if isinstance(self.model, Task):
+            self._check_language_models(dict.fromkeys(self.model.heads(), path))
+
+    def _check_language_models(self, checkpoints: Mapping[str, Path]) -> None:
+        """Compare the heads with those for which the weights of their language models were searched."""
+        if self.subcommand not in ("test", "predict"):
+            return
+        for label, head in self.model.heads().items():
+            if isinstance(head, DecodedTask) and head.language_model is not None:
+                head.language_model, note = head.language_model.for_head(checkpoints[label])
+                if note and is_first_process():
+                    print(note, file=sys.stderr)
 
 
 def is_first_process() -> bool:

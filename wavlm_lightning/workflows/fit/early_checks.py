@@ -26,7 +26,8 @@ def logged_names(model: Task) -> list[str]:
     """The metrics that a task, or each of several heads, logs in training and validation."""
     names = []
     for label, head in model.heads().items():
-        own = [f"valid/{name}" for name in head.directions] + [n for n in head.means if n.startswith("valid/")]
+        own = [*(f"valid/{name}" for name in head.directions), head.monitor[0]]
+        own += [n for n in head.means if n.startswith("valid/")]
         names += [f"{label}/{name}".lstrip("/") for name in (*own, "train/loss")]
     return list(dict.fromkeys(names))
 
