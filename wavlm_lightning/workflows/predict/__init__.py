@@ -122,7 +122,11 @@ def predict_recordings(
             place.mkdir(parents=True, exist_ok=True)
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
-            settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
+            settings: list[Any] = [
+                window,
+                audio_format,
+                *([] if decoding is None and nbest == 1 else [decoding, nbest]),
+            ]
             settings += [] if enrolments is None else [enrolments.states()]
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
