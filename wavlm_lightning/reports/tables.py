@@ -11,6 +11,8 @@ MISSING = "–"
 TITLES = {
     "si_sdr": "SI-SDR",
     "si_sdri": "SI-SDRi",
+    "map": "mAP",
+    "map_micro": "mAP of pooled decisions",
     "wer_lm": "WER with LM",
     "per_lm": "PER with LM",
     "min_dcf": "minDCF",
