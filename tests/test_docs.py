@@ -23,6 +23,7 @@ ORDER = [
     *(
         "fine_tuning",
         "tokenisers",
+        "who_speaks_when",
         "quality_of_speech",
         "reports",
         "units",

@@ -71,7 +71,10 @@ MOVED: dict[str, str | dict[str, str]] = {  # old module: new module, both witho
     "cli.side_by_side": "system.timing",
     "cli.stage_command": "system.command",
     "cli.superb_official": "workflows.superb.official",
-    "cli.superb_runs": "workflows.superb.cells",
+    "cli.superb_runs": {
+        ALL: "workflows.superb.cells",
+        **dict.fromkeys(("COST", "official_rates", "check_tasks"), "workflows.superb.suites"),
+    },
     "cli.superb_scores": "workflows.superb.benchmark",
     "cli.sweep_space": "workflows.sweep.file",
     "cli.sweep_table": "workflows.sweep.runs",

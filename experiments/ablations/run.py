@@ -5,24 +5,33 @@
 Six encoders a seed from the same codebook, equal updates, then five heads on each; at the end a second iteration, on
 clusters of a layer of the first full WavLM. Finished work is kept, and an interrupted call resumes. Writes `runs.csv`
 (every figure) and `result.md` (mean and spread) to the output folder.
+
+Does mixing show where voices overlap? Two encoders a seed, and tasks of `configs/fullstack` as measures; `result.md` then ends
+with the difference that mixing makes within each seed:
+
+    python experiments/ablations/run.py --out runs/mixing --steps 3000 --variants full no_denoising --tasks ts_asr tse osd
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from scipy.stats import ttest_rel
 from tqdm import tqdm
 
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.tables import ARROWS, metric_title
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
+from wavlm_lightning.workflows.superb.suites import chains, corpus_name
 
 HERE = Path(__file__).resolve().parent
 VARIANTS = {
@@ -36,7 +45,10 @@ VARIANTS = {
 ITERATION, ITERATION_LAYER = "iteration_2", 1
 """The layer whose labels have the highest PNMI against the mini corpus' phones (README)."""
 NAMES = {**VARIANTS, ITERATION: "WavLM, second iteration"}
-TASKS = {"pr": "PR PER ↓", "ks": "KS acc ↑", "sid": "SID acc ↑", "sv": "SV EER ↓", "sd": "SD DER ↓"}
+MIXING, WITHOUT = "full", "no_denoising"
+"""The two variants that differ in utterance mixing alone."""
+TASKS = ("pr", "ks", "sid", "sv", "sd")
+MASKED = "masked accuracy"
 PROCESSES = 2
 """Two runs of one thread do more work on two cores than one of two."""
 
@@ -59,21 +71,30 @@ class Ablation:
         out: the folder.
         steps: updates of every pre-training.
         seeds: how many of each.
+        variants: names of `VARIANTS`, and `iteration_2`, which needs `full`.
+        tasks: of `wavlm superb`; none to pre-train alone.
+        jobs: heads at a time.
     """
 
-    def __init__(self, out: Path, steps: int, seeds: int) -> None:
+    def __init__(
+        self, out: Path, steps: int, seeds: int, variants: Sequence[str], tasks: Sequence[str], jobs: int
+    ) -> None:
         self.out, self.steps, self.seeds = out, steps, seeds
+        self.variants, self.tasks, self.jobs = variants, tasks, jobs
         self.corpus = out / "corpus"
 
     def run(self) -> None:
         """Corpora and codebook, then seed by seed."""
-        wavlm("prepare", "mini", "--out", self.corpus, "--datasets", "pretrain", *TASKS)
+        wavlm("prepare", "mini", "--out", self.corpus, "--datasets", "pretrain", *self.datasets())
         if not (self.out / "codebook" / "codebook.json").is_file():
             options = ["--clusters", 100, "--level-normalised", "--restarts", 5]
             wavlm("codebook", "fit", self.corpus / "pretrain", *options, "--out", self.out / "codebook")
         wavlm("codebook", "apply", self.out / "codebook", self.corpus / "pretrain", "--name", "mfcc100")
         for seed in range(self.seeds):
-            self.pretrain_and_score([(variant, seed) for variant in VARIANTS], self.out / "heads" / str(seed))
+            variants = [variant for variant in self.variants if variant != ITERATION]
+            self.pretrain_and_score([(variant, seed) for variant in variants], self.out / "heads" / str(seed))
+        if ITERATION not in self.variants:
+            return
         codebook, first = self.out / "codebook2", self.folder("full", 0)
         if not (codebook / "codebook.json").is_file():
             options = ["--clusters", 100, "--restarts", 5, "--encoder", first, "--layer", ITERATION_LAYER]
@@ -81,14 +102,21 @@ class Ablation:
         wavlm("codebook", "apply", codebook, self.corpus / "pretrain", "--name", ITERATION)
         self.pretrain_and_score([(ITERATION, seed) for seed in range(self.seeds)], self.out / "heads" / ITERATION)
 
+    def datasets(self) -> list[str]:
+        """The corpora of the tasks, and of the tasks whose runs these start from."""
+        return list(dict.fromkeys(corpus_name(task, True) for task in chains(self.tasks, True)))
+
     def pretrain_and_score(self, runs: list[tuple[str, int]], heads: Path) -> None:
         """Pre-train encoders two at a time, train five heads on each, then delete the feature cache."""
         bar = tqdm(total=len(runs), desc="pre-training", unit="run")
         with ThreadPoolExecutor(PROCESSES) as pool, bar:
             for _ in pool.map(lambda run: self.pretrain(*run), runs):
                 bar.update()
+        if not self.tasks:
+            return
+        options = ["--tasks", *self.tasks, "--jobs", self.jobs]
         upstreams = [f"{variant}-{seed}={self.folder(variant, seed)}" for variant, seed in runs]
-        wavlm("superb", *upstreams, "--data", self.corpus, "--output", heads, "--tasks", *TASKS)
+        wavlm("superb", *upstreams, "--data", self.corpus, "--output", heads, *options)
         shutil.rmtree(heads / "cache", ignore_errors=True)
         self.write()
 
@@ -114,20 +142,23 @@ class Ablation:
         (folder / "done").touch()
 
     def figures(self) -> list[dict[str, object]]:
-        """All figures so far: variant, seed, task, percent."""
+        """All figures so far: variant, seed, task, metric, value in its unit, and whether high or low is good."""
         rows: list[dict[str, object]] = []
         for seed in range(self.seeds):
-            for variant in NAMES:
+            for variant in self.variants:
                 heads = self.out / "heads" / (ITERATION if variant == ITERATION else str(seed))
-                for task in TASKS:
-                    card = heads / f"{variant}-{seed}" / task / "card.json"
-                    if card.is_file():
-                        body = json.loads(card.read_text())
-                        value = body["metrics"][body["headline"]]["value"]
-                        rows.append({"variant": variant, "seed": seed, "task": task, "percent": value})
+                place = {"variant": variant, "seed": seed}
+                for task in self.tasks:
+                    file = heads / f"{variant}-{seed}" / task / "card.json"
+                    card = ResultCard.read(file) if file.is_file() else None
+                    for name in card.shown if card is not None else []:
+                        metric = card.metrics[name]
+                        figure = {"value": metric["value"], "unit": metric["unit"], "better": metric["better"]}
+                        rows.append({**place, "task": card.task, "metric": name, **figure})
                 accuracy = self.masked_accuracy(variant, seed)
                 if accuracy is not None:
-                    rows.append({"variant": variant, "seed": seed, "task": "masked", "percent": 100 * accuracy})
+                    figure = {"value": 100 * accuracy, "unit": "%", "better": "higher"}
+                    rows.append({**place, "task": "", "metric": MASKED, **figure})
         return rows
 
     def masked_accuracy(self, variant: str, seed: int) -> float | None:
@@ -143,20 +174,67 @@ class Ablation:
         """Write `runs.csv` and `result.md`."""
         rows = self.figures()
         with (self.out / "runs.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["variant", "seed", "task", "percent"])
+            writer = csv.DictWriter(file, ["variant", "seed", "task", "metric", "value", "unit", "better"])
             writer.writeheader()
             writer.writerows(rows)
-        columns = {**TASKS, "masked": "masked acc ↑"}
+        columns = {(str(row["task"]), str(row["metric"])): _title(row) for row in rows}
+        units = {(str(row["task"]), str(row["metric"])): row["unit"] for row in rows}
+        columns = dict(sorted(columns.items(), key=lambda column: column[0][1] == MASKED))
         lines = ["| | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
-        for variant, name in NAMES.items():
+        for variant in self.variants:
             cells = []
-            for task in columns:
-                values = [float(str(r["percent"])) for r in rows if (r["variant"], r["task"]) == (variant, task)]
-                spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "")
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            for column in columns:
+                values = list(_by_seed(rows, variant, column).values())
+                decimals = 2 if units[column] != "%" else 1
+                spread = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.{decimals}f}{spread}" if values else "")
+            lines.append(f"| {NAMES[variant]} | " + " | ".join(cells) + " |")
+        lines += mixing_effect(rows, columns)
         (self.out / "result.md").write_text("\n".join(lines) + "\n")
         print("\n".join(lines))
+
+
+def mixing_effect(rows: Sequence[dict[str, object]], columns: Mapping[tuple[str, str], str]) -> list[str]:
+    """Lines that say what mixing changes: the difference of each seed, their mean, and its 95 % interval (paired t-test)."""
+    lines = []
+    for column, title in columns.items():
+        one, other = (_by_seed(rows, variant, column) for variant in (MIXING, WITHOUT))
+        seeds = [seed for seed in one if seed in other]
+        if len(seeds) < 2:
+            continue
+        differences = [one[seed] - other[seed] for seed in seeds]
+        if len(set(differences)) == 1:  # the test divides by their spread
+            verdict, ends = "no spread over seeds, so no test", ""
+        else:
+            interval = ttest_rel([one[seed] for seed in seeds], [other[seed] for seed in seeds]).confidence_interval()
+            ends = f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+            sure = interval.low > 0 or interval.high < 0
+            helps = (statistics.mean(differences) > 0) == ("↑" in title)
+            verdict = ("mixing helps" if helps else "mixing hurts") if sure else "no difference beyond the seeds"
+        cells = [
+            ", ".join(f"{each:+.2f}" for each in differences),
+            f"{statistics.mean(differences):+.2f}",
+            ends,
+            verdict,
+        ]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    head = ["", "| with mixing minus without | each seed | mean | 95 % interval | |", "|---|---|---|---|---|"]
+    return [*head, *lines] if lines else []
+
+
+def _title(row: dict[str, object]) -> str:
+    unit = "" if row["unit"] == "%" else str(row["unit"])
+    return " ".join(
+        filter(None, [str(row["task"]), metric_title(str(row["metric"])), unit, ARROWS[str(row["better"])]])
+    )
+
+
+def _by_seed(rows: Sequence[dict[str, object]], variant: str, column: tuple[str, str]) -> dict[int, float]:
+    return {
+        int(str(row["seed"])): float(str(row["value"]))
+        for row in rows
+        if row["variant"] == variant and (row["task"], row["metric"]) == column
+    }
 
 
 def main() -> None:
@@ -165,8 +243,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="of `wavlm superb`; none to pre-train alone")
+    parser.add_argument("--jobs", type=int, default=PROCESSES, help="heads at a time")
     arguments = parser.parse_args()
-    Ablation(arguments.out, arguments.steps, arguments.seeds).run()
+    if ITERATION in arguments.variants and MIXING not in arguments.variants:
+        parser.error(f"--variants {ITERATION} needs {MIXING}, whose layers make its labels")
+    Ablation(**vars(arguments)).run()
 
 
 if __name__ == "__main__":

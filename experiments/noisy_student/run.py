@@ -81,11 +81,10 @@ def one_seed(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
             given.score,
         ]
         command += ["--share", str(SHARES[min(number, len(SHARES)) - 1])]
-        if given.lm:
-            tuned = ["wavlm", "lm", "tune", str(teacher), "--lm", str(given.lm)]
-            subprocess.run(tuned, check=True)
-            command += ["--lm", str(given.lm)]
         if not (pseudo / "corpus.json").is_file():
+            if given.lm:
+                subprocess.run(["wavlm", "lm", "tune", str(teacher), "--lm", str(given.lm)], check=True)
+                command += ["--lm", str(given.lm)]
             subprocess.run(command, check=True)
         options = [*few, "--data.pseudo_corpus", str(pseudo)]
         teacher = trained(given, folder / f"student{number}", options, seed)

@@ -10,9 +10,10 @@ import pytest
 from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, LabelSet, label_corpus
 from wavlm_lightning.codebooks.phones import class_names, phone_codebook, positional, without_stress
-from wavlm_lightning.codebooks.quality import label_quality
+from wavlm_lightning.codebooks.quality import label_quality, quality_of
 from wavlm_lightning.data.alignments import AlignmentSet, AlignmentWriter, Segment, frame_classes
-from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import PretrainingData
 from wavlm_lightning.system.errors import UserError
@@ -160,3 +161,21 @@ def test_kinds_of_other_versions_are_refused(corpus, tmp_path):
     about.write_text(json.dumps(json.loads(about.read_text()) | {"kind": "grapheme"}))
     with pytest.raises(UserError, match=r"a codebook of kind 'grapheme', and this version knows kmeans, .*; update"):
         Codebook.load(tmp_path / "book")
+
+
+def test_one_class_says_nothing(tmp_path):
+    """Silence alone is no target, and PNMI of one phone is no number."""
+    writer = CorpusWriter(tmp_path / "silent", "silent", "CC0", {"recipe": "test"})
+    noise = np.random.default_rng(0).normal(size=16_000).astype("f4") * 0.1
+    writer.write_split("train", [Utterance("a", noise, {})])
+    corpus = writer.finish({})
+    with AlignmentWriter(corpus, "times", {"kind": "forced", "teacher": "0" * 64, "settings": {}}) as alignments:
+        for shard in corpus.split("train").shards:
+            alignments.write(shard, [[Segment("SIL", 0.0, 1.0)]])
+    with pytest.raises(
+        UserError, match=r"alignments 'times' have one class, 'SIL', so that there is nothing to predict"
+    ):
+        phone_codebook(corpus, "times")
+    labels = np.arange(49) % 2
+    assert quality_of([([("SIL", 0.0, 1.0)], labels)], 50.0) is None
+    assert quality_of([([("SIL", 0.0, 0.5), ("A", 0.5, 1.0)], labels)], 50.0) is not None

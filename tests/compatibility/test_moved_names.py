@@ -23,7 +23,7 @@ NAMES = {
     for module, names in json.loads((Path(__file__).parent / "moved_names.json").read_text()).items()
 }
 """Public names that each module of `MOVED` defined on commit 7963883."""
-REMOVED: set[str] = set()
+REMOVED: set[str] = {"cli.superb_runs.POOLED"}
 """`module.name` of internal helpers that no longer exist."""
 UNCHANGED = {
     "wavlm_lightning.tasks": "Task LanguageModel UtteranceClassification CtcTask TaskData EmotionRecognition FoldData "

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from unreliable import HASTY, fetched, same, shards
 
+from wavlm_lightning.data.alignments import AlignmentSet, AlignmentWriter, Segment
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.remote import cache_space
 from wavlm_lightning.data.remote.mirror import is_remote, materialise, mirror
 from wavlm_lightning.data.remote.transport import NotThere
@@ -141,3 +143,22 @@ def test_object_stores_come_through_fsspec(origin):
 def test_a_file_outside_every_mirror_is_refused(tmp_path):
     with pytest.raises(UserError, match="not in a mirror of a remote corpus"):
         materialise(tmp_path / "train-000000.tar", {"bytes": 1, "sha256": ""}, HASTY)
+
+
+def test_alignments_come_with_their_shards(server, origin, cache):
+    """A file is downloaded when its shard is asked for, and only if its lines are those that were written."""
+    here = Corpus.open(origin / "c")
+    with AlignmentWriter(here, "times", {"kind": "forced", "teacher": "0" * 64, "settings": {}}) as writer:
+        for shard in here.split("train").shards:
+            writer.write(shard, [[Segment(f"P{key[-1]}", 0.0, 1.0)] for key in shard.keys])
+    there = Corpus.open(server.url + "c/")
+    with pytest.raises(UserError, match=r"no alignments 'nothing' at the corpus' URL .* run `wavlm align` there"):
+        AlignmentSet.open(there, "nothing")
+    found = AlignmentSet.open(there, "times")
+    assert not list(there.directory.glob("alignments/*/*.jsonl"))
+    server.moods["train-000000.jsonl"] = ["flip"]
+    rows, ours = found.rows("train"), AlignmentSet.open(here, "times").rows("train")
+    assert rows[0] == ours[0] and rows[0] is not None
+    assert [path.name for path in there.directory.glob("alignments/*/*.jsonl")] == ["train-000000.jsonl"]
+    assert found.coverage("train") == AlignmentSet.open(here, "times").coverage("train")
+    assert list(rows) == list(ours)

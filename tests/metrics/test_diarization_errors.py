@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate as PyannoteRate
+from pyannote.metrics.diarization import JaccardErrorRate as PyannoteJaccard
 from scipy.signal import medfilt
 
-from wavlm_lightning.metrics import DiarizationErrors, diarization_errors, frames_to_segments
+from wavlm_lightning.metrics import (
+    DiarizationErrors,
+    PyannoteErrors,
+    SystemErrors,
+    diarization_errors,
+    frames_to_segments,
+    pyannote_errors,
+)
 
 
 def conversation(rng, speakers, turns, end=20.0):
@@ -171,3 +179,39 @@ def test_segments_by_hand():
 def test_segments_refuse(arguments, message):
     with pytest.raises(ValueError, match=message):
         frames_to_segments(**arguments)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("collar", [0.0, 0.5])
+def test_pyannote_scores_recordings_from_begin_to_end(seed, collar):
+    """Also without speech on either side, with one speaker, and with two who speak at the same times (a tie)."""
+    rng = np.random.default_rng(seed)
+    one, tie = [("a", 1.0, 4.0)], [("a", 1.0, 4.0), ("b", 1.0, 4.0)]
+    pairs = [
+        (conversation(rng, 3, 4), conversation(rng, 4, 5)),
+        *(([], []), ([], one), (one, []), (one, one), (tie, tie), (tie, one)),
+    ]
+    der, jer = PyannoteRate(collar=collar), PyannoteJaccard(collar=collar)
+    total = PyannoteErrors()
+    for reference, hypothesis in pairs:
+        found = pyannote_errors(reference, hypothesis, 30.0, collar)
+        total += found
+        for metric in (der, jer):
+            metric(annotation(reference), annotation(hypothesis, "found"), uem=Timeline([Segment(0, 30)]))
+        if not collar:
+            assert as_array(found.diarization) == pytest.approx(as_array(diarization_errors(reference, hypothesis)))
+    assert total.diarization.rate == pytest.approx(abs(der))
+    assert total.jaccard_rate == pytest.approx(abs(jer))
+
+
+def test_pyannote_errors_add_up_over_recordings_and_processes():
+    found = pyannote_errors([("anna", 0, 4)], [("0", 1, 5)], 5.0)
+    metric = SystemErrors(3)
+    metric.update(1, found)
+    metric.update(1, pyannote_errors([("anna", 0, 12)], [("0", 0, 12)], 12.0))
+    assert metric.errors_of(1).diarization.rate == pytest.approx(2 / 16)  # sums of seconds, and no mean of recordings
+    assert metric.errors_of(1).jaccard_rate == pytest.approx((2 / 5 + 0) / 2)
+    assert metric.compute().tolist() == pytest.approx([0.0, 0.125, 0.0])
+    assert metric.errors_of(0) == PyannoteErrors()
+    with pytest.raises(ValueError, match="collar"):
+        pyannote_errors([], [], collar=-1)

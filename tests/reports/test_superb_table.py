@@ -11,7 +11,7 @@ import pytest
 from wavlm_lightning.metrics.superb import METRICS, TASKS, published_entries
 from wavlm_lightning.reports.aggregate import best_rate, combine_folds
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, superb_csv, superb_table
+from wavlm_lightning.reports.superb_table import METRIC_OF, board_verdict, no_board, superb_csv, superb_table
 from wavlm_lightning.system.errors import UserError
 
 LOWER = {"PR", "ASR", "SF_CER", "SV", "SD"}
@@ -67,6 +67,32 @@ def test_best_of_each_column_is_strong_and_missing_cells_are_dashes():
     assert first.count("**") == 2 * (len(METRICS) - 1) and "**" not in second and "–" in second
     rows = list(csv.DictReader(io.StringIO(superb_csv({"one": one, "other": other}))))
     assert float(rows[0]["SF_CER"]) == pytest.approx(22.86) and rows[1]["SV"] == ""
+
+
+def test_other_tasks_stand_in_their_own_units_and_beside_no_published_row():
+    def extraction(value: float) -> ResultCard:
+        metrics = {
+            "si_sdri": {"value": value, "unit": "dB", "better": "higher", "decimals": 1, "scale": 1.0, "chance": 0.0},
+            "pesq": {"value": 1.234, "unit": "", "better": "higher", "decimals": 2, "scale": 1.0},
+        }
+        made = card("PR", {"PR": 1.0}, metrics=metrics, headline="si_sdri", headlines=["si_sdri", "pesq"])
+        return replace(made, task="TSE")
+
+    results = {"one": {"PR": card("PR", {"PR": 5.0}), "TSE": extraction(9.04)}, "two": {"TSE": extraction(-1.26)}}
+    table = superb_table(results, ["TSE", "PR"], chance=True)
+    assert table.to_markdown().splitlines() == [
+        "| upstream | PR PER ↓ | TSE SI-SDRi dB ↑ | TSE PESQ ↑ |",
+        "| --- | ---: | ---: | ---: |",
+        "| one | 5.00 | **9.0** | 1.23 |",
+        "| two | – | -1.3 | 1.23 |",
+        "| chance | – | 0.0 | – |",
+    ]
+    rows = list(csv.DictReader(io.StringIO(superb_csv(results))))
+    assert rows[1]["PR"] == "" and rows[1]["TSE_si_sdri (dB)"] == "-1.2600" and rows[0]["TSE_pesq"] == "1.2340"
+    assert board_verdict({"two": results["two"]}) == []
+    assert no_board(results) == ["TSE has no published leaderboard here: compare the rows of this table."]
+    (line,) = board_verdict(results)
+    assert "1 of 10 tasks (PR)" in line
 
 
 def test_folds_become_their_mean_and_spread():

@@ -11,6 +11,7 @@ from torch import nn
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.reports.utterances import interval
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
@@ -146,3 +147,10 @@ def test_training_lowers_the_loss(tiny):
     assert {"valid/f1", "valid/cer"} <= set(trainer.callback_metrics)
     scores = trainer.test(head, data, verbose=False)[0]
     assert set(scores) == {"test/loss", "test/f1", "test/cer"} and scores["test/loss"] < before / 2
+    # Sums over utterances give both figures, so that both have intervals; an utterance without slots has no characters.
+    (cer,) = head.further_results()
+    assert head.utterance_results.value == pytest.approx(scores["test/f1"], abs=1e-6)
+    assert cer.value == pytest.approx(scores["test/cer"], abs=1e-6) and cer.value > 0
+    assert cer.counts.sum() == sum(len(value) for meta in data.opened["test"].metas() for _, value in meta["slots"])
+    found = interval(cer)
+    assert found.low < found.value <= found.high and found.value == pytest.approx(100 * scores["test/cer"], abs=1e-4)

@@ -66,17 +66,22 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),
     "SD": (tasks.SpeakerDiarization, "sd", {"hidden": 16}),
+    "OSD": (tasks.OverlapDetection, "sd", {"hidden": 8}),
     "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 8, "calibration_trials": 0}),
+    "DIAR": (tasks.MeetingDiarization, "sd", {"hidden": 16, "layers": 1, "window": 2.0}),
     "SE": (Gate, "pr", {}),
+    "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
+    "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
     "MOS": (tasks.QualityPrediction, "mos", {}),
     "MOS-L": (tasks.ListenerQualityPrediction, "mos", {"hidden": 8, "projection": 8, "listener_dim": 4}),
 }
-TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "MOS", "MOS-L")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "MOS", "MOS-L")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")
 """Heads that a folder of the transformers library holds."""
-DDP_ALONE = ("SV-ECAPA",)
+DDP_ALONE = ("SV-ECAPA", "DIAR")
 """Tasks that refuse fsdp2."""
 MODULES = [
     *PRETRAINING,
@@ -130,7 +135,7 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
     cls, corpus, sizes = TASKS[short]
     encoder = upstream(TUNED if how == "tuned" else None, frozen=not how)
     data: dict[str, Any] = {"batch_size": 3}
-    if short == "SD":  # has two recordings to train on, and one to test on
+    if short in ("SD", "DIAR"):  # has two recordings to train on, and one to test on
         data = {"batch_size": 1, "test_split": "train"}
     if short == "ER":
         return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def trained(kind, labels, gain_db: float = 0.0, upstream=None, **arguments) -> T
     for name, parameter in task.named_parameters():
         if not name.startswith("upstream."):
             parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return TrainedHead(task.eval(), gain_db, False, torch.device("cpu"))
+    return TrainedHead(task.eval(), gain_db, False, torch.device("cpu"), Path())
 
 
 def batch(rows: int, samples: int, seed: int, least: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from wavlm_lightning.workflows.plan import fine_tuning_plans, plan
 from wavlm_lightning.workflows.plan.costs import totals
 from wavlm_lightning.workflows.plan.labels import BEAM_RATE, UTTERANCE_SECONDS
 from wavlm_lightning.workflows.recipe import run as recipe_run
-from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.chain import chain, fine_tunings
 from wavlm_lightning.workflows.recipe.checks import check_language_models
 from wavlm_lightning.workflows.recipe.stages import RecipeRun, continued_from, with_codebook
 
@@ -164,6 +165,30 @@ def test_a_second_round_sees_the_labels_of_the_first_teacher(tmp_path):
     stages = commands(recipe, tmp_path)
     assert stages["pseudo/third"][1] == str(tmp_path / "out" / "again")
     assert [value(stages[f"fit/{name}"], "--data.train_seconds") for name in ("again", "third")] == ["null", "null"]
+
+
+def test_rounds_of_students(tmp_path):
+    """`rounds` gives the commands of further entries, and the hash of the settings stays that of an older version."""
+    recipe, out = recipe_in(tmp_path, "student"), tmp_path / "out"
+    one = fine_tunings(chain(str(recipe))[-1])
+    text = recipe.read_text()
+    recipe.write_text(text.replace("share: 0.5", "share: 0.5\n      rounds: 3\n      later_share: 0.9"))
+    stages = commands(recipe, tmp_path, corpus_of={"again": Path("elsewhere")})
+    assert [name for name in stages if name.startswith("pseudo/")] == [
+        *("pseudo/again", "pseudo/again-round2", "pseudo/again-round3")
+    ]
+    taught = {name: (value(words, "--share"), words[1]) for name, words in stages.items() if name.startswith("pseudo/")}
+    assert taught["pseudo/again"] == ("0.5", str(out / "words"))
+    assert taught["pseudo/again-round2"] == ("0.9", str(out / "again"))
+    assert taught["pseudo/again-round3"] == ("0.9", str(out / "again-round2"))
+    last = stages["fit/again-round3"]
+    assert value(last, "--data.pseudo_corpus") == str(out / "pseudo" / "again-round3")
+    assert value(last, "--data.corpus") == "elsewhere" and value(last, "--model.upstream.source") == str(
+        out / "encoder"
+    )
+    assert [each.name for each in fine_tuning_plans(str(recipe))] == ["words", "again", "again-round2", "again-round3"]
+    assert recipe_run._how(fine_tunings(chain(str(recipe))[-1])[1].recipe) == recipe_run._how(one[1].recipe)
+    assert set(recipe_run._how(one[1].recipe)[-1]) == {"teacher", "share", "language_model", "pseudo_share"}
 
 
 def test_an_encoder_that_is_there_takes_the_place_of_the_first_iteration(tmp_path):
@@ -345,6 +370,43 @@ def test_other_labels_are_other_settings(tmp_path, tiny, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_changed_corpora_of_fine_tuning_are_noticed(tmp_path, tiny, monkeypatch, capsys):
+    """The labelled corpus, and the pseudo-labels that a stage has made; a folder of an older version has no hashes of them."""
+    recipe, out = recipe_in(tmp_path, "student"), tmp_path / "out"
+    corpus = shutil.copytree(tiny / "pretrain", tmp_path / "corpus", ignore=shutil.ignore_patterns("labels"))
+    labelled = shutil.copytree(tiny / "pr", tmp_path / "labelled")
+    other = tmp_path / "other"
+    shutil.copytree(tiny / "ks", other)
+
+    def wavlm(*words: str) -> None:
+        if words[0] == "pseudo-label":
+            shutil.copytree(tiny / "er", value(list(words), "--out"))
+
+    monkeypatch.setattr(recipe_run, "wavlm", wavlm)
+    command = ["recipe", str(recipe), "--corpus", str(corpus), "--out", str(out)]
+    # The teacher of the labels has a corpus of its own, which is a setting.
+    ours = [*command, "--corpus-of", f"pr={tiny / 'pr'}"]
+    given = [*ours, "--labelled", str(labelled)]
+    assert main([*given, "--until", "fit/again"]) == 0
+    ledger = json.loads((out / "recipe.json").read_text())
+    two = {"the labelled corpus", "the pseudo-labelled corpus"}
+    assert ledger["facts"]["fit/again"].keys() == two
+    capsys.readouterr()
+    assert main([*ours, "--labelled", str(other), "--dry-run"]) == 2
+    assert "the labelled corpus has changed since the stage fit/words" in capsys.readouterr().err
+    pseudo = out / "pseudo" / "again"
+    shutil.rmtree(pseudo)
+    shutil.copytree(tiny / "ks", pseudo)
+    assert main(given) == 2
+    assert "the pseudo-labelled corpus has changed since the stage pseudo/again" in capsys.readouterr().err
+    del ledger["facts"]
+    (out / "recipe.json").write_text(json.dumps(ledger))
+    assert main(given) == 0
+    written = json.loads((out / "recipe.json").read_text())
+    assert written["facts"].keys() == set(written["done"]) and written["facts"]["fit/again"].keys() == two
+
+
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.parametrize("name", RECIPES)
 def test_interrupted_in_every_stage_it_goes_on(name, tmp_path, tiny, monkeypatch):
@@ -380,3 +442,57 @@ def test_interrupted_in_every_stage_it_goes_on(name, tmp_path, tiny, monkeypatch
     assert Corpus.open(corpus).splits  # it is whole
     reached.clear()
     assert main(command) == 0 and not reached
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["student", "phones"])
+def test_second_rounds(name, tmp_path, tiny, monkeypatch):
+    """Two rounds of a student that decodes with an n-gram; and P-BERT whose teacher is a fine-tuned P-BERT."""
+    recipe, out = recipe_in(tmp_path, name), tmp_path / "out"
+    unlabelled = tiny / ("pr" if name == "phones" else "pretrain")
+    corpus = shutil.copytree(unlabelled, tmp_path / "corpus", ignore=shutil.ignore_patterns("labels"))
+    content = yaml.safe_load(recipe.read_text())
+    if name == "student":
+        # These recognisers know nothing: they say something only if letters cost nothing.
+        letters = [*ascii_uppercase, "'", "|"]
+        rows = ["-99\t<s>\t0", "-9\t<unk>\t0", "0\t</s>", *(f"0\t{letter}\t0" for letter in letters)]
+        arpa = tmp_path / "letters.arpa"
+        grams = [f"ngram 1={len(rows)}", "ngram 2=1", "", "\\1-grams:", *rows, "", "\\2-grams:", "0\t<s> A"]
+        arpa.write_text("\n".join(["\\data\\", *grams, "", "\\end\\", ""]))
+        model = {"file": str(arpa), "trials": 2}
+        content["recipe"]["fine_tuning"][1]["pseudo_labels"] |= {
+            "rounds": 2,
+            "later_share": 0.9,
+            "language_model": model,
+        }
+        recipe.write_text(yaml.safe_dump(content))
+    else:
+        second = {**RECIPES["phones"]["codebook"], "encoder": "phones.yaml"}
+        recipe = pretraining(tmp_path, "second", {"codebook": second, "fine_tuning": [{"config": "words.yaml"}]})
+
+    def here(*words: str) -> None:
+        assert main(list(words)) == 0
+
+    monkeypatch.setattr(recipe_run, "wavlm", here)
+    command = ["recipe", str(recipe), "--corpus", str(corpus), "--labelled", str(tiny / "pr"), "--out", str(out)]
+    assert main(command) == 0
+    done = json.loads((out / "recipe.json").read_text())["done"]
+    if name == "student":
+        assert done[-8:] == [
+            f"{each}/{student}" for student in ("again", "again-round2") for each in ("tune", "pseudo", "fit", "test")
+        ]
+        pseudo = [
+            Corpus.open(out / "pseudo" / each).body["source"]["pseudo_labels"] for each in ("again", "again-round2")
+        ]
+        assert [each["round"] for each in pseudo] == [1, 2] and [each["share"] for each in pseudo] == [0.5, 0.9]
+        assert [each["decoder"]["kind"] for each in pseudo] == ["beam search"] * 2
+        assert Path(pseudo[1]["teacher"]["run"]) == out / "again"
+        card = json.loads((out / "again-round2" / "card.json").read_text())
+        assert card["pseudo_labelled"]["round"] == 2
+    else:
+        assert {"fit/pr-of-first", "fit/phones", "fit/pr-of-phones", "align/pr-of-phones-phones", "fit/second"} <= set(
+            done
+        )
+        card = json.loads((out / "words" / "card.json").read_text())
+        assert len(card["upstream"]["labelled"]) >= 1

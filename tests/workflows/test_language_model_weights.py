@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import soundfile
+import torch
 import yaml
 
 from wavlm_lightning.cli import main
@@ -114,6 +115,7 @@ def test_from_tuned_weights_to_aligned_errors(tiny, asr, run, tmp_path, capsys):
     assert f"WER with LM {card.metrics['wer_lm']['value']:.2f} %: {counts['substitutions']:,} substitutions" in said
     assert f"searched on valid of {run}" in said
     assert card.intervals.keys() == {"cer", "wer_lm"}
+    assert "another head" not in said
     # The transcripts give the same figures.
     errors = tmp_path / "errors.txt"
     assert main(["score", str(run), "--by", "speaker", "length", "--errors", str(errors), "--json"]) == 0
@@ -148,7 +150,24 @@ def test_from_tuned_weights_to_aligned_errors(tiny, asr, run, tmp_path, capsys):
     assert len(longest["nbest"]) > 1 and longest["text_lm"]
     assert main(command) == 0
     assert f"{longest['nbest'][1]['score']:.3f}  {longest['nbest'][1]['text']}" in capsys.readouterr().out
+    # The weights belong to a head: that of another run is named, one that was trained on since the search is refused.
+    other = shutil.copytree(run, tmp_path / "other")
+    for folder in (other, run):
+        best = folder / "checkpoints" / "best.ckpt"
+        state = torch.load(best, weights_only=True)
+        torch.save({**state, "global_step": state["global_step"] + 1}, best)
+    assert main(["test", str(other), "--model.language_model", str(tuned), *options]) == 0
+    said = capsys.readouterr()
+    assert f"searched for another head, {run}/checkpoints/best.ckpt, not {other}/checkpoints/best.ckpt" in said.err
+    assert f"searched on valid of {run}, for another head" in said.out
+    stale = f"{tuned}: its weights were searched before {run}/checkpoints/best.ckpt was trained to its present state"
+    pseudo = ["pseudo-label", str(run), str(tiny / "pr"), "--lm", str(lm), "--out", str(tmp_path / "pseudo")]
+    align = ["align", str(run), str(tiny / "pr"), "--name", "a", "--transcripts", "decoded", "--lm", str(run)]
+    for refused in (["test", str(run), "--model.language_model", str(tuned), *options], command[:-2], pseudo, align):
+        assert main(refused) == 2
+        assert stale in capsys.readouterr().err
     lm.write_text(lm.read_text() + "\n")
+    command[1] = str(other)
     assert main([*command[:-2], "--json"]) == 2
     assert "not the file with which the weights were searched" in capsys.readouterr().err
 

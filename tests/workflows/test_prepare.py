@@ -14,6 +14,7 @@ from wavlm_lightning.data.corpora import RECIPES
 NEEDED = {
     "voxceleb1": ["--task", "sid"],
     "libri2mix": ["--labels", "nowhere"],
+    "libri2mix_target": ["--enrolments", "nowhere"],
     "gigaspeech": ["--subset", "XS"],
     "voxpopuli": ["--kind", "asr", "--language", "en"],
     "common_voice": ["--language", "es"],

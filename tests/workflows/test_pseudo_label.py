@@ -91,6 +91,18 @@ def test_records_scores_truth_and_what_is_left_out(tiny, teacher, tmp_path, caps
     assert any(f"PER of the transcripts: {100 * errors / units:.2f} % selected" in line for line in lines)
     assert Corpus.open(out).inventories["phones"] == head.task.labels[3:]
     assert main(["data", "check", str(out)]) == 0
+    # Where nothing is heard, all phones are missed; they have no score, and are in no tenth.
+    (file,) = (out / "pseudo_labels").glob("train-*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    silent = next(row for row in rows if "text" in row)
+    unheard = {"key": silent["key"], "why": "empty"}
+    file.write_text("".join(json.dumps(unheard if row is silent else row) + "\n" for row in rows))
+    lines = pseudo_label(teacher, tiny / "pr", out, share=1.0, min_seconds=1.5, max_seconds=4.0)
+    truth, missed = Corpus.open(out).body["source"]["pseudo_labels"]["truth"], silent["units"]
+    heard = [100 * (errors - silent["errors"]) / (units - missed), 100 * (errors - silent["errors"] + missed) / units]
+    assert [truth["selected"], truth["all"]] == pytest.approx(heard, abs=1e-3)
+    assert truth["units"] == units and truth["missed"] == missed
+    assert any(f"{heard[1]:.2f} % all, with {missed:,} phones where nothing was heard" in line for line in lines)
 
 
 def test_audio_is_linked_and_the_same(tiny, teacher, tmp_path):

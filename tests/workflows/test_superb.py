@@ -14,15 +14,9 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.utterances import RESULTS_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.superb.cells import (
-    COST,
-    UpstreamSpec,
-    check_tasks,
-    config_name,
-    official_rates,
-    parse_upstreams,
-)
+from wavlm_lightning.workflows.superb.cells import UpstreamSpec, parse_upstreams
 from wavlm_lightning.workflows.superb.official import is_official
+from wavlm_lightning.workflows.superb.suites import COST, check_tasks, config_name, official_rates
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
 

@@ -95,7 +95,7 @@ def examples(task: Task, batch: TaskBatch, answered: Tensor, valid: Tensor) -> l
         before = {
             name.removeprefix(UNPROCESSED): value for name, value in named.items() if name.startswith(UNPROCESSED)
         }
-        after = {name: value for name, value in named.items() if not name.startswith(UNPROCESSED)}
+        after = {name: value for name, value in named.items() if "/" not in name}
         sounds = {
             "input": inputs.audio[0],
             "answer": task.answer_rows(outputs[alone], lengths[alone])[0],

@@ -73,6 +73,8 @@ class WriteResultCard(pl.Callback):
         metrics: dict[str, MetricValue] = {}
         for name, better in task.directions.items():
             unit = task.unit(name)
+            if name != task.metric and f"test/{name}" not in task.trainer.callback_metrics:
+                continue  # its package is not installed, or no utterance has such a figure; `details` say so
             value = round(float(task.trainer.callback_metrics[f"test/{name}"]) * unit.scale, 4)
             metrics[name] = {"value": value, "unit": unit.name, "better": better}
             if unit != PERCENT:  # cards of percentages stay as older versions wrote them

@@ -30,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     permute.add_argument("corpus")
     permute.add_argument("--out", type=Path, required=True, help="the corpus folder to make")
     permute.add_argument("--seed", type=int, default=0)
+    members = "audio members that change places instead of the labels, such as the enrolment of target-speaker tasks"
+    permute.add_argument("--audio", nargs="+", default=[], metavar="NAME", help=members)
     return parser
 
 
@@ -41,7 +43,8 @@ def main(argv: list[str]) -> int:
         from wavlm_lightning.data.corpus import Corpus
         from wavlm_lightning.data.shuffled_labels import permute_labels
 
-        print(f"made {permute_labels(Corpus.open(arguments.corpus), arguments.out, arguments.seed).directory}")
+        corpus = Corpus.open(arguments.corpus)
+        print(f"made {permute_labels(corpus, arguments.out, arguments.seed, arguments.audio).directory}")
     elif arguments.verb == "info":
         from wavlm_lightning.workflows.corpus.info import info
 

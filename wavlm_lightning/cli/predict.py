@@ -38,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     nbest = "ASR, PR, SF: the N best answers, with scores, without a language model or with that of --lm"
     parser.add_argument("--nbest", type=whole, default=1, metavar="N", help=nbest)
+    enrolment = "TSE, TS-ASR, PVAD: a recording of the speaker who is meant, or a CSV file (path, audio:enrolment)"
+    parser.add_argument("--enrolment", type=Path, metavar="FILE", help=enrolment)
+    speakers = "MeetingDiarization: speakers of each recording, where you know them: 3, or a range 2-4"
+    parser.add_argument("--speakers", metavar="N|N-M", help=speakers)
     parser.add_argument("--device", help="such as cuda; the GPU if there is one by default")
     return parser
 

@@ -1,4 +1,4 @@
-"""`wavlm superb UPSTREAM... --data mini|DIR --output DIR`: the benchmark, any subset of tasks, one table."""
+"""`wavlm superb UPSTREAM... --data mini|DIR --output DIR`: the benchmark, any list of tasks, one table."""
 
 from __future__ import annotations
 
@@ -31,8 +31,18 @@ def build_parser() -> argparse.ArgumentParser:
     data = "mini (made in the output folder), or a folder of corpora from `wavlm prepare`"
     parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--output", type=Path, required=True, help="folder for runs, cards and the table")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="pr asr ks ic sid er qbe sf sv sd; all by default")
-    rates = "learning rates to try in one pass a task, of which the best on validation counts; none: the official grid"
+    suites = "all tasks of: superb (the ten of the benchmark, the default), full (those of configs/fullstack as well)"
+    parser.add_argument("--suite", choices=("superb", "full"), help=suites)
+    tasks = (
+        "pr asr ks ic sid er qbe sf sv sd, any of configs/fullstack, or the YAML of a task of your own; all by default"
+    )
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help=tasks)
+    controls = "further rows: chance, and permuted (the first upstream on labels of other utterances)"
+    parser.add_argument("--controls", nargs="+", default=[], metavar="ROW", help=controls)
+    rates = (
+        "learning rates to try in one pass a task, of which the best on validation counts; none: the official grid, and the "
+        "configuration's rate for tasks without one"
+    )
     parser.add_argument("--search", nargs="*", type=float, metavar="RATE", help=rates)
     parser.add_argument("--steps", type=whole, help="updates of every head, instead of the configurations'")
     parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
@@ -48,10 +58,11 @@ def main(argv: list[str]) -> int:
     from wavlm_lightning.workflows.superb import run_superb, superb_commands
 
     cells = (arguments.upstreams, arguments.data, arguments.output, arguments.tasks, arguments.search, arguments.steps)
+    which = {"suite": arguments.suite, "controls": arguments.controls}
     if arguments.dry_run:
-        print("\n".join(superb_commands(*cells)))
+        print("\n".join(superb_commands(*cells, **which)))
         return 0
-    board = run_superb(*cells, size=arguments.size, jobs=arguments.jobs)
+    board = run_superb(*cells, **which, size=arguments.size, jobs=arguments.jobs)
     if board.cards:
         print(board.text)
     if board.failures:

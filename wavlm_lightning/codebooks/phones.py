@@ -162,6 +162,11 @@ def phone_codebook(
             "or give --unaligned leave-out, so that pre-training leaves them out"
         )
     names = class_names(found.inventory, stress)
+    if len(names) < 2:
+        raise UserError(
+            f"{corpus.directory}: alignments {alignments!r} have one class, {names[0]!r}, so that there is nothing to predict; "
+            "align with a head that hears phones"
+        )
     if positions:
         names = positional_names(names, f"{corpus.directory}: alignments {alignments!r}")
     if len(names) > LARGEST:

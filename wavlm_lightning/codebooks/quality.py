@@ -60,13 +60,16 @@ def label_quality(corpus: Corpus, name: str, split: str, alignments: str = OWN) 
 
 
 def quality_of(rows: Iterable[tuple[Sequence[Any] | None, np.ndarray]], rate: float) -> ClusterQuality | None:
-    """Compare phones of utterances with their labels, `rate` a second; None if no utterance has labels and phones with times."""
+    """Compare phones of utterances with their labels, `rate` a second.
+
+    None if no utterance has labels and phones with times, or if all frames have one phone, about which labels say nothing.
+    """
     at, phones, clusters = PhoneFrames(rate), [], []
     for segments, row in rows:
         if segments is not None and len(row):  # sets made from alignments may lack utterances
             found, inside = at(segments, len(row))
             phones.append(found)
             clusters.append(row[inside])
-    if not phones:
+    if not phones or len(np.unique(found := np.concatenate(phones))) < 2:
         return None
-    return cluster_quality(np.concatenate(phones), np.concatenate(clusters))
+    return cluster_quality(found, np.concatenate(clusters))

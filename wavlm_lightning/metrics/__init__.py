@@ -1,6 +1,6 @@
-"""Metrics that torchmetrics and pyannote.metrics lack, each as the field computes it.
+"""Metrics that torchmetrics and pyannote.metrics lack or only have for one recording, each as the field computes it.
 
-- `diarization`, `diarization_rate`, `rttm`: segments, diarization error rate, the RTTM format (SD).
+- `diarization`, `diarization_rate`, `rttm`: segments, diarization and Jaccard error, the RTTM format (SD, DIAR).
 - `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER, minDCF (SV).
 - `enhancement`: SI-SDR, its improvement, STOI, as means over utterances.
 - `superb`: SUPERB's Score, Rank and published leaderboard.
@@ -25,14 +25,31 @@ from wavlm_lightning.metrics.term_detection import MTWV, false_alarm_weight, max
 from wavlm_lightning.metrics.verification import equal_error_rate
 
 if TYPE_CHECKING:
-    from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors, frames_to_segments
-    from wavlm_lightning.metrics.diarization_rate import SETTINGS, DiarizationErrorRate, DiarizationSetting
+    from wavlm_lightning.metrics.diarization import (
+        DiarizationErrors,
+        PyannoteErrors,
+        diarization_errors,
+        frames_to_segments,
+        pyannote_errors,
+    )
+    from wavlm_lightning.metrics.diarization_rate import (
+        SETTINGS,
+        DiarizationErrorRate,
+        DiarizationSetting,
+        SystemErrors,
+    )
     from wavlm_lightning.metrics.effective_rank import EffectiveRank
     from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots, slot_type_f1, slot_value_cer
 
 _HEAVY = {
-    "diarization": ("DiarizationErrors", "diarization_errors", "frames_to_segments"),
-    "diarization_rate": ("SETTINGS", "DiarizationErrorRate", "DiarizationSetting"),
+    "diarization": (
+        "DiarizationErrors",
+        "PyannoteErrors",
+        "diarization_errors",
+        "frames_to_segments",
+        "pyannote_errors",
+    ),
+    "diarization_rate": ("SETTINGS", "DiarizationErrorRate", "DiarizationSetting", "SystemErrors"),
     "effective_rank": ("EffectiveRank",),
     "slots": ("SlotTypeF1", "SlotValueCER", "parse_slots", "slot_type_f1", "slot_value_cer"),
 }
@@ -45,9 +62,11 @@ __all__ = [
     "DiarizationErrors",
     "DiarizationSetting",
     "EffectiveRank",
+    "PyannoteErrors",
     "SlotTypeF1",
     "SlotValueCER",
     "SuperbEntry",
+    "SystemErrors",
     "cluster_quality",
     "diarization_errors",
     "equal_error_rate",
@@ -56,6 +75,7 @@ __all__ = [
     "maximum_term_weighted_value",
     "parse_rttm",
     "parse_slots",
+    "pyannote_errors",
     "rttm_lines",
     "slot_type_f1",
     "slot_value_cer",

@@ -1,4 +1,4 @@
-"""Diarization error rate over a data set, as a torchmetrics metric, for SUPERB's ten ways to make segments from scores."""
+"""Diarization error over a data set, as torchmetrics metrics: for SUPERB's ten ways to make segments, and of several systems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wavlm_lightning.metrics.diarization import DiarizationErrors, diarization_errors, frames_to_segments
+from wavlm_lightning.metrics.diarization import (
+    DiarizationErrors,
+    PyannoteErrors,
+    diarization_errors,
+    frames_to_segments,
+)
 
 MICROSECONDS = 1_000_000
 
@@ -81,3 +86,44 @@ class DiarizationErrorRate(Metric):
     def details(self) -> list[DiarizationErrors]:
         """Missed, false alarm, confused and total seconds of each setting; outside `compute`, of this process alone."""
         return [DiarizationErrors(*(value / MICROSECONDS for value in row)) for row in self.errors.tolist()]
+
+
+class SystemErrors(Metric):
+    """Sums of errors of several systems, or several settings of one, over recordings and processes.
+
+    Args:
+        systems: their number.
+
+    Example:
+        >>> metric = SystemErrors(2)
+        >>> metric.update(1, pyannote_errors([("anna", 0, 4)], [("0", 1, 5)], 5.0))
+        >>> metric.errors_of(1).diarization.rate
+        0.5
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    # Whole microseconds and millionths of a speaker, for the reason given at `DiarizationErrorRate`.
+    sums: Tensor
+
+    def __init__(self, systems: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("sums", torch.zeros(systems, 6, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, system: int, errors: PyannoteErrors) -> None:
+        """Add one recording of one system."""
+        seconds = errors.diarization
+        row = [seconds.missed, seconds.false_alarm, seconds.confusion, seconds.total, errors.jaccard, errors.speakers]
+        millionths = torch.tensor(row, dtype=torch.float64).mul(MICROSECONDS).round().to(torch.int64)
+        self.sums[system] += millionths.to(self.sums.device)
+
+    def compute(self) -> Tensor:
+        """Diarization error rates, fractions `(systems,)`."""
+        rates = [self.errors_of(system).diarization.rate for system in range(len(self.sums))]
+        return torch.tensor(rates, device=self.sums.device)
+
+    def errors_of(self, system: int) -> PyannoteErrors:
+        """The sums of a system; outside `compute` and `sync_context`, of this process alone."""
+        *seconds, jaccard, speakers = (value / MICROSECONDS for value in self.sums[system].tolist())
+        return PyannoteErrors(DiarizationErrors(*seconds), jaccard, round(speakers))

@@ -1,4 +1,4 @@
-"""Quality of enhanced speech against a clean reference: SI-SDR, its improvement over the input, STOI."""
+"""Quality of enhanced or extracted speech against a clean reference: SI-SDR, improvement over the input, STOI, PESQ."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 from wavlm_lightning.system.errors import UserError, pip_install
 
 RATE = 16_000  # samples per second, of all audio here
+SILENT = 1e-4  # largest sample of what is no sound but rounding: three steps of a 16-bit file
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
@@ -27,9 +28,38 @@ def stoi(estimate: Tensor, reference: Tensor) -> Tensor:
     return short_time_objective_intelligibility(estimate, reference, RATE)
 
 
-MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"si_sdr": si_sdr, "stoi": stoi}
-NEEDED = {"stoi": "pystoi"}  # measure -> package
+def pesq(estimate: Tensor, reference: Tensor) -> Tensor | None:
+    """Wide-band PESQ (ITU-T P.862.2) of `(samples,)`, 1.04 to 4.64, by the package pesq; None where P.862 gives no figure.
+
+    That is so without an utterance in the reference, of less than a quarter of a second, and for an estimate without sound.
+    """
+    from pesq import PesqError
+    from pesq import pesq as wide_band
+
+    if not estimate.any():
+        return None
+    try:
+        return torch.tensor(wide_band(RATE, reference.cpu().numpy(), estimate.cpu().numpy(), "wb"))
+    except PesqError:
+        return None
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {"si_sdr": si_sdr, "stoi": stoi, "pesq": pesq}
+NEEDED = {"stoi": "pystoi", "pesq": "pesq"}  # measure -> package
 UNPROCESSED = "unprocessed/"  # prefix of the measures of the input
+ORACLE = "oracle/"  # prefix of the measures of the best answer that a head of this kind could give
+LEFT_OUT = "left_out/"  # prefix of the number of utterances for which a measure gives no figure
+
+
+def install_measure(name: str) -> str:
+    """The command that installs what a measure needs."""
+    # pesq has no wheel, and a compiler is too much to ask for everywhere, so it is in no extra.
+    return "pip install pesq (needs a C compiler)" if name == "pesq" else pip_install("enhancement")
+
+
+def is_installed(name: str) -> bool:
+    """Whether a measure of `MEASURES` can be computed here."""
+    return name not in NEEDED or find_spec(NEEDED[name]) is not None
 
 
 class EnhancementMeasures(Metric):
@@ -49,6 +79,7 @@ class EnhancementMeasures(Metric):
     is_differentiable = False
     sums: Tensor
     count: Tensor
+    missing: Tensor
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -58,24 +89,75 @@ class EnhancementMeasures(Metric):
             raise UserError(f"{unknown[0]!r} is no measure of enhancement; there are {', '.join(MEASURES)}")
         self.measured = [name for name in MEASURES if name in self.names or f"{name}i" in self.names]
         for name in self.measured:
-            if name in NEEDED and find_spec(NEEDED[name]) is None:
-                raise UserError(f"{name} needs {NEEDED[name]}: {pip_install('enhancement')}")
+            if not is_installed(name):
+                raise UserError(f"{name} needs {NEEDED[name]}: {install_measure(name)}")
         # Rows: of the estimate and of the input.
         self.add_state("sums", torch.zeros(2, len(self.measured)), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("missing", torch.zeros(len(self.measured), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor) -> None:
         """Add an utterance: what the model answered, the clean reference and the input, `(samples,)` each."""
-        for row, heard in enumerate((estimate, noisy)):
-            for column, name in enumerate(self.measured):
-                self.sums[row, column] += MEASURES[name](heard.float(), reference.float()).to(self.sums.device)
+        for column, name in enumerate(self.measured):
+            found = [MEASURES[name](heard.float(), reference.float()) for heard in (estimate, noisy)]
+            if any(value is None for value in found):
+                self.missing[column] += 1
+                continue
+            for row, value in enumerate(found):
+                assert value is not None
+                self.sums[row, column] += value.to(self.sums.device)
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """By name, and with `unprocessed/` before the name the measures of the input."""
-        after, before = self.sums / self.count
+        """By name; with `unprocessed/` before it the measures of the input, with `left_out/` how many utterances have none."""
+        after, before = self.sums / (self.count - self.missing)
         values = {name: after[column] for column, name in enumerate(self.measured)}
         inputs = {name: before[column] for column, name in enumerate(self.measured)}
         improved = {f"{name}i": values[name] - inputs[name] for name in self.measured}
         named = {name: {**values, **improved}[name] for name in self.names}
-        return named | {f"{UNPROCESSED}{name}": value for name, value in inputs.items()}
+        left_out = {f"{LEFT_OUT}{self.measured[n]}": self.missing[n] for n in self.missing.nonzero()[:, 0].tolist()}
+        return named | {f"{UNPROCESSED}{name}": value for name, value in inputs.items()} | left_out
+
+
+class ExtractionMeasures(EnhancementMeasures):
+    """The same of an extracted speaker, with `confusion` and the ceiling of an oracle.
+
+    `confusion` is the share of the answers that are nearer, by SI-SDR, to the rest of the mixture (the other speakers, and noise
+    if there is some) than to the target; utterances without a rest do not count.
+
+    Args:
+        names: as for `EnhancementMeasures`, without `confusion`.
+    """
+
+    confused: Tensor
+    pairs: Tensor
+    best: Tensor
+    oracles: Tensor
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        for name in ("confused", "pairs", "oracles"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("best", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor, oracle: Tensor | None = None) -> None:
+        """Add an utterance, `(samples,)` each: the answer, the target alone, the mixture, and what an oracle answers."""
+        if not reference.any():
+            raise UserError("the target speaker is silent, so no answer has an SI-SDR; leave the utterance out")
+        super().update(estimate, reference, noisy)
+        rest = noisy.float() - reference.float()
+        if rest.abs().max() > SILENT:
+            self.pairs += 1
+            self.confused += int(si_sdr(estimate.float(), rest) > si_sdr(estimate.float(), reference.float()))
+        if oracle is not None:
+            self.oracles += 1
+            self.best += si_sdr(oracle.float(), reference.float()).to(self.best.device)
+
+    def compute(self) -> dict[str, Tensor]:
+        """As of `EnhancementMeasures`, and `confusion`, and with an oracle its `oracle/si_sdr`."""
+        values = super().compute()
+        if self.pairs:
+            values["confusion"] = self.confused / self.pairs
+        if self.oracles:
+            values[f"{ORACLE}si_sdr"] = self.best / self.oracles
+        return values

@@ -32,12 +32,17 @@ class PseudoLabelRecipe:
         share: share of the decoded utterances that is kept, the best first.
         language_model: for the decoding; None for the likeliest label of every frame.
         pseudo_share: their share of the audio that the student is trained on, see `TaskData`.
+        rounds: students in a row; the first learns from `teacher`, each further one from the one before it, as a run of its own
+            (`NAME-round2`) that begins with the same encoder.
+        later_share: `share` of the second round and those after it; None for the same.
     """
 
     teacher: str
     share: float = 0.7
     language_model: LanguageModelRecipe | None = None
     pseudo_share: float = 0.8
+    rounds: int = 1
+    later_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""SUPERB's table (upstreams by tasks), Score and Rank of our rows, and their place among the published ones."""
+"""The table of a suite (upstreams by tasks), Score and Rank of our rows, and their place among SUPERB's published ones."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from wavlm_lightning.metrics.superb import METRICS, TASKS, leaderboard, partial_score, published_entries, rank, score
-from wavlm_lightning.reports.cards import ResultCard, percent
+from wavlm_lightning.reports.cards import DECIMALS, ResultCard, percent
 from wavlm_lightning.reports.significance import BOLD, Measured, leader, small_tests
 from wavlm_lightning.reports.tables import ARROWS, MISSING, Cell, Table, metric_title
 from wavlm_lightning.reports.utterances import UtteranceResults
@@ -18,11 +19,43 @@ METRIC_OF: dict[str, str] = {
     "QbE": "mtwv", "SF_F1": "f1", "SF_CER": "cer", "SV": "eer", "SD": "der",
 }  # fmt: skip
 Results = Mapping[str, Mapping[str, ResultCard]]  # upstream -> task ("PR", "KS", ...) -> card
+Utterances = Mapping[str, Mapping[str, UtteranceResults | None]]  # upstream -> task -> results of its test utterances
 
 
-def columns_of(tasks: Sequence[str]) -> list[str]:
-    """The board's columns of some tasks, in the board's order."""
-    return [metric for task in TASKS if task in tasks for metric in TASKS[task]]
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: a metric of SUPERB's board, in percent, or a headline of another task, in its own unit."""
+
+    task: str
+    metric: str  # its name on cards
+    board: str = ""  # the board's name of it; empty for other tasks
+    unit: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name in CSV files: the board's, or task, metric and unit."""
+        return self.board or f"{self.task}_{self.metric}" + (f" ({self.unit})" if self.unit else "")
+
+    def measured(self, card: ResultCard, utterances: UtteranceResults | None = None) -> Measured | None:
+        """The figure of a card; None if the card lacks the metric, as only one of another task may."""
+        if self.board:
+            return _measured(card, self.board, utterances)
+        if self.metric not in card.metrics:
+            return None
+        main = self.metric == card.headline
+        given = card.interval if main else card.intervals.get(self.metric)
+        return Measured(card.metrics[self.metric], utterances if main else None, given=given)
+
+
+def all_columns(results: Results, tasks: Sequence[str]) -> list[Column]:
+    """The columns of some tasks: SUPERB's in the order of the board, then the headlines of the others in the order given."""
+    board = [Column(task, METRIC_OF[name], name) for task in TASKS if task in tasks for name in TASKS[task]]
+    others: dict[tuple[str, str], Column] = {}
+    for task in tasks:
+        for card in (cards[task] for cards in results.values() if task in cards and task not in TASKS):
+            for name in card.shown:
+                others.setdefault((task, name), Column(task, name, unit=card.metrics[name]["unit"]))
+    return [*board, *others.values()]
 
 
 def board_column(column: str, better: str) -> Cell:
@@ -42,36 +75,27 @@ def board_values(cards: Mapping[str, ResultCard]) -> dict[str, float]:
 
 
 def superb_table(
-    results: Results,
-    tasks: Sequence[str],
-    utterances: Mapping[str, Mapping[str, UtteranceResults | None]] | None = None,
+    results: Results, tasks: Sequence[str], utterances: Utterances | None = None, *, chance: bool = False
 ) -> Table:
-    """Make the table: one row per upstream, one column per metric of the board.
+    """Make the table: one row per upstream, one column per metric of the board and per headline of another task.
 
-    `utterances` has the results of the utterances behind each card (upstream -> task -> results), for 95 % intervals and
-    paired tests. Bold is a figure ahead of all others of its column and above chance, see `significance.leader`.
+    `utterances` has the results of the utterances behind each card, for 95 % intervals and paired tests. Bold is a figure ahead
+    of all others of its column and above chance, see `significance.leader`. `chance` adds a row of what guessing scores.
     """
-    columns = columns_of(tasks)
-    rows: dict[str, dict[str, Measured]] = {
-        upstream: {
-            column: _measured(cards[task], column, (utterances or {}).get(upstream, {}).get(task))
-            for task, board in TASKS.items()
-            if task in cards
-            for column in board
-        }
-        for upstream, cards in results.items()
-    }
-    best: dict[str, str | None] = {}
-    better: dict[str, str] = {}
+    columns = all_columns(results, tasks)
+    rows: dict[str, dict[Column, Measured]] = {}
+    for upstream, cards in results.items():
+        known = (utterances or {}).get(upstream, {})
+        found = {c: c.measured(cards[c.task], known.get(c.task)) for c in columns if c.task in cards}
+        rows[upstream] = {column: figure for column, figure in found.items() if figure is not None}
+    best: dict[Column, str | None] = {}
+    head = [Cell("upstream")]
     for column in columns:
         figures = {upstream: row[column] for upstream, row in rows.items() if column in row}
         best[column] = leader(figures)
-        better[column] = next((figure.metric["better"] for figure in figures.values()), "")
-    rates = {
-        column: {cards[task].rates_tried or 1 for cards in results.values() if task in cards}
-        for task, board in TASKS.items()
-        for column in board
-    }
+        better = next((figure.metric["better"] for figure in figures.values()), "")
+        head.append(board_column(column.board, better) if column.board else _column_cell(column, better))
+    rates = {task: {cards[task].rates_tried or 1 for cards in results.values() if task in cards} for task in tasks}
     body = []
     for upstream, row in rows.items():
         cells = [Cell(upstream)]
@@ -79,21 +103,37 @@ def superb_table(
             if (figure := row.get(column)) is None:
                 cells.append(Cell(MISSING))
                 continue
-            tried = results[upstream][_task_of(column)].rates_tried or 1
-            marks = [figure.interval_text, f"{tried} rate{'' if tried == 1 else 's'}" if len(rates[column]) > 1 else ""]
+            tried = results[upstream][column.task].rates_tried or 1
+            several = len(rates[column.task]) > 1
+            marks = [figure.interval_text, f"{tried} rate{'' if tried == 1 else 's'}" if several else ""]
             cells.append(Cell(figure.text, upstream == best[column], ", ".join(filter(None, marks))))
         body.append(cells)
-    return Table([Cell("upstream"), *(board_column(column, better[column]) for column in columns)], body)
+    foot = [[Cell("chance"), *(Cell(_chance(column, rows)) for column in columns)]] if chance else []
+    return Table(head, body, foot=foot)
 
 
-def superb_notes(results: Results, utterances: Mapping[str, Mapping[str, UtteranceResults | None]]) -> list[str]:
+def _column_cell(column: Column, better: str) -> Cell:
+    measure = " ".join(filter(None, [metric_title(column.metric), column.unit, ARROWS[better]]))
+    return Cell(column.task, note=measure)
+
+
+def _chance(column: Column, rows: Mapping[str, Mapping[Column, Measured]]) -> str:
+    metrics = (row[column].metric for row in rows.values() if column in row)
+    return next((f"{m['chance']:.{m.get('decimals', DECIMALS)}f}" for m in metrics if "chance" in m), MISSING)
+
+
+def superb_notes(results: Results, utterances: Utterances) -> list[str]:
     """What a reader of the table must know: brackets, bold, small test sets."""
+    columns = all_columns(results, list(dict.fromkeys(task for cards in results.values() for task in cards)))
+    first: dict[str, Column] = {}  # of each task
+    for column in columns:
+        first.setdefault(column.task, column)
     measured = [
-        (task, cards[task].corpus["utterances"], _measured(cards[task], column, utterances.get(upstream, {}).get(task)))
+        (task, cards[task].corpus["utterances"], figure)
         for upstream, cards in results.items()
-        for task, board in TASKS.items()
+        for task, column in first.items()
         if task in cards
-        for column in board[:1]
+        and (figure := column.measured(cards[task], utterances.get(upstream, {}).get(task))) is not None
     ]
     tasks = {task: count for task, count, _ in measured}
     found = small_tests([(task, count, [m for t, _, m in measured if t == task]) for task, count in tasks.items()])
@@ -104,10 +144,6 @@ def superb_notes(results: Results, utterances: Mapping[str, Mapping[str, Utteran
     )
     bold = f"Bold: {BOLD}." if len(results) > 1 else ""
     return list(filter(None, [" ".join(filter(None, [brackets, bold])), found]))
-
-
-def _task_of(column: str) -> str:
-    return next(task for task, board in TASKS.items() if column in board)
 
 
 def _measured(card: ResultCard, column: str, utterances: UtteranceResults | None) -> Measured:
@@ -125,7 +161,8 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
         return [f"Not comparable with the published rows, so without Score and Rank: {reservation}."]
     lines = []
     shown = [entry for entry in published_entries() if entry.shown]
-    for upstream, cards in results.items():
+    for upstream, row in results.items():
+        cards = {task: card for task, card in row.items() if task in TASKS}
         if not (values := board_values(cards)):
             continue
         if len(cards) == len(TASKS):
@@ -147,12 +184,27 @@ def board_verdict(results: Results, reservation: str | None = None) -> list[str]
     return lines
 
 
+def no_board(results: Results) -> list[str]:
+    """Name the tasks that no published leaderboard has, as a sentence of its own; none if all are SUPERB's."""
+    others = [*dict.fromkeys(task for cards in results.values() for task in cards if task not in TASKS)]
+    if not others:
+        return []
+    names = others[0] if len(others) == 1 else f"{', '.join(others[:-1])} and {others[-1]}"
+    verb = "has" if len(others) == 1 else "have"
+    return [f"{names} {verb} no published leaderboard here: compare the rows of this table."]
+
+
 def superb_csv(results: Results) -> str:
-    """The same table as CSV, with the columns of the published table."""
+    """The same table as CSV: the columns of the published table, then those of other tasks in their own units."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["Method", *METRICS])
+    others = [c for c in all_columns(results, [*{t: None for row in results.values() for t in row}]) if not c.board]
+    writer.writerow(["Method", *METRICS, *(column.title for column in others)])
     for upstream, cards in results.items():
         values = board_values(cards)
-        writer.writerow([upstream, *(f"{values[m]:.4f}" if m in values else "" for m in METRICS)])
+        row = [f"{values[m]:.4f}" if m in values else "" for m in METRICS]
+        for column in others:
+            metric = cards[column.task].metrics.get(column.metric) if column.task in cards else None
+            row.append("" if metric is None else f"{metric['value']:.4f}")
+        writer.writerow([upstream, *row])
     return buffer.getvalue()

@@ -19,6 +19,7 @@ class Stage:
 
     name: str  # in messages and reports
     run: Callable[[], None]  # may be called again after an interruption
+    facts: Callable[[], dict[str, str]] = dict  # what it read and wrote -> hash, of what is there; kept when it is done
 
 
 class Ledger:
@@ -52,6 +53,26 @@ class Ledger:
                 )
             self.body["settings"] = before
 
+    def compare(self, stages: Sequence[Stage]) -> None:
+        """Refuse to go on where what finished stages read or wrote has changed; what is gone is not compared.
+
+        Facts that an older version has not kept are added.
+
+        Raises:
+            UserError: naming the stage and what has changed.
+        """
+        kept = self.body.setdefault("facts", {})
+        for stage in stages:
+            if not self.is_done(stage.name):
+                continue
+            before, now = kept.get(stage.name, {}), stage.facts()
+            if changed := [name for name in now if before.get(name, now[name]) != now[name]]:
+                raise UserError(
+                    f"{self.path.parent}: {', '.join(changed)} has changed since the stage {stage.name}, which would now give "
+                    "something else; put it back, or choose another --out"
+                )
+            kept[stage.name] = {**now, **before}
+
     def is_done(self, name: str) -> bool:
         return name in self.body["done"]
 
@@ -65,6 +86,7 @@ class Ledger:
         begin = time.perf_counter()
         try:
             stage.run()
+            self.body.setdefault("facts", {})[stage.name] = stage.facts()
             self.body["done"].append(stage.name)
         finally:
             seconds = self.body["seconds"].get(stage.name, 0.0) + time.perf_counter() - begin
@@ -82,6 +104,9 @@ def _check(body: dict[str, Any]) -> None:
     settings, seconds, done = body["settings"], body["seconds"], body["done"]
     if not isinstance(settings, dict) or not isinstance(seconds, dict) or not isinstance(done, list):
         raise TypeError("`settings` and `seconds` must be objects, `done` a list")
+    facts = body.get("facts", {})
+    if not isinstance(facts, dict) or not all(isinstance(each, dict) for each in facts.values()):
+        raise TypeError("`facts` must be an object of objects")
     if not all(isinstance(name, str) and name in seconds for name in done):
         raise TypeError("`done` must name stages that `seconds` has")
     if not all(type(value) in (int, float) and 0 <= value < float("inf") for value in seconds.values()):

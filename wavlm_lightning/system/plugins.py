@@ -49,7 +49,8 @@ def make_importable(argv: Sequence[str]) -> None:
     folders += [folder for parent in [*folders] for folder in class_folders(parent)]
     text = "\n".join([*argv, *_texts([*paths, *yaml_files(argv, folders)])])
     open_class_paths(text, folders)
-    points = [point for group in CLASS_GROUPS for point in entry_points(group=group)]
+    registered = entry_points()  # once: it reads the metadata of all that is installed
+    points = [point for group in CLASS_GROUPS for point in registered.select(group=group)]
     for point in points:
         if re.search(rf"(?<![\w.]){re.escape(point.name)}\b", text):
             found = load(point)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -50,6 +51,17 @@ def reading(path: Path | str, what: str, remedy: str = "") -> Iterator[None]:
         raise UserError(f"{path}: too large to be {what}{end}") from error
     except Exception as error:
         raise UserError(f"{path}: not readable as {what} ({reason_of(error)}){end}") from error
+
+
+def sha256(path: Path, what: str = "a file to hash") -> str:
+    """The hash of a file, or of all files of a folder (a sharded checkpoint); `what` it should be, for the message."""
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if not part.is_dir():
+            with reading(part, what), part.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 def reason_of(error: BaseException) -> str:

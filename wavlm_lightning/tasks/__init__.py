@@ -5,7 +5,7 @@ Reading order:
 1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
 2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
    `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
-3. `classification`, `ctc`, `waveform`: what tasks of one kind share.
+3. `classification`, `ctc`, `waveform`, `enrolled`: what tasks of one kind share.
 4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
@@ -24,27 +24,37 @@ from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
+from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPrediction
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization
+from wavlm_lightning.tasks.speaker.overlap_detection import OverlapDetection
+from wavlm_lightning.tasks.speaker.personal_activity import PersonalActivity
 from wavlm_lightning.tasks.speaker.speaker_diarization import SpeakerDiarization
 from wavlm_lightning.tasks.speaker.speaker_identification import SpeakerIdentification
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
+from wavlm_lightning.tasks.speaker.target_extraction import TargetExtraction
+from wavlm_lightning.tasks.speaker.target_recognition import TargetRecognition
 from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
     "CtcTask",
     "EcapaVerification",
     "EmotionRecognition",
+    "EnrolledTask",
     "FineTunedRecognition",
     "FoldData",
     "IntentClassification",
     "KeywordSpotting",
     "LanguageModel",
     "ListenerQualityPrediction",
+    "MeetingDiarization",
+    "OverlapDetection",
+    "PersonalActivity",
     "PhonemeRecognition",
     "QualityPrediction",
     "QueryByExample",
@@ -53,6 +63,8 @@ __all__ = [
     "SpeakerIdentification",
     "SpeakerVerification",
     "SpeechRecognition",
+    "TargetExtraction",
+    "TargetRecognition",
     "Task",
     "TaskData",
     "Unit",

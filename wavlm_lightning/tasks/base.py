@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from wavlm_lightning.data.batch import Targets, TaskBatch
+from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.reports.utterances import UtteranceResults
@@ -114,7 +114,7 @@ class Task(HeadCheckpoint, Trainable):
             `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
             waveform before `data.transforms` or `data.eval_transforms`.
         extra_audio: names of further audio that is a second input, such as an enrolment, of any length and not cropped;
-            `batch.extra[name]` has it.
+            `batch.extra[name]` has it, and `beside` hands it to the head.
         data: what the data module serves in this run, see `Served`; None without one.
 
     Example:
@@ -391,6 +391,15 @@ class Task(HeadCheckpoint, Trainable):
         """The same from the upstream's hidden states; `inputs` are the audio or cached layers that they come from."""
         return self.outputs(self.weighted_sum(layers), layers.lengths), layers.lengths
 
+    @contextlib.contextmanager
+    def beside(self, extra: Mapping[str, Waveforms]) -> Iterator[None]:
+        """Within this context the task answers for inputs that come with this further audio, one row for each input.
+
+        Every step enters it before the forward pass, as do `wavlm predict` and `load_head`; a task with `extra_audio` overrides
+        it (see `EnrolledTask`).
+        """
+        yield
+
     # Answers.
 
     def answer_kind(self, outputs: Tensor) -> Answer:
@@ -434,7 +443,7 @@ class Task(HeadCheckpoint, Trainable):
         return len(batch.keys)
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
-        with self.named(batch):
+        with self.named(batch), self.beside(batch.extra):
             outputs, lengths = self(batch.inputs)
             loss = self.loss(outputs, lengths, batch.targets)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.keys))
@@ -446,11 +455,17 @@ class Task(HeadCheckpoint, Trainable):
 
         Attention takes the square of the length. Batches of validation and test hold such a recording alone.
         """
-        if is_long(inputs):
-            self.answered = long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], WINDOW_SECONDS)
-        else:
-            self.answered = self(inputs)
+        self.answered = self.heard(inputs, WINDOW_SECONDS if is_long(inputs) else 0.0)
         return self.answered
+
+    def heard(self, inputs: Any, window: float) -> tuple[Tensor, Tensor]:
+        """Outputs and valid frames of recordings in eval mode; a single one in windows of so many seconds, if not 0.
+
+        A task that divides recordings in its own way overrides it.
+        """
+        if not window:
+            return self(inputs)
+        return long_outputs(self, inputs.audio[0, : int(inputs.lengths[0])], window)
 
     def evaluate(self, batch: TaskBatch, metric: Metric, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)
@@ -475,7 +490,7 @@ class Task(HeadCheckpoint, Trainable):
         self.log(f"{stage}/{name}", mean, on_step=False, on_epoch=True)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
-        with self.named(batch):
+        with self.named(batch), self.beside(batch.extra):
             self.evaluate(batch, self.valid_metric, "valid")
 
     def on_validation_epoch_end(self) -> None:
@@ -491,7 +506,7 @@ class Task(HeadCheckpoint, Trainable):
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         if batch_idx == 0:
             self.scored = ScoredUtterances()
-        with self.named(batch):
+        with self.named(batch), self.beside(batch.extra):
             self.evaluate(batch, self.test_metric, "test")
 
     def on_test_epoch_end(self) -> None:
@@ -516,7 +531,7 @@ class Task(HeadCheckpoint, Trainable):
         super().gather_parameters()
 
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> dict[str, Any]:
-        with self.named(batch):
+        with self.named(batch), self.beside(batch.extra):
             outputs, lengths = self.answers(batch.inputs)
         return {"keys": batch.keys, "outputs": outputs, "lengths": lengths, "readable": self.readable(outputs, lengths)}
 

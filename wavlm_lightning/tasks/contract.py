@@ -93,6 +93,7 @@ class Served:
         pseudo_labelled: likewise those whose transcripts a recogniser wrote, with `round`, and `labelled`, what that had seen.
         whole: makes a loader of a split or a `Subset` as an evaluation reads it, whole utterances without transforms and
             without the cache, each process its share: for what is fitted on training data under these conditions.
+        factor: the gain of all waveforms that are served, of an amplitude.
     """
 
     corpus: Corpus
@@ -104,6 +105,7 @@ class Served:
     whole: Callable[[Split], Any] = _not_whole
     labelled: Mapping[str, Any] = field(default_factory=dict)
     pseudo_labelled: Mapping[str, Any] = field(default_factory=dict)
+    factor: float = 1.0
 
     @property
     def processing(self) -> dict[str, Any]:

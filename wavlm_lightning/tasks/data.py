@@ -200,6 +200,7 @@ class TaskData(ResumableData):
             self._whole,
             labelled,
             drawn,
+            self.factor,
         )
 
     def _with_pseudo(self, train: Split) -> Split:

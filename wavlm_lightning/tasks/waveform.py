@@ -14,7 +14,7 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import Layers, padding_mask
-from wavlm_lightning.metrics.enhancement import UNPROCESSED, EnhancementMeasures
+from wavlm_lightning.metrics.enhancement import EnhancementMeasures
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task, Unit
 from wavlm_lightning.tasks.scored_utterances import contribution
@@ -120,6 +120,10 @@ class WaveformTask(Task):
         """The headline measure of each utterance, alone: further ones, such as STOI, may take long."""
         if type(self).build_metric is not WaveformTask.build_metric:
             return None
+        return self.headline_of_each(outputs, lengths, batch)
+
+    def headline_of_each(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> list[tuple[float, float]]:
+        """`metric`, a measure of `EnhancementMeasures`, of each utterance of a batch, and 1."""
         metric, scores, inputs = EnhancementMeasures([self.metric]).to(outputs.device), [], batch.inputs
         metric.distributed_available_fn = lambda: False  # other processes are at other utterances
         assert isinstance(inputs, Waveforms)
@@ -131,13 +135,15 @@ class WaveformTask(Task):
         return scores
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
-        """Values by name; the test also puts those of the unprocessed input into `details`."""
+        """Values by name; the test also puts those of the unprocessed input and of an oracle into `details`."""
         values = metric.compute()
-        unprocessed = {
-            name.removeprefix(UNPROCESSED): values.pop(name) for name in [*values] if name.startswith(UNPROCESSED)
-        }
+        details: dict[str, dict[str, float]] = {"unprocessed": {}}
+        for name in [*values]:
+            what, slash, measure = name.partition("/")  # `unprocessed/`, `oracle/`, `left_out/`
+            if slash:
+                details.setdefault(what, {})[measure] = round(float(values.pop(name)), 4)
         if stage == "test":
-            self.details = {"unprocessed": {name: round(float(value), 4) for name, value in unprocessed.items()}}
+            self.details = details
         return values
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import bisect
 import hashlib
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -225,7 +226,9 @@ class Aligner:
     def _search(self) -> BeamSearch:
         assert self.lm is not None
         if self.lm.is_dir() or self.lm.suffix in (".yaml", ".yml"):
-            model = LanguageModel.read(self.lm)
+            model, note = LanguageModel.read(self.lm).for_head(self.head.weights)
+            if note:
+                print(note, file=sys.stderr)
         else:
             words = str(self.lexicon) if self.lexicon is not None and self.letters else None
             model = LanguageModel(words, str(self.lm), beam=BEAM)

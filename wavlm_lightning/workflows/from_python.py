@@ -20,9 +20,10 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import choose_device
-from wavlm_lightning.tasks.windows import long_outputs
+from wavlm_lightning.tasks.enrolled import ENROLMENT
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.specs import build
+from wavlm_lightning.workflows.predict.enrolments import check_hears_enrolments
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
 
 Audio: TypeAlias = Tensor | np.ndarray | str | Path
@@ -82,7 +83,9 @@ class LoadedHead:
         self._head, self._window = head, window
         self.task = head.task
 
-    def __call__(self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE) -> Any:
+    def __call__(
+        self, audio: Audio | Sequence[Audio], sample_rate: int = SAMPLE_RATE, enrolment: Audio | None = None
+    ) -> Any:
         """What `wavlm predict` prints: `text`, `turns`, `embedding`, a label with its probability, ..., as a dict.
 
         A head that answers with audio gives it as `audio`, float32 `(samples,)` at 16 kHz.
@@ -90,6 +93,7 @@ class LoadedHead:
         Args:
             audio: a waveform `(samples,)` in [-1, 1], the path of a recording, or a list of them.
             sample_rate: of the waveforms; files know theirs.
+            enrolment: of heads about a target speaker, a recording of that speaker alone.
 
         Returns:
             A dict, or a list of dicts if a list is given. The dict of a file has its path as `file`.
@@ -98,16 +102,22 @@ class LoadedHead:
             UserError: a waveform or a file cannot be used.
         """
         if isinstance(audio, Sequence) and not isinstance(audio, str):
-            return [self._answer(each, sample_rate) for each in audio]
-        return self._answer(audio, sample_rate)
+            return [self._answer(each, sample_rate, enrolment) for each in audio]
+        return self._answer(audio, sample_rate, enrolment)
 
     @torch.inference_mode()
-    def _answer(self, audio: Audio, sample_rate: int) -> dict[str, Any]:
+    def _answer(self, audio: Audio, sample_rate: int, enrolment: Audio | None) -> dict[str, Any]:
         head, name = self._head, {"file": str(audio)} if isinstance(audio, str | Path) else {}
         waveform = head.prepare(_waveform(audio, sample_rate), name.get("file", "the waveform"))
         inputs = Waveforms.pad([waveform]).to(head.device)
         long = 0 < self._window * SAMPLE_RATE < len(waveform)
-        outputs, lengths = long_outputs(head.task, inputs.audio[0], self._window) if long else head.task(inputs)
+        extra = {}
+        if enrolment is not None:
+            check_hears_enrolments(head, "enrolment")
+            heard = head.prepare(_waveform(enrolment, sample_rate), "the enrolment", whole=True)
+            extra = {ENROLMENT: Waveforms.pad([heard]).to(head.device)}
+        with head.task.beside(extra):
+            outputs, lengths = head.task.heard(inputs, self._window if long else 0.0)
         (row,) = head.task.readable(outputs, lengths)
         if head.task.answer == "waveform":
             (answer,) = head.task.answer_rows(outputs, lengths)

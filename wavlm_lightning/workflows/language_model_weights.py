@@ -19,14 +19,14 @@ from wavlm_lightning.system.command import as_called
 from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import check_output, locked, write_json, write_text
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.system.reading import read_json, reading
+from wavlm_lightning.system.reading import read_json, reading, sha256
 from wavlm_lightning.system.run_folder import BEST, checkpoint, require_run_config
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.tasks.components.beam_search import TUNED, WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.decoding import DecodedTask, check_decodes
 from wavlm_lightning.workflows.fit.messages import quiet
 from wavlm_lightning.workflows.predict.head import open_head
-from wavlm_lightning.workflows.predict.run_data import data_of_run, sha256
+from wavlm_lightning.workflows.predict.run_data import data_of_run
 
 TRIALS = "language_model.trials.json"  # in the run folder: what was tried so far
 LOCK = "language_model.lock"

@@ -36,7 +36,7 @@ from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, sweep_leftovers, write_json, write_text
-from wavlm_lightning.system.reading import read_json, read_text
+from wavlm_lightning.system.reading import read_json, read_text, sha256
 from wavlm_lightning.system.run_folder import BEST, checkpoint, require_run_config
 from wavlm_lightning.system.worker_pool import in_order
 from wavlm_lightning.tasks import TaskData
@@ -48,7 +48,7 @@ from wavlm_lightning.tasks.contract import PROCESSING
 from wavlm_lightning.tasks.decoding import DecodedTask, check_decodes
 from wavlm_lightning.tasks.pseudo_labels import LABEL_SOURCE, PSEUDO, is_pseudo_record
 from wavlm_lightning.workflows.predict.head import TrainedHead, open_head
-from wavlm_lightning.workflows.predict.run_data import data_of_run, sha256
+from wavlm_lightning.workflows.predict.run_data import data_of_run
 
 KEPT = "pseudo_labels"  # folder in OUT: what was heard
 SHARE = 0.7  # of the first round; a choice, as no paper states it
@@ -313,14 +313,18 @@ def _stage(data: TaskData, task: DecodedTask, name: str) -> Any:
 def _language_model(run: Path, lm: Path) -> tuple[LanguageModel, str]:
     """The language model that `--lm` means, and a sentence about its weights."""
     if lm.is_dir() or lm.suffix in (".yaml", ".yml"):
-        return LanguageModel.read(lm), f"weights of {lm}"
+        model, note = LanguageModel.read(lm).for_head(checkpoint(run, BEST))
+        return model, f"weights of {lm}" + (", searched for another head" if note else "")
     if not lm.is_file():
         raise UserError(f"--lm {lm}: no such file; make one with `wavlm lm TEXT... --out {lm}`")
     if (run / TUNED).is_file():
         tuned = LanguageModel.read(run / TUNED)
         wanted = (tuned.searched or {}).get("model_sha256")
         if wanted == sha256(lm):
-            return replace(tuned, model=str(lm)), f"weights of {run / TUNED}"
+            model, note = tuned.for_head(checkpoint(run, BEST))
+            return replace(model, model=str(lm)), f"weights of {run / TUNED}" + (
+                ", searched for another head" if note else ""
+            )
         raise UserError(
             f"--lm {lm}: the weights in {run / TUNED} were searched with another file; search them with `wavlm lm tune {run} "
             f"--lm {lm}`, or name that file"
@@ -537,28 +541,38 @@ def chosen(
     return ordered, ordered[:count]
 
 
-def error_rate(candidates: Sequence[Candidate]) -> float | None:
-    """Wrong words or phones in percent of the true ones, over the transcripts with true ones; None if none has."""
+def error_rate(candidates: Sequence[Candidate], missed: int = 0) -> float | None:
+    """Wrong words or phones in percent of the true ones, over the transcripts with true ones; None if none has.
+
+    `missed` are words of further utterances in which nothing was heard: each is a deletion.
+    """
     known = [each for each in candidates if each.errors is not None]
-    units = sum(each.units for each in known)
-    return round(100 * sum(each.errors or 0 for each in known) / units, 4) if units else None
+    units = missed + sum(each.units for each in known)
+    return round(100 * (missed + sum(each.errors or 0 for each in known)) / units, 4) if units else None
 
 
-def _candidates(hearing: Hearing, normalisation: LengthNormalisation | None) -> tuple[list[Candidate], Counter[str]]:
+def _candidates(
+    hearing: Hearing, normalisation: LengthNormalisation | None
+) -> tuple[list[Candidate], Counter[str], int]:
+    """The usable transcripts, why the others are not, and how many true words or phones the empty ones have missed."""
     found: list[Candidate] = []
     counts: Counter[str] = Counter()
+    missed = 0
     for split, number in hearing.places:
         rows = hearing.rows(split, number)
         assert rows is not None, "every shard has been heard"
         for place, row in enumerate(rows):
             counts[row.get("why", "usable")] += 1
+            if row.get("why") == "empty":
+                meta = hearing.corpus.split(split).shards[number].meta(place)
+                missed += len((true_text(hearing.teacher.task, meta) or "").split())
             if "why" in row:
                 continue
             scores = Scores(*(row[name] for name in Scores._fields))
             truth = row.get("errors"), row.get("units", 0)
             record = as_record(scores, normalisation)
             found.append(Candidate(split, number, place, row["key"], row["text"], record, scores.tokens, *truth))
-    return found, counts
+    return found, counts, missed
 
 
 # The new corpus.
@@ -573,7 +587,7 @@ def _write(
     threshold: float | None,
 ) -> list[str]:
     teacher, corpus, task = hearing.teacher, hearing.corpus, hearing.teacher.task
-    candidates, counts = _candidates(hearing, normalisation)
+    candidates, counts, missed = _candidates(hearing, normalisation)
     ordered, best = chosen(candidates, score, share, threshold)
     reasons = {why: count for why, count in sorted(counts.items()) if why != "usable"}
     told = ", ".join(f"{count:,} {why}" for why, count in reasons.items()) or "none was left out before"
@@ -586,7 +600,7 @@ def _write(
         )
     lowest = best[-1].scores[score]
     choice = {"threshold": threshold} if threshold is not None else {"share": SHARE if share is None else share}
-    truth = _truth(ordered, best, score)
+    truth = _truth(ordered, best, score, missed)
     source: dict[str, Any] = {
         "recipe": "pseudo-label",
         **{name: corpus.body["source"][name] for name in PROCESSING if name in corpus.body["source"]},
@@ -628,21 +642,34 @@ def _write(
         )
     if truth is not None:
         name = metric_title(task.metric)
-        lines.append(f"{name} of the transcripts: {truth['selected']:.2f} % selected, {truth['all']:.2f} % all")
+        nothing = f", with {missed:,} {task.counted} where nothing was heard" if missed else ""
+        lines.append(
+            f"{name} of the transcripts: {truth['selected']:.2f} % selected, {truth['all']:.2f} % all" + nothing
+        )
         deciles = " ".join(f"{value:.1f}" if value is not None else "-" for value in truth["deciles"])
         lines.append(f"{name} by tenths, the best by score {score!r} first: {deciles}")
     return lines
 
 
-def _truth(ordered: Sequence[Candidate], best: Sequence[Candidate], score: str) -> dict[str, Any] | None:
-    """Errors of all, of the selected, and of each tenth by score; None without true labels."""
-    everything, selected = error_rate(ordered), error_rate(best)
+def _truth(ordered: Sequence[Candidate], best: Sequence[Candidate], score: str, missed: int) -> dict[str, Any] | None:
+    """Errors of all, of the selected, and of each tenth by score; None without true labels.
+
+    All of them include the empty transcripts; the tenths do not, which have no score.
+    """
+    everything, selected = error_rate(ordered, missed), error_rate(best)
     if everything is None or selected is None:
         return None
     ends = [round(len(ordered) * number / DECILES) for number in range(DECILES + 1)]
     deciles = [error_rate(ordered[begin:end]) for begin, end in itertools.pairwise(ends)]
-    units = sum(each.units for each in ordered if each.errors is not None)
-    return {"all": everything, "selected": selected, "deciles": deciles, "deciles_by": score, "units": units}
+    units = missed + sum(each.units for each in ordered if each.errors is not None)
+    return {
+        "all": everything,
+        "selected": selected,
+        "deciles": deciles,
+        "deciles_by": score,
+        "units": units,
+        "missed": missed,
+    }
 
 
 def _write_shards(writer: CorpusWriter, hearing: Hearing, best: Sequence[Candidate], out: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm
+from wavlm_lightning.metrics import diarization_errors, equal_error_rate, parse_rttm, pyannote_errors
 from wavlm_lightning.metrics.alignment import Alignment, Edits, aligned, total
 from wavlm_lightning.metrics.intervals import Interval, bootstrap_interval
 from wavlm_lightning.metrics.verification import minimum_detection_cost
@@ -349,9 +349,6 @@ def _resampled(
 
 
 def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, UtteranceResults]:
-    from pyannote.core import Annotation, Segment
-    from pyannote.metrics.diarization import JaccardErrorRate
-
     files = []
     for path in (reference, hypothesis):
         with reading(path, "an RTTM file"):
@@ -372,18 +369,8 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, Ut
     }
     der = Measured("DER", bootstrap_interval(errors, totals), "%", {**parts, "of seconds": round(sum(totals), 1)})
 
-    def annotation(turns: Sequence[tuple[str, float, float]]) -> Any:
-        made = Annotation()
-        for number, (speaker, start, end) in enumerate(turns):
-            made[Segment(start, end), number] = speaker
-        return made
-
-    jaccard = JaccardErrorRate(collar=2 * collar)
-    weights, rates = [], []
-    for name, turns in truth.items():
-        detail = jaccard.compute_components(annotation(turns), annotation(answer.get(name, [])), uem=None)
-        weights.append(detail["speaker count"])
-        rates.append(detail["speaker error"])
+    by_pyannote = [pyannote_errors(turns, answer.get(name, []), collar=2 * collar) for name, turns in truth.items()]
+    weights, rates = [each.speakers for each in by_pyannote], [each.jaccard for each in by_pyannote]
     jer = Measured("JER", bootstrap_interval(rates, weights), "%", {"of speakers": int(sum(weights))})
     scored = Scored([der, jer], len(truth), "recordings")
     return scored, _results(der, list(truth), errors, totals, rows="recordings")

@@ -205,7 +205,7 @@ def _score(
     assert name is not None, "argparse requires --name or --encoder"
     split = split or "train"
     if (quality := score_codebook(corpus, name, split, alignments)) is None:
-        print(f"{corpus}: split {split!r} has no phone alignments to compare with")
+        print(f"{corpus}: split {split!r} has no phones with times to compare with, or one phone alone")
     else:
         _print_quality(split, quality)
 

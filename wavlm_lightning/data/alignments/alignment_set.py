@@ -9,6 +9,7 @@ Layout::
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,8 @@ import numpy as np
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.alignments.segments import SILENCE, Segment, check_segments
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.data.remote.mirror import is_remote
+from wavlm_lightning.data.remote.mirror import is_remote, materialise
+from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.system.errors import UserError
@@ -88,6 +90,7 @@ class AlignmentSet:
 
         Raises:
             UserError: there is no such set, or its description is damaged.
+            Of a corpus behind a URL, its files are downloaded when they are needed.
         """
         if name == OWN:
             names = corpus.inventories.get("phones")
@@ -97,9 +100,13 @@ class AlignmentSet:
             return cls(corpus, name, {"kind": OWN}, inventory, corpus.splits)
         path = alignments_directory(corpus, name) / "alignments.json"
         if is_remote(corpus.directory):
-            raise UserError(
-                f"{corpus.name}: alignments {name!r} are read from a folder, and this corpus is behind a URL; copy it to a folder"
-            )
+            try:
+                materialise(path)
+            except NotThere as error:
+                raise UserError(
+                    f"{corpus.name}: no alignments {name!r} at the corpus' URL ({error}); upload them, or download the corpus "
+                    "and run `wavlm align` there"
+                ) from error
         check_file(path, "the description of alignments", AGAIN)
         if not path.is_file():
             there = sorted(each.parent.name for each in corpus.directory.glob("alignments/*/alignments.json"))
@@ -198,6 +205,9 @@ class AlignmentSet:
 
     def _file(self, shard: ShardIndex) -> Path:
         path = alignment_file(alignments_directory(self.corpus, self.name), shard)
+        if is_remote(self.corpus.directory):
+            with contextlib.suppress(NotThere):
+                materialise(path)
         if not path.is_file():
             check_file(path, "alignments of a shard", AGAIN)
             raise UserError(f"{path}: this shard has no alignments; {AGAIN}")

@@ -5,8 +5,9 @@ recordings and labels without decoding a sample. It imports nothing heavy at its
 instant. `wavlm new` makes a recipe of your own, which needs no entry here.
 
 Read `fluent_speech_commands` first (the shortest), then `librispeech`. `lexicon` (phones of a text) and `trials` (pairs for
-verification) are shared parts; `ratings/` holds recipes of rated speech. Imports `audio`, `system` and `data`. Tests:
-`tests/data/test_corpora_*.py`, on miniature trees with the official layout.
+verification) are shared parts. `meetings/`, `mixtures/` and `ratings/` hold recipes of recorded meetings, of one speaker among
+others, and of rated speech. Imports `audio`, `system` and `data`. Tests: `tests/data/test_corpora_*.py`, on miniature trees
+with the official layout.
 """
 
 _NAMES = (
@@ -14,4 +15,6 @@ _NAMES = (
     "libri2mix gigaspeech voxpopuli common_voice noise voxceleb2 musan rirs_noises"
 )
 RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module
+RECIPES |= {name: f"wavlm_lightning.data.corpora.meetings.{name}" for name in ("ami", "dihard3", "alimeeting")}
+RECIPES["libri2mix_target"] = "wavlm_lightning.data.corpora.mixtures.libri2mix_target"
 RECIPES |= {name: f"wavlm_lightning.data.corpora.ratings.{name}" for name in ("bvcc", "ratings")}

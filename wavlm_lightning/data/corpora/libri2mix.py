@@ -59,7 +59,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     base = require_named(root, FOLDER, "Libri2Mix as generate_librimix_sd.sh of s3prl/LibriMix makes it")
     splits: dict[str, list[Recording]] = {}
     for split, (subset, labels, alignments, _) in SPLITS.items():
-        turns = _turns(arguments.labels, labels, alignments)
+        turns = read_turns(arguments.labels, labels, alignments)
         data = LibriMix(base.parent, subset, num_speakers=2, sample_rate=16_000, task="sep_noisy", mode="max")
         if arguments.sources:
             alone = base / "wav16k" / "max" / subset / "s1"
@@ -70,7 +70,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
             key = Path(mixture).stem
             kept = enumerate(sources if arguments.sources else [], start=1)
             audio = {f"s{reader}": AudioFile(base / source) for reader, source in kept}
-            splits[split].append(Recording(base / mixture, key, _meta(key, turns, arguments.labels), audio=audio))
+            splits[split].append(Recording(base / mixture, key, turns_of(key, turns, arguments.labels), audio=audio))
     counts = {split: count for split, (*_, count) in SPLITS.items()}
     check_counts(splits, counts, arguments.allow_partial, base, "mixtures")
     return CorpusPlan(
@@ -82,7 +82,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     )
 
 
-def _turns(folder: Path, labels: str, alignments: str) -> Turns:
+def read_turns(folder: Path, labels: str, alignments: str) -> Turns:
     """Turns by recording: by mixture from Kaldi-style labels, by LibriSpeech utterance from the alignments.
 
     Of Kaldi's labels, `rttm` is read rather than `segments` with `utt2spk`: a segment is named by mixture and times, so
@@ -108,7 +108,7 @@ def _turns(folder: Path, labels: str, alignments: str) -> Turns:
     return turns
 
 
-def _meta(mixture: str, turns: Turns, labels: Path) -> dict[str, list]:
+def turns_of(mixture: str, turns: Turns, labels: Path) -> dict[str, list]:
     """Turns and speakers of a mixture.
 
     `1578-6379-0038_6415-111615-0009` mixes utterance 6379-0038 of reader 1578 and 111615-0009 of reader 6415.

@@ -1,9 +1,9 @@
 """Diarization corpora: RTTM with the turns of recordings, a folder of audio, and optionally UEM and a list of names.
 
-A recording NAME is the audio file NAME.* somewhere below `--audio`. Its turns become `turns`, which the task SD reads; they are
-checked against the length of the audio. A UEM limits each recording to its scored stretches, `--pieces` cuts long ones. Several
-RTTM files are splits with `--split train=a.rttm valid=b.rttm`; otherwise recordings are divided. Names of speakers are those
-of one recording: no two recordings are compared by them.
+A recording NAME is the audio file NAME.* somewhere below `--audio`. Its turns become `turns`, which the task SD reads; they
+are checked against the length of the audio. A UEM limits each recording to its scored stretches, `--pieces` cuts long ones.
+Several RTTM files are splits with `--split train=a.rttm valid=b.rttm`, a folder stands for all RTTM files below it;
+otherwise recordings are divided. Names of speakers are those of one recording: no two recordings are compared by them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,15 @@ Turn = tuple[str, float, float]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the RTTM files, the folder of audio, UEM, names, pieces, and what all formats have."""
     parser.add_argument(
-        "rttm", type=Path, nargs="*", metavar="RTTM", help="turns of recordings, which are then divided"
+        "rttm",
+        type=Path,
+        nargs="*",
+        metavar="RTTM",
+        help="turns of recordings, files or folders, which are then divided",
     )
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME=RTTM", help="a file for each split, instead")
-    parser.add_argument("--audio", type=Path, required=True, help="folder with the audio, searched with all below it")
+    audio = "folder with the audio, searched with all below it; where the turns are one folder, that by default"
+    parser.add_argument("--audio", type=Path, help=audio)
     parser.add_argument("--uem", type=Path, help="the stretches of each recording to keep")
     names = "a list of recordings, one name a line: the others are left out, and those without turns are silent"
     parser.add_argument("--names", type=Path, help=names)
@@ -59,15 +64,19 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
         raise UserError(
             "wavlm prepare rttm: name RTTM files, or give each split its own with --split NAME=RTTM, not both"
         )
-    if arguments.pieces is not None and not arguments.pieces >= 1:
-        raise UserError(f"--pieces {arguments.pieces:g}: give at least 1 second")
+    check_pieces(arguments.pieces)
+    given: dict[str | None, list[Path]] = {None: arguments.rttm}
+    if arguments.split:
+        given = {split: [Path(each) for each in places] for split, places in named_splits(arguments.split).items()}
+    if arguments.audio is None:
+        if arguments.split or len(arguments.rttm) > 1 or not arguments.rttm[0].is_dir():
+            raise UserError("wavlm prepare rttm: name the folder with the audio with --audio")
+        arguments.audio = arguments.rttm[0]
+    given = {split: _files(places) for split, places in given.items()}
     require_folder(arguments.audio, "the audio of the recordings")
     files: dict[str, list[Path]] = {}
     for path in find_audio(arguments.audio).files:
         files.setdefault(path.stem, []).append(path)
-    given: dict[str | None, list[Path]] = {None: arguments.rttm}
-    if arguments.split:
-        given = {split: [Path(each) for each in places] for split, places in named_splits(arguments.split).items()}
     where = next(iter(given.values()))[0]
     left_out = LeftOut(where, arguments.on_error)
     wanted = None if arguments.names is None else _names(arguments.names)
@@ -97,6 +106,26 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
     for name in sorted(set(files) - heard - set(wanted or ())):
         left_out.add(f"audio files in {arguments.audio} without turns", name, fault=False)
     return write_foreign(recordings, arguments, where, "rttm", left_out)
+
+
+def check_pieces(seconds: float | None) -> None:
+    """Refuse `--pieces` of less than a second."""
+    if seconds is not None and not seconds >= 1:
+        raise UserError(f"--pieces {seconds:g}: give at least 1 second")
+
+
+def _files(places: list[Path]) -> list[Path]:
+    """The RTTM files that are named, and those below the folders that are."""
+    found: list[Path] = []
+    for place in places:
+        if not place.is_dir():
+            found.append(place)
+            continue
+        inside = sorted(path for path in place.rglob("*") if path.suffix.lower() == ".rttm")
+        if not inside:
+            raise UserError(f"{place}: no file NAME.rttm in this folder; name the RTTM, or a folder that holds some")
+        found += inside
+    return found
 
 
 def _turns(paths: list[Path], left_out: LeftOut) -> dict[str, list[Turn]]:
@@ -152,17 +181,38 @@ def _recording(
     if scored is not None and name not in scored:
         left_out.add(f"recordings without a line in {arguments.uem}", name, fault=False)
         return
-    stretches = [(0.0, seconds)] if scored is None else [*scored[name]]
+    stretches: list[tuple[float, float | None]] = [(0.0, seconds)] if scored is None else [*scored[name]]
     if seconds is not None and any(end is not None and end > seconds + BEYOND for _, end in stretches):
         left_out.add(f"recordings whose stretch in {arguments.uem} ends after their audio", name)
         return
+    yield from stretches_of(paths[0], name, turns, stretches, arguments.pieces, whole=scored is None)
+
+
+def stretches_of(
+    path: Path,
+    name: str,
+    turns: list[Turn],
+    stretches: list[tuple[float, float | None]],
+    pieces: float | None,
+    *,
+    whole: bool,
+) -> Iterator[Recording]:
+    """The stretches of a recording as utterances, each with the turns in it from its start.
+
+    Args:
+        path: of the audio.
+        name: of the recording: the key of an utterance is this, with its first millisecond behind it where it is not whole.
+        turns: of the recording.
+        stretches: to keep, in seconds; None for an end that is not known.
+        pieces: seconds of the longest piece; stretches are cut into equal ones. None keeps them whole.
+        whole: whether the only stretch is the recording.
+    """
     for start, end in stretches:
-        whole = scored is None
-        for begin, until in _pieces(start, end, arguments.pieces):
+        for begin, until in _pieces(start, end, pieces):
             alone = whole and begin == 0.0 and until == end
             key = name if alone else f"{name}-{round(1000 * begin):08d}"
-            meta: dict[str, Any] = {"turns": _within(turns, begin, until), "file": printable(paths[0])}
-            yield Recording(paths[0], key, meta, 0.0 if alone else begin, None if alone else until)
+            meta: dict[str, Any] = {"turns": _within(turns, begin, until), "file": printable(path)}
+            yield Recording(path, key, meta, 0.0 if alone else begin, None if alone else until)
 
 
 def _pieces(start: float, end: float | None, longest: float | None) -> Iterator[tuple[float, float | None]]:

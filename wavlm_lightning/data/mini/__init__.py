@@ -2,8 +2,9 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe), `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to samples: `scripted_utterance`,
-`rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
+(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to
+samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and
+phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """
@@ -11,7 +12,21 @@ Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 from collections.abc import Sequence
 from pathlib import Path
 
-DATASETS: tuple[str, ...] = ("pretrain", "pr", "ks", "ic", "sid", "sv", "sd", "er", "qbe", "sf", "mos")
+DATASETS: tuple[str, ...] = (
+    "pretrain",
+    "pr",
+    "ks",
+    "ic",
+    "sid",
+    "sv",
+    "sd",
+    "er",
+    "qbe",
+    "sf",
+    "meetings",
+    "target",
+    "mos",
+)
 
 
 def prepare_mini(
@@ -29,7 +44,7 @@ def prepare_mini(
 
     Args:
         out: Directory for the corpora.
-        size: `tiny` (seven minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
+        size: `tiny` (ten minutes, for tests), `mini` (five hours) or `pretrain` (20 hours to pre-train on).
         datasets: Some of `DATASETS`; all by default.
         seed: Another seed gives other speakers, sentences and recordings.
         workers: Synthesisers at work at once; by default one for each usable core.

@@ -35,16 +35,19 @@ class Size:
     sv_trials: tuple[int, int] = (600, 4000)  # of valid and test
     sd: tuple[int, int, int] = (60, 15, 30)  # dialogues
     sd_seconds: tuple[float, float] = (15.0, 20.0)  # shortest and longest dialogue
+    meetings: tuple[int, int, int] = (60, 15, 30)  # meetings of two, three and four speakers in turn
+    meeting_seconds: tuple[float, float] = (25.0, 35.0)  # shortest and longest meeting
     er_texts: int = 10  # each read by every speaker in every emotion
     er_speakers: int = 2  # of each of the five folds
     qbe: tuple[int, int] = (200, 40)  # documents, and queries of each of the two query splits
     sf: tuple[int, int, int] = (480, 80, 120)  # requests
+    target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
 
 
 SIZES: dict[str, Size] = {
-    # About seven minutes in all, for the tests: every label occurs, but nothing is learnt well.
+    # About ten minutes in all, for the tests: every label occurs, but nothing is learnt well.
     "tiny": Size(
         speakers=(8, 4, 4),
         pretrain=(10, 3),
@@ -59,10 +62,13 @@ SIZES: dict[str, Size] = {
         sv_trials=(4, 16),
         sd=(2, 1, 1),
         sd_seconds=(6.0, 8.0),
+        meetings=(3, 2, 2),
+        meeting_seconds=(8.0, 12.0),
         er_texts=1,
         er_speakers=1,
         qbe=(6, 3),
         sf=(8, 3, 3),
+        target=(3, 1, 1),
         mos=(1, 1, 1, 0),
         mos_severities=1,
     ),

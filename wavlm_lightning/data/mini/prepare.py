@@ -17,9 +17,11 @@ from wavlm_lightning.data.mini import (
     grammar,
     identities,
     keywords,
+    meetings,
     queries,
     ratings,
     readings,
+    target_speakers,
 )
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
@@ -43,6 +45,8 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "er": emotions.er,
     "qbe": queries.qbe,
     "sf": commands.sf,
+    "meetings": meetings.meetings,
+    "target": target_speakers.target,
     "mos": ratings.mos,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"

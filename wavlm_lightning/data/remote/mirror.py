@@ -1,7 +1,7 @@
 """Mirrors of remote corpora (https, s3, gs, ...): a local folder that downloads files when they are needed.
 
 `mirror` makes the folder from a URL, with `corpus.json`, `remote.json` and the trials. From then on it is a corpus like
-any other, except that `materialise` downloads a shard, an index or labels when they are opened and missing, and that
+any other, except that `materialise` downloads a shard, an index, labels or alignments when they are opened and missing, and that
 the least recently used files are evicted when $WAVLM_CACHE_GIB is reached. A file gets its name after it was verified.
 """
 
@@ -33,7 +33,7 @@ INDEX_ENTRY = 4096  # bytes of an utterance in an index, at most
 LABELS_PER_BYTE = 16  # bytes of labels for a byte of a shard, at most: silence takes few bytes
 NOTE = "remote.json"
 # Suffixes of files that their own content proves to belong to a shard; of all others, size and hash are in `corpus.json`.
-DERIVED = (".json", ".safetensors")
+DERIVED = (".json", ".safetensors", ".jsonl")
 _AGAIN_SECONDS = 600.0
 _brought: dict[Path, float] = {}  # time of this process' last download of each shard
 
@@ -189,6 +189,10 @@ def _what_is_wrong(file: io.BufferedRandom, path: Path, summary: dict[str, Any])
     try:
         if path.suffix == ".safetensors":
             return _wrong_labels(file.read(), summary)
+        if path.suffix == ".jsonl":  # alignments: a line about the others, which holds their hash
+            head = json.loads(file.readline())
+            same = hashlib.sha256(file.read()).hexdigest() == head["content_sha256"]
+            return "" if same else "damaged (its lines are not those that were written)"
         if path.suffix == ".json":
             content = json.load(file)
             if path.name.endswith(".index.json") and (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +15,8 @@ import yaml
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError, pip_install
-from wavlm_lightning.system.reading import read_lines, read_text, reading, shown
+from wavlm_lightning.system.reading import read_lines, read_text, reading, sha256, shown
+from wavlm_lightning.system.run_folder import BEST, checkpoint
 
 WORD_END = "|"
 NOT_WORDS = ("<unk>", "<s>", "</s>")  # of every ARPA file
@@ -82,6 +82,31 @@ class LanguageModel:
             if not isinstance(model.model, str) or not isinstance(model.lexicon, str | None):
                 raise ValueError("a file is no path")
             return model
+
+    def for_head(self, head: Path) -> tuple[LanguageModel, str]:
+        """The model as a head decodes with it, and a note for the user where its weights were searched for another head.
+
+        Args:
+            head: checkpoint of the head (a file, or the folder of a sharded one), or the folder of an exported head.
+
+        Returns:
+            The model, whose `searched` says `other_head` where the head has other weights than the one of the search; and a
+            note, empty where it has the same, or where nobody searched.
+
+        Raises:
+            UserError: the head has been trained on since, in the run folder where the search was.
+        """
+        searched = self.searched or {}
+        wanted, run = searched.get("head_sha256"), Path(str(searched.get("run")))
+        if wanted is None or (head.exists() and sha256(head, "a trained head") == wanted):
+            return self, ""
+        if head.resolve() == checkpoint(run, BEST).resolve():
+            raise UserError(
+                f"{run / TUNED}: its weights were searched before {head} was trained to its present state; search again with "
+                f"`wavlm lm tune {run} --lm {self.model}`"
+            )
+        note = f"note: the weights of the language model were searched for another head, {checkpoint(run, BEST)}, not {head}"
+        return replace(self, searched={**searched, "other_head": True}), note
 
     def described(self) -> dict[str, Any]:
         """Files and weights for a result card, JSON-like, with hashes where `searched` has them."""
@@ -328,9 +353,7 @@ def _check_hashes(language_model: LanguageModel) -> None:
         path, wanted = getattr(language_model, name), (language_model.searched or {}).get(f"{name}_sha256")
         if path is None or wanted is None:
             continue
-        with reading(path, "a language model"), Path(path).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != wanted:
+        if sha256(Path(path), "a language model") != wanted:
             raise UserError(
                 f"{path}: not the file with which the weights were searched; search again with `wavlm lm tune`"
             )

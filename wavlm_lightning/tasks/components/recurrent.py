@@ -37,16 +37,24 @@ class RecurrentHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(2 * hidden, labels)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, lengths: Tensor, scale: Tensor | None = None) -> Tensor:
         """Logits `(batch, frames, labels)`, behind the end of a row the bias alone.
 
-        From features `(batch, frames, dim)` and valid frames, int64 `(batch,)`, at least 1.
+        From features `(batch, frames, dim)` and valid frames, int64 `(batch,)`, at least 1. `scale` `(batch, hidden)` multiplies
+        the projected features of every frame, such as by the vector of a speaker.
         """
         hidden = self.projector(features)
-        run = run_reversed if hidden.device.type == "cpu" else run_packed
+        if scale is not None:
+            hidden = hidden * scale[:, None]
         for recurrent in self.recurrent:
-            hidden = self.dropout(run(recurrent, hidden, lengths))
+            hidden = self.dropout(run_both_ways(recurrent, hidden, lengths))
         return self.classifier(hidden)
+
+
+def run_both_ways(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
+    """A bidirectional LSTM of one layer by the faster of `run_reversed` (CPU) and `run_packed`, which see below."""
+    run = run_reversed if features.device.type == "cpu" else run_packed
+    return run(recurrent, features, lengths)
 
 
 def run_packed(recurrent: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:

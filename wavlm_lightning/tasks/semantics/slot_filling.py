@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from wavlm_lightning.augment.spec_augment import SpecAugment
+from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.slots import SlotTypeF1, SlotValueCER, parse_slots
+from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
@@ -112,6 +117,31 @@ class SlotFilling(CtcTask):
     def build_metric(self) -> MetricCollection:
         """F1 of slot types and character error rate of slot values."""
         return MetricCollection({"f1": SlotTypeF1(), "cer": SlotValueCER()}, compute_groups=False)
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """The F1 of each utterance, the edits and the characters of its slot values, and 1: the F1 is a mean over utterances."""
+        scores, cer = super().utterance_scores(outputs, lengths, batch), SlotValueCER().to(outputs.device)
+        assert scores is not None
+        cer.distributed_available_fn = lambda: False  # other processes are at other utterances
+        rows = []
+        pairs = zip(scores, self.decode(outputs, lengths), self.references(batch.targets), strict=True)
+        for (f1, one), text, reference in pairs:
+            cer.reset()
+            cer.update([text], [reference])
+            rows.append((f1, float(cer.errors), float(cer.total), one))
+        return rows
+
+    def further_results(self) -> list[UtteranceResults]:
+        """Characters of slot values behind the character error rate."""
+        first = self.utterance_results
+        if first is None:
+            return []
+        _, errors, counts, _ = np.array([self.scored.rows[key] for key in first.keys]).T
+        scale = self.unit("cer").scale
+        found = replace(first, metric="cer", better="lower", scale=scale, errors=errors, counts=counts)
+        return [found] if counts.any() else []
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The transcript with its marks, the types and values of its slots, and `nbest` transcripts if asked for."""

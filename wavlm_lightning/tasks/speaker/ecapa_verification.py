@@ -410,8 +410,7 @@ class EcapaVerification(SpeakerVerification):
         found[numbers.reshape(-1).cpu().numpy()] = rows.double().cpu().numpy()
         return found
 
-    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The embedding without the mean of training, of length 1; the cosine of two measures the similarity of the voices."""
+    def voices(self, outputs: Tensor) -> Tensor:
+        """Embeddings without the mean of training, of length 1, float32 `(batch, embedding)`."""
         mean = torch.from_numpy(self._mean(outputs.shape[1])).to(outputs.device, torch.float32)
-        rows = nn.functional.normalize(outputs.float() - mean, dim=1)
-        return [{"embedding": [round(value, 6) for value in row]} for row in rows.tolist()]
+        return nn.functional.normalize(outputs.float() - mean, dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, ClassVar, Literal
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Targets, TaskBatch
-from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_segments
 from wavlm_lightning.metrics.diarization_rate import MICROSECONDS, SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns, checked_turns
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
@@ -94,7 +94,7 @@ class SpeakerDiarization(Task):
         self.add_means("accuracy")
         self.hidden, self.speakers = hidden, speakers
         self.stride = SAMPLE_RATE / upstream.frame_rate
-        self._references: tuple[Split, dict[str, Any]] | None = None
+        self._references = ReferenceTurns(self.name)
 
     @property
     def monitor(self) -> tuple[str, str]:
@@ -107,18 +107,12 @@ class SpeakerDiarization(Task):
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Speaker activity of each frame up to the end of the last turn, int64 `(frames, speakers)` of 0 and 1."""
-        if "turns" not in meta:
-            raise UserError("SD: a recording has no turns; use a corpus with speaker turns")
-        for speaker, start, end in meta["turns"]:
-            if not 0 <= start <= end < math.inf:
-                raise UserError(
-                    f"SD: the turn of {speaker!r} from {start:g} to {end:g} s ends before it begins; correct the turns"
-                )
-        names = sorted({speaker for speaker, _, _ in meta["turns"]})
+        turns = checked_turns(meta, self.name)
+        names = sorted({speaker for speaker, _, _ in turns})
         if len(names) > self.speakers:
             raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers: {len(names)}")
         # `_frame` keeps s3prl's order of operations, on which the rounding of half frames depends.
-        places = [(names.index(speaker), self._frame(start), self._frame(end)) for speaker, start, end in meta["turns"]]
+        places = [(names.index(speaker), self._frame(start), self._frame(end)) for speaker, start, end in turns]
         target = torch.zeros(max((end for *_, end in places), default=0), self.speakers, dtype=torch.int64)
         for column, start, end in places:
             target[start:end, column] = 1
@@ -185,7 +179,8 @@ class SpeakerDiarization(Task):
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         # The reference is the turns themselves, not the frame labels that the head is trained on.
-        turns = self._turns("valid" if metric is self.valid_metric else "test")
+        assert self.data is not None
+        turns = self._references.of(self.data.opened["valid" if metric is self.valid_metric else "test"])
         scores = outputs.float().sigmoid().cpu()
         self._of_batch = []
         for key, row, length in zip(batch.keys, scores, lengths.tolist(), strict=True):
@@ -202,14 +197,6 @@ class SpeakerDiarization(Task):
         """
         seconds = [(added.double() / MICROSECONDS).tolist() for added in self._of_batch]
         return [(*(sum(row[:3]) for row in settings), settings[0][3]) for settings in seconds]
-
-    def _turns(self, stage: Literal["valid", "test"]) -> dict[str, Any]:
-        assert self.data is not None
-        split = self.data.opened[stage]
-        if self._references is None or self._references[0] is not split:
-            turns = (meta["turns"] for meta in split.metas())
-            self._references = split, dict(zip(split.keys, turns, strict=True))
-        return self._references[1]
 
     @property
     def setting(self) -> DiarizationSetting:

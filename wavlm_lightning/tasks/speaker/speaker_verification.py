@@ -220,7 +220,7 @@ class SpeakerVerification(Task):
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         places = self._trials("valid" if metric is self.valid_metric else "test").places
         numbers = torch.tensor([places[key] for key in batch.keys], device=outputs.device)
-        metric.update(nn.functional.normalize(outputs.float(), dim=1), numbers)
+        metric.update(self.voices(outputs), numbers)
 
     def on_test_start(self) -> None:
         self._trials("test")  # to fail on bad trials before anything is computed
@@ -285,5 +285,8 @@ class SpeakerVerification(Task):
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """The embedding, of length 1; the cosine of two embeddings measures the similarity of the voices."""
-        rows = nn.functional.normalize(outputs.float(), dim=1)
-        return [{"embedding": [round(value, 6) for value in row]} for row in rows.tolist()]
+        return [{"embedding": [round(value, 6) for value in row]} for row in self.voices(outputs).tolist()]
+
+    def voices(self, outputs: Tensor) -> Tensor:
+        """Embeddings of length 1, float32 `(batch, embedding)`, whose cosine measures the similarity of two voices."""
+        return nn.functional.normalize(outputs.float(), dim=1)

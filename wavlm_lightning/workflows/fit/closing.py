@@ -56,6 +56,7 @@ def error_lines(card: ResultCard) -> list[str]:
     if isinstance(model, dict) and lines:
         searched = model.get("searched") or {}
         tuned = f"searched on {searched['split']} of {searched['run']}" if searched else "given"
+        tuned += ", for another head" if searched.get("other_head") else ""
         weights = ", ".join(f"{name} {model[name]:g}" for name in ("weight", "word_score", "silence") if name in model)
         lines.append(f"  language model {model['model']}: {weights}, {tuned}")
     return lines

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from wavlm_lightning.system.plugins import make_importable, remember_class_folde
 from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.tasks import Task
+from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.training.trial import fastest_threads, threads_are_set
@@ -60,7 +61,6 @@ from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
 DEFAULT_FOLDER = "runs/default"
 LOCK = ".lock"  # in a run folder: held while it is trained in
 UNFINISHED = r".*\.ckpt\.(new|old)"  # in the folder of checkpoints: what a killed run was writing or replacing
@@ -104,7 +104,8 @@ class SaveConfig(SaveConfigCallback):
 
 def saved_content(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     """What `config.yaml` says of a parsed configuration, before lists and further tasks are put back."""
-    return yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
+    # It was checked when it was parsed; to check each value again takes as long as parsing.
+    return yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True, format="yaml"))
 
 
 class WavLMCLI(LightningCLI):
@@ -151,11 +152,25 @@ class WavLMCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=SaveConfig,
-            parser_kwargs=settings | dict.fromkeys(SUBCOMMANDS, settings),
+            parser_kwargs=settings | dict.fromkeys(self.subcommands(), settings),
             trainer_defaults={"log_every_n_steps": 10},
             args=options,
             run=run,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """The called one alone, because the parser of each takes a tenth of a second to build."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in self.options[:1] if name in every} or every
+
+    def _dump_config(self) -> None:
+        """Keep the hyperparameters that models write into their checkpoints; LightningCLI would check each value again."""
+        if not hasattr(self, "config_dump"):
+            dumped = self.parser.dump(
+                self.config, skip_link_targets=False, skip_unset=False, skip_validation=True, format="yaml"
+            )
+            content = yaml.safe_load(dumped)
+            self.config_dump = content[self.subcommand] if self.subcommand else content
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(OPTION, type=list[str | dict[str, Any]] | None, default=None, help=HELP)
@@ -345,6 +360,8 @@ class WavLMCLI(LightningCLI):
     def before_validate(self) -> None:
         """Resolve `--ckpt_path best`; of several heads, load the best checkpoint of each."""
         if self.heads.models and self._get(self.config, "ckpt_path") == BEST:
+            root = self.source or self.folder
+            self._check_language_models({label: checkpoint(root / label, BEST) for label in self.heads.models})
             load_best(self.model, self.source or self.folder)  # Lightning would load one file; each head has its own
             self.config_init[self.subcommand]["ckpt_path"] = None
             return
@@ -381,6 +398,18 @@ class WavLMCLI(LightningCLI):
         # LightningCLI reads the subcommand's arguments from `config_init` after this hook.
         self.config_init[self.subcommand]["ckpt_path"] = str(path)
         self.config_init[self.subcommand]["weights_only"] = True
+        if isinstance(self.model, Task):
+            self._check_language_models(dict.fromkeys(self.model.heads(), path))
+
+    def _check_language_models(self, checkpoints: Mapping[str, Path]) -> None:
+        """Compare the heads with those for which the weights of their language models were searched."""
+        if self.subcommand not in ("test", "predict"):
+            return
+        for label, head in self.model.heads().items():
+            if isinstance(head, DecodedTask) and head.language_model is not None:
+                head.language_model, note = head.language_model.for_head(checkpoints[label])
+                if note and is_first_process():
+                    print(note, file=sys.stderr)
 
 
 def is_first_process() -> bool:

@@ -34,6 +34,8 @@ def predict_recordings(
     on_error: OnError | None = None,
     lm: str | Path | None = None,
     nbest: int = 1,
+    enrolment: str | Path | None = None,
+    speakers: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Predict what a head was trained for, as `wavlm predict RUN FILE...` does.
 
@@ -54,6 +56,11 @@ def predict_recordings(
         nbest: of heads that answer with text: as many different answers as `nbest`, a list with their scores, best first.
             A score is the natural logarithm of the answer's probability, or with a language model that of its best
             alignment, plus that of the model with its weight.
+        enrolment: of heads about a target speaker: a recording of that speaker alone, for all recordings, or a CSV or TSV file
+            with the columns `path` and `audio:enrolment`, one row for each recording.
+
+        speakers: of a head of `MeetingDiarization`: how many speak in each recording, such as "3", or "2-4" for a range; by
+            default the threshold fitted on validation finds it.
 
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
@@ -77,7 +84,8 @@ def predict_recordings(
     from wavlm_lightning.system.files import locked
     from wavlm_lightning.system.progress import progress_bar
     from wavlm_lightning.workflows.predict.audio_files import AudioWriter
-    from wavlm_lightning.workflows.predict.head import answer_with, decode_with, open_head
+    from wavlm_lightning.workflows.predict.enrolments import Enrolments
+    from wavlm_lightning.workflows.predict.head import answer_with, count_speakers, decode_with, open_head
     from wavlm_lightning.workflows.predict.recordings import audio_files, compare, predict_each
     from wavlm_lightning.workflows.predict.written import LOCK, PredictionsFolder
 
@@ -106,7 +114,10 @@ def predict_recordings(
             absent.append((each, str(error)))
     head = open_head(Path(run), device)
     answer_with(head, nbest)
+    if speakers is not None:
+        count_speakers(head, speakers)
     decoding = None if lm is None else decode_with(head, Path(lm))
+    enrolments = Enrolments.open(head, None if enrolment is None else Path(enrolment))
     writer = None
     with contextlib.ExitStack() as stack:
         if out is not None:
@@ -118,6 +129,9 @@ def predict_recordings(
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
             settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
+            settings += [] if enrolments is None else [enrolments.states()]
+            if speakers is not None:
+                settings.append({"speakers": speakers})
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))
         for path, why in absent:
             failed(path, why)
@@ -132,7 +146,9 @@ def predict_recordings(
                 earlier = folder.earlier(path, None if writer is None else writer.names[path])
                 if earlier is not None:
                     known[path] = earlier
-        new = predict_each(head, [p for p in paths if p not in known], batch_seconds, window, writer, failed)
+        new = predict_each(
+            head, [p for p in paths if p not in known], batch_seconds, window, writer, failed, enrolments
+        )
         for path in paths:
             row = known[path] if path in known else next(new)
             bar.update()

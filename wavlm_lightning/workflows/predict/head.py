@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from wavlm_lightning.audio import BadAudio, check_length, check_waveform, gain, load_mono, trim_silence
 from wavlm_lightning.data.finding import printable
@@ -19,20 +18,19 @@ from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import choose_device
-from wavlm_lightning.system.plugins import class_folders, open_class_paths
-from wavlm_lightning.system.reading import read_text, reading
-from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
+from wavlm_lightning.system.reading import reading
+from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.decoding import check_decodes
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
-from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, RECORD_KEY, read_entries, read_run_checkpoint
+from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization, checked_count
+from wavlm_lightning.tasks.trained_run import EXPECTED, trained_task
+from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, read_entries
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.parser_errors import user_error
 from wavlm_lightning.workflows.predict.written import state_of
-
-EXPECTED = "give the run folder of a head that `wavlm fit` has trained"
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,24 @@ class TrainedHead:
     gain_db: float  # of every waveform, as in training
     trim: bool  # remove quiet stretches, as the recipe of the training corpus did
     device: torch.device
+    weights: Path  # the checkpoint, or the folder in Hugging Face's format
 
-    def read(self, path: Path) -> np.ndarray:
-        """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`."""
+    def read(self, path: Path, whole: bool = False) -> np.ndarray:
+        """Read a recording and prepare it as in training: float32 `(samples,)`, or a `UserError`; `whole` trims nothing."""
         try:
             waveform = load_mono(path)
         except (BadAudio, OSError) as error:
             raise UserError(printable(f"{error}; leave it out")) from error
-        return self.prepare(waveform, str(path))
+        return self.prepare(waveform, str(path), whole)
 
-    def prepare(self, waveform: np.ndarray, name: str) -> np.ndarray:
+    def prepare(self, waveform: np.ndarray, name: str, whole: bool = False) -> np.ndarray:
         """Prepare a waveform at 16 kHz as in training: float32 `(samples,)`, or a `UserError` that calls it `name`."""
         if self.gain_db:
             waveform = gain(waveform, self.gain_db)
         try:
-            if self.trim and self.task.answer != "waveform":  # whose answer keeps the time of the recording
+            if (
+                self.trim and not whole and self.task.answer != "waveform"
+            ):  # whose answer keeps the time of the recording
                 waveform = trim_silence(waveform)
                 check_waveform(waveform, f"{name}: without its quiet stretches")
             check_length(waveform, name, self.task.upstream.shortest)
@@ -80,6 +81,12 @@ def holds_head(path: Path) -> bool:
     return isinstance(named, list) and bool(named) and str(named[0]).endswith(HEADS)
 
 
+def weights_of(path: Path) -> Path:
+    """Where the weights of a head are that `open_head` loads: the best checkpoint of a run, or the path itself."""
+    best = checkpoint(path, BEST)
+    return best if best.exists() else path
+
+
 def open_head(path: Path, device: str | None = None) -> TrainedHead:
     """Load a head from a run folder of `wavlm fit`, or from a folder in Hugging Face's format; see `choose_device`.
 
@@ -96,7 +103,7 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
         gain_db = float(gain_db + processing.get("gain_db", 0.0))
         if not math.isfinite(gain_db):
             raise UserError(f"{path}: its recordings got a gain of {gain_db} dB; {EXPECTED}")
-        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place)
+        return TrainedHead(task.eval().to(place), gain_db, bool(processing.get("trim")), place, weights_of(path))
 
 
 def answer_with(head: TrainedHead, nbest: int) -> None:
@@ -109,65 +116,43 @@ def answer_with(head: TrainedHead, nbest: int) -> None:
         head.task.nbest = nbest
 
 
+def count_speakers(head: TrainedHead, speakers: str) -> None:
+    """Let a head for diarization find that many speakers: "3", or at least and at most so many, "2-4"."""
+    if not isinstance(head.task, MeetingDiarization):
+        raise UserError(f"--speakers {speakers}: {head.task.name} counts no speakers; give a run of MeetingDiarization")
+    least, _, most = speakers.partition("-")
+    if not (least.isdecimal() and (most or least).isdecimal()):
+        raise UserError(f"--speakers {speakers}: give a number such as 3, or a range such as 2-4")
+    head.task.count = checked_count([int(least), int(most or least)])
+
+
 def decode_with(head: TrainedHead, path: Path) -> dict[str, Any]:
     """Let an ASR or PR head decode with a language model as well, and return what describes it, JSON-like.
 
     Args:
         head: loaded.
-        path: a file of `wavlm lm tune`, or the run folder that holds one.
+        path: a file of `wavlm lm tune`, or the run folder that holds one. Weights that were searched for another head are used,
+            with a note.
 
     Raises:
-        UserError: the head answers with something else, the file is no language model, or its files do not fit the head.
+        UserError: the head answers with something else, the file is no language model, its files do not fit the head, or the head
+            has been trained on since the search.
     """
-    model = LanguageModel.read(path)
-    check_decodes(head.task, f"--lm {path}").use_language_model(model)
+    task = check_decodes(head.task, f"--lm {path}")
+    model, note = LanguageModel.read(path).for_head(head.weights)
+    if note:
+        print(note, file=sys.stderr)
+    task.use_language_model(model)
     return {**model.described(), "state": [state_of(Path(file)) for file in (model.lexicon, model.model) if file]}
 
 
 def _from_run(run: Path) -> tuple[Task, dict[str, Any], float]:
-    """The task, `processing` of its corpus, and the gain of its data module in dB."""
-    config, best = run / CONFIG, checkpoint(run, BEST)
-    for path in (config, best):
-        if not path.exists():
-            raise UserError(f"{path}: no such file; {EXPECTED}")
-    content = require_run_config(run)
-    if "model" not in content:
-        raise UserError(f"{config}: has no model; {EXPECTED}")
-    open_class_paths(read_text(config, "the configuration of a run"), class_folders(run))
-    state = read_run_checkpoint(best)
-    model_config = _with_trained_encoder(content["model"], state, best)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(pl.LightningModule, "model")
+    """As `trained_task`, with what the parser complains of in one sentence."""
     try:
-        model = parser.instantiate_classes(parser.parse_object({"model": model_config})).model
+        return trained_task(run)
+    except UserError:
+        raise
     except (ArgumentError, ValueError) as error:
         if (said := user_error(error, [])) is None:
             raise
-        raise UserError(f"{config}: {said}") from error
-    if not isinstance(model, Task):
-        raise UserError(f"{run}: holds {type(model).__name__}, which is not a head; {EXPECTED}")
-    try:
-        model.on_load_checkpoint(state)
-        model.load_state_dict(state["state_dict"])
-    except UserError as error:  # a task knows no path
-        raise UserError(str(error) if str(run) in str(error) else f"{best}: {error}") from error
-    return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
-
-
-def _with_trained_encoder(config: Any, state: dict[str, Any], path: Path) -> Any:
-    """The section `model` of a run's configuration; an encoder that the run has trained comes from its checkpoint.
-
-    The source that it started from may be gone. `state` is the content of the checkpoint at `path`.
-    """
-    record = state.get(RECORD_KEY)
-    block = (config.get("init_args") or {}).get("upstream") if isinstance(config, dict) else None
-    if record is None or record["argument"] is None or not isinstance(block, dict):
-        return config
-    config = copy.deepcopy(config)
-    block = config["init_args"]["upstream"]
-    while isinstance(
-        inner := block.get("init_args", {}).get("upstream"), dict
-    ):  # a choice of layers of another upstream
-        block = inner
-    block["init_args"] = {**block.get("init_args", {}), record["argument"]: str(path), "label": record["label"]}
-    return config
+        raise UserError(f"{run / CONFIG}: {said}") from error

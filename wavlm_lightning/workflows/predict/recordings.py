@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.finding import FoundAudio, find_audio, printable
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reason_of
-from wavlm_lightning.tasks.windows import long_outputs
 from wavlm_lightning.workflows.predict.audio_files import AudioWriter
+from wavlm_lightning.workflows.predict.enrolments import Enrolments
 from wavlm_lightning.workflows.predict.head import TrainedHead
 
 Failure = Callable[[Path, str], None]  # called with a recording that cannot be used, and the reason
@@ -61,14 +62,16 @@ def predict_each(
     window: float,
     writer: AudioWriter | None,
     failed: Failure,
+    enrolments: Enrolments | None = None,
 ) -> Iterator[dict[str, Any] | None]:
-    """The same with one row for each file: None for those that went to `failed`."""
+    """The same with one row for each file: None for those that went to `failed`; `enrolments` as some heads need them."""
+    predict = partial(_predict, head, writer=writer, failed=failed, enrolments=enrolments)
     waiting: Heard = []
     for path in paths:
         try:
             waveform = head.read(path)
         except UserError as error:
-            yield from _predict(head, waiting, writer=writer, failed=failed)  # so that what came before is written
+            yield from predict(waiting)  # so that what came before is written
             waiting = []
             failed(path, str(error))
             yield None
@@ -76,13 +79,13 @@ def predict_each(
         longest = max([len(waveform), *(len(other) for _, other in waiting)])
         long = 0 < window * SAMPLE_RATE < len(waveform)
         if waiting and (long or (len(waiting) + 1) * longest > batch_seconds * SAMPLE_RATE):
-            yield from _predict(head, waiting, writer=writer, failed=failed)
+            yield from predict(waiting)
             waiting = []
         if long:
-            yield from _predict(head, [(path, waveform)], window, writer, failed)
+            yield from predict([(path, waveform)], window=window)
         else:
             waiting.append((path, waveform))
-    yield from _predict(head, waiting, writer=writer, failed=failed)
+    yield from predict(waiting)
 
 
 def _refuse(path: Path, why: str) -> None:
@@ -90,17 +93,22 @@ def _refuse(path: Path, why: str) -> None:
 
 
 def _predict(
-    head: TrainedHead, batch: Heard, window: float = 0.0, writer: AudioWriter | None = None, failed: Failure = _refuse
+    head: TrainedHead,
+    batch: Heard,
+    window: float = 0.0,
+    writer: AudioWriter | None = None,
+    failed: Failure = _refuse,
+    enrolments: Enrolments | None = None,
 ) -> Iterator[dict[str, Any] | None]:
     """The rows of a batch. If it fails, each of its recordings is heard alone, which shows the one that cannot be used."""
     if not batch:
         return
     try:
-        answered = list(_answers(head, batch, window))
+        answered = list(_answers(head, batch, window, enrolments))
     except Exception as error:
         if len(batch) > 1:
             for each in batch:
-                yield from _predict(head, [each], window, writer, failed)
+                yield from _predict(head, [each], window, writer, failed, enrolments)
             return
         path = batch[0][0]
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
@@ -113,10 +121,14 @@ def _predict(
 
 
 @torch.inference_mode()
-def _answers(head: TrainedHead, batch: Heard, window: float) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+def _answers(
+    head: TrainedHead, batch: Heard, window: float, enrolments: Enrolments | None
+) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
     """What the head says of each recording, and its outputs without padding."""
     inputs = Waveforms.pad([waveform for _, waveform in batch]).to(head.device)
-    outputs, lengths = long_outputs(head.task, inputs.audio[0], window) if window else head.task(inputs)
+    extra = {} if enrolments is None else enrolments.of([path for path, _ in batch])
+    with head.task.beside(extra):
+        outputs, lengths = head.task.heard(inputs, window)
     if head.task.answer == "waveform":
         outputs = outputs.float() / 10 ** (head.gain_db / 20)  # back at the level of the recordings
     answers = head.task.answer_rows(outputs, lengths)

@@ -1,15 +1,13 @@
-"""What a trained head was trained on: the data module of its run folder; and hashes that name a head or a file."""
+"""What a trained head was trained on: the data module of its run folder."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import lightning.pytorch as pl
 from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reading
 from wavlm_lightning.system.run_folder import require_run_config
 from wavlm_lightning.tasks import TaskData
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
@@ -42,14 +40,3 @@ def data_of_run(run: Path, corpus: Path | None) -> TaskData:
     if not isinstance(data, TaskData):
         raise UserError(f"{run}: its data module is {type(data).__name__}; give a run of TaskData")
     return data
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file, or of all files of a sharded checkpoint."""
-    digest = hashlib.sha256()
-    for part in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if not part.is_dir():
-            with reading(part, "a file of the search"), part.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()

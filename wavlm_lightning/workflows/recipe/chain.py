@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Configuration:
 class FineTuned:
     """A configuration of a task that is fine-tuned on the encoder of a recipe."""
 
-    name: str  # of the file without suffix, unique within a recipe
+    name: str  # of the file without suffix, unique within a recipe; of a further round of students with its number
     path: Path
     content: dict[str, Any]  # the parsed file
     recipe: FineTuningRecipe
@@ -73,8 +73,24 @@ def fine_tunings(stage: Configuration) -> list[FineTuned]:
         if each.pseudo_labels is not None:
             _check_pseudo_labels(each, task, found, where)
             _check_weights(task, found, where)
-        found.append(task)
+        found += _rounds(task)
+        made = [one.name for one in found]
+        if twice := next((name for name in made if name == stage.name or made.count(name) > 1), None):
+            raise UserError(f"{where} makes {twice!r} twice; give every configuration its own file name")
     return found
+
+
+def _rounds(task: FineTuned) -> Iterator[FineTuned]:
+    """A fine-tuning; and where it is a student, those of its further rounds, each taught by the one before it."""
+    yield task
+    pseudo, teacher = task.recipe.pseudo_labels, task.name
+    if pseudo is None:
+        return
+    share = pseudo.share if pseudo.later_share is None else pseudo.later_share
+    for number in range(2, pseudo.rounds + 1):
+        later = replace(task.recipe, pseudo_labels=replace(pseudo, teacher=teacher, share=share))
+        teacher = f"{task.name}-round{number}"
+        yield replace(task, name=teacher, recipe=later)
 
 
 def first_teacher(task: FineTuned, earlier: Sequence[FineTuned]) -> FineTuned:
@@ -136,8 +152,15 @@ def _check_pseudo_labels(each: FineTuningRecipe, task: FineTuned, earlier: Seque
     teacher = next(one for one in earlier if one.name == pseudo.teacher)
     if each.folds or teacher.recipe.folds:
         raise UserError(f"{where}: {task.name} has folds, for which there are no pseudo-labels; remove folds")
-    for key, value in (("share", pseudo.share), ("pseudo_share", pseudo.pseudo_share)):
-        if not 0 < value <= 1:
+    if pseudo.rounds < 1:
+        raise UserError(f"{where}: pseudo_labels.rounds of {task.name} must be 1 or more, not {pseudo.rounds}")
+    if pseudo.later_share is not None and pseudo.rounds == 1:
+        raise UserError(
+            f"{where}: pseudo_labels.later_share of {task.name} is for rounds above 1; remove it, or set rounds"
+        )
+    shares = {"share": pseudo.share, "pseudo_share": pseudo.pseudo_share, "later_share": pseudo.later_share}
+    for key, value in shares.items():
+        if value is not None and not 0 < value <= 1:
             raise UserError(f"{where}: pseudo_labels.{key} of {task.name} must lie between 0 and 1, not {value}")
     model, labelled = pseudo.language_model, first_teacher(teacher, earlier)
     if model is not None and model.file is None and labelled.train_seconds is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wavlm_lightning.pretraining.recipe import CodebookRecipe
 from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned, teacher
-from wavlm_lightning.workflows.recipe.stage import RecipeStage
+from wavlm_lightning.workflows.recipe.stage import OF_TEACHER, RecipeStage
 from wavlm_lightning.workflows.recipe.tuning import Tuning, language_model
 
 
@@ -126,7 +126,7 @@ class LabelMaking:
         phones += ["--unaligned", "leave-out", "--out", str(self._folder)]
         return [
             *counted,
-            RecipeStage(f"align/{self.name}", text, tuple(align)),
+            RecipeStage(f"align/{self.name}", text, tuple(align), corpora={OF_TEACHER: tuning.labelled}),
             RecipeStage(
                 f"codebook/{self.name}",
                 f"the phones of these alignments, {codebook.rate} a second",

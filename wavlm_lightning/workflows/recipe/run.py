@@ -116,9 +116,9 @@ def run_recipe(
         Corpus.open(run.labelled_corpus(each))
     check_language_models(run)
     with own_folder(out, "recipe"):
-        ledger = _open_ledger(run, adopt)
+        ledger = _open_ledger(run, stages, adopt)
         for number, stage in enumerate(stages, start=1):
-            ledger.run(Stage(stage.name, partial(_run_stage, stage)), number, len(stages))
+            ledger.run(_of_ledger(stage), number, len(stages))
     return out / ENCODER if any(stage.name == "export" for stage in stages) else None
 
 
@@ -131,12 +131,17 @@ def _until(stages: list[RecipeStage], name: str | None) -> list[RecipeStage]:
     return stages[: names.index(name) + 1]
 
 
-def _open_ledger(run: RecipeRun, adopt: bool = False) -> Ledger:
+def _of_ledger(stage: RecipeStage) -> Stage:
+    return Stage(stage.name, partial(_run_stage, stage), stage.facts)
+
+
+def _open_ledger(run: RecipeRun, stages: Sequence[RecipeStage], adopt: bool = False) -> Ledger:
     """The ledger in the output folder; `adopt` accepts one with products of stages, each stage checks what it finds."""
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
     ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning"])
+    ledger.compare([_of_ledger(stage) for stage in stages])
     if path.is_file() or adopt:
         return ledger
     if run.out.is_dir() and any(path.name != LOCK for path in run.out.iterdir()):
@@ -183,7 +188,11 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
 def _how(recipe: FineTuningRecipe) -> list[Any]:
     """What a recipe says of a fine-tuning, without what only `wavlm plan` reads."""
     how: list[Any] = [recipe.start_from, recipe.folds, recipe.average]
-    return how if recipe.pseudo_labels is None else [*how, asdict(recipe.pseudo_labels)]
+    if recipe.pseudo_labels is None:
+        return how
+    # Further rounds are fine-tunings of their own, each with its teacher and its share.
+    pseudo = {key: value for key, value in asdict(recipe.pseudo_labels).items() if key not in ("rounds", "later_share")}
+    return [*how, pseudo]
 
 
 def _of_pretraining(configuration: Configuration) -> dict[str, Any]:
@@ -203,7 +212,7 @@ def _run_stage(stage: RecipeStage) -> None:
 
 
 def _print_commands(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
-    ledger = _open_ledger(run) if (run.out / LEDGER).is_file() else None
+    ledger = _open_ledger(run, stages) if (run.out / LEDGER).is_file() else None
     for number, stage in enumerate(stages, start=1):
         made = stage.product is not None and stage.product.is_file()
         done = ledger is not None and (ledger.is_done(stage.name) or made)

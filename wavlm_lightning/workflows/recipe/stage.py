@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import OLD
 from wavlm_lightning.system.run_folder import LAST, checkpoint
 from wavlm_lightning.system.shipped_configs import configs_folder
+
+LABELLED, OF_TEACHER, PSEUDO = "the labelled corpus", "the labelled corpus of the teacher", "the pseudo-labelled corpus"
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class RecipeStage:
         command: arguments of `wavlm` for the first call.
         product: the file that is written last; if it exists, the stage is done.
         run_folder: of a `fit`, which resumes from its newest checkpoint.
+        corpora: those of fine-tuning which it reads, and that which it writes, by names for messages; their hashes are kept when
+            it is done. Those of pre-training are settings of the recipe.
     """
 
     name: str
@@ -28,6 +36,15 @@ class RecipeStage:
     command: tuple[str, ...]
     product: Path | None = None
     run_folder: Path | None = None
+    corpora: Mapping[str, Path] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, str]:
+        """Hashes of its corpora, of those that are here."""
+        found: dict[str, str] = {}
+        for name, path in self.corpora.items():
+            with contextlib.suppress(UserError):
+                found[name] = Corpus.open(path).sha256
+        return found
 
     @property
     def has_checkpoint(self) -> bool:

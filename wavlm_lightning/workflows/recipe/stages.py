@@ -100,7 +100,8 @@ class RecipeRun:
     def labelled_corpus(self, task: FineTuned) -> Path:
         """The corpus of a fine-tuning: that of `corpus_of`, `labelled`, or that which its configuration names."""
         named = Path(str((task.content["data"].get("init_args") or {}).get("corpus")))
-        return self.corpus_of.get(task.name, self.labelled or named)
+        # A further round of students has the corpus of the first, whose file it has.
+        return self.corpus_of.get(task.name, self.corpus_of.get(task.path.stem, self.labelled or named))
 
     def label_set(self, configuration: Configuration) -> str | None:
         """Name of a configuration's label set in its corpus."""

@@ -10,7 +10,7 @@ from wavlm_lightning.pretraining.recipe import LanguageModelRecipe
 from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
 from wavlm_lightning.tasks.components.beam_search import TUNED
 from wavlm_lightning.workflows.recipe.chain import FineTuned, first_teacher
-from wavlm_lightning.workflows.recipe.stage import RecipeStage, pasteable
+from wavlm_lightning.workflows.recipe.stage import LABELLED, OF_TEACHER, PSEUDO, RecipeStage, pasteable
 
 AVERAGE = "-average"  # end of the name of the folder with a run's averaged weights
 
@@ -57,9 +57,12 @@ class Tuning:
         recipe, stages = self.task.recipe, list[RecipeStage]()
         started = next((each for each in earlier if each.task.name == recipe.start_from), None)
         mixture: list[str] = []
+        tested_on = {LABELLED: self.labelled}
+        corpora = tested_on
         if recipe.pseudo_labels is not None:
             teacher = next(each for each in earlier if each.task.name == recipe.pseudo_labels.teacher)
             stages += self._pseudo_labels(teacher)
+            corpora = {LABELLED: self.labelled, PSEUDO: self.pseudo_corpus}
             mixture = ["--data.pseudo_corpus", str(self.pseudo_corpus)]
             mixture += ["--data.pseudo_share", f"{recipe.pseudo_labels.pseudo_share:g}"]
             labelled = first_teacher(self.task, [each.task for each in earlier])
@@ -76,11 +79,8 @@ class Tuning:
             if started is not None:
                 after = started.name + suffix + (AVERAGE if started.task.recipe.average else "")
                 begin = ["--model.start_from", str(self.out / after)]
-            stages.append(
-                RecipeStage(
-                    f"fit/{name}", f"fine-tuning of {after}", ("fit", *words, *mixture, *begin), run_folder=folder
-                )
-            )
+            headline, command = f"fine-tuning of {after}", ("fit", *words, *mixture, *begin)
+            stages.append(RecipeStage(f"fit/{name}", headline, command, run_folder=folder, corpora=corpora))
             test, tested = ("test", *words, "--ckpt_path", BEST), folder
             if recipe.average:
                 last = str(recipe.average)
@@ -88,9 +88,8 @@ class Tuning:
                 headline = f"the mean of its last {last} checkpoints"
                 stages.append(RecipeStage(f"average/{name}", headline, command, product=checkpoint(average, BEST)))
                 test, tested = ("test", str(average)), average
-            stages.append(
-                RecipeStage(f"test/{name}", "its best checkpoint on the test split", test, product=tested / CARD)
-            )
+            headline = "its best checkpoint on the test split"
+            stages.append(RecipeStage(f"test/{name}", headline, test, product=tested / CARD, corpora=tested_on))
         return stages
 
     @property
@@ -111,7 +110,9 @@ class Tuning:
         command += ["--exclude", *map(str, others.values())] if others else []
         headline = f"transcripts by {teacher.tested}; the best {100 * pseudo.share:g} % are kept"
         product = self.pseudo_corpus / "corpus.json"
-        return [*counted, RecipeStage(f"pseudo/{self.name}", headline, tuple(command), product=product)]
+        corpora = {LABELLED: self.labelled, OF_TEACHER: teacher.labelled, PSEUDO: self.pseudo_corpus}
+        stage = RecipeStage(f"pseudo/{self.name}", headline, tuple(command), product=product, corpora=corpora)
+        return [*counted, stage]
 
 
 def language_model(
@@ -120,15 +121,16 @@ def language_model(
     """The option with which a run of the teacher decodes, and the stages that count its language model and search the weights."""
     if recipe is None:
         return [], []
+    corpora = {OF_TEACHER: teacher.labelled}
     path, stages = Path(recipe.file or teacher.out / "lm" / f"{name}.arpa"), list[RecipeStage]()
     if recipe.file is None:
         command = ["lm", str(teacher.labelled), "--units", recipe.units, "--order", str(recipe.order)]
         command += ["--out", str(path)]
         command += [] if teacher.train_split == "train" else ["--split", teacher.train_split]
         headline = f"a {recipe.order}-gram model of the {recipe.units} of the labelled transcripts"
-        stages.append(RecipeStage(f"lm/{name}", headline, tuple(command), product=path))
+        stages.append(RecipeStage(f"lm/{name}", headline, tuple(command), product=path, corpora=corpora))
     if recipe.trials:
         command = ["lm", "tune", str(run), "--lm", str(path), "--trials", str(recipe.trials)]
         headline, path = "its weights, by the errors on validation", run / TUNED
-        stages.append(RecipeStage(f"tune/{name}", headline, tuple(command), product=path))
+        stages.append(RecipeStage(f"tune/{name}", headline, tuple(command), product=path, corpora=corpora))
     return ["--lm", str(path)], stages

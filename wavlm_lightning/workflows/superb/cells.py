@@ -1,10 +1,10 @@
-"""Plan the runs of SUPERB: every task on every upstream, with its folds and learning rates, cheapest task first."""
+"""Plan the runs of a suite: every task on every upstream, with its folds and learning rates, cheapest task first."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,22 +14,23 @@ import yaml
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.name_hints import nearest
-from wavlm_lightning.system.plugins import import_by_path
-from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.system.yaml_files import read_yaml
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.upstreams.specs import resolve
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 from wavlm_lightning.workflows.fit.joint_heads import HeadLists
+from wavlm_lightning.workflows.superb.suites import (
+    config_name,
+    configuration,
+    corpus_name,
+    cost,
+    head_class,
+    inside,
+    replaced,
+    task_name,
+)
 
-# Cost of a task relative to KS, in the order in which tasks are run; used for the estimate of the time left.
-COST: dict[str, float] = {
-    "ks": 1, "ic": 1, "sid": 1.5, "er": 1, "pr": 2, "qbe": 1.5, "sd": 4, "sv": 2, "sf": 7, "asr": 8,
-}  # fmt: skip
-# Tasks whose head averages over time: after CMVN that average is the same for all utterances (s3prl issue 316).
-POOLED = ("ks", "ic", "sid", "er")
 FOLDS = 5
+SPECTRAL = ("fbank", "mfcc")  # of which a mean over time must not be taken after CMVN
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class UpstreamSpec:
         slug = re.sub(r"[^A-Za-z0-9._+-]+", "-", name).strip("-.")
         return slug or hashlib.sha256(name.encode()).hexdigest()[:12]
 
-    def options(self, task: str) -> list[str]:
+    def options(self, task: str, mini: bool = True) -> list[str]:
         """Options of `wavlm fit` that choose this upstream for a task."""
         arguments = dict(self.init_args)
-        if task in POOLED and self.spec.split("=")[-1].strip() in ("fbank", "mfcc"):
+        if self.spec.split("=")[-1].strip() in SPECTRAL and head_class(task, mini).cache_level == "utterance":
+            # The head averages over time, and after CMVN that average is the same for all utterances (s3prl issue 316).
             arguments["cmvn"] = False
         options = ["--model.upstream", self.class_path]
         for name, value in arguments.items():
@@ -87,33 +89,18 @@ class Cell:
     folder: Path  # for its runs and its card
     runs: list[HeadRun]  # one run, or one per fold; each trains the heads of all learning rates
     rates: list[float]  # learning rates to try; empty for the rate of the YAML
+    alone: bool = False  # whether each learning rate has runs of its own, rate by rate
+    cost: float = 1.0  # relative to KS
+    starts_from: tuple[Path, ...] = ()  # the runs of other tasks that its options name
 
     def results(self) -> dict[float | None, list[Path]]:
         """Learning rate (None: that of the YAML) -> the folders with a card, one per fold."""
         if not self.rates:
             return {None: [run.folder for run in self.runs]}
+        if self.alone:
+            folds = len(self.runs) // len(self.rates)
+            return {rate: [run.folder for run in self.runs[n * folds :][:folds]] for n, rate in enumerate(self.rates)}
         return {rate: [run.results[place] for run in self.runs] for place, rate in enumerate(self.rates)}
-
-
-def config_name(task: str, mini: bool) -> str:
-    """The path of a task's YAML, for `-c`."""
-    return f"configs/superb/{'mini/' if mini else ''}{task}.yaml"
-
-
-def configuration(task: str, mini: bool) -> dict[str, Any]:
-    """The content of a task's YAML."""
-    return read_yaml(configs_folder().parent / config_name(task, mini), "the configuration of a task")
-
-
-def corpus_name(task: str, mini: bool) -> str:
-    """Name of a task's corpus in the folder of corpora."""
-    return Path(configuration(task, mini)["data"]["init_args"]["corpus"]).name
-
-
-def official_rates(task: str) -> list[float]:
-    """The learning rates that SUPERB's authors tried, from the task's sweep file."""
-    content = read_yaml(configs_folder() / "sweeps" / "superb" / f"{task}.yaml", "a sweep file")
-    return [float(rate) for rate in content["parameters"]["model.learning_rate"]["values"]]
 
 
 def plan_cell(
@@ -125,27 +112,81 @@ def plan_cell(
     mini: bool,
     rates: Sequence[float] | None,
     steps: int | None,
+    corpus: Path | None = None,
+    runs: Mapping[str, Path] | None = None,
 ) -> Cell:
-    """Plan all runs of a task on an upstream; `data` is the folder of corpora, `rates` and `steps` replace the YAML's."""
-    content, corpus, folder = configuration(task, mini), data / corpus_name(task, mini), out / upstream.folder / task
+    """Plan all runs of a task on an upstream.
+
+    Args:
+        task: as in `suites.check_tasks`.
+        upstream: on which its head is trained.
+        data: the folder of corpora.
+        out: the folder of all runs.
+        mini: whether the YAML for the mini corpus counts.
+        rates: learning rates that replace the YAML's.
+        steps: updates that replace the YAML's.
+        corpus: the task's own corpus, by default that of the YAML's name in `data`.
+        runs: task -> the folder of its run on this upstream, for the tasks whose runs the YAML names.
+    """
+    content, folder = configuration(task, mini), out / upstream.folder / task_name(task)
+    corpus = corpus or data / corpus_name(task, mini)
     options = ["-c", config_name(task, mini), "--data.corpus", str(corpus)]
     if content["data"]["init_args"].get("cache"):
         options += ["--data.cache", str(out / "cache")]
-    options += upstream.options(task)
+    options += upstream.options(task, mini)
+    options += _moved_paths(content, data, _homes(runs or {}, mini))
     trained = "learning_rate" in content["model"]["init_args"]
     if steps is not None and trained:
         # val_check_interval counts batches, and an update may take several batches.
         every = max(1, steps // 4) * content["trainer"].get("accumulate_grad_batches", 1)
         options += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", str(every)]
     tried = list(rates or []) if trained else []
+    price, begins = cost(task, mini), tuple((runs or {}).values())
+    folds = content["data"]["class_path"].endswith("FoldData")
     heads = HeadLists({"learning_rate": tried}).labels() if tried else []
-    if tried:
-        options += ["--model.learning_rate", repr(tried)]
-    places = {folder: options}
-    if content["data"]["class_path"].endswith("FoldData"):
-        places = {folder / f"fold{k}": [*options, "--data.fold", str(k)] for k in range(1, FOLDS + 1)}
-    runs = [HeadRun(place, words, trained, heads) for place, words in places.items()]
-    return Cell(task, upstream, folder, runs, tried)
+    alone = bool(tried) and _trains_upstream(content)  # which several heads cannot share
+
+    def runs_at(rate: float | list[float] | None, inside_run: str = "", heads: Sequence[str] = ()) -> list[HeadRun]:
+        words = options if rate is None else [*options, "--model.learning_rate", repr(rate)]
+        places = {folder / inside_run: words}
+        if folds:
+            places = {folder / f"fold{k}" / inside_run: [*words, "--data.fold", str(k)] for k in range(1, FOLDS + 1)}
+        return [HeadRun(place, some, trained, heads) for place, some in places.items()]
+
+    if alone:
+        planned = [run for rate, head in zip(tried, heads, strict=True) for run in runs_at(rate, head)]
+    else:
+        planned = runs_at(tried or None, heads=heads)
+    return Cell(task, upstream, folder, planned, tried, alone, price, begins)
+
+
+def _homes(runs: Mapping[str, Path], mini: bool) -> dict[str, Path]:
+    return {str(configuration(task, mini)["trainer"]["default_root_dir"]): folder for task, folder in runs.items()}
+
+
+def _moved_paths(content: dict[str, Any], data: Path, runs: Mapping[str, Path]) -> list[str]:
+    """Options for arguments that name further corpora (a key that ends in `corpus`), or runs of other tasks.
+
+    `runs`: folder as the YAML names it -> where that run is.
+    """
+
+    def change(key: str, text: str) -> str:
+        for home, folder in runs.items():
+            if (rest := inside(text, home)) is not None:
+                return f"{folder}{rest}"
+        return str(data / Path(text).name) if key.endswith("corpus") else text
+
+    options = []
+    for section, apart in (("data", "corpus"), ("model", "upstream")):
+        for name, value in content[section]["init_args"].items():
+            if name != apart and (new := replaced(value, change, name)) != value:
+                options += [f"--{section}.{name}", _word(new)]
+    return options
+
+
+def _trains_upstream(content: dict[str, Any]) -> bool:
+    upstream = content["model"]["init_args"].get("upstream") or {}
+    return upstream.get("init_args", {}).get("frozen") is False
 
 
 def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
@@ -153,14 +194,15 @@ def check_corpora(tasks: Sequence[str], data: Path, mini: bool) -> None:
     for task in tasks:
         name = corpus_name(task, mini)
         if not (data / name / "corpus.json").is_file():
+            suite = Path(config_name(task, mini)).parts[1] if not task.endswith(".yaml") else "superb"
             raise UserError(
-                f"{data / name}: the corpus for {task.upper()} is missing; make it with `wavlm prepare` (configs/superb/"
-                "README.md says how), or leave the task out with --tasks"
+                f"{data / name}: the corpus for {task_name(task).upper()} is missing; make it with `wavlm prepare` "
+                f"(configs/{suite}/README.md says how), or leave the task out with --tasks"
             )
-        check_corpus(Corpus.open(data / name), configuration(task, mini))
+        check_corpus(Corpus.open(data / name), configuration(task, mini), head_class(task, mini))
 
 
-def check_corpus(corpus: Corpus, content: dict[str, Any]) -> None:
+def check_corpus(corpus: Corpus, content: dict[str, Any], kind: Any) -> None:
     """Refuse a corpus without the splits or the labels that the configuration of a task needs."""
     named = content["data"]["init_args"]
     if content["data"]["class_path"].endswith(".TaskData"):
@@ -172,17 +214,8 @@ def check_corpus(corpus: Corpus, content: dict[str, Any]) -> None:
                         f"{corpus.directory}: no split {part!r}, which data.{name}_split names; it has "
                         f"{', '.join(corpus.splits)}"
                     )
-    head = import_by_path(content["model"]["class_path"])(Fbank())
+    head = kind(Fbank())
     head.check_labels(head.read_labels(corpus))
-
-
-def check_tasks(tasks: Sequence[str] | None) -> list[str]:
-    """The requested tasks in the order in which they are run; all by default."""
-    for task in tasks or []:
-        if task.lower() not in COST:
-            hint = nearest(task.lower(), COST)
-            raise UserError(f"--tasks: {task!r} is not one of SUPERB's tasks ({', '.join(COST)}){hint}")
-    return [task for task in COST if tasks is None or task in {t.lower() for t in tasks}]
 
 
 def _word(value: Any) -> str:

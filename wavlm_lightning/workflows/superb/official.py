@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.workflows.superb.cells import configuration
+from wavlm_lightning.workflows.superb.suites import configuration
 
 # Task -> its corpus recipe, and the utterances of each split.
 CORPORA: dict[str, tuple[str, dict[str, int]]] = {

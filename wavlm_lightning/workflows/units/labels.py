@@ -59,6 +59,8 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
     if not sum(map(len, references)):
         return found
     phone, unit = np.concatenate(phones), np.concatenate(units)
+    if len(np.unique(phone)) < 2:  # labels say nothing about one phone
+        return found
     spoken = phone != phones_of.names[SILENCE]
     found |= {
         "aligned_utterances": aligned,
@@ -68,7 +70,7 @@ def label_measures(labels: LabelSet, times: AlignmentSet | None, split: str) -> 
         "boundaries": _boundaries(boundary_scores(references, predictions)),
         "phone_ms": asdict(segment_lengths(phones, labels.rate)),
     }
-    if spoken.any():
+    if len(np.unique(phone[spoken])) > 1:
         found["without_silence"] = asdict(cluster_quality(phone[spoken], unit[spoken]))
     return found
 
