@@ -34,8 +34,7 @@ class ListenerQualityPrediction(QualityPrediction):
 
     Beside what `QualityPrediction` reads: `ratings` of each training utterance, `{listener: score}`, and the corpus' `listeners`.
     A listener who is not in that list, as in another corpus, counts in the mean alone, and so does an utterance without
-    `ratings`. In validation the loss is
-    the clipped error of the scores of utterances.
+    `ratings`. In validation the loss is the clipped error of the scores of utterances.
 
     Args:
         upstream: where features come from.
