@@ -114,5 +114,5 @@ def test_only_what_is_called_is_built_and_what_is_kept_is_what_a_full_check_keep
 
 
 def test_a_command_that_is_none_is_said():
-    with pytest.raises(ArgumentError, match="invalid choice: 'fi'.*fit.*validate.*test.*predict"):
+    with pytest.raises(ArgumentError, match=r"invalid choice: 'fi'.*fit.*validate.*test.*predict"):
         command_line(["fi"], run=True)
