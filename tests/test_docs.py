@@ -42,7 +42,7 @@ PAGES = [*(DOCS / f"{name}.md" for name in ORDER), README]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
+def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys, quick_processes):
     make_recordings(tiny / "pretrain", tmp_path / "RECORDINGS")
     monkeypatch.chdir(tmp_path)
     ran = []

@@ -31,15 +31,6 @@ def test_help_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-@pytest.mark.slow
-def test_the_encoder_imports_neither_lightning_nor_wandb():
-    code = (
-        "import sys; from wavlm_lightning.encoder import WavLM;"
-        "sys.exit(bool({'lightning', 'pytorch_lightning', 'wandb', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
 @pytest.mark.parametrize(("verb", "hint"), [("prepair", "did you mean 'prepare'?"), ("xyz", "`wavlm --help`")])
 def test_unknown_verb(capsys, verb, hint):
     assert main([verb]) == 2

@@ -13,7 +13,7 @@ from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line, s
 
 CONFIGS = sorted(
     str(path.relative_to(configs_folder()))
-    for folder in ("superb", "pretrain")
+    for folder in ("superb", "pretrain", "finetune", "fullstack")
     for path in (configs_folder() / folder).rglob("*.yaml")
 )
 KS = ["-c", "configs/superb/mini/ks.yaml"]
