@@ -57,7 +57,10 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "ks")]) == 2
     assert "damaged shards: train-000000.tar" in capsys.readouterr().err
     assert main(["data", "info", str(tiny)]) == 2
-    assert "holds the corpora er, ic, ks, pr, pretrain, qbe, sd, sf, sid, sv" in capsys.readouterr().err
+    assert (
+        "holds the corpora er, ic, ks, meetings, mos, pr, pretrain, qbe, sd, sf, sid, sv, target"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
