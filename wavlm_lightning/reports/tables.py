@@ -12,7 +12,6 @@ LEVELS, AGREEMENT = ("utterance", "system"), ("mse", "lcc", "srcc", "ktau")  # o
 TITLES = {
     "si_sdr": "SI-SDR",
     "si_sdri": "SI-SDRi",
-    "map": "mAP",
     "map_micro": "mAP of pooled decisions",
     "wer_lm": "WER with LM",
     "per_lm": "PER with LM",
