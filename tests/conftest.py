@@ -83,6 +83,15 @@ def quick_commands(monkeypatch: pytest.MonkeyPatch, quick_processes: None) -> No
     monkeypatch.setattr(command, "subprocess", SimpleNamespace(Popen=Command))
 
 
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels of a report are drawn and not made into pixels and paths, which takes most of the time of a report."""
+    from wavlm_lightning.reports import figures
+
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: path.touch())
+    monkeypatch.setattr(figures, "to_svg", lambda figure, name, description: f'<svg aria-label="{name}"></svg>')
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with all tiny corpora; `pretrain` carries labels `mfcc100` of 20 clusters.

@@ -42,8 +42,9 @@ PAGES = [*(DOCS / f"{name}.md" for name in ORDER), README]
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys):
+def test_the_pages_run(tiny, tmp_path, monkeypatch, capsys, quick_processes):
     make_recordings(tiny / "pretrain", tmp_path / "RECORDINGS")
+    shutil.copy(next((tmp_path / "RECORDINGS").glob("*.wav")), tmp_path / "speech.wav")
     monkeypatch.chdir(tmp_path)
     ran = []
     for page in PAGES:
@@ -82,7 +83,6 @@ def stand_in_for_the_demo(folder: Path) -> None:
     (folder / "runs" / "demo" / "heads").mkdir(parents=True)
     (folder / "runs" / "demo" / "pretrain").symlink_to(folder / "runs" / "mine")
     (folder / "runs" / "demo" / "heads" / "ks-pretrained").symlink_to(folder / "runs" / "mine-ks")
-    shutil.copy(next((folder / "RECORDINGS").glob("*.wav")), folder / "speech.wav")
 
 
 def test_no_page_is_forgotten():

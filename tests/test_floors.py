@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,10 @@ def imported(path: Path) -> set[str]:
     return {name for name in found if name in MODULES}
 
 
-GRAPH = {name: imported(path) - {name} for name, path in MODULES.items()}
+@cache
+def graph() -> dict[str, set[str]]:
+    """What each module imports; not read when this file is imported, which each worker of pytest-xdist does."""
+    return {name: imported(path) - {name} for name, path in MODULES.items()}
 
 
 def package(module: str) -> str:
@@ -54,7 +58,7 @@ def test_nothing_imports_upwards(name):
     below = set().union(*FLOORS[:height])
     wrong = {
         f"{module} imports {other}"
-        for module, others in GRAPH.items()
+        for module, others in graph().items()
         if package(module) == name
         for other in others
         if package(other) not in below | {name, ""}
@@ -88,7 +92,7 @@ def test_the_search_for_circles_finds_one():
 
 
 def test_no_two_files_import_each_other():
-    assert circles(GRAPH) == []
+    assert circles(graph()) == []
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=str)

@@ -74,18 +74,27 @@ class Ablation:
         variants: names of `VARIANTS`, and `iteration_2`, which needs `full`.
         tasks: of `wavlm superb`; none to pre-train alone.
         jobs: heads at a time.
+        size: of the mini corpora; `tiny` for a first look.
     """
 
     def __init__(
-        self, out: Path, steps: int, seeds: int, variants: Sequence[str], tasks: Sequence[str], jobs: int
+        self,
+        out: Path,
+        steps: int,
+        seeds: int,
+        variants: Sequence[str],
+        tasks: Sequence[str],
+        jobs: int,
+        size: str,
     ) -> None:
         self.out, self.steps, self.seeds = out, steps, seeds
-        self.variants, self.tasks, self.jobs = variants, tasks, jobs
+        self.variants, self.tasks, self.jobs, self.size = variants, tasks, jobs, size
         self.corpus = out / "corpus"
 
     def run(self) -> None:
         """Corpora and codebook, then seed by seed."""
-        wavlm("prepare", "mini", "--out", self.corpus, "--datasets", "pretrain", *self.datasets())
+        datasets = ["pretrain", *self.datasets()]
+        wavlm("prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *datasets)
         if not (self.out / "codebook" / "codebook.json").is_file():
             options = ["--clusters", 100, "--level-normalised", "--restarts", 5]
             wavlm("codebook", "fit", self.corpus / "pretrain", *options, "--out", self.out / "codebook")
@@ -246,6 +255,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="of `wavlm superb`; none to pre-train alone")
     parser.add_argument("--jobs", type=int, default=PROCESSES, help="heads at a time")
+    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the corpora")
     arguments = parser.parse_args()
     if ITERATION in arguments.variants and MIXING not in arguments.variants:
         parser.error(f"--variants {ITERATION} needs {MIXING}, whose layers make its labels")

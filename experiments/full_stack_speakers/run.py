@@ -34,7 +34,7 @@ ORACLE = "oracle"
 Cards = Mapping[tuple[str, str], ResultCard]  # by task and row
 
 
-def pretrain(out: Path, updates: int, encoder: Path | None) -> dict[str, Path]:
+def pretrain(out: Path, updates: int, encoder: Path | None, size: str) -> dict[str, Path]:
     """Label -> folder of an encoder; those of `experiments/ablations` unless the first is given."""
     script = HERE.parent / "ablations" / "run.py"
     variants = [name for name in ENCODERS if encoder is None or name != "full"]
@@ -50,7 +50,7 @@ def pretrain(out: Path, updates: int, encoder: Path | None) -> dict[str, Path]:
         "--variants",
         *variants,
     ]
-    subprocess.run([*map(str, command), "--tasks"], check=True)
+    subprocess.run([*map(str, command), "--size", size, "--tasks"], check=True)
     found = {ENCODERS[name]: out / "encoders" / "pretrain" / f"{name}-0" for name in ENCODERS}
     return {**found, ENCODERS["full"]: encoder} if encoder is not None else found
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=1000, help="of each pre-training (%(default)s)")
     parser.add_argument("--tasks", nargs="+", help="those of configs/fullstack by default")
     parser.add_argument("--steps", type=int, help="updates of every head, instead of the configurations'")
-    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the corpora of the tasks")
+    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the corpora")
     parser.add_argument("--real", type=int, default=40, help="dialogues, and mixtures, of real voices (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
@@ -126,7 +126,7 @@ def main() -> None:
         nonlocal begin
         seconds[stage], begin = time.monotonic() - begin, time.monotonic()
 
-    encoders = pretrain(out, arguments.updates, arguments.encoder)
+    encoders = pretrain(out, arguments.updates, arguments.encoder, arguments.size)
     passed("pre-training")
     upstreams = [f"{label}={folder}" for label, folder in encoders.items()]
     upstreams += [f"{label}={spec}" for spec, label in ROWS.items()]

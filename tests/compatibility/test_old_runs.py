@@ -119,6 +119,7 @@ def test_several_heads_of_one_pass_go_on_and_are_tested(old):
     assert sorted(Path(path).parent.as_posix() for path in cards("joint")) == found
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_report_shows_them(old):
     wavlm("report", "tested", "pretrain", "superb", "sweep", "-o", "report")
     rows = table("report/report.csv")

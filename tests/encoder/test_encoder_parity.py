@@ -133,6 +133,7 @@ def test_full_base_matches_transformers(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_full_large_matches_transformers(tmp_path: Path):
     sizes: dict[str, Any] = {
         "hidden_size": 1024,

@@ -88,7 +88,7 @@ def test_spectral_convolution_is_the_convolution(taps: int, frames: int, batch: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conv_norm", ["group", pytest.param("layer", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("conv_norm", ["group", pytest.param("layer", marks=pytest.mark.long)])
 def test_an_encoder_of_published_width(conv_norm: str, monkeypatch: pytest.MonkeyPatch):
     """Values and every gradient as by torch's convolutions, padded rows among them."""
     torch.manual_seed(0)

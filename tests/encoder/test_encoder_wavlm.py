@@ -21,7 +21,8 @@ KINDS = list(CONFIGS)
 def test_import_is_light():
     code = (
         "import sys; from wavlm_lightning.encoder import WavLM; "
-        "print([name for name in ('lightning', 'wandb', 'transformers', 'torchaudio') if name in sys.modules])"
+        "print([name for name in ('lightning', 'pytorch_lightning', 'wandb', 'transformers', 'torchaudio') "
+        "if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -71,7 +71,9 @@ def checkpointed(variant: str) -> bool:
     return "checkpointed" in variant
 
 
-@pytest.mark.parametrize(("batch", "samples"), SHAPES)
+@pytest.mark.parametrize(
+    ("batch", "samples"), [SHAPES[0], *(pytest.param(*shape, marks=pytest.mark.slow) for shape in SHAPES[1:])]
+)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_a_cpu_keeps(variant, precision, batch, samples):

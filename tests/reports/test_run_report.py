@@ -183,6 +183,7 @@ def test_the_same_runs_give_the_same_bytes(report, runs, tmp_path):
     shutil.rmtree(other)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_full_official_rows_get_score_and_rank_in_their_place(card, tmp_path):
     values = dict(published_entries()[3].values)
     values["PR"], values["QbE"] = 3.9, 7.5
@@ -202,6 +203,7 @@ def test_full_official_rows_get_score_and_rank_in_their_place(card, tmp_path):
     assert "Not comparable" not in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_seeds_become_mean_and_deviation(card, tmp_path):
     for seed, value in enumerate((50.0, 53.0, 56.0)):
         card("KS", f"full-{seed}", value, upstream={**card("KS", f"full-{seed}").upstream, "sha256": str(seed)}).write(
@@ -220,6 +222,7 @@ def test_seeds_become_mean_and_deviation(card, tmp_path):
     assert difference[2:] == ["-12.50", "-23.6 %", "–", "behind"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_two_upstreams_are_compared_on_request(report, runs, tmp_path):
     some = [runs / "heads" / f"{task}-{label}" for task in ("pr", "sid") for label in ("fbank", "pre-trained")]
     page, _ = write_run_report(some, tmp_path, not_official, compare=("FBANK", "pre-trained"))
@@ -231,6 +234,7 @@ def test_two_upstreams_are_compared_on_request(report, runs, tmp_path):
         write_run_report([runs], tmp_path, not_official, compare=("FBANK", "nobody"))
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.parametrize(
     ("sid", "sentence"),
     [
@@ -256,6 +260,7 @@ def test_pictures_of_an_earlier_report_are_deleted(card, tmp_path):
     assert not (tmp_path / "curves.png").exists() and "](curves.png)" not in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_several_pretraining_runs_have_a_row_each(metrics_csv, tmp_path):
     for name in ("one", "two"):
         (tmp_path / "runs" / name).mkdir(parents=True)
@@ -273,6 +278,7 @@ def test_several_pretraining_runs_have_a_row_each(metrics_csv, tmp_path):
     assert table["two"] == ["–"] * 5
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_is_left_out_is_said_once_each(card, tmp_path):
     runs = tmp_path / "runs"
     card("KS").write(runs / "a")

@@ -90,6 +90,7 @@ def three(card, tmp_path):
     return tmp_path
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_tests_against_random_weights(three):
     page, problems = write_run_report([three / "runs"], three / "report", lambda card: "not official")
     assert problems == []
@@ -110,6 +111,7 @@ def test_the_report_tests_against_random_weights(three):
     assert sum("**60.0**" in line for line in lines) == 1 and sum("**50" in line for line in lines) == 0
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_title_and_control_are_options(three):
     page, _ = write_run_report([three / "runs"], three, lambda card: "x", title="Night <1>", control="FBANK")
     text = page.read_text()
@@ -118,6 +120,7 @@ def test_title_and_control_are_options(three):
         write_run_report([three / "runs"], three, lambda card: "x", control="nobody")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_damaged_results_leave_the_figure_without_interval(three):
     (three / "runs" / "mine" / "utterances.json").write_text("{")
     page, problems = write_run_report([three / "runs"], three / "report", lambda card: "x")

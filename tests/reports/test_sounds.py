@@ -76,6 +76,7 @@ def test_the_page_plays_input_answers_and_reference(runs, tmp_path):
     assert again.read_text() == content
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_page_has_a_limit(runs, tmp_path, monkeypatch):
     one = sum(len(data) for data in example("one", seed=3).sounds.values())
     monkeypatch.setattr(sounds, "MOST_BYTES", 2 * one)
@@ -84,6 +85,7 @@ def test_a_page_has_a_limit(runs, tmp_path, monkeypatch):
     assert len(problems) == 1 and problems[0].startswith("1 examples of sound are left out")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_cannot_be_read_is_a_sentence(runs, tmp_path):
     (runs / "tiny" / "examples" / "examples.json").write_text("{")
     page, problems = write_run_report([runs], tmp_path / "report", lambda card: "not official")

@@ -66,6 +66,7 @@ def test_curves_and_tables_of_units_alone(write, tmp_path):
     assert html.count("ABX within speakers") >= 2 and "What it cost" not in html
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.slow
 def test_only_equal_data_and_settings_share_a_picture(write, tmp_path):
     first = write("a")
@@ -83,6 +84,7 @@ def test_only_equal_data_and_settings_share_a_picture(write, tmp_path):
     assert [path.name for path in (tmp_path / "report").glob("units-*.png")] == ["units-0.png"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_damaged_file_is_named_and_the_rest_is_shown(write, tmp_path):
     folder = write("a")
     write("b", labels={"x": {}})

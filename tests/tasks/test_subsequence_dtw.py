@@ -81,7 +81,9 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize(
+    "distance", [pytest.param(each, marks=() if each == "cosine_exp" else pytest.mark.long) for each in DISTANCES]
+)
 @pytest.mark.slow
 def test_threads_and_features_of_real_size_change_nothing(distance, two_threads):
     """More frames than a product holds, wide features, values far from 0, twins of frames on both sides."""

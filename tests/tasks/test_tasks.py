@@ -91,7 +91,10 @@ TASKS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "name", "rate", "steps"), TASKS)
+@pytest.mark.parametrize(
+    ("task", "name", "rate", "steps"),
+    [pytest.param(*each, marks=pytest.mark.long if each[0] is SpeakerIdentification else ()) for each in TASKS],
+)
 def test_permuted_labels_drop_to_chance(tiny, tmp_path, monkeypatch, task, name, rate, steps):
     """With true labels the head fits what it has seen; with permuted ones, what it learnt is of no use on the others."""
     corpus = Corpus.open(tiny / name)

@@ -135,7 +135,7 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
     cls, corpus, sizes = TASKS[short]
     encoder = upstream(TUNED if how == "tuned" else None, frozen=not how)
     data: dict[str, Any] = {"batch_size": 3}
-    if short in ("SD", "DIAR"):  # has two recordings to train on, and one to test on
+    if short in ("SD", "OSD", "DIAR"):  # has two recordings to train on, and one to test on
         data = {"batch_size": 1, "test_split": "train"}
     if short == "ER":
         return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)

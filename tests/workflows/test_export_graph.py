@@ -96,6 +96,7 @@ def test_torch_export_of_an_encoder_is_kept_if_it_agrees(tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_torch_export_of_an_x_vector(tmp_path):
     """Its network needs 16 frames in a batch, and takes shorter rows beside a longer one."""
     head = trained(SpeakerVerification, list("pq"), hidden=16, widths=(16, 16, 16, 16, 24), embedding=12)
@@ -204,6 +205,7 @@ def test_a_graph_answers_with_audio_at_the_level_of_its_input(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_onnx_of_a_head_that_answers_with_audio(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     head = trained(Gain, ["clean"])

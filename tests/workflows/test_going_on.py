@@ -55,35 +55,38 @@ MOVE = {
 }
 HEAD = [
     (["--model.learning_rate", "1e-6"], "model.learning_rate is 1e-06 here and 0.001 in"),
-    (["--model.weight_decay", "0.1"], "model.weight_decay is 0.1 here and 0.0 in"),
     (["--model.betas", "[0.8,0.9]"], "model.betas.0 is 0.8 here and 0.9 in"),
-    (["--model.eps", "1e-5"], "model.eps is 1e-05 here"),
     (["--model.schedule.shape", "linear"], "model.schedule is {"),
-    (["--model.seed", "3"], "model.seed is 3 here and 1337 in"),
-    (["--model.hidden", "7"], "model.hidden is 7 here and 256 in"),
     (["--model", "SpeakerIdentification"], "model.class_path is wavlm_lightning.tasks."),
     (["--model.upstream.cmvn", "false"], "model.upstream.cmvn is False here and True in"),
     (["--model.start_from", "elsewhere"], "model.start_from is elsewhere here and null in"),
     (["--seed_everything", "3"], "seed_everything is 3 here and 1337 in"),
     (["--trainer.precision", "bf16-mixed"], "trainer.precision is bf16-mixed here and 32-true in"),
-    (["--trainer.gradient_clip_val", "9"], "trainer.gradient_clip_val is 9 here and 1.0 in"),
-    (["--trainer.accumulate_grad_batches", "2"], "trainer.accumulate_grad_batches is 2 here and 1 in"),
     (["--trainer.callbacks", json.dumps([MOVE])], "trainer.callbacks is [{"),
-    (["--data.gain_db", "-3"], "data.gain_db is -3.0 here and 0.0 in"),
-    (["--data.seed", "3"], "data.seed is 3 here and 1337 in"),
     (["--data.batch_size", "4"], "data.batch_size is 4 here and 8 in"),
-    (["--data.valid_split", "test"], "data.valid_split is test here and valid in"),
     (["--data.balance", "null"], "data.balance is null here and keyword in"),
 ]  # fmt: skip
 ENCODER = [
-    (["--model.learning_rate", "1e-6"], "model.learning_rate is 1e-06 here"),
-    (["--model.weight_decay", "0"], "model.weight_decay is 0.0 here and 0.01 in"),
-    (["--model.warmup", "0.5"], "model.warmup is 0.5 here"),
-    (["--model.seed", "9"], "model.seed is 9 here and 0 in"),
     (["--model.masking.span", "4"], "model.masking.span is 4 here"),
     (["--model.encoder_overrides.dropout", "0.3"], "model.encoder_overrides.dropout is 0.3 here and not set in"),
     (["--data.max_seconds", "3"], "data.max_seconds is 3.0 here"),
-    (["--data.min_seconds", "1"], "data.min_seconds is 1.0 here"),
+]
+# What differs from the cases above by its key alone is compared without parsing it.
+COMPARED = [
+    ("head", "model.init_args.weight_decay", 0.1, "model.weight_decay is 0.1 here and 0.0 in"),
+    ("head", "model.init_args.eps", 1e-5, "model.eps is 1e-05 here"),
+    ("head", "model.init_args.seed", 3, "model.seed is 3 here and 1337 in"),
+    ("head", "model.init_args.hidden", 7, "model.hidden is 7 here and 256 in"),
+    ("head", "trainer.gradient_clip_val", 9, "trainer.gradient_clip_val is 9 here and 1.0 in"),
+    ("head", "trainer.accumulate_grad_batches", 2, "trainer.accumulate_grad_batches is 2 here and 1 in"),
+    ("head", "data.init_args.gain_db", -3.0, "data.gain_db is -3.0 here and 0.0 in"),
+    ("head", "data.init_args.seed", 3, "data.seed is 3 here and 1337 in"),
+    ("head", "data.init_args.valid_split", "test", "data.valid_split is test here and valid in"),
+    ("encoder", "model.init_args.learning_rate", 1e-6, "model.learning_rate is 1e-06 here"),
+    ("encoder", "model.init_args.weight_decay", 0.0, "model.weight_decay is 0.0 here and 0.01 in"),
+    ("encoder", "model.init_args.warmup", 0.5, "model.warmup is 0.5 here"),
+    ("encoder", "model.init_args.seed", 9, "model.seed is 9 here and 0 in"),
+    ("encoder", "data.init_args.min_seconds", 1.0, "data.min_seconds is 1.0 here"),
 ]
 
 
@@ -100,6 +103,21 @@ def test_what_decides_on_the_weights_is_refused_by_name(runs, kind, changed, sai
     assert "\n" not in str(error.value) and "without --ckpt_path" in str(error.value)
     assert (root / kind / "config.yaml").read_bytes() == before
     assert torch.load(root / kind / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.parametrize(("kind", "key", "value", "said"), COMPARED, ids=lambda value: str(value)[:40])
+def test_every_other_value_that_decides_is_compared(runs, kind, key, value, said):
+    _, root = runs
+    before, asked = (yaml.safe_load((root / kind / "config.yaml").read_text()) for _ in range(2))
+    check_going_on(asked, before, root / kind)
+    *above, name = key.split(".")
+    section = asked
+    for each in above:
+        section = section[each]
+    assert name in section
+    section[name] = value
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_going_on(asked, before, root / kind)
 
 
 def test_the_rest_may_change_and_is_used_and_recorded(tiny, runs, tmp_path, capsys):

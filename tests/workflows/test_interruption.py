@@ -31,39 +31,47 @@ class Stop(pl.Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("early", [True, False])
-@pytest.mark.parametrize("update", [1, 2, 3])  # four updates an epoch: the last of these is the epoch's last
-def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, number, early, update):
+def accumulated(tiny, *callbacks, ckpt_path=None):
+    """Seven updates of two micro-batches; dropout and SpecAugment draw at random in every step."""
+    head = SpeechRecognition(Fbank(), learning_rate=1e-2, hidden=8)
+    trainer = quiet_trainer(
+        max_steps=7, limit_val_batches=0, accumulate_grad_batches=2, callbacks=[*callbacks, StopBetweenUpdates()]
+    )
+    data = TaskData(str(tiny / "pr"), batch_size=1, train_split="valid+test")
+    trainer.fit(head, data, ckpt_path=ckpt_path, weights_only=True)
+    return head
+
+
+@pytest.fixture(scope="module")
+def whole(tiny):
+    """The weights of a run that nothing stops."""
+    handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
+    head = accumulated(tiny)
+    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
+    return head.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("number", "early", "update"),
+    # Four updates an epoch: the last of these is the epoch's last. Both signals take the same way, so one has three cases.
+    [
+        *((signal.SIGINT, early, update) for early in (True, False) for update in (1, 2, 3)),
+        *((signal.SIGTERM, early, update) for early, update in ((True, 2), (False, 1), (False, 3))),
+    ],
+)
+def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, whole, number, early, update):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
-
-    # Dropout and SpecAugment draw at random in every step.
-    def fit(*callbacks, ckpt_path=None):
-        head = SpeechRecognition(Fbank(), learning_rate=1e-2, hidden=8)
-        trainer = quiet_trainer(
-            max_steps=7, limit_val_batches=0, accumulate_grad_batches=2, callbacks=[*callbacks, StopBetweenUpdates()]
-        )
-        trainer.fit(
-            head,
-            TaskData(str(tiny / "pr"), batch_size=1, train_split="valid+test"),
-            ckpt_path=ckpt_path,
-            weights_only=True,
-        )
-        return head
-
-    whole = fit()
-    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
     try:
         with pytest.raises(SystemExit):
-            fit(Stop(number, update, early), Newest(tmp_path, every=1000))
+            accumulated(tiny, Stop(number, update, early), Newest(tmp_path, every=1000))
     finally:
         for which, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
             signal.signal(which, handler)  # Lightning leaves them changed, since the process is to end
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == update + 1
-    resumed = fit(ckpt_path=tmp_path / "last.ckpt")
-    for name, value in whole.state_dict().items():
+    resumed = accumulated(tiny, ckpt_path=tmp_path / "last.ckpt")
+    for name, value in whole.items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 

@@ -12,6 +12,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpora import RECIPES
 
 NEEDED = {
+    "ami": ["--setup", "nowhere"],
     "voxceleb1": ["--task", "sid"],
     "libri2mix": ["--labels", "nowhere"],
     "libri2mix_target": ["--enrolments", "nowhere"],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
+
 import pytest
 import yaml
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line
+from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line, saved_content
 
 CONFIGS = sorted(
     str(path.relative_to(configs_folder()))
-    for folder in ("superb", "pretrain")
+    for folder in ("superb", "pretrain", "finetune", "fullstack")
     for path in (configs_folder() / folder).rglob("*.yaml")
 )
 KS = ["-c", "configs/superb/mini/ks.yaml"]
@@ -85,3 +87,32 @@ def test_nothing_is_linked(parser):
 
     for command in parser._subcommands_action.choices.values():
         assert not [action for action in command._actions if isinstance(action, ActionLink)]
+
+
+def test_only_what_is_called_is_built_and_what_is_kept_is_what_a_full_check_keeps():
+    """The parsers of the other subcommands, and a second check of each value, would double the time of a start."""
+    found: list[WavLMCLI] = []
+
+    def keep(cli):
+        found.append(cli)
+        raise _Found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WavLMCLI, "instantiate_classes", keep)
+        for subcommand in ("fit", "test"):
+            with pytest.raises(_Found):
+                command_line([subcommand, *KS, "--model.learning_rate", "1e-3"], run=True)
+    for cli, subcommand in zip(found, ("fit", "test"), strict=True):
+        assert list(cli._subcommand_parsers) == [subcommand]
+        checked = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False, format="yaml"))
+        assert yaml.safe_dump(saved_content(cli.parser, cli.config)) == yaml.safe_dump(checked)
+        cli._dump_config()
+        ours = cli.config_dump
+        del cli.config_dump
+        super(WavLMCLI, cli)._dump_config()
+        assert yaml.safe_dump(ours) == yaml.safe_dump(cli.config_dump)
+
+
+def test_a_command_that_is_none_is_said():
+    with pytest.raises(ArgumentError, match=r"invalid choice: 'fi'.*fit.*validate.*test.*predict"):
+        command_line(["fi"], run=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 
 from wavlm_lightning.cli import main
@@ -50,11 +51,13 @@ def test_mistakes_are_one_sentence(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_cannot_be_checked_is_not_comparable(tmp_path):
     assert "no longer there" in reservation(ks_card(tmp_path / "gone"))
     assert "not one of SUPERB's" in reservation(ks_card(tmp_path, task="Language"))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_pretraining_run_is_described_by_its_corpus(tiny, tmp_path):
     def run(**data):
         return PretrainingRun("run", tmp_path, {"data": {"init_args": data}}, Curves(), 1, False)

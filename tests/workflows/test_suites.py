@@ -17,8 +17,10 @@ from wavlm_lightning.data.shuffled_labels import permute_labels
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.upstreams.specs import LABELLED
 from wavlm_lightning.workflows.superb import suites
 from wavlm_lightning.workflows.superb.cells import UpstreamSpec, plan_cell
+from wavlm_lightning.workflows.superb.controls import permuted_row
 from wavlm_lightning.workflows.superb.suites import (
     chains,
     check_tasks,
@@ -183,7 +185,7 @@ def test_permuted_audio_keeps_labels_and_other_audio(tiny, tmp_path):
         audio = shard.further_audio(place)
         assert len(audio["clean"]) == len(shard.waveform(place))
         lengths.append(len(audio["enrolment"]) - 4000)
-    assert sorted(lengths) == list(range(6)) != lengths
+    assert sorted(lengths) == list(range(6)) and not any(n == number for number, n in enumerate(lengths))
     with pytest.raises(UserError, match="other"):
         permute_labels(corpus, tmp_path / "q", audio=["other"])
 
@@ -209,3 +211,8 @@ def test_a_task_says_how_its_permuted_control_is_made(task):
     """Every task of the full suite has one: labels, or the further input of a task whose target is audio."""
     kind = head_class(task, True)
     assert kind.extra_audio if kind.target_audio else kind.read_target
+
+
+def test_the_control_row_of_a_folder_has_a_label_that_can_be_read():
+    word = permuted_row(UpstreamSpec("runs/mine", "wavlm_lightning.upstreams.WavLMUpstream", {"source": "runs/mine"}))
+    assert word == "runs-mine, permuted labels=runs/mine" and LABELLED.fullmatch(word)

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 from enhancement import TwoHeadlines
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.reports.cards import ResultCard
@@ -70,6 +69,8 @@ def report(study: SweepStudy, trial, values) -> bool:
     ],
 )
 def test_words_are_those_of_the_agent(tmp_path, words):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args  # 3.7 s
+
     sweep = read_sweep(str(written(tmp_path, command=words)))
     values = {"a.b": 1e-5, "c": True, "d": False, "e": [1, 2], "f": "g h", "i": None, "j": 0}
     theirs = create_sweep_command_args({"args": {name: {"value": value} for name, value in values.items()}})

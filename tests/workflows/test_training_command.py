@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,8 @@ CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 def pretrained(tiny, tmp_path_factory) -> Path:
     """A run folder of `configs/pretrain/tiny.yaml`, four steps long."""
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    assert (
-        main(["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"])
-        == 0
-    )
+    options = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"]
+    assert main(options) == 0
     return folder
 
 
@@ -113,6 +112,8 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             arguments += ["--model.encoder", str(tmp_path / "released")]
     if content["model"]["class_path"].startswith("wavlm_lightning.tasks"):
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
+    if content["model"]["init_args"].get("embeddings"):  # no verification run has been before
+        arguments += ["--model.embeddings", "null"]
     if content["model"]["class_path"].endswith("EcapaVerification"):
         # A tiny speaker has one utterance, which makes no trial, and no stage has been before.
         arguments += ["--model.calibration_trials", "0", "--model.start_from", "null"]
@@ -167,10 +168,33 @@ def shrunk(config: str) -> list[str]:
     return ["--model.encoder_overrides.layers", str(layers), "--model.encoder_overrides.ffn_dim", "64"]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [pytest.param(each, marks=() if each.removesuffix(".yaml") in QUICK else pytest.mark.slow) for each in CONFIGS],
-)
+def form(value: Any, key: str = "") -> Iterator[str]:
+    """The keys and classes of a configuration, without its values and without the recipe, which fitting ignores."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if key or name != "recipe":
+                yield from form(inner, f"{key}.{name}")
+    elif isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        for number, inner in enumerate(value):
+            yield from form(inner, f"{key}.{number}")
+    else:
+        yield f"{key}={value}" if key.endswith(".class_path") else key
+
+
+def with_marks() -> Iterator[Any]:
+    """Every configuration: quick ones, slow ones, and long those that differ from an earlier one by values alone.
+
+    The values of all are parsed in `test_print_config`.
+    """
+    seen = set()
+    for config in CONFIGS:
+        keys = frozenset(form(yaml.safe_load((configs_folder() / config).read_text())))
+        slow = [pytest.mark.slow, pytest.mark.long] if keys in seen else [pytest.mark.slow]
+        yield pytest.param(config, marks=[] if config.removesuffix(".yaml") in QUICK else slow)
+        seen.add(keys)
+
+
+@pytest.mark.parametrize("config", with_marks())
 def test_every_config_runs_one_batch(tiny, tmp_path, pretrained, config):
     assert main([*one_batch(tiny, tmp_path, pretrained, config), *shrunk(config)]) == 0
 

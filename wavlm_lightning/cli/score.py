@@ -83,8 +83,8 @@ def _fuse(argv: list[str]) -> int:
     print(f"{'':<{width}}  " + "  ".join(name.replace("_", " ") for name in names))
     for label, measures in fusion.measures.items():
         print(f"{label:<{width}}  " + "  ".join(f"{measures[name]:{len(name)}.3f}" for name in names))
-    weights = " + ".join(f"{weight:.3f} {run}" for run, weight in fusion.weights.items())
-    print(f"stacked = {fusion.intercept:.3f} + {weights}, fitted on split {fusion.fitted_on}")
+    weights = " ".join(f"{weight:+.3f} x {run}" for run, weight in fusion.weights.items())
+    print(f"stacked = {fusion.intercept:.3f} {weights}, fitted on split {fusion.fitted_on}")
     print(f"split {fusion.tested_on}: {fusion.utterances} utterances of {fusion.systems} systems")
     return 0
 

@@ -45,7 +45,10 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0, audio: Sequence[str
     with progress_bar(total=total, unit="utt", desc=str(out)) as bar:
         for name in corpus.splits:
             split = corpus.split(name)
-            writer.write_split(name, _permuted(split, rng.permutation(len(split)), audio, bar))
+            order = rng.permutation(len(split))
+            if audio:  # one circle through all, so that no utterance keeps its own
+                order[order.copy()] = np.roll(order, 1)
+            writer.write_split(name, _permuted(split, order, audio, bar))
             for place in (name, *(f"{name}_{more}" for more in corpus.trial_lists(name))):
                 if (corpus.directory / f"trials-{place}.csv").is_file():
                     rows = corpus.trials(place)

@@ -1,7 +1,9 @@
 """Diarization: segments from frame scores, and the diarization and Jaccard error of segments.
 
 `pyannote_errors` scores by pyannote.metrics, one recording at a time. `diarization_errors` gives the same diarization error
-without a collar (a test compares them) some ten times as fast, for the settings that a fit tries; with a collar it is NIST's.
+without a collar (a test compares them) in 0.13 ms instead of 3.5 for 10 turns on either side and in 2.8 ms instead of 248 for 500
+(one core, side by side), for the many settings that a fit tries; with a collar it is NIST's.
+
 Segments of a recording are `(speaker, start, end)` in seconds; where speakers overlap, the speech of each counts.
 """
 

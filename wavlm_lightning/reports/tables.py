@@ -7,13 +7,19 @@ from dataclasses import dataclass, field
 ARROWS = {"lower": "↓", "higher": "↑"}
 MISSING = "–"
 
+LEVELS, AGREEMENT = ("utterance", "system"), ("mse", "lcc", "srcc", "ktau")  # of predicted and true ratings
 # Names of metrics that `metric_title` cannot derive.
 TITLES = {
     "si_sdr": "SI-SDR",
     "si_sdri": "SI-SDRi",
+    "map_micro": "mAP of pooled decisions",
     "wer_lm": "WER with LM",
     "per_lm": "PER with LM",
     "min_dcf": "minDCF",
+    "map": "mAP",
+    "overlap_f1": "overlap F1",
+    "speech_f1": "speech F1",
+    **{f"{level}_{name}": f"{level} {name.upper()}" for level in LEVELS for name in AGREEMENT},
     "eer_as_norm": "EER with AS-norm",
     "min_dcf_as_norm": "minDCF with AS-norm",
     "eer_qmf": "EER with QMF",

@@ -9,6 +9,7 @@ from spoken_files import content, prepare_foreign, without_split
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.folder import FolderRecipe
 from wavlm_lightning.data.foreign.pipes import parse_commands, plain_reading
 from wavlm_lightning.system.errors import UserError
 
@@ -70,7 +71,7 @@ def test_segments_are_stretches_and_an_archive_holds_wav(spoken, tmp_path):
     (folder / "utt2spk").write_text("a s1\nb s2\nc s3\n")
     prepare(folder, "--out", tmp_path / "c")
     (tmp_path / "m.csv").write_text("path,start,end,speaker\nu07.wav,0,0.25,s1\nu07.wav,0.25,0.5,s2\nu07.wav,0.1,,s3\n")
-    main(["prepare", "folder", str(spoken.folder), "--manifest", str(tmp_path / "m.csv"), "--out", str(tmp_path / "f")])
+    FolderRecipe(spoken.folder, tmp_path / "f", tmp_path / "m.csv").prepare(workers=1)
     waveforms = [
         {meta["speaker"]: w.tobytes() for split in c.splits for _, w, meta in c.split(split).utterances()}
         for c in (Corpus.open(tmp_path / "c"), Corpus.open(tmp_path / "f"))

@@ -9,8 +9,8 @@ import pytest
 import soundfile
 from spoken_files import content, prepare_foreign, without_split
 
-from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.folder import FolderRecipe
 from wavlm_lightning.system.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_cuts_with_times_custom_fields_and_alignments(spoken, tmp_path):
     )
     assert meta["words"] == [["café", 0.05, 0.15]]
     (tmp_path / "m.csv").write_text("path,start,end\nu07.wav,0.15,0.35\nu06.wav,,\nu05.wav,,\n")
-    main(["prepare", "folder", str(spoken.folder), "--manifest", str(tmp_path / "m.csv"), "--out", str(tmp_path / "f")])
+    FolderRecipe(spoken.folder, tmp_path / "f", tmp_path / "m.csv").prepare(workers=1)
     folder = Corpus.open(tmp_path / "f")
     same = {key: w.tobytes() for split in folder.splits for key, w, _ in folder.split(split).utterances()}
     assert waveform.tobytes() == same["u07-00000150"]

@@ -51,6 +51,7 @@ def test_turns_of_whole_recordings(meetings, capsys):
             "prepare",
             "rttm",
             *map(str, [meetings / "all.rttm", "--audio", meetings / "audio", "--out", meetings / "again"]),
+            *("--workers", "1"),
         ]
     )
     assert found == {

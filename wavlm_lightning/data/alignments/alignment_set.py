@@ -86,11 +86,10 @@ class AlignmentSet:
 
     @classmethod
     def open(cls, corpus: Corpus, name: str) -> AlignmentSet:
-        """Open a set; the times stay on disk.
+        """Open a set; the times stay on disk. Files of a corpus behind a URL are downloaded when they are needed.
 
         Raises:
             UserError: there is no such set, or its description is damaged.
-            Of a corpus behind a URL, its files are downloaded when they are needed.
         """
         if name == OWN:
             names = corpus.inventories.get("phones")

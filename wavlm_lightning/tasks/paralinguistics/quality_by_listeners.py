@@ -34,8 +34,7 @@ class ListenerQualityPrediction(QualityPrediction):
 
     Beside what `QualityPrediction` reads: `ratings` of each training utterance, `{listener: score}`, and the corpus' `listeners`.
     A listener who is not in that list, as in another corpus, counts in the mean alone, and so does an utterance without
-    `ratings`. In validation the loss is that of the
-    scores of utterances.
+    `ratings`. In validation the loss is the clipped error of the scores of utterances.
 
     Args:
         upstream: where features come from.
@@ -148,19 +147,22 @@ class ListenerQualityPrediction(QualityPrediction):
         utterance, row = ((rows >= MEAN) & (rows < targets.lengths[:, None])).nonzero(as_tuple=True)
         listener, score = targets.values[utterance, row].unbind(1)
         frames = self.frame_scores(features[utterance], lengths[utterance], listener)
-        return self._loss(frames, lengths[utterance], self._inside(points(score)))
-
-    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
-        """The same loss of the mean listener's scores `(batch, 1)`, an utterance counting as one frame."""
-        rated = self._inside(points(targets.values[:, MEAN, 1]))
-        return self._loss(self._inside(outputs.float()), torch.ones_like(lengths), rated)
-
-    def _loss(self, frames: Tensor, lengths: Tensor, rated: Tensor) -> Tensor:
-        """Clipped and contrastive loss of frame scores `(rows, frames)`, 0 behind the end, against `(rows,)` in -1 to 1."""
-        error = frames - rated[:, None]
-        counted = (error.abs() > self.clip) & ~padding_mask(lengths, frames.shape[1])
-        clipped = ((error.square() * counted).sum(1) / lengths).mean()
-        scores = frames.sum(1) / lengths
+        rated = self._inside(points(score))
+        scores = frames.sum(1) / lengths[utterance]
         off = ((scores[:, None] - scores) - (rated[:, None] - rated)).abs()
         contrastive = (off - self.margin).clamp(min=0).mean() / 2
-        return clipped + self.contrastive_weight * contrastive
+        return self._clipped(frames, lengths[utterance], rated) + self.contrastive_weight * contrastive
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """The clipped part for the mean listener's scores `(batch, 1)`, an utterance counting as one frame.
+
+        Without pairs, which would make the loss of a split depend on its batches.
+        """
+        rated = self._inside(points(targets.values[:, MEAN, 1]))
+        return self._clipped(self._inside(outputs.float()), torch.ones_like(lengths), rated)
+
+    def _clipped(self, frames: Tensor, lengths: Tensor, rated: Tensor) -> Tensor:
+        """Mean square error of frame scores `(rows, frames)` against `(rows,)`, in -1 to 1, where it is above `clip`."""
+        error = frames - rated[:, None]
+        counted = (error.abs() > self.clip) & ~padding_mask(lengths, frames.shape[1])
+        return ((error.square() * counted).sum(1) / lengths).mean()

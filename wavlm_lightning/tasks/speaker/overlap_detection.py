@@ -141,6 +141,10 @@ class OverlapDetection(Task):
         valid = ~padding_mask(lengths, frames)
         return (losses * valid).sum() / valid.sum()
 
+    def _counted(self, lengths: Tensor, batch: TaskBatch) -> int | Tensor:
+        """Frames, of which `loss` is the mean."""
+        return lengths.sum()
+
     def event_scores(self, outputs: Tensor) -> Tensor:
         """Probabilities of speech and of overlap `(..., frames, 2)`, from logits `(..., frames, 3)`."""
         shares = outputs.float().softmax(-1)

@@ -129,7 +129,7 @@ def predict_recordings(
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))
             settings = [window, audio_format, *([] if decoding is None and nbest == 1 else [decoding, nbest])]
-            settings += [] if enrolments is None else [enrolments.states()]
+            settings += [] if enrolments is None else [{"enrolments": enrolments.states()}]
             if speakers is not None:
                 settings.append({"speakers": speakers})
             folder = PredictionsFolder(place, _stamp(Path(run), head.task.upstream.fingerprint(), settings))

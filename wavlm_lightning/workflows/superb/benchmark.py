@@ -125,8 +125,16 @@ def _run(plan: _Plan, output: Path, jobs: int) -> Board:
         order = {(task_name(cell.task), cell.upstream.label): None for cell in everything}
         cards = {place: board.cards[place] for place in order if place in board.cards}
         complete = not board.failures and plan.steps is None
-        more = {"chance": plan.chance, "controls": plan.control_rows, "remarks": plan.remarks()}
-        board.text = write_tables(output, cards, plan.mini, complete=complete, folders=board.folders, **more)
+        board.text = write_tables(
+            output,
+            cards,
+            plan.mini,
+            complete=complete,
+            folders=board.folders,
+            chance=plan.chance,
+            controls=plan.control_rows,
+            remarks=plan.remarks(),
+        )
     return board
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,8 @@ def check_controls(controls: Sequence[str]) -> None:
 def permuted_row(spec: UpstreamSpec) -> str:
     """The word of the command line for the row of an upstream on permuted labels."""
     labelled = spec.spec.startswith(f"{spec.label}=")
-    return f"{spec.label}, permuted labels={spec.spec.partition('=')[2] if labelled else spec.spec}"
+    label = re.sub("[=/:]+", "-", spec.label)  # which a label must not hold
+    return f"{label}, permuted labels={spec.spec.partition('=')[2] if labelled else spec.spec}"
 
 
 class PermutedCorpora:

@@ -63,7 +63,7 @@ def check_tasks(tasks: Sequence[str] | None, suite: str | None = None) -> list[s
             raise UserError(
                 f"--tasks: {chosen[task_name(task)]} and {task} would share a folder; rename one of the files"
             )
-    return _in_order(chosen.values())
+    return _in_order(list(chosen.values()))
 
 
 def task_name(task: str) -> str:

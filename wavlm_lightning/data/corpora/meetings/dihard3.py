@@ -16,7 +16,7 @@ from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts,
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_lines, reading
 
-HELP = "DIHARD III (SD, OSD); DIR holds third_dihard_challenge_dev and third_dihard_challenge_eval, or names like these"
+HELP = "DIHARD III (SD, OSD); DIR holds third_dihard_challenge_dev and third_dihard_challenge_eval"
 
 COUNTS = {"dev": 254, "eval": 259}  # recordings of the full condition
 VALID = 0.2  # share of dev
