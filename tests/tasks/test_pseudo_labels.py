@@ -154,12 +154,11 @@ def in_processes(real, pseudo, out, devices):
     strategy = {"strategy": "ddp", "devices": 2} if devices == 2 else {"devices": 1, "accumulate_grad_batches": 2}
     trainer = quiet_trainer(max_steps=UPDATES, callbacks=[keys], **strategy)
     trainer.fit(task, data)
+    counted = task.data.pseudo_labelled
     found = trainer.validate(task, data, verbose=False)[0]
     names = [name for name, _ in task.named_parameters()]
     weights = {name: value for name, value in task.state_dict().items() if name in names}
-    torch.save(
-        [keys.batches, weights, found, task.data.pseudo_labelled], out / f"{trainer.global_rank}-of-{devices}.pt"
-    )
+    torch.save([keys.batches, weights, found, counted], out / f"{trainer.global_rank}-of-{devices}.pt")
 
 
 @pytest.mark.slow
@@ -174,7 +173,7 @@ def test_two_processes_train_on_the_mixture_as_one(tmp_path):
     first, second, alone = (torch.load(tmp_path / name) for name in ("0-of-2.pt", "1-of-2.pt", "0-of-1.pt"))
     assert len(first[0]) == len(second[0]) == UPDATES
     assert [batch for pair in zip(first[0], second[0], strict=True) for batch in pair] == alone[0]
-    assert not any(ours == theirs for ours in first[0] for theirs in second[0])
+    assert all(ours != theirs for ours, theirs in zip(first[0], second[0], strict=True))
     counts = Counter(key for batch in first[0] + second[0] for key in batch)
     parts = [counts[f"train{number}"] for number in range(12)], [counts[f"train{number}"] for number in range(40, 70)]
     assert sum(map(sum, parts)) == counts.total() and all(max(part) - min(part) <= 2 for part in parts)
