@@ -18,6 +18,7 @@ def test_intervals_hold_the_true_rate_as_often_as_they_say():
     assert 0.92 <= held / 400 <= 0.98
 
 
+@pytest.mark.slow
 def test_speakers_that_differ_need_resampling_by_speaker():
     rng = np.random.default_rng(1)
     held = {"utterances": 0, "speakers": 0}

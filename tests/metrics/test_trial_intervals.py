@@ -69,6 +69,7 @@ def test_intervals_hold_the_true_rate_as_often_as_they_say():
     assert 0.91 <= held / 300 <= 0.985
 
 
+@pytest.mark.slow
 def test_trials_that_share_speakers_need_resampling_by_speaker():
     rng = np.random.default_rng(3)
     held = {"trials": 0, "speakers": 0}

@@ -99,7 +99,7 @@ def test_every_run_logs_its_health(tiny, tmp_path):
         assert figures[f"health/effective_rank/layer_{number:02}"] == [pytest.approx(expected, rel=1e-3)]
 
 
-@pytest.mark.parametrize("preset", ["tiny", "base", "hubert_base"])
+@pytest.mark.parametrize("preset", ["tiny", "base", pytest.param("hubert_base", marks=pytest.mark.slow)])
 def test_fresh_encoders_pass(tiny, preset):
     """By a factor of ten, on as little as six seconds of speech."""
     source = data(tiny)

@@ -111,6 +111,18 @@ def test_the_loss_of_listeners_is_that_of_loops():
     assert found == pytest.approx(np.mean(frame_losses) + 0.5 * np.mean(contrast) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("make", [head, listener_head])
+def test_the_loss_of_a_validation_does_not_depend_on_its_batches(make):
+    task, scores = make(), torch.tensor([[1.0], [3.2], [4.9], [2.2]])
+    metas = [{"system": "a", "rating": rating} for rating in (2.0, 3.0, 3.5, 5.0)]
+    targets = [task.read_target(meta) for meta in metas]
+
+    def loss(rows: slice) -> float:
+        return float(task.loss(scores[rows], torch.ones(4, dtype=torch.int64)[rows], Targets.pad(targets[rows])))
+
+    assert loss(slice(4)) == pytest.approx((3 * loss(slice(3)) + loss(slice(3, 4))) / 4) and loss(slice(4)) > 0
+
+
 def test_equal_orders_are_decided_by_the_error():
     task = head()
     batch = batch_of(
