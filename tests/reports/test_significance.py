@@ -43,6 +43,14 @@ def test_seeds_and_other_test_data_make_level():
     assert difference(measured(0.5), other)[1::3] == ("level", "not the same test data")
 
 
+def test_f1_of_one_test_is_compared_by_its_digits():
+    """What it divides by differs between two systems on the same recordings."""
+    results = replace(right(0.5), metric="overlap_f1")
+    longer = replace(results, counts=2 * results.counts)
+    one, other = (replace(measured(share), utterances=each) for share, each in ((0.5, results), (0.6, longer)))
+    assert difference(one, other)[1::3] == ("ahead", "not tested")
+
+
 def test_at_chance_nothing_leads():
     """With results the interval decides, without them the digits."""
     assert leader({"a": measured(0.06, chance=8.3), "b": measured(0.1, chance=8.3)}) is None
