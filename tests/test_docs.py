@@ -124,12 +124,13 @@ def test_experiments_import_no_command_line():
     assert [str(path) for path in files if re.search(r"wavlm_lightning\.cli|import cli\b", path.read_text())] == []
 
 
-def test_the_official_commands_are_understood(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("suite", "count"), [("superb", 11), ("fullstack", 10)])
+def test_the_official_commands_are_understood(suite, count, tmp_path, monkeypatch, capsys):
     """Without the corpora they must stop because of the missing corpora, not because of an option."""
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "configs" / "superb" / "README.md").read_text()
+    text = (ROOT / "configs" / suite / "README.md").read_text()
     commands = re.findall(r"`(wavlm prepare [^`]+)`", text) + re.findall(r"^(wavlm superb .*)$", text, flags=re.M)
-    assert len(commands) == 11
+    assert len(commands) == count
     for command in commands:
         capsys.readouterr()
         (tmp_path / "runs" / "mine" / "checkpoints").mkdir(parents=True, exist_ok=True)

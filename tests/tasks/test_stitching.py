@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wavlm_lightning.tasks.components.stitching import smoothed, speaker_count, stitch, window_starts
+from wavlm_lightning.metrics.detection import smoothed
+from wavlm_lightning.tasks.components.stitching import speaker_count, stitch, window_starts
 
 
 @pytest.mark.parametrize(("frames", "starts"), [(7, [0]), (10, [0]), (11, [0, 1]), (16, [0, 4, 6]), (18, [0, 4, 8])])

@@ -276,7 +276,7 @@ def test_predict_hears_whom_the_enrolment_names(run, capsys):
     assert np.allclose(both[0], ann[0], atol=1e-4) and np.allclose(both[1], bob[1], atol=1e-4)
     heard = load_head(run / "run", "cpu")(files[0], enrolment=run / "ann.wav")["audio"]
     assert np.allclose(heard, ann[0], atol=1e-4)
-    # Windows hear the same enrolment, and an interrupted run of another enrolment is not gone on with.
+    # Windows hear the same enrolment, and a run that was interrupted with another enrolment is not resumed.
     command = ["predict", str(run / "run"), files[0], "--out", str(run / "w"), "--window", "1", "--enrolment"]
     assert main([*command, str(run / "ann.wav")]) == 0 and len(soundfile.read(run / "w" / "mix.wav")[0]) == 24000
     capsys.readouterr()

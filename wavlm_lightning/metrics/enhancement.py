@@ -13,7 +13,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 from wavlm_lightning.system.errors import UserError, pip_install
 
 RATE = 16_000  # samples per second, of all audio here
-SILENT = 1e-4  # largest sample of what is no sound but rounding: three steps of a 16-bit file
+SILENT = 1e-4  # samples below it are rounding noise: three steps of a 16-bit file
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:

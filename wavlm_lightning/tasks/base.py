@@ -459,7 +459,7 @@ class Task(HeadCheckpoint, Trainable):
         return self.answered
 
     def heard(self, inputs: Any, window: float) -> tuple[Tensor, Tensor]:
-        """Outputs and valid frames of recordings in eval mode; a single one in windows of so many seconds, if not 0.
+        """Outputs and valid frames of recordings in eval mode; a `window` above 0, in seconds, divides a single long one.
 
         A task that divides recordings in its own way overrides it.
         """

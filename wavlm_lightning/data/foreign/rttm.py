@@ -69,8 +69,9 @@ def prepare(arguments: argparse.Namespace) -> Corpus:
     if arguments.split:
         given = {split: [Path(each) for each in places] for split, places in named_splits(arguments.split).items()}
     if arguments.audio is None:
-        if arguments.split or len(arguments.rttm) > 1 or not arguments.rttm[0].is_dir():
-            raise UserError("wavlm prepare rttm: name the folder with the audio with --audio")
+        if arguments.split or len(arguments.rttm) > 1 or arguments.rttm[0].is_file():
+            raise UserError("--audio is missing: name the folder with the audio")
+        require_folder(arguments.rttm[0], "RTTM and the audio of the recordings")
         arguments.audio = arguments.rttm[0]
     given = {split: _files(places) for split, places in given.items()}
     require_folder(arguments.audio, "the audio of the recordings")

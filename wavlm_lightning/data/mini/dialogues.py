@@ -1,6 +1,7 @@
 """Speaker diarization (`sd`): two speakers in one room, with pauses and overlaps; turns are exact by construction."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ _OVERLAP = (0.11, 0.24)
 _LONGEST_PAUSE_INSIDE_A_TURN = 0.25
 _CONDITIONS = Conditions(noise=0.8, snr=(10.0, 25.0), gain_db=3.0)
 _SENTENCES = 14
+
+Talk = tuple[Speaker, str, Speech]
+"""A sentence: who says it, its text, how it sounds."""
 
 
 def sd(size: Size, seed: int) -> Plan:
@@ -47,7 +51,7 @@ def _dialogue(
 ) -> Utterance:
     rng = generator(studio.seed, "sd", split, key)
     target = rng.uniform(limits[0] + 0.3, limits[1] - 0.3)
-    talks: list[tuple[Speaker, str, Speech]] = []
+    talks: list[Talk] = []
     spoken = 0.0
     for number, line in enumerate(lines):
         # Speakers mostly alternate; sometimes one continues.
@@ -62,6 +66,20 @@ def _dialogue(
     end = max(start + speech.seconds for start, (_, _, speech) in zip(starts, talks, strict=True))
     dry = np.zeros(round(min(limits[1], max(limits[0], end + 0.2)) * SAMPLE_RATE), dtype=np.float32)
     level = {speaker.name: -26.0 + rng.uniform(-2.5, 2.5) for speaker in pair}
+    meta = overlay(dry, talks, starts, level)
+    waveform, recording = record(dry, _CONDITIONS, studio.rooms(split), rng)
+    return Utterance(key, waveform, {**meta, "recording": recording})
+
+
+def overlay(dry: np.ndarray, talks: list[Talk], starts: list[float], level: dict[str, float]) -> dict[str, Any]:
+    """Add sentences to a recording in place, and return the metadata of the conversation.
+
+    Args:
+        dry: the recording, float32 `(samples,)`.
+        talks: speaker, text and speech of each sentence.
+        starts: of each, in seconds.
+        level: speaker -> level in dB of full scale.
+    """
     turns: list[Segment] = []
     words: list[Segment] = []
     for start, (speaker, _, speech) in zip(starts, talks, strict=True):
@@ -70,20 +88,14 @@ def _dialogue(
         shift = first / SAMPLE_RATE
         turns += [turn.moved(shift) for turn in activity(speech, speaker.name)]
         words += [word.moved(shift) for word in speech.words]
-    waveform, recording = record(dry, _CONDITIONS, studio.rooms(split), rng)
-    return Utterance(
-        key,
-        waveform,
-        {
-            "speakers": sorted({speaker.name for speaker in pair}),
-            "language": "en",
-            "text": " ".join(" ".join(spoken_words(line)) for _, line, _ in talks),
-            "turns": rows(sorted(turns, key=lambda turn: turn.start)),
-            "words": rows(sorted(words, key=lambda word: word.start)),
-            "overlap": round(overlap(turns), 4),
-            "recording": recording,
-        },
-    )
+    return {
+        "speakers": sorted(level),
+        "language": "en",
+        "text": " ".join(" ".join(spoken_words(line)) for _, line, _ in talks),
+        "turns": rows(sorted(turns, key=lambda turn: turn.start)),
+        "words": rows(sorted(words, key=lambda word: word.start)),
+        "overlap": round(overlap(turns), 4),
+    }
 
 
 def timetable(talks: list[tuple[str, float]], limits: tuple[float, float], rng: np.random.Generator) -> list[float]:

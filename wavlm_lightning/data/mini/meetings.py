@@ -6,14 +6,14 @@ import numpy as np
 
 from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
-from wavlm_lightning.data.mini.dialogues import activity, overlap, timetable
+from wavlm_lightning.data.mini.dialogues import Talk, overlay, timetable
 from wavlm_lightning.data.mini.effects import Conditions, motor, record, set_level, ticking
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
 from wavlm_lightning.data.mini.readings import readers, sentences
-from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
+from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.synthesis.phones import PHONES
-from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE, Segment, Speech, spoken_words
+from wavlm_lightning.data.mini.synthesis.speech import SAMPLE_RATE
 from wavlm_lightning.data.mini.synthesis.voices import Speaker
 
 _SPEAKERS = (2, 3, 4)  # of a meeting, in turn
@@ -54,7 +54,7 @@ def _meeting(
 ) -> Utterance:
     rng = generator(studio.seed, "meetings", split, key)
     target = rng.uniform(limits[0] + 0.3, limits[1] - 0.3)
-    talks: list[tuple[Speaker, str, Speech]] = []
+    talks: list[Talk] = []
     spoken, last = 0.0, -1
     for number, line in enumerate(lines):
         # Everybody speaks once, then the next is anyone but mostly not who spoke last.
@@ -71,14 +71,7 @@ def _meeting(
     end = max(start + speech.seconds for start, (_, _, speech) in zip(starts, talks, strict=True))
     dry = np.zeros(round(max(limits[0], end + 0.2) * SAMPLE_RATE), dtype=np.float32)
     level = {speaker.name: -26.0 + rng.uniform(-3.0, 3.0) for speaker in present}
-    turns: list[Segment] = []
-    words: list[Segment] = []
-    for start, (speaker, _, speech) in zip(starts, talks, strict=True):
-        first = round(start * SAMPLE_RATE)
-        dry[first : first + len(speech.waveform)] += set_level(speech.waveform, level[speaker.name])[0]
-        shift = first / SAMPLE_RATE
-        turns += [turn.moved(shift) for turn in activity(speech, speaker.name)]
-        words += [word.moved(shift) for word in speech.words]
+    meta = overlay(dry, talks, starts, level)
     waveform, recording = record(dry, _QUIET if split == "test" else _SEEN, studio.rooms(split), rng)
     if split == "test" and rng.random() < _NOISY:
         recording["snr_db"] = round(rng.uniform(*_SNR_DB), 1)
@@ -86,16 +79,4 @@ def _meeting(
         power = np.mean(np.square(waveform, dtype=np.float64)) * 10 ** (-recording["snr_db"] / 10)
         noise *= np.float32(np.sqrt(power / np.mean(np.square(noise, dtype=np.float64))))
         waveform, recording["level_db"] = set_level(waveform + noise, float(recording["level_db"]))
-    return Utterance(
-        key,
-        waveform,
-        {
-            "speakers": sorted({speaker.name for speaker in present}),
-            "language": "en",
-            "text": " ".join(" ".join(spoken_words(line)) for _, line, _ in talks),
-            "turns": rows(sorted(turns, key=lambda turn: turn.start)),
-            "words": rows(sorted(words, key=lambda word: word.start)),
-            "overlap": round(overlap(turns), 4),
-            "recording": recording,
-        },
-    )
+    return Utterance(key, waveform, {**meta, "recording": recording})

@@ -10,7 +10,7 @@ from wavlm_lightning.metrics.detection.detection_rates import (
     DetectionErrors,
     DetectionSetting,
 )
-from wavlm_lightning.metrics.detection.regions import Region, regions_of_scores, regions_of_turns
+from wavlm_lightning.metrics.detection.regions import Region, regions_of_scores, regions_of_turns, smoothed
 
 __all__ = [
     "EVENTS",
@@ -21,4 +21,5 @@ __all__ = [
     "Region",
     "regions_of_scores",
     "regions_of_turns",
+    "smoothed",
 ]

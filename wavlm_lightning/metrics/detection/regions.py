@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -61,20 +62,44 @@ def regions_of_scores(
     decided = (scores > onset) | (scores < offset)
     last = np.maximum.accumulate(np.where(decided, np.arange(len(scores)), -1))
     on = np.where(last >= 0, scores[last] > onset, False) if len(scores) else np.zeros(0, bool)
-    change = np.diff(np.pad(on, 1).astype(np.int8))
     # In whole frames, so that a gap of exactly the shortest is kept.
-    starts, ends = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-    if len(starts) > 1:
-        kept = starts[1:] - ends[:-1] >= shortest_gap * rate - 1e-6
-        starts, ends = starts[np.r_[True, kept]], ends[np.r_[kept, True]]
-    long = ends - starts >= shortest * rate - 1e-6
-    regions = np.stack([starts[long], ends[long]], axis=1) / rate
+    gap, length = (math.ceil(seconds * rate - 1e-6) for seconds in (shortest_gap, shortest))
+    change = np.diff(np.pad(smoothed(on[:, None], gap, length)[:, 0], 1).astype(np.int8))
+    regions = np.stack([np.flatnonzero(change > 0), np.flatnonzero(change < 0)], axis=1) / rate
     # Half a period before the middle of the first frame may lie before the recording.
     return np.maximum(regions + (centre - 0.5 / rate), 0.0)
 
 
+def smoothed(active: np.ndarray, longest_gap: int, shortest: int) -> np.ndarray:
+    """Activity without gaps of fewer than `longest_gap` frames, and then without stretches of fewer than `shortest` frames.
+
+    Args:
+        active: bool `(frames, speakers)`.
+        longest_gap: 0 or 1 to fill none.
+        shortest: 0 or 1 to drop none.
+    """
+    filled = active | _short_runs(~active, longest_gap, inside=True)
+    return filled & ~_short_runs(filled, shortest, inside=False)
+
+
+def _short_runs(active: np.ndarray, length: int, inside: bool) -> np.ndarray:
+    """Runs of fewer than `length` frames; with `inside`, those at the ends are left out."""
+    found = np.zeros_like(active)
+    if length <= 1:
+        return found
+    changes = np.diff(np.pad(active, ((1, 1), (0, 0))).astype(np.int8), axis=0)
+    for column, change in enumerate(changes.T):
+        starts, ends = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
+        short = ends - starts < length
+        if inside:
+            short &= (starts > 0) & (ends < len(active))
+        for start, end in zip(starts[short], ends[short], strict=True):
+            found[start:end, column] = True
+    return found
+
+
 def regions_of_turns(turns: Iterable[Sequence[Any]], speakers: int = 1) -> np.ndarray:
-    """Where at least so many speakers speak, float64 `(regions, 2)` in order of time; regions that touch are one.
+    """Regions in which `speakers` or more talk, float64 `(regions, 2)` in order of time; regions that touch are one.
 
     Args:
         turns: `(speaker, start, end)` in seconds; overlapping turns of one speaker count once.

@@ -17,7 +17,7 @@ from sklearn.cluster import KMeans
 
 APART = 2.0  # the largest cosine distance: that of two speakers of one window
 MOST = 3000  # embeddings that are clustered; more are thinned out evenly, so that memory does not grow with the square
-SMALL_SHARE = 0.1  # of the embeddings, which a cluster of any recording may have to be no small one
+SMALL_SHARE = 0.1  # of the embeddings of a recording, which are enough for a cluster to be kept
 FURTHER_CUTS = 50  # cuts with more clusters that are tried beyond the number of speakers asked for
 
 
@@ -26,7 +26,7 @@ class Clusters(NamedTuple):
 
     Attributes:
         threshold: mean cosine distance above which two clusters stay apart.
-        smallest: members of a cluster that is no small one; in short recordings a tenth of the embeddings is enough.
+        smallest: members that a cluster needs to be kept; in short recordings a tenth of the embeddings is enough.
     """
 
     threshold: float
@@ -55,8 +55,8 @@ def centroids(vectors: np.ndarray, tree: np.ndarray, how: Clusters, count: tuple
         vectors: of length 1, `(embeddings, dim)`, one at least.
         tree: their `dendrogram`.
         how: threshold and smallest size.
-        count: least and largest number of speakers, where they are known: the cut that has so many clusters, in number and
-            height nearest to that at the threshold, else k-means.
+        count: least and largest number of speakers, where they are known. The cut with a number of clusters in this range is
+            taken that is nearest to the cut at the threshold, in number and then in height; k-means, where none is in range.
     """
     number = len(vectors)
     smallest = max(1, min(how.smallest, round(SMALL_SHARE * number)))
@@ -85,9 +85,9 @@ def _large(labels: np.ndarray, smallest: int) -> int:
 def _counted_cut(
     vectors: np.ndarray, tree: np.ndarray, threshold: float, smallest: int, count: tuple[int, int]
 ) -> tuple[np.ndarray, int]:
-    """Labels with so many clusters that are not small: of the nearest such cut to the threshold, or of k-means, where none is.
+    """Labels, and the smallest size of a cluster, where the number of clusters that are not small is in the range `count`.
 
-    With the smallest size of a cluster.
+    They are of the cut nearest to the threshold, or of k-means where no cut has such a number.
     """
     number, alone = len(vectors), _large(_cut(tree, len(vectors), threshold), smallest)
     tried = list(range(1, min(number, count[1] + FURTHER_CUTS) + 1))

@@ -1,10 +1,14 @@
-"""Speaker turns of recordings as the reference of diarization and of overlap detection, checked and by key."""
+"""Speaker turns of recordings as targets and reference of diarization and its kin: checked, by key, and as frames."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
+from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.corpus import Split
 from wavlm_lightning.system.errors import UserError
 
@@ -25,6 +29,17 @@ def checked_turns(meta: dict[str, Any], task: str) -> list[Turn]:
                 f"{task}: the turn of {speaker!r} from {start:g} to {end:g} s ends before it begins; correct the turns"
             )
     return [(str(speaker), float(start), float(end)) for speaker, start, end in meta["turns"]]
+
+
+def nearest_frame(seconds: float, hop: float) -> int:
+    """The frame that begins nearest to a time, of frames of `hop` samples; the order of operations is s3prl's, for halves."""
+    return int(np.rint(seconds * SAMPLE_RATE / hop))
+
+
+def cropped(target: Tensor, start: int, samples: int, hop: float) -> Tensor:
+    """The frames `(frames, ...)` of a crop that begins at the sample `start`; see `Task.crop_target`."""
+    first = round(start / hop)
+    return target[first : first + round(samples / hop)]
 
 
 class ReferenceTurns:

@@ -1,4 +1,4 @@
-"""From overlapping windows to one time line: how many speak at each frame, who they are, and turns without clicks and gaps.
+"""From overlapping windows to one time line: how many speak at each frame, and who they are.
 
 As pyannote.audio 3 does it: the number of speakers of a frame is the rounded mean over the windows that hear it, and the
 speakers are those whom most of these windows hear.
@@ -58,31 +58,3 @@ def stitch(activity: np.ndarray, clusters: np.ndarray, starts: np.ndarray, count
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(number)[None], 1)
     return (rank < count[:, None]) & (heard > 0)
-
-
-def smoothed(active: np.ndarray, longest_gap: int, shortest: int) -> np.ndarray:
-    """Activity without gaps of fewer than `longest_gap` frames, and then without stretches of fewer than `shortest` frames.
-
-    Args:
-        active: bool `(frames, speakers)`.
-        longest_gap: 0 or 1 to fill none.
-        shortest: 0 or 1 to drop none.
-    """
-    filled = active | _short_runs(~active, longest_gap, inside=True)
-    return filled & ~_short_runs(filled, shortest, inside=False)
-
-
-def _short_runs(active: np.ndarray, length: int, inside: bool) -> np.ndarray:
-    """Runs of fewer than `length` frames; with `inside`, those at the ends are left out."""
-    found = np.zeros_like(active)
-    if length <= 1:
-        return found
-    changes = np.diff(np.pad(active, ((1, 1), (0, 0))).astype(np.int8), axis=0)
-    for column, change in enumerate(changes.T):
-        starts, ends = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-        short = ends - starts < length
-        if inside:
-            short &= (starts > 0) & (ends < len(active))
-        for start, end in zip(starts[short], ends[short], strict=True):
-            found[start:end, column] = True
-    return found

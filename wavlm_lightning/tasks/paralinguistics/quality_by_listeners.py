@@ -11,7 +11,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
+from wavlm_lightning.tasks.components.recurrent import run_both_ways
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import MEAN, MEAN_LISTENER, QualityPrediction, points
 from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams import Upstream
@@ -118,8 +118,7 @@ class ListenerQualityPrediction(QualityPrediction):
         From features `(batch, frames, dim)`, valid frames and numbers of listeners, int64 `(batch,)` each.
         """
         heard = self.listeners(listeners)[:, None].expand(-1, features.shape[1], -1)
-        run = run_reversed if features.device.type == "cpu" else run_packed
-        hidden = run(self.recurrent, torch.cat([features, heard.to(features.dtype)], 2), lengths)
+        hidden = run_both_ways(self.recurrent, torch.cat([features, heard.to(features.dtype)], 2), lengths)
         hidden = self.projector(hidden).relu().float()
         with torch.autocast(hidden.device.type, enabled=False):  # see `QualityPrediction.outputs`
             scores = self.regressor(hidden)[:, :, 0]

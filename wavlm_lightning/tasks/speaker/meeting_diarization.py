@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import TaskBatch, Waveforms
+from wavlm_lightning.metrics.detection import smoothed
 from wavlm_lightning.metrics.diarization import (
     PyannoteErrors,
     Segment,
@@ -25,7 +26,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.clustering import Clusters, assign, centroids, dendrogram, thinned
 from wavlm_lightning.tasks.components.powerset import best_orders
-from wavlm_lightning.tasks.components.stitching import smoothed, speaker_count, stitch
+from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns
+from wavlm_lightning.tasks.components.stitching import speaker_count, stitch
 from wavlm_lightning.tasks.speaker.speaker_segmentation import SpeakerSegmentation, activity_of
 from wavlm_lightning.tasks.speaker.voice_embeddings import (
     VerificationEmbeddings,
@@ -147,6 +149,7 @@ class MeetingDiarization(SpeakerSegmentation):
         self.others = {**self.others, **{f"der_oracle_{oracle}": "lower" for oracle in self.oracles}}  # type: ignore[misc]
         self.headlines = ("der", "jer")  # type: ignore[misc]
         self._embedder: VerificationEmbeddings | None = None
+        self._references = ReferenceTurns(self.name)
         self._sums: list[PyannoteErrors] = []  # of each recording of the last batch
 
     @property
@@ -306,12 +309,13 @@ class MeetingDiarization(SpeakerSegmentation):
         return SystemErrors(ORACLES + len(self.oracles) + len(PIPELINES))
 
     def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        raise NotImplementedError("`evaluate` scores recordings where their windows are known")
+        raise UserError("DIAR: is scored by the windows of a recording, not by its answer; test it alone")
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Stage) -> None:
         waveforms = self._waveforms(batch.inputs)
         self._sums, rows = [], []
-        turns = self._turns(stage)
+        assert self.data is not None
+        turns = self._references.of(self.data.opened[stage])
         for row, key in enumerate(batch.keys):
             samples = int(waveforms.lengths[row])
             waveform, bits = waveforms.audio[row, :samples], batch.targets.values[row]
@@ -376,11 +380,6 @@ class MeetingDiarization(SpeakerSegmentation):
                 segments = self.segments(self.active(heard, people, how))
                 scored[name] = PyannoteErrors(diarization_errors(turns, segments))
             metric.update(first + number, scored[name])
-
-    def _turns(self, stage: Stage) -> dict[str, Any]:
-        assert self.data is not None
-        split = self.data.opened[stage]
-        return {key: self.turns_of(meta) for key, meta in zip(split.keys, split.metas(), strict=True)}
 
     def utterance_scores(
         self, outputs: Tensor, lengths: Tensor, batch: TaskBatch

@@ -24,8 +24,8 @@ from wavlm_lightning.metrics.detection import (
 )
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Protocol, Task
-from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
-from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns, checked_turns
+from wavlm_lightning.tasks.components.recurrent import run_both_ways
+from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns, checked_turns, cropped
 from wavlm_lightning.upstreams import Upstream
 
 CLASSES = ("silence", "one speaker", "overlap")
@@ -100,9 +100,7 @@ class OverlapDetection(Task):
         return torch.from_numpy(classes)
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        hop = SAMPLE_RATE / self.rate
-        first = round(start / hop)
-        return target[first : first + round(samples / hop)]
+        return cropped(target, start, samples, SAMPLE_RATE / self.rate)
 
     def build_head(self, dim: int) -> None:
         self.recurrent = nn.LSTM(dim, self.hidden, batch_first=True, bidirectional=True)
@@ -110,8 +108,7 @@ class OverlapDetection(Task):
 
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, 3)`."""
-        run = run_reversed if features.device.type == "cpu" else run_packed
-        return self.classifier(run(self.recurrent, features, lengths))
+        return self.classifier(run_both_ways(self.recurrent, features, lengths))
 
     def soft_targets(self, classes: Tensor, lengths: Tensor) -> Tensor:
         """Shares of the classes around each frame, `(batch, frames, 3)`: means over `fuzzy` seconds on either side.

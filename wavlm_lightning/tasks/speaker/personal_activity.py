@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -19,6 +18,7 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
 from wavlm_lightning.tasks.components.recurrent import run_both_ways
+from wavlm_lightning.tasks.components.reference_turns import checked_turns, cropped, nearest_frame
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
@@ -107,25 +107,18 @@ class PersonalActivity(EnrolledTask, Task):
             raise UserError(
                 f"{self.name}: an utterance has no turns, or no speaker who is the target; use a corpus with both"
             )
-        places = []
-        for speaker, start, end in meta["turns"]:
-            if not 0 <= start <= end < float("inf"):
-                raise UserError(
-                    f"{self.name}: the turn of {speaker!r} from {start:g} to {end:g} s ends before it begins; correct the turns"
-                )
-            places.append((speaker == meta["speaker"], self._frame(start), self._frame(end)))
+        places = [
+            (speaker == str(meta["speaker"]), nearest_frame(start, self.stride), nearest_frame(end, self.stride))
+            for speaker, start, end in checked_turns(meta, self.name)
+        ]
         active = torch.zeros(2, max((end for *_, end in places), default=0), dtype=torch.bool)
         for mine, start, end in places:
             active[int(mine), start:end] = True
         others, target = active
         return torch.where(target, torch.where(others, 2, 3), others.long())
 
-    def _frame(self, seconds: float) -> int:
-        return int(np.rint(seconds * SAMPLE_RATE / self.stride))
-
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        first = round(start / self.stride)
-        return target[first : first + round(samples / self.stride)]
+        return cropped(target, start, samples, self.stride)
 
     def transformers_form(self) -> TransformersForm | str:
         return "it hears an enrolment, which no head of transformers does"

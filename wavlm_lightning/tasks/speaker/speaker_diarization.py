@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from wavlm_lightning.metrics.diarization import DiarizationErrors, frames_to_seg
 from wavlm_lightning.metrics.diarization_rate import MICROSECONDS, SETTINGS, DiarizationErrorRate, DiarizationSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task
-from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns, checked_turns
+from wavlm_lightning.tasks.components.reference_turns import ReferenceTurns, checked_turns, cropped, nearest_frame
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
@@ -111,19 +110,17 @@ class SpeakerDiarization(Task):
         names = sorted({speaker for speaker, _, _ in turns})
         if len(names) > self.speakers:
             raise UserError(f"SD: a recording has {len(names)} speakers; set model.speakers: {len(names)}")
-        # `_frame` keeps s3prl's order of operations, on which the rounding of half frames depends.
-        places = [(names.index(speaker), self._frame(start), self._frame(end)) for speaker, start, end in turns]
+        places = [
+            (names.index(speaker), nearest_frame(start, self.stride), nearest_frame(end, self.stride))
+            for speaker, start, end in turns
+        ]
         target = torch.zeros(max((end for *_, end in places), default=0), self.speakers, dtype=torch.int64)
         for column, start, end in places:
             target[start:end, column] = 1
         return target
 
-    def _frame(self, seconds: float) -> int:
-        return int(np.rint(seconds * SAMPLE_RATE / self.stride))
-
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        first = round(start / self.stride)
-        return target[first : first + round(samples / self.stride)]
+        return cropped(target, start, samples, self.stride)
 
     def transformers_form(self) -> TransformersForm | str:
         return "it has an LSTM before its linear layer, which WavLMForAudioFrameClassification lacks"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +17,8 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.tasks.base import Protocol, Task
 from wavlm_lightning.tasks.components.powerset import Powerset, best_orders, most_talkative, ordered
-from wavlm_lightning.tasks.components.recurrent import run_packed, run_reversed
+from wavlm_lightning.tasks.components.recurrent import run_both_ways
+from wavlm_lightning.tasks.components.reference_turns import checked_turns, cropped, nearest_frame
 from wavlm_lightning.tasks.components.stitching import window_starts
 from wavlm_lightning.tasks.windows import QUIET_SECONDS
 from wavlm_lightning.training.fsdp import FSDP2
@@ -56,10 +55,9 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Logits `(batch, frames, classes)` from features `(batch, frames, dim)` and valid frames `(batch,)`."""
-        run = run_reversed if features.device.type == "cpu" else run_packed
         hidden = features
         for number, recurrent in enumerate(self.recurrent):
-            hidden = run(recurrent, hidden if number == 0 else self.dropout(hidden), lengths)
+            hidden = run_both_ways(recurrent, hidden if number == 0 else self.dropout(hidden), lengths)
         return self.classifier(self.linear(hidden))
 
 
@@ -141,36 +139,24 @@ class SpeakerSegmentation(Task):
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Who speaks at each frame up to the end of the last turn, int64 `(frames,)`: bit s for speaker s, by name."""
-        turns = self.turns_of(meta)
+        turns = checked_turns(meta, self.name)
         names = sorted({speaker for speaker, _, _ in turns})
         if len(names) > MOST_SPEAKERS:
             raise UserError(
                 f"{self.name}: a recording has {len(names)} speakers, and more than {MOST_SPEAKERS} are not supported"
             )
-        places = [(names.index(who), self._frame(start), self._frame(end)) for who, start, end in turns]
+        places = [
+            (names.index(who), nearest_frame(start, self.hop), nearest_frame(end, self.hop))
+            for who, start, end in turns
+        ]
         active = np.zeros((max((end for *_, end in places), default=0), len(names)), dtype=bool)
         for column, start, end in places:
             active[start:end, column] = True
         bits = np.int64(1) << np.arange(len(names), dtype=np.int64)
         return torch.from_numpy((active * bits).sum(1, dtype=np.int64))
 
-    def turns_of(self, meta: dict[str, Any]) -> Sequence[tuple[str, float, float]]:
-        """The turns of a recording, checked."""
-        if "turns" not in meta:
-            raise UserError(f"{self.name}: a recording has no turns; use a corpus with speaker turns")
-        for speaker, start, end in meta["turns"]:
-            if not 0 <= start <= end < math.inf:
-                raise UserError(
-                    f"{self.name}: the turn of {speaker!r} from {start:g} to {end:g} s ends before it begins; correct the turns"
-                )
-        return [(str(speaker), float(start), float(end)) for speaker, start, end in meta["turns"]]
-
-    def _frame(self, seconds: float) -> int:
-        return int(np.rint(seconds * SAMPLE_RATE / self.hop))
-
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
-        first = round(start / self.hop)
-        return target[first : first + round(samples / self.hop)]
+        return cropped(target, start, samples, self.hop)
 
     def build_head(self, dim: int) -> None:
         self.network = SegmentationNetwork(dim, len(self.powerset), self.hidden, self.layers, self.dropout)

@@ -117,7 +117,7 @@ def answer_with(head: TrainedHead, nbest: int) -> None:
 
 
 def count_speakers(head: TrainedHead, speakers: str) -> None:
-    """Let a head for diarization find that many speakers: "3", or at least and at most so many, "2-4"."""
+    """Fix the number of speakers that a head for diarization finds: "3", or a range, "2-4"."""
     if not isinstance(head.task, MeetingDiarization):
         raise UserError(f"--speakers {speakers}: {head.task.name} counts no speakers; give a run of MeetingDiarization")
     least, _, most = speakers.partition("-")

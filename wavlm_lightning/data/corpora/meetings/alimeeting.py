@@ -11,7 +11,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from wavlm_lightning.data.corpora.meetings.ami import with_speakers
+from wavlm_lightning.data.corpora.meetings.recordings_with_turns import with_speakers
 from wavlm_lightning.data.foreign.rttm import check_pieces
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_folder
 from wavlm_lightning.system.errors import UserError

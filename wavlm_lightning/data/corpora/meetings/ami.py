@@ -7,13 +7,13 @@ microphone). Splits are the lists of the set-up, of the full-corpus ASR partitio
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
-from wavlm_lightning.data.foreign.rttm import BEYOND, check_pieces, stretches_of
+from wavlm_lightning.data.corpora.meetings.recordings_with_turns import read_turns, with_speakers
+from wavlm_lightning.data.foreign.rttm import check_pieces
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_folder
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import read_lines, read_text, reading
+from wavlm_lightning.system.reading import read_lines
 
 HELP = "AMI meetings with the turns of BUT's set-up (SD, OSD); DIR holds amicorpus or the meetings"
 
@@ -67,49 +67,3 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         inventories={"speakers": sorted({s for part in splits.values() for r in part for s in r.meta["speakers"]})},
         source={"microphone": arguments.microphone, "reference": arguments.reference, "pieces": arguments.pieces},
     )
-
-
-def read_turns(path: Path, name: str) -> list[tuple[str, float, float]]:
-    """The turns of one recording in an RTTM file of its own; none if the file has no line of it.
-
-    Raises:
-        UserError: the file is missing or is not RTTM, or it has turns of another recording.
-    """
-    from wavlm_lightning.metrics.rttm import parse_rttm  # imports numpy, which `wavlm prepare --help` must not
-
-    lines = [*io.StringIO(read_text(path, "the turns of a recording, an RTTM file"), newline=None)]
-    with reading(path, "an RTTM file", "correct this line"):
-        found = parse_rttm(lines)
-    if others := sorted(set(found) - {name}):
-        raise UserError(f"{path}: it has turns of {others[0]!r}, not only of {name!r}; give the file of this recording")
-    return found.get(name, [])
-
-
-def with_speakers(
-    name: str,
-    path: Path,
-    turns: list[tuple[str, float, float]],
-    scored: list[tuple[float, float]] | None,
-    pieces: float | None,
-    **more: object,
-) -> list[Recording]:
-    """The utterances of a recording (see `stretches_of`), each with the `speakers` of its turns and `more` metadata.
-
-    Raises:
-        UserError: a turn, or a scored stretch, ends after the audio.
-    """
-    from wavlm_lightning.audio import stated_seconds
-
-    seconds = stated_seconds(path)
-    for what, end in (
-        ("a turn", max((end for *_, end in turns), default=0.0)),
-        ("a scored stretch", max((end for _, end in scored or []), default=0.0)),
-    ):
-        if seconds is not None and end > seconds + BEYOND:
-            raise UserError(f"{path}: lasts {seconds:.2f} s, but {what} ends at {end:.2f} s; the audio is not complete")
-    stretches: list[tuple[float, float | None]] = [(0.0, seconds)] if scored is None else [*scored]
-    recordings = list(stretches_of(path, name, turns, stretches, pieces, whole=scored is None))
-    for recording in recordings:
-        recording.meta["speakers"] = sorted({speaker for speaker, _, _ in recording.meta["turns"]})
-        recording.meta.update(more)
-    return recordings

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from wavlm_lightning.data.corpora.meetings.ami import read_turns, with_speakers
+from wavlm_lightning.data.corpora.meetings.recordings_with_turns import read_turns, with_speakers
 from wavlm_lightning.data.foreign.rttm import check_pieces, read_uem
 from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, require_folder
 from wavlm_lightning.system.errors import UserError
