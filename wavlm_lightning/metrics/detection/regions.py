@@ -64,8 +64,7 @@ def regions_of_scores(
     on = np.where(last >= 0, scores[last] > onset, False) if len(scores) else np.zeros(0, bool)
     # In whole frames, so that a gap of exactly the shortest is kept.
     gap, length = (math.ceil(seconds * rate - 1e-6) for seconds in (shortest_gap, shortest))
-    change = np.diff(np.pad(smoothed(on[:, None], gap, length)[:, 0], 1).astype(np.int8))
-    regions = np.stack([np.flatnonzero(change > 0), np.flatnonzero(change < 0)], axis=1) / rate
+    regions = np.stack(_lasting_runs(on, gap, length), axis=1) / rate
     # Half a period before the middle of the first frame may lie before the recording.
     return np.maximum(regions + (centre - 0.5 / rate), 0.0)
 
@@ -78,24 +77,25 @@ def smoothed(active: np.ndarray, longest_gap: int, shortest: int) -> np.ndarray:
         longest_gap: 0 or 1 to fill none.
         shortest: 0 or 1 to drop none.
     """
-    filled = active | _short_runs(~active, longest_gap, inside=True)
-    return filled & ~_short_runs(filled, shortest, inside=False)
-
-
-def _short_runs(active: np.ndarray, length: int, inside: bool) -> np.ndarray:
-    """Runs of fewer than `length` frames; with `inside`, those at the ends are left out."""
     found = np.zeros_like(active)
-    if length <= 1:
-        return found
-    changes = np.diff(np.pad(active, ((1, 1), (0, 0))).astype(np.int8), axis=0)
-    for column, change in enumerate(changes.T):
-        starts, ends = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
-        short = ends - starts < length
-        if inside:
-            short &= (starts > 0) & (ends < len(active))
-        for start, end in zip(starts[short], ends[short], strict=True):
-            found[start:end, column] = True
+    for column, own in enumerate(active.T):
+        starts, ends = _lasting_runs(own, longest_gap, shortest)
+        edges = np.zeros(len(active) + 1, dtype=np.int8)
+        edges[starts] += 1
+        edges[ends] -= 1
+        found[:, column] = edges[:-1].cumsum().astype(bool)
     return found
+
+
+def _lasting_runs(active: np.ndarray, gap: int, shortest: int) -> tuple[np.ndarray, np.ndarray]:
+    """First frames of the runs of a bool `(frames,)`, and the frames behind them, without short gaps and then short runs."""
+    change = np.diff(np.pad(active, 1).astype(np.int8))
+    starts, ends = np.flatnonzero(change > 0), np.flatnonzero(change < 0)
+    if len(starts) > 1 and gap > 1:
+        kept = starts[1:] - ends[:-1] >= gap
+        starts, ends = starts[np.r_[True, kept]], ends[np.r_[kept, True]]
+    long = ends - starts >= shortest
+    return starts[long], ends[long]
 
 
 def regions_of_turns(turns: Iterable[Sequence[Any]], speakers: int = 1) -> np.ndarray:
