@@ -168,7 +168,12 @@ def results_caption(collection: Collection) -> str:
         parts.append("±: standard deviation over seeds.")
     if any(winners(collection).values()):
         seeds = " and beyond the spread of seeds" if any(one.deviation is not None for one in measured) else ""
-        test = ("paired test, p < 0.05" if known else "at the digits shown") + seeds
+        # F1 has intervals and no paired test, see `significance.difference`.
+        tested = [one for one in known if one.utterances is None or not one.utterances.metric.endswith("f1")]
+        test = "paired test, p < 0.05" if tested else "at the digits shown"
+        if 0 < len(tested) < len(measured):
+            test += "; where there is none, at the digits shown"
+        test += seeds
         parts.append(f"Bold: ahead of every other row ({test}) and above chance.")
     elif len(collection.results) > 1:
         parts.append("No figure is ahead of all others of its column and above chance, so none is bold.")
