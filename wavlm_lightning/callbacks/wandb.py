@@ -29,13 +29,14 @@ from torchmetrics.functional.text import word_error_rate
 from wavlm_lightning.audio import SAMPLE_RATE, spectrogram_db
 from wavlm_lightning.callbacks.safe_loggers import Patience, keep_running
 from wavlm_lightning.callbacks.wandb_login import logged_in, server, unreachable
-from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch, Waveforms
+from wavlm_lightning.data.batch import PretrainingBatch, TaskBatch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import Transcript
+from wavlm_lightning.tasks.scored_utterances import alone
 
 INIT_SECONDS = 20  # for W&B's server to begin a run
 KEPT = "wandb.json"  # file in the run folder with the id of the W&B run
@@ -254,8 +255,8 @@ class WandbMedia(pl.Callback):
             keys = batch.keys[: self.samples]
             found = _utterances(task, keys)
             values, valid = (each[: len(keys)] for each in task.answered)
-            if task.answer == "waveform":
-                shown = self._heard(task, values, batch)
+            if task.answer_sounds:
+                shown = self._heard(task, values, valid, batch)
             elif not self.audio_logged:
                 shown = _sounds([found[key][0] for key in keys], list(keys))
             shown["samples/predictions"] = _table(keys, [found[key][1] for key in keys], task.readable(values, valid))
@@ -319,14 +320,17 @@ class WandbMedia(pl.Callback):
                 artifact.add_reference(path.resolve().as_uri())
             run.log_artifact(artifact)
 
-    def _heard(self, task: Task, answered: Tensor, batch: TaskBatch) -> dict[str, Any]:
-        """Answers `(rows, samples)` that are audio, each time; what the task heard and the reference, once."""
-        assert isinstance(batch.inputs, Waveforms), "heads that answer with audio hear it"
-        lengths, keys = batch.inputs.lengths[: len(answered)].tolist(), list(batch.keys[: len(answered)])
-        shown = _sounds(_cut(answered, lengths), keys, "samples/answer")
-        if not self.audio_logged:
-            shown |= _sounds(_cut(batch.inputs.audio, lengths), keys)
-            shown |= _sounds(_cut(batch.targets.values, lengths), keys, "samples/reference")
+    def _heard(self, task: Task, answered: Tensor, lengths: Tensor, batch: TaskBatch) -> dict[str, Any]:
+        """What the head made, each time, and what was given, once, the first of it as the audio."""
+        keys, shown = list(batch.keys[: len(answered)]), {}
+        rows = [
+            task.playable(answered[row : row + 1], lengths[row : row + 1], alone(batch, row))[0]
+            for row in range(len(keys))
+        ]
+        for place, name in enumerate(rows[0]):
+            if name in task.answer_sounds or not self.audio_logged:
+                waves = [_clipped(row[name]) for row in rows]
+                shown |= _sounds(waves, keys, f"samples/{name if place else 'audio'}")
         return shown
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
@@ -368,9 +372,9 @@ def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, 
     return found
 
 
-def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
-    """Waveforms without padding, as many as there are lengths, clipped to full scale as a player would."""
-    return [row[:n].float().clamp(-1, 1).cpu().numpy() for row, n in zip(rows, lengths, strict=False)]
+def _clipped(waveform: Tensor) -> np.ndarray:
+    """Within full scale, as a player would."""
+    return waveform.float().clamp(-1, 1).cpu().numpy()
 
 
 def _table(keys: Sequence[str], labelled: Sequence[str], said: Sequence[dict[str, Any]]) -> Any:

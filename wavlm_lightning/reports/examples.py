@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from wavlm_lightning.system.files import finish_replacing, replace_folder
+from wavlm_lightning.system.paths import unique_names
 from wavlm_lightning.system.reading import read_json, reading
 
 FOLDER = "examples"  # in the run folder
 LIST = "examples.json"
-FORMAT = "wavlm_lightning/examples/1"
-SOUNDS = ("input", "answer", "reference")
+FORMAT = "wavlm_lightning/examples/2"
+FIRST_FORMAT = "wavlm_lightning/examples/1"  # input, answer and reference alone; read, no longer written
+ANSWERS = ("answer",)  # the sounds of the first format that the head made
 MOST = 3  # utterances of a run
 SECONDS = 6.0  # of each sound; the rest is cut off
 
@@ -27,14 +30,16 @@ class Example:
 
     Attributes:
         key: of the utterance.
-        sounds: by `SOUNDS`, FLAC of at most `SECONDS`, 16 bit, 16 kHz.
-        figures: by `SOUNDS`, measures as text ("SI-SDR 9.3 dB"), of the whole utterance.
-        files: by `SOUNDS`, names in `FOLDER`; empty before they are written.
+        sounds: name ("noisy", "part 1") -> FLAC of at most `SECONDS`, 16 bit, 16 kHz, in the order in which they are played.
+        figures: name of a sound -> measures as text ("SI-SDR 9.3 dB"), of the whole utterance.
+        answers: the names of the sounds that the head made; the others are the same for every head.
+        files: name of a sound -> name in `FOLDER`; empty before they are written.
     """
 
     key: str
     sounds: Mapping[str, bytes]
     figures: Mapping[str, str]
+    answers: tuple[str, ...] = ANSWERS
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -52,10 +57,12 @@ def write_examples(run: Path, examples: Sequence[Example]) -> None:
     fresh.mkdir(parents=True)
     entries = []
     for number, example in enumerate(examples, start=1):
-        files = {name: f"{number}-{name}.flac" for name in SOUNDS if name in example.sounds}
+        safe = unique_names([re.sub(r"[^\w.-]+", "_", name) for name in example.sounds])
+        files = {name: f"{number}-{plain}.flac" for name, plain in zip(example.sounds, safe, strict=True)}
         for name, file in files.items():
             (fresh / file).write_bytes(example.sounds[name])
-        entries.append({"key": example.key, "sounds": files, "figures": dict(example.figures)})
+        figures, answers = dict(example.figures), list(example.answers)
+        entries.append({"key": example.key, "sounds": files, "figures": figures, "answers": answers})
     content = {"format": FORMAT, "examples": entries}
     (fresh / LIST).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     replace_folder(fresh, place)
@@ -69,13 +76,14 @@ def read_examples(run: Path) -> list[Example]:
         return []
     content = read_json(place / LIST, "examples", "test the run again")
     with reading(place, "examples", "test the run again"):
-        if content["format"] != FORMAT:
+        if content["format"] not in (FORMAT, FIRST_FORMAT):
             raise ValueError(f"format {content['format']!r}")
         return [
             Example(
                 entry["key"],
                 {name: (place / Path(file).name).read_bytes() for name, file in entry["sounds"].items()},
                 entry["figures"],
+                tuple(entry.get("answers", ANSWERS)),
                 entry["sounds"],
             )
             for entry in content["examples"]

@@ -105,6 +105,7 @@ class Task(HeadCheckpoint, Trainable):
             sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
             `waveform`, `(batch, samples)` (see `WaveformTask`); `text`, what `readable` decodes from all frames. Windows of
             long recordings, prediction, export, reports and W&B go by it; None lets them go by the shape.
+        answer_sounds: names of the sounds that the head makes, for a task whose answers people can hear; see `playable`.
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
@@ -129,6 +130,7 @@ class Task(HeadCheckpoint, Trainable):
     others: ClassVar[dict[str, Direction]] = {}
     units: ClassVar[dict[str, Unit]] = {}
     answer: ClassVar[Answer | None] = None
+    answer_sounds: ClassVar[tuple[str, ...]] = ()
     lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
     every_talker: ClassVar[bool] = False
@@ -211,6 +213,14 @@ class Task(HeadCheckpoint, Trainable):
         """JSON-like predictions, one for each utterance of a batch: a transcript, a label with its score, turns, ..."""
 
     # A subclass may override these methods.
+
+    def playable(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> list[dict[str, Tensor]]:
+        """For each utterance of a batch what people listen to: name -> waveform `(samples,)` at 16 kHz, in the order of play.
+
+        Called for a few utterances of a test if `answer_sounds` names some. Those of that name are the head's; all others, such
+        as the input and the reference, are the same for every head.
+        """
+        return []
 
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
         """The target of a crop of an utterance, `start` and `samples` in samples; tasks with frame labels cut them alike."""

@@ -52,6 +52,9 @@ class WaveformTask(Task):
     others: ClassVar[dict[str, Direction]] = {"si_sdri": "higher"}
     units: ClassVar[dict[str, Unit]] = {"si_sdr": Unit("dB", 1.0), "si_sdri": Unit("dB", 1.0)}
     answer = "waveform"
+    input_sound: ClassVar[str] = "input"  # names under which the report plays them
+    answer_sounds: ClassVar[tuple[str, ...]] = ("answer",)
+    reference_sound: ClassVar[str] = "reference"
     target_audio: ClassVar[tuple[str, ...]] = ("clean",)
 
     def __init__(self, upstream: Upstream, learning_rate: float = 1e-3, **settings: Any) -> None:
@@ -145,6 +148,17 @@ class WaveformTask(Task):
         if stage == "test":
             self.details = details
         return values
+
+    def playable(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> list[dict[str, Tensor]]:
+        """Input, answer and reference, by the names of the class; of several targets none is the reference."""
+        inputs: Any = batch.inputs
+        rows = zip(self.answer_rows(outputs, lengths), batch.targets.values, inputs.audio, strict=True)
+        found = []
+        for answer, reference, heard in rows:
+            found.append({self.input_sound: heard[: len(answer)], self.answer_sounds[0]: answer})
+            if reference.ndim == 1:
+                found[-1][self.reference_sound] = reference[: len(answer)]
+        return found
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
         """Length in seconds and level (root mean square) in dB below full scale."""
