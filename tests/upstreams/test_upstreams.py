@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import get_window
 from torchaudio.compliance import kaldi
 
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.upstreams import Fbank, Mfcc, WavLMUpstream, WeightedSum
+from wavlm_lightning.upstreams import Fbank, Mfcc, Stft, WavLMUpstream, WeightedSum
 
 UPSTREAMS = {
     "fbank": lambda: Fbank(),
     "fbank without cmvn": lambda: Fbank(cmvn=False),
     "mfcc": lambda: Mfcc(),
+    "stft": lambda: Stft(),
     "tiny": lambda: WavLMUpstream("tiny"),
     "post-norm": lambda: WavLMUpstream("tiny", overrides={"pre_norm": False}),
     "layer-norm front-end": lambda: WavLMUpstream("tiny", overrides={"conv_norm": "layer", "normalize_waveform": True}),
@@ -54,6 +57,15 @@ def test_fbank_is_kaldis():
     normalised = Fbank()(waveform[None], torch.tensor([16_000])).hidden[0, 0]
     assert torch.allclose(normalised.mean(0), torch.zeros(240), atol=1e-4)
     assert torch.allclose(normalised.std(0), torch.ones(240), atol=1e-3)
+
+
+def test_stft_is_that_of_windows_cut_one_by_one():
+    waveform = 0.1 * torch.randn(16_000)
+    layers = Stft()(waveform[None], torch.tensor([16_000]))
+    assert (Stft.num_layers, Stft.dim, Stft.frame_rate) == (1, 257, 50.0)
+    reflected, window = np.pad(waveform.numpy().astype(np.float64), 256, mode="reflect"), get_window("hann", 512)
+    wanted = [np.abs(np.fft.rfft(reflected[t : t + 512] * window)) for t in range(0, 16_001, 320)]
+    assert np.allclose(layers.hidden[0, 0].numpy(), np.stack(wanted), atol=1e-4)
 
 
 def test_too_short_is_said():

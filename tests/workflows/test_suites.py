@@ -54,10 +54,15 @@ def value(words: list[str], option: str) -> str:
     return words[words.index(option) + 1]
 
 
-def test_every_task_of_the_full_suite_has_both_configurations():
+# Out-of-domain ASR has one mini data set, and a published one for each language.
+LONE = {"ood_asr", "ood_asr_es", "ood_asr_zh", "ood_asr_ar", "ood_asr_sbcsae"}
+
+
+def test_tasks_of_the_full_suite_have_both_configurations():
     assert FULL[: len(suites.COST)] == list(suites.COST) == suite_tasks("superb")
-    for task in FULL:
-        for mini in (True, False):
+    assert set(suite_tasks("full", True)) ^ set(suite_tasks("full", False)) <= LONE
+    for mini in (True, False):
+        for task in suite_tasks("full", mini):
             assert (configs_folder().parent / config_name(task, mini)).is_file(), (task, mini)
             assert configuration(task, mini)["trainer"]["default_root_dir"], task
             order = [*chains([task], mini)]
@@ -81,6 +86,11 @@ def test_a_task_is_found_by_its_yaml(tmp_path, monkeypatch):
     assert check_tasks(["probe", "KS"]) == ["ks", "probe"]
     assert suites.official_rates("probe") == [3e-5]
     assert suites.cost("probe", True) == pytest.approx(suites.PER_KS)  # as many utterances as KS
+    (home / "fullstack" / "mini" / "probe.yaml").unlink()
+    assert suite_tasks("full", True) == list(suites.COST) and "probe" in suite_tasks("full", False)
+    with pytest.raises(UserError, match="'probe' has a configuration for published corpora alone"):
+        check_tasks(["probe"], mini=True)
+    assert check_tasks(["probe"], mini=False) == ["probe"]
     with pytest.raises(UserError, match=r"'prob' is not one .* others \(probe\).*did you mean 'probe'"):
         check_tasks(["prob"])
     with pytest.raises(UserError, match="is no task of --suite superb"):

@@ -28,6 +28,7 @@ SPECTRAL: dict[str, tuple[str, dict[str, Any]]] = {
     "fbank_no_cmvn": ("Fbank", {"cmvn": False, "label": "FBANK (no CMVN)"}),
     "mfcc": ("Mfcc", {"cmvn": True}),
     "mfcc_no_cmvn": ("Mfcc", {"cmvn": False, "label": "MFCC (no CMVN)"}),
+    "stft": ("Stft", {}),
 }
 FORMS = (
     f"one of {', '.join([*SPECTRAL, *(RANDOM + name for name in PRESETS)])}; a path to a pre-training run, a fine-tuned "
@@ -42,7 +43,7 @@ def resolve(spec: str) -> tuple[str, dict[str, Any]]:
     """The class and the arguments that a specification stands for; nothing is loaded or downloaded.
 
     Args:
-        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`; `random:tiny`, `random:base`, `random:base_plus`,
+        spec: `fbank`, `fbank_no_cmvn`, `mfcc`, `mfcc_no_cmvn`, `stft`; `random:tiny`, `random:base`, `random:base_plus`,
             `random:large`, `random:hubert_base` or `random:hubert_large` for an encoder with random weights (older
             versions wrote `base` for `random:base`, which still works); the folder of a pre-training run or of a head that
             trained its encoder, a `.ckpt`, `.pt` or Hugging Face folder; `hf:` and a name on the hub or a folder;

@@ -1,4 +1,4 @@
-"""FBANK and MFCC, the baselines of SUPERB, as upstreams."""
+"""FBANK, MFCC and STFT, the baselines of SUPERB and SUPERB-SG, as upstreams."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORTEST = 400  # samples of one analysis window; shorter utterances have no fra
 
 
 class Spectral(Upstream):
-    """Base of `Fbank` and `Mfcc`: Kaldi features with first and second differences at 100 Hz.
+    """Base of `Fbank`, `Mfcc` and `Stft`; the first two are Kaldi features with first and second differences at 100 Hz.
 
     Args:
         cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does. With
@@ -45,12 +45,15 @@ class Spectral(Upstream):
     def settings(self) -> str:
         return f"cmvn={self.cmvn}"
 
+    def _described(self, waveform: Tensor) -> Tensor:
+        return with_deltas(self._static(waveform))
+
     def _static(self, waveform: Tensor) -> Tensor:
-        raise RuntimeError("Spectral is abstract: use Fbank or Mfcc")
+        raise RuntimeError("Spectral is abstract: use Fbank, Mfcc or Stft")
 
     def features(self, waveform: Tensor) -> Tensor:
         """One utterance `(samples,)` to `(frames, dim)`."""
-        features = with_deltas(self._static(waveform))
+        features = self._described(waveform)
         if self.cmvn:
             features = (features - features.mean(0)) / (features.std(0) + 1e-10)
         return features
@@ -97,3 +100,30 @@ class Mfcc(Spectral):
 
     def _static(self, waveform: Tensor) -> Tensor:
         return mfcc(waveform)
+
+
+class Stft(Spectral):
+    """Magnitudes of an STFT, 257 dimensions at 50 Hz: the baseline of enhancement and separation (SUPERB-SG's `stft_mag`).
+
+    Hann windows of 512 samples every 320, the first centred on sample 0; neither logarithm nor differences.
+
+    Args:
+        cmvn: see `Spectral`; SUPERB-SG's baseline is not normalised.
+        label: name in tables.
+        frozen: see `Spectral`.
+        differentiable: let gradients reach the waveform.
+    """
+
+    label = "STFT"
+    dim = 257
+    frame_rate = 50.0
+
+    def __init__(
+        self, cmvn: bool = False, label: str | None = None, frozen: bool = True, differentiable: bool = False
+    ) -> None:
+        super().__init__(cmvn, label, frozen, differentiable)
+
+    def _described(self, waveform: Tensor) -> Tensor:
+        window = torch.hann_window(512, device=waveform.device)
+        spectrum = torch.stft(waveform, 512, 320, window=window, return_complex=True)
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt().T  # whose gradient exists at silence

@@ -261,6 +261,7 @@ def _plan(
     specs, chosen = parse_upstreams(upstreams), check_tasks(tasks, suite)
     folder = output / "corpus" if data == MINI else Path(data)
     mini = data == MINI or is_mini(folder)
+    chosen = check_tasks(tasks, suite, mini)
     needs = chains(chosen, mini)
     permuted = PermutedCorpora([], folder, output, mini)
     if PERMUTED in controls:

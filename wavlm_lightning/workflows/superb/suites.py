@@ -25,25 +25,32 @@ COST: dict[str, float] = {
 PER_KS = 20  # KS trains on means over time: another head costs about this many times as much for an utterance
 
 
-def suite_tasks(suite: str) -> list[str]:
-    """The tasks of a suite in the order in which they are run: the names of its YAML files."""
+def suite_tasks(suite: str, mini: bool | None = None) -> list[str]:
+    """The tasks of a suite in the order in which they are run: the names of its YAML files.
+
+    Args:
+        suite: `superb` or `full`.
+        mini: only those that have a YAML for the mini corpora (true) or for the published ones (false); None for all.
+    """
     folder = configs_folder()
     names = {path.stem for part in SUITES[suite] for path in folder.glob(f"{part}/**/*.yaml")}
-    return _in_order(names)
+    return _in_order({name for name in names if mini is None or _is_configured(name, mini)})
 
 
-def check_tasks(tasks: Sequence[str] | None, suite: str | None = None) -> list[str]:
+def check_tasks(tasks: Sequence[str] | None, suite: str | None = None, mini: bool | None = None) -> list[str]:
     """The requested tasks in the order in which they are run; by default all of the suite.
 
     Args:
         tasks: names of the suites' YAML files, in any case, or paths of the user's own.
         suite: `superb` or `full`; with `tasks`, these must belong to it. None is `superb`, and leaves `tasks` free.
+        mini: whether they run on the mini corpora; a suite is then of the tasks that have a YAML for them, or for the
+            published corpora. None: not known yet.
 
     Raises:
-        UserError: no such task, not one of the suite, or two of one name.
+        UserError: no such task, not one of the suite, none for these corpora, or two of one name.
     """
     if tasks is None:
-        return suite_tasks(suite or DEFAULT)
+        return suite_tasks(suite or DEFAULT, mini)
     known = suite_tasks("full")
     chosen: dict[str, str] = {}  # name -> task
     for word in tasks:
@@ -59,6 +66,13 @@ def check_tasks(tasks: Sequence[str] | None, suite: str | None = None) -> list[s
             raise UserError(f"--tasks: {word!r} is not one of SUPERB's tasks ({', '.join(ours)}){more}{hint}")
         elif suite is not None and task not in suite_tasks(suite):
             raise UserError(f"--tasks: {word!r} is no task of --suite {suite}; leave --suite out, or give --suite full")
+        elif mini is not None and not _is_configured(task, mini):
+            here, there = (
+                ("the mini corpora", "published corpora") if mini else ("published corpora", "the mini corpora")
+            )
+            raise UserError(
+                f"--tasks: {word!r} has a configuration for {there} alone, and --data is {here}; leave it out"
+            )
         if chosen.setdefault(task_name(task), task) != task:
             raise UserError(
                 f"--tasks: {chosen[task_name(task)]} and {task} would share a folder; rename one of the files"
@@ -131,12 +145,13 @@ def _utterances(content: dict[str, Any]) -> float:
 
 def _in_order(tasks: Sequence[str] | set[str]) -> list[str]:
     listed = [task for task in COST if task in tasks]
-    others = sorted(set(tasks).difference(listed), key=lambda task: (cost(task, _has_mini(task)), task))
+    others = sorted(set(tasks).difference(listed), key=lambda task: (cost(task, _is_configured(task, mini=True)), task))
     return [*listed, *others]
 
 
-def _has_mini(task: str) -> bool:
-    return (configs_folder().parent / config_name(task, mini=True)).is_file()
+def _is_configured(task: str, mini: bool) -> bool:
+    """Whether a task of a suite has a YAML for the mini corpora, or for the published ones."""
+    return (configs_folder().parent / config_name(task, mini)).is_file()
 
 
 # Chains: a task whose YAML names the run of another one.
@@ -151,7 +166,7 @@ def chains(tasks: Sequence[str], mini: bool) -> dict[str, list[str]]:
     Raises:
         UserError: two tasks need each other.
     """
-    known = [*dict.fromkeys([*tasks, *suite_tasks("full")])]
+    known = [*dict.fromkeys([*tasks, *suite_tasks("full", mini)])]
     homes = {str(configuration(task, mini)["trainer"]["default_root_dir"]): task for task in known}
     found: dict[str, list[str]] = {}
 

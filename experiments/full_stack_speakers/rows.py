@@ -1,0 +1,100 @@
+"""What the experiments of the full stack share: encoders, heads heard on other corpora, tables of figures."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text
+from wavlm_lightning.reports.tables import MISSING, Table, metric_title, text_table
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.superb.suites import corpus_name
+
+ABLATIONS = Path(__file__).resolve().parents[1] / "ablations" / "run.py"
+ENCODERS = {"full": "pre-trained", "no_denoising": "pre-trained without mixing"}  # variants of experiments/ablations
+ORACLE = "oracle"
+Cards = Mapping[tuple[str, str], ResultCard]  # by task and row
+
+
+def pretrain(
+    out: Path, updates: int, encoder: Path | None, size: str, names: Sequence[str] = tuple(ENCODERS)
+) -> dict[str, Path]:
+    """Label -> folder of an encoder; those of `experiments/ablations` unless the first is given.
+
+    Args:
+        out: their folder is `encoders` in it.
+        updates: of each.
+        encoder: a run that is there, in place of the first.
+        size: of the mini corpora.
+        names: the variants, keys of `ENCODERS`.
+    """
+    missing = [name for name in names if encoder is None or name != next(iter(ENCODERS))]
+    if missing:
+        options = ["--out", out / "encoders", "--steps", updates, "--seeds", 1, "--variants", *missing]
+        subprocess.run([*map(str, [sys.executable, ABLATIONS, *options, "--size", size, "--tasks"])], check=True)
+    found = {ENCODERS[name]: out / "encoders" / "pretrain" / f"{name}-0" for name in names}
+    return {**found, ENCODERS["full"]: encoder} if encoder is not None else found
+
+
+def test_heads(
+    out: Path, suite: Path, heads: Mapping[tuple[str, str], Path], corpora: Mapping[str, Corpus], jobs: int
+) -> Cards:
+    """(task, row) -> card of a trained head, or of one without training, on another corpus; without one it is left out.
+
+    Args:
+        out: folder of the runs, which is laid out as `suite` is.
+        suite: folder of the heads, the output of `run_superb`.
+        heads: (task, row) -> its folder in `suite`.
+        corpora: name of the task's mini corpus -> the corpus that is heard instead.
+        jobs: runs at a time.
+    """
+    runs = {}
+    for (task, row), folder in heads.items():
+        name, checkpoint = corpus_name(task, mini=True), folder / "checkpoints" / "best.ckpt"
+        trains = (folder / "checkpoints").is_dir()
+        if name in corpora and (checkpoint.exists() or not trains):
+            options = ["-c", str(folder / "config.yaml"), "--data.corpus", str(corpora[name].directory)]
+            options += ["--data.cache", "null", *(["--ckpt_path", str(checkpoint)] if trains else [])]
+            runs[task, row] = HeadRun(out / folder.relative_to(suite), options, fits=False)
+    try:
+        run_heads(list(runs.values()), lambda run: None, jobs)
+    except UserError as error:
+        print(f"note: {error}", file=sys.stderr)  # such as letters that synthetic speech does not have
+    return {place: ResultCard.read(run.folder) for place, run in runs.items() if (run.folder / CARD_NAME).is_file()}
+
+
+def figures(cards: Cards, wanted: str | None = None) -> Table | None:
+    """Rows by metrics: the headlines of each task, or the metrics whose names hold `wanted`."""
+    columns: dict[tuple[str, str], str] = {}
+    for (task, _), card in cards.items():
+        for name in card.shown if wanted is None else [name for name in card.metrics if wanted in name]:
+            columns.setdefault((task, name), f"{card.task} {metric_title(name)}")
+    if not columns:
+        return None
+    body = []
+    for row in dict.fromkeys(row for _, row in cards):
+        cells = []
+        for task, name in columns:
+            card = cards.get((task, row))
+            cells.append(metric_text(card.metrics[name]) if card is not None and name in card.metrics else MISSING)
+        if any(cell != MISSING for cell in cells):
+            body.append([row, *cells])
+    return text_table(["row", *columns.values()], body)
+
+
+def write_csv(path: Path, parts: Mapping[str, Cards]) -> None:
+    """Every figure of every card."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["data", "task", "row", "metric", "value", "unit", "better", "chance", "utterances"])
+        for data, cards in parts.items():
+            for (task, row), card in cards.items():
+                for name, metric in card.metrics.items():
+                    chance = metric.get("chance", "")
+                    words = [metric["value"], metric["unit"], metric["better"], chance, card.corpus["utterances"]]
+                    writer.writerow([data, task, row, name, *words])

@@ -1,0 +1,208 @@
+"""Clean it, separate it, translate it, hear it in noise, say it in another voice: every row of every task, by one command.
+
+    python experiments/generation/run.py --out runs/generation --speech ../shared/speech
+
+The tasks of `configs/fullstack` that generate sound or text, on the mini corpora: STFT or FBANK, random weights, pre-trained,
+chance, permuted labels, and what needs no head (unprocessed, oracle, copy-synthesis). Tasks whose rows took less than ten minutes
+are repeated with two more seeds. `--speech` adds real speech for the heads that were trained on synthetic speech: prompts in real
+noise, two real voices at once, each real voice in the other's. Writes `result.md`, `result.csv` and a report that plays examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "full_stack_speakers"))
+
+from real_sounds import make  # noqa: E402
+from rows import ENCODERS, Cards, figures, pretrain, test_heads, write_csv  # noqa: E402
+
+from wavlm_lightning.reports.cards import metric_text  # noqa: E402
+from wavlm_lightning.reports.tables import Table, duration, metric_title, text_table  # noqa: E402
+from wavlm_lightning.workflows.report import write_report  # noqa: E402
+from wavlm_lightning.workflows.superb import run_superb  # noqa: E402
+from wavlm_lightning.workflows.superb.benchmark import Board  # noqa: E402
+from wavlm_lightning.workflows.superb.suites import chains, configuration  # noqa: E402
+
+# Part of the suite -> its tasks, and the spectral baseline that is SUPERB-SG's there.
+PARTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "sound": (("se", "ss"), "STFT=stft"),
+    "voice": (("vocoder", "vc_knn", "vc", "vc_content"), "FBANK=fbank"),
+    "text": (
+        ("st", "asr_attention", "ood_asr", "noisy_asr", "noisy_asr_separate", "noisy_asr_joint"),
+        "FBANK=fbank",
+    ),
+}
+RANDOM = "random weights=random:tiny"
+SEEDS = (1, 2)  # further ones
+CHEAP = 600.0  # seconds of all rows of a task, below which it is repeated
+
+
+def given(cards: Cards) -> Table | None:
+    """What needs no head, from the `details` of the cards: metrics by name, such as `unprocessed` and `oracle`."""
+    columns: dict[tuple[str, str], str] = {}
+    rows: dict[str, dict[tuple[str, str], str]] = {}
+    for (task, _), card in cards.items():
+        for what, values in card.details.items():
+            if not isinstance(values, dict):
+                continue
+            for name, value in values.items():
+                if name in card.metrics and isinstance(value, int | float):
+                    columns.setdefault((task, name), f"{card.task} {metric_title(name)}")
+                    shown = metric_text({**card.metrics[name], "value": value})
+                    rows.setdefault(what, {}).setdefault((task, name), shown)
+    if not rows:
+        return None
+    body = [[what.replace("_", " "), *(cells.get(place, "") for place in columns)] for what, cells in rows.items()]
+    return text_table(["without a head", *columns.values()], body)
+
+
+def with_seed(task: str, seed: int, folder: Path) -> str:
+    """The YAML of a task with other initial weights and another order of the data."""
+    content = configuration(task, mini=True)
+    name = f"{task}-seed{seed}"
+    content["seed_everything"] += seed
+    for part in ("model", "data"):
+        settings: dict[str, Any] = content[part]["init_args"]
+        settings["seed"] = settings.get("seed", content["seed_everything"] - seed) + seed
+    content["trainer"]["default_root_dir"] += f"-seed{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def cheap(board: Board, tasks: Sequence[str]) -> list[str]:
+    """Tasks that train, start from no other run, and took less than `CHEAP` seconds on all upstreams."""
+    found = []
+    for task in tasks:
+        cards = [card for (name, _), card in board.cards.items() if name == task]
+        seconds = sum(card.training_seconds + card.runtime_seconds for card in cards)
+        trained = any(card.trainable_parameters and card.training_seconds for card in cards)
+        if cards and trained and seconds < CHEAP and not chains([task], mini=True)[task]:
+            found.append(task)
+    return found
+
+
+def spread(first: Cards, repeated: Cards) -> Table | None:
+    """Headline of each task and row over its seeds: mean, and the standard deviation of a sample."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for (task, row), card in (*first.items(), *repeated.items()):
+        values.setdefault((task.partition("-seed")[0], row), []).append(card.value)
+    values = {place: some for place, some in values.items() if len(some) > 1}
+    tasks = list(dict.fromkeys(task for task, _ in values))
+    if not tasks:
+        return None
+    names = {task: next(card for (name, _), card in first.items() if name == task) for task in tasks}
+    body = []
+    for row in dict.fromkeys(row for _, row in values):
+        cells = []
+        for task in tasks:
+            some = values.get((task, row))
+            unit = names[task].metrics[names[task].headline]
+            cells.append("" if some is None else f"{_shown(unit, statistics.fmean(some))} ± {_shown(unit, _sd(some))}")
+        body.append([row, *cells])
+    seeds = 1 + len(SEEDS)
+    heads = [f"{names[task].task} {metric_title(names[task].headline)}" for task in tasks]
+    return text_table([f"{seeds} seeds", *heads], body)
+
+
+def _sd(values: Sequence[float]) -> float:
+    return statistics.stdev(values)
+
+
+def _shown(metric: Mapping[str, Any], value: float) -> str:
+    return metric_text({**metric, "value": value})  # type: ignore[typeddict-item]
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/generation"))
+    parser.add_argument("--speech", type=Path, help="recordings of two real speakers, with manifest.csv and noise/")
+    parser.add_argument(
+        "--encoder", type=Path, help="a pre-training run for the row `pre-trained`; made here without it"
+    )
+    parser.add_argument("--updates", type=int, default=1000, help="of the pre-training (%(default)s)")
+    parser.add_argument(
+        "--without-mixing", action="store_true", help="a row `pre-trained without mixing`, of as many updates"
+    )
+    every = [task for tasks, _ in PARTS.values() for task in tasks]
+    parser.add_argument("--tasks", nargs="+", choices=every, default=every, metavar="TASK", help="of %(choices)s")
+    parser.add_argument("--steps", type=int, help="updates of every head, instead of the configurations'")
+    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the corpora")
+    parser.add_argument("--real", type=int, default=40, help="recordings of each real condition (%(default)s)")
+    parser.add_argument("--one-seed", action="store_true", help="repeat nothing with further seeds")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    seconds, begin = {}, time.monotonic()
+
+    def passed(stage: str) -> None:
+        nonlocal begin
+        seconds[stage], begin = time.monotonic() - begin, time.monotonic()
+
+    names = [*ENCODERS] if arguments.without_mixing else [next(iter(ENCODERS))]
+    encoders = pretrain(out, arguments.updates, arguments.encoder, arguments.size, names)
+    passed("pre-training")
+    more: dict[str, Any] = {"size": arguments.size, "jobs": arguments.jobs, "steps": arguments.steps}
+    parts: dict[str, Cards] = {}
+    lines, failures, reported = [f"# {__doc__.partition(chr(10))[0]}"], [], []
+    for part, (listed, baseline) in PARTS.items():
+        tasks = [task for task in listed if task in arguments.tasks]
+        if not tasks:
+            continue
+        upstreams = [*(f"{label}={folder}" for label, folder in encoders.items()), RANDOM, baseline]
+        suite = out / part
+        board = run_superb(upstreams, "mini", suite, tasks, controls=["chance", "permuted"], **more)
+        failures += board.failures
+        parts[part] = board.cards
+        reported.append(suite)
+        lines += [f"## {part.capitalize()}", board.text.rpartition("\n\n")[0]]
+        tables = {"": given(board.cards)}
+        passed(part)
+        if not arguments.one_seed and (again := cheap(board, tasks)):
+            files = [with_seed(task, seed, out / "seeds") for task in again for seed in SEEDS]
+            repeated = run_superb(upstreams, suite / "corpus", out / f"{part}-seeds", files, **more)
+            failures += repeated.failures
+            tables["Seeds"] = spread(board.cards, repeated.cards)
+            passed(f"{part}, further seeds")
+        if arguments.speech is not None:
+            for condition, corpora in make(arguments.speech, out / "real", arguments.real).items():
+                heads = out / "real" / condition.replace(" ", "_") / "heads"
+                cards = test_heads(heads, suite, board.folders, corpora, arguments.jobs)
+                if cards:
+                    parts[condition] = cards
+                    reported.append(heads)
+                    title = condition[0].upper() + condition[1:]
+                    tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
+            passed(f"{part}, real speech")
+        for title, table in tables.items():
+            if table is not None:
+                lines += [*([f"### {title}"] if title else []), table.to_markdown()]
+    lines.append("Wall time of this call: " + ", ".join(f"{stage} {duration(each)}" for stage, each in seconds.items()))
+    text = "\n\n".join(lines) + "\n"
+    (out / "result.md").write_text(text, encoding="utf-8")
+    write_csv(out / "result.csv", parts)
+    page, left_out = write_report(reported, out / "report", title="Generation")
+    print(text)
+    print(f"listen: {page}")
+    for sentence in left_out:
+        print(f"note: {sentence}", file=sys.stderr)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
