@@ -15,16 +15,13 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.enhancement import MEASURES, ExtractionMeasures, install_measure, is_installed
 from wavlm_lightning.tasks.base import Direction, Unit
 from wavlm_lightning.tasks.components.recurrent import run_both_ways
+from wavlm_lightning.tasks.components.spectral import Stft, best_mask, nearest_features
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.tasks.waveform import BEST_DB, WaveformTask
 from wavlm_lightning.upstreams import Upstream
 
 WINDOW = 1024  # samples of the Hann window, and of the transform
-BINS = WINDOW // 2 + 1
-CENTRE = (
-    200  # sample at which the first feature is centred: windows of 25 ms, and the convolutions of the encoders here
-)
 # Mean power of a target below which a crop of it is silence, from which no ratio can be learned: -70 dB.
 SILENCE = 1e-7
 QUICK = ("si_sdr", "si_sdri")
@@ -79,50 +76,30 @@ class TargetExtraction(EnrolledTask, WaveformTask):
         return "it hears an enrolment, which no head of transformers does"
 
     def build_head(self, dim: int) -> None:
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        width = dim + BINS * self.spectrum
+        self.stft = Stft(WINDOW, self.hop)
+        width = dim + self.stft.bins * self.spectrum
         self.recurrent = nn.ModuleList(
             nn.LSTM(width if layer == 0 else 2 * self.hidden, self.hidden, batch_first=True, bidirectional=True)
             for layer in range(self.layers)
         )
-        self.mask = nn.Linear(2 * self.hidden, BINS)
+        self.mask = nn.Linear(2 * self.hidden, self.stft.bins)
         self.make_speaker_vector(2 * self.hidden)
 
-    # Spectrograms. Behind a waveform come zeros of a whole window, so that one sounds the same alone and in a batch.
-
-    def transformed(self, waveforms: Tensor) -> Tensor:
-        """STFT, complex `(batch, frames, bins)`, of waveforms `(batch, samples)`; frame t is centred at sample `t * hop`."""
-        longer = nn.functional.pad(waveforms.float(), (0, WINDOW))
-        options: dict[str, Any] = {"center": True, "pad_mode": "constant", "return_complex": True}
-        return torch.stft(longer, WINDOW, self.hop, window=self.window, **options).transpose(1, 2)
-
-    def waveform(self, spectrogram: Tensor, samples: int) -> Tensor:
-        """The waveforms `(batch, samples)` of what `transformed` gives."""
-        whole = torch.istft(spectrogram.transpose(1, 2), WINDOW, self.hop, window=self.window, length=samples + WINDOW)
-        return whole[:, :samples]
-
     def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
-        mixture = self.transformed(audio.audio)
-        # Frames whose window holds samples of the utterance.
-        frames = (audio.lengths + WINDOW // 2 - 1) // self.hop + 1
-        places = (
-            ((self.hop * torch.arange(mixture.shape[1], device=features.device) - CENTRE) / self.hop).round().long()
-        )
-        nearest = torch.minimum(places.clamp(min=0)[None], lengths[:, None] - 1)
-        hidden = features.gather(1, nearest[:, :, None].expand(-1, -1, features.shape[2]))
+        mixture = self.stft(audio.audio)
+        hidden = nearest_features(features, lengths, self.upstream.frame_rate, mixture.shape[1], self.stft.hop)
         if self.spectrum:
             hidden = torch.cat([hidden, mixture.abs().log1p().to(hidden.dtype)], 2)
         for layer, recurrent in enumerate(self.recurrent):
-            hidden = run_both_ways(recurrent, hidden, frames)
+            hidden = run_both_ways(recurrent, hidden, self.stft.frames(audio.lengths))
             hidden = self.dropout(hidden) if layer else hidden * self.voice[:, None]
-        return self.waveform(mixture * self.mask(hidden).float().sigmoid(), audio.audio.shape[1])
+        return self.stft.inverse(mixture * self.mask(hidden).float().sigmoid(), audio.audio.shape[1])
 
     @torch.no_grad()
     def oracle(self, mixture: Tensor, target: Tensor) -> Tensor:
         """What the best real mask between 0 and 1 makes of a mixture `(samples,)`, given the target `(samples,)`."""
-        heard, wanted = self.transformed(mixture[None]), self.transformed(target[None])
-        mask = ((wanted * heard.conj()).real / heard.abs().square().clamp(min=1e-12)).clamp(0, 1)
-        return self.waveform(heard * mask, len(mixture))[0]
+        heard, wanted = self.stft(mixture[None]), self.stft(target[None])
+        return self.stft.inverse(heard * best_mask(wanted, heard), len(mixture))[0]
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Negative SI-SDR in dB, at best -30, mean over the utterances in which the target is not silent."""
