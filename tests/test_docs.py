@@ -25,6 +25,7 @@ ORDER = [
         "tokenisers",
         "who_speaks_when",
         "quality_of_speech",
+        "clean_and_convert",
         "reports",
         "units",
         "clusters",
