@@ -46,20 +46,21 @@ class SpectralDistance(nn.Module):
         """Of each row, `(batch,)`, whatever its padding; the arguments are those of `mel_distance`."""
         total = torch.zeros(len(heard), device=heard.device)
         for window in self.windows:
-            ours, true = (self._amplitudes(each, window) for each in (heard, wanted))
-            # Frames that are all padding are zero in both.
-            size = true.square().sum((1, 2)).sqrt()
             frames = lengths.div(window // 4, rounding_mode="floor") + 1
+            ours, true = (self._amplitudes(each, window, frames) for each in (heard, wanted))
+            size = true.square().sum((1, 2)).sqrt()
             quiet = FLOOR * (frames * true.shape[1]).sqrt()
             convergence = (ours - true).square().sum((1, 2)).clamp(min=1e-12).sqrt() / (size + quiet)
             logarithms = (ours.clamp(min=FLOOR).log() - true.clamp(min=FLOOR).log()).abs().sum((1, 2))
             total = total + convergence + logarithms / (frames * true.shape[1])
         return total / len(self.windows)
 
-    def _amplitudes(self, waveforms: Tensor, size: int) -> Tensor:
+    def _amplitudes(self, waveforms: Tensor, size: int, frames: Tensor) -> Tensor:
+        """Amplitudes `(batch, bins, frames)`, zero beyond the frames of a row that it has alone, `(batch,)`."""
         window = getattr(self, f"window{size}")
         spectrum = torch.stft(
             waveforms.float(), size, size // 4, window=window, pad_mode="constant", return_complex=True
         )
+        inside = torch.arange(spectrum.shape[2], device=frames.device) < frames[:, None]
         # The slope of the root is infinite at zero.
-        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt()
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-12).sqrt() * inside[:, None]
