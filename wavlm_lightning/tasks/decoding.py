@@ -17,7 +17,8 @@ from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask, listed
+from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.text import listed
 from wavlm_lightning.upstreams import Upstream
 
 
