@@ -39,6 +39,7 @@ UPDATES = 5
 SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
 # With Adam's usual eps a gradient that is zero but for rounding (the bias of keys) moves a weight by the learning rate.
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Schedule("linear", warmup=2)}
+TRANSLATOR = NetworkSize(16, 2, 16, 1, 1, dropout=0.1, channels=16)
 TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
 
 SMALL = NetworkSize(
@@ -86,6 +87,7 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
     "MOS": (tasks.QualityPrediction, "mos", {}),
+    "ST": (tasks.SpeechTranslation, "translation", {"network": TRANSLATOR, "decoding": Decoding(2, length_power=1.0)}),
     "MOS-L": (tasks.ListenerQualityPrediction, "mos", {"hidden": 8, "projection": 8, "listener_dim": 4}),
 }
 TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "MOS", "MOS-L")

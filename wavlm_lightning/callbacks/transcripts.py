@@ -35,7 +35,8 @@ def lines(trainer: pl.Trainer, label: str, head: Task) -> list[str]:
     name = "/".join(filter(None, [label, "valid", head.metric]))
     value = head.unit(head.metric).text(float(trainer.callback_metrics[name]))
     found = [f"{label or head.name}, update {trainer.global_step}: {metric_title(head.metric)} {value} on valid"]
+    width = max(map(len, head.transcript_names))
     for one in head.transcripts[:SENTENCES]:
-        for what, text in (("spoken", one.spoken), ("heard", one.heard or "(nothing)")):
-            found.append(f"  {what:6}  {textwrap.shorten(text, WIDTH, placeholder=' ...')}")
+        for what, text in zip(head.transcript_names, (one.spoken, one.heard or "(nothing)"), strict=True):
+            found.append(f"  {what:{width}}  {textwrap.shorten(text, WIDTH, placeholder=' ...')}")
     return found

@@ -268,7 +268,7 @@ class WandbMedia(pl.Callback):
         if trainer.sanity_checking or task is None:
             return
         if self.samples and task.transcripts and trainer.is_global_zero:
-            self.logger.patience.call(self._show_transcripts, trainer, task.transcripts[: self.samples])
+            self.logger.patience.call(self._show_transcripts, trainer, task, task.transcripts[: self.samples])
         weights = task.weighted_sum.weights()  # in all processes: they may have to gather them
         if weights and trainer.is_global_zero:
             self.weights[trainer.global_step] = weights
@@ -279,14 +279,14 @@ class WandbMedia(pl.Callback):
 
         self._log(trainer, {"layer_weights": wandb.Image(heat_map(self.weights))})
 
-    def _show_transcripts(self, trainer: pl.Trainer, transcripts: Sequence[Transcript]) -> None:
+    def _show_transcripts(self, trainer: pl.Trainer, task: Task, transcripts: Sequence[Transcript]) -> None:
         import wandb
 
         rows = []
         for one in transcripts:
             rate = 100 * float(word_error_rate([one.heard], [one.spoken]))
             rows.append([trainer.global_step, *one, round(rate, 2)])
-        columns = ["update", "key", "spoken", "heard", "WER %"]
+        columns = ["update", "key", *task.transcript_names, "WER %"]
         self._log(trainer, {"samples/transcripts": wandb.Table(columns=columns, data=rows)})
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -16,6 +16,7 @@ TITLES = {
     "wer_lm": "WER with LM",
     "per_lm": "PER with LM",
     "min_dcf": "minDCF",
+    "chrf": "chrF2",
     "map": "mAP",
     "overlap_f1": "overlap F1",
     "speech_f1": "speech F1",

@@ -37,6 +37,7 @@ from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQ
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPrediction
 from wavlm_lightning.tasks.semantics.intent_classification import IntentClassification
 from wavlm_lightning.tasks.semantics.slot_filling import SlotFilling
+from wavlm_lightning.tasks.semantics.speech_translation import SpeechTranslation
 from wavlm_lightning.tasks.speaker.ecapa_verification import EcapaVerification
 from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization
 from wavlm_lightning.tasks.speaker.overlap_detection import OverlapDetection
@@ -72,6 +73,7 @@ __all__ = [
     "SpeakerIdentification",
     "SpeakerVerification",
     "SpeechRecognition",
+    "SpeechTranslation",
     "TargetExtraction",
     "TargetRecognition",
     "Task",

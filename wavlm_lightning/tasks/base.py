@@ -60,7 +60,7 @@ PERCENT = Unit()
 
 
 class Transcript(NamedTuple):
-    """An utterance of a validation: its key, its text, and what the head makes of it."""
+    """An utterance of a validation: its key, its text (what `Task.transcript_names` calls it), and what the head makes of it."""
 
     key: str
     spoken: str
@@ -109,6 +109,7 @@ class Task(HeadCheckpoint, Trainable):
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
             over time, `frame` if the head needs every frame and inputs are never augmented, None if caching is not exact.
+        transcript_names: what the two texts of `transcripts` are called.
         every_talker: whether the target lists all who speak, as in diarization, so that `data.transforms` may add nobody.
         target_audio: names of further audio of an utterance (`Utterance.audio`) that is the target instead of what
             `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
@@ -134,6 +135,7 @@ class Task(HeadCheckpoint, Trainable):
     answer_sounds: ClassVar[tuple[str, ...]] = ()
     lost_frames: ClassVar[int] = 0
     cache_level: ClassVar[Level | None] = None
+    transcript_names: ClassVar[tuple[str, str]] = ("spoken", "heard")
     every_talker: ClassVar[bool] = False
     target_audio: ClassVar[tuple[str, ...]] = ()
     reconstructs: ClassVar[bool] = False
