@@ -71,6 +71,7 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "DIAR": (tasks.MeetingDiarization, "sd", {"hidden": 16, "layers": 1, "window": 2.0}),
     "SE": (Gate, "pr", {}),
     "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
+    "VOCODER": (tasks.Vocoder, "pr", {"width": 16, "hidden": 32, "blocks": 1}),
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
     "MOS": (tasks.QualityPrediction, "mos", {}),

@@ -1,10 +1,12 @@
 """Audio files, SoX's effects and classic spectral features.
 
 `reading` (files to checked 16 kHz mono waveforms, FLAC), `media` (containers that PyAV reads), `effects` (gain and silence
-removal as SoX does them), `spectral` (filter banks, cepstra, log-mel). Imports nothing of ours. Tests: `tests/audio/`.
+removal as SoX does them), `spectral` (filter banks, cepstra, log-mel), `mel` (the log-mel of synthesis, Griffin-Lim). Imports
+nothing of ours. Tests: `tests/audio/`.
 """
 
 from wavlm_lightning.audio.effects import gain, trim_silence
+from wavlm_lightning.audio.mel import MEL_BINS, griffin_lim, synthesis_mel
 from wavlm_lightning.audio.reading import (
     SAMPLE_RATE,
     SHORTEST,
@@ -23,6 +25,7 @@ from wavlm_lightning.audio.reading import (
 from wavlm_lightning.audio.spectral import fbank, log_mel, mfcc, spectrogram_db, with_deltas
 
 __all__ = [
+    "MEL_BINS",
     "SAMPLE_RATE",
     "SHORTEST",
     "BadAudio",
@@ -33,12 +36,14 @@ __all__ = [
     "encode_flac",
     "fbank",
     "gain",
+    "griffin_lim",
     "load_mono",
     "load_mono_bytes",
     "log_mel",
     "mfcc",
     "spectrogram_db",
     "stated_seconds",
+    "synthesis_mel",
     "to_speech",
     "too_short",
     "trim_silence",

@@ -27,6 +27,7 @@ VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says
     "validate": "score a checkpoint on the validation split: `validate RUN`",
     "test": "score a checkpoint on the test split and write its result card: `test RUN`",
     "predict": "a trained head on audio files: `predict RUN FILE...`",
+    "convert": "recordings in another voice (kNN-VC): `convert VOCODER FILE... --voice FOLDER --out DIR`",
     "score": "errors of two files, or of a tested run, with intervals: `score asr REFERENCE HYPOTHESIS`, `score RUN`",
     "units": "phones in layers and labels, without training: ABX, PNMI, boundaries: `units ENCODER --data CORPUS`",
     "lm": "an n-gram language model for ASR: `lm TEXT... --out lm.arpa`, its weights for a head: `lm tune RUN`",

@@ -113,6 +113,7 @@ class Task(HeadCheckpoint, Trainable):
             `read_target` returns, sample by sample with the input and cropped with it: one name gives targets
             `(batch, samples)`, several `(batch, samples, names)`. Where a corpus lacks the only name, the target is the
             waveform before `data.transforms` or `data.eval_transforms`.
+        reconstructs: of a task with `target_audio`: without transforms, the target is the input itself, as a vocoder's is.
         extra_audio: names of further audio that is a second input, such as an enrolment, of any length and not cropped;
             `batch.extra[name]` has it, and `beside` hands it to the head.
         data: what the data module serves in this run, see `Served`; None without one.
@@ -133,6 +134,7 @@ class Task(HeadCheckpoint, Trainable):
     cache_level: ClassVar[Level | None] = None
     every_talker: ClassVar[bool] = False
     target_audio: ClassVar[tuple[str, ...]] = ()
+    reconstructs: ClassVar[bool] = False
     extra_audio: ClassVar[tuple[str, ...]] = ()
     sharded_checkpoints = False  # a head is read back in one process
 
@@ -268,6 +270,7 @@ class Task(HeadCheckpoint, Trainable):
             transcribes=self.answer in ("labels", "text"),
             every_talker=self.every_talker,
             target_audio=self.target_audio,
+            reconstructs=self.reconstructs,
             extra_audio=self.extra_audio,
             check=self.check_corpus,
         )

@@ -40,6 +40,7 @@ class Needs:
         transcribes: the target is all that was said, so that no transform may cut the waveform.
         every_talker: the target is all who speak, so that no transform may add talkers.
         target_audio: further audio of an utterance that is the target, sample by sample with the input.
+        reconstructs: the target may be the input itself, without transforms.
         extra_audio: further audio of an utterance that is a second input, of any length.
         check: refuses a corpus with wrong labels, and metadata without a target, before anything is computed; see
             `Task.check_corpus`.
@@ -57,6 +58,7 @@ class Needs:
     transcribes: bool = False
     every_talker: bool = False
     target_audio: tuple[str, ...] = ()
+    reconstructs: bool = False
     extra_audio: tuple[str, ...] = ()
     check: Callable[[Corpus, bool, Iterable[NamedMeta]], None] | None = None
 

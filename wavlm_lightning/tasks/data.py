@@ -259,7 +259,7 @@ class TaskData(ResumableData):
             for member in task.target_audio:
                 if member in split.audio_members or len(task.target_audio) > 1:
                     split.check_audio(member, aligned=True)
-                elif not self.transforms[name]:
+                elif not self.transforms[name] and not task.reconstructs:
                     raise UserError(
                         f"{task.name}: the utterances of split {split.name} have no audio {member!r}; write it with the "
                         f"corpus (`wavlm prepare folder --help`), or set {_key(name)}, whose input is then the target"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder import Layers
+from wavlm_lightning.system.errors import UserError
 
 
 class WeightedSum(nn.Module):
@@ -45,6 +46,34 @@ class WeightedSum(nn.Module):
             return []
         logits: Any = self.logits.detach()
         return (logits.full_tensor() if hasattr(logits, "full_tensor") else logits).float().softmax(0).tolist()
+
+
+class OneLayer(WeightedSum):
+    """One hidden state alone, for a head that reads no other.
+
+    Args:
+        layer: its number, from 0 (the input of the first transformer layer) or, backwards, from -1.
+        num_layers: number of hidden states.
+        label: of the upstream, for the error message.
+        normalize: apply layer norm without affine to each frame.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+
+    def __init__(self, layer: int, num_layers: int, label: str, normalize: bool = False) -> None:
+        super().__init__(1, normalize)
+        if not -num_layers <= layer < num_layers:
+            raise UserError(
+                f"model.layer {layer}: {label} has {num_layers} layer{'s' if num_layers > 1 else ''}; give 0 to "
+                f"{num_layers - 1}, or -1 for the last"
+            )
+        self.layer = layer % num_layers
+
+    def forward(self, layers: Layers) -> Tensor:
+        """`(batch, frames, dim)` of the layer."""
+        hidden = layers.hidden[self.layer]
+        return nn.functional.layer_norm(hidden, hidden.shape[-1:]) if self.normalize else hidden
 
 
 class TopLayer(WeightedSum):

@@ -1,0 +1,127 @@
+"""VOCODER: speech from the features of an encoder, trained by reconstruction; kNN-VC and other generation end with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
+from wavlm_lightning.encoder import padding_mask
+from wavlm_lightning.metrics.enhancement import MEASURES, install_measure
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.base import Direction, Unit
+from wavlm_lightning.tasks.components.vocoder.losses import SpectralDistance, mel_distance
+from wavlm_lightning.tasks.components.vocoder.measures import CopySynthesisMeasures, measurable, mel_error
+from wavlm_lightning.tasks.components.vocoder.network import SpectralVocoder
+from wavlm_lightning.tasks.transformers_form import TransformersForm
+from wavlm_lightning.tasks.waveform import WaveformTask
+from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams.weighted_sum import OneLayer
+
+
+class Vocoder(WaveformTask):
+    """ConvNeXt blocks and an inverse STFT on the features of a frozen encoder: what is heard comes from the features alone.
+
+    The target is the recording itself, before `data.transforms`, so that any corpus will do. The loss is the difference of
+    log-mel spectra, plus that of STFTs at several resolutions (Parallel WaveGAN, arXiv 1910.11480); there is no discriminator,
+    so that two cores train it.
+
+    Scores are means over utterances: `mel`, the difference of log-mel amplitudes in dB, and in the test `stoi` and wide-band
+    `pesq` where the packages pystoi and pesq are installed. The `details` of its card hold the same of Griffin-Lim, which knows
+    the mel spectrogram of the recording. SI-SDR would say nothing, since phases are free.
+
+    Args:
+        upstream: where features come from.
+        learning_rate: of Adam.
+        layer: the hidden state that is heard, from 0 (the input of the first transformer layer) or, backwards, from -1; null
+            for a weighted sum of all that is trained with the vocoder.
+        width: of the blocks.
+        hidden: of their feed-forward layers.
+        blocks: their number.
+        mel_weight: of the difference of log-mel spectra in the loss.
+        settings: see `Task`.
+    """
+
+    name: ClassVar[str] = "VOCODER"
+    reconstructs = True
+    target_audio: ClassVar[tuple[str, ...]] = ("recording",)
+    metric, better = "mel", "lower"
+    others: ClassVar[dict[str, Direction]] = {"stoi": "higher", "pesq": "higher"}
+    units: ClassVar[dict[str, Unit]] = {"mel": Unit("dB", 1.0), "pesq": Unit("", 1.0)}
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        learning_rate: float = 1e-3,
+        layer: int | None = None,
+        width: int = 256,
+        hidden: int = 768,
+        blocks: int = 8,
+        mel_weight: float = 1.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(upstream, learning_rate, **settings)
+        if layer is not None:
+            self.weighted_sum = OneLayer(layer, upstream.num_layers, upstream.label, self.weighted_sum.normalize)
+        if mel_weight < 0:
+            raise UserError(f"model.mel_weight {mel_weight}: must be 0 or more")
+        self.layer, self.mel_weight = layer, mel_weight
+        self.width, self.hidden, self.number_of_blocks = width, hidden, blocks
+        self.hop = round(SAMPLE_RATE / upstream.frame_rate)
+
+    def transformers_form(self) -> TransformersForm | str:
+        return "it answers with a waveform, which no head of transformers does"
+
+    def build_head(self, dim: int) -> None:
+        self.network = SpectralVocoder(dim, self.hop, self.width, self.hidden, self.number_of_blocks)
+        self.distance = SpectralDistance()
+
+    def build(self, labels: Any) -> None:
+        fresh = self.labels is None
+        super().build(labels)
+        if fresh:
+            self.valid_metric = CopySynthesisMeasures([self.metric], self.hop)
+
+    def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
+        return self.network(features, lengths, audio.audio.shape[1])
+
+    def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
+        """Difference of log-mel spectra times `mel_weight`, and that of STFTs; mean over utterances."""
+        wanted = targets.values.float() * ~padding_mask(lengths, outputs.shape[1])
+        mel = mel_distance(outputs.float(), wanted, lengths, self.hop)
+        return (self.mel_weight * mel + self.distance(outputs, wanted, lengths)).mean()
+
+    def build_metric(self) -> Metric:
+        """All measures, and those of Griffin-Lim; validation is without them, because they take long."""
+        return CopySynthesisMeasures(measurable([self.metric, *self.others]), self.hop, compare=True)
+
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        for answer, reference in zip(self.answer_rows(outputs, lengths), batch.targets.values, strict=True):
+            metric.update(answer, reference[: len(answer)])
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """The difference of log-mel spectra of each utterance, and 1."""
+        rows = zip(self.answer_rows(outputs, lengths), batch.targets.values, strict=True)
+        return [(float(mel_error(answer, reference[: len(answer)], self.hop)), 1.0) for answer, reference in rows]
+
+    def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
+        """Values by name; the test puts those of Griffin-Lim, and the measures that are not installed, into `details`."""
+        values = super().score(metric, stage)
+        if stage == "test":
+            del self.details["unprocessed"]  # the input is the target
+            missing = {name: install_measure(name) for name in self.others if name in MEASURES and name not in values}
+            self.details |= {"not_measured": missing} if missing else {}
+        return values
+
+    @torch.no_grad()
+    def synthesised(self, features: Tensor, samples: int) -> Tensor:
+        """The waveform `(samples,)` of features `(frames, dim)` that `weighted_sum` gave, or that stand for such."""
+        lengths = torch.tensor([len(features)], device=features.device)
+        return self.network(features[None].float(), lengths, samples)[0]
