@@ -22,7 +22,6 @@ from wavlm_lightning.data.recordings import (
     require_folder,
     require_named,
 )
-
 from wavlm_lightning.system.errors import UserError
 
 HELP = "Libri2Mix with each reader alone (SUPERB-SG's separation); DIR is Libri2Mix or the folder above"
@@ -51,7 +50,9 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     for split, (subset, *_) in SPLITS.items():
         folder = base / "wav16k" / arguments.mode / subset
         splits[split] = with_sources(folder, kind, subset, readers_in)
-    check_counts(splits, {split: count for split, (*_, count) in SPLITS.items()}, arguments.allow_partial, base, "mixtures")
+    check_counts(
+        splits, {split: count for split, (*_, count) in SPLITS.items()}, arguments.allow_partial, base, "mixtures"
+    )
     if not arguments.all_valid:
         splits["valid"] = drawn(splits["valid"])
     return CorpusPlan(
@@ -60,7 +61,8 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
         splits=splits,
         inventories={
             "speakers": {
-                split: sorted({name for r in part for name in r.meta["speakers"]}, key=int) for split, part in splits.items()
+                split: sorted({name for r in part for name in r.meta["speakers"]}, key=int)
+                for split, part in splits.items()
             }
         },
         source={"mixtures": f"wav16k/{arguments.mode}/{kind}", "all_valid": arguments.all_valid},
@@ -74,7 +76,8 @@ def with_sources(folder: Path, kind: str, subset: str, readers_of: Callable[[str
         require_folder(folder / source, f"{'first' if source == 's1' else 'second'} talkers of {subset} alone")
     for mixture in sorted(require_folder(folder / kind, f"the mixtures {kind} of {subset}").glob("*.wav")):
         files = {
-            source: AudioFile(require_file(folder / source / mixture.name, "a talker of a mixture alone")) for source in SOURCES
+            source: AudioFile(require_file(folder / source / mixture.name, "a talker of a mixture alone"))
+            for source in SOURCES
         }
         meta = {"speakers": readers_of(mixture.stem), "language": "en"}
         recordings.append(Recording(mixture, clean_key(mixture.stem), meta, audio=files))

@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASKS,
         default="sep_noisy",
-        help="sep_clean: both talkers without noise; sep_noisy: in noise (%(default)s by default); enh_single: one talker and noise; "
-        "enh_both: two talkers and noise, both of them wanted",
+        help="sep_clean: two talkers without noise; sep_noisy: in noise, the default; enh_single: one talker, noise to be "
+        "removed; enh_both: two talkers, noise to be removed",
     )
     parser.add_argument("--mode", choices=("min", "max"), default="min", help="of the mixtures (%(default)s)")
 
@@ -63,11 +63,15 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
                 mixture,
                 clean_key(mixture.stem),
                 {"speakers": talkers_in(mixture.stem)[: 1 if clean == "s1" else 2], "language": "en"},
-                audio={"clean": AudioFile(require_file(folder / clean / mixture.name, "the clean reference of a mixture"))},
+                audio={
+                    "clean": AudioFile(require_file(folder / clean / mixture.name, "the clean reference of a mixture"))
+                },
             )
             for mixture in sorted(require_folder(folder / kind, f"the mixtures {kind} of {subset}").glob("*.wav"))
         ]
-    check_counts(splits, {split: count for split, (_, count) in SPLITS.items()}, arguments.allow_partial, base, "mixtures")
+    check_counts(
+        splits, {split: count for split, (_, count) in SPLITS.items()}, arguments.allow_partial, base, "mixtures"
+    )
     return CorpusPlan(
         name=f"wham-{arguments.task}",
         licence="WSJ0: LDC93S6A; noise CC BY-NC 4.0 (WHAM!)",
