@@ -24,12 +24,21 @@ class Transcripts:
         references: words or phones separated by blanks.
         answers: by metric (`wer`, `wer_lm`), one for each utterance.
         speakers: of each utterance; None where the corpus does not name them.
+        conditions: under which each was recorded (accent, noise), `condition` in the corpus; empty if it names none.
     """
 
     keys: Sequence[str]
     references: Sequence[str]
     answers: Mapping[str, Sequence[str]]
     speakers: Sequence[object]
+    conditions: Sequence[str] = ()
+
+    def of_condition(self, condition: str) -> Transcripts:
+        """The part of one condition."""
+        kept = [place for place, found in enumerate(self.conditions) if found == condition]
+        answers = {metric: [texts[place] for place in kept] for metric, texts in self.answers.items()}
+        columns = [[column[place] for place in kept] for column in (self.keys, self.references, self.speakers)]
+        return Transcripts(columns[0], columns[1], answers, columns[2], (condition,) * len(kept))
 
     def errors(self, metric: str, unit: str) -> dict[str, int]:
         """Units of all references, and substitutions, deletions and insertions of the answers of a metric."""
@@ -41,6 +50,24 @@ class Transcripts:
             "deletions": found.deletions,
             "insertions": found.insertions,
         }
+
+    def by_condition(self, unit: str, letters: bool) -> dict[str, dict[str, float]]:
+        """Utterances, reference units and error rates in percent of each condition; empty if the corpus names none.
+
+        Args:
+            unit: what the answers' metrics count, in the plural.
+            letters: add the character error rate of the first metric, as `cer`.
+        """
+        found: dict[str, dict[str, float]] = {}
+        for condition in dict.fromkeys(self.conditions):
+            part = self.of_condition(condition)
+            counts = {metric: part.counts(metric, "words") for metric in part.answers}
+            if letters:
+                counts["cer"] = part.counts(next(iter(part.answers)), "letters")
+            found[condition] = {"utterances": len(part.keys), unit: sum(next(iter(counts.values()))[1])}
+            for metric, (errors, units) in counts.items():
+                found[condition][metric] = round(100 * sum(errors) / max(sum(units), 1), 4)
+        return found
 
     def counts(self, metric: str, unit: Literal["words", "letters"]) -> tuple[list[int], list[int]]:
         """Errors of each answer of a metric, and units of its reference."""

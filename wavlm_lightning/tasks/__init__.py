@@ -6,11 +6,7 @@ Reading order:
 2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
    `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
 3. `classification`, `ctc`, `waveform`, `enrolled`: what tasks of one kind share.
-<<<<<<< HEAD
-4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`; tasks that make speech: `generation/`.
-=======
 4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`, and `generation/`.
->>>>>>> VOC
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
 
@@ -24,6 +20,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
 from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.out_of_domain_recognition import OutOfDomainRecognition
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
 from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
@@ -63,6 +60,7 @@ __all__ = [
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
+    "OutOfDomainRecognition",
     "OverlapDetection",
     "PersonalActivity",
     "PhonemeRecognition",

@@ -155,7 +155,7 @@ class DecodedTask(CtcTask):
         self._heard = {}
 
     def on_test_epoch_end(self) -> None:
-        """As every head; and the transcripts of the split, with the kinds of errors in the card's `details`."""
+        """As every head; and the transcripts of the split. The card's `details` have kinds of errors, and rates by condition."""
         super().on_test_epoch_end()
         heard, self._heard = self._heard, {}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -173,9 +173,14 @@ class DecodedTask(CtcTask):
             columns[0],
             dict(zip(names, columns[1:], strict=False)),
             tuple(meta.get("speaker") for meta in metas.values()),
+            tuple(str(meta.get("condition")) for meta in metas.values())
+            if any("condition" in meta for meta in metas.values())
+            else (),
         )
         found = {name: self.test_transcripts.errors(name, self.counted) for name in self.test_transcripts.answers}
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
+        if conditions := self.test_transcripts.by_condition(self.counted, letters="cer" in self.others):
+            self.details["conditions"] = conditions
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
 
@@ -184,7 +189,7 @@ class DecodedTask(CtcTask):
         heard, first = self.test_transcripts, self.utterance_results
         if heard is None or first is None or heard.keys != first.keys:
             return []
-        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.directions else {}
+        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.others else {}
         if self.second_metric in heard.answers:
             counted[self.second_metric] = heard.counts(self.second_metric, "words")
         return [
