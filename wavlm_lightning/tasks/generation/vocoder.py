@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio import SAMPLE_RATE, griffin_lim, synthesis_mel
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.enhancement import MEASURES, install_measure
@@ -50,6 +50,7 @@ class Vocoder(WaveformTask):
     name: ClassVar[str] = "VOCODER"
     reconstructs = True
     target_audio: ClassVar[tuple[str, ...]] = ("recording",)
+    answer_sounds: ClassVar[tuple[str, ...]] = ("copy-synthesis",)
     metric, better = "mel", "lower"
     others: ClassVar[dict[str, Direction]] = {"stoi": "higher", "pesq": "higher"}
     units: ClassVar[dict[str, Unit]] = {"mel": Unit("dB", 1.0), "pesq": Unit("", 1.0)}
@@ -103,6 +104,15 @@ class Vocoder(WaveformTask):
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
         for answer, reference in zip(self.answer_rows(outputs, lengths), batch.targets.values, strict=True):
             metric.update(answer, reference[: len(answer)])
+
+    def playable(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> list[dict[str, Tensor]]:
+        """The recording, copy-synthesis, and what Griffin-Lim makes of the mel spectrogram of the recording."""
+        found = []
+        for answer, reference in zip(self.answer_rows(outputs, lengths), batch.targets.values, strict=True):
+            recording = reference[: len(answer)].float()
+            rebuilt = griffin_lim(synthesis_mel(recording[None], self.hop), self.hop, len(answer))[0]
+            found.append({"recording": recording, self.answer_sounds[0]: answer, "Griffin-Lim": rebuilt})
+        return found
 
     def utterance_scores(
         self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
