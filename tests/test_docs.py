@@ -25,6 +25,7 @@ ORDER = [
         "tokenisers",
         "who_speaks_when",
         "quality_of_speech",
+        "translate_speech",
         "reports",
         "units",
         "clusters",
