@@ -42,6 +42,10 @@ SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Sche
 TRANSLATOR = NetworkSize(16, 2, 16, 1, 1, dropout=0.1, channels=16)
 TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
 
+SMALL = NetworkSize(
+    width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1, dropout=0.1, convolutions=1, channels=16
+)
+
 
 class Gate(tasks.WaveformTask):
     """Enhancement by a gain for each frame; the noise is drawn on the fly."""
@@ -65,6 +69,11 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "IC": (tasks.IntentClassification, "ic", {}),
     "PR": (tasks.PhonemeRecognition, "pr", {}),
     "ASR": (tasks.SpeechRecognition, "pr", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "ASR-ATT": (
+        tasks.AttentionRecognition,
+        "pr",
+        {"network": SMALL, "decoding": Decoding(2, 0.3), "alphabet": "corpus"},
+    ),
     "ASR-FT": (tasks.FineTunedRecognition, "pr", {"alphabet": "corpus", "final_dropout": 0.1}),
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),

@@ -205,7 +205,14 @@ class DecodedTask(CtcTask):
 
 
 def check_decodes(task: Any, what: str) -> DecodedTask:
-    """The task, if a language model can decode what it answers; else a `UserError` that begins with `what`."""
+    """The task, if it labels frames, which alignment, confidence and tuned language models read; else a `UserError`.
+
+    Its sentence begins with `what`.
+    """
     if not isinstance(task, DecodedTask):
         raise UserError(f"{what}: {task.name} is not decoded with a language model; ASR and PR are")
+    if task.answer != "labels":
+        raise UserError(
+            f"{what}: {task.name} answers label by label and not frame by frame; train a head of CTC for it (ASR, PR)"
+        )
     return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Answer
 from wavlm_lightning.tasks.components.beam_search import Hypothesis
 from wavlm_lightning.tasks.components.decoder.network import EncoderDecoder, NetworkSize
-from wavlm_lightning.tasks.components.decoder.search import Decoding, Found
+from wavlm_lightning.tasks.components.decoder.search import Decoding, Found, Scorer
 from wavlm_lightning.tasks.text import TextTask
 from wavlm_lightning.tasks.windows import WINDOW_SECONDS
 from wavlm_lightning.upstreams import Upstream
@@ -49,7 +50,7 @@ class EncoderDecoderTask(TextTask):
     end: ClassVar[int]
     unknown: ClassVar[int | None] = None  # a special output that answers may have: what the head has no label for
 
-    _searched: tuple[Tensor, int, list[list[Found]]] | None = None  # the last outputs, and what was found in them
+    _decoded: tuple[Tensor, list[str]] | None = None  # the last outputs, and the texts that were found in them
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class EncoderDecoderTask(TextTask):
         self.ctc_weight, self.smoothing = ctc_weight, smoothing
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_searched": None}
+        return {**super().__getstate__(), "_decoded": None}
 
     def build_head(self, dim: int) -> None:
         barred = tuple(number for number in range(self.special) if number not in (self.end, self.unknown))
@@ -106,29 +107,39 @@ class EncoderDecoderTask(TextTask):
         """Most labels of an answer, int64 `(batch,)`, from valid frames."""
         return (lengths * (LABELS_PER_SECOND / self.upstream.frame_rate)).long() + SPARE_LABELS
 
-    def answers_of(self, outputs: Tensor, lengths: Tensor, count: int = 1) -> list[list[Found]]:
-        """The best label sequences of each utterance, best first: at least one, at most `count`."""
-        # Metrics, scores of utterances and answers ask for the same search.
-        if self._searched is None or self._searched[0] is not outputs or self._searched[1] != count:
-            found = self.head.search(
-                outputs, self.head.frames(lengths), self.decoding, self.limits(lengths), nbest=count
-            )
-            self._searched = outputs, count, found
-        return self._searched[2]
+    def answers_of(
+        self,
+        outputs: Tensor,
+        lengths: Tensor,
+        count: int = 1,
+        further: tuple[tuple[float, Scorer], ...] = (),
+    ) -> list[list[Found]]:
+        """The best label sequences of each utterance, best first: at least one, at most `count`.
+
+        `further` are weights and scores of this batch beside decoder and CTC.
+        """
+        return self.head.search(
+            outputs, self.head.frames(lengths), self.decoding, self.limits(lengths), nbest=count, further=further
+        )
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
         """The text of each utterance by beam search (`model.decoding`)."""
-        return [self.spell(list(found[0].labels)) for found in self.answers_of(outputs, lengths)]
+        # The metrics, the scores of utterances and what is shown ask for the same search.
+        if self._decoded is None or self._decoded[0] is not outputs:
+            found = self.answers_of(outputs, lengths)
+            self._decoded = outputs, [self.spell(list(best.labels)) for best, *_ in found]
+        return self._decoded[1]
 
     def best_texts(self, outputs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
         """The best different texts of each utterance; the beam holds at least `count`. Scores as `Decoding` says."""
-        rows = []
-        for answers in self.answers_of(outputs, lengths, count):
-            scores: dict[str, float] = {}
-            for answer in answers:  # best first
-                scores.setdefault(self.spell(list(answer.labels)), answer.score)
-            rows.append([Hypothesis(*each) for each in scores.items()])
-        return rows
+        return [self.texts_of(found) for found in self.answers_of(outputs, lengths, count)]
+
+    def texts_of(self, answers: Sequence[Found]) -> list[Hypothesis]:
+        """The different texts of answers, each with its best score; the best first, as the answers."""
+        scores: dict[str, float] = {}
+        for answer in answers:
+            scores.setdefault(self.spell(list(answer.labels)), answer.score)
+        return [Hypothesis(*each) for each in scores.items()]
 
     def heard(self, inputs: Any, window: float) -> tuple[Tensor, Tensor]:
         """As every head, but whole recordings alone: an attention decoder loses its place in long ones."""
@@ -141,8 +152,8 @@ class EncoderDecoderTask(TextTask):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        self._searched = None
+        self._decoded = None
 
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
-        self._searched = None
+        self._decoded = None

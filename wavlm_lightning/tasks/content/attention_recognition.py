@@ -10,13 +10,42 @@ from torch import Tensor
 from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.components.beam_search import BeamSearch, Hypothesis, LanguageModel
 from wavlm_lightning.tasks.components.decoder.network import NetworkSize
+from wavlm_lightning.tasks.components.decoder.ngram_scores import NgramScores
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.content.letters import LetterRecognition
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
+
+
+class LetterModelSearch:
+    """The search of an attention recogniser with an n-gram model of letters; called as `BeamSearch` is.
+
+    Raises:
+        UserError: files that are missing or do not fit the head, or a model of words.
+    """
+
+    def __init__(self, task: AttentionRecognition, language_model: LanguageModel) -> None:
+        self.task, self.language_model = task, language_model
+        self.files = BeamSearch(language_model, task.labels, range(task.special))
+        if self.files.has_words:
+            raise UserError(
+                f"{language_model.model}: a model of words, and an attention decoder spells letter by letter; give one of "
+                "letters (`wavlm lm --units letters`), without language_model.lexicon"
+            )
+
+    def __call__(self, outputs: Tensor, lengths: Tensor) -> list[str]:
+        """The best text of each utterance, from the encoder's hidden states and valid frames `(batch,)`."""
+        return [best.text for best, *_ in self.nbest(outputs, lengths)]
+
+    def nbest(self, outputs: Tensor, lengths: Tensor, count: int = 1) -> list[list[Hypothesis]]:
+        """The best different texts of each utterance, best first: at least one, at most `count`."""
+        task = self.task
+        scores = NgramScores(self.files, range(task.special), task.end, len(outputs), outputs.device)
+        found = task.answers_of(outputs, lengths, count, ((self.language_model.weight, scores),))
+        return [task.texts_of(answers) for answers in found]
 
 
 class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
@@ -36,7 +65,8 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
         ctc_weight: share of CTC in the loss; 0 for the decoder alone, 1 for CTC alone.
         smoothing: of the decoder's targets, over all outputs.
         alphabet: null for SUPERB's 28 letters; `corpus` for the letters of the training split, in any script.
-        language_model: for a second decoding of the test set; null for none.
+        language_model: of letters (`wavlm lm --units letters`), for a second decoding of the test set; of its weights `weight`
+            counts, and the beam is that of `decoding`. Null for none.
         settings: see `Task`: normalize, seed, schedule, protocol.
     """
 
@@ -78,6 +108,11 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
     def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Hidden states of the encoder; in training, of augmented features."""
         return super().outputs(self.augment(features, lengths), lengths)
+
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> Any:
+        return LetterModelSearch(self, language_model)
 
     def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Literal["train", "valid", "test"]) -> None:
         """As every CTC head, by the frames of the encoder; with the decoder alone any answer can be learned."""

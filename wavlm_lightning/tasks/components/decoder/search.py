@@ -27,7 +27,7 @@ class Decoding:
         ctc_weight: of the CTC prefix score; 0 for the decoder alone, 1 for CTC alone.
         length_power: the score is divided by the number of labels, the end among them, to this power. 1 in fairseq, 0 in ESPnet;
             with 0 the decoder alone likes short answers.
-        candidates: labels that continue a hypothesis, the best of the decoder; all of them where the head has no more.
+        candidates: labels beside the end that may continue a hypothesis, the best of the decoder; all if there are no more.
     """
 
     beam: int = 5
@@ -163,11 +163,11 @@ def state_rows(parents: Tensor, hypotheses: int) -> Tensor:
 def _candidates(following: Tensor, most: int, end: int) -> Tensor:
     """Labels that may continue each hypothesis, `(batch, hypotheses, candidates)`, the end always among them."""
     outputs = following.shape[-1]
-    if outputs <= most:
+    if outputs <= most + 1:
         return torch.arange(outputs, device=following.device).expand_as(following)
     ranked = following.clone()
     ranked[..., end] = float("inf")
-    return ranked.topk(most, -1).indices
+    return ranked.topk(most + 1, -1).indices
 
 
 def _collect(
