@@ -26,6 +26,7 @@ ORDER = [
         "who_speaks_when",
         "quality_of_speech",
         "clean_and_convert",
+        "translate_speech",
         "reports",
         "units",
         "clusters",

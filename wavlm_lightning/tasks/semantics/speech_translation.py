@@ -26,9 +26,10 @@ from wavlm_lightning.metrics.text.translation import (
 from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction, Task, Transcript, Unit, check_several
+from wavlm_lightning.tasks.base import Direction, Transcript, Unit, check_several
 from wavlm_lightning.tasks.components.decoder.network import EncoderDecoder, NetworkSize
-from wavlm_lightning.tasks.components.decoder.search import Decoding, Found
+from wavlm_lightning.tasks.components.decoder.search import Decoding
+from wavlm_lightning.tasks.encoder_decoder import SPARE_LABELS, EncoderDecoderTask
 from wavlm_lightning.upstreams import Upstream
 
 # The blank of CTC is never answered; without it the numbers of the network's outputs would begin at another place.
@@ -36,10 +37,9 @@ SPECIAL = ("<blank>", "<unk>", "</s>")
 UNKNOWN, END = 1, 2
 KEPT = 4  # answers of a validation, to be read while it trains
 DECIMALS = 4  # of figures in `details`
-SIZE, SEARCH = NetworkSize(), Decoding(beam=20, length_power=1.0)  # s3prl's
 
 
-class SpeechTranslation(Task):
+class SpeechTranslation(EncoderDecoderTask):
     """Convolutional subsampler, Transformer encoder and decoder, beam search over characters; frozen upstream.
 
     Reads `translation` of each utterance, and the language of that from the corpus' `translation_languages`. Case and punctuation
@@ -52,15 +52,16 @@ class SpeechTranslation(Task):
       kind `char`: the same but for a mark in front of words, which stands for the space.
     - An empty answer stays empty. s3prl makes it `<unk>`, which no reference has either.
     - s3prl cuts answers at 400 characters; here the recording's length is the limit (`characters_per_second`).
+    - There is no joint CTC on the transcript, which s3prl has as an option and leaves off.
 
     Args:
         upstream: where features come from.
         learning_rate: of Adam.
         network: sizes of the encoder-decoder.
-        smoothing: of the decoder's targets.
-        decoding: beam and weights of the search; s3prl's beam is 20, and scores are divided by the length.
+        decoding: the search of test and prediction; s3prl's beam is 20, and scores are divided by the length.
         validation_beam: beam of validations, which choose the checkpoint; null for that of `decoding`.
-        characters_per_second: of an answer, at most, plus ten; the card counts answers that were cut there.
+        smoothing: of the decoder's targets, over all outputs.
+        characters_per_second: of an answer, at most, and ten more; the card counts the answers that were cut there.
         rare_characters: characters that occur at most so often in training have no output of their own.
         tokenizer: of BLEU, as sacrebleu calls them; null for `zh` in Chinese, `ja-mecab` in Japanese, `ko-mecab` in Korean and
             `13a` otherwise.
@@ -78,29 +79,24 @@ class SpeechTranslation(Task):
     headlines: ClassVar[tuple[str, ...]] = ("bleu", "chrf")
     others: ClassVar[dict[str, Direction]] = {"chrf": "higher", "exact_match": "higher"}
     units: ClassVar[dict[str, Unit]] = {"bleu": Unit("", 100.0), "chrf": Unit("", 100.0)}
-    answer = "text"
-    cache_level = "frame"
+    text_key = "translation"
     transcript_names = ("reference", "answer")
+    special, end = len(SPECIAL), END
 
     def __init__(
         self,
         upstream: Upstream,
         learning_rate: float = 1e-3,
-        network: NetworkSize = SIZE,
-        smoothing: float = 0.1,
-        decoding: Decoding = SEARCH,
+        network: NetworkSize = NetworkSize(),  # noqa: B008 - frozen
+        decoding: Decoding = Decoding(beam=20, length_power=1.0),  # noqa: B008 - frozen
         validation_beam: int | None = None,
+        smoothing: float = 0.1,
         characters_per_second: float = 40.0,
         rare_characters: int = 0,
         tokenizer: str | None = None,
         apart: str | None = None,
         **settings: Any,
     ) -> None:
-        super().__init__(upstream, learning_rate, **settings)
-        network.check()
-        decoding.check()
-        if not 0 <= smoothing < 1:
-            raise UserError(f"model.smoothing: {smoothing}; give a number from 0 to below 1")
         if decoding.ctc_weight:
             raise UserError(
                 f"model.decoding.ctc_weight: {decoding.ctc_weight}, and speech translation has no CTC, because a translation "
@@ -109,13 +105,12 @@ class SpeechTranslation(Task):
         if validation_beam is not None and validation_beam < 1:
             raise UserError(f"model.validation_beam: {validation_beam}; give at least 1, or null for that of the test")
         if not 0 < characters_per_second < 1000:
-            raise UserError(
-                f"model.characters_per_second: {characters_per_second}; give a number from 1 to 999, such as 40"
-            )
-        self.size, self.smoothing, self.decoding = network, smoothing, decoding
+            raise UserError(f"model.characters_per_second: {characters_per_second}; give a number such as 40")
+        super().__init__(upstream, learning_rate, network, decoding, ctc_weight=0.0, smoothing=smoothing, **settings)
         self.validation_beam, self.characters_per_second = validation_beam, characters_per_second
         self.rare_characters, self.tokenizer, self.apart = rare_characters, tokenizer, apart
         self.test_transcripts: Transcripts | None = None
+        self._exact: UtteranceResults | None = None  # of the last test, in the first process
         self._answers: dict[
             str, tuple[str, str, bool]
         ] = {}  # of this test: key -> reference, answer, whether it was cut
@@ -182,26 +177,19 @@ class SpeechTranslation(Task):
         # Sorted Unicode numbers and the output of each; made from the labels, so no checkpoint holds them.
         self.register_buffer("known", torch.tensor([ord(characters[i]) for i in order]), persistent=False)
         self.register_buffer("outputs_of_known", torch.tensor(order) + len(SPECIAL), persistent=False)
-        self.network = EncoderDecoder(
-            dim, len(SPECIAL) + len(characters), self.size, end=END, barred=(UNKNOWN,), smoothing=self.smoothing
+        self.head = EncoderDecoder(
+            dim, len(SPECIAL) + len(characters), self.network, END, (UNKNOWN,), smoothing=self.smoothing
         )
-
-    def outputs(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Hidden states `(batch, fewer frames, width)` of the encoder, to which the decoder listens."""
-        return self.network.encode(features, lengths)
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Smoothed cross-entropy in nats, summed over the characters of an utterance and the end, mean over utterances."""
-        return self.network.losses(outputs, self.network.frames(lengths), self._numbered(targets)).attention.mean()
+        return super().loss(outputs, lengths, self._numbered(targets))
 
     # Answers.
 
-    def search(self, outputs: Tensor, lengths: Tensor, beam: int | None = None) -> list[Found]:
-        """The best answer of each utterance, from the encoder's hidden states and the frames of the upstream."""
-        decoding = self.decoding if beam is None else replace(self.decoding, beam=beam)
-        limits = (lengths * (self.characters_per_second / self.upstream.frame_rate)).long() + 10
-        found = self.network.search(outputs, self.network.frames(lengths), decoding, limits)
-        return [best for best, *_ in found]
+    def limits(self, lengths: Tensor) -> Tensor:
+        """Most characters of an answer, int64 `(batch,)`, from valid frames."""
+        return (lengths * (self.characters_per_second / self.upstream.frame_rate)).long() + SPARE_LABELS
 
     def spell(self, numbers: Sequence[int]) -> str:
         """The text of an answer, words separated by single spaces."""
@@ -219,26 +207,36 @@ class SpeechTranslation(Task):
             check_sacrebleu(self.name, self.tokenizer or tokenizer_of(self.language))
 
     def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        testing = metric is not self.valid_metric
-        found = self.search(outputs, lengths, None if testing else self.validation_beam)
-        answers, references = [self.spell(each.labels) for each in found], self.references(batch.targets)
-        metric.update(answers, references)
-        if testing:
+        references = self.references(batch.targets)
+        if metric is not self.valid_metric:
+            found = [best for best, *_ in self.answers_of(outputs, lengths)]
+            answers = [self.spell(each.labels) for each in found]
             cut = [each.cut for each in found]
             self._answers.update(zip(batch.keys, zip(references, answers, cut, strict=True), strict=True))
-        elif not self.transcripts:  # of the first batch, so those of one process
-            self.transcripts = [*map(Transcript, batch.keys[:KEPT], references, answers)]
+        else:
+            answers = self._quick_answers(outputs, lengths)
+            if not self.transcripts:  # of the first batch, so those of one process
+                self.transcripts = [*map(Transcript, batch.keys[:KEPT], references, answers)]
+        metric.update(answers, references)
+
+    def _quick_answers(self, outputs: Tensor, lengths: Tensor) -> list[str]:
+        """The answers of a validation."""
+        if self.validation_beam is None:
+            return self.decode(outputs, lengths)
+        decoding = replace(self.decoding, beam=self.validation_beam)
+        found = self.head.search(outputs, self.head.frames(lengths), decoding, self.limits(lengths))
+        return [self.spell(best.labels) for best, *_ in found]
 
     def utterance_scores(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> NoReturn:
         """BLEU of a corpus is no sum over utterances, so the headline has no interval; that of exact answers has one."""
         raise ValueError("BLEU of a corpus is not a mean over utterances")
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The translation of each recording; `cut` says that its end may be missing."""
-        return [
-            {"translation": self.spell(found.labels), **({"cut": True} if found.cut else {})}
-            for found in self.search(outputs, lengths)
-        ]
+        """The translation of each recording, `nbest` of them if asked for; `cut` says that its end may be missing."""
+        rows = super().readable(outputs, lengths)
+        for row, (best, *_) in zip(rows, self.answers_of(outputs, lengths, self.nbest), strict=True):
+            row |= {"cut": True} if best.cut else {}
+        return rows
 
     # Results.
 

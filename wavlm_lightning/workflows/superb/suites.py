@@ -22,6 +22,7 @@ SUITES: dict[str, tuple[str, ...]] = {DEFAULT: ("superb",), "full": ("superb", "
 COST: dict[str, float] = {
     "ks": 1, "ic": 1, "sid": 1.5, "er": 1, "pr": 2, "qbe": 1.5, "sd": 4, "sv": 2, "sf": 7, "asr": 8,
 }  # fmt: skip
+UTTERANCE_SECONDS = 5.0  # of a batch that is measured in seconds
 PER_KS = 20  # KS trains on means over time: another head costs about this many times as much for an utterance
 
 
@@ -140,7 +141,8 @@ def cost(task: str, mini: bool) -> float:
 def _utterances(content: dict[str, Any]) -> float:
     trainer = content["trainer"]
     batches = trainer.get("max_steps", 1) * trainer.get("accumulate_grad_batches", 1)
-    return batches * content["data"]["init_args"].get("batch_size", 1)
+    data = content["data"]["init_args"]
+    return batches * (data.get("batch_size", 1) or data["batch_seconds"] / UTTERANCE_SECONDS)
 
 
 def _in_order(tasks: Sequence[str] | set[str]) -> list[str]:
