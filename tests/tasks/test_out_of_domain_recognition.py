@@ -99,7 +99,7 @@ def test_the_card_has_the_errors_of_each_condition(tmp_path, unit):
     # Weighted by their units, the conditions give the figure of the card.
     total = sum(each[counted] for each in found.values())
     rate = sum(each[counted] * each[head.metric] for each in found.values()) / total
-    assert rate == pytest.approx(card.metrics[head.metric]["value"], abs=1e-3) and heard is not None
+    assert 100 * rate == pytest.approx(card.metrics[head.metric]["value"], abs=1e-3) and heard is not None
     assert ("wer" in card.metrics) == ("cer" in card.intervals) == (unit == "words")
     lines = error_lines(card)
     assert lines[1].startswith("  near: ") and lines[2].endswith("of 1 utterances")

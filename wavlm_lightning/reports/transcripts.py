@@ -24,21 +24,12 @@ class Transcripts:
         references: words or phones separated by blanks.
         answers: by metric (`wer`, `wer_lm`), one for each utterance.
         speakers: of each utterance; None where the corpus does not name them.
-        conditions: under which each was recorded (accent, noise), `condition` in the corpus; empty if it names none.
     """
 
     keys: Sequence[str]
     references: Sequence[str]
     answers: Mapping[str, Sequence[str]]
     speakers: Sequence[object]
-    conditions: Sequence[str] = ()
-
-    def of_condition(self, condition: str) -> Transcripts:
-        """The part of one condition."""
-        kept = [place for place, found in enumerate(self.conditions) if found == condition]
-        answers = {metric: [texts[place] for place in kept] for metric, texts in self.answers.items()}
-        columns = [[column[place] for place in kept] for column in (self.keys, self.references, self.speakers)]
-        return Transcripts(columns[0], columns[1], answers, columns[2], (condition,) * len(kept))
 
     def errors(self, metric: str, unit: str) -> dict[str, int]:
         """Units of all references, and substitutions, deletions and insertions of the answers of a metric."""
@@ -51,22 +42,29 @@ class Transcripts:
             "insertions": found.insertions,
         }
 
-    def by_condition(self, unit: str, letters: bool) -> dict[str, dict[str, float]]:
-        """Utterances, reference units and error rates in percent of each condition; empty if the corpus names none.
+    def rates_by(self, groups: Sequence[str], units: Mapping[str, str]) -> dict[str, dict[str, float]]:
+        """Error rates of the utterances of each group, in the order in which groups first occur.
 
         Args:
-            unit: what the answers' metrics count, in the plural.
-            letters: add the character error rate of the first metric, as `cer`.
+            groups: the group of each utterance.
+            units: metric -> what it counts: `letters` (of the first answers), or whatever blanks separate. Every further answer
+                (`wer_lm`) is counted like the first.
+
+        Returns:
+            Group -> `utterances`, the number of units of the first metric, and the rates as fractions.
         """
+        first, unit = next(iter(units.items()))
+        columns = {**units, **{name: unit for name in self.answers if name not in units}}
+        counts = {
+            name: self.counts(name if name in self.answers else first, "letters" if of == "letters" else "words")
+            for name, of in columns.items()
+        }
         found: dict[str, dict[str, float]] = {}
-        for condition in dict.fromkeys(self.conditions):
-            part = self.of_condition(condition)
-            counts = {metric: part.counts(metric, "words") for metric in part.answers}
-            if letters:
-                counts["cer"] = part.counts(next(iter(part.answers)), "letters")
-            found[condition] = {"utterances": len(part.keys), unit: sum(next(iter(counts.values()))[1])}
-            for metric, (errors, units) in counts.items():
-                found[condition][metric] = round(100 * sum(errors) / max(sum(units), 1), 4)
+        for group in dict.fromkeys(groups):
+            rows = [row for row, other in enumerate(groups) if other == group]
+            sums = {name: [sum(column[row] for row in rows) for column in both] for name, both in counts.items()}
+            rates = {name: round(errors / max(total, 1), 6) for name, (errors, total) in sums.items()}
+            found[group] = {"utterances": len(rows), unit: sums[first][1], **rates}
         return found
 
     def counts(self, metric: str, unit: Literal["words", "letters"]) -> tuple[list[int], list[int]]:

@@ -21,6 +21,8 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.text import listed
 from wavlm_lightning.upstreams import Upstream
 
+CONDITION = "condition"  # metadata of an utterance: the cell of a test, such as `seen_10dB` or `dt05_real`
+
 
 class SpokenWord(NamedTuple):
     """A word of a transcript; `name` is empty where a stretch of labels is known, but not as what word."""
@@ -31,6 +33,9 @@ class SpokenWord(NamedTuple):
 
 class DecodedTask(CtcTask):
     """A CTC task whose answers are words or phones, decoded greedily and, with a language model, by beam search.
+
+    Where the utterances of a test have a `condition` in their metadata, such as noise at 10 dB, the `details` of the card hold
+    the error rates of each condition apart.
 
     Args:
         upstream: where features come from.
@@ -155,7 +160,7 @@ class DecodedTask(CtcTask):
         self._heard = {}
 
     def on_test_epoch_end(self) -> None:
-        """As every head; and the transcripts of the split. The card's `details` have kinds of errors, and rates by condition."""
+        """As every head; and the transcripts of the split, with the kinds of errors in the card's `details`."""
         super().on_test_epoch_end()
         heard, self._heard = self._heard, {}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -173,14 +178,13 @@ class DecodedTask(CtcTask):
             columns[0],
             dict(zip(names, columns[1:], strict=False)),
             tuple(meta.get("speaker") for meta in metas.values()),
-            tuple(str(meta.get("condition")) for meta in metas.values())
-            if any("condition" in meta for meta in metas.values())
-            else (),
         )
         found = {name: self.test_transcripts.errors(name, self.counted) for name in self.test_transcripts.answers}
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
-        if conditions := self.test_transcripts.by_condition(self.counted, letters="cer" in self.others):
-            self.details["conditions"] = conditions
+        conditions = [meta.get(CONDITION) for meta in metas.values()]
+        if None not in conditions and len({*conditions}) > 1:
+            units = {self.metric: self.counted, **({"cer": "letters"} if "cer" in self.others else {})}
+            self.details["conditions"] = self.test_transcripts.rates_by(list(map(str, conditions)), units)
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
 

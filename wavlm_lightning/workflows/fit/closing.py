@@ -58,7 +58,7 @@ def error_lines(card: ResultCard) -> list[str]:
     for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
         rates = [name for name in counts if name in card.metrics]
         said = ", ".join(
-            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': counts[name]})}" for name in rates
+            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': 100 * counts[name]})}" for name in rates
         )
         lines.append(f"  {condition}: {said} of {counts['utterances']:,} utterances")
     model = card.details.get("language_model")
