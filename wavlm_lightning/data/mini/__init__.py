@@ -2,7 +2,8 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to
+(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/` (tasks that
+generate, one file each); their sentences: `grammar`; from a plan to
 samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and
 phones; `seeding`.
 
@@ -26,6 +27,7 @@ DATASETS: tuple[str, ...] = (
     "meetings",
     "target",
     "mos",
+    "noisy",
 )
 
 

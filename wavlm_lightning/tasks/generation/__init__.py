@@ -1,0 +1,4 @@
+"""Tasks that make speech: the vocoder, and conversion to another voice.
+
+Tests: `tests/tasks/generation/`.
+"""
