@@ -99,7 +99,9 @@ def test_a_run_is_tested_from_its_checkpoint_and_names_its_conditions(runs, tiny
     cells = written.details["conditions"]
     assert len(cells) == 14 and all(cell["utterances"] == 1 for cell in cells.values())
     words = sum(cell["words"] for cell in cells.values())
-    assert sum(cell["wer"] * cell["words"] for cell in cells.values()) / words == pytest.approx(found["test/wer"], abs=1e-5)
+    assert sum(cell["wer"] * cell["words"] for cell in cells.values()) / words == pytest.approx(
+        found["test/wer"], abs=1e-5
+    )
 
 
 def test_rates_by_condition():

@@ -46,7 +46,9 @@ class FrontEndTask(Task):
         if front_end is None and (asked := [name for name, value in others.items() if value is not None]):
             raise UserError(f"{asked[0]} is set, but model.front_end is not; name its class, or remove it")
         if front_end is None and front_end_frozen:
-            raise UserError("model.front_end_frozen is true, but model.front_end is not set; name its class, or remove it")
+            raise UserError(
+                "model.front_end_frozen is true, but model.front_end is not set; name its class, or remove it"
+            )
         if front_end_frozen and front_end_learning_rate is not None:
             raise UserError(
                 "model.front_end_learning_rate is set, but model.front_end_frozen is true; remove one of them"

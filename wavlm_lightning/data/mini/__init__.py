@@ -2,10 +2,9 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/` (tasks that
-generate, one file each); their sentences: `grammar`; from a plan to
-samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and
-phones; `seeding`.
+(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/` (accents, noisy); their
+sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the
+synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """
@@ -28,6 +27,7 @@ DATASETS: tuple[str, ...] = (
     "target",
     "mos",
     "noisy",
+    "accents",
 )
 
 

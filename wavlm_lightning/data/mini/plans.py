@@ -45,6 +45,7 @@ class Size:
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
     noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
+    accents: tuple[int, int, int] = (480, 60, 30)  # sentences; those of the test in each of its eight conditions
 
 
 SIZES: dict[str, Size] = {
@@ -73,6 +74,7 @@ SIZES: dict[str, Size] = {
         mos=(1, 1, 1, 0),
         mos_severities=1,
         noisy=(6, 2, 1),
+        accents=(6, 2, 1),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

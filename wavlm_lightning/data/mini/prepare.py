@@ -23,7 +23,7 @@ from wavlm_lightning.data.mini import (
     readings,
     target_speakers,
 )
-from wavlm_lightning.data.mini.full_stack import noisy
+from wavlm_lightning.data.mini.full_stack import accents, noisy
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -50,6 +50,7 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "target": target_speakers.target,
     "mos": ratings.mos,
     "noisy": noisy.noisy,
+    "accents": accents.accents,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

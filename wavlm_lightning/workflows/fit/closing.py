@@ -32,7 +32,9 @@ def result_lines(run: WavLMCLI) -> list[str]:
 
 
 def error_lines(card: ResultCard) -> list[str]:
-    """Kinds of errors behind the error rates of a transcription, one line for each decoding; none for other tasks.
+    """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the rates of each condition.
+
+    None for other tasks.
 
     Example:
         >>> error_lines(ResultCard.read(Path("runs/asr")))
@@ -52,6 +54,13 @@ def error_lines(card: ResultCard) -> list[str]:
             f"  {metric_title(name)} {metric_text(card.metrics[name])}: {said} in {counts.get(unit, 0):,} {unit}, pooled; "
             f"normaliser {found.get('normaliser', 'none')}"
         )
+    conditions = card.details.get("conditions")
+    for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
+        rates = [name for name in counts if name in card.metrics]
+        said = ", ".join(
+            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': 100 * counts[name]})}" for name in rates
+        )
+        lines.append(f"  {condition}: {said} of {counts['utterances']:,} utterances")
     model = card.details.get("language_model")
     if isinstance(model, dict) and lines:
         searched = model.get("searched") or {}
