@@ -57,6 +57,9 @@ def value(words: list[str], option: str) -> str:
 # Out-of-domain ASR has one mini data set, and a published one for each language.
 LONE = {"ood_asr", "ood_asr_es", "ood_asr_zh", "ood_asr_ar", "ood_asr_sbcsae"}
 
+# No label can be given to another utterance: the target is the sound itself.
+WITHOUT = {"se", "ss", "vocoder", "noisy_front_end"}
+
 
 def test_tasks_of_the_full_suite_have_both_configurations():
     assert FULL[: len(suites.COST)] == list(suites.COST) == suite_tasks("superb")
@@ -218,9 +221,10 @@ def test_a_permuted_corpus_of_other_data_is_made_again(tiny, tmp_path):
 
 @pytest.mark.parametrize("task", OTHERS)
 def test_a_task_says_how_its_permuted_control_is_made(task):
-    """Every task of the full suite has one: labels, or the further input of a task whose target is audio."""
-    kind = head_class(task, True)
-    assert kind.extra_audio if kind.target_audio else kind.read_target
+    """Labels, or the further input of a task whose target is audio; a task whose only input is that sound has none."""
+    kind = head_class(task, task in suite_tasks("full", True))
+    assert task in WITHOUT or (kind.extra_audio if kind.target_audio else kind.read_target)
+    assert task not in WITHOUT or (kind.target_audio and not kind.extra_audio)
 
 
 def test_the_control_row_of_a_folder_has_a_label_that_can_be_read():

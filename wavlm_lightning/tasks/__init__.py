@@ -5,8 +5,8 @@ Reading order:
 1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
 2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
    `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
-3. `classification`, `ctc`, `waveform`, `enrolled`: what tasks of one kind share.
-4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`, and `generation/`.
+3. `classification`, `ctc`, `waveform`, `enrolled`, `front_end`: what tasks of one kind share.
+4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`, `generation/`.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
 
@@ -20,6 +20,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
 from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.noisy_recognition import NoisyRecognition
 from wavlm_lightning.tasks.content.out_of_domain_recognition import OutOfDomainRecognition
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
 from wavlm_lightning.tasks.content.query_by_example import QueryByExample
@@ -28,6 +29,8 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.enrolled import EnrolledTask
+from wavlm_lightning.tasks.front_end import FrontEndTask
+from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
@@ -55,11 +58,14 @@ __all__ = [
     "EnrolledTask",
     "FineTunedRecognition",
     "FoldData",
+    "FrontEndEnhancement",
+    "FrontEndTask",
     "IntentClassification",
     "KeywordSpotting",
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
+    "NoisyRecognition",
     "OutOfDomainRecognition",
     "OverlapDetection",
     "PersonalActivity",

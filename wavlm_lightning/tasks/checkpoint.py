@@ -48,11 +48,11 @@ class HeadCheckpoint(pl.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the frozen upstream, or say how to rebuild the trained one; add the labels and how the head was trained."""
-        if self.upstream.frozen:
+        if self.upstream.from_source:
             for part in STATES & checkpoint.keys():
                 state = checkpoint[part]
-                checkpoint[part] = {k: v for k, v in state.items() if not k.startswith("upstream.")}
-        else:
+                checkpoint[part] = {k: v for k, v in state.items() if not self.comes_from_source(k)}
+        if not self.upstream.frozen:
             checkpoint |= self.upstream.checkpoint_entries()
         seen = self._labels_seen()
         if seen:
@@ -68,7 +68,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "name": self.name,
             "labels": self.labels,
             # A trained upstream is part of the state dict, so its initial weights need not match on loading.
-            "upstream_sha256": self.upstream.fingerprint() if self.upstream.frozen else None,
+            "upstream_sha256": self.upstream.source_fingerprint() if self.upstream.from_source else None,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "protocol": self.protocol,
@@ -82,6 +82,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         for name in (LABELLED, "pseudo_labelled"):  # of the head; those of a run that goes on are in its checkpoint
             if counts := dict(getattr(self.data, name, {}) or self.trained.get(name, {})):
                 checkpoint["task"][name] = counts
+
+    def comes_from_source(self, name: str) -> bool:
+        """Whether a weight is one of the frozen upstream, which checkpoints leave out."""
+        return name.startswith(tuple(f"upstream.{beginning}" for beginning in self.upstream.from_source))
 
     def _labels_seen(self) -> list[dict[str, Any]]:
         """Labelled speech that the encoder in the checkpoint has learned from; that of a frozen one is its source's matter."""
@@ -102,7 +106,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             )
         if kept.get("name") != self.name:
             raise UserError(f"this checkpoint holds a head for {kept.get('name', 'another use')}, not for {self.name}")
-        if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.fingerprint():
+        if kept["upstream_sha256"] is not None and kept["upstream_sha256"] != self.upstream.source_fingerprint():
             raise UserError(
                 f"this {self.name} head was trained on another upstream than {self.upstream.label!r}; "
                 "set model.upstream to the one used in training"
@@ -131,10 +135,10 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             raise UserError(
                 f"the labels in this checkpoint are not those of a {self.name} head ({reason_of(error)})"
             ) from error
-        if self.upstream.frozen and checkpoint.keys() >= STATES:
+        if self.upstream.from_source and checkpoint.keys() >= STATES:
             # Lightning's `WeightAveraging` wants every weight of the average, the frozen ones included.
             own = self.state_dict()
-            checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith("upstream.")}
+            checkpoint["state_dict"] |= {name: value for name, value in own.items() if self.comes_from_source(name)}
         self.trained = {k: v for k, v in kept.items() if k != "labels"}
         if not self.upstream.frozen:
             self.upstream.labelled = tuple(joined(checkpoint.get(LABELLED)))
@@ -156,8 +160,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         except RuntimeError as error:  # torch lists every tensor of another shape, on a line each
             first = reason_of(RuntimeError(str(error).splitlines()[-1]))
             raise UserError(f"the checkpoint does not fit this {self.name} head ({first})") from error
-        allowed = "upstream." if self.upstream.frozen else "\0"  # no parameter begins with \0
-        wrong = [k for k in result.missing_keys if not k.startswith(allowed)] + list(result.unexpected_keys)
+        wrong = [k for k in result.missing_keys if not self.comes_from_source(k)] + list(result.unexpected_keys)
         if wrong:
             raise UserError(f"{self.name}: the checkpoint does not fit the head ({', '.join(wrong[:3])}, ...)")
         return result

@@ -32,7 +32,7 @@ def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]
     Raises:
         UserError: no such run, it does not hold the part, or its weights do not fit; nothing is copied.
     """
-    path = _checkpoint(run)
+    path = checkpoint_of(run)
     found = read_run_checkpoint(path)
     where, kept = f"model.start_from {run}", found.get("task")
     if kept is None:
@@ -56,7 +56,7 @@ def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]
             )
         head = {name: value for name, value in found["state_dict"].items() if not name.startswith(UPSTREAM)}
         own = {name: value for name, value in task.state_dict().items() if not name.startswith(UPSTREAM)}
-        _check_fit(head, own, f"{where}: its head", "give the model the arguments of that run, or start_with: encoder")
+        check_fit(head, own, f"{where}: its head", "give the model the arguments of that run, or start_with: encoder")
         state |= head
     own = task.state_dict()
     if part in ("encoder", "both"):
@@ -66,14 +66,15 @@ def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]
     return {"checkpoint": str(path), "with": part, "step": int(found["global_step"])}
 
 
-def _checkpoint(run: str) -> Path:
+def checkpoint_of(run: str, key: str = "model.start_from") -> Path:
+    """The best or last checkpoint of a run folder, or the one that is named; a `UserError` that names `key` if there is none."""
     path = Path(run)
     if path.suffix != ".ckpt":
         found = [checkpoint(path, name) for name in (BEST, LAST)]
         path = next((file for file in found if file.exists()), found[0])
     if not path.exists():
         raise UserError(
-            f"model.start_from {run}: no checkpoint {path}; give the folder of a run that has been fitted, or null to resume "
+            f"{key} {run}: no checkpoint {path}; give the folder of a run that has been fitted, or null to resume "
             "a run that has begun already"
         )
     return path
@@ -85,7 +86,7 @@ def _encoder(
     """The encoder's weights; empty if both runs hold the same frozen one, which no checkpoint stores."""
     encoder = {name: value for name, value in state.items() if name.startswith(UPSTREAM)}
     if not encoder:
-        if part == "both" and kept["upstream_sha256"] == task.upstream.fingerprint():
+        if part == "both" and kept["upstream_sha256"] == task.upstream.source_fingerprint():
             return {}
         raise UserError(
             f"{where}: its encoder was frozen, so that the checkpoint does not hold it; set model.upstream to that of the run "
@@ -96,13 +97,17 @@ def _encoder(
             f"{where}: its encoder was trained, and a frozen one cannot start from it; set model.upstream.source to that run "
             "and model.start_with: head, or set model.upstream.frozen: false"
         )
-    own = {name: value for name, value in task.state_dict().items() if name.startswith(UPSTREAM)}
-    _check_fit(encoder, own, f"{where}: its encoder", "set model.upstream to that of the run, or start_with: head")
+    own = {
+        name: value
+        for name, value in task.state_dict().items()
+        if name.startswith(UPSTREAM) and not task.comes_from_source(name)
+    }
+    check_fit(encoder, own, f"{where}: its encoder", "set model.upstream to that of the run, or start_with: head")
     return encoder
 
 
-def _check_fit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, remedy: str) -> None:
-    """Refuse weights of other names or shapes, naming the first that differs."""
+def check_fit(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Refuse weights `theirs` of other names or shapes than `ours`, naming the first that differs; `what` begins the sentence."""
     for name in [*ours, *theirs]:
         reason = ""
         if name not in theirs:

@@ -155,6 +155,15 @@ class Upstream(nn.Module, ABC):
         """Whether a trained encoder still runs without gradients, because `from_update` has not come."""
         return self.trained and self.fine_tuning is not None and self._update < self.fine_tuning.from_update
 
+    @property
+    def from_source(self) -> tuple[str, ...]:
+        """What the names of frozen weights begin with: they come from their source, and no checkpoint of a head holds them."""
+        return ("",) if self.frozen else ()
+
+    def source_fingerprint(self) -> str:
+        """Fingerprint of what comes from its source, by which a head recognises the upstream that it was trained on."""
+        return self.fingerprint()
+
     def begin_update(self, update: int, generator: torch.Generator) -> None:
         """Prepare the next training batch; a task calls it before each, frozen or not.
 

@@ -45,6 +45,7 @@ class Size:
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
     translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
+    noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
     accents: tuple[int, int, int] = (480, 60, 30)  # sentences; those of the test in each of its eight conditions
 
 
@@ -74,6 +75,7 @@ SIZES: dict[str, Size] = {
         mos=(1, 1, 1, 0),
         mos_severities=1,
         translation=(8, 3, 6),
+        noisy=(6, 2, 1),
         accents=(6, 2, 1),
     ),
     "mini": Size(),

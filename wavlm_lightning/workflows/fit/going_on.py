@@ -73,7 +73,7 @@ WATCHING = {
     *("TQDMProgressBar", "RichProgressBar", "ProgressBar"),
 }
 # Read when a run begins and never again: they may be left out, and the record keeps the run's own.
-READ_ONCE = ("start_from", "start_with")
+READ_ONCE = (("start_from", "start_with"), ("front_end_from",))
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true", "None": "32-true"}
 LONGEST = 80  # characters of a value in a message
 
@@ -105,10 +105,11 @@ def check_going_on(asked: Mapping[str, Any], before: Mapping[str, Any], run: Pat
 def keep_read_once(model: Any, before: Mapping[str, Any]) -> None:
     """Put what only the beginning of a run has read back into a `model` section, where it was left out; in place."""
     now, then = _arguments(model), _arguments(before.get("model"))
-    if now.get("start_from") is None and then.get("start_from") is not None:
-        for name in READ_ONCE:
-            if name in then and name in now:
-                now[name] = then[name]
+    for names in READ_ONCE:
+        if now.get(names[0]) is None and then.get(names[0]) is not None:
+            for name in names:
+                if name in then and name in now:
+                    now[name] = then[name]
 
 
 def _arguments(block: Any) -> Any:

@@ -185,6 +185,8 @@ def _moved_paths(content: dict[str, Any], data: Path, runs: Mapping[str, Path]) 
 
 
 def _trains_upstream(content: dict[str, Any]) -> bool:
+    if content["model"]["init_args"].get("front_end"):
+        return True
     upstream = content["model"]["init_args"].get("upstream") or {}
     return upstream.get("init_args", {}).get("frozen") is False
 
