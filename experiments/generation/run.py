@@ -23,6 +23,7 @@ import yaml
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "full_stack_speakers"))
 
+from convert_voices import convert_all  # noqa: E402
 from real_sounds import make  # noqa: E402
 from rows import ENCODERS, Cards, figures, pretrain, test_heads, write_csv  # noqa: E402
 
@@ -157,6 +158,7 @@ def main() -> None:
     passed("pre-training")
     more: dict[str, Any] = {"size": arguments.size, "jobs": arguments.jobs, "steps": arguments.steps}
     parts: dict[str, Cards] = {}
+    voices: Path | None = None
     lines, failures, reported = [f"# {__doc__.partition(chr(10))[0]}"], [], []
     for part, (listed, baseline) in PARTS.items():
         tasks = [task for task in listed if task in arguments.tasks]
@@ -186,6 +188,11 @@ def main() -> None:
                     reported.append(heads)
                     title = condition[0].upper() + condition[1:]
                     tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
+            if part == "voice":
+                runs = {row: folder for (task, row), folder in board.folders.items() if task == "vocoder"}
+                runs |= {f"{label}, Griffin-Lim": folder for label, folder in encoders.items()}
+                table, voices = convert_all(arguments.speech, out / "real" / "voices", runs, arguments.real)
+                tables["Real voices converted"] = table
             passed(f"{part}, real speech")
         for title, table in tables.items():
             if table is not None:
@@ -196,7 +203,7 @@ def main() -> None:
     write_csv(out / "result.csv", parts)
     page, left_out = write_report(reported, out / "report", title="Generation")
     print(text)
-    print(f"listen: {page}")
+    print(f"listen: {page}" if voices is None else f"listen: {page}, {voices}")
     for sentence in left_out:
         print(f"note: {sentence}", file=sys.stderr)
     for failure in failures:

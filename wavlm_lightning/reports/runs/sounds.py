@@ -51,7 +51,7 @@ def sound_blocks(directory: Path, collection: Collection) -> dict[str, list[Soun
             left_out += 1
             continue
         made += 1
-        block = _block(directory, made, task, key, same)
+        block = sound_block(directory, made, task, key, same)
         room -= len(block.to_html())
         blocks.setdefault(task, []).append(block)
     if left_out:
@@ -99,7 +99,16 @@ def _panel(title: str, name: str, example: Example, folder: Path) -> Panel:
     return title, example.sounds[name], example.figures.get(name, ""), folder / example.files[name]
 
 
-def _block(directory: Path, number: int, task: str, key: str, answers: Same) -> Sounds:
+def sound_block(directory: Path, number: int, task: str, key: str, answers: Same) -> Sounds:
+    """One utterance: players and spectrograms of what is given and of the answers of each upstream.
+
+    Args:
+        directory: of the page, for the picture `sounds-NUMBER.png`.
+        number: unique on the page.
+        task: for the caption.
+        key: of the utterance.
+        answers: upstream -> its example, and the folder with its files.
+    """
     import torch
 
     from wavlm_lightning.audio import SAMPLE_RATE, decode_flac, spectrogram_db

@@ -1,0 +1,147 @@
+"""Each of two real voices in the place of the other, by kNN-VC: nothing here has been trained on either."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from real_voices import Clip, read_clips
+
+from wavlm_lightning.audio import SAMPLE_RATE, encode_flac, load_mono
+from wavlm_lightning.metrics.speech.judges import can_judge, install_judge, voice_of, voice_vector
+from wavlm_lightning.metrics.speech.pitch import pitch
+from wavlm_lightning.reports.examples import FOLDER, MOST, Example, read_examples, sound, write_examples
+from wavlm_lightning.reports.page import Heading, Page, Paragraph, Sounds
+from wavlm_lightning.reports.runs.sounds import sound_block
+from wavlm_lightning.reports.tables import Table, text_table
+from wavlm_lightning.system.files import write_text
+from wavlm_lightning.workflows.convert import convert_recordings
+
+MINUTES = 5.0  # of the voice that is spoken in
+KEPT_APART = 20  # recordings of a voice by which it is judged, which kNN-VC never hears
+
+
+class Way(NamedTuple):
+    """Out of one voice into another."""
+
+    source: str
+    target: str
+    said: list[Clip]  # what is converted
+    voice: list[Clip]  # in which it is said
+    judged: list[Clip]  # by which the voice is known
+
+
+def ways(speech: Path, count: int, seed: int = 0) -> list[Way]:
+    """Both ways between the first two speakers; `count` clips each."""
+    clips = read_clips(speech, np.random.default_rng(seed))
+    found = []
+    for source, target in zip(sorted(clips)[:2], sorted(clips)[1::-1], strict=True):
+        judged, rest = clips[target][:KEPT_APART], clips[target][KEPT_APART:]
+        seconds = np.cumsum([len(wave) / SAMPLE_RATE for *_, wave in rest])
+        voice = rest[: 1 + int(np.searchsorted(seconds, 60 * MINUTES))]
+        found.append(Way(source, target, clips[source][:count], voice, judged))
+    return found
+
+
+def write_clips(folder: Path, clips: Sequence[Clip]) -> list[Path]:
+    """FLAC files for `wavlm convert`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (*_, wave) in enumerate(clips):
+        paths.append(folder / f"{number:03d}.flac")
+        paths[-1].write_bytes(sound_of(wave))
+    return paths
+
+
+def sound_of(wave: np.ndarray) -> bytes:
+    """The whole waveform as FLAC."""
+    return encode_flac(np.clip(wave, -1.0, 1.0))
+
+
+def convert(way: Way, run: Path | str, out: Path) -> list[np.ndarray]:
+    """Conversions in order; those that are there stay."""
+    done = out / "converted"
+    if not (done / "done").is_file():
+        said, voice = write_clips(out / "said", way.said), write_clips(out / "voice", way.voice)
+        for _ in convert_recordings(run, said, voice, done, audio_format="flac"):
+            pass
+        write_text(done / "done", "")
+    return [load_mono(done / f"{number:03d}.flac") for number in range(len(way.said))]
+
+
+def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: int) -> tuple[Table, Path]:
+    """A table of similarity and pitch, and a page that plays source, every row's conversion, and the target.
+
+    Args:
+        speech: folder of recordings of two speakers, with `manifest.csv`.
+        out: folder for the conversions and the page.
+        runs: row -> run of a vocoder, or an encoder.
+        count: clips each way.
+    """
+    body, blocks = [], []
+    judge = can_judge("similarity")
+    for way in ways(speech, count):
+        title = f"{way.source} in the voice of {way.target}"
+        place = out / f"{way.source}-{way.target}"
+        answers = {row: convert(way, run, place / row.replace(" ", "_")) for row, run in runs.items()}
+        known = {"of the target": way.judged, "of the source": way.said}
+        centres = {name: voice_of([wave for *_, wave in clips]) if judge else None for name, clips in known.items()}
+        rows = {
+            "unprocessed": [wave for *_, wave in way.said],
+            **answers,
+            "the target": [w for *_, w in way.voice[:count]],
+        }
+        for row, waves in rows.items():
+            cells = [_similarity(waves, centre) for centre in centres.values()]
+            body.append([title, row, *cells, _pitch(waves)])
+        blocks += _players(place, title, way, answers, len(blocks))
+    heads = [
+        "",
+        "row",
+        *("cosine to the voice " + name for name in ("of the target", "of the source")),
+        "median pitch, Hz",
+    ]
+    table = text_table(heads, body)
+    judged = "by Resemblyzer, which was trained elsewhere" if judge else f"not measured: {install_judge()}"
+    page = Page(
+        "Real voices, converted", "kNN-VC", f"Similarity of voices is {judged}.", [table, Heading("Listen"), *blocks]
+    )
+    write_text(out / "voices.html", page.to_html())
+    return table, out / "voices.html"
+
+
+def _similarity(waves: Sequence[np.ndarray], centre: np.ndarray | None) -> str:
+    if centre is None:
+        return ""
+    cosines = [float(vector @ centre) for wave in waves if (vector := voice_vector(wave)) is not None]
+    return f"{statistics.fmean(cosines):.3f}" if cosines else ""
+
+
+def _pitch(waves: Sequence[np.ndarray]) -> str:
+    hertz = np.concatenate([pitch(wave) for wave in waves])
+    return f"{np.median(hertz[hertz > 0]):.0f}" if (hertz > 0).any() else ""
+
+
+def _players(
+    place: Path, title: str, way: Way, answers: Mapping[str, list[np.ndarray]], made: int
+) -> list[Paragraph | Sounds]:
+    """The first clips, the answers of all rows side by side; `made` blocks of the page come before them."""
+    heard = {}
+    for row, waves in answers.items():
+        examples = []
+        for number, (clip, wave) in enumerate(zip(way.said[:MOST], waves, strict=False)):
+            sounds = {"source": sound(clip[3]), "converted": sound(wave), "target": sound(way.judged[number][3])}
+            examples.append(Example(f"clip {number + 1}", sounds, {}, ("converted",)))
+        folder = place / row.replace(" ", "_")
+        write_examples(folder, examples)
+        heard[row] = folder
+    read = {row: (read_examples(folder), folder / FOLDER) for row, folder in heard.items()}
+    count = min(MOST, len(way.said))
+    blocks: list[Paragraph | Sounds] = [Paragraph(f"{title}. The target is that voice with other words.", "quiet")]
+    for number in range(count):
+        same = {row: (some[number], folder) for row, (some, folder) in read.items()}
+        blocks.append(sound_block(place, made + number + 1, title, f"clip {number + 1}", same))
+    return blocks
