@@ -183,7 +183,12 @@ def test_the_card_of_a_test(tiny, tmp_path):
     assert card.interval is None and "BLEU of a corpus is not a mean" in card.interval_note
     assert set(card.intervals) == {"exact_match"}
     assert card.details["signatures"] == wanted.signatures
-    assert card.details["answers"] == {"all": 6, "empty": pairs[0].count(""), "cut": sum(map(bool, pairs[0]))}
+    known = set(
+        "".join(plain(meta["translation"]) for meta in Corpus.open(tiny / "translation").split("train").metas())
+    )
+    unknown = sum(not set(reference) <= known for reference in pairs[1])
+    counts = {"empty": pairs[0].count(""), "cut": sum(map(bool, pairs[0])), "unknown_characters": unknown}
+    assert card.details["answers"] == {"all": 6, **counts}
     apart = card.details["apart"]["unseen"]
     assert {value: part["utterances"] for value, part in apart.items()} == dict.fromkeys(UNSEEN, 2)
     values = [rows[:2] for rows in ([pair[i::3] for pair in pairs] for i in range(3))]
@@ -211,4 +216,4 @@ def test_a_training_set_by_heart(tiny, tmp_path, capsys):
     tester.test(head, TaskData(str(tiny / "translation"), **data), verbose=False, ckpt_path=checkpoint.last_model_path)
     card = ResultCard.read(tmp_path)
     assert [card.metrics[name]["value"] for name in ("bleu", "chrf", "exact_match")] == [100.0] * 3
-    assert card.details["answers"] == {"all": 8, "empty": 0, "cut": 0}
+    assert card.details["answers"] == {"all": 8, "empty": 0, "cut": 0, "unknown_characters": 0}

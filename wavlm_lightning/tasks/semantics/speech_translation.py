@@ -111,9 +111,8 @@ class SpeechTranslation(EncoderDecoderTask):
         self.rare_characters, self.tokenizer, self.apart = rare_characters, tokenizer, apart
         self.test_transcripts: Transcripts | None = None
         self._exact: UtteranceResults | None = None  # of the last test, in the first process
-        self._answers: dict[
-            str, tuple[str, str, bool]
-        ] = {}  # of this test: key -> reference, answer, whether it was cut
+        # Of this test: key -> reference, answer, whether it was cut.
+        self._answers: dict[str, tuple[str, str, bool]] = {}
 
     # Labels and targets.
 
@@ -280,11 +279,11 @@ class SpeechTranslation(EncoderDecoderTask):
         signatures = score_translations(answers, references, tokenizer).signatures
         for name, signature in signatures.items():
             rank_zero_info(f"{self.name}: {name} by sacrebleu, {signature}")
-        self.details = {
-            **self.details,
-            "signatures": signatures,
-            "answers": {"all": len(answers), "empty": sum(not each for each in answers), "cut": sum(cut)},
-        }
+        known = set(self.labels["characters"])
+        counted = {"all": len(answers), "empty": sum(not each for each in answers), "cut": sum(cut)}
+        # Of references that the head cannot write; they count in every figure.
+        counted["unknown_characters"] = sum(not known.issuperset(each) for each in references)
+        self.details = {**self.details, "signatures": signatures, "answers": counted}
         if self.apart is not None:
             self.details["apart"] = self._apart(metas, found, tokenizer)
 
