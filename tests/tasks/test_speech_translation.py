@@ -18,6 +18,7 @@ from wavlm_lightning.data.mini.full_stack.translation import UNSEEN
 from wavlm_lightning.metrics.text import translation as measures
 from wavlm_lightning.metrics.text.translation import score_translations
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.utterances import described, read_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import SpeechTranslation, TaskData
 from wavlm_lightning.tasks.components.decoder.network import NetworkSize
@@ -180,8 +181,9 @@ def test_the_card_of_a_test(tiny, tmp_path):
     assert card.value == pytest.approx(100 * wanted.bleu, abs=1e-4)
     assert card.metrics["chrf"]["value"] == pytest.approx(100 * wanted.chrf, abs=1e-4)
     assert card.metrics["bleu"].items() >= {"unit": "", "better": "higher", "scale": 100.0}.items()
-    assert card.interval is None and "BLEU of a corpus is not a mean" in card.interval_note
-    assert set(card.intervals) == {"exact_match"}
+    results = read_results(tmp_path)
+    assert results is not None and 100 * results.value == pytest.approx(100 * wanted.bleu, abs=1e-9)
+    assert card.interval == described(results) and set(card.intervals) == {"exact_match"}
     assert card.details["signatures"] == wanted.signatures
     known = set(
         "".join(plain(meta["translation"]) for meta in Corpus.open(tiny / "translation").split("train").metas())

@@ -19,6 +19,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.metrics.text.translation import (
     TranslationQuality,
+    bleu_counts,
     check_sacrebleu,
     score_translations,
     tokenizer_of,
@@ -227,7 +228,7 @@ class SpeechTranslation(EncoderDecoderTask):
         return [self.spell(best.labels) for best, *_ in found]
 
     def utterance_scores(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> NoReturn:
-        """BLEU of a corpus is no sum over utterances, so the headline has no interval; that of exact answers has one."""
+        """BLEU is no ratio of sums over utterances; the end of the test says what each adds to its n-grams."""
         raise ValueError("BLEU of a corpus is not a mean over utterances")
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
@@ -263,19 +264,27 @@ class SpeechTranslation(EncoderDecoderTask):
         self.test_transcripts = Transcripts(
             tuple(metas), references, {self.metric: answers}, tuple(meta.get("speaker") for meta in metas.values())
         )
-        self._exact = UtteranceResults(
+        tokenizer = self.test_metric.tokenizer
+        self.utterance_results = UtteranceResults(
             task=self.name,
-            metric="exact_match",
-            better=self.others["exact_match"],
-            scale=self.unit("exact_match").scale,
+            metric=self.metric,
+            better=self.better,
+            scale=self.unit(self.metric).scale,
             corpus=self.data.corpus.name,
             split=split.name,
             keys=tuple(metas),
+            errors=np.empty(0),
+            counts=np.empty(0),
+            speakers=speakers_of(metas),
+            ngrams=bleu_counts(answers, references, tokenizer),
+        )
+        self._exact = replace(
+            self.utterance_results,
+            metric="exact_match",
             errors=np.array([float(one == other) for one, other in zip(references, answers, strict=True)]),
             counts=np.ones(len(metas)),
-            speakers=speakers_of(metas),
+            ngrams=None,
         )
-        tokenizer = self.test_metric.tokenizer
         signatures = score_translations(answers, references, tokenizer).signatures
         for name, signature in signatures.items():
             rank_zero_info(f"{self.name}: {name} by sacrebleu, {signature}")
