@@ -19,6 +19,7 @@ NEEDED = {
     "gigaspeech": ["--subset", "XS"],
     "voxpopuli": ["--kind", "asr", "--language", "en"],
     "common_voice": ["--language", "es"],
+    "covost2": ["--translations", "nowhere"],
 }
 """Options without which a recipe does not know what is wanted."""
 

@@ -48,10 +48,15 @@ OFFICIAL = {
     "mix94k": "pretrain",
     "mine": "pretrain",
     **dict.fromkeys(("librilight_10min", "librilight_1h", "librilight_10h", "common_voice_es"), "pr"),
+    **dict.fromkeys((f"common_voice_{name}_sg" for name in ("es", "zh", "ar")), "pr"),
+    "sbcsae": "pr",
     **dict.fromkeys(("librispeech100_dev_other", "librispeech960_dev_other"), "pr"),
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
-LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml")
+LARGE_HEADS = (
+    *("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml"),
+    *(f"fullstack/ood_asr_{name}.yaml" for name in ("es", "zh", "ar", "sbcsae")),
+)
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 

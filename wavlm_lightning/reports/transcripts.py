@@ -42,6 +42,31 @@ class Transcripts:
             "insertions": found.insertions,
         }
 
+    def rates_by(self, groups: Sequence[str], units: Mapping[str, str]) -> dict[str, dict[str, float]]:
+        """Error rates of the utterances of each group, in the order in which groups first occur.
+
+        Args:
+            groups: the group of each utterance.
+            units: metric -> what it counts: `letters` (of the first answers), or whatever blanks separate. Every further answer
+                (`wer_lm`) is counted like the first.
+
+        Returns:
+            Group -> `utterances`, the number of units of the first metric, and the rates as fractions.
+        """
+        first, unit = next(iter(units.items()))
+        columns = {**units, **{name: unit for name in self.answers if name not in units}}
+        counts = {
+            name: self.counts(name if name in self.answers else first, "letters" if of == "letters" else "words")
+            for name, of in columns.items()
+        }
+        found: dict[str, dict[str, float]] = {}
+        for group in dict.fromkeys(groups):
+            rows = [row for row, other in enumerate(groups) if other == group]
+            sums = {name: [sum(column[row] for row in rows) for column in both] for name, both in counts.items()}
+            rates = {name: round(errors / max(total, 1), 6) for name, (errors, total) in sums.items()}
+            found[group] = {"utterances": len(rows), unit: sums[first][1], **rates}
+        return found
+
     def counts(self, metric: str, unit: Literal["words", "letters"]) -> tuple[list[int], list[int]]:
         """Errors of each answer of a metric, and units of its reference."""
         split: Callable[[str], list[str]] = list if unit == "letters" else str.split

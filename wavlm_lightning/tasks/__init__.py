@@ -20,6 +20,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
 from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.out_of_domain_recognition import OutOfDomainRecognition
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
 from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
@@ -58,6 +59,7 @@ __all__ = [
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
+    "OutOfDomainRecognition",
     "OverlapDetection",
     "PersonalActivity",
     "PhonemeRecognition",

@@ -21,6 +21,8 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.text import listed
 from wavlm_lightning.upstreams import Upstream
 
+CONDITION = "condition"  # metadata of an utterance: the cell of a test, such as `seen_10dB` or `dt05_real`
+
 
 class SpokenWord(NamedTuple):
     """A word of a transcript; `name` is empty where a stretch of labels is known, but not as what word."""
@@ -31,6 +33,9 @@ class SpokenWord(NamedTuple):
 
 class DecodedTask(CtcTask):
     """A CTC task whose answers are words or phones, decoded greedily and, with a language model, by beam search.
+
+    Where the utterances of a test have a `condition` in their metadata, such as noise at 10 dB, the `details` of the card hold
+    the error rates of each condition apart.
 
     Args:
         upstream: where features come from.
@@ -176,6 +181,10 @@ class DecodedTask(CtcTask):
         )
         found = {name: self.test_transcripts.errors(name, self.counted) for name in self.test_transcripts.answers}
         self.details = {**self.details, "errors": {"normaliser": self.normaliser, **found}}
+        conditions = [meta.get(CONDITION) for meta in metas.values()]
+        if None not in conditions and len({*conditions}) > 1:
+            units = {self.metric: self.counted, **({"cer": "letters"} if "cer" in self.others else {})}
+            self.details["conditions"] = self.test_transcripts.rates_by(list(map(str, conditions)), units)
         if self.language_model is not None:
             self.details["language_model"] = self.language_model.described()
 
@@ -184,7 +193,7 @@ class DecodedTask(CtcTask):
         heard, first = self.test_transcripts, self.utterance_results
         if heard is None or first is None or heard.keys != first.keys:
             return []
-        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.directions else {}
+        counted = {"cer": heard.counts(self.metric, "letters")} if "cer" in self.others else {}
         if self.second_metric in heard.answers:
             counted[self.second_metric] = heard.counts(self.second_metric, "words")
         return [

@@ -5,9 +5,9 @@ recordings and labels without decoding a sample. It imports nothing heavy at its
 instant. `wavlm new` makes a recipe of your own, which needs no entry here.
 
 Read `fluent_speech_commands` first (the shortest), then `librispeech`. `lexicon` (phones of a text) and `trials` (pairs for
-verification) are shared parts. `meetings/`, `mixtures/` and `ratings/` hold recipes of recorded meetings, of one speaker among
-others, and of rated speech. Imports `audio`, `system` and `data`. Tests: `tests/data/test_corpora_*.py`, on miniature trees
-with the official layout.
+verification) are shared parts. `meetings/`, `mixtures/`, `ratings/`, `languages/` and `noisy/` hold recipes of recorded meetings,
+of several speakers at once, of rated speech, of other languages and styles, and of speech in noise. Imports `audio`, `system`
+and `data`. Tests: `tests/data/test_corpora_*.py`, on miniature trees with the official layout.
 """
 
 _NAMES = (
@@ -16,5 +16,10 @@ _NAMES = (
 )
 RECIPES: dict[str, str] = {name: f"wavlm_lightning.data.corpora.{name}" for name in _NAMES.split()}  # name to module
 RECIPES |= {name: f"wavlm_lightning.data.corpora.meetings.{name}" for name in ("ami", "dihard3", "alimeeting")}
-RECIPES["libri2mix_target"] = "wavlm_lightning.data.corpora.mixtures.libri2mix_target"
+RECIPES |= {
+    name: f"wavlm_lightning.data.corpora.mixtures.{name}"
+    for name in ("libri2mix_target", "libri2mix_separation", "wham")
+}
+RECIPES |= {name: f"wavlm_lightning.data.corpora.languages.{name}" for name in ("covost2", "sbcsae")}
+RECIPES |= {name: f"wavlm_lightning.data.corpora.noisy.{name}" for name in ("voicebank_demand", "chime4")}
 RECIPES |= {name: f"wavlm_lightning.data.corpora.ratings.{name}" for name in ("bvcc", "ratings")}

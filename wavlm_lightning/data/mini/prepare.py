@@ -23,7 +23,7 @@ from wavlm_lightning.data.mini import (
     readings,
     target_speakers,
 )
-from wavlm_lightning.data.mini.full_stack import translation
+from wavlm_lightning.data.mini.full_stack import accents, translation
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -49,6 +49,7 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "meetings": meetings.meetings,
     "target": target_speakers.target,
     "mos": ratings.mos,
+    "accents": accents.accents,
     "translation": translation.translation,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"

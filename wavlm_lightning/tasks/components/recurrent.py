@@ -1,4 +1,4 @@
-"""The recurrent CTC head of ASR and SF: a projection and bidirectional LSTMs with a logit for every label."""
+"""The recurrent CTC head of ASR, OOD-ASR and SF: a projection and bidirectional LSTMs with a logit for every label."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ class RecurrentHead(nn.Module):
         hidden: width of the projection, and cells in each direction; 1024 in SUPERB.
         layers: stacked LSTMs; 2 in SUPERB.
         dropout: after each LSTM; 0.2 in SUPERB.
+        tanh_layers: follow each LSTM by Linear(2 hidden, 2 hidden) and tanh, as SUPERB-SG's OOD-ASR does.
 
     Example:
         >>> RecurrentHead(768, 32)(torch.randn(2, 100, 768), torch.tensor([100, 60])).shape
         torch.Size([2, 100, 32])
     """
 
-    def __init__(self, dim: int, labels: int, hidden: int = 1024, layers: int = 2, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        dim: int,
+        labels: int,
+        hidden: int = 1024,
+        layers: int = 2,
+        dropout: float = 0.2,
+        tanh_layers: bool = False,
+    ) -> None:
         super().__init__()
         self.projector = nn.Linear(dim, hidden)
         # One LSTM with several layers would omit the dropout after its last layer.
@@ -35,10 +44,15 @@ class RecurrentHead(nn.Module):
             for layer in range(layers)
         )
         self.dropout = nn.Dropout(dropout)
+        width = 2 * hidden
+        between = [
+            nn.Sequential(nn.Linear(width, width), nn.Tanh()) if tanh_layers else nn.Identity() for _ in range(layers)
+        ]
+        self.between = nn.ModuleList(between)
         self.classifier = nn.Linear(2 * hidden, labels)
 
     def forward(self, features: Tensor, lengths: Tensor, scale: Tensor | None = None) -> Tensor:
-        """Logits `(batch, frames, labels)`, behind the end of a row the bias alone.
+        """Logits `(batch, frames, labels)`; behind the end of a row they are constant.
 
         From features `(batch, frames, dim)` and valid frames, int64 `(batch,)`, at least 1. `scale` `(batch, hidden)` multiplies
         the projected features of every frame, such as by the vector of a speaker.
@@ -46,8 +60,8 @@ class RecurrentHead(nn.Module):
         hidden = self.projector(features)
         if scale is not None:
             hidden = hidden * scale[:, None]
-        for recurrent in self.recurrent:
-            hidden = self.dropout(run_both_ways(recurrent, hidden, lengths))
+        for recurrent, between in zip(self.recurrent, self.between, strict=True):
+            hidden = between(self.dropout(run_both_ways(recurrent, hidden, lengths)))
         return self.classifier(hidden)
 
 

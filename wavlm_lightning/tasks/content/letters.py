@@ -130,8 +130,8 @@ class LetterRecognition(DecodedTask):
         texts, references = self.decode(outputs, lengths), self.references(batch.targets)
         if metric is self.valid_metric and not self.transcripts:  # of the first batch, so those of one process
             self.transcripts = [*map(Transcript, batch.keys[:KEPT], references, texts)]
-        metric["wer"].update(texts, references)
-        metric["cer"].update(texts, references)
+        for rate in {"wer", "cer"} & metric.keys():
+            metric[rate].update(texts, references)
         self.add_decoded(metric, texts, references, outputs, lengths, batch)
 
 

@@ -32,16 +32,19 @@ def result_lines(run: WavLMCLI) -> list[str]:
 
 
 def error_lines(card: ResultCard) -> list[str]:
-    """Kinds of errors behind the error rates of a transcription, one line for each decoding; none for other tasks.
+    """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the rates of each condition.
+
+    Of a translation the signatures of its scores. None for other tasks.
 
     Example:
         >>> error_lines(ResultCard.read(Path("runs/asr")))
         ['  WER 12.34 %: 20 substitutions, 1 deletions, 3 insertions in 195 words, pooled; normaliser spoken_text']
     """
     found = card.details.get("errors")
-    if not isinstance(found, dict):
-        return []
-    lines = []
+    found = found if isinstance(found, dict) else {}
+    signatures = card.details.get("signatures")
+    signed = signatures.items() if isinstance(signatures, dict) else ()
+    lines = [f"  {metric_title(name)} by sacrebleu: {signature}" for name, signature in signed]
     for name, counts in found.items():
         if name not in card.metrics or not isinstance(counts, dict):
             continue
@@ -52,6 +55,13 @@ def error_lines(card: ResultCard) -> list[str]:
             f"  {metric_title(name)} {metric_text(card.metrics[name])}: {said} in {counts.get(unit, 0):,} {unit}, pooled; "
             f"normaliser {found.get('normaliser', 'none')}"
         )
+    conditions = card.details.get("conditions")
+    for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
+        rates = [name for name in counts if name in card.metrics]
+        said = ", ".join(
+            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': 100 * counts[name]})}" for name in rates
+        )
+        lines.append(f"  {condition}: {said} of {counts['utterances']:,} utterances")
     model = card.details.get("language_model")
     if isinstance(model, dict) and lines:
         searched = model.get("searched") or {}

@@ -1,4 +1,4 @@
-"""Recipes of corpora in which several speak at once and one is asked for.
+"""Recipes of corpora in which several speak at once: each of them alone (separation), or one who is asked for.
 
-Tests: `tests/data/test_corpora_libri2mix_target.py`.
+Tests: `tests/data/test_corpora_libri2mix_target.py` and `test_corpora_separation.py`.
 """

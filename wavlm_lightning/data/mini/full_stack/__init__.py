@@ -1,6 +1,7 @@
-"""Data sets of the mini corpus for tasks beyond SUPERB's ten that generate: one file each.
+"""Data sets of the mini corpus for tasks beyond SUPERB's ten, one file each.
 
-`translation`: English commands and statements, read aloud, with their German translation.
+`accents`: recognition in accents, at rates and in a language that training lacks.
+`translation`: English sentences, read aloud, with their German translation.
 
 Imports `data.mini`. Tests: `tests/data/test_mini_*.py`.
 """

@@ -1,4 +1,4 @@
-"""Maps the phone names of espeak-ng's English voices to the 39 phones of CMUdict."""
+"""Maps the phone names of espeak-ng's English and Spanish voices to the 39 phones of CMUdict."""
 
 SILENCE = "SIL"
 
@@ -6,7 +6,8 @@ SILENCE = "SIL"
 STOPS = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})
 
 # An event that maps to two phones is split in half. `;` is a palatal glide between vowels and `@-` an epenthetic schwa;
-# both are merged into the phone before them. One table serves all accents, in which a name stands for the same words.
+# both are merged into the phone before them. One table serves all accents, in which a name stands for the same words; its last
+# line has what Spanish adds, with the nearest English phone.
 _FOLDS: dict[str, tuple[str, ...]] = {
     name: tuple(folded.split())
     for line in """
@@ -17,6 +18,7 @@ _FOLDS: dict[str, tuple[str, ...]] = {
     oU:OW  o:OW  o::OW  U:UH  U@:UH R  u:UW  u::UW  V:AH  VR:ER  3:ER  3::ER  @:AH  @2:AH  @5:AH  a#:AH  @L:AH L  @r:ER
     b:B  tS:CH  d:D  d#:D  D:DH  f:F  g:G  h:HH  dZ:JH  k:K  x:K  l:L  l#:L  L:L  m:M  n:N  n-:AH N  m-:AH M  N:NG
     p:P  r:R  r-:R  s:S  S:SH  t:T  t#:T  t2:T  ?:T  T:TH  t[:TH  d[:DH  v:V  w:W  w#:W  j:Y  z:Z  z#:Z  Z:ZH
+    **:R  R2:R  Q:G  B:B  n^:N Y  l^:Y  oI:OY
     """.strip().splitlines()
     for entry in line.strip().split("  ")
     for name, folded in [entry.strip().rsplit(":", 1)]
