@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -48,7 +47,7 @@ class SpeechTranslation(EncoderDecoderTask):
     count. The model and its defaults are those of s3prl's `downstream/speech_translation`, which takes them from fairseq's
     `s2t_transformer`; the loss is the smoothed cross-entropy, summed over the characters of an utterance, mean over utterances.
 
-    Where the utterances of a test have a `condition` in their metadata, the `details` of the card hold the scores of each apart, as
+    Where the utterances of a test have a `condition` in their metadata, the card's `details` hold the scores of each apart, as
     fractions.
 
     Where it departs from s3prl:
@@ -287,8 +286,6 @@ class SpeechTranslation(EncoderDecoderTask):
             ngrams=None,
         )
         signatures = score_translations(answers, references, tokenizer).signatures
-        for name, signature in signatures.items():
-            rank_zero_info(f"{self.name}: {name} by sacrebleu, {signature}")
         known = set(self.labels["characters"])
         counted = {"all": len(answers), "empty": sum(not each for each in answers), "cut": sum(cut)}
         # Of references that the head cannot write; they count in every figure.
@@ -296,12 +293,10 @@ class SpeechTranslation(EncoderDecoderTask):
         self.details = {**self.details, "signatures": signatures, "answers": counted}
         conditions = [meta.get(CONDITION) for meta in metas.values()]
         if None not in conditions and len({*conditions}) > 1:
-            self.details["conditions"] = {
-                condition: self._scores(
-                    [row for row, of in zip(zip(answers, references), conditions) if of == condition]
-                )
-                for condition in dict.fromkeys(map(str, conditions))
-            }
+            parts: dict[str, list[tuple[str, str]]] = {}
+            for condition, answer, reference in zip(conditions, answers, references, strict=True):
+                parts.setdefault(str(condition), []).append((answer, reference))
+            self.details["conditions"] = {condition: self._scores(part) for condition, part in parts.items()}
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         """The number of these answers with their references, and their scores as fractions."""
