@@ -25,6 +25,8 @@ from wavlm_lightning.tasks.components.decoder.network import NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.semantics.speech_translation import END, SPECIAL, UNKNOWN, plain
 from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.workflows.fit.closing import error_lines
+from wavlm_lightning.workflows.score import files_of_run
 
 LABELS = {"translation_languages": ["de"], "characters": list(" enDößa.")}
 SMALL = NetworkSize(width=16, heads=2, inner=16, encoder_layers=1, decoder_layers=1, dropout=0.0, channels=16)
@@ -193,6 +195,11 @@ def test_the_card_of_a_test(tiny, tmp_path):
     assert card.details["answers"] == {"all": 6, **counts}
     apart = card.details["conditions"]
     assert {value: part["utterances"] for value, part in apart.items()} == dict.fromkeys(UNSEEN, 2)
+    lines = error_lines(card)
+    assert lines[0] == f"  BLEU by sacrebleu: {wanted.signatures['bleu']}" and "chrF2 by sacrebleu" in lines[1]
+    assert lines[-1].startswith("  new_pattern: BLEU ") and lines[-1].endswith(" of 2 utterances")
+    with pytest.raises(UserError, match="has translations, of which errors of words say nothing"):
+        files_of_run(tmp_path)
     values = [rows[:2] for rows in ([pair[i::3] for pair in pairs] for i in range(3))]
     for name, rows in zip(UNSEEN, values, strict=True):
         assert apart[name]["chrf"] == pytest.approx(score_translations(*rows).chrf, abs=1e-6)
