@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
+import numpy as np
 import pytest
 import sacrebleu
 import torch
@@ -12,11 +14,22 @@ from ranks import together
 from torchmetrics.text import SacreBLEUScore
 
 from wavlm_lightning.metrics.text import translation
+from wavlm_lightning.metrics.text.ngram_counts import COLUMNS, bleu_of
 from wavlm_lightning.metrics.text.translation import (
     TranslationQuality,
+    bleu_counts,
     check_sacrebleu,
     score_translations,
     tokenizer_of,
+)
+from wavlm_lightning.reports.significance import over_seeds
+from wavlm_lightning.reports.utterances import (
+    UtteranceResults,
+    compare,
+    described,
+    interval,
+    read_results,
+    write_results,
 )
 from wavlm_lightning.system.errors import UserError
 
@@ -81,6 +94,54 @@ def test_the_figures_are_those_of_sacrebleu_and_of_independent_code(seed):
     assert 0 < found.bleu < found.chrf < 1
     # Transposed references are accepted by sacrebleu, and score something else.
     assert found.bleu != pytest.approx(sacrebleu.corpus_bleu(answers[:1], per_answer).score / 100, abs=1e-3)
+
+
+def test_bleu_of_summed_counts_is_sacrebleus():
+    for seed, count in [(seed, count) for seed in range(8) for count in (1, 2, 5, 40)]:
+        answers, references = random_pairs(seed, count)
+        counts = bleu_counts(answers, references)
+        assert counts.shape == (count, COLUMNS)
+        wanted = sacrebleu.corpus_bleu(answers, [references]).score / 100
+        assert float(bleu_of(counts.sum(0))) == pytest.approx(wanted, abs=1e-12), (seed, count)
+    same = ["Der Hund läuft um vier Uhr.", "Ja."]
+    for answers in (["", ""], same, ["x y z w v", ""], ["Ja.", "Ja."]):
+        wanted = sacrebleu.corpus_bleu(answers, [same]).score / 100
+        assert float(bleu_of(bleu_counts(answers, same).sum(0))) == pytest.approx(wanted, abs=1e-12), answers
+
+
+def results_of(answers: list[str], references: list[str], speakers: int = 0) -> UtteranceResults:
+    keys = tuple(f"u{number}" for number in range(len(answers)))
+    names = tuple(f"s{number % speakers}" for number in range(len(answers))) if speakers else None
+    shown = {"task": "ST", "metric": "bleu", "better": "higher", "scale": 100.0, "corpus": "c", "split": "test"}
+    empty = {"errors": np.empty(0), "counts": np.empty(0)}
+    return UtteranceResults(keys=keys, speakers=names, ngrams=bleu_counts(answers, references), **shown, **empty)
+
+
+def test_intervals_and_comparisons_of_bleu(tmp_path):
+    answers, references = random_pairs(3, 80)
+    one = results_of(answers, references)
+    worse = [" ".join(text.split()[1:]) for text in answers]
+    other = results_of(worse, references)
+    value, low, high = interval(one)
+    assert value == pytest.approx(sacrebleu.corpus_bleu(answers, [references]).score)
+    # sacrebleu's own bootstrap, which draws other resamples.
+    theirs = sacrebleu.metrics.BLEU().corpus_score(answers, [references], n_bootstrap=1000)
+    width = float(re.search(r"± ([\d.]+)", str(theirs))[1])
+    assert high - low == pytest.approx(2 * width, rel=0.15) and low < value < high
+    found = compare(one, other)
+    assert found.difference == pytest.approx(value - interval(other)[0]) and found.p_value < 0.01
+    assert 0 < found.low < found.difference < found.high and found.utterances == 80
+    assert compare(one, one).p_value == 1.0
+    # Answers of even quality: half of them better, half of them worse.
+    mixed = results_of([*answers[:40], *worse[40:]], references), results_of([*worse[:40], *answers[40:]], references)
+    assert compare(*mixed).p_value > 0.05
+    assert compare(results_of(answers, references, 12), results_of(worse, references, 12)).resampled == "speakers"
+    write_results(tmp_path, one)
+    again = read_results(tmp_path)
+    assert again is not None and np.array_equal(again.ngrams, one.ngrams) and described(again) == described(one)
+    with pytest.raises(UserError, match="the references of 'u0' differ"):
+        compare(one, results_of(answers, ["ja und nein und ja und nein", *references[1:]]))
+    assert over_seeds([one, other]) is None and over_seeds([one]) is one
 
 
 def test_degenerate_texts():

@@ -18,12 +18,15 @@ from wavlm_lightning.data.mini.full_stack.translation import UNSEEN
 from wavlm_lightning.metrics.text import translation as measures
 from wavlm_lightning.metrics.text.translation import score_translations
 from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.utterances import described, read_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import SpeechTranslation, TaskData
 from wavlm_lightning.tasks.components.decoder.network import NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.semantics.speech_translation import END, SPECIAL, UNKNOWN, plain
 from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.workflows.fit.closing import error_lines
+from wavlm_lightning.workflows.score import files_of_run
 
 LABELS = {"translation_languages": ["de"], "characters": list(" enDößa.")}
 SMALL = NetworkSize(width=16, heads=2, inner=16, encoder_layers=1, decoder_layers=1, dropout=0.0, channels=16)
@@ -165,7 +168,7 @@ def test_what_cannot_be_translated_is_one_sentence(tmp_path, monkeypatch):
 
 def on_mini(**settings) -> SpeechTranslation:
     size = NetworkSize(width=32, heads=2, inner=64, encoder_layers=1, decoder_layers=1, dropout=0.0, channels=32)
-    return SpeechTranslation(Fbank(), 1e-2, size, smoothing=0.0, apart="unseen", validation_beam=1, **settings)
+    return SpeechTranslation(Fbank(), 1e-2, size, smoothing=0.0, validation_beam=1, **settings)
 
 
 def test_the_card_of_a_test(tiny, tmp_path):
@@ -180,15 +183,26 @@ def test_the_card_of_a_test(tiny, tmp_path):
     assert card.value == pytest.approx(100 * wanted.bleu, abs=1e-4)
     assert card.metrics["chrf"]["value"] == pytest.approx(100 * wanted.chrf, abs=1e-4)
     assert card.metrics["bleu"].items() >= {"unit": "", "better": "higher", "scale": 100.0}.items()
-    assert card.interval is None and "BLEU of a corpus is not a mean" in card.interval_note
-    assert set(card.intervals) == {"exact_match"}
+    results = read_results(tmp_path)
+    assert results is not None and 100 * results.value == pytest.approx(100 * wanted.bleu, abs=1e-9)
+    assert card.interval == described(results) and set(card.intervals) == {"exact_match"}
     assert card.details["signatures"] == wanted.signatures
-    assert card.details["answers"] == {"all": 6, "empty": pairs[0].count(""), "cut": sum(map(bool, pairs[0]))}
-    apart = card.details["apart"]["unseen"]
+    known = set(
+        "".join(plain(meta["translation"]) for meta in Corpus.open(tiny / "translation").split("train").metas())
+    )
+    unknown = sum(not set(reference) <= known for reference in pairs[1])
+    counts = {"empty": pairs[0].count(""), "cut": sum(map(bool, pairs[0])), "unknown_characters": unknown}
+    assert card.details["answers"] == {"all": 6, **counts}
+    apart = card.details["conditions"]
     assert {value: part["utterances"] for value, part in apart.items()} == dict.fromkeys(UNSEEN, 2)
+    lines = error_lines(card)
+    assert lines[0] == f"  BLEU by sacrebleu: {wanted.signatures['bleu']}" and "chrF2 by sacrebleu" in lines[1]
+    assert lines[-1].startswith("  new_pattern: BLEU ") and lines[-1].endswith(" of 2 utterances")
+    with pytest.raises(UserError, match="has translations, of which errors of words say nothing"):
+        files_of_run(tmp_path)
     values = [rows[:2] for rows in ([pair[i::3] for pair in pairs] for i in range(3))]
     for name, rows in zip(UNSEEN, values, strict=True):
-        assert apart[name]["chrf"] == pytest.approx(100 * score_translations(*rows).chrf, abs=1e-4)
+        assert apart[name]["chrf"] == pytest.approx(score_translations(*rows).chrf, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -211,4 +225,4 @@ def test_a_training_set_by_heart(tiny, tmp_path, capsys):
     tester.test(head, TaskData(str(tiny / "translation"), **data), verbose=False, ckpt_path=checkpoint.last_model_path)
     card = ResultCard.read(tmp_path)
     assert [card.metrics[name]["value"] for name in ("bleu", "chrf", "exact_match")] == [100.0] * 3
-    assert card.details["answers"] == {"all": 8, "empty": 0, "cut": 0}
+    assert card.details["answers"] == {"all": 8, "empty": 0, "cut": 0, "unknown_characters": 0}

@@ -3,6 +3,7 @@
 - `diarization`, `diarization_rate`, `rttm`: segments, diarization and Jaccard error, the RTTM format (SD, DIAR).
 - `slots`: F1 of slot types, CER of slot values (SF). `term_detection`: MTWV (QbE). `verification`: EER, minDCF (SV).
 - `enhancement`: SI-SDR, its improvement, STOI, as means over utterances. `speech/`: voice conversion and its judges.
+- `text/`: BLEU and chrF of translations (ST).
 - `superb`: SUPERB's Score, Rank and published leaderboard.
 - `intervals`: bootstrap intervals and paired comparisons.
 - `class_recall`: unweighted accuracy (ER).

@@ -142,10 +142,10 @@ def results_of(file: Path, card: ResultCard) -> UtteranceResults | None:
 
 
 def over_seeds(seeds: Sequence[UtteranceResults]) -> UtteranceResults | None:
-    """The mean over seeds of the result of each utterance; None for several with trials, or of different utterances."""
+    """The mean over seeds of the result of each utterance; None for several with trials or n-grams, or of other utterances."""
     if len(seeds) == 1:
         return seeds[0]
-    if not seeds or any(one.trials is not None or one.keys != seeds[0].keys for one in seeds):
+    if not seeds or any(one.trials is not None or one.ngrams is not None or one.keys != seeds[0].keys for one in seeds):
         return None
     if any(not np.allclose(one.counts, seeds[0].counts) for one in seeds):
         return None

@@ -15,7 +15,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wavlm_lightning.metrics.intervals import LEVEL, RESAMPLES, Interval, paired_p_value, resampled_rates
+from wavlm_lightning.metrics.intervals import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    exchanged_sums,
+    paired_p_value,
+    resampled_rates,
+    resampled_sums,
+)
+from wavlm_lightning.metrics.text.ngram_counts import COLUMNS, bleu_of
 from wavlm_lightning.metrics.trial_intervals import trial_interval, trial_measures, trial_p_value
 from wavlm_lightning.metrics.verification import equal_error_rate
 from wavlm_lightning.reports.cards import HeadlineInterval
@@ -45,7 +54,7 @@ class UtteranceResults:
     """What each utterance of a test adds to the headline metric.
 
     The metric, a fraction, is `sum(errors) / sum(counts)`; with folds, the mean over folds of that ratio; with trials, their
-    equal error rate.
+    equal error rate; with n-grams, BLEU of their sums.
 
     Args:
         task: abbreviation, such as "PR".
@@ -57,11 +66,12 @@ class UtteranceResults:
         rows: what a row is: `utterances`, `recordings` or `queries`.
         keys: of the utterances, in the order of the split.
         errors: float64 `(utterances,)`: wrong words, seconds of error, or, where the headline is a mean, the figure of the
-            utterance (1 for a right answer of a classifier); empty with trials.
-        counts: float64 `(utterances,)`: words, seconds of speech; 1 where the headline is a mean; empty with trials.
+            utterance (1 for a right answer of a classifier); empty with trials or n-grams.
+        counts: float64 `(utterances,)`: words, seconds of speech; 1 where the headline is a mean; empty with trials or n-grams.
         speakers: of each utterance, or None if the corpus does not name them.
         folds: split of each utterance whose figures were averaged, or None.
         trials: of verification.
+        ngrams: of translations, int64 `(utterances, COLUMNS)`, see `metrics.text.ngram_counts`.
     """
 
     task: str
@@ -77,12 +87,15 @@ class UtteranceResults:
     speakers: tuple[str, ...] | None = None
     folds: tuple[str, ...] | None = None
     trials: ScoredTrials | None = None
+    ngrams: np.ndarray | None = None
 
     @property
     def value(self) -> float:
         """The headline figure, a fraction."""
         if self.trials is not None:
             return equal_error_rate(self.trials.scores, self.trials.same)[0]
+        if self.ngrams is not None:
+            return float(bleu_of(self.ngrams.sum(0)))
         ratios = [self.errors[members].sum() / self.counts[members].sum() for members in _folds(self)]
         return float(np.mean(ratios))
 
@@ -109,6 +122,8 @@ class UtteranceResults:
     @property
     def unanimous(self) -> bool:
         """Whether a share is 0 or 1 because every utterance says so; its interval is then that of Clopper and Pearson (1934)."""
+        if self.ngrams is not None:  # BLEU is no share
+            return False
         return self.scale == 100 and (
             self.value in (0.0, 1.0)
             if self.trials is not None
@@ -150,6 +165,10 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
             level=level,
             resamples=resamples,
         )
+    elif results.ngrams is not None:
+        figures = bleu_of(resampled_sums(results.ngrams, results.groups, resamples))
+        low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
+        found = Interval(results.value, float(low), float(high))
     else:
         drawn, speakers = [], results.groups
         for number, members in enumerate(_folds(results)):
@@ -202,8 +221,9 @@ def compare(one: UtteranceResults, other: UtteranceResults, resamples: int = RES
             raise UserError(
                 f"results of {name} {mine!r} and of {name} {theirs!r} cannot be compared; test both runs on the same split"
             )
-    if (one.trials is None) != (other.trials is None):
-        raise UserError(f"{one.task}: only one of the two results has trials; test both runs again")
+    for name in ("trials", "ngrams"):
+        if (getattr(one, name) is None) != (getattr(other, name) is None):
+            raise UserError(f"{one.task}: only one of the two results has {name}; test both runs again")
     return _compare_trials(one, other, resamples) if one.trials is not None else _compare_rows(one, other, resamples)
 
 
@@ -213,6 +233,8 @@ def _compare_rows(one: UtteranceResults, other: UtteranceResults, resamples: int
     if not len(mine):
         raise UserError(f"{one.task}: the two runs have no {one.rows} in common; test both on the same ones")
     a, b = _some(one, mine), _some(other, np.array([place[one.keys[number]] for number in mine]))
+    if a.ngrams is not None:
+        return _compare_ngrams(a, b, resamples)
     unlike = np.flatnonzero(~np.isclose(a.counts, b.counts, rtol=1e-6)) if a.folds == b.folds else np.array([0])
     if len(unlike):
         raise UserError(
@@ -233,6 +255,25 @@ def _compare_rows(one: UtteranceResults, other: UtteranceResults, resamples: int
         drawn.append(resampled_rates(gaps, a.counts[members].tolist(), speakers, resamples, seed=number))
     ends = _ends(np.mean(drawn, axis=0), one.scale)
     return Comparison(p_value, difference, len(mine), one.rows if groups is None else "speakers", *ends)
+
+
+def _compare_ngrams(one: UtteranceResults, other: UtteranceResults, resamples: int) -> Comparison:
+    """Compare BLEU of the same utterances in the same order."""
+    assert one.ngrams is not None and other.ngrams is not None
+    unlike = np.flatnonzero(one.ngrams[:, -1] != other.ngrams[:, -1])
+    if len(unlike):
+        raise UserError(
+            f"{one.task}: the references of {one.keys[unlike[0]]!r} differ between the two runs; test both on the same corpus"
+        )
+    groups = one.groups if one.speakers == other.speakers else None
+    observed = one.value - other.value
+    first, second = exchanged_sums(one.ngrams, other.ngrams, groups, resamples)
+    beyond = int((np.abs(bleu_of(first) - bleu_of(second)) >= abs(observed) - 1e-12).sum())
+    # The same utterances are drawn of both.
+    drawn = resampled_sums(np.concatenate([one.ngrams, other.ngrams], 1), groups, resamples)
+    ends = _ends(bleu_of(drawn[:, :COLUMNS]) - bleu_of(drawn[:, COLUMNS:]), one.scale)
+    what = one.rows if groups is None else "speakers"
+    return Comparison((beyond + 1) / (resamples + 1), observed * one.scale, len(one.keys), what, *ends)
 
 
 def _ends(differences: np.ndarray, scale: float) -> tuple[float, float]:
@@ -299,18 +340,19 @@ def _some(results: UtteranceResults, members: np.ndarray) -> UtteranceResults:
     return replace(
         results,
         keys=of(results.keys) or (),
-        errors=results.errors[members],
-        counts=results.counts[members],
+        errors=results.errors[members] if results.ngrams is None else results.errors,
+        counts=results.counts[members] if results.ngrams is None else results.counts,
+        ngrams=None if results.ngrams is None else results.ngrams[members],
         speakers=of(results.speakers),
         folds=of(results.folds),
     )
 
 
 def join_folds(results: Sequence[UtteranceResults]) -> UtteranceResults | None:
-    """The results of a cross-validation, whose figure is the mean over folds; None for a fold without, or trials."""
+    """The results of a cross-validation, whose figure is the mean over folds; None for a fold without, trials or n-grams."""
     if len(results) == 1:
         return results[0]
-    if not results or any(each.trials is not None or each.folds is not None for each in results):
+    if not results or any(one is not None for each in results for one in (each.trials, each.folds, each.ngrams)):
         return None
     first, known = results[0], all(each.speakers is not None for each in results)
     return replace(
@@ -385,6 +427,8 @@ def _parsed(content: dict[str, Any]) -> UtteranceResults:
         kinds = (np.int64, np.int64, bool, np.float64)
         parts = zip(ScoredTrials._fields, kinds, strict=True)
         found["trials"] = ScoredTrials(*(np.asarray(trials[name], dtype=kind) for name, kind in parts))
+    if found.get("ngrams") is not None:
+        found["ngrams"] = np.asarray(found["ngrams"], dtype=np.int64)
     found["scale"] = float(found["scale"])
     results = UtteranceResults(**found)
     check_results(results)
@@ -398,6 +442,10 @@ def check_results(results: UtteranceResults) -> None:
         raise ValueError("a key is there twice")
     if any(part is not None and len(part) != number for part in (results.speakers, results.folds)):
         raise ValueError("not one speaker or fold for each key")
+    if (ngrams := results.ngrams) is not None:
+        if ngrams.shape != (number, COLUMNS) or (ngrams < 0).any() or not number:
+            raise ValueError("not the counts of n-grams of each key")
+        return
     numbers = (results.errors, results.counts) if trials is None else (trials.scores,)
     if any(part.ndim != 1 or not np.isfinite(part).all() for part in numbers):
         raise ValueError("a number is missing or not finite")

@@ -134,6 +134,10 @@ def files_of_run(run: Path) -> dict[str, Any]:
     reference, answers, speakers = transcript_files(run)
     if not answers or not reference.is_file():
         raise UserError(f"{run}: has no transcripts; `wavlm test {run}` writes them for ASR and PR heads")
+    if answers[0].stem == "bleu":
+        raise UserError(
+            f"{run}: its test has translations, of which errors of words say nothing; see their BLEU and chrF2 in {run}/card.json"
+        )
     kind = "pr" if answers[0].stem.startswith("per") else "asr"
     found = {"kind": kind, "reference": reference, "hypothesis": answers[0], "speakers": speakers, "names": True}
     return found if len(answers) == 1 else {**found, "other": answers[1]}

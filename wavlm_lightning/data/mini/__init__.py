@@ -26,9 +26,9 @@ DATASETS: tuple[str, ...] = (
     "meetings",
     "target",
     "mos",
-    "translation",
-    "noisy",
     "accents",
+    "noisy",
+    "translation",
 )
 
 

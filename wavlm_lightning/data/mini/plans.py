@@ -44,9 +44,9 @@ class Size:
     target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
-    translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
-    noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
     accents: tuple[int, int, int] = (480, 60, 30)  # sentences; those of the test in each of its eight conditions
+    noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
+    translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
 
 
 SIZES: dict[str, Size] = {
@@ -74,9 +74,9 @@ SIZES: dict[str, Size] = {
         target=(3, 1, 1),
         mos=(1, 1, 1, 0),
         mos_severities=1,
-        translation=(8, 3, 6),
-        noisy=(6, 2, 1),
         accents=(6, 2, 1),
+        noisy=(6, 2, 1),
+        translation=(8, 3, 6),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

@@ -49,9 +49,9 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "meetings": meetings.meetings,
     "target": target_speakers.target,
     "mos": ratings.mos,
-    "translation": translation.translation,
-    "noisy": noisy.noisy,
     "accents": accents.accents,
+    "noisy": noisy.noisy,
+    "translation": translation.translation,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

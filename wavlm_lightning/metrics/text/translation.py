@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from wavlm_lightning.metrics.text.ngram_counts import COLUMNS
 from wavlm_lightning.system.errors import UserError, one_line, pip_install
 
 TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
@@ -85,6 +87,17 @@ def score_translations(answers: Sequence[str], references: Sequence[str], tokeni
         exact / len(answers),
         {"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())},
     )
+
+
+def bleu_counts(answers: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> np.ndarray:
+    """What each translation adds to corpus BLEU, int64 `(answers, COLUMNS)`: `bleu_of` of their sum is BLEU."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    # Counts do not depend on the effective order, of which sacrebleu reminds those who score single sentences.
+    bleu = BLEU(tokenize=tokenizer, effective_order=True)
+    found = [bleu.sentence_score(answer, [one]) for answer, one in zip(answers, references, strict=True)]
+    rows = [[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in found]
+    return np.array(rows, dtype=np.int64).reshape(-1, COLUMNS)
 
 
 class TranslationQuality(Metric):

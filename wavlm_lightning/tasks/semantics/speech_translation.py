@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -19,6 +18,7 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.subset import open_splits
 from wavlm_lightning.metrics.text.translation import (
     TranslationQuality,
+    bleu_counts,
     check_sacrebleu,
     score_translations,
     tokenizer_of,
@@ -29,6 +29,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Transcript, Unit, check_several
 from wavlm_lightning.tasks.components.decoder.network import EncoderDecoder, NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
+from wavlm_lightning.tasks.decoding import CONDITION
 from wavlm_lightning.tasks.encoder_decoder import SPARE_LABELS, EncoderDecoderTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -36,7 +37,7 @@ from wavlm_lightning.upstreams import Upstream
 SPECIAL = ("<blank>", "<unk>", "</s>")
 UNKNOWN, END = 1, 2
 KEPT = 4  # answers of a validation, to be read while it trains
-DECIMALS = 4  # of figures in `details`
+DECIMALS = 6  # of fractions in `details`
 
 
 class SpeechTranslation(EncoderDecoderTask):
@@ -45,6 +46,9 @@ class SpeechTranslation(EncoderDecoderTask):
     Reads `translation` of each utterance, and the language of that from the corpus' `translation_languages`. Case and punctuation
     count. The model and its defaults are those of s3prl's `downstream/speech_translation`, which takes them from fairseq's
     `s2t_transformer`; the loss is the smoothed cross-entropy, summed over the characters of an utterance, mean over utterances.
+
+    Where the utterances of a test have a `condition` in their metadata, the card's `details` hold the scores of each apart, as
+    fractions.
 
     Where it departs from s3prl:
 
@@ -65,8 +69,6 @@ class SpeechTranslation(EncoderDecoderTask):
         rare_characters: characters that occur at most so often in training have no output of their own.
         tokenizer: of BLEU, as sacrebleu calls them; null for `zh` in Chinese, `ja-mecab` in Japanese, `ko-mecab` in Korean and
             `13a` otherwise.
-        apart: a key of the utterances' metadata; the card's `details` hold the figures of each of its values, such as what is
-            `unseen` in the mini corpus.
         settings: see `Task`.
 
     Example:
@@ -94,7 +96,6 @@ class SpeechTranslation(EncoderDecoderTask):
         characters_per_second: float = 40.0,
         rare_characters: int = 0,
         tokenizer: str | None = None,
-        apart: str | None = None,
         **settings: Any,
     ) -> None:
         if decoding.ctc_weight:
@@ -108,12 +109,11 @@ class SpeechTranslation(EncoderDecoderTask):
             raise UserError(f"model.characters_per_second: {characters_per_second}; give a number such as 40")
         super().__init__(upstream, learning_rate, network, decoding, ctc_weight=0.0, smoothing=smoothing, **settings)
         self.validation_beam, self.characters_per_second = validation_beam, characters_per_second
-        self.rare_characters, self.tokenizer, self.apart = rare_characters, tokenizer, apart
+        self.rare_characters, self.tokenizer = rare_characters, tokenizer
         self.test_transcripts: Transcripts | None = None
         self._exact: UtteranceResults | None = None  # of the last test, in the first process
-        self._answers: dict[
-            str, tuple[str, str, bool]
-        ] = {}  # of this test: key -> reference, answer, whether it was cut
+        # Of this test: key -> reference, answer, whether it was cut.
+        self._answers: dict[str, tuple[str, str, bool]] = {}
 
     # Labels and targets.
 
@@ -228,7 +228,7 @@ class SpeechTranslation(EncoderDecoderTask):
         return [self.spell(best.labels) for best, *_ in found]
 
     def utterance_scores(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> NoReturn:
-        """BLEU of a corpus is no sum over utterances, so the headline has no interval; that of exact answers has one."""
+        """BLEU is no ratio of sums over utterances; the end of the test says what each adds to its n-grams."""
         raise ValueError("BLEU of a corpus is not a mean over utterances")
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
@@ -264,44 +264,44 @@ class SpeechTranslation(EncoderDecoderTask):
         self.test_transcripts = Transcripts(
             tuple(metas), references, {self.metric: answers}, tuple(meta.get("speaker") for meta in metas.values())
         )
-        self._exact = UtteranceResults(
+        tokenizer = self.test_metric.tokenizer
+        self.utterance_results = UtteranceResults(
             task=self.name,
-            metric="exact_match",
-            better=self.others["exact_match"],
-            scale=self.unit("exact_match").scale,
+            metric=self.metric,
+            better=self.better,
+            scale=self.unit(self.metric).scale,
             corpus=self.data.corpus.name,
             split=split.name,
             keys=tuple(metas),
+            errors=np.empty(0),
+            counts=np.empty(0),
+            speakers=speakers_of(metas),
+            ngrams=bleu_counts(answers, references, tokenizer),
+        )
+        self._exact = replace(
+            self.utterance_results,
+            metric="exact_match",
             errors=np.array([float(one == other) for one, other in zip(references, answers, strict=True)]),
             counts=np.ones(len(metas)),
-            speakers=speakers_of(metas),
+            ngrams=None,
         )
-        tokenizer = self.test_metric.tokenizer
         signatures = score_translations(answers, references, tokenizer).signatures
-        for name, signature in signatures.items():
-            rank_zero_info(f"{self.name}: {name} by sacrebleu, {signature}")
-        self.details = {
-            **self.details,
-            "signatures": signatures,
-            "answers": {"all": len(answers), "empty": sum(not each for each in answers), "cut": sum(cut)},
-        }
-        if self.apart is not None:
-            self.details["apart"] = self._apart(metas, found, tokenizer)
+        known = set(self.labels["characters"])
+        counted = {"all": len(answers), "empty": sum(not each for each in answers), "cut": sum(cut)}
+        # Of references that the head cannot write; they count in every figure.
+        counted["unknown_characters"] = sum(not known.issuperset(each) for each in references)
+        self.details = {**self.details, "signatures": signatures, "answers": counted}
+        conditions = [meta.get(CONDITION) for meta in metas.values()]
+        if None not in conditions and len({*conditions}) > 1:
+            parts: dict[str, list[tuple[str, str]]] = {}
+            for condition, answer, reference in zip(conditions, answers, references, strict=True):
+                parts.setdefault(str(condition), []).append((answer, reference))
+            self.details["conditions"] = {condition: self._scores(part) for condition, part in parts.items()}
 
-    def _apart(self, metas: dict[str, Any], found: dict[str, tuple[str, str, bool]], tokenizer: str) -> dict[str, Any]:
-        """The scores of the utterances with each value of a key of the metadata."""
-        parts = defaultdict(list)
-        for key, meta in metas.items():
-            parts[str(meta.get(self.apart))].append(found[key][:2])
-        scores = {}
-        for value, rows in sorted(parts.items()):
-            references, answers = zip(*rows, strict=True)
-            score = score_translations(answers, references, tokenizer)
-            scores[value] = {
-                "utterances": len(rows),
-                **{name: round(getattr(score, name) * self.unit(name).scale, DECIMALS) for name in self.directions},
-            }
-        return {self.apart: scores}
+    def _scores(self, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+        """The number of these answers with their references, and their scores as fractions."""
+        found = score_translations(*zip(*pairs, strict=True), tokenizer=self.test_metric.tokenizer)
+        return {"utterances": len(pairs), **{name: round(getattr(found, name), DECIMALS) for name in self.directions}}
 
     def further_results(self) -> list[UtteranceResults]:
         """Exact answers, whose share is a mean over utterances."""

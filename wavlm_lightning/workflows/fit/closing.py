@@ -34,16 +34,17 @@ def result_lines(run: WavLMCLI) -> list[str]:
 def error_lines(card: ResultCard) -> list[str]:
     """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the rates of each condition.
 
-    None for other tasks.
+    Of a translation the signatures of its scores. None for other tasks.
 
     Example:
         >>> error_lines(ResultCard.read(Path("runs/asr")))
         ['  WER 12.34 %: 20 substitutions, 1 deletions, 3 insertions in 195 words, pooled; normaliser spoken_text']
     """
     found = card.details.get("errors")
-    if not isinstance(found, dict):
-        return []
-    lines = []
+    found = found if isinstance(found, dict) else {}
+    signatures = card.details.get("signatures")
+    signed = signatures.items() if isinstance(signatures, dict) else ()
+    lines = [f"  {metric_title(name)} by sacrebleu: {signature}" for name, signature in signed]
     for name, counts in found.items():
         if name not in card.metrics or not isinstance(counts, dict):
             continue

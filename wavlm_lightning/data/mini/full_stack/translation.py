@@ -18,7 +18,7 @@ from wavlm_lightning.data.mini.readings import inventory, readers
 from wavlm_lightning.data.mini.scripted_utterance import ScriptedUtterance
 from wavlm_lightning.data.mini.seeding import generator, stable_hash
 
-UNSEEN = ("sentence", "value", "pattern")
+UNSEEN = ("new_sentence", "new_value", "new_pattern")
 """What a test sentence has that training lacks: the sentence alone, a value in it, its pattern."""
 
 
@@ -327,13 +327,13 @@ NEW_PATTERNS: tuple[Callable[[_Draw], Pair], ...] = (_why_must, _i_think_there_a
 def sentence(split: str, unseen: str, rng: np.random.Generator) -> Pair:
     """An English sentence of a split and its German translation, both as they are written; see `UNSEEN`.
 
-    Two splits never share a sentence. In `train` and `valid`, `unseen` is always "sentence".
+    Two splits never share a sentence. In `train` and `valid`, `unseen` is always "new_sentence".
     """
-    patterns = NEW_PATTERNS if unseen == "pattern" else PATTERNS
+    patterns = NEW_PATTERNS if unseen == "new_pattern" else PATTERNS
     while True:
-        draw = _Draw(rng, new_values=unseen == "value")
+        draw = _Draw(rng, new_values=unseen == "new_value")
         english, german = patterns[int(rng.integers(len(patterns)))](draw)
-        if draw.held_out == (unseen == "value") and stable_hash("translation", english) % 100 in _SHARES[split]:
+        if draw.held_out == (unseen == "new_value") and stable_hash("translation", english) % 100 in _SHARES[split]:
             return _written(english.replace("-", " ")), _written(german)
 
 
@@ -345,7 +345,7 @@ def _written(text: str) -> str:
 def translation(size: Size, seed: int) -> Plan:
     """Plan sentences with their translations; valid and test have speakers, voice variants and sentences of their own.
 
-    `unseen` of a test utterance says which of `UNSEEN` it is.
+    `condition` of a test utterance says which of `UNSEEN` it is.
     """
     splits = {}
     for split, count, group_size in zip(SPLITS, size.translation, size.speakers, strict=True):
@@ -362,7 +362,11 @@ def translation(size: Size, seed: int) -> Plan:
                 speaker,
                 english,
                 ("translation", split),
-                {"translation": german, "translation_language": "de", "unseen": kind},
+                {
+                    "translation": german,
+                    "translation_language": "de",
+                    **({"condition": kind} if split == "test" else {}),
+                },
             )
             for i, (((english, german), kind), speaker) in enumerate(
                 zip(drawn.items(), readers("translation", split, group_size, count, seed), strict=True)
