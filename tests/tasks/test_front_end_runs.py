@@ -148,7 +148,7 @@ def test_what_cannot_be_done_is_refused(runs, tiny, tmp_path):
         recognition(front_end_frozen=True)
     with pytest.raises(UserError, match="remove one of them"):
         joint(front_end_frozen=True, front_end_learning_rate=1e-3)
-    with pytest.raises(UserError, match="front_end_from .*asr: .*has no front-end; give a run of FrontEndEnhancement"):
+    with pytest.raises(UserError, match=r"front_end_from .*asr: .*has no front-end; give a run of FrontEndEnhancement"):
         fit(joint(front_end_from=str(runs["asr"])), tiny / "noisy", tmp_path)
     with pytest.raises(UserError, match=r"its front-end does not fit: .*of shape .*give model\.front_end the class"):
         fit(joint(front_end=network(hidden=6), front_end_from=str(runs["front_end"])), tiny / "noisy", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLM
 from wavlm_lightning.pretraining.module import LAYER_DROP
 from wavlm_lightning.tasks.components.decoder.network import NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
+from wavlm_lightning.tasks.components.front_end import ConvTasNet
 from wavlm_lightning.tasks.huggingface import huggingface_head
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.training.fsdp import whole
@@ -62,6 +64,7 @@ class Gate(tasks.WaveformTask):
         return audio.audio * nn.functional.pad(gain, (0, audio.audio.shape[1]))[:, : audio.audio.shape[1]]
 
 
+FRONT_END = partial(ConvTasNet, filters=16, bottleneck=8, hidden=12, layers=2, stacks=1)
 TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "KS": (tasks.KeywordSpotting, "ks", {}),
     "SID": (tasks.SpeakerIdentification, "sid", {}),
@@ -87,11 +90,17 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "VOCODER": (tasks.Vocoder, "pr", {"width": 16, "hidden": 32, "blocks": 1}),
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
+    "FRONT-END": (tasks.FrontEndEnhancement, "pr", {"front_end": FRONT_END}),
+    "NOISY-ASR": (
+        tasks.NoisyRecognition,
+        "pr",
+        {"hidden": 16, "layers": 1, "alphabet": "corpus", "front_end": FRONT_END},
+    ),
     "MOS": (tasks.QualityPrediction, "mos", {}),
     "ST": (tasks.SpeechTranslation, "translation", {"network": TRANSLATOR, "decoding": Decoding(2, length_power=1.0)}),
     "MOS-L": (tasks.ListenerQualityPrediction, "mos", {"hidden": 8, "projection": 8, "listener_dim": 4}),
 }
-TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "MOS", "MOS-L")
+TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "NOISY-ASR", "MOS", "MOS-L")
 """Tasks that also train the encoder: from the first update, and (KS) with the head first and layer-wise rates."""
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")
@@ -128,8 +137,9 @@ def as_two(cls: type) -> type:
     return type(cls.__name__, (AsTwo, cls), {})
 
 
-def upstream(fine_tuning: FineTuning | None = None, frozen: bool = True) -> Upstream:
-    return WavLMUpstream("tiny", overrides=SHAPE, frozen=frozen, fine_tuning=fine_tuning)
+def upstream(fine_tuning: FineTuning | None = None, frozen: bool = True, differentiable: bool = False) -> Upstream:
+    settings: dict[str, Any] = {"frozen": frozen, "differentiable": differentiable, "fine_tuning": fine_tuning}
+    return WavLMUpstream("tiny", overrides=SHAPE, **settings)
 
 
 def build(tiny: Path, name: str) -> tuple[Any, Any]:
@@ -148,7 +158,9 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
         return from_folder(tiny, *name.split()[1:])
     short, _, how = name.partition(" ")
     cls, corpus, sizes = TASKS[short]
-    encoder = upstream(TUNED if how == "tuned" else None, frozen=not how)
+    encoder = upstream(TUNED if how == "tuned" else None, not how, differentiable="front_end" in sizes and not how)
+    if "front_end" in sizes:
+        sizes = {**sizes, "front_end": sizes["front_end"]()}
     data: dict[str, Any] = {"batch_size": 3}
     if short in ("SD", "OSD", "DIAR"):  # has two recordings to train on, and one to test on
         data = {"batch_size": 1, "test_split": "train"}
@@ -158,7 +170,7 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
         data |= {"batch_seconds": 6.0}  # batches of unequal numbers of utterances, whose sums an update divides
     if short in ("KS", "SID"):
         data |= {"batch_seconds": 5.0, "max_seconds": 1.0}  # batches of unequal sizes
-    if short == "SE":
+    if short in ("SE", "FRONT-END"):
         data |= {"transforms": [AddNoise(snr_db=(0, 10))], "eval_transforms": [AddNoise(snr_db=(0, 10))]}
     return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.TaskData(str(tiny / corpus), **data)
 

@@ -129,6 +129,24 @@ def test_a_chain_brings_the_run_that_it_starts_from(tiny, tmp_path, capsys):
     assert "CHOSEN" in value(searched[2], "--model.start_from")
 
 
+def test_a_front_end_and_a_head_are_trained_before_both(tiny, tmp_path, capsys):
+    out = tmp_path / "out"
+    common = ["fbank", "--data", tiny, "--output", out, "--tasks", "noisy_asr_joint", "--controls", "permuted"]
+    _, *commands = [words for words in dry(capsys, *common) if words[1] != "test"]
+    control = "FBANK-permuted-labels"
+    # The front-end, whose target is sound, has no control; that of the plain row is in front of both.
+    expected = [
+        ("fbank", "noisy_front_end"),
+        *((row, name) for name in ("noisy_asr", "noisy_asr_joint") for row in ("fbank", control)),
+    ]
+    assert sorted(value(words, "--trainer.default_root_dir") for words in commands) == sorted(
+        str(out / row / name) for row, name in expected
+    )
+    for words, row in zip(commands[-2:], ("fbank", control), strict=True):
+        assert value(words, "--model.front_end_from") == str(out / "fbank" / "noisy_front_end")
+        assert value(words, "--model.start_from") == str(out / row / "noisy_asr")
+
+
 def test_rates_of_a_trained_encoder_have_runs_of_their_own(tiny, tmp_path):
     upstream = {"class_path": "wavlm_lightning.upstreams.WavLMUpstream", "init_args": {"source": "x", "frozen": False}}
     task = a_task(tmp_path, "tuned", "ks", upstream=upstream, noise_corpus="runs/mini/noise")

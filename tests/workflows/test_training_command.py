@@ -42,6 +42,7 @@ OFFICIAL = {
     "libri2mix": "sd",
     **dict.fromkeys(("libri2mix_target_max", "libri2mix_target_min"), "target"),
     "bvcc": "mos",
+    **dict.fromkeys(("chime4", "voicebank_demand"), "noisy"),
     **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
@@ -119,6 +120,10 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
     if content["model"]["init_args"].get("embeddings"):  # no verification run has been before
         arguments += ["--model.embeddings", "null"]
+    if content["model"]["init_args"].get(
+        "front_end_from"
+    ):  # neither the front-end nor the head has been trained before
+        arguments += ["--model.front_end_from", "null", "--model.start_from", "null"]
     if content["model"]["class_path"].endswith("EcapaVerification"):
         # A tiny speaker has one utterance, which makes no trial, and no stage has been before.
         arguments += ["--model.calibration_trials", "0", "--model.start_from", "null"]

@@ -16,8 +16,8 @@ class FrontEndTask(Task):
     """Another base of a task whose upstream may hear the answer of a front-end instead of the noisy recording.
 
     Three runs, as IRIS has them (arXiv 2204.00540): the front-end alone (`FrontEndEnhancement`), the head without one, then both,
-    begun with `front_end_from` and `start_from`. The loss of the head then trains the front-end through the encoder, whose weights
-    stay if it is frozen; there is no loss on the waveform. Checkpoints hold the front-end beside the head.
+    begun with `front_end_from` and `start_from`. The loss of the head then trains the front-end through the encoder, whose
+    weights stay if it is frozen; there is no loss on the waveform. Checkpoints hold the front-end beside the head.
 
     A task with a trained front-end has another name: `-JOINT` behind that of the class, and `-SEP` if the front-end is fixed.
 

@@ -85,6 +85,11 @@ class ManyHeads(pl.LightningModule):
 
     def __init__(self, heads: Mapping[str, Task]) -> None:
         super().__init__()
+        if any(not head.upstream.frozen for head in heads.values()):
+            raise UserError(
+                "model.upstream.frozen: false, or model.front_end, trains the upstream, which several heads cannot share; train "
+                "one at a time"
+            )
         self.head_labels = tuple(heads)
         self.members = torch.nn.ModuleList(heads.values())
         self.tasks: dict[str, Task] = {}
@@ -95,10 +100,6 @@ class ManyHeads(pl.LightningModule):
                     f"the heads for {head.name} are not of one class and protocol, or not on one upstream object"
                 )
             check_hooks(head, vars(ManyHeads))
-        if not self.upstream.frozen:
-            raise UserError(
-                "model.upstream.frozen: false trains the upstream, which several heads cannot share; train one at a time"
-            )
         self.strict_loading = False  # each head checks its own keys
         self.optimizers_of: list[torch.optim.Optimizer] = []
         self.schedulers: list[HeadScheduler] = []

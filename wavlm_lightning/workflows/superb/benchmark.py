@@ -224,7 +224,12 @@ class _Plan:
         return spec.label in self.control_rows
 
     def _run_of(self, task: str, spec: UpstreamSpec) -> Path:
-        """The run of a task on an upstream: that of the chosen learning rate, if rates are searched."""
+        """The run of a task on an upstream: that of the chosen learning rate, if rates are searched.
+
+        A task without a row of permuted labels lends that row the run on its encoder.
+        """
+        if self._is_control(spec) and task not in self.permuted.tasks:
+            spec = self.upstreams[0]
         folder = self.output / spec.folder / task_name(task)
         if not self._rates(task):
             return folder

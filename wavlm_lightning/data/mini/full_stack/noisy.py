@@ -1,4 +1,4 @@
-"""Speech in noise (`noisy`): clean training speech, and a test that has each sentence clean, in noise at four levels and in rooms.
+"""Speech in noise (`noisy`): clean training speech, and a test with each sentence clean, in noise at four levels and in rooms.
 
 Noise is of a `seen` kind (coloured noise, babble; what `AddNoise` adds in training without a corpus of noise) or of an `unseen`
 one (a motor, ticking). Every utterance of valid and test has the further audio `clean`.
@@ -22,8 +22,11 @@ from wavlm_lightning.data.mini.seeding import generator
 
 LEVELS_DB = (20, 10, 5, 0)  # ratio of speech to noise, over the whole utterance
 CLEAN, SEEN, UNSEEN, ROOM = "clean", "seen", "unseen", "room"
-CONDITIONS = (CLEAN, *(f"{kind}_{level}dB" for kind in (SEEN, UNSEEN) for level in LEVELS_DB), ROOM) + tuple(
-    f"{ROOM}_{level}dB" for level in LEVELS_DB
+CONDITIONS = (
+    CLEAN,
+    *(f"{kind}_{level}dB" for kind in (SEEN, UNSEEN) for level in LEVELS_DB),
+    ROOM,
+    *(f"{ROOM}_{level}dB" for level in LEVELS_DB),
 )
 _VALID = tuple(name for name in CONDITIONS if name == CLEAN or name.startswith(f"{SEEN}_"))
 _RECORDED = Conditions(room=0.0, noise=0.0, gain_db=3.0)
