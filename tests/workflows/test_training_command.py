@@ -42,6 +42,8 @@ OFFICIAL = {
     "libri2mix": "sd",
     **dict.fromkeys(("libri2mix_target_max", "libri2mix_target_min"), "target"),
     "bvcc": "mos",
+    "voicebank_demand": "enhancement",
+    "libri2mix_separation": "separation",
     **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",

@@ -320,13 +320,13 @@ class WandbMedia(pl.Callback):
             run.log_artifact(artifact)
 
     def _heard(self, task: Task, answered: Tensor, batch: TaskBatch) -> dict[str, Any]:
-        """Answers `(rows, samples)` that are audio, each time; what the task heard and the reference, once."""
+        """Answers `(rows, samples)` that are audio, or their parts, each time; what the task heard and the reference, once."""
         assert isinstance(batch.inputs, Waveforms), "heads that answer with audio hear it"
         lengths, keys = batch.inputs.lengths[: len(answered)].tolist(), list(batch.keys[: len(answered)])
-        shown = _sounds(_cut(answered, lengths), keys, "samples/answer")
+        shown = _sounds(*_parts(answered, lengths, keys), "samples/answer")
         if not self.audio_logged:
             shown |= _sounds(_cut(batch.inputs.audio, lengths), keys)
-            shown |= _sounds(_cut(batch.targets.values, lengths), keys, "samples/reference")
+            shown |= _sounds(*_parts(batch.targets.values, lengths, keys), "samples/reference")
         return shown
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
@@ -371,6 +371,14 @@ def _utterances(task: Task, keys: Sequence[str]) -> dict[str, tuple[np.ndarray, 
 def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     """Waveforms without padding, as many as there are lengths, clipped to full scale as a player would."""
     return [row[:n].float().clamp(-1, 1).cpu().numpy() for row, n in zip(rows, lengths, strict=False)]
+
+
+def _parts(rows: Tensor, lengths: Sequence[int], keys: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+    """Waveforms `(rows, samples)`, or the parts of `(rows, samples, parts)` one after the other, and a caption for each."""
+    if rows.ndim == 2:
+        return _cut(rows, lengths), list(keys)
+    parts = [(_cut(part, lengths), f" {number}") for number, part in enumerate(rows.unbind(2), start=1)]
+    return [each for found, _ in parts for each in found], [f"{key}{end}" for _, end in parts for key in keys]
 
 
 def _table(keys: Sequence[str], labelled: Sequence[str], said: Sequence[dict[str, Any]]) -> Any:

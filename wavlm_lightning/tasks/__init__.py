@@ -6,7 +6,8 @@ Reading order:
 2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
    `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
 3. `classification`, `ctc`, `waveform`, `enrolled`: what tasks of one kind share.
-4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`.
+4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`; `generation/`: those that
+   make speech.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
 
@@ -25,6 +26,8 @@ from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.enrolled import EnrolledTask
+from wavlm_lightning.tasks.generation.enhancement import Enhancement
+from wavlm_lightning.tasks.generation.separation import Separation
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
 from wavlm_lightning.tasks.paralinguistics.quality_prediction import QualityPrediction
@@ -45,6 +48,7 @@ __all__ = [
     "CtcTask",
     "EcapaVerification",
     "EmotionRecognition",
+    "Enhancement",
     "EnrolledTask",
     "FineTunedRecognition",
     "FoldData",
@@ -58,6 +62,7 @@ __all__ = [
     "PhonemeRecognition",
     "QualityPrediction",
     "QueryByExample",
+    "Separation",
     "SlotFilling",
     "SpeakerDiarization",
     "SpeakerIdentification",

@@ -44,6 +44,8 @@ class Size:
     target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
+    enhancement: tuple[int, int, int] = (480, 40, 64)  # sentences in noise
+    separation: tuple[int, int, int] = (480, 40, 60)  # mixtures of two talkers
 
 
 SIZES: dict[str, Size] = {
@@ -71,6 +73,8 @@ SIZES: dict[str, Size] = {
         target=(3, 1, 1),
         mos=(1, 1, 1, 0),
         mos_severities=1,
+        enhancement=(4, 2, 2),
+        separation=(3, 2, 2),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.
