@@ -58,8 +58,8 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert "damaged shards: train-000000.tar" in capsys.readouterr().err
     assert main(["data", "info", str(tiny)]) == 2
     assert (
-        "holds the corpora accents, er, ic, ks, meetings, mos, noisy, pr, pretrain, qbe, sd, sf, sid, sv, target, translation"
-        in capsys.readouterr().err
+        "holds the corpora accents, enhancement, er, ic, ks, meetings, mos, noisy, pr, pretrain, qbe, sd, separation, sf, sid, "
+        "sv, target, translation" in capsys.readouterr().err
     )
 
 

@@ -250,6 +250,25 @@ def test_target_and_rest_add_up_to_the_mixture_which_is_asked_for_both_talkers(t
             assert one["text"] != other["text"] and not np.array_equal(a["clean"], b["clean"])
 
 
+def test_the_parts_of_noisy_speech_and_of_mixtures_add_up(tiny: Made) -> None:
+    for split in tiny.corpora["enhancement"].splits:
+        part = tiny.corpora["enhancement"].split(split)
+        for number in range(len(part)):
+            shard, place = part.locate(number)
+            wave, clean, meta = shard.waveform(place), shard.further_audio(place)["clean"], shard.meta(place)
+            ratio = 10 * np.log10(np.mean(np.square(clean)) / np.mean(np.square(wave - clean)))
+            assert abs(ratio - meta["recording"]["snr_db"]) < 0.1, shard.keys[place]
+            assert (meta["recording"]["noise"] in ("motor", "ticking")) == (split == "test")
+    for split in tiny.corpora["separation"].splits:
+        part = tiny.corpora["separation"].split(split)
+        assert part.audio_members == ("s1", "s2")
+        for number in range(len(part)):
+            shard, place = part.locate(number)
+            further, meta = shard.further_audio(place), shard.meta(place)
+            assert np.array_equal(further["s1"] + further["s2"], shard.waveform(place)), shard.keys[place]
+            assert len(set(meta["speakers"])) == 2 and abs(meta["recording"]["ratio_db"]) <= 5
+
+
 def test_meetings_have_two_to_four_speakers_who_all_speak_and_overlap(tiny: Made) -> None:
     heard: dict[str, set[str]] = {}
     for split in tiny.corpora["meetings"].splits:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from itertools import permutations
 
 import pytest
 import torch
 
 from wavlm_lightning.metrics import enhancement
 from wavlm_lightning.metrics.enhancement import EnhancementMeasures
+from wavlm_lightning.metrics.speech.separation import SeparationMeasures
 from wavlm_lightning.system.errors import UserError
 
 
@@ -40,12 +42,72 @@ def test_means_over_utterances_of_any_length_and_level():
     assert values["si_sdri"] == pytest.approx((sum(expected) - sum(before)) / 3, abs=2e-3)
 
 
-def test_silence_is_finite():
-    metric = EnhancementMeasures(["si_sdr"])
+def test_silence_is_left_out_and_counted():
+    """Neither a silent answer nor a silent reference has an SI-SDR; 0 dB for silence would beat an answer at -3 dB."""
+    clean, noise = draw(2)
+    metric = EnhancementMeasures(["si_sdr", "si_sdri"])
+    metric.update(clean + noise, clean, clean + 2 * noise)
+    alone = metric.compute()
+    assert metric.latest == pytest.approx({name: float(alone[name]) for name in ("si_sdr", "si_sdri")})
     for answer, reference in ((0.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
-        row = draw(1)[0]
-        metric.update(answer * row, reference * row, row)
-    assert torch.isfinite(torch.stack([*metric.compute().values()])).all()
+        metric.update(answer * clean, reference * clean, noise)
+        assert metric.latest == {}
+        metric.update(answer * clean + 0.3 * (answer == 0), reference * clean + 0.3 * (reference == 0), noise)
+    values = metric.compute()
+    assert values.pop("left_out/si_sdr") == 6 and values == alone
+
+
+def test_measures_are_those_of_the_tools_also_on_degenerate_pairs():
+    pystoi, pesq = pytest.importorskip("pystoi"), pytest.importorskip("pesq")
+    clean, noise = draw(2)
+    clean = clean * (torch.arange(16_000) % 4000 < 2500)
+    pairs = {"noisy": clean + noise, "same": clean, "silent": 0 * clean, "faint": 1e-4 * (clean + noise)}
+    for name, answer in pairs.items():
+        metric = EnhancementMeasures(["stoi", "pesq"])
+        metric.update(answer, clean, clean + 2 * noise)
+        values = metric.compute()
+        theirs = pystoi.stoi(clean.numpy(), answer.numpy(), 16_000)
+        assert values["stoi"] == pytest.approx(theirs, abs=1e-4), name
+        if name == "silent":
+            assert values["left_out/pesq"] == 1
+            continue
+        assert values["pesq"] == pytest.approx(pesq.pesq(16_000, clean.numpy(), answer.numpy(), "wb"), abs=1e-4), name
+    assert EnhancementMeasures(["si_sdr"]).names == ["si_sdr"]
+    identical = EnhancementMeasures(["si_sdr"])
+    identical.update(clean, clean, clean + noise)
+    assert identical.compute()["si_sdr"] > 80
+    short = EnhancementMeasures(["stoi", "pesq"])
+    short.update(clean[:2000], clean[:2000], noise[:2000])  # pystoi would answer 1e-5 with a warning
+    assert short.compute()["left_out/stoi"] == short.compute()["left_out/pesq"] == 1
+
+
+def test_the_oracle_counts_where_every_utterance_has_one():
+    clean, noise = draw(2)
+    metric = EnhancementMeasures(["si_sdr"])
+    metric.update(clean + noise, clean, clean + noise, clean + 0.1 * noise)
+    assert metric.compute()["oracle/si_sdr"] == pytest.approx(definition(clean + 0.1 * noise, clean), abs=1e-3)
+    metric.update(clean + noise, clean, clean + noise)
+    assert "oracle/si_sdr" not in metric.compute()
+
+
+def test_separated_sources_are_scored_in_the_better_order():
+    sources, noise = draw(3).T, draw(6)[3:].T
+    for order in permutations(range(3)):
+        metric = SeparationMeasures(["si_sdr", "si_sdri"])
+        answers = (sources + 0.3 * noise)[:, list(order)]
+        metric.update(answers, sources, sources.sum(1), sources + 0.1 * noise)
+        each = [definition((sources + 0.3 * noise)[:, n], sources[:, n]) for n in range(3)]
+        before = [definition(sources.sum(1), sources[:, n]) for n in range(3)]
+        values = metric.compute()
+        assert values["si_sdr"] == pytest.approx(sum(each) / 3, abs=1e-3)
+        assert values["si_sdri"] == pytest.approx((sum(each) - sum(before)) / 3, abs=1e-3)
+        assert metric.latest["si_sdri"] == pytest.approx(float(values["si_sdri"]), abs=1e-4)
+        assert values["oracle/si_sdr"] > values["si_sdr"] + 5
+    # One answer is silent: the source that it belongs to is left out, the other counts.
+    metric = SeparationMeasures(["si_sdr"])
+    metric.update(torch.stack([0 * sources[:, 0], sources[:, 0] + noise[:, 0]], 1), sources[:, :2], sources[:, 0])
+    assert metric.compute()["left_out/si_sdr"] == 1
+    assert metric.compute()["si_sdr"] == pytest.approx(definition(sources[:, 0] + noise[:, 0], sources[:, 0]), abs=1e-3)
 
 
 def test_intelligibility_falls_with_noise():

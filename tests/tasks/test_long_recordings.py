@@ -145,6 +145,28 @@ class Slope(WaveformTask):
         return audio.audio - nn.functional.pad(audio.audio, (1, 0))[:, :-1]
 
 
+class Halves(Slope):
+    """Two talkers, told apart by the sign of their samples, in an order that the content of the window decides."""
+
+    target_audio = ("s1", "s2")
+
+    def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
+        parts = torch.stack([audio.audio.clamp(min=0), audio.audio.clamp(max=0)], 2)
+        return parts.flip(2) if audio.audio.sum() > 0 else parts
+
+
+def test_a_talker_stays_in_one_part_across_windows():
+    waveform = noise(8)
+    task = make(Halves, Fbank(cmvn=False))
+    with torch.inference_mode():
+        outputs, counted = long_outputs(task, waveform, 1.0)
+        windows_of = {bool(waveform[n * 4000 : n * 4000 + 16_000].sum() > 0) for n in range(28)}
+    assert windows_of == {True, False}  # so that the head answers in both orders
+    first, second = outputs[0].unbind(1)
+    assert torch.equal(first + second, waveform) and int(counted) == len(waveform)
+    assert ((first >= 0).all() and (second <= 0).all()) or ((first <= 0).all() and (second >= 0).all())
+
+
 class Louder(Slope):
     """Multiplies each frame of samples by a number that the head computes from its features."""
 

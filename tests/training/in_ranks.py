@@ -86,6 +86,8 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SV-ECAPA": (tasks.EcapaVerification, "sv", {"channels": 16, "embedding": 8, "calibration_trials": 0}),
     "DIAR": (tasks.MeetingDiarization, "sd", {"hidden": 16, "layers": 1, "window": 2.0}),
     "SE": (Gate, "pr", {}),
+    "SE-mask": (tasks.Enhancement, "enhancement", {"hidden": 8, "layers": 2, "select": "si_sdr"}),
+    "SS": (tasks.Separation, "separation", {"hidden": 8, "layers": 1, "protocol": "fixed", "spectrum": True}),
     "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
     "VOCODER": (tasks.Vocoder, "pr", {"width": 16, "hidden": 32, "blocks": 1}),
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),

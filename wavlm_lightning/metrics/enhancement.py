@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 
@@ -17,15 +18,38 @@ SILENT = 1e-4  # samples below it are rounding noise: three steps of a 16-bit fi
 
 
 def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Scale-invariant signal-to-distortion ratio in dB of `(samples,)`, means removed (Le Roux et al., arXiv 1811.02508)."""
+    """Scale-invariant signal-to-distortion ratio in dB of `(samples,)`, means removed (Le Roux et al., arXiv 1811.02508).
+
+    It says nothing where one of the two is silent, see `si_sdr_of_sound`.
+    """
     return scale_invariant_signal_distortion_ratio(estimate, reference, zero_mean=True)
 
 
-def stoi(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Short-time objective intelligibility of `(samples,)` (Taal et al. 2011), a fraction; computed on the CPU by pystoi."""
+def si_sdr_of_sound(estimate: Tensor, reference: Tensor) -> Tensor | None:
+    """`si_sdr`, or None where the estimate or the reference is silent or constant, which has no ratio."""
+    return si_sdr(estimate, reference) if _sounds(estimate) and _sounds(reference) else None
+
+
+def _sounds(waveform: Tensor) -> bool:
+    """Whether a waveform has more than a constant, beyond the rounding of float32."""
+    return bool((waveform - waveform.mean()).abs().max() > 1e-6 * waveform.abs().max())
+
+
+def stoi(estimate: Tensor, reference: Tensor) -> Tensor | None:
+    """Short-time objective intelligibility of `(samples,)` (Taal et al. 2011), a fraction; computed on the CPU by pystoi.
+
+    None for a reference without sound, or with less than the 0.4 s of speech that a first figure needs.
+    """
     from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
-    return short_time_objective_intelligibility(estimate, reference, RATE)
+    if not _sounds(reference):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+        try:
+            return short_time_objective_intelligibility(estimate, reference, RATE)
+        except RuntimeWarning:
+            return None
 
 
 def pesq(estimate: Tensor, reference: Tensor) -> Tensor | None:
@@ -44,7 +68,11 @@ def pesq(estimate: Tensor, reference: Tensor) -> Tensor | None:
         return None
 
 
-MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {"si_sdr": si_sdr, "stoi": stoi, "pesq": pesq}
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
+    "si_sdr": si_sdr_of_sound,
+    "stoi": stoi,
+    "pesq": pesq,
+}
 NEEDED = {"stoi": "pystoi", "pesq": "pesq"}  # measure -> package
 UNPROCESSED = "unprocessed/"  # prefix of the measures of the input
 ORACLE = "oracle/"  # prefix of the measures of the best answer that a head of this kind could give
@@ -80,6 +108,7 @@ class EnhancementMeasures(Metric):
     sums: Tensor
     count: Tensor
     missing: Tensor
+    oracles: Tensor
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -91,36 +120,49 @@ class EnhancementMeasures(Metric):
         for name in self.measured:
             if not is_installed(name):
                 raise UserError(f"{name} needs {NEEDED[name]}: {install_measure(name)}")
-        # Rows: of the estimate and of the input.
-        self.add_state("sums", torch.zeros(2, len(self.measured)), dist_reduce_fx="sum")
+        # Rows: of the estimate, of the input and of the oracle.
+        self.add_state("sums", torch.zeros(3, len(self.measured)), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("oracles", torch.tensor(0), dist_reduce_fx="sum")
+        self.latest: dict[str, float] = {}  # by name, of the last utterance; without those that have no figure
         self.add_state("missing", torch.zeros(len(self.measured), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor) -> None:
-        """Add an utterance: what the model answered, the clean reference and the input, `(samples,)` each."""
+    def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor, oracle: Tensor | None = None) -> None:
+        """Add an utterance, `(samples,)` each: the model's answer, the clean reference, the input, and what an oracle answers."""
+        answers = [estimate, noisy, *([] if oracle is None else [oracle])]
+        self.oracles += len(answers) - 2
+        self.latest = {}
         for column, name in enumerate(self.measured):
-            found = [MEASURES[name](heard.float(), reference.float()) for heard in (estimate, noisy)]
+            found = [MEASURES[name](heard.float(), reference.float()) for heard in answers]
             if any(value is None for value in found):
                 self.missing[column] += 1
                 continue
             for row, value in enumerate(found):
                 assert value is not None
                 self.sums[row, column] += value.to(self.sums.device)
+            after, before = (float(value) for value in found[:2] if value is not None)
+            self.latest |= {
+                each: figure for each, figure in ((name, after), (f"{name}i", after - before)) if each in self.names
+            }
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """By name; with `unprocessed/` before it the measures of the input, with `left_out/` how many utterances have none."""
-        after, before = self.sums / (self.count - self.missing)
+        """By name; with `unprocessed/` before it the measures of the input, with `oracle/` those of an oracle that was given for
+        every utterance, with `left_out/` how many utterances have none."""
+        after, before, best = self.sums / (self.count - self.missing)
         values = {name: after[column] for column, name in enumerate(self.measured)}
         inputs = {name: before[column] for column, name in enumerate(self.measured)}
         improved = {f"{name}i": values[name] - inputs[name] for name in self.measured}
         named = {name: {**values, **improved}[name] for name in self.names}
         left_out = {f"{LEFT_OUT}{self.measured[n]}": self.missing[n] for n in self.missing.nonzero()[:, 0].tolist()}
-        return named | {f"{UNPROCESSED}{name}": value for name, value in inputs.items()} | left_out
+        named |= {f"{UNPROCESSED}{name}": value for name, value in inputs.items()}
+        if self.count and self.oracles == self.count:
+            named |= {f"{ORACLE}{name}": best[column] for column, name in enumerate(self.measured)}
+        return named | left_out
 
 
 class ExtractionMeasures(EnhancementMeasures):
-    """The same of an extracted speaker, with `confusion` and the ceiling of an oracle.
+    """The same of an extracted speaker, with `confusion`.
 
     `confusion` is the share of the answers that are nearer, by SI-SDR, to the rest of the mixture (the other speakers, and noise
     if there is some) than to the target; utterances without a rest do not count.
@@ -131,33 +173,25 @@ class ExtractionMeasures(EnhancementMeasures):
 
     confused: Tensor
     pairs: Tensor
-    best: Tensor
-    oracles: Tensor
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__(names)
-        for name in ("confused", "pairs", "oracles"):
+        for name in ("confused", "pairs"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("best", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor, oracle: Tensor | None = None) -> None:
         """Add an utterance, `(samples,)` each: the answer, the target alone, the mixture, and what an oracle answers."""
         if not reference.any():
             raise UserError("the target speaker is silent, so no answer has an SI-SDR; leave the utterance out")
-        super().update(estimate, reference, noisy)
+        super().update(estimate, reference, noisy, oracle)
         rest = noisy.float() - reference.float()
         if rest.abs().max() > SILENT:
             self.pairs += 1
             self.confused += int(si_sdr(estimate.float(), rest) > si_sdr(estimate.float(), reference.float()))
-        if oracle is not None:
-            self.oracles += 1
-            self.best += si_sdr(oracle.float(), reference.float()).to(self.best.device)
 
     def compute(self) -> dict[str, Tensor]:
-        """As of `EnhancementMeasures`, and `confusion`, and with an oracle its `oracle/si_sdr`."""
+        """As of `EnhancementMeasures`, and `confusion`."""
         values = super().compute()
         if self.pairs:
             values["confusion"] = self.confused / self.pairs
-        if self.oracles:
-            values[f"{ORACLE}si_sdr"] = self.best / self.oracles
         return values

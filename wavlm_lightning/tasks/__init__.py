@@ -30,7 +30,9 @@ from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.front_end import FrontEndTask
+from wavlm_lightning.tasks.generation.enhancement import Enhancement
 from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
+from wavlm_lightning.tasks.generation.separation import Separation
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
@@ -55,6 +57,7 @@ __all__ = [
     "EcapaVerification",
     "EmotionRecognition",
     "EncoderDecoderTask",
+    "Enhancement",
     "EnrolledTask",
     "FineTunedRecognition",
     "FoldData",
@@ -72,6 +75,7 @@ __all__ = [
     "PhonemeRecognition",
     "QualityPrediction",
     "QueryByExample",
+    "Separation",
     "SlotFilling",
     "SpeakerDiarization",
     "SpeakerIdentification",

@@ -103,8 +103,9 @@ class Task(HeadCheckpoint, Trainable):
         units: by metric, how it is shown; a metric without a unit is a fraction, shown in percent.
         answer: what `outputs` gives for a recording: scores of one `label` or one `vector`, `(batch, dim)`; `labels`, a
             sequence of scores that may be cut anywhere (CTC); `frames`, one answer that must see all frames (diarization);
-            `waveform`, `(batch, samples)` (see `WaveformTask`); `text`, what `readable` decodes from all frames. Windows of
-            long recordings, prediction, export, reports and W&B go by it; None lets them go by the shape.
+            `waveform`, `(batch, samples)` or `(batch, samples, parts)` (see `WaveformTask`); `text`, what `readable` decodes
+            from all frames. Windows of long recordings, prediction, export, reports and W&B go by it; None lets them go by the
+            shape.
         answer_sounds: names of the sounds that the head makes, for a task whose answers people can hear; see `playable`.
         lost_frames: frames by which the convolutions of the head shorten an utterance; graphs are traced with more.
         cache_level: what a feature cache may store: `utterance` (means over time) if the head is linear up to its mean
@@ -321,6 +322,11 @@ class Task(HeadCheckpoint, Trainable):
 
     def unit(self, metric: str) -> Unit:
         return self.units.get(metric, PERCENT)
+
+    @property
+    def parts(self) -> int:
+        """Waveforms that a task which answers with audio gives for each input: those of `target_audio`, or one."""
+        return max(len(self.target_audio), 1)
 
     @property
     def monitor(self) -> tuple[str, str]:

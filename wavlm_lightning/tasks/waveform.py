@@ -1,4 +1,4 @@
-"""Tasks that answer with audio: enhancement, dereverberation, extraction of a speaker."""
+"""Tasks that answer with audio: enhancement, dereverberation, extraction of a speaker, separation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -26,7 +25,7 @@ QUIET = 1e-8  # energy added to that of reference and error, for digital silence
 
 
 class WaveformTask(Task):
-    """One waveform for each utterance, sample by sample with its input.
+    """One waveform for each utterance, sample by sample with its input; several if the target is several (`target_audio`).
 
     A subclass builds layers (`build_head`) and computes the waveform (`enhance`) from features and input audio. The clean
     reference is the audio member `clean` of the corpus, or what the training transforms changed (`target_audio`).
@@ -62,7 +61,9 @@ class WaveformTask(Task):
 
     @abstractmethod
     def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
-        """The answer, `(batch, samples)` as the input is; that for an utterance depends on neither padding nor other rows.
+        """The answer, `(batch, samples)` as the input is, or `(batch, samples, parts)`.
+
+        That for an utterance depends on neither padding nor other rows.
 
         Args:
             features: weighted sum of the upstream's layers, `(batch, frames, dim)`; frame t is centred near sample
@@ -84,17 +85,19 @@ class WaveformTask(Task):
         )
 
     def forward(self, inputs: Any) -> tuple[Tensor, Tensor]:
-        """Waveforms `(batch, samples)`, zeros in the padding, and samples of each row `(batch,)`."""
+        """Waveforms `(batch, samples)` or `(batch, samples, parts)`, zeros in the padding, and samples of each row `(batch,)`."""
         if not isinstance(inputs, Waveforms):
             raise UserError(f"{self.name}: hears the audio itself, which cached features lack; set data.cache: null")
         return super().forward(inputs)
 
     def from_layers(self, layers: Layers, inputs: Any) -> tuple[Tensor, Tensor]:
         waveforms = self.enhance(self.weighted_sum(layers), layers.lengths, inputs)
-        if waveforms.shape != inputs.audio.shape:
-            shapes = f"{tuple(waveforms.shape)} instead of {tuple(inputs.audio.shape)}"
+        wanted = (*inputs.audio.shape, self.parts) if self.parts > 1 else tuple(inputs.audio.shape)
+        if waveforms.shape != wanted:
+            shapes = f"{tuple(waveforms.shape)} instead of {wanted}"
             raise UserError(f"{self.name}: `enhance` gives {shapes}; it must answer for each sample of the input")
-        return waveforms.masked_fill(padding_mask(inputs.lengths, waveforms.shape[1]), 0.0), inputs.lengths
+        padding = padding_mask(inputs.lengths, waveforms.shape[1])
+        return waveforms.masked_fill(padding[:, :, None] if self.parts > 1 else padding, 0.0), inputs.lengths
 
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         """Negative signal-to-noise ratio in dB, mean over utterances; unlike SI-SDR it fixes the level, too.
@@ -161,10 +164,16 @@ class WaveformTask(Task):
         return found
 
     def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """Length in seconds and level (root mean square) in dB below full scale."""
+        """Length in seconds and level (root mean square) in dB below full scale, a list of the levels of several parts."""
         rows = self.answer_rows(outputs.float(), lengths)
-        power = [row.square().mean().clamp(min=1e-10) for row in rows]
+        levels = [10 * row.square().mean(0).clamp(min=1e-10).log10() for row in rows]
         return [
-            {"seconds": round(len(row) / SAMPLE_RATE, 2), "level_db": round(10 * float(torch.log10(mean)), 1)}
-            for row, mean in zip(rows, power, strict=True)
+            {"seconds": round(len(row) / SAMPLE_RATE, 2), "level_db": _rounded(level)}
+            for row, level in zip(rows, levels, strict=True)
         ]
+
+
+def _rounded(levels: Tensor) -> float | list[float]:
+    if levels.ndim:
+        return [round(level, 1) for level in levels.tolist()]
+    return round(float(levels), 1)

@@ -13,12 +13,14 @@ from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.tasks.components.spectral import best_assignment
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 
 # Context on either side of the frames that a window answers for; a quarter of a window of less than 20 s.
 CONTEXT_SECONDS = 5.0
 
 
+FADE = round(0.02 * SAMPLE_RATE)  # samples on either side of the place where the waveforms of two windows meet
 QUIET_SECONDS = 5.0  # before a bar of windows is shown
 LONGEST_WHOLE = 180.0
 """Seconds up to which validation and test hear a recording whole; the longest of SUPERB has 145 s."""
@@ -83,7 +85,9 @@ def long_outputs(task: WindowedTask, waveform: Tensor, seconds: float) -> tuple[
     - a head that answers with `labels` (CTC) labels each window with its context, and the labels of the context are dropped;
     - a head that answers with one `label` or `vector` for a recording answers for each window; the result is the mean of
       the answers, weighted by frames;
-    - a head that answers with a `waveform` hears each window with its context, and the samples of the context are dropped;
+    - a head that answers with a `waveform` hears each window with its context; where the parts of two windows meet, the answer
+      fades from the one to the other. Several parts, such as talkers, are in the order that fits the window before best, by the
+      samples that both windows hear;
     - a head that answers with `frames` or `text` gets the whole sequence of weighted sums: diarization must not swap
       speakers between windows.
 
@@ -91,7 +95,7 @@ def long_outputs(task: WindowedTask, waveform: Tensor, seconds: float) -> tuple[
     one, and their frames (samples of a waveform), int64 `(1,)`; 1 for one vector per recording.
     """
     if task.answer == "waveform":
-        answer = torch.cat(list(_answered_samples(task, waveform, seconds)), 1)
+        answer = torch.cat(list(_joined_waveforms(task, waveform, seconds)), 1)
         return answer, _count(answer)
     parts = window_features(task, waveform, seconds)
     if task.cache_level == "utterance":
@@ -134,18 +138,42 @@ def is_long(inputs: Any) -> bool:
     )
 
 
-def _answered_samples(task: WindowedTask, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
-    """The samples `(1, samples)` that each window of a recording `(samples,)` answers for."""
+def _joined_waveforms(task: WindowedTask, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
+    """The answer for a recording `(samples,)`, in pieces `(1, samples)` or `(1, samples, parts)`, without seams."""
     hop = round(SAMPLE_RATE / task.upstream.frame_rate)
-    for samples, before, frames in _shown(windows(len(waveform), hop, seconds)):
-        stretch = waveform[samples]
+    last, last_begin, done = (
+        waveform[None, :0],
+        0,
+        0,
+    )  # the answer of the window before, its place, and what is given out
+    for samples, before, _ in _shown(windows(len(waveform), hop, seconds)):
+        stretch, begin = waveform[samples], samples.start
         answer, _ = task(Waveforms(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
         if answer.shape[1] != len(stretch):
             raise UserError(
                 f"{task.name}: answers {len(stretch)} samples with {answer.shape[1]}, so windows cannot be joined; give "
                 "--window 0"
             )
-        yield answer[:, before * hop : None if frames is None else (before + frames) * hop]
+        if begin + before * hop:
+            meet = begin + before * hop
+            shared = last_begin + last.shape[1] - begin  # samples that both windows answer
+            if answer.ndim > 2:
+                answer = answer[:, :, best_order(last[0, -shared:], answer[0, :shared])]
+            fade = min(FADE, meet - max(begin, done), begin + shared - meet)
+            yield last[:, done - last_begin : meet - fade - last_begin]
+            old = last[:, meet - fade - last_begin : meet + fade - last_begin]
+            new = answer[:, meet - fade - begin : meet + fade - begin]
+            rising = torch.linspace(0, 1, 2 * fade + 2, device=answer.device, dtype=answer.dtype)[1:-1]
+            yield torch.lerp(old, new, rising.view(1, -1, *([1] * (answer.ndim - 2))))
+            done = meet + fade
+        last, last_begin = answer, begin
+    yield last[:, done - last_begin :]
+
+
+def best_order(before: Tensor, after: Tensor) -> Tensor:
+    """The order of the parts of one answer that is nearest to another of the same samples; `(samples, parts)` each."""
+    # The sum of squared differences is least where that of the inner products is largest.
+    return best_assignment(-(after.double().T @ before.double())[None])[1][0]
 
 
 def _count(frames: Tensor) -> Tensor:

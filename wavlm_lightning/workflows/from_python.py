@@ -88,7 +88,7 @@ class LoadedHead:
     ) -> Any:
         """What `wavlm predict` prints: `text`, `turns`, `embedding`, a label with its probability, ..., as a dict.
 
-        A head that answers with audio gives it as `audio`, float32 `(samples,)` at 16 kHz.
+        A head that answers with audio gives it as `audio`, float32 `(samples,)` or `(samples, parts)` at 16 kHz.
 
         Args:
             audio: a waveform `(samples,)` in [-1, 1], the path of a recording, or a list of them.

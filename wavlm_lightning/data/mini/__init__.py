@@ -3,8 +3,8 @@
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
 (qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/`
-(accents, noisy, translation); their sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`,
-`rooms`; `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
+(accents, enhancement, noisy, separation, translation); their sentences: `grammar`; from a plan to samples:
+`scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """
@@ -29,6 +29,8 @@ DATASETS: tuple[str, ...] = (
     "accents",
     "noisy",
     "translation",
+    "enhancement",
+    "separation",
 )
 
 

@@ -47,6 +47,8 @@ class Size:
     accents: tuple[int, int, int] = (480, 60, 30)  # sentences; those of the test in each of its eight conditions
     noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
     translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
+    enhancement: tuple[int, int, int] = (480, 40, 64)  # sentences in noise
+    separation: tuple[int, int, int] = (480, 40, 60)  # mixtures of two talkers
 
 
 SIZES: dict[str, Size] = {
@@ -77,6 +79,8 @@ SIZES: dict[str, Size] = {
         accents=(6, 2, 1),
         noisy=(6, 2, 1),
         translation=(8, 3, 6),
+        enhancement=(4, 2, 2),
+        separation=(3, 2, 2),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

@@ -23,7 +23,7 @@ from wavlm_lightning.data.mini import (
     readings,
     target_speakers,
 )
-from wavlm_lightning.data.mini.full_stack import accents, noisy, translation
+from wavlm_lightning.data.mini.full_stack import accents, enhancement, noisy, separation, translation
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -52,6 +52,8 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "accents": accents.accents,
     "noisy": noisy.noisy,
     "translation": translation.translation,
+    "enhancement": enhancement.enhancement,
+    "separation": separation.separation,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

@@ -31,6 +31,9 @@ class FrontEndEnhancement(WaveformTask):
 
     name: ClassVar[str] = "FRONT-END"
     others: ClassVar[dict[str, Direction]] = {"si_sdri": "higher", "stoi": "higher"}
+    input_sound: ClassVar[str] = "noisy"
+    answer_sounds: ClassVar[tuple[str, ...]] = ("enhanced",)
+    reference_sound: ClassVar[str] = "clean"
 
     def __init__(
         self, upstream: Upstream, learning_rate: float = 1e-3, front_end: FrontEnd | None = None, **settings: Any

@@ -65,7 +65,7 @@ def predict_recordings(
     Yields:
         For each recording `file` and the head's answer (`text`, `turns`, `embedding`, ...), as JSON-like values; after
         all embeddings, for each pair of them `a`, `b` and the cosine as `score`. Of audio in `out`, `audio` is the name of
-        the file and `clipped` the number of samples that were beyond full scale, if there were any.
+        the file (a list for several talkers) and `clipped` the number of samples that were beyond full scale, if there were any.
 
     Raises:
         UserError: the head cannot be used, another process writes to `out`, or (unless `on_error="skip"`) a recording
@@ -124,7 +124,7 @@ def predict_recordings(
             place = Path(out)
             if head.task.answer == "waveform":
                 paths = list(dict.fromkeys(paths))  # a file for each, also if a recording was named twice
-                writer = AudioWriter(place, paths, given, audio_format)
+                writer = AudioWriter(place, paths, given, audio_format, head.task.parts)
             place.mkdir(parents=True, exist_ok=True)
             busy = f"{place}: another process is writing predictions there; wait for it, or choose another --out"
             stack.enter_context(locked(place / LOCK, busy, optional=True, temporary=True))

@@ -53,12 +53,13 @@ class PredictionsFolder:
         states = {note["file"]: note["state"] for note in notes[1:] if {"file", "state"} <= note.keys()}
         return {file: (rows[file], state) for file, state in states.items() if file in rows}
 
-    def earlier(self, path: Path, audio: str | None = None) -> dict[str, Any] | None:
-        """The row of a recording that an interrupted run has written, if it has not changed since; `audio` is its file."""
+    def earlier(self, path: Path, audio: str | list[str] | None = None) -> dict[str, Any] | None:
+        """The row of a recording that an interrupted run has written, if it has not changed since; `audio` its file or files."""
         row, state = self.done.get(printable(path), (None, None))
         if row is None or state != state_of(path) or row.get("audio") != audio:
             return None
-        return row if audio is None or (self.folder / audio).is_file() else None
+        files = [] if audio is None else [audio] if isinstance(audio, str) else audio
+        return row if all((self.folder / file).is_file() for file in files) else None
 
     def add(self, path: Path, row: dict[str, Any]) -> None:
         """Append a row to the file, at once."""
