@@ -37,7 +37,7 @@ def test_mini_has_the_counts_of_the_demo(plans: dict[str, Plan]) -> None:
     assert len(plans["sid"].inventories["speakers"]) == 60
 
 
-@pytest.mark.parametrize("dataset", ["pretrain", "pr", "ks", "ic", "sv", "sf"])
+@pytest.mark.parametrize("dataset", ["pretrain", "pr", "ks", "ic", "sv", "sf", "translation"])
 def test_splits_share_neither_speaker_nor_variant(plans: dict[str, Plan], dataset: str) -> None:
     groups = [takes(plans[dataset], split) for split in plans[dataset].splits]
     for attribute in ("name", "variant"):
