@@ -19,7 +19,7 @@ from quiet import quiet_trainer
 from wandb_records import records
 
 from wavlm_lightning.augment.transforms import WaveformTransform
-from wavlm_lightning.callbacks.wandb import KEPT, Wandb, WandbMedia, heat_map, logged_in, run_id, spectrogram
+from wavlm_lightning.callbacks.wandb import KEPT, Wandb, WandbMedia, heat_map, logged_in, parts_of, run_id, spectrogram
 from wavlm_lightning.cli import main
 from wavlm_lightning.tasks import TaskData, WaveformTask
 from wavlm_lightning.upstreams import Fbank
@@ -162,6 +162,13 @@ def test_answers_that_are_audio_are_heard_each_time(tiny, stranger):
         assert np.abs(2 * waveforms[1] - waveforms[0]).max() < 4 / 32768
         assert np.abs(4 * waveforms[0] - waveforms[2]).max() < 8 / 32768 and len(waveforms[0]) > 1000
     assert all("level_db" in row[2] for row in logged[1]["samples/predictions"].data)
+
+
+def test_the_parts_of_an_answer_are_heard_one_after_the_other():
+    answers = torch.arange(12.0).reshape(2, 3, 2) / 100
+    sounds, captions = parts_of(answers, [3, 2], ["a", "b"])
+    assert captions == ["a 1", "b 1", "a 2", "b 2"] and [len(each) for each in sounds] == [3, 2, 3, 2]
+    assert np.array_equal(sounds[3], answers[1, :2, 1].numpy())
 
 
 def test_metrics_are_logged_in_their_units_and_directions(tiny, stranger):

@@ -21,7 +21,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.metrics import enhancement
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import Enhancement, Separation, TaskData
+from wavlm_lightning.tasks import Enhancement, Separation, TaskData, windows
 from wavlm_lightning.tasks.generation.mask_estimation import MaskEstimation
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.from_python import load_head
@@ -152,6 +152,19 @@ def test_the_loss_in_time_is_the_negative_si_sdr() -> None:
     assert float(task.loss(answers, batch.targets.lengths, batch.targets)) == pytest.approx(
         -np.mean(expected), abs=0.01
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_recording_has_a_loss_from_its_answer(
+    kind: type[MaskEstimation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = built(kind)
+    batch = batch_of(task, 32_000)
+    short = float(task.loss(*task.answers(batch.inputs), batch.targets))
+    monkeypatch.setattr(windows, "LONGEST_WHOLE", 1.0)
+    outputs, lengths = task.answers(batch.inputs)
+    assert float(task.loss(outputs, lengths, batch.targets)) == pytest.approx(short, rel=0.1)
 
 
 def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:

@@ -323,10 +323,10 @@ class WandbMedia(pl.Callback):
         """Answers `(rows, samples)` that are audio, or their parts, each time; what the task heard and the reference, once."""
         assert isinstance(batch.inputs, Waveforms), "heads that answer with audio hear it"
         lengths, keys = batch.inputs.lengths[: len(answered)].tolist(), list(batch.keys[: len(answered)])
-        shown = _sounds(*_parts(answered, lengths, keys), "samples/answer")
+        shown = _sounds(*parts_of(answered, lengths, keys), "samples/answer")
         if not self.audio_logged:
             shown |= _sounds(_cut(batch.inputs.audio, lengths), keys)
-            shown |= _sounds(*_parts(batch.targets.values, lengths, keys), "samples/reference")
+            shown |= _sounds(*parts_of(batch.targets.values, lengths, keys), "samples/reference")
         return shown
 
     def _log(self, trainer: pl.Trainer, shown: dict[str, Any]) -> None:
@@ -373,7 +373,7 @@ def _cut(rows: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     return [row[:n].float().clamp(-1, 1).cpu().numpy() for row, n in zip(rows, lengths, strict=False)]
 
 
-def _parts(rows: Tensor, lengths: Sequence[int], keys: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
+def parts_of(rows: Tensor, lengths: Sequence[int], keys: Sequence[str]) -> tuple[list[np.ndarray], list[str]]:
     """Waveforms `(rows, samples)`, or the parts of `(rows, samples, parts)` one after the other, and a caption for each."""
     if rows.ndim == 2:
         return _cut(rows, lengths), list(keys)
