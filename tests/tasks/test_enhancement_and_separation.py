@@ -21,7 +21,7 @@ from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.metrics import enhancement
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import Enhancement, Separation, TaskData
+from wavlm_lightning.tasks import Enhancement, Separation, TaskData, windows
 from wavlm_lightning.tasks.generation.mask_estimation import MaskEstimation
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.from_python import load_head
@@ -154,6 +154,19 @@ def test_the_loss_in_time_is_the_negative_si_sdr() -> None:
     )
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_long_recording_has_a_loss_from_its_answer(
+    kind: type[MaskEstimation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = built(kind)
+    batch = batch_of(task, 32_000)
+    short = float(task.loss(*task.answers(batch.inputs), batch.targets))
+    monkeypatch.setattr(windows, "LONGEST_WHOLE", 1.0)
+    outputs, lengths = task.answers(batch.inputs)
+    assert float(task.loss(outputs, lengths, batch.targets)) == pytest.approx(short, rel=0.1)
+
+
 def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     with pytest.raises(UserError, match=r"model.hop is 80, but protocol superb"):
         Enhancement(Fbank(cmvn=False), hop=80)
@@ -234,3 +247,19 @@ def test_predict_writes_a_file_for_each_talker(run: Path, capsys: pytest.Capture
         == 2
     )
     assert "would replace the recording" in capsys.readouterr().err
+
+
+def test_what_is_played_has_the_parts_in_the_order_of_the_talkers() -> None:
+    task = built(Separation)
+    batch = batch_of(task, 3000, 2000)
+    swapped = batch.targets.values.flip(2) + 0.001
+    first, second = task.playable(swapped, batch.targets.lengths, batch)
+    assert list(first) == ["mixture", "part 1", "part 2", "talker 1", "talker 2"]
+    assert set(task.answer_sounds) < set(first)
+    for name in ("1", "2"):
+        assert torch.allclose(first[f"part {name}"] - 0.001, first[f"talker {name}"], atol=1e-6)
+    assert {len(each) for each in second.values()} == {2000}
+    enhanced = built(Enhancement)
+    heard = batch_of(enhanced, 1000)
+    (played,) = enhanced.playable(heard.targets.values, heard.targets.lengths, heard)
+    assert list(played) == ["noisy", "enhanced", "clean"] and torch.equal(played["noisy"], heard.inputs.audio[0])

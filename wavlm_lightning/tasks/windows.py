@@ -158,7 +158,7 @@ def _joined_waveforms(task: WindowedTask, waveform: Tensor, seconds: float) -> I
             meet = begin + before * hop
             shared = last_begin + last.shape[1] - begin  # samples that both windows answer
             if answer.ndim > 2:
-                answer = answer[:, :, best_order(last[0, -shared:], answer[0, :shared])]
+                answer = answer[:, :, best_order(last[0, last.shape[1] - shared :], answer[0, :shared])]
             fade = min(FADE, meet - max(begin, done), begin + shared - meet)
             yield last[:, done - last_begin : meet - fade - last_begin]
             old = last[:, meet - fade - last_begin : meet + fade - last_begin]
