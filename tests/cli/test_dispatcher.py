@@ -58,7 +58,7 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert "damaged shards: train-000000.tar" in capsys.readouterr().err
     assert main(["data", "info", str(tiny)]) == 2
     assert (
-        "holds the corpora er, ic, ks, meetings, mos, pr, pretrain, qbe, sd, sf, sid, sv, target"
+        "holds the corpora er, ic, ks, meetings, mos, pr, pretrain, qbe, sd, sf, sid, sv, target, voices"
         in capsys.readouterr().err
     )
 

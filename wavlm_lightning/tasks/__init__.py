@@ -25,6 +25,8 @@ from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.enrolled import EnrolledTask
+from wavlm_lightning.tasks.generation.any_to_one import AnyToOneConversion
+from wavlm_lightning.tasks.generation.content_conversion import ContentConversion
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
@@ -43,6 +45,8 @@ from wavlm_lightning.tasks.speaker.target_recognition import TargetRecognition
 from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
+    "AnyToOneConversion",
+    "ContentConversion",
     "CtcTask",
     "EcapaVerification",
     "EmotionRecognition",

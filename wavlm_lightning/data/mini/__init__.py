@@ -2,9 +2,9 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos); their sentences: `grammar`; from a plan to
-samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and
-phones; `seeding`.
+(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/` (those that generate); their
+sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the
+synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """
@@ -26,6 +26,7 @@ DATASETS: tuple[str, ...] = (
     "meetings",
     "target",
     "mos",
+    "voices",
 )
 
 

@@ -44,6 +44,10 @@ class Size:
     target: tuple[int, int, int] = (300, 40, 60)  # mixtures, each asked for both of its talkers
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
+    voices: int = 5  # targets of voice conversion
+    voice_sentences: int = 120  # of each target in train: five minutes
+    voice_sources: tuple[int, int] = (2, 4)  # other speakers in valid and test
+    voice_pairs: tuple[int, int] = (4, 4)  # sentences of each of them in valid and test, for every target
 
 
 SIZES: dict[str, Size] = {
@@ -71,6 +75,9 @@ SIZES: dict[str, Size] = {
         target=(3, 1, 1),
         mos=(1, 1, 1, 0),
         mos_severities=1,
+        voice_sentences=2,
+        voice_sources=(1, 1),
+        voice_pairs=(1, 1),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

@@ -23,6 +23,7 @@ from wavlm_lightning.data.mini import (
     readings,
     target_speakers,
 )
+from wavlm_lightning.data.mini.full_stack import voices
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -48,6 +49,7 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "meetings": meetings.meetings,
     "target": target_speakers.target,
     "mos": ratings.mos,
+    "voices": voices.voices,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 
