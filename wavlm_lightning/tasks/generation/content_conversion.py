@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import TaskBatch, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.conversion.content_vae import ContentVae
+from wavlm_lightning.tasks.components.conversion.mel_scale import spread
 from wavlm_lightning.tasks.components.conversion.units import FrameUnits
 from wavlm_lightning.tasks.generation.any_to_one import MelConversion, frame_difference
 from wavlm_lightning.upstreams import Upstream
@@ -49,6 +49,9 @@ class ContentConversion(MelConversion):
     """
 
     name: ClassVar[str] = "VC-content"
+    weighted_sum: FrameUnits
+    voices: Tensor
+    learned: Tensor
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class ContentConversion(MelConversion):
             raise UserError(
                 f"{self.name}: units of an encoder that is trained would move; set model.upstream.frozen: true"
             )
-        self.weighted_sum: FrameUnits = FrameUnits(layer, units, upstream)
+        self.weighted_sum = FrameUnits(layer, units, upstream)
         if min(content_weight, voice_weight) < 0:
             raise UserError("model.content_weight and model.voice_weight must be 0 or more")
         self.number_of_units, self.content_from = units, content_from
@@ -91,7 +94,8 @@ class ContentConversion(MelConversion):
     def build_head(self, dim: int) -> None:
         super().build_head(dim)
         self.network = ContentVae(self.number_of_units, self.hidden, self.content_dim, self.voice_dim)
-        self.register_buffer("voices", torch.full((len(self.labels), self.voice_dim), torch.nan))
+        self.register_buffer("voices", torch.zeros(len(self.labels), self.voice_dim))
+        self.register_buffer("learned", torch.zeros(len(self.labels), dtype=torch.bool))  # which of them are
 
     # What is learned before the first update, and before each validation.
 
@@ -99,18 +103,13 @@ class ContentConversion(MelConversion):
         super().on_fit_start()
         assert self.data is not None
         split, frames = self.data.opened["train"], list[np.ndarray]()
-        names = {str(meta.get("speaker")) for meta in split.metas()}
-        if strangers := names.difference(self.labels):
+        if strangers := {str(name) for name in self.recorded}.difference(self.labels):
             raise UserError(
                 f"{self.name}: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers"
             )
-        # Spread over the split, whose speakers follow each other.
-        order = np.random.default_rng(0).permutation(len(split))
-        enough = max(1, int((split.samples[order].cumsum() <= UNIT_SECONDS * SAMPLE_RATE).sum()))
-        for number in np.sort(order[:enough]):
-            shard, place = split.locate(int(number))
-            waveform = torch.from_numpy(shard.waveform(place) * np.float32(self.data.factor)).to(self.device)
-            layers = self.upstream(waveform[None], torch.tensor([len(waveform)], device=self.device))
+        for waveform in spread(split, UNIT_SECONDS, self.data.factor):
+            heard = waveform[None].to(self.device)
+            layers = self.upstream(heard, torch.tensor([heard.shape[1]], device=self.device))
             frames.append(layers.hidden[self.weighted_sum.layer, 0].float().cpu().numpy())
         self.weighted_sum.fit(np.concatenate(frames), self.seed)
         # k-means in several processes may round differently.
@@ -120,12 +119,13 @@ class ContentConversion(MelConversion):
     def learn_voices(self) -> None:
         """The voice of each speaker of the training split: the mean over its first recordings."""
         assert self.data is not None
-        for name in sorted({str(meta.get("speaker")) for meta in self.data.training().metas()}):
+        for name in self.recorded:
             found = []
             for recording in self.recordings_of(name):
                 mel = self.mel.of(recording[None].to(self.device))
                 found.append(self.network.voice_of(mel, torch.tensor([mel.shape[1]], device=self.device)).mean[0])
-            self.voices[self.labels.index(name)] = torch.stack(found).mean(0)
+            place = self.labels.index(name)
+            self.voices[place], self.learned[place] = torch.stack(found).mean(0), True
 
     def on_validation_start(self) -> None:
         super().on_validation_start()
@@ -152,23 +152,15 @@ class ContentConversion(MelConversion):
 
     def _voices_wanted(self, rows: int) -> Tensor:
         """The voices of the targets of a batch, `(rows, voice)`."""
-        names = [name or self.target for name in self._wanted or [None] * rows]
-        found = []
-        for name in names:
-            if name not in self.labels:
-                known = ", ".join(
-                    name for name, voice in zip(self.labels, self.voices, strict=True) if voice[0] == voice[0]
-                )
+        found, known = [], [name for name, learned in zip(self.labels, self.learned.tolist(), strict=True) if learned]
+        for name in self._wanted or [None] * rows:
+            wanted = name or self.target
+            if wanted not in known:
                 raise UserError(
-                    f"{self.name}: its voices are {known or 'not learned yet'}, and {name or 'no one'} is asked for; set "
-                    "model.target to one of them"
+                    f"{self.name}: its voices are {', '.join(known) or 'not learned yet'}, and {wanted or 'no one'} is asked "
+                    "for; train with recordings of the target, or set model.target (in the config.yaml of the run) to one of them"
                 )
-            voice = self.voices[self.labels.index(name)]
-            if voice.isnan().any():
-                raise UserError(
-                    f"{self.name}: the training split has no recording of {name!r}, so its voice is not known; train with some"
-                )
-            found.append(voice)
+            found.append(self.voices[self.labels.index(wanted)])
         return torch.stack(found)
 
     # Frames. The features of the other methods are units here, int64 `(batch, frames)`.

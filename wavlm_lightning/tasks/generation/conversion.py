@@ -101,6 +101,10 @@ class ConversionTask(WaveformTask):
     def loss(self, outputs: Tensor, lengths: Tensor, targets: Targets) -> Tensor:
         raise UserError(f"{self.name}: learns from recordings of the target in a way of its own; train it alone")
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        self._recorded, self._known = None, {}  # of another corpus, if this object has been in a run before
+
     def vocoded(self, recording: Tensor) -> Tensor:
         """A recording `(samples,)` through what makes the answers audible, `(samples,)`."""
         hop = round(SAMPLE_RATE / self.upstream.frame_rate)
@@ -132,23 +136,34 @@ class ConversionTask(WaveformTask):
 
     _places: tuple[Split | None, dict[str, int]] = (None, {})
 
-    def recordings_of(self, speaker: str | None, most: int = ENOUGH) -> Iterator[Tensor]:
+    @property
+    def recorded(self) -> dict[str | None, list[int]]:
+        """The speakers of the training split, each with the numbers of its first recordings."""
+        assert self.data is not None
+        if self._recorded is None:
+            self._recorded = {}
+            for number, meta in enumerate(self.data.training().metas()):
+                numbers = self._recorded.setdefault(meta.get("speaker"), [])
+                if len(numbers) < ENOUGH:
+                    numbers.append(number)
+        return self._recorded
+
+    _recorded: dict[str | None, list[int]] | None = None
+
+    def recordings_of(self, speaker: str | None) -> Iterator[Tensor]:
         """The first recordings, `(samples,)`, of a speaker of the training split; of the only one if None."""
         assert self.data is not None
         split = self.data.training()
-        metas = split.metas()
         if speaker is None:
-            names = {meta.get("speaker") for meta in metas}
-            if len(names) > 1:
+            if len(self.recorded) > 1:
                 raise UserError(
-                    f"{self.name}: split {split.name} has {len(names)} speakers, and an utterance does not say which is its "
-                    "target; write `target_speaker` into its metadata, or train on one speaker"
+                    f"{self.name}: split {split.name} has {len(self.recorded)} speakers, and an utterance does not say which "
+                    "is its target; write `target_speaker` into its metadata, or train on one speaker"
                 )
-        for number, meta in enumerate(metas):
-            if most and (speaker is None or meta.get("speaker") == speaker):
-                shard, place = split.locate(number)
-                yield torch.from_numpy(shard.waveform(place) * np.float32(self.data.factor))
-                most -= 1
+            (speaker,) = self.recorded
+        for number in self.recorded.get(speaker, []):
+            shard, place = split.locate(number)
+            yield torch.from_numpy(shard.waveform(place) * np.float32(self.data.factor))
 
     def _voice(self, speaker: str | None) -> np.ndarray | None:
         key = speaker or ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,14 +33,14 @@ class MelScale(nn.Module):
 
     @torch.no_grad()
     def fit(self, split: Split, factor: float = 1.0) -> None:
-        """Take them from the first half hour of a split, whose waveforms are multiplied by `factor`."""
+        """Take them from half an hour of a split, whose waveforms are multiplied by `factor`."""
         count, total, squares = (
             0,
             torch.zeros(MEL_BINS, dtype=torch.float64),
             torch.zeros(MEL_BINS, dtype=torch.float64),
         )
-        for _, waveform, _ in islice(split.utterances(), within(split, SECONDS)):
-            mel = synthesis_mel(torch.from_numpy(waveform)[None] * factor, self.hop)[0].double()
+        for waveform in spread(split, SECONDS, factor):
+            mel = synthesis_mel(waveform[None], self.hop)[0].double()
             count, total, squares = count + len(mel), total + mel.sum(0), squares + mel.square().sum(0)
         mean = total / count
         self.mean.copy_(mean)
@@ -58,6 +59,13 @@ class MelScale(nn.Module):
         return (samples - 400).div(self.hop, rounding_mode="floor") + 1
 
 
-def within(split: Split, seconds: float) -> int:
-    """Utterances at the beginning of a split that last at most so long; one at least."""
-    return max(1, int((split.samples.cumsum() <= seconds * SAMPLE_RATE).sum()))
+def spread(split: Split, seconds: float, factor: float) -> Iterator[Tensor]:
+    """Whole utterances from everywhere in a split, the same each time, at most so much audio; one at least.
+
+    Waveforms are `(samples,)`, multiplied by `factor`.
+    """
+    order = np.random.default_rng(0).permutation(len(split))
+    count = int((split.samples[order].cumsum() <= seconds * SAMPLE_RATE).sum())
+    for number in np.sort(order[: max(1, count)]):
+        shard, place = split.locate(int(number))
+        yield torch.from_numpy(shard.waveform(place) * np.float32(factor))
