@@ -59,7 +59,7 @@ def test_data_info_and_check(tiny, tmp_path, capsys):
     assert main(["data", "info", str(tiny)]) == 2
     assert (
         "holds the corpora accents, enhancement, er, ic, ks, meetings, mos, noisy, pr, pretrain, qbe, sd, separation, sf, sid, "
-        "sv, target, translation" in capsys.readouterr().err
+        "sv, target, translation, voices" in capsys.readouterr().err
     )
 
 

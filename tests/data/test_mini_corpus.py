@@ -269,6 +269,22 @@ def test_the_parts_of_noisy_speech_and_of_mixtures_add_up(tiny: Made) -> None:
             assert len(set(meta["speakers"])) == 2 and abs(meta["recording"]["ratio_db"]) <= 5
 
 
+def test_conversions_have_the_same_sources_beside_every_target_who_reads_what_they_say(tiny: Made) -> None:
+    corpus, heard = tiny.corpora["voices"], {}
+    for split in ("valid", "test"):
+        for number, name in enumerate(corpus.inventories["speakers"]["targets"], start=1):
+            (own,) = {meta["speaker"] for meta in corpus.split(f"train_{number}").metas()}
+            part = corpus.split(f"{split}_{number}")
+            for place in range(len(part)):
+                shard, at = part.locate(place)
+                meta, target = shard.meta(at), shard.further_audio(at)["target"]
+                assert meta["target_speaker"] == own == name != meta["speaker"]
+                said = shard.waveform(at)
+                first = heard.setdefault((meta["speaker"], meta["text"]), said)
+                assert np.array_equal(first, said) and not np.array_equal(first, target)
+    assert len(heard) == 2  # one sentence of a source in valid, and of another in the test
+
+
 def test_meetings_have_two_to_four_speakers_who_all_speak_and_overlap(tiny: Made) -> None:
     heard: dict[str, set[str]] = {}
     for split in tiny.corpora["meetings"].splits:

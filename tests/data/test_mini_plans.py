@@ -148,3 +148,16 @@ def test_keys_are_unique_and_usable(plans: dict[str, Plan]) -> None:
             keys = [item.key for item in items]
             assert len(set(keys)) == len(keys), (name, split)
             assert not any(set(key) & set("./\\ ") for key in keys), (name, split)
+
+
+def test_converted_sentences_are_new_and_sources_are_no_targets(plans: dict[str, Plan]) -> None:
+    plan = plans["voices"]
+    assert len(plan.splits) == 15
+    named = plan.inventories["speakers"]
+    assert [len(named[part]) for part in ("targets", "valid", "test")] == [5, 2, 4]
+    assert len(set(named["targets"]) | set(named["valid"]) | set(named["test"])) == 11
+    texts = [{take.text for take in takes(plan, f"train_{n}")} for n in range(1, 6)]
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 600
+    variants = {take.speaker.variant for n in range(1, 6) for take in takes(plan, f"train_{n}")}
+    assert len(variants) == 5 and variants <= set(VARIANTS["test"])
+    assert [len(plan.splits[f"{split}_3"]) for split in ("valid", "test")] == [8, 16]

@@ -90,6 +90,8 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "SS": (tasks.Separation, "separation", {"hidden": 8, "layers": 1, "protocol": "fixed", "spectrum": True}),
     "TSE": (tasks.TargetExtraction, "target", {"hidden": 8, "layers": 2, "spectrum": True, "enrolment_seconds": 1.0}),
     "VOCODER": (tasks.Vocoder, "pr", {"width": 16, "hidden": 32, "blocks": 1}),
+    "VC": (tasks.AnyToOneConversion, "voices", {"hidden": 8, "hop": 320}),
+    "VC-content": (tasks.ContentConversion, "voices", {"hidden": 8, "content_dim": 4, "voice_dim": 4, "units": 5}),
     "TS-ASR": (tasks.TargetRecognition, "target", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "PVAD": (tasks.PersonalActivity, "target", {"hidden": 16, "enrolment_seconds": 1.0}),
     "FRONT-END": (tasks.FrontEndEnhancement, "pr", {"front_end": FRONT_END}),
@@ -107,7 +109,7 @@ TRAINED = ("KS", "PR", "ASR", "ASR-FT", "SD", "SE", "TS-ASR", "NOISY-ASR", "MOS"
 PRETRAINING = ("pretraining", "teacher")
 FOLDERS = ("folder KS", "folder KS trained", "folder SV")
 """Heads that a folder of the transformers library holds."""
-DDP_ALONE = ("SV-ECAPA", "DIAR")
+DDP_ALONE = ("SV-ECAPA", "DIAR", "VC", "VC-content")
 """Tasks that refuse fsdp2."""
 MODULES = [
     *PRETRAINING,
@@ -170,6 +172,9 @@ def build(tiny: Path, name: str) -> tuple[Any, Any]:
         return as_two(cls)(encoder, **SETTINGS, **sizes), tasks.FoldData(str(tiny / "er"), **data)
     if short == "ASR-FT":
         data |= {"batch_seconds": 6.0}  # batches of unequal numbers of utterances, whose sums an update divides
+    if corpus == "voices":
+        for part in ("train", "valid", "test"):
+            data[f"{part}_split"] = "+".join(f"{part}_{target}" for target in range(1, 6))
     if short in ("KS", "SID"):
         data |= {"batch_seconds": 5.0, "max_seconds": 1.0}  # batches of unequal sizes
     if short in ("SE", "FRONT-END"):

@@ -45,6 +45,7 @@ OFFICIAL = {
     "chime4": "noisy",
     "voicebank_demand": "enhancement",
     "libri2mix_separation": "separation",
+    "own_voices": "voices",
     **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
@@ -133,6 +134,8 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             "--data.transforms",
             yaml.safe_dump(with_corpus(content["data"]["init_args"]["transforms"], tiny)),
         ]
+    if OFFICIAL.get(name) == "voices":  # the splits of one target
+        arguments += [part for split in ("train", "valid", "test") for part in (f"--data.{split}_split", f"{split}_1")]
     if "pseudo_corpus" in content["data"]["init_args"]:
         pseudo = pseudo_of(tiny / OFFICIAL.get(name, name), tmp_path / "pseudo")
         arguments += ["--data.pseudo_corpus", str(pseudo), "--data.train_seconds", "null"]

@@ -30,6 +30,8 @@ from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.front_end import FrontEndTask
+from wavlm_lightning.tasks.generation.any_to_one import AnyToOneConversion
+from wavlm_lightning.tasks.generation.content_conversion import ContentConversion
 from wavlm_lightning.tasks.generation.enhancement import Enhancement
 from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
 from wavlm_lightning.tasks.generation.separation import Separation
@@ -52,7 +54,9 @@ from wavlm_lightning.tasks.speaker.target_recognition import TargetRecognition
 from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
+    "AnyToOneConversion",
     "AttentionRecognition",
+    "ContentConversion",
     "CtcTask",
     "EcapaVerification",
     "EmotionRecognition",

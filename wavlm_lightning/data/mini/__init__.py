@@ -2,9 +2,9 @@
 
 Reading order: `prepare` (writes the corpora), `plans` (what a data set holds, at each size); the data sets: `readings`
 (pretrain, pr), `keywords` (ks), `commands` (ic, sf), `identities` (sid, sv), `dialogues` (sd), `emotions` (er), `queries`
-(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/`
-(accents, enhancement, noisy, separation, translation); their sentences: `grammar`; from a plan to samples:
-`scripted_utterance`, `rendering`, `effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
+(qbe), `target_speakers` (target), `meetings`, `ratings` and `degradations` (mos), `full_stack/` (accents, enhancement, noisy,
+separation, translation, voices); their sentences: `grammar`; from a plan to samples: `scripted_utterance`, `rendering`,
+`effects`, `rooms`; `synthesis/` holds the synthesisers, their voices and phones; `seeding`.
 
 Imports `data` and `system`. Tests: `tests/data/test_mini_*.py`.
 """
@@ -27,10 +27,11 @@ DATASETS: tuple[str, ...] = (
     "target",
     "mos",
     "accents",
-    "noisy",
-    "translation",
     "enhancement",
+    "noisy",
     "separation",
+    "translation",
+    "voices",
 )
 
 

@@ -45,10 +45,14 @@ class Size:
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
     accents: tuple[int, int, int] = (480, 60, 30)  # sentences; those of the test in each of its eight conditions
-    noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
-    translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
     enhancement: tuple[int, int, int] = (480, 40, 64)  # sentences in noise
+    noisy: tuple[int, int, int] = (480, 60, 30)  # sentences, of which the test has each in 14 conditions
     separation: tuple[int, int, int] = (480, 40, 60)  # mixtures of two talkers
+    translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
+    voices: int = 5  # targets of voice conversion
+    voice_sentences: int = 120  # of each target in train: five minutes
+    voice_sources: tuple[int, int] = (2, 4)  # other speakers in valid and test
+    voice_pairs: tuple[int, int] = (4, 4)  # sentences of each of them in valid and test, for every target
 
 
 SIZES: dict[str, Size] = {
@@ -77,10 +81,13 @@ SIZES: dict[str, Size] = {
         mos=(1, 1, 1, 0),
         mos_severities=1,
         accents=(6, 2, 1),
-        noisy=(6, 2, 1),
-        translation=(8, 3, 6),
         enhancement=(4, 2, 2),
+        noisy=(6, 2, 1),
         separation=(3, 2, 2),
+        translation=(8, 3, 6),
+        voice_sentences=2,
+        voice_sources=(1, 1),
+        voice_pairs=(1, 1),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.

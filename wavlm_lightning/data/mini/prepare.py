@@ -23,7 +23,7 @@ from wavlm_lightning.data.mini import (
     readings,
     target_speakers,
 )
-from wavlm_lightning.data.mini.full_stack import accents, enhancement, noisy, separation, translation
+from wavlm_lightning.data.mini.full_stack import accents, enhancement, noisy, separation, translation, voices
 from wavlm_lightning.data.mini.plans import SIZES, Plan, Size
 from wavlm_lightning.data.mini.rendering import RendererPool, open_renderers
 from wavlm_lightning.system.errors import UserError
@@ -50,10 +50,11 @@ _PLANS: dict[str, Callable[[Size, int], Plan]] = {
     "target": target_speakers.target,
     "mos": ratings.mos,
     "accents": accents.accents,
-    "noisy": noisy.noisy,
-    "translation": translation.translation,
     "enhancement": enhancement.enhancement,
+    "noisy": noisy.noisy,
     "separation": separation.separation,
+    "translation": translation.translation,
+    "voices": voices.voices,
 }
 _LICENCE = "CC0-1.0; synthetic speech, made on this machine"
 

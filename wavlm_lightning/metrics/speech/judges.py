@@ -14,6 +14,7 @@ import torch
 from wavlm_lightning.system.errors import UserError, pip_install
 
 RATE = 16_000
+LEVEL = 10 ** (-30 / 20)  # root mean square
 PACKAGES = {"similarity": "resemblyzer", "quality": "distillmos"}  # what is judged -> the package with the weights
 
 
@@ -63,9 +64,11 @@ def voice_vector(waveform: np.ndarray) -> np.ndarray | None:
     encoder = _voices()
     from resemblyzer import preprocess_wav
 
-    if not np.any(waveform):
-        return None  # it would divide by its level
-    heard = preprocess_wav(np.asarray(waveform, np.float32), source_sr=RATE)
+    size = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))) if len(waveform) else 0.0
+    if not size:
+        return None
+    # It raises quiet recordings to this level, and leaves loud ones as they are, which it hears otherwise.
+    heard = preprocess_wav(np.asarray(waveform, np.float32) * np.float32(LEVEL / size), source_sr=RATE)
     return encoder.embed_utterance(heard) if len(heard) else None
 
 

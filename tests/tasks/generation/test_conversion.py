@@ -1,0 +1,108 @@
+"""Voice conversion as tasks: what they learn from, their cards, their refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from quiet import quiet_trainer
+
+from wavlm_lightning.callbacks.results import WriteResultCard
+from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.metrics.speech import judges
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import AnyToOneConversion, ContentConversion, PhonemeRecognition, TaskData
+from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+
+SMALL = {"hidden": 8, "hop": 160}
+AUTOENCODER = {"hidden": 8, "content_dim": 4, "voice_dim": 3, "units": 5, "layer": 0}
+
+
+@pytest.fixture(autouse=True)
+def without_judges(monkeypatch):
+    """Their models take seconds to load; `tests/metrics/speech` hears them."""
+    monkeypatch.setattr(judges, "find_spec", lambda name: None)
+
+
+def pair(tiny, number=1, **settings):
+    named = {f"{part}_split": f"{part}_{number}" for part in ("train", "valid", "test")}
+    return TaskData(str(tiny / "voices"), **{"batch_size": 2, "max_seconds": 0.8, **named, **settings})
+
+
+def test_the_frames_of_a_voice_are_learned_and_the_card_has_every_row(tiny, tmp_path):
+    task, data = AnyToOneConversion(Fbank(cmvn=False), 3e-2, seed=1, **SMALL), pair(tiny)
+    task.content = "a run"
+    recogniser = PhonemeRecognition(Fbank(cmvn=False), 1e-3)
+    recogniser.build(recogniser.read_labels(Corpus.open(tiny / "pr")))
+    task._listener = recogniser.eval(), 1.0
+    losses = []
+    task.log = lambda name, value, **how: losses.append(float(value)) if name == "train/loss" else None
+    trainer = quiet_trainer(max_steps=10, default_root_dir=tmp_path, limit_val_batches=0)
+    trainer.fit(task, data)
+    assert min(losses[-2:]) < 0.9 * losses[0]
+    del task.log
+    tester = quiet_trainer(default_root_dir=tmp_path, callbacks=[WriteResultCard(tmp_path, "wavlm test")])
+    tester.test(task, data)
+    card = ResultCard.read(tmp_path)
+    assert card.task == "VC" and card.metric == "mcd" and card.value == pytest.approx(card.metrics["mcd"])
+    assert {"mcd_c0", "voicing_error", "content"} <= set(card.metrics) and card.metrics["content"] > 0.5
+    assert (
+        card.details["target"]["mcd"] == 0 < card.details["copy_synthesis"]["mcd"] < card.details["unprocessed"]["mcd"]
+    )
+    assert "judges" in card.details["not_measured"]["similarity"] and card.details["recogniser"] == "a run"
+    assert card.intervals
+
+
+def test_a_split_without_the_targets_own_recordings_is_refused(tiny, tmp_path):
+    task = AnyToOneConversion(Fbank(cmvn=False), **SMALL)
+    with pytest.raises(UserError, match=r"VC: utterance '.*' of split train_2 has no audio 'target'"):
+        quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(task, pair(tiny, valid_split="train_2"))
+    with pytest.raises(UserError, match=r"model\.hop 300: .* a frame every 160 samples; give a divisor"):
+        AnyToOneConversion(Fbank(), hop=300)
+    with pytest.raises(UserError, match="train it alone"):
+        task.loss(torch.zeros(1, 9), torch.tensor([9]), None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hop", [160, 320])
+def test_a_conversion_is_as_long_as_its_source_whatever_else_is_in_the_batch(hop):
+    shape = {"layers": 2, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
+    task = AnyToOneConversion(WavLMUpstream("tiny", overrides=shape), hidden=8, hop=hop)
+    task.build(["recording"])
+    task.eval()
+    draw = torch.Generator().manual_seed(0)
+    inputs = Waveforms.pad([(0.1 * torch.randn(length, generator=draw)).numpy() for length in (6000, 4399)])
+    answers, lengths = task(inputs)
+    assert answers.shape == inputs.audio.shape and lengths.tolist() == [6000, 4399]
+    (alone,) = task.answer_rows(*task(Waveforms(inputs.audio[1:, :4399], inputs.lengths[1:])))
+    assert torch.allclose(alone, answers[1, :4399], atol=1e-3) and not answers[1, 4399:].any()
+
+
+def test_voices_of_the_training_split_are_learned_and_no_others(tiny, tmp_path):
+    task = ContentConversion(Fbank(cmvn=False), 1e-2, **AUTOENCODER)
+    data = pair(tiny, train_split="train_1+train_2", test_split="test_1+test_2")
+    trainer = quiet_trainer(max_steps=2, default_root_dir=tmp_path, val_check_interval=1)
+    trainer.fit(task, data)
+    targets = Corpus.open(tiny / "voices").inventories["speakers"]["targets"]
+    known = {name for name, learned in zip(task.labels, task.learned, strict=True) if learned}
+    assert known == set(targets[:2])
+    assert task.weighted_sum.means.any() and torch.isfinite(trainer.callback_metrics["valid/mcd"])
+    trainer.test(task, data, verbose=False)
+    with pytest.raises(UserError, match=rf"and {targets[2]} is asked for; train with recordings"):
+        trainer.test(task, pair(tiny, 3), verbose=False)
+    # A recording that comes without a name is converted to `target`.
+    inputs = Waveforms.pad([torch.randn(8000, generator=torch.Generator().manual_seed(0)).numpy()])
+    with pytest.raises(UserError, match=rf"its voices are {targets[0]}, {targets[1]}, and no one is asked for"):
+        task.eval()(inputs)
+    answers = []
+    for task.target, task.content_from in ((targets[0], "posterior"), (targets[1], "posterior"), (targets[1], "prior")):
+        answers.append(task(inputs)[0])
+    assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(answers[1], answers[2])
+
+
+def test_units_want_a_frozen_encoder_and_known_speakers(tiny):
+    with pytest.raises(UserError, match=r"set model\.upstream\.frozen: true"):
+        ContentConversion(WavLMUpstream("tiny", frozen=False), **AUTOENCODER)
+    with pytest.raises(UserError, match="no inventory of speakers"):
+        ContentConversion(Fbank(), **AUTOENCODER).check_labels([])
