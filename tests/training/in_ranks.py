@@ -25,6 +25,8 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
+from wavlm_lightning.tasks.components.decoder.network import NetworkSize
+from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.components.front_end import ConvTasNet
 from wavlm_lightning.tasks.huggingface import huggingface_head
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
@@ -40,6 +42,10 @@ SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "hea
 # With Adam's usual eps a gradient that is zero but for rounding (the bias of keys) moves a weight by the learning rate.
 SETTINGS: dict[str, Any] = {"learning_rate": 1e-2, "eps": 1e-2, "schedule": Schedule("linear", warmup=2)}
 TUNED = FineTuning(from_update=2, learning_rate=5e-3, layer_decay=0.7, layer_drop=0.2, dropout=0.1, convolutions=True)
+
+SMALL = NetworkSize(
+    width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1, dropout=0.1, convolutions=1, channels=16
+)
 
 
 class Gate(tasks.WaveformTask):
@@ -66,6 +72,11 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "PR": (tasks.PhonemeRecognition, "pr", {}),
     "ASR": (tasks.SpeechRecognition, "pr", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
     "OOD-ASR": (tasks.OutOfDomainRecognition, "accents", {"hidden": 16, "layers": 1}),
+    "ASR-ATT": (
+        tasks.AttentionRecognition,
+        "pr",
+        {"network": SMALL, "decoding": Decoding(2, 0.3), "alphabet": "corpus"},
+    ),
     "ASR-FT": (tasks.FineTunedRecognition, "pr", {"alphabet": "corpus", "final_dropout": 0.1}),
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),

@@ -17,6 +17,7 @@ Tests: `tests/tasks/`.
 from wavlm_lightning.tasks.base import Task, Unit
 from wavlm_lightning.tasks.classification import UtteranceClassification
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
+from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
 from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
 from wavlm_lightning.tasks.content.noisy_recognition import NoisyRecognition
@@ -26,6 +27,7 @@ from wavlm_lightning.tasks.content.query_by_example import QueryByExample
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
+from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.front_end import FrontEndTask
 from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
@@ -46,9 +48,11 @@ from wavlm_lightning.tasks.speaker.target_recognition import TargetRecognition
 from wavlm_lightning.tasks.waveform import WaveformTask
 
 __all__ = [
+    "AttentionRecognition",
     "CtcTask",
     "EcapaVerification",
     "EmotionRecognition",
+    "EncoderDecoderTask",
     "EnrolledTask",
     "FineTunedRecognition",
     "FoldData",

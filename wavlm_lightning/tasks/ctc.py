@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -16,11 +14,11 @@ from torch import Tensor, nn
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction, Task
+from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.beam_search import Hypothesis
 from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
 from wavlm_lightning.tasks.components.prefix_search import BEAM, prefix_search
-from wavlm_lightning.tasks.scored_utterances import contribution, headline_of
+from wavlm_lightning.tasks.text import TextTask
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import Level
@@ -43,7 +41,7 @@ def alignable(lengths: Tensor, targets: Targets) -> Tensor:
     return frames_needed(targets) <= lengths
 
 
-class CtcTask(Task):
+class CtcTask(TextTask):
     """A sequence of labels for each utterance (Graves et al. 2006); index 0 is the blank. See `Task` for the arguments.
 
     A subclass implements `spell`, which turns a sequence of labels into text.
@@ -56,17 +54,11 @@ class CtcTask(Task):
             that the first epoch of a run has none. Labels then last longer and blanks are fewer, at the cost of more errors:
             start from a trained plain head (`start_from`). Validation and test have the plain loss.
         settings: see `Task`.
-
-    Attributes:
-        text_key: of the answer in `readable`.
-        nbest: answers of each recording in `readable`, with scores; 1 for the greedy one alone.
     """
 
     better: ClassVar[Direction] = "lower"
     answer = "labels"
     cache_level: ClassVar[Level | None] = "frame"
-    text_key: ClassVar[str] = "text"
-    nbest = 1
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
 
     _example = ""  # the first utterance that CTC cannot align
@@ -74,14 +66,6 @@ class CtcTask(Task):
     def __init__(self, upstream: Upstream, learning_rate: float, label_priors: float = 0.0, **settings: Any) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.label_priors = LabelPriors(label_priors)
-
-    @abstractmethod
-    def spell(self, numbers: list[int]) -> str:
-        """The text of a sequence of labels from which blanks and repeats were removed."""
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {label: number for number, label in enumerate(self.labels)}
 
     def transformers_form(self) -> TransformersForm | str:
         return "it has two LSTMs and reads all layers, where WavLMForCTC has one linear layer on the last"
@@ -224,25 +208,6 @@ class CtcTask(Task):
         merged = [torch.unique_consecutive(row).tolist() for row in best]
         return [self.spell([number for number in row if number != BLANK]) for row in merged]
 
-    def references(self, targets: Targets) -> list[str]:
-        rows = zip(targets.values, targets.lengths.tolist(), strict=True)
-        return [self.spell(row[:length].tolist()) for row, length in rows]
-
-    def update_metric(self, metric: Any, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
-        metric.update(self.decode(outputs, lengths), self.references(batch.targets))
-
-    def utterance_scores(
-        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
-    ) -> Sequence[tuple[float, ...]] | None:
-        """Edits and labels of each utterance, or the value of the headline metric for a mean such as the F1 of slots."""
-        metric, scores = headline_of(self.build_metric().to(outputs.device), self.metric), []
-        metric.distributed_available_fn = lambda: False  # other processes are at other utterances
-        for text, reference in zip(self.decode(outputs, lengths), self.references(batch.targets), strict=True):
-            metric.reset()
-            metric.update([text], [reference])
-            scores.append(contribution(metric, self.metric))
-        return scores
-
     def best_texts(self, outputs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
         """The most probable texts of each utterance, best first: at least one, at most `count`.
 
@@ -258,19 +223,6 @@ class CtcTask(Task):
             best = sorted(scores.items(), key=lambda item: -item[1])[:count]
             rows.append([Hypothesis(*each) for each in best])
         return rows
-
-    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The greedy answer and, if several are asked for, `nbest` of them with scores."""
-        rows: list[dict[str, Any]] = [{self.text_key: text} for text in self.decode(outputs, lengths)]
-        if self.nbest > 1:
-            for row, found in zip(rows, self.best_texts(outputs, lengths, self.nbest), strict=True):
-                row["nbest"] = listed(found, self.text_key)
-        return rows
-
-
-def listed(found: Sequence[Hypothesis], key: str) -> list[dict[str, Any]]:
-    """Hypotheses, JSON-like, with scores of four decimals."""
-    return [{key: text, "score": round(score, 4)} for text, score in found]
 
 
 def _faulty(counts: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:

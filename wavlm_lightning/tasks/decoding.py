@@ -17,7 +17,8 @@ from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask, listed
+from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.text import listed
 from wavlm_lightning.upstreams import Upstream
 
 CONDITION = "condition"  # metadata of an utterance: the cell of a test, such as `seen_10dB` or `dt05_real`
@@ -213,7 +214,14 @@ class DecodedTask(CtcTask):
 
 
 def check_decodes(task: Any, what: str) -> DecodedTask:
-    """The task, if a language model can decode what it answers; else a `UserError` that begins with `what`."""
+    """The task, if it labels frames, which alignment, confidence and tuned language models read; else a `UserError`.
+
+    Its sentence begins with `what`.
+    """
     if not isinstance(task, DecodedTask):
         raise UserError(f"{what}: {task.name} is not decoded with a language model; ASR and PR are")
+    if task.answer != "labels":
+        raise UserError(
+            f"{what}: {task.name} answers label by label and not frame by frame; train a head of CTC for it (ASR, PR)"
+        )
     return task

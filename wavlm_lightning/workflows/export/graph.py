@@ -76,6 +76,11 @@ def write_head_graph(head: TrainedHead, folder: Path, form: str) -> float:
         raise UserError(f"--format {form}: the upstream of this head is a {kind}, and {ours}")
     if all(name.startswith("upstream.") for name, _ in task.named_parameters()):
         raise UserError(f"--format {form}: {task.name} has no head; export its encoder with --encoder")
+    if task.answer == "text":
+        raise UserError(
+            f"--format {form}: {task.name} searches its answer label by label, which a graph does not; export its encoder with "
+            "--encoder, and run the head with `wavlm predict`"
+        )
     if any(isinstance(module, nn.RNNBase) for name, module in task.named_modules() if not name.startswith("upstream.")):
         raise UserError(
             f"--format {form}: the LSTMs of this {task.name} head would be fixed to one length by torch.export; export its "

@@ -22,10 +22,10 @@ from wavlm_lightning.system.reading import reading
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
-from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.decoding import check_decodes
 from wavlm_lightning.tasks.huggingface.reading import HEADS, huggingface_head, is_head_folder
 from wavlm_lightning.tasks.speaker.meeting_diarization import MeetingDiarization, checked_count
+from wavlm_lightning.tasks.text import TextTask
 from wavlm_lightning.tasks.trained_run import EXPECTED, trained_task
 from wavlm_lightning.upstreams.run_checkpoints import HEAD_KEY, read_entries
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
@@ -108,11 +108,11 @@ def open_head(path: Path, device: str | None = None) -> TrainedHead:
 
 def answer_with(head: TrainedHead, nbest: int) -> None:
     """Let a head give that many answers for each recording; a `UserError` if it has no search that finds several."""
-    if nbest > 1 and not isinstance(head.task, CtcTask):
+    if nbest > 1 and not isinstance(head.task, TextTask):
         raise UserError(
-            f"--nbest {nbest}: {head.task.name} has one answer for a recording; heads with CTC have several"
+            f"--nbest {nbest}: {head.task.name} has one answer for a recording; heads that answer with text have several"
         )
-    if isinstance(head.task, CtcTask):
+    if isinstance(head.task, TextTask):
         head.task.nbest = nbest
 
 
