@@ -14,7 +14,15 @@ from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.transcripts import Transcripts
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import FrontEndEnhancement, NoisyRecognition, SpeechRecognition, TaskData
+from wavlm_lightning.tasks import (
+    FrontEndEnhancement,
+    NoisyAttentionRecognition,
+    NoisyRecognition,
+    SpeechRecognition,
+    TaskData,
+)
+from wavlm_lightning.tasks.components.decoder.network import NetworkSize
+from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.components.front_end import ConvTasNet
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
@@ -156,3 +164,23 @@ def test_what_cannot_be_done_is_refused(runs, tiny, tmp_path):
         fit(joint(front_end_from="nowhere"), tiny / "noisy", tmp_path)
     with pytest.raises(UserError, match="frozen: false trains nothing"):
         FrontEndEnhancement(encoder(frozen=False))
+
+
+def test_a_front_end_before_an_encoder_decoder(runs, tiny, tmp_path):
+    network_size = NetworkSize(width=16, heads=2, inner=16, encoder_layers=1, decoder_layers=1, convolutions=1)
+    task = NoisyAttentionRecognition(
+        encoder(differentiable=True),
+        1e-2,
+        network_size,
+        Decoding(1, 0.3),
+        alphabet="corpus",
+        front_end=network(seed=5),
+        front_end_from=str(runs["front_end"]),
+    )
+    fit(task, tiny / "noisy", tmp_path, updates=1)
+    assert task.name == "NOISY-ASR-ATT-JOINT" and task.started["with"] == "front-end"
+    theirs = state_of(runs["front_end"])
+    moved = [not torch.equal(theirs[f"front_end.{n}"], v) for n, v in task.upstream.front_end.state_dict().items()]
+    assert all(moved)
+    quiet_trainer(limit_test_batches=3).test(task, TaskData(str(tiny / "noisy"), batch_size=1), verbose=False)
+    assert [*task.details["conditions"]] == ["clean", "seen_20dB", "seen_10dB"]

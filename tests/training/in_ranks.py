@@ -72,12 +72,12 @@ TASKS: dict[str, tuple[type[tasks.Task], str, dict[str, Any]]] = {
     "IC": (tasks.IntentClassification, "ic", {}),
     "PR": (tasks.PhonemeRecognition, "pr", {}),
     "ASR": (tasks.SpeechRecognition, "pr", {"hidden": 16, "layers": 1, "alphabet": "corpus"}),
+    "OOD-ASR": (tasks.OutOfDomainRecognition, "accents", {"hidden": 16, "layers": 1}),
     "ASR-ATT": (
         tasks.AttentionRecognition,
         "pr",
         {"network": SMALL, "decoding": Decoding(2, 0.3), "alphabet": "corpus"},
     ),
-    "OOD-ASR": (tasks.OutOfDomainRecognition, "accents", {"hidden": 16, "layers": 1}),
     "ASR-FT": (tasks.FineTunedRecognition, "pr", {"alphabet": "corpus", "final_dropout": 0.1}),
     "SF": (tasks.SlotFilling, "sf", {"hidden": 16, "layers": 1}),
     "SV": (tasks.SpeakerVerification, "sv", {"hidden": 16, "widths": (16, 16, 16, 16, 32), "embedding": 16}),

@@ -20,6 +20,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
 from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.content.keyword_spotting import KeywordSpotting
+from wavlm_lightning.tasks.content.noisy_attention_recognition import NoisyAttentionRecognition
 from wavlm_lightning.tasks.content.noisy_recognition import NoisyRecognition
 from wavlm_lightning.tasks.content.out_of_domain_recognition import OutOfDomainRecognition
 from wavlm_lightning.tasks.content.phoneme_recognition import PhonemeRecognition
@@ -72,6 +73,7 @@ __all__ = [
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
+    "NoisyAttentionRecognition",
     "NoisyRecognition",
     "OutOfDomainRecognition",
     "OverlapDetection",
