@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "sound": (("se", "ss"), "STFT=stft"),
     "voice": (("vocoder", "vc_knn", "vc", "vc_content"), "FBANK=fbank"),
     "text": (
-        ("st", "asr_attention", "ood_asr", "noisy_asr", "noisy_asr_separate", "noisy_asr_joint"),
+        ("st", "asr_attention", "ood_asr", "noisy_asr", "noisy_asr_separate", "noisy_asr_joint", "noisy_asr_attention"),
         "FBANK=fbank",
     ),
 }
