@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from wavlm_lightning.data.recordings import CorpusPlan, Recording, check_counts, clean_key, existing, require_file
+from wavlm_lightning.data.recordings import (
+    CorpusPlan,
+    Recording,
+    check_counts,
+    clean_key,
+    existing,
+    require_file,
+    require_folder,
+)
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_table
 
@@ -62,13 +70,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
     """Clips with `text`, `translation`, `speaker` (from the client's hash), `language` and `translation_language`."""
     source, target = arguments.source, arguments.target
+    require_folder(arguments.translations, f"covost_v2.{source}_{target}.tsv, unpacked")
+    # Now, so that a missing package is told before long tables are read.
+    normalisers = (_moses(source), _moses(target)) if arguments.text == "superb_sg" else None
     folder = root / source if (root / source).is_dir() else root
     pairs = list(_pairs(folder, arguments.translations, source, target))
     found = {split: sum(pair.split == split for pair in pairs) for split in NAMES}
     check_counts(
         found, OFFICIAL.get((source, target), {}), arguments.allow_partial, arguments.translations, "sentences"
     )
-    kept = _superb_sg(pairs, source, target) if arguments.text == "superb_sg" else pairs
+    kept = pairs if normalisers is None else _superb_sg(pairs, *normalisers)
     listed: dict[str, list[Recording]] = {split: [] for split in NAMES}
     for pair in kept:
         meta = {
@@ -107,8 +118,6 @@ def _pairs(folder: Path, translations: Path, source: str, target: str) -> Iterat
             for _, row in read_table(path, what, ("path", "sentence", "translation", "client_id"), "\t", False, again):
                 yield Pair(split, row["path"], row["sentence"], row["translation"], row["client_id"])
         return
-    if not translations.is_dir():
-        raise UserError(f"{translations}: no such folder; it should hold {stem}.tsv, unpacked")
     require_file(whole, f"the translations from {source} to {target}")
     validated = require_file(folder / "validated.tsv", f"the validated clips of Common Voice in {source}")
     spoken = {
@@ -119,13 +128,12 @@ def _pairs(folder: Path, translations: Path, source: str, target: str) -> Iterat
     }
     split_of = {"train": "train", "train_covost": "train", "dev": "valid", "test": "test"}
     for _, row in read_table(whole, what, ("path", "translation", "split"), "\t", False, again):
-        if (split := split_of.get(row["split"])) and (clip := spoken.get(row["path"])) is not None:
-            yield Pair(split, row["path"], clip["sentence"], row["translation"], clip["client_id"])
+        if (part := split_of.get(row["split"])) and (clip := spoken.get(row["path"])) is not None:
+            yield Pair(part, row["path"], clip["sentence"], row["translation"], clip["client_id"])
 
 
-def _superb_sg(pairs: list[Pair], source: str, target: str) -> list[Pair]:
-    """The pairs that SUPERB-SG keeps, with its texts."""
-    spoken, written = _moses(source), _moses(target)
+def _superb_sg(pairs: list[Pair], spoken: Callable[[str], str], written: Callable[[str], str]) -> list[Pair]:
+    """The pairs that SUPERB-SG keeps, with its texts; both functions make punctuation uniform."""
     return [
         pair._replace(text=source_text(spoken(pair.text)), translation=attached(written(pair.translation)))
         for pair in pairs
