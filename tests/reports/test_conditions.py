@@ -36,7 +36,7 @@ def test_a_table_has_the_figures_of_the_cards(results, tmp_path, unrendered):
         "| seen 20dB | 25.00 | **20.00** |",
         "| seen 0dB | **62.50** | 90.00 |",
     ]
-    assert "Condition by condition" in heading.to_html() and len(drawing.svgs) == 1
+    assert "Condition by condition" in heading.to_html() and len(drawing.panels) == 1
 
 
 def test_other_conditions_are_another_table(results, tmp_path, unrendered):
