@@ -13,6 +13,7 @@ from wavlm_lightning.reports.figures import picture
 from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, Notes, Page, Paragraph
 from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.comparison import against, control_of, warning
+from wavlm_lightning.reports.runs.conditions import condition_blocks
 from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
@@ -92,6 +93,7 @@ def write_run_report(
     facts = [describe(run) for run in pretraining]
     stages = _stages(runs)
     blocks = _results(directory, collection, reserved, pair, control)
+    blocks += condition_blocks(directory, collection)
     blocks += _sounds(directory, collection)
     blocks += units_blocks(directory, units, list(collection.results))
     blocks += _training(directory, collection, pretraining, group_seeds)

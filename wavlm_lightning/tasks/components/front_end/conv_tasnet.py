@@ -43,6 +43,8 @@ class ConvTasNet(FrontEnd):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if layers < 1 or stacks < 1:
+            raise UserError(f"ConvTasNet.layers {layers} and stacks {stacks}: give 1 or more of both")
         if not 1 <= stride <= kernel:
             raise UserError(f"ConvTasNet.stride {stride}: give 1 to kernel ({kernel}), or samples are left out")
         self.kernel, self.stride = kernel, stride
@@ -51,8 +53,11 @@ class ConvTasNet(FrontEnd):
             self.analysis = nn.Conv1d(1, filters, kernel, stride, bias=False)
             self.norm = GlobalNorm(filters)
             self.narrow = nn.Conv1d(filters, bottleneck, 1)
+            dilations = [2**layer for _ in range(stacks) for layer in range(layers)]
+            # Nothing follows the last block: its residual connection would have no gradient, for which DDP waits.
             self.blocks = nn.ModuleList(
-                Block(bottleneck, hidden, 2**layer) for _ in range(stacks) for layer in range(layers)
+                Block(bottleneck, hidden, dilation, last=place == len(dilations))
+                for place, dilation in enumerate(dilations, start=1)
             )
             self.mask = nn.Sequential(nn.PReLU(), nn.Conv1d(bottleneck, filters, 1), nn.Sigmoid())
             self.synthesis = nn.ConvTranspose1d(filters, 1, kernel, stride, bias=False)
@@ -92,18 +97,21 @@ class GlobalNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A depthwise convolution between two pointwise ones, with a residual and a skip connection."""
+    """A depthwise convolution between two pointwise ones, with a skip connection and, before another block, a residual one."""
 
-    def __init__(self, channels: int, hidden: int, dilation: int) -> None:
+    def __init__(self, channels: int, hidden: int, dilation: int, last: bool = False) -> None:
         super().__init__()
         self.widen, self.first = nn.Conv1d(channels, hidden, 1), nn.PReLU()
         self.first_norm = GlobalNorm(hidden)
         self.depthwise = nn.Conv1d(hidden, hidden, 3, padding=dilation, dilation=dilation, groups=hidden)
         self.second, self.second_norm = nn.PReLU(), GlobalNorm(hidden)
-        self.residual, self.skip = nn.Conv1d(hidden, channels, 1), nn.Conv1d(hidden, channels, 1)
+        self.residual = None if last else nn.Conv1d(hidden, channels, 1)
+        self.skip = nn.Conv1d(hidden, channels, 1)
 
     def forward(self, hidden: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """The input of the next block, and what is added to the sum of all blocks, both `(batch, channels, frames)`."""
         inside = self.first_norm(self.first(self.widen(hidden)), valid)
         inside = self.second_norm(self.second(self.depthwise(inside)), valid)
-        return (hidden + self.residual(inside)) * valid, self.skip(inside) * valid
+        if self.residual is not None:
+            hidden = (hidden + self.residual(inside)) * valid
+        return hidden, self.skip(inside) * valid
