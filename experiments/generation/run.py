@@ -27,7 +27,7 @@ from convert_voices import convert_all  # noqa: E402
 from real_sounds import make  # noqa: E402
 from rows import ENCODERS, Cards, figures, pretrain, test_heads, write_csv  # noqa: E402
 
-from wavlm_lightning.reports.cards import metric_text  # noqa: E402
+from wavlm_lightning.reports.cards import metric_text, scale  # noqa: E402
 from wavlm_lightning.reports.tables import Table, duration, metric_title, text_table  # noqa: E402
 from wavlm_lightning.workflows.report import write_report  # noqa: E402
 from wavlm_lightning.workflows.superb import run_superb  # noqa: E402
@@ -59,7 +59,8 @@ def given(cards: Cards) -> Table | None:
             for name, value in card.details.get(what, {}).items():
                 if name in card.metrics and isinstance(value, int | float):
                     columns.setdefault((task, name), f"{card.task} {metric_title(name)}")
-                    shown = metric_text({**card.metrics[name], "value": value})
+                    metric = card.metrics[name]
+                    shown = metric_text({**metric, "value": scale(metric) * value})
                     rows.setdefault(what, {}).setdefault((task, name), shown)
     if not rows:
         return None
