@@ -1,11 +1,11 @@
-"""FBANK, MFCC and STFT, the baselines of SUPERB and SUPERB-SG, as upstreams."""
+"""FBANK, MFCC and STFT, the baselines of SUPERB and SUPERB-SG, and the log-mel of synthesis, as upstreams."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from wavlm_lightning.audio import fbank, mfcc, with_deltas
+from wavlm_lightning.audio import MEL_BINS, SAMPLE_RATE, fbank, mfcc, synthesis_mel, with_deltas
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
@@ -14,7 +14,7 @@ SHORTEST = 400  # samples of one analysis window; shorter utterances have no fra
 
 
 class Spectral(Upstream):
-    """Base of `Fbank`, `Mfcc` and `Stft`; the first two are Kaldi features with first and second differences at 100 Hz.
+    """Base of `Fbank`, `Mfcc`, `Stft` and `LogMel`; the first two are Kaldi features with first and second differences at 100 Hz.
 
     Args:
         cmvn: normalise every dimension of an utterance to zero mean and unit variance. SUPERB's baseline does. With
@@ -49,7 +49,7 @@ class Spectral(Upstream):
         return with_deltas(self._static(waveform))
 
     def _static(self, waveform: Tensor) -> Tensor:
-        raise RuntimeError("Spectral is abstract: use Fbank, Mfcc or Stft")
+        raise RuntimeError("Spectral is abstract: use Fbank, Mfcc, Stft or LogMel")
 
     def features(self, waveform: Tensor) -> Tensor:
         """One utterance `(samples,)` to `(frames, dim)`."""
@@ -127,3 +127,31 @@ class Stft(Spectral):
         window = torch.hann_window(512, device=waveform.device)
         spectrum = torch.stft(waveform, 512, 320, window=window, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt().T  # whose gradient exists at silence
+
+
+class LogMel(Spectral):
+    """The log-mel of synthesis (`audio.synthesis_mel`), 80 dimensions: a vocoder trained on it speaks for tasks that predict it.
+
+    Args:
+        hop: samples between frames.
+        label: name in tables.
+        frozen: see `Spectral`.
+        differentiable: let gradients reach the waveform.
+    """
+
+    label = "log-mel"
+    dim = MEL_BINS
+
+    def __init__(
+        self, hop: int = 320, label: str | None = None, frozen: bool = True, differentiable: bool = False
+    ) -> None:
+        super().__init__(False, label, frozen, differentiable)
+        if hop < 1:
+            raise UserError(f"upstream.hop {hop}: must be at least 1 sample")
+        self.hop, self.frame_rate = hop, SAMPLE_RATE / hop
+
+    def settings(self) -> str:
+        return f"hop={self.hop}"
+
+    def features(self, waveform: Tensor) -> Tensor:
+        return synthesis_mel(waveform[None], self.hop)[0]
