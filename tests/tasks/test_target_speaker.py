@@ -130,7 +130,7 @@ def test_measures_count_confusions_and_refuse_a_silent_target():
     metric = ExtractionMeasures(["si_sdr", "si_sdri"])
     for share in (0.9, 0.6, 0.2):
         metric.update(share * target + (1 - share) * other, target, target + other, target)
-    metric.update(target, target, target)  # nobody else is there
+    metric.update(target, target, target, target)  # nobody else is there
     values = metric.compute()
     assert values["confusion"] == pytest.approx(1 / 3) and values["oracle/si_sdr"] > 60
     with pytest.raises(UserError, match="silent"):

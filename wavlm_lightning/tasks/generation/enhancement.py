@@ -54,7 +54,7 @@ class Enhancement(MaskEstimation):
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         # Instance attributes shadow the class's: only this head is selected so.
-        self.metric = select
+        self.metric = select  # type: ignore[misc]
         self.others = {name: way for name, way in DIRECTIONS.items() if name != select}  # type: ignore[misc]
         self.headlines = tuple(dict.fromkeys((select, *TABLE)))  # type: ignore[misc]
 

@@ -124,7 +124,7 @@ class MaskEstimation(WaveformTask):
         **settings: Any,
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
-        given = {
+        given: dict[str, Any] = {
             "window": window,
             "hop": hop,
             "hidden": hidden,

@@ -1,6 +1,7 @@
 """Noisy speech and the same without noise (`enhancement`), laid out as VoiceBank-DEMAND: the test has noises of its own."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def _render(script: ScriptedUtterance, kind: str, ratio_db: float, others: list[
     clean, background = (
         np.round(part * np.float32(gain * _STEPS)) / np.float32(_STEPS) for part in (clean, background)
     )
-    meta = {
+    meta: dict[str, Any] = {
         **script.speaker.labels,
         "language": "en",
         "text": " ".join(spoken_words(script.text)),

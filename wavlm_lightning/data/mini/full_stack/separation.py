@@ -54,13 +54,13 @@ def _render(key: str, split: str, pair: tuple[Speaker, Speaker], lines: list[str
         said.append(" ".join(spoken_words(text)))
     ratio = rng.uniform(-_RATIO_DB, _RATIO_DB)
     samples = min(len(waveform) for waveform in alone)
-    first, second = (
+    parts = [
         waveform[:samples] * np.float32(10 ** (ratio * sign / 40))
         for waveform, sign in zip(alone, (1, -1), strict=True)
-    )
-    gain = min(1.0, _PEAK / float(np.abs(first + second).max()))
+    ]
+    gain = min(1.0, _PEAK / float(np.abs(parts[0] + parts[1]).max()))
     # Whole steps of the file, so that the parts add up to the mixture without an error.
-    first, second = (np.round(part * np.float32(gain * _STEPS)) / np.float32(_STEPS) for part in (first, second))
+    first, second = (np.round(part * np.float32(gain * _STEPS)) / np.float32(_STEPS) for part in parts)
     meta = {
         "speakers": [speaker.name for speaker in pair],
         "same_pitch_class": pair[0].pitch_class == pair[1].pitch_class,
