@@ -16,7 +16,7 @@ from wavlm_lightning.data.corpus import Corpus
 SENTENCES = {
     "1": ("train", "The cat sat.", "Die Katze saß."),
     "2": ("train_covost", "Where is it ?", "Wo ist es?"),
-    "3": ("dev", '"Well," he said.', "„Nun“, sagte er."),
+    "3": ("dev", '"Well," he said.', '"Nun", sagte er.'),
     "4": ("test", "Yes.", "Ja, das ist wirklich so gewesen, damals."),
     "5": ("test", "Good morning.", "Guten Morgen."),
     "6": ("dev_covost", "Left out.", "Ausgelassen."),
@@ -35,7 +35,7 @@ def covost(tmp_path):
     table(release / "en" / "validated.tsv", ("client_id", "path", "sentence"), rows)
     for _, name, _ in rows:
         sound(release / "en" / "clips" / name)
-    translated = [(f"clip{n}.wav", german, split) for n, (split, _, german) in SENTENCES.items()]
+    translated = [(f"clip{n}.wav", german.replace('"', '\\"'), split) for n, (split, _, german) in SENTENCES.items()]
     # A clip that this release of Common Voice lacks.
     translated.append(("clip9.wav", "Weg.", "test"))
     table(tmp_path / "covost" / "covost_v2.en_de.tsv", ("path", "translation", "split"), translated)
@@ -58,7 +58,7 @@ def test_both_texts_of_the_extended_training_and_the_tests(covost, capsys):
         "test": ["clip4", "clip5"],
     }
     meta = corpus.split("valid").metas()[0]
-    assert (meta["text"], meta["translation"]) == ('"Well," he said.', "„Nun“, sagte er.")
+    assert (meta["text"], meta["translation"]) == ('"Well," he said.', '"Nun", sagte er.')
     assert (meta["language"], meta["translation_language"]) == ("en", "de")
     assert corpus.inventory("languages") == ["en"] and corpus.inventory("translation_languages") == ["de"]
     # The tables that get_covost_splits.py makes say the same.
@@ -82,14 +82,14 @@ def test_rules_of_superb_sg_for_both_sides(covost, capsys, monkeypatch):
             assert lang in ("en", "de") and pre_replace_unicode_punct and post_remove_control_chars
 
         def normalize(self, text):
-            return text.replace("„", '"').replace("“", '"')
+            return text.replace('"', "“")
 
     monkeypatch.setitem(sys.modules, "sacremoses", SimpleNamespace(MosesPunctNormalizer=Normaliser))
     assert prepare("covost2", release, covost / "c", *options(covost, "--text", "superb_sg")) == 0
     corpus = Corpus.open(covost / "c")
     texts = {split: [(m["text"], m["translation"]) for m in corpus.split(split).metas()] for split in corpus.splits}
     assert texts["train"] == [("the cat sat", "Die Katze saß."), ("where is it", "Wo ist es?")]
-    assert texts["valid"] == [("well he said", '"Nun", sagte er.')]
+    assert texts["valid"] == [("“well“ he said", "“Nun“, sagte er.")]
     assert texts["test"] == [("good morning", "Guten Morgen.")]  # one word against seven is left out
     assert corpus.body["source"]["left_out"] == {"train": 0, "valid": 0, "test": 1}
 

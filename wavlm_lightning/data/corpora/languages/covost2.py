@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,12 +117,13 @@ def _pairs(folder: Path, translations: Path, source: str, target: str) -> Iterat
         for split, path in tables.items():
             require_file(path, f"the {NAMES[split]} sentences that get_covost_splits.py made")
             for _, row in read_table(path, what, ("path", "sentence", "translation", "client_id"), "\t", False, again):
-                yield Pair(split, row["path"], row["sentence"], row["translation"], row["client_id"])
+                text, translation = unescaped(row["sentence"]), unescaped(row["translation"])
+                yield Pair(split, row["path"], text, translation, row["client_id"])
         return
     require_file(whole, f"the translations from {source} to {target}")
     validated = require_file(folder / "validated.tsv", f"the validated clips of Common Voice in {source}")
     spoken = {
-        row["path"]: row
+        row["path"]: (row["sentence"], row["client_id"])
         for _, row in read_table(
             validated, "a table of Common Voice", ("client_id", "path", "sentence"), "\t", False, again
         )
@@ -129,7 +131,13 @@ def _pairs(folder: Path, translations: Path, source: str, target: str) -> Iterat
     split_of = {"train": "train", "train_covost": "train", "dev": "valid", "test": "test"}
     for _, row in read_table(whole, what, ("path", "translation", "split"), "\t", False, again):
         if (part := split_of.get(row["split"])) and (clip := spoken.get(row["path"])) is not None:
-            yield Pair(part, row["path"], clip["sentence"], row["translation"], clip["client_id"])
+            text, client = clip
+            yield Pair(part, row["path"], text, unescaped(row["translation"]), client)
+
+
+def unescaped(text: str) -> str:
+    """A field of CoVoST's tables, which are written without quotes and with a backslash before a quotation mark or backslash."""
+    return re.sub(r'\\(["\\])', r"\1", text)
 
 
 def _superb_sg(pairs: list[Pair], spoken: Callable[[str], str], written: Callable[[str], str]) -> list[Pair]:
