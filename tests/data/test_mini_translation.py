@@ -40,16 +40,16 @@ def words(pairs: list[tuple[str, str]], side: int) -> set[str]:
 
 
 def test_numbers_and_times():
-    assert [number(n)[1] for n in (2, 12, 16, 21, 37, 80)] == [
+    assert [number(n)[1] for n in (2, 12, 16, 21, 37, 40)] == [
         "zwei",
         "zwölf",
         "sechzehn",
         "einundzwanzig",
         "siebenunddreißig",
-        "achtzig",
+        "vierzig",
     ]
     assert number(45)[0] == "forty five"
-    assert len({number(n) for n in range(2, 100)}) == 98
+    assert len({number(n) for n in range(2, 50)}) == 48
     assert time_of_day(0, 1) == ("one o'clock", "ein Uhr")
     assert time_of_day(30, 12) == ("half past twelve", "halb eins")
     assert time_of_day(45, 12) == ("quarter to one", "Viertel vor eins")

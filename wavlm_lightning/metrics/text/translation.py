@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from wavlm_lightning.metrics.text.ngram_counts import COLUMNS
 from wavlm_lightning.system.errors import UserError, one_line, pip_install
@@ -117,27 +118,27 @@ class TranslationQuality(Metric):
 
     full_state_update = False
     is_differentiable = False
-    texts: Tensor
+    texts: list[Tensor]
 
     def __init__(self, tokenizer: str = "13a") -> None:
         super().__init__()
         self.tokenizer = tokenizer
-        # Lines of JSON in ASCII, each an answer and its reference: tensors alone travel between processes.
-        self.add_state("texts", torch.zeros(0, dtype=torch.uint8), dist_reduce_fx="cat")
+        # Lines of JSON in ASCII, each an answer and its reference: tensors alone travel between processes. As floats, because
+        # torchmetrics sends an empty tensor of floats from a process that has seen nothing.
+        self.add_state("texts", [], dist_reduce_fx="cat")
 
     def update(self, answers: Sequence[str], references: Sequence[str]) -> None:
         """Add answers and their references."""
         lines = "".join(f"{json.dumps(pair)}\n" for pair in zip(answers, references, strict=True))
-        added = torch.tensor(list(lines.encode("ascii")), dtype=torch.uint8, device=self.texts.device)
-        self.texts = torch.cat([self.texts, added])
+        self.texts.append(torch.tensor(list(lines.encode("ascii")), dtype=torch.float32, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
         """The three measures, float32 scalars; NaN without any answer."""
-        pairs = [json.loads(line) for line in bytes(self.texts.cpu().tolist()).decode("ascii").splitlines()]
+        texts = dim_zero_cat(self.texts) if len(self.texts) else torch.zeros(0)
+        lines = bytes(texts.to(torch.uint8).tolist()).decode("ascii").splitlines()
+        pairs = [json.loads(line) for line in lines]
         names = ("bleu", "chrf", "exact_match")
         if not pairs:
-            return {name: torch.tensor(float("nan"), device=self.texts.device) for name in names}
+            return {name: torch.tensor(float("nan"), device=self.device) for name in names}
         found = score_translations(*map(list, zip(*pairs, strict=True)), tokenizer=self.tokenizer)
-        return {
-            name: torch.tensor(getattr(found, name), dtype=torch.float32, device=self.texts.device) for name in names
-        }
+        return {name: torch.tensor(getattr(found, name), dtype=torch.float32, device=self.device) for name in names}

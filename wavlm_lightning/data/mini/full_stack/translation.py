@@ -128,12 +128,12 @@ _NUMERALS = """
     1 one ein, 2 two zwei, 3 three drei, 4 four vier, 5 five fünf, 6 six sechs, 7 seven sieben, 8 eight acht, 9 nine neun,
     10 ten zehn, 11 eleven elf, 12 twelve zwölf, 13 thirteen dreizehn, 14 fourteen vierzehn, 15 fifteen fünfzehn,
     16 sixteen sechzehn, 17 seventeen siebzehn, 18 eighteen achtzehn, 19 nineteen neunzehn, 20 twenty zwanzig,
-    30 thirty dreißig, 40 forty vierzig, 50 fifty fünfzig, 60 sixty sechzig, 70 seventy siebzig, 80 eighty achtzig,
-    90 ninety neunzig
+    30 thirty dreißig, 40 forty vierzig
 """
 NUMERALS: dict[int, tuple[str, str]] = {
     int(value): (english, german) for value, english, german in (each.split() for each in _NUMERALS.split(","))
 }
+_LARGEST = 49  # number; training has each one that is not held out several times
 _HELD_OUT = 4  # one in so many values is for the test alone
 _SHARES = {"train": range(0, 70), "valid": range(70, 80), "test": range(80, 100)}
 
@@ -145,7 +145,7 @@ _AFTER_A = {"nom": {"m": "er", "f": "e", "n": "es"}, "acc": {"m": "en", "f": "e"
 
 
 def number(value: int) -> tuple[str, str]:
-    """A number from 2 to 99 in words: 23 as "twenty three" and "dreiundzwanzig"."""
+    """A number from 2 to 49 in words: 23 as "twenty three" and "dreiundzwanzig"."""
     if value in NUMERALS:
         return NUMERALS[value]
     tens, unit = NUMERALS[value // 10 * 10], NUMERALS[value % 10]
@@ -197,7 +197,7 @@ class _Draw:
 
     def count(self) -> tuple[str, str]:
         def draw() -> tuple[tuple[object, ...], bool]:
-            value = int(self.rng.integers(2, 100))
+            value = int(self.rng.integers(2, _LARGEST + 1))
             return ("number", value), value > 20 and value % 10 > 0
 
         return number(int(str(self._value(draw)[1])))
