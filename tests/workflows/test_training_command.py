@@ -53,7 +53,7 @@ OFFICIAL = {
     **dict.fromkeys(("librispeech100_dev_other", "librispeech960_dev_other"), "pr"),
 }
 """Which tiny corpus stands in for the corpus that a configuration names."""
-LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml")
+LARGE_HEADS = ("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml", "fullstack/se.yaml", "fullstack/ss.yaml")
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 
