@@ -220,7 +220,7 @@ def run(tmp_path: Path) -> Path:
 def test_predict_writes_a_file_for_each_talker(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["predict", str(run / "run"), str(run / "talk.wav"), str(run / "talk-1.flac"), "--device", "cpu"]
     assert main([*command, "--out", str(run / "out"), "--window", "1"]) == 0
-    assert "talk-1.wav" in capsys.readouterr().out
+    assert "audio talk-1.wav and talk-2.wav" in capsys.readouterr().out
     rows = [json.loads(line) for line in (run / "out" / "predictions.jsonl").read_text().splitlines()]
     assert [row["audio"] for row in rows] == [["talk-1.wav", "talk-2.wav"], ["talk-1-1.wav", "talk-1-2.wav"]]
     before = {path: path.stat().st_mtime_ns for path in (run / "out").glob("*.wav")}

@@ -59,6 +59,7 @@ OFFICIAL = {
 """Which tiny corpus stands in for the corpus that a configuration names."""
 LARGE_HEADS = (
     *("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml", "fullstack/asr_attention.yaml"),
+    *("fullstack/se.yaml", "fullstack/ss.yaml"),
     *(f"fullstack/ood_asr_{name}.yaml" for name in ("es", "zh", "ar", "sbcsae")),
 )
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
