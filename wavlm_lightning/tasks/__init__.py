@@ -27,6 +27,7 @@ from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.enrolled import EnrolledTask
 from wavlm_lightning.tasks.generation.any_to_one import AnyToOneConversion
 from wavlm_lightning.tasks.generation.content_conversion import ContentConversion
+from wavlm_lightning.tasks.generation.knn_conversion import KnnConversion
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
 from wavlm_lightning.tasks.paralinguistics.quality_by_listeners import ListenerQualityPrediction
@@ -55,6 +56,7 @@ __all__ = [
     "FoldData",
     "IntentClassification",
     "KeywordSpotting",
+    "KnnConversion",
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
