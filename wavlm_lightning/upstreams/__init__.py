@@ -10,7 +10,7 @@ from wavlm_lightning.upstreams.chosen_layers import ChosenLayers
 from wavlm_lightning.upstreams.fairseq import FairseqUpstream
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
 from wavlm_lightning.upstreams.huggingface import HuggingFaceUpstream
-from wavlm_lightning.upstreams.spectral import Fbank, Mfcc
+from wavlm_lightning.upstreams.spectral import Fbank, LogMel, Mfcc
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, TorchaudioUpstream
 from wavlm_lightning.upstreams.wavlm import WavLMUpstream
 from wavlm_lightning.upstreams.weighted_sum import TopLayer, WeightedSum
@@ -21,6 +21,7 @@ __all__ = [
     "Fbank",
     "FineTuning",
     "HuggingFaceUpstream",
+    "LogMel",
     "Mfcc",
     "TopLayer",
     "TorchaudioModel",

@@ -1,11 +1,11 @@
-"""FBANK and MFCC, the baselines of SUPERB, as upstreams."""
+"""FBANK and MFCC, the baselines of SUPERB, and the log-mel of synthesis, as upstreams."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from wavlm_lightning.audio import fbank, mfcc, with_deltas
+from wavlm_lightning.audio import MEL_BINS, SAMPLE_RATE, fbank, mfcc, synthesis_mel, with_deltas
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.base import Upstream
@@ -97,3 +97,31 @@ class Mfcc(Spectral):
 
     def _static(self, waveform: Tensor) -> Tensor:
         return mfcc(waveform)
+
+
+class LogMel(Spectral):
+    """The log-mel of synthesis (`audio.synthesis_mel`), 80 dimensions: a vocoder trained on it speaks for tasks that predict it.
+
+    Args:
+        hop: samples between frames.
+        label: name in tables.
+        frozen: see `Spectral`.
+        differentiable: let gradients reach the waveform.
+    """
+
+    label = "log-mel"
+    dim = MEL_BINS
+
+    def __init__(
+        self, hop: int = 320, label: str | None = None, frozen: bool = True, differentiable: bool = False
+    ) -> None:
+        super().__init__(False, label, frozen, differentiable)
+        if hop < 1:
+            raise UserError(f"upstream.hop {hop}: must be at least 1 sample")
+        self.hop, self.frame_rate = hop, SAMPLE_RATE / hop
+
+    def settings(self) -> str:
+        return f"hop={self.hop}"
+
+    def features(self, waveform: Tensor) -> Tensor:
+        return synthesis_mel(waveform[None], self.hop)[0]

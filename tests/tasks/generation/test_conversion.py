@@ -12,8 +12,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.speech import judges
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import AnyToOneConversion, ContentConversion, PhonemeRecognition, TaskData
-from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+from wavlm_lightning.tasks import AnyToOneConversion, ContentConversion, PhonemeRecognition, TaskData, Vocoder
+from wavlm_lightning.tasks.generation import any_to_one
+from wavlm_lightning.upstreams import Fbank, LogMel, WavLMUpstream
 
 SMALL = {"hidden": 8, "hop": 160}
 AUTOENCODER = {"hidden": 8, "content_dim": 4, "voice_dim": 3, "units": 5, "layer": 0}
@@ -77,6 +78,20 @@ def test_a_conversion_is_as_long_as_its_source_whatever_else_is_in_the_batch(hop
     assert answers.shape == inputs.audio.shape and lengths.tolist() == [6000, 4399]
     (alone,) = task.answer_rows(*task(Waveforms(inputs.audio[1:, :4399], inputs.lengths[1:])))
     assert torch.allclose(alone, answers[1, :4399], atol=1e-3) and not answers[1, 4399:].any()
+
+
+@torch.no_grad()
+def test_a_vocoder_of_ours_speaks_for_log_mel(monkeypatch):
+    task, recording = AnyToOneConversion(Fbank(cmvn=False), vocoder="a run", **SMALL), torch.randn(4000)
+    task.build(["recording"])
+    vocoder = Vocoder(LogMel(160), width=8, hidden=8, blocks=1)
+    vocoder.build(["recording"])
+    monkeypatch.setattr(any_to_one, "opened", lambda where, run: (vocoder.eval(), 0.5))
+    heard = vocoder(Waveforms(0.5 * recording[None], torch.tensor([4000])))[0][0]
+    assert torch.allclose(task.vocoded(recording), 2 * heard, atol=1e-5)
+    other = AnyToOneConversion(WavLMUpstream("tiny"), vocoder="a run", hidden=8, hop=320)
+    with pytest.raises(UserError, match="train it on the upstream LogMel with hop: 320"):
+        other.vocoded(recording)
 
 
 def test_voices_of_the_training_split_are_learned_and_no_others(tiny, tmp_path):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from wavlm_lightning.audio import SAMPLE_RATE, griffin_lim
+from wavlm_lightning.audio import SAMPLE_RATE, griffin_lim, synthesis_mel
 from wavlm_lightning.data.batch import TaskBatch, Waveforms
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.conversion.any_to_one import AnyToOneNetwork
 from wavlm_lightning.tasks.components.conversion.mel_scale import MelScale
-from wavlm_lightning.tasks.generation.conversion import ConversionTask
+from wavlm_lightning.tasks.generation.conversion import ConversionTask, opened
+from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams import LogMel, Upstream
 
 
 class MelConversion(ConversionTask):
-    """Conversion that predicts log-mel frames, made audible by Griffin-Lim.
+    """Conversion that predicts log-mel frames, made audible by a vocoder of ours or Griffin-Lim.
 
     A subclass builds its network (`build_head`, which calls this class's), and implements `frames_of` and `mel_loss`.
 
@@ -27,13 +29,21 @@ class MelConversion(ConversionTask):
         upstream: where features come from.
         learning_rate: of Adam.
         hop: samples between log-mel frames; the upstream's frames are repeated for it. Null for the upstream's own.
+        vocoder: run of `Vocoder` on the upstream `LogMel` with this hop; null for Griffin-Lim.
         settings: see `ConversionTask`.
     """
 
     def __init__(
-        self, upstream: Upstream, learning_rate: float = 1e-4, hop: int | None = None, **settings: Any
+        self,
+        upstream: Upstream,
+        learning_rate: float = 1e-4,
+        hop: int | None = None,
+        vocoder: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
+        self.vocoder = vocoder
+        self._opened_vocoder: tuple[Vocoder, float] | None = None  # not a module: its weights stay in their run
         own = round(SAMPLE_RATE / upstream.frame_rate)
         self.hop = own if hop is None else hop
         if self.hop < 1 or own % self.hop:
@@ -89,8 +99,35 @@ class MelConversion(ConversionTask):
         answers = torch.zeros_like(audio.audio)
         # One by one: behind the end of a row lies what the network makes of padding.
         for row, (count, samples) in enumerate(zip(frames.tolist(), audio.lengths.tolist(), strict=True)):
-            answers[row, :samples] = griffin_lim(mel[row : row + 1, :count], self.hop, samples)[0]
+            answers[row, :samples] = self.audible(mel[row, :count], samples)
         return answers
+
+    def audible(self, mel: Tensor, samples: int) -> Tensor:
+        """The waveform `(samples,)` of log-mel frames `(frames, 80)`."""
+        if self.vocoder is None:
+            return griffin_lim(mel[None], self.hop, samples)[0]
+        task, factor = self._vocoder
+        # In logarithms of amplitudes, the gain that it was trained with is a sum.
+        return task.to(mel.device).synthesised(mel + math.log(factor), samples) / factor
+
+    def vocoded(self, recording: Tensor) -> Tensor:
+        return self.audible(synthesis_mel(recording[None], self.hop)[0], len(recording))
+
+    @property
+    def _vocoder(self) -> tuple[Vocoder, float]:
+        if self._opened_vocoder is None:
+            assert self.vocoder is not None
+            where = f"model.vocoder {self.vocoder}"
+            task, factor = opened(where, self.vocoder)
+            if not isinstance(task, Vocoder):
+                raise UserError(f"{where}: holds a head for {task.name}; give a run of Vocoder")
+            if not isinstance(task.upstream, LogMel) or task.upstream.hop != self.hop or task.weighted_sum.normalize:
+                raise UserError(
+                    f"{where}: hears {task.upstream.label!r}, and not log-mel frames every {self.hop} samples as they are; train "
+                    f"it on the upstream LogMel with hop: {self.hop}"
+                )
+            self._opened_vocoder = task, factor
+        return self._opened_vocoder
 
 
 class AnyToOneConversion(MelConversion):

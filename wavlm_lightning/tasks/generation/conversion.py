@@ -42,6 +42,17 @@ PARALLEL_AUDIO = "target"  # further audio of an utterance: the target's own rec
 ENOUGH = 20  # recordings of a voice, of which a judge takes the mean
 
 
+def opened(where: str, run: str) -> tuple[Task, float]:
+    """The frozen head of a run, and the gain of an amplitude with which it hears; `where` names key and run in messages."""
+    try:
+        task, processing, gain = trained_task(Path(run))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{where}: its head cannot be built ({reason_of(error)})") from error
+    return task.requires_grad_(False).eval(), 10 ** ((gain + processing.get("gain_db", 0.0)) / 20)
+
+
 class ConversionTask(WaveformTask):
     """What an utterance says, in the voice of its target.
 
@@ -179,16 +190,10 @@ class ConversionTask(WaveformTask):
         if self._listener is None:
             assert self.content is not None
             where = f"model.content {self.content}"
-            try:
-                task, processing, gain = trained_task(Path(self.content))
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from error
-            except (ArgumentError, ValueError) as error:
-                raise UserError(f"{where}: its head cannot be built ({reason_of(error)})") from error
+            task, factor = opened(where, self.content)
             if not isinstance(task, CtcTask):
                 raise UserError(f"{where}: holds a head for {task.name}; give a run of phone or speech recognition")
-            factor = 10 ** ((gain + processing.get("gain_db", 0.0)) / 20)
-            self._listener = task.requires_grad_(False).eval(), factor
+            self._listener = task, factor
         return self._listener
 
     @torch.no_grad()
