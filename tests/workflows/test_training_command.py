@@ -99,7 +99,7 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
     """The command that runs a shipped configuration on one batch of a tiny corpus."""
     content = yaml.safe_load((configs_folder() / config).read_text())
     name = Path(content["data"]["init_args"]["corpus"]).name
-    verb = "test" if content["model"]["class_path"].endswith("QueryByExample") else "fit"
+    verb = "test" if content["model"]["class_path"].endswith(("QueryByExample", "KnnConversion")) else "fit"
     arguments = [verb, "-c", f"configs/{config}", *CPU, "--data.corpus", str(tiny / OFFICIAL.get(name, name))]
     arguments += ["--trainer.default_root_dir", str(tmp_path)]
     if verb == "fit":  # QbE compares everything with everything, so one batch of it means nothing
@@ -122,6 +122,8 @@ def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list
             arguments += ["--model.encoder", str(tmp_path / "released")]
     if content["model"]["class_path"].startswith("wavlm_lightning.tasks"):
         arguments += ["--model.upstream.source", str(pretrained), "--data.num_workers", "0"]
+    if content["model"]["class_path"].endswith("KnnConversion"):  # no vocoder, and no recogniser, has been before
+        arguments += ["--model.vocoder", "null", "--model.content", "null", "--trainer.limit_test_batches", "1"]
     if content["model"]["init_args"].get("embeddings"):  # no verification run has been before
         arguments += ["--model.embeddings", "null"]
     if content["model"]["init_args"].get(

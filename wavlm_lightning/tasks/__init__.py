@@ -35,6 +35,7 @@ from wavlm_lightning.tasks.generation.any_to_one import AnyToOneConversion
 from wavlm_lightning.tasks.generation.content_conversion import ContentConversion
 from wavlm_lightning.tasks.generation.enhancement import Enhancement
 from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
+from wavlm_lightning.tasks.generation.knn_conversion import KnnConversion
 from wavlm_lightning.tasks.generation.separation import Separation
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.paralinguistics.emotion_recognition import EmotionRecognition, FoldData
@@ -70,6 +71,7 @@ __all__ = [
     "FrontEndTask",
     "IntentClassification",
     "KeywordSpotting",
+    "KnnConversion",
     "LanguageModel",
     "ListenerQualityPrediction",
     "MeetingDiarization",
