@@ -126,7 +126,7 @@ def test_experiments_import_no_command_line():
     assert [str(path) for path in files if re.search(r"wavlm_lightning\.cli|import cli\b", path.read_text())] == []
 
 
-@pytest.mark.parametrize(("suite", "count"), [("superb", 11), ("fullstack", 17)])
+@pytest.mark.parametrize(("suite", "count"), [("superb", 11), ("fullstack", 19)])
 def test_the_official_commands_are_understood(suite, count, tmp_path, monkeypatch, capsys):
     """Without the corpora they must stop because of the missing corpora, not because of an option."""
     monkeypatch.chdir(tmp_path)

@@ -58,7 +58,7 @@ def value(words: list[str], option: str) -> str:
 LONE = {"ood_asr", "ood_asr_es", "ood_asr_zh", "ood_asr_ar", "ood_asr_sbcsae"}
 
 # No label can be given to another utterance: the target is the sound itself.
-WITHOUT = {"se", "ss", "vocoder", "noisy_front_end"}
+WITHOUT = {"se", "ss", "vocoder", "noisy_front_end", "vc", "vc_content", "vc_knn"}
 
 
 def test_tasks_of_the_full_suite_have_both_configurations():
