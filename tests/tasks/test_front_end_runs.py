@@ -111,6 +111,19 @@ def test_a_run_is_tested_from_its_checkpoint_and_names_its_conditions(runs, tiny
     )
 
 
+def test_a_front_end_is_scored_by_condition_and_not_on_its_own_reference(tiny):
+    task, data = FrontEndEnhancement(encoder(), front_end=network()), TaskData(str(tiny / "noisy"), batch_size=4)
+    trainer = quiet_trainer()
+    (figures,) = trainer.test(task, data, verbose=False)
+    cells = task.details["conditions"]
+    noisy = [cell for name, cell in cells.items() if name != "clean"]
+    assert len(noisy) == 13 and cells["seen_10dB"]["unprocessed"] == pytest.approx(10, abs=0.6)
+    ours, theirs = (sum(cell[name] for cell in noisy) / 13 for name in ("si_sdr", "unprocessed"))
+    assert figures["test/si_sdr"] == pytest.approx(ours, abs=1e-3)
+    assert figures["test/si_sdri"] == pytest.approx(ours - theirs, abs=1e-3)
+    assert task.utterance_results.value == pytest.approx(ours, abs=1e-3)
+
+
 def test_rates_by_condition():
     heard = Transcripts(["a", "b", "c"], ["one two", "three", "four"], {"wer": ["one", "three", "for"]}, [None] * 3)
     assert heard.rates_by(["x", "y", "x"], {"wer": "words", "cer": "letters"}) == {

@@ -214,8 +214,8 @@ def draw_lines(
     _finish(axes, title, "step", unit, MUTED)
 
 
-def draw_levels(axes: "Axes", title: str, lines: Mapping[str, Mapping[int, float]]) -> None:
-    """Draw name -> level of the noise in dB -> error rate in percent."""
+def draw_levels(axes: "Axes", title: str, unit: str, lines: Mapping[str, Mapping[int, float]]) -> None:
+    """Draw name -> level of the noise in dB -> a figure in `unit`."""
     colours = dict(zip(lines, SERIES, strict=False))
     for name, values in lines.items():
         colour = colours.get(name, SERIES[2])
@@ -223,8 +223,9 @@ def draw_levels(axes: "Axes", title: str, lines: Mapping[str, Mapping[int, float
             [*values], [*values.values()], color=colour, marker="o", markersize=4, linewidth=1.8, label=short(name)
         )
     axes.set_xticks(sorted({level for values in lines.values() for level in values}))
-    axes.set_ylim(bottom=0)
-    _finish(axes, title, "speech to noise in dB", "%", MUTED)
+    if unit == "%":
+        axes.set_ylim(bottom=0)
+    _finish(axes, title, "speech to noise in dB", unit, MUTED)
 
 
 def draw_layer_lines(

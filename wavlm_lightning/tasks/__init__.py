@@ -5,7 +5,7 @@ Reading order:
 1. `base`: `Task`, the contract that every task implements; `checkpoint` stores the head without its upstream.
 2. `contract`: what a task asks of its data and what it is handed, and the one place where they meet. Then `data`,
    `utterances`, `augmentation`: `TaskData`, which makes the batches, from audio or from cached features.
-3. `classification`, `text` with `ctc` and `encoder_decoder`, `waveform`, `enrolled`, `front_end`: what tasks of one kind share.
+3. `classification`, `text` with `ctc` and `encoder_decoder`, `waveform`, `enrolled`: what tasks of one kind share.
 4. The tasks by SUPERB's own kinds: `content/`, `speaker/`, `semantics/`, `paralinguistics/`, `generation/`.
 5. `components/`: networks and decoders that heads share. `search/`: dynamic time warping for query by example.
    `joint/`: many heads on one forward pass of the upstream. `huggingface/`: heads to and from the transformers library.
@@ -30,10 +30,10 @@ from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.data import TaskData
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
 from wavlm_lightning.tasks.enrolled import EnrolledTask
-from wavlm_lightning.tasks.front_end import FrontEndTask
 from wavlm_lightning.tasks.generation.any_to_one import AnyToOneConversion
 from wavlm_lightning.tasks.generation.content_conversion import ContentConversion
 from wavlm_lightning.tasks.generation.enhancement import Enhancement
+from wavlm_lightning.tasks.generation.front_end import FrontEndTask
 from wavlm_lightning.tasks.generation.front_end_enhancement import FrontEndEnhancement
 from wavlm_lightning.tasks.generation.knn_conversion import KnnConversion
 from wavlm_lightning.tasks.generation.separation import Separation

@@ -1,4 +1,4 @@
-"""Error rates of each condition of a test (noise, accent, cell of a challenge) in a report: a table, and curves over noise."""
+"""Figures of each condition of a test (noise, accent, cell of a challenge) in a report: a table, and curves over noise."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from wavlm_lightning.reports.runs.results import Collection, Result
 from wavlm_lightning.reports.tables import ARROWS, Cell, Table, metric_title
 
 LEVEL = re.compile(r"(?P<kind>.+)_(?P<level>-?\d+)dB")  # such as `unseen_10dB`
-CAUTION = "Errors of each condition over its units, pooled; the differences have no interval here."
-CURVES = "Error rate against the ratio of speech to noise, lower is better; one panel for each kind of noise."
+CAUTION = "The headline within each condition of the test; the differences have no interval here."
+CURVES = "The headline against the ratio of speech to noise; one panel for each kind of noise."
 
 
 def condition_blocks(directory: Path, collection: Collection) -> list[Block]:
     """A heading, a table and a picture for each group of results with the same conditions; empty if no card has any."""
-    groups: dict[tuple[str, ...], dict[str, Result]] = {}
+    # Compared are figures of one metric under the same conditions.
+    groups: dict[tuple[str, str, str, tuple[str, ...]], dict[str, Result]] = {}
     several = len(collection.results) > 1
     for upstream, row in collection.results.items():
         for task, result in row.items():
             if found := _rates(result):
-                groups.setdefault(tuple(found), {})[f"{task}, {upstream}" if several else task] = result
+                main = result.card.main
+                group = (result.card.headline, main["unit"], main["better"], tuple(found))
+                groups.setdefault(group, {})[f"{task}, {upstream}" if several else task] = result
     blocks: list[Block] = [Heading("Condition by condition"), Paragraph(CAUTION, "quiet")] if groups else []
-    for number, (conditions, results) in enumerate(groups.items()):
+    for number, ((_, unit, better, conditions), results) in enumerate(groups.items()):
         rates = {name: _rates(result) for name, result in results.items()}
         head = [Cell(f"{name} {_title(result.card)}") for name, result in results.items()]
         texts = {name: result.card.main.get("decimals", 2) for name, result in results.items()}
-        best = {condition: min(found[condition] for found in rates.values()) for condition in conditions}
+        pick = min if better == "lower" else max
+        best = {condition: pick(found[condition] for found in rates.values()) for condition in conditions}
         rows = [
             [
                 Cell(condition.replace("_", " ")),
@@ -49,7 +53,7 @@ def condition_blocks(directory: Path, collection: Collection) -> list[Block]:
             for condition in conditions
         ]
         blocks.append(Table([Cell("condition"), *head], rows))
-        panels = _panels(rates)
+        panels = _panels(rates, unit)
         drawing = picture(directory, f"conditions-{number}", panels, line_size(rates), CURVES)
         blocks += [drawing] if drawing else []
     return blocks
@@ -72,7 +76,7 @@ def _rates(result: Result) -> dict[str, float]:
     return {condition: factor * mean(cells[condition][name] for cells in found) for condition in first}
 
 
-def _panels(rates: Mapping[str, Mapping[str, float]]) -> list[Draw]:
+def _panels(rates: Mapping[str, Mapping[str, float]], unit: str) -> list[Draw]:
     """A panel for each kind of noise with at least two levels."""
     conditions = next(iter(rates.values()))
     kinds: dict[str, dict[int, str]] = {}
@@ -84,5 +88,5 @@ def _panels(rates: Mapping[str, Mapping[str, float]]) -> list[Draw]:
         if len(levels) < 2:
             continue
         lines = {name: {level: found[levels[level]] for level in sorted(levels)} for name, found in rates.items()}
-        panels.append(partial(plots.draw_levels, title=kind, lines=lines))
+        panels.append(partial(plots.draw_levels, title=kind, unit=unit, lines=lines))
     return panels

@@ -9,7 +9,7 @@ from wavlm_lightning.tasks.components.decoder.network import NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.components.front_end import FrontEnd
 from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
-from wavlm_lightning.tasks.front_end import FrontEndTask
+from wavlm_lightning.tasks.generation.front_end import FrontEndTask
 from wavlm_lightning.upstreams import Upstream
 
 

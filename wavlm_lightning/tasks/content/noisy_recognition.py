@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.components.front_end import FrontEnd
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
-from wavlm_lightning.tasks.front_end import FrontEndTask
+from wavlm_lightning.tasks.generation.front_end import FrontEndTask
 from wavlm_lightning.upstreams import Upstream
 
 

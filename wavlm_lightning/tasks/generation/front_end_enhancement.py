@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.batch import TaskBatch, Waveforms
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.metrics.enhancement import NEEDED, EnhancementMeasures, install_measure, is_installed
+from wavlm_lightning.metrics.enhancement import NEEDED, EnhancementMeasures, install_measure, is_installed, si_sdr
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.front_end import ConvTasNet, FrontEnd
+from wavlm_lightning.tasks.decoding import CONDITION
 from wavlm_lightning.tasks.waveform import WaveformTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -20,7 +24,9 @@ from wavlm_lightning.upstreams import Upstream
 class FrontEndEnhancement(WaveformTask):
     """A front-end, trained to give the clean waveform: with negative SNR as loss, which fixes the level too.
 
-    The upstream is named for the run that follows; it is neither heard nor trained. Scores are those of `WaveformTask`, and STOI.
+    The upstream is named for the run that follows; it is neither heard nor trained. Scores are those of `WaveformTask`, and STOI,
+    over the utterances whose input is not the clean waveform itself, of which no figure is finite. Where the utterances of a test
+    have a `condition`, the `details` of the card hold the SI-SDR of each, and of its unprocessed input.
 
     Args:
         upstream: not heard; the result card names it.
@@ -45,6 +51,7 @@ class FrontEndEnhancement(WaveformTask):
             )
         self.front_end = ConvTasNet() if front_end is None else front_end
         self.weighted_sum.requires_grad_(False)
+        self._ratios: dict[str, tuple[float, float]] = {}  # of this test: key -> SI-SDR of the answer and of the input
 
     def build_head(self, dim: int) -> None:
         """Nothing: the front-end is there from the beginning."""
@@ -58,6 +65,54 @@ class FrontEndEnhancement(WaveformTask):
     def build_metric(self) -> EnhancementMeasures:
         """The measures that are installed."""
         return EnhancementMeasures(filter(is_installed, self.directions))
+
+    def update_metric(self, metric: Metric, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> None:
+        """Add the utterances whose input is not their reference."""
+        inputs: Any = batch.inputs
+        rows = zip(batch.keys, self.answer_rows(outputs, lengths), batch.targets.values, inputs.audio, strict=True)
+        for key, answer, reference, noisy in rows:
+            reference, noisy = reference[: len(answer)], noisy[: len(answer)]
+            if metric is self.test_metric:
+                self._ratios[key] = (float(si_sdr(answer.float(), reference)), float(si_sdr(noisy, reference)))
+            if not torch.equal(reference, noisy):
+                metric.update(answer, reference, noisy)
+
+    def utterance_scores(
+        self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> Sequence[tuple[float, ...]] | None:
+        """SI-SDR of each utterance and 1, or 0 and 0 of one whose input is its reference."""
+        inputs: Any = batch.inputs
+        scores = self.headline_of_each(outputs, lengths, batch)
+        same = [torch.equal(*pair) for pair in zip(batch.targets.values, inputs.audio, strict=True)]
+        return [(0.0, 0.0) if clean else score for clean, score in zip(same, scores, strict=True)]
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._ratios = {}
+
+    def on_test_epoch_end(self) -> None:
+        """As every head; and the ratios of each condition in the card's `details`."""
+        super().on_test_epoch_end()
+        ratios, self._ratios = self._ratios, {}
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, ratios)
+            ratios = {key: row for part in parts for key, row in part.items()}
+        if not self.trainer.is_global_zero or self.data is None:
+            return
+        split, groups = self.data.opened["test"], dict[str, list[tuple[float, float]]]()
+        for key, meta in zip(split.keys, split.metas(), strict=True):
+            if key in ratios and meta.get(CONDITION) is not None:
+                groups.setdefault(str(meta[CONDITION]), []).append(ratios[key])
+        if len(groups) > 1:
+            cells = {name: [fmean(column) for column in zip(*rows, strict=True)] for name, rows in groups.items()}
+            self.details = {
+                **self.details,
+                "conditions": {
+                    name: {"utterances": len(groups[name]), "si_sdr": round(ours, 4), "unprocessed": round(theirs, 4)}
+                    for name, (ours, theirs) in cells.items()
+                },
+            }
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:
         """As of `WaveformTask`; `details` also say which measures are not installed."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from wavlm_lightning.reports.cards import CARD_NAME, DECIMALS, ResultCard, metric_text
+from wavlm_lightning.reports.cards import CARD_NAME, DECIMALS, ResultCard, metric_text, scale
 from wavlm_lightning.reports.tables import metric_title
 from wavlm_lightning.system.command import as_called
 from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
@@ -32,7 +32,7 @@ def result_lines(run: WavLMCLI) -> list[str]:
 
 
 def error_lines(card: ResultCard) -> list[str]:
-    """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the rates of each condition.
+    """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the figures of each condition.
 
     Of a translation the signatures of its scores. None for other tasks.
 
@@ -59,7 +59,8 @@ def error_lines(card: ResultCard) -> list[str]:
     for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
         rates = [name for name in counts if name in card.metrics]
         said = ", ".join(
-            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': 100 * counts[name]})}" for name in rates
+            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': scale(card.metrics[name]) * counts[name]})}"
+            for name in rates
         )
         lines.append(f"  {condition}: {said} of {counts['utterances']:,} utterances")
     model = card.details.get("language_model")
