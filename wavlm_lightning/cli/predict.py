@@ -81,6 +81,8 @@ def as_text(row: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(each, str | float) for each in value):  # of each part of an answer
+    if (
+        isinstance(value, list) and value and all(isinstance(each, str | float) for each in value)
+    ):  # of each part of an answer
         return " and ".join(map(str, value))
     return " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
