@@ -45,7 +45,7 @@ class KeepExamples(pl.Callback):
         if (count := places.count(batch_idx)) and pl_module.answered is not None:
             # What was scored: a forward pass on this process alone would wait for the weights of the others.
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                self.kept += examples(pl_module, batch, *pl_module.answered, count)
+                self.kept += examples(pl_module, batch, count, *pl_module.answered)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._wanted(trainer, pl_module):
@@ -56,15 +56,15 @@ class KeepExamples(pl.Callback):
         return trainer.is_global_zero and not trainer.fast_dev_run and bool(getattr(module, "answer_sounds", ()))
 
 
-def examples(task: Task, batch: TaskBatch, answered: Tensor, valid: Tensor, count: int) -> list[Example]:
+def examples(task: Task, batch: TaskBatch, count: int, answered: Tensor, valid: Tensor) -> list[Example]:
     """The first `count` utterances of a batch as examples, with the measures of each alone.
 
     Args:
         task: that was asked.
         batch: as it was heard.
+        count: at most this many.
         answered: its answers, a row for each utterance.
         valid: frames or samples of each.
-        count: at most this many.
     """
     found = []
     for row, key in enumerate(batch.keys[:count]):

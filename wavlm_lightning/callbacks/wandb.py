@@ -322,7 +322,8 @@ class WandbMedia(pl.Callback):
 
     def _heard(self, task: Task, answered: Tensor, lengths: Tensor, batch: TaskBatch) -> dict[str, Any]:
         """What the head made, each time, and what was given, once, the first of it as the audio."""
-        keys, shown = list(batch.keys[: len(answered)]), {}
+        keys = list(batch.keys[: len(answered)])
+        shown: dict[str, Any] = {}
         rows = [
             task.playable(answered[row : row + 1], lengths[row : row + 1], alone(batch, row))[0]
             for row in range(len(keys))

@@ -46,12 +46,12 @@ def sound_blocks(directory: Path, collection: Collection) -> dict[str, list[Soun
             waiting.append((place, task, key, same))
     room, left_out, made = float(MOST_BYTES), 0, 0
     blocks: dict[str, list[Sounds]] = {}
-    for _, task, key, same in sorted(waiting, key=lambda each: each[0]):
-        if AS_TEXT * sum(len(data) for _, data, _, _ in _panels(same)) > room:
+    for _, task, key, answers in sorted(waiting, key=lambda each: each[0]):
+        if AS_TEXT * sum(len(data) for _, data, _, _ in _panels(answers)) > room:
             left_out += 1
             continue
         made += 1
-        block = sound_block(directory, made, task, key, same)
+        block = sound_block(directory, made, task, key, answers)
         room -= len(block.to_html())
         blocks.setdefault(task, []).append(block)
     if left_out:
