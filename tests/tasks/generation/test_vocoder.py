@@ -10,10 +10,12 @@ from wavlm_lightning.augment.transforms import ChangeGain
 from wavlm_lightning.callbacks.examples import KeepExamples
 from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.examples import read_examples
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData, Vocoder
+from wavlm_lightning.tasks.components.vocoder import SpectralVocoder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 SMALL = {"width": 16, "hidden": 32, "blocks": 2}
@@ -53,6 +55,37 @@ def test_it_hears_the_layer_that_is_named():
     assert built().weighted_sum.logits.requires_grad
     with pytest.raises(UserError, match=r"model\.layer 4: .* has 4 layers; give 0 to 3"):
         built(layer=4)
+
+
+def test_prematching_takes_frames_of_other_recordings_of_the_speaker(tiny):
+    """By hand: the four nearest frames, by cosine, of all recordings of the speaker but the utterance itself."""
+    task = Vocoder(Fbank(cmvn=False), 1e-3, layer=0, prematch=4, **SMALL)
+    data, heard = TaskData(str(tiny / "sid"), batch_size=2), {}
+    network = SpectralVocoder.forward
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            SpectralVocoder, "forward", lambda self, *given: heard.setdefault("given", given) and network(self, *given)
+        )
+        patch.setattr(task, "targets_seen", lambda batch, lengths, stage: heard.setdefault("keys", batch.keys))
+        trainer.fit(task, data)
+    split = Corpus.open(tiny / "sid").split("train")
+    recordings = {
+        key: torch.from_numpy(split.locate(n)[0].waveform(split.locate(n)[1])) for n, key in enumerate(split.keys)
+    }
+    speakers = dict(zip(split.keys, (meta["speaker"] for meta in split.metas()), strict=True))
+    frames = {key: Fbank(cmvn=False)(w[None], torch.tensor([len(w)])).hidden[0, 0] for key, w in recordings.items()}
+    features, lengths = heard["given"][:2]
+    for row, key in enumerate(heard["keys"]):
+        others = torch.cat([frames[k] for k in frames if speakers[k] == speakers[key] and k != key])
+        own = frames[key]
+        similar = torch.nn.functional.cosine_similarity(own[:, None], others[None], dim=2)
+        expected = others[similar.topk(4).indices].mean(1)
+        assert torch.allclose(features[row, : lengths[row]], expected, atol=1e-3)
+    with pytest.raises(UserError, match=r"model\.prematch: frames are compared in one layer"):
+        Vocoder(Fbank(), prematch=4)
+    with pytest.raises(UserError, match=r"model\.prematch: utterance '.*': .* give more speech of that voice"):
+        quiet_trainer(max_steps=1).fit(Vocoder(Fbank(cmvn=False), layer=0, prematch=100_000, **SMALL), data)
 
 
 def test_it_learns_the_recordings_and_its_card_has_griffin_lim_beside(tiny, tmp_path):
