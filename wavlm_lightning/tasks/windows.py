@@ -141,11 +141,8 @@ def is_long(inputs: Any) -> bool:
 def _joined_waveforms(task: WindowedTask, waveform: Tensor, seconds: float) -> Iterator[Tensor]:
     """The answer for a recording `(samples,)`, in pieces `(1, samples)` or `(1, samples, parts)`, without seams."""
     hop = round(SAMPLE_RATE / task.upstream.frame_rate)
-    last, last_begin, done = (
-        waveform[None, :0],
-        0,
-        0,
-    )  # the answer of the window before, its place, and what is given out
+    last, last_begin = waveform[None, :0], 0  # the answer of the window before, and its place
+    done = 0  # samples that are given out
     for samples, before, _ in _shown(windows(len(waveform), hop, seconds)):
         stretch, begin = waveform[samples], samples.start
         answer, _ = task(Waveforms(stretch[None], torch.tensor([len(stretch)], device=stretch.device)))
