@@ -178,6 +178,17 @@ def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: P
         quiet_trainer(max_steps=1).fit(Separation(Fbank(cmvn=False), **SMALL), TaskData(str(tiny / "enhancement")))
 
 
+@torch.no_grad()
+def test_answers_of_silence_are_no_result() -> None:
+    task = built(Separation)
+    batch = batch_of(task, 8000)
+    metric = task.build_metric()
+    task.update_metric(metric, 0 * batch.targets.values, batch.targets.lengths, batch)
+    assert task.utterance_scores(batch.targets.values, batch.targets.lengths, batch) == [(0, 0)]
+    with pytest.raises(UserError, match="no recording of the test has a figure for si_sdri"):
+        task.score(metric, "test")
+
+
 @pytest.mark.parametrize(("kind", "corpus"), [(Enhancement, "enhancement"), (Separation, "separation")])
 def test_the_card_has_the_unprocessed_row_and_the_oracle(
     kind: type[MaskEstimation], corpus: str, tiny: Path, tmp_path: Path

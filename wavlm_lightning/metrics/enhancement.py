@@ -124,14 +124,14 @@ class EnhancementMeasures(Metric):
         self.add_state("sums", torch.zeros(3, len(self.measured)), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("oracles", torch.tensor(0), dist_reduce_fx="sum")
-        self.latest: dict[str, float] = {}  # by name, of the last utterance; without those that have no figure
+        self.latest: dict[str, list[float]] = {}  # by name, of the last utterance; empty where it has no figure
         self.add_state("missing", torch.zeros(len(self.measured), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor, oracle: Tensor | None = None) -> None:
         """Add an utterance, `(samples,)` each: the model's answer, the clean reference, the input, and what an oracle answers."""
         answers = [estimate, noisy, *([] if oracle is None else [oracle])]
         self.oracles += len(answers) - 2
-        self.latest = {}
+        self.latest = {name: [] for name in self.names}
         for column, name in enumerate(self.measured):
             found = [MEASURES[name](heard.float(), reference.float()) for heard in answers]
             if any(value is None for value in found):
@@ -141,9 +141,9 @@ class EnhancementMeasures(Metric):
                 assert value is not None
                 self.sums[row, column] += value.to(self.sums.device)
             after, before = (float(value) for value in found[:2] if value is not None)
-            self.latest |= {
-                each: figure for each, figure in ((name, after), (f"{name}i", after - before)) if each in self.names
-            }
+            for each, figure in ((name, after), (f"{name}i", after - before)):
+                if each in self.names:
+                    self.latest[each].append(figure)
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:

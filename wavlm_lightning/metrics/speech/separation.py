@@ -27,14 +27,12 @@ class SeparationMeasures(EnhancementMeasures):
 
         The oracle knows the order. `left_out/` counts sources.
         """
-        each = []
+        each: list[dict[str, list[float]]] = []
         for source, answer in enumerate(best_order(estimate, reference)):
             best = None if oracle is None else oracle[:, source]
             super().update(estimate[:, answer], reference[:, source], noisy, best)
             each.append(self.latest)
-        # The figures of this mixture: means over the sources that have one.
-        measured = {name: [figures[name] for figures in each if name in figures] for name in self.names}
-        self.latest = {name: sum(values) / len(values) for name, values in measured.items() if values}
+        self.latest = {name: [value for figures in each for value in figures[name]] for name in self.names}
 
 
 def best_order(estimate: Tensor, reference: Tensor) -> list[int]:

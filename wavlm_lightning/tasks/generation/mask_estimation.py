@@ -139,7 +139,9 @@ class MaskEstimation(WaveformTask):
         )
         self.spectrum = spectrum
         self.estimated: Estimate | None = None  # of the last forward pass, for its loss
-        self.latest: list[tuple[float, float]] = []  # the headline of each utterance of the last batch, and 1
+        self.latest: list[
+            tuple[float, float]
+        ] = []  # of each utterance of the last batch, the headline's sum and its count
         stride = round(SAMPLE_RATE / upstream.frame_rate)
         if self.protocol == "superb" and hop not in (None, stride):
             raise UserError(
@@ -255,8 +257,8 @@ class MaskEstimation(WaveformTask):
             target, mixture = target[: len(answer)], mixture[: len(answer)]
             oracle = self.oracle(mixture, target) if metric is self.test_metric else None
             metric.update(answer, target, mixture, oracle)
-            figure = metric.latest.get(self.metric)
-            self.latest.append((0.0, 0.0) if figure is None else (figure, 1.0))
+            figures = metric.latest[self.metric]
+            self.latest.append((sum(figures), float(len(figures))))
 
     def utterance_scores(
         self, outputs: Tensor, lengths: Tensor, batch: TaskBatch
@@ -268,6 +270,11 @@ class MaskEstimation(WaveformTask):
         """As of `WaveformTask`; `details` also say which measures are not installed."""
         values = super().score(metric, stage)
         if stage == "test":
+            if not values[self.metric].isfinite():
+                raise UserError(
+                    f"{self.name}: no recording of the test has a figure for {self.metric}: the answers or the references are "
+                    "silent; train longer, or check the corpus"
+                )
             missing = {name: install_measure(name) for name in self.others if name in MEASURES and name not in values}
             self.details |= {"not_measured": missing} if missing else {}
         return values
