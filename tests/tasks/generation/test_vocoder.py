@@ -106,7 +106,7 @@ def test_it_learns_the_recordings_and_its_card_has_griffin_lim_beside(tiny, tmp_
     trainer.fit(task, data)
     trainer.test(task, data)
     card = ResultCard.read(tmp_path)
-    assert card.task == "VOCODER" and card.metric == "mel" and card.value < 0.8 * before
+    assert card.task == "VOCODER" and card.headline == "mel" and card.value < 0.8 * before
     assert set(card.details) <= {"griffin_lim", "not_measured", "left_out"}
     assert 0 < card.details["griffin_lim"]["mel"] < card.value  # after twelve updates
     examples = read_examples(tmp_path)

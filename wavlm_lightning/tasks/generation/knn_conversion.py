@@ -129,7 +129,8 @@ class KnnConversion(ConversionTask):
         """All frames of a target; of the only speaker of the training split if None."""
         if speaker not in self._voices:
             assert self.data is not None
-            split, parts, seconds = self.data.training(), [], 0.0
+            split, seconds = self.data.training(), 0.0
+            parts: list[Frames] = []
             if speaker is None:
                 next(self.recordings_of(None), None)  # refuses several speakers
             for number, meta in enumerate(split.metas()):
