@@ -19,7 +19,7 @@ def results(card, tmp_path):
             for cells in seeds:
                 counted = {name: {"utterances": 2, "phones": 9, "per": value} for name, value in cells.items()}
                 cards.append(card("PR", upstream, 40.0, details={"conditions": counted} if cells else {}))
-            collection.results[upstream] = {"PR": Result(cards, [tmp_path / str(n) for n in range(len(cards))])}
+            collection.results[upstream] = {"PR": Result(cards, [tmp_path / str(n) for n in range(len(cards))], {})}
         return collection
 
     return make
