@@ -48,7 +48,8 @@ class WaveformTask(Task):
         ...         return audio.audio * gain[:, : audio.audio.shape[1]]
     """
 
-    metric, better = "si_sdr", "higher"
+    metric: ClassVar[str] = "si_sdr"
+    better: ClassVar[Direction] = "higher"
     others: ClassVar[dict[str, Direction]] = {"si_sdri": "higher"}
     units: ClassVar[dict[str, Unit]] = {"si_sdr": Unit("dB", 1.0), "si_sdri": Unit("dB", 1.0)}
     answer = "waveform"
