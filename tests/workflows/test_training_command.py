@@ -42,6 +42,7 @@ OFFICIAL = {
     "libri2mix": "sd",
     **dict.fromkeys(("libri2mix_target_max", "libri2mix_target_min"), "target"),
     "bvcc": "mos",
+    "covost2": "translation",
     **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",
