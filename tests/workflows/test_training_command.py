@@ -46,6 +46,7 @@ OFFICIAL = {
     "voicebank_demand": "enhancement",
     "libri2mix_separation": "separation",
     "own_voices": "voices",
+    "covost2": "translation",
     **dict.fromkeys(("meetings", "ami"), "meetings"),
     "librispeech960": "pretrain",
     "librilight": "pretrain",

@@ -140,5 +140,6 @@ class TranslationQuality(Metric):
         names = ("bleu", "chrf", "exact_match")
         if not pairs:
             return {name: torch.tensor(float("nan"), device=self.device) for name in names}
-        found = score_translations(*map(list, zip(*pairs, strict=True)), tokenizer=self.tokenizer)
+        answers, references = zip(*pairs, strict=True)
+        found = score_translations(answers, references, self.tokenizer)
         return {name: torch.tensor(getattr(found, name), dtype=torch.float32, device=self.device) for name in names}

@@ -253,9 +253,9 @@ class SpeechTranslation(EncoderDecoderTask):
         super().on_test_epoch_end()
         found, self._answers = self._answers, {}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, found)
-            found = {key: row for part in parts for key, row in part.items()}
+            shares: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, found)
+            found = {key: row for share in shares for key, row in share.items()}
         if not self.trainer.is_global_zero or self.data is None or not found:
             return
         split = self.data.opened["test"]
@@ -300,7 +300,8 @@ class SpeechTranslation(EncoderDecoderTask):
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         """The number of these answers with their references, and their scores as fractions."""
-        found = score_translations(*zip(*pairs, strict=True), tokenizer=self.test_metric.tokenizer)
+        answers, references = zip(*pairs, strict=True)
+        found = score_translations(answers, references, self.test_metric.tokenizer)
         return {"utterances": len(pairs), **{name: round(getattr(found, name), DECIMALS) for name in self.directions}}
 
     def further_results(self) -> list[UtteranceResults]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from wavlm_lightning.data.mini.seeding import generator, stable_hash
 
 UNSEEN = ("new_sentence", "new_value", "new_pattern")
 """What a test sentence has that training lacks: the sentence alone, a value in it, its pattern."""
+
+
+T = TypeVar("T")
 
 
 class Noun(NamedTuple):
@@ -42,7 +45,7 @@ class Verb(NamedTuple):
     participle: str
 
 
-def _table(kind: type, lines: str) -> tuple:
+def _table(kind: type[T], lines: str) -> tuple[T, ...]:
     return tuple(kind(*line.split()) for line in lines.strip().splitlines())
 
 
@@ -182,7 +185,7 @@ class _Draw:
     new_values: bool  # whether values that are held out may occur
     held_out: bool = field(default=False, init=False)
 
-    def one(self, words: tuple) -> tuple:
+    def one(self, words: tuple[T, ...]) -> T:
         return words[int(self.rng.integers(len(words)))]
 
     def _value(self, draw: Callable[[], tuple[tuple[object, ...], bool]]) -> tuple[object, ...]:
@@ -221,7 +224,7 @@ class _Draw:
         return self.named(noun, case, article, adjective)
 
     def plain(self, nouns: tuple[Noun, ...], case: str, article: str) -> tuple[str, str]:
-        return self.named(self.one(nouns), case, article)  # type: ignore[arg-type]
+        return self.named(self.one(nouns), case, article)
 
     @staticmethod
     def named(noun: Noun, case: str, article: str, adjective: tuple[str, str] | None = None) -> tuple[str, str]:
