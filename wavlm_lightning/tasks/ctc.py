@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.base import Direction
+from wavlm_lightning.tasks.base import Answer, Direction
 from wavlm_lightning.tasks.components.beam_search import Hypothesis
 from wavlm_lightning.tasks.components.label_priors import LabelPriors, ctc_loss_with_priors, posterior_sums
 from wavlm_lightning.tasks.components.prefix_search import BEAM, prefix_search
@@ -57,9 +57,11 @@ class CtcTask(TextTask):
     """
 
     better: ClassVar[Direction] = "lower"
-    answer = "labels"
+    answer: ClassVar[Answer | None] = "labels"
     cache_level: ClassVar[Level | None] = "frame"
     unknown: ClassVar[int | None] = None  # index of the label that stands for those that the head lacks
+
+    left_out = "the loss"  # what utterances that CTC cannot align add nothing to
 
     _example = ""  # the first utterance that CTC cannot align
 
@@ -149,7 +151,7 @@ class CtcTask(TextTask):
         if counts["impossible"]:
             rank_zero_info(
                 f"{self.name}: {counts['impossible']} of {counts['seen']} utterances of {stage} have more labels than frames "
-                f"({self._example}); CTC cannot align them, and they are left out of the loss"
+                f"({self._example}); CTC cannot align them, and they are left out of {self.left_out}"
             )
         if counts["unknown"]:
             rank_zero_info(

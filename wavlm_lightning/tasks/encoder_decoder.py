@@ -146,7 +146,7 @@ class EncoderDecoderTask(TextTask):
         if window:
             raise UserError(
                 f"{self.name}: a recording of more than {WINDOW_SECONDS:g} s, and an attention decoder answers for what is as "
-                "long as its training; cut it at pauses"
+                "long as its training; cut it at pauses, or give --window 0 to hear it whole"
             )
         return self(inputs)
 

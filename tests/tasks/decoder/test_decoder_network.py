@@ -152,6 +152,15 @@ def test_no_frame_is_left_for_a_label_that_ctc_wants():
 
 
 @torch.no_grad()
+def test_a_network_that_has_diverged_is_not_believed():
+    made = network()
+    memory, frames = encoded(made)
+    made.decoder.classifier.bias[3] = torch.nan
+    with pytest.raises(UserError, match="diverged"):
+        made.search(memory, frames, Decoding(2), torch.tensor([3, 3, 3]))
+
+
+@torch.no_grad()
 def test_one_label_at_a_time_gives_the_logits_of_all_at_once():
     made = network()
     memory, frames = encoded(made)

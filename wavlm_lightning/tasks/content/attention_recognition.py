@@ -71,6 +71,7 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
     """
 
     name = "ASR-ATT"
+    left_out = "the loss of CTC"
 
     def __init__(
         self,

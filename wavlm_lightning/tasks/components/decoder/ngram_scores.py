@@ -45,7 +45,7 @@ class NgramScores:
 
     def advance(self, hypotheses: Tensor, labels: Tensor) -> None:
         """Go on with these `hypotheses`, each with one more of the `labels`, int64 `(batch, kept)`."""
-        grown = []
+        grown: list[list[tuple[Any, float]]] = []
         for row, parents, chosen in zip(self.kept, hypotheses.tolist(), labels.tolist(), strict=True):
             grown.append([])
             for parent, label in zip(parents, chosen, strict=True):

@@ -102,7 +102,8 @@ def beam_search(
     rows = torch.arange(batch, device=device)  # the utterances that still go on
     labels = torch.full((batch, 1, 1), end, device=device)  # of each hypothesis, the begin first
     heard = memory.new_zeros(batch, 1, dtype=torch.float32)  # log-probability of the decoder
-    alive = torch.zeros_like(heard, dtype=torch.bool) | True
+    alive = torch.ones_like(heard, dtype=torch.bool)
+    others = torch.arange(decoder.classifier.out_features, device=device) != end
     state = decoder.start(memory, lengths)
     for place in range(int(limits.max()) + 1):
         logits, state = decoder.step(labels[..., -1], state)
@@ -110,8 +111,7 @@ def beam_search(
         following[..., list(barred)] = NEVER
         # At its limit an utterance has no candidate but the end.
         stopped = (limits[rows] <= place)[:, None, None]
-        only = torch.arange(following.shape[-1], device=device) != end
-        following = following.masked_fill(stopped & only, NEVER)
+        following = following.masked_fill(stopped & others, NEVER)
         candidates = _candidates(following, decoding.candidates, end)
         taken = following.gather(2, candidates)
         own = heard[..., None] + taken
@@ -119,7 +119,8 @@ def beam_search(
         for weight, scorer in scorers:
             total = total + weight * scorer.scores(candidates).to(total.dtype)
         total = total.masked_fill((taken == NEVER) | ~alive[..., None], NEVER)
-        total = total.masked_fill(total.isnan(), NEVER)
+        if total.isnan().any():
+            raise UserError("a search has scores that are no numbers: the head has diverged in training")
 
         count = min(2 * beam, total[0].numel())
         scores, places = total.flatten(1).topk(count, 1)
@@ -140,7 +141,7 @@ def beam_search(
             break
         heard = own.flatten(1).gather(1, places).gather(1, order)
         labels = torch.cat([labels.gather(1, parents[..., None].expand(-1, -1, place + 1)), chosen[..., None]], 2)
-        hypotheses = state_rows(parents, own.shape[1])
+        hypotheses = _state_rows(parents, own.shape[1])
         if len(going) < len(rows):
             kept = torch.tensor(going, device=device)
             rows, labels, heard, alive = rows[kept], labels[kept], heard[kept], alive[kept]
@@ -155,7 +156,7 @@ def beam_search(
     return [sorted(answers, key=lambda answer: -answer.score)[:nbest] or [Found((), NEVER, False)] for answers in found]
 
 
-def state_rows(parents: Tensor, hypotheses: int) -> Tensor:
+def _state_rows(parents: Tensor, hypotheses: int) -> Tensor:
     """Rows of hypotheses `(batch, kept)` in tensors whose rows are those of all utterances, `hypotheses` each."""
     return parents + hypotheses * torch.arange(len(parents), device=parents.device)[:, None]
 
