@@ -18,9 +18,11 @@ from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.metrics.alignment import aligned
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.workflows import pseudo_label as module
+from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.workflows.predict.head import open_head
 from wavlm_lightning.workflows.pseudo_label import Candidate, chosen, error_rate, pseudo_label
+from wavlm_lightning.workflows.pseudo_label.hearing import Listener
+from wavlm_lightning.workflows.pseudo_label.teacher import Teacher
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 FBANK = ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", "false"]
@@ -121,7 +123,7 @@ def test_another_selection_hears_nothing_again(tiny, teacher, tmp_path, monkeypa
     pseudo_label(teacher, tiny / "pr", out, share=1.0)
     everything = records(out)
     before = Corpus.open(out).sha256
-    monkeypatch.setattr(module.Teacher, "hear", lambda *_: pytest.fail("heard again"))
+    monkeypatch.setattr(Teacher, "hear", lambda *_: pytest.fail("heard again"))
     for score in ("confidence", "low", "normalised"):
         pseudo_label(teacher, tiny / "pr", out, share=0.5, score=score)
         kept = records(out)
@@ -143,7 +145,7 @@ def test_interrupted_it_goes_on_and_the_result_is_the_same(tiny, teacher, tmp_pa
     (corpus / "corpus.json").write_text(json.dumps(body))
     whole, out = tmp_path / "whole", tmp_path / "out"
     pseudo_label(teacher, corpus, whole, splits=splits)
-    calls, write = [], module.Listener.__call__
+    calls, write = [], Listener.__call__
 
     def killed(self, place):
         calls.append(place[:2])
@@ -151,7 +153,7 @@ def test_interrupted_it_goes_on_and_the_result_is_the_same(tiny, teacher, tmp_pa
             raise KeyboardInterrupt
         return write(self, place)
 
-    monkeypatch.setattr(module.Listener, "__call__", killed)
+    monkeypatch.setattr(Listener, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         pseudo_label(teacher, corpus, out, splits=splits)
     assert not (out / "corpus.json").exists()
@@ -309,7 +311,7 @@ def test_a_beam_search_has_the_weights_of_the_run(tiny, teacher, tmp_path):
     decoder = Corpus.open(out).body["source"]["pseudo_labels"]["decoder"]
     assert decoder["kind"] == "beam search" and len(decoder["model_sha256"]) == 64 and decoder["weight"] == 2.0
     head = open_head(teacher, "cpu")
-    search = head.task.search_with(module.LanguageModel(None, str(lm)))
+    search = head.task.search_with(LanguageModel(None, str(lm)))
     split = Corpus.open(tiny / "pr").split("train")
     key, meta = next(iter(records(out).items()))
     shard, place = split.locate(split.keys.index(key))

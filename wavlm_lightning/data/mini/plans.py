@@ -45,7 +45,7 @@ class Size:
     mos: tuple[int, int, int, int] = (8, 2, 6, 2)  # clips of each system in train, valid, test and known
     mos_severities: int = 6  # of each degradation: 49 systems in training, 25 in the test
     voices: int = 5  # targets of voice conversion
-    voice_sentences: int = 120  # of each target in train: five minutes
+    voice_sentences: int = 140  # of each target in train: five minutes at least
     voice_sources: tuple[int, int] = (2, 4)  # other speakers in valid and test
     voice_pairs: tuple[int, int] = (4, 4)  # sentences of each of them in valid and test, for every target
 
