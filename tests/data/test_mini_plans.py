@@ -157,7 +157,7 @@ def test_converted_sentences_are_new_and_sources_are_no_targets(plans: dict[str,
     assert [len(named[part]) for part in ("targets", "valid", "test")] == [5, 2, 4]
     assert len(set(named["targets"]) | set(named["valid"]) | set(named["test"])) == 11
     texts = [{take.text for take in takes(plan, f"train_{n}")} for n in range(1, 6)]
-    assert sum(map(len, texts)) == len(set().union(*texts)) == 600
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 700
     variants = {take.speaker.variant for n in range(1, 6) for take in takes(plan, f"train_{n}")}
     assert len(variants) == 5 and variants <= set(VARIANTS["test"])
     assert [len(plan.splits[f"{split}_3"]) for split in ("valid", "test")] == [8, 16]

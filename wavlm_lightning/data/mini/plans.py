@@ -50,7 +50,7 @@ class Size:
     separation: tuple[int, int, int] = (480, 40, 60)  # mixtures of two talkers
     translation: tuple[int, int, int] = (1200, 90, 150)  # sentences
     voices: int = 5  # targets of voice conversion
-    voice_sentences: int = 120  # of each target in train: five minutes
+    voice_sentences: int = 140  # of each target in train: five minutes at least
     voice_sources: tuple[int, int] = (2, 4)  # other speakers in valid and test
     voice_pairs: tuple[int, int] = (4, 4)  # sentences of each of them in valid and test, for every target
 
