@@ -166,10 +166,9 @@ class KnnConversion(ConversionTask):
         """Conversions `(batch, samples)`, zeros in the padding, and samples of each row `(batch,)`."""
         if not isinstance(inputs, Waveforms):
             raise UserError(f"{self.name}: hears the audio itself; set data.cache: null")
-        answers = torch.zeros_like(inputs.audio)
+        matching, answers = self.matching, torch.zeros_like(inputs.audio)
         for row, (length, speaker) in enumerate(zip(inputs.lengths.tolist(), self._asked, strict=True)):
-            voice = self.voice_frames(speaker)
-            answers[row, :length] = self.matching.convert(inputs.audio[row, :length], voice)
+            answers[row, :length] = matching.convert(inputs.audio[row, :length], self.voice_frames(speaker))
         return answers, inputs.lengths
 
     def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
