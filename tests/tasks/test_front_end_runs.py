@@ -175,6 +175,13 @@ def test_what_cannot_be_done_is_refused(runs, tiny, tmp_path):
         fit(joint(front_end=network(hidden=6), front_end_from=str(runs["front_end"])), tiny / "noisy", tmp_path)
     with pytest.raises(UserError, match="front_end_from nowhere: no checkpoint"):
         fit(joint(front_end_from="nowhere"), tiny / "noisy", tmp_path)
+    fit(joint(), tiny / "noisy", tmp_path / "joint", updates=1)
+    with pytest.raises(UserError, match="it has a front-end, which this model lacks"):
+        fit(recognition(start_from=str(tmp_path / "joint")), tiny / "noisy", tmp_path)
+    other = NoisyRecognition(encoder(differentiable=True, seed=3), 1e-2, front_end=network(), **SMALL)
+    other.start_from = str(tmp_path / "joint")
+    with pytest.raises(UserError, match="its head was trained on another encoder"):
+        fit(other, tiny / "noisy", tmp_path)
     with pytest.raises(UserError, match="frozen: false trains nothing"):
         FrontEndEnhancement(encoder(frozen=False))
 

@@ -92,6 +92,17 @@ def _encoder(
             f"{where}: its encoder was frozen, so that the checkpoint does not hold it; set model.upstream to that of the run "
             "and model.start_with: head"
         )
+    if kept["upstream_sha256"] is not None:  # a part of it is trained, a front-end, and the rest came from its source
+        if task.upstream.frozen:
+            raise UserError(
+                f"{where}: it has a front-end, which this model lacks; set model.front_end to that of the run, or "
+                "model.start_with: head"
+            )
+        if kept["upstream_sha256"] != task.upstream.source_fingerprint():
+            raise UserError(
+                f"{where}: its head was trained on another encoder; set model.upstream to that of the run, or model.start_with: "
+                "head"
+            )
     if task.upstream.frozen:  # its features may be cached already, and what is frozen comes from its source alone
         raise UserError(
             f"{where}: its encoder was trained, and a frozen one cannot start from it; set model.upstream.source to that run "
