@@ -192,6 +192,7 @@ def in_processes() -> None:
             assert float(value) == pytest.approx(getattr(alone, name), abs=1e-7), (name, rank)
 
 
+@pytest.mark.slow
 def test_two_processes_score_all_texts(tmp_path):
     together(2, tmp_path / "log", grouped)
 
