@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.callbacks.transcripts import ShowTranscripts
+from wavlm_lightning.cli.predict import as_text
 from wavlm_lightning.data.batch import Targets, TaskBatch
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter, Utterance
 from wavlm_lightning.data.mini.full_stack.translation import UNSEEN
@@ -110,6 +111,10 @@ def test_answers_of_validation_and_test():
     assert task._answers["b"] == ("a", "", False) and task._answers["c"][2]
     rows = task.readable(memory, lengths)
     assert rows == [{"translation": "Dö."}, {"translation": ""}, {"translation": "en", "cut": True}]
+    task.nbest = 2
+    several = [{"file": "a.wav", **row} for row in task.readable(memory, lengths)]
+    assert [row["translation"] for row in several] == [row["nbest"][0]["translation"] for row in several]
+    assert as_text(several[0]) == "a.wav: Dö.\n      -1.000  Dö."
     with pytest.raises(ValueError, match="not a mean over utterances"):
         task.utterance_scores(memory, lengths, batch)
 

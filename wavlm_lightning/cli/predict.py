@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lm", type=Path, metavar="RUN|FILE", help="ASR, PR: decode with the language model of `wavlm lm tune` as well"
     )
-    nbest = "ASR, PR, SF: the N best answers, with scores, without a language model or with that of --lm"
+    nbest = "ASR, PR, SF, ST: the N best answers, with scores, without a language model or with that of --lm"
     parser.add_argument("--nbest", type=whole, default=1, metavar="N", help=nbest)
     enrolment = "TSE, TS-ASR, PVAD: a recording of the speaker who is meant, or a CSV file (path, audio:enrolment)"
     parser.add_argument("--enrolment", type=Path, metavar="FILE", help=enrolment)
@@ -62,6 +62,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+SAID = ("text", "phones", "translation")  # keys of answers that are text
+
+
 def as_text(row: dict[str, Any]) -> str:
     """One row of `predict_recordings` as text."""
     if "file" not in row:  # a pair of embeddings
@@ -73,11 +76,16 @@ def as_text(row: dict[str, Any]) -> str:
     if "embedding" in facts:
         return f"{row['file']}: an embedding of {len(facts['embedding'])} numbers (--json prints it)"
     if best := facts.pop("nbest", None):
-        lines = "".join(f"\n  {each['score']:10.3f}  {each.get('text', each.get('phones'))}" for each in best)
+        lines = "".join(f"\n  {each['score']:10.3f}  {_said(each)}" for each in best)
         return f"{as_text({'file': row['file'], **facts})}{lines}"
-    if set(facts) <= {"text", "phones"}:
+    if set(facts) <= {*SAID}:
         return f"{row['file']}: {' '.join(facts.values())}"
     return f"{row['file']}: " + ", ".join(f"{name} {_value(value)}" for name, value in facts.items())
+
+
+def _said(answer: dict[str, Any]) -> str:
+    """The text of one of several answers."""
+    return next((answer[name] for name in SAID if name in answer), "")
 
 
 def _value(value: Any) -> str:

@@ -235,7 +235,8 @@ class SpeechTranslation(EncoderDecoderTask):
         """The translation of each recording, `nbest` of them if asked for; `cut` says that its end may be missing."""
         rows = super().readable(outputs, lengths)
         for row, (best, *_) in zip(rows, self.answers_of(outputs, lengths, self.nbest), strict=True):
-            row |= {"cut": True} if best.cut else {}
+            # With several answers the search goes on for longer, and may find a better first one.
+            row |= {self.text_key: self.spell(best.labels), **({"cut": True} if best.cut else {})}
         return rows
 
     # Results.
