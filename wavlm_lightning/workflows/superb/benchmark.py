@@ -188,6 +188,7 @@ class _Plan:
     search: Sequence[float] | None
     steps: int | None
     chance: bool
+    permuted_asked: bool  # whether a row of permuted labels was asked for, though no task may have one
 
     @property
     def control_rows(self) -> list[str]:
@@ -244,7 +245,7 @@ class _Plan:
     def remarks(self) -> list[str]:
         """Which tasks have no row of permuted labels."""
         left = [
-            task_name(task).upper() for task in self.tasks if self.permuted.tasks and task not in self.permuted.tasks
+            task_name(task).upper() for task in self.tasks if self.permuted_asked and task not in self.permuted.tasks
         ]
         if not left:
             return []
@@ -270,9 +271,11 @@ def _plan(
     needs = chains(chosen, mini)
     permuted = PermutedCorpora([], folder, output, mini)
     if PERMUTED in controls:
-        specs = parse_upstreams([*upstreams, permuted_row(specs[0])])
         permuted = PermutedCorpora(list(needs), folder, output, mini)
-    return _Plan(list(needs), needs, specs, permuted, folder, output, mini, search, steps, CHANCE in controls)
+        if permuted.tasks:  # else the row would be one more on the true labels
+            specs = parse_upstreams([*upstreams, permuted_row(specs[0])])
+    asked = PERMUTED in controls
+    return _Plan(list(needs), needs, specs, permuted, folder, output, mini, search, steps, CHANCE in controls, asked)
 
 
 def is_mini(data: Path) -> bool:
