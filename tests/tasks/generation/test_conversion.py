@@ -38,7 +38,7 @@ def test_the_frames_of_a_voice_are_learned_and_the_card_has_every_row(tiny, tmp_
     recogniser.build(recogniser.read_labels(Corpus.open(tiny / "pr")))
     task._listener = recogniser.eval(), 1.0
     losses = []
-    task.log = lambda name, value, **how: losses.append(float(value)) if name == "train/loss" else None
+    task.log = lambda name, value, **how: losses.append(float(value.detach())) if name == "train/loss" else None
     trainer = quiet_trainer(max_steps=10, default_root_dir=tmp_path, limit_val_batches=0)
     trainer.fit(task, data)
     assert min(losses[-2:]) < 0.9 * losses[0]
@@ -46,13 +46,12 @@ def test_the_frames_of_a_voice_are_learned_and_the_card_has_every_row(tiny, tmp_
     tester = quiet_trainer(default_root_dir=tmp_path, callbacks=[WriteResultCard(tmp_path, "wavlm test")])
     tester.test(task, data)
     card = ResultCard.read(tmp_path)
-    assert card.task == "VC" and card.metric == "mcd" and card.value == pytest.approx(card.metrics["mcd"])
-    assert {"mcd_c0", "voicing_error", "content"} <= set(card.metrics) and card.metrics["content"] > 0.5
+    assert card.task == "VC" and card.headline == "mcd" and card.interval
+    assert {"mcd_c0", "voicing_error", "content"} <= set(card.metrics) and card.metrics["content"]["value"] > 50
     assert (
         card.details["target"]["mcd"] == 0 < card.details["copy_synthesis"]["mcd"] < card.details["unprocessed"]["mcd"]
     )
     assert "judges" in card.details["not_measured"]["similarity"] and card.details["recogniser"] == "a run"
-    assert card.intervals
 
 
 def test_a_split_without_the_targets_own_recordings_is_refused(tiny, tmp_path):
@@ -65,19 +64,25 @@ def test_a_split_without_the_targets_own_recordings_is_refused(tiny, tmp_path):
         task.loss(torch.zeros(1, 9), torch.tensor([9]), None)
 
 
+def resized(values, samples):
+    return torch.cat([values, torch.zeros(max(0, samples - len(values)))])[:samples]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("hop", [160, 320])
-def test_a_conversion_is_as_long_as_its_source_whatever_else_is_in_the_batch(hop):
+def test_a_conversion_is_as_long_as_its_source_whatever_else_is_in_the_batch(hop, monkeypatch):
     shape = {"layers": 2, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
     task = AnyToOneConversion(WavLMUpstream("tiny", overrides=shape), hidden=8, hop=hop)
     task.build(["recording"])
     task.eval()
+    # The iteration of Griffin and Lim turns a rounding error into other phases, so the frames themselves are compared.
+    monkeypatch.setattr(task, "audible", lambda mel, samples: resized(mel.flatten(), samples))
     draw = torch.Generator().manual_seed(0)
     inputs = Waveforms.pad([(0.1 * torch.randn(length, generator=draw)).numpy() for length in (6000, 4399)])
     answers, lengths = task(inputs)
     assert answers.shape == inputs.audio.shape and lengths.tolist() == [6000, 4399]
     (alone,) = task.answer_rows(*task(Waveforms(inputs.audio[1:, :4399], inputs.lengths[1:])))
-    assert torch.allclose(alone, answers[1, :4399], atol=1e-3) and not answers[1, 4399:].any()
+    assert torch.allclose(alone, answers[1, :4399], atol=1e-4) and not answers[1, 4399:].any()
 
 
 @torch.no_grad()
