@@ -121,6 +121,18 @@ def test_voices_of_the_training_split_are_learned_and_no_others(tiny, tmp_path):
     assert not torch.allclose(answers[0], answers[1]) and not torch.allclose(answers[1], answers[2])
 
 
+def test_a_run_that_starts_from_another_keeps_its_scale_and_units_and_learns_its_own_voices(tiny, tmp_path):
+    first = ContentConversion(Fbank(cmvn=False), 1e-2, **AUTOENCODER)
+    trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path, limit_val_batches=0)
+    trainer.fit(first, pair(tiny))
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    second = ContentConversion(Fbank(cmvn=False), 0.0, start_from=str(tmp_path / "first.ckpt"), **AUTOENCODER)
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path, limit_val_batches=0).fit(second, pair(tiny, 2))
+    assert torch.equal(second.weighted_sum.means, first.weighted_sum.means) and first.weighted_sum.fitted
+    assert torch.equal(second.mel.mean, first.mel.mean) and torch.equal(second.mel.spread, first.mel.spread)
+    assert not torch.equal(second.learned, first.learned) and second.learned.sum() == 1
+
+
 def test_units_want_a_frozen_encoder_and_known_speakers(tiny):
     with pytest.raises(UserError, match=r"set model\.upstream\.frozen: true"):
         ContentConversion(WavLMUpstream("tiny", frozen=False), **AUTOENCODER)

@@ -73,7 +73,8 @@ class MelConversion(ConversionTask):
                 f"{self.name}: learns without its forward pass, in which FSDP2 puts weights together; set trainer.strategy: ddp"
             )
         assert self.data is not None
-        self.mel.fit(self.data.opened["train"], self.data.factor)
+        if not self.mel.fitted:  # a run that goes on, or starts from another one, has a network that knows its scale
+            self.mel.fit(self.data.opened["train"], self.data.factor)
 
     def repeated(self, features: Tensor, lengths: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Features at the rate of the log-mel frames, and how many of these recordings of so many samples have."""

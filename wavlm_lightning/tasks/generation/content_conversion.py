@@ -107,6 +107,8 @@ class ContentConversion(MelConversion):
             raise UserError(
                 f"{self.name}: speaker {min(strangers)!r} of split {split.name!r} is not in the corpus' speakers"
             )
+        if self.weighted_sum.fitted:
+            return  # means of another training have other numbers than those that the network of the checkpoint has learned
         for waveform in spread(split, UNIT_SECONDS, self.data.factor):
             heard = waveform[None].to(self.device)
             layers = self.upstream(heard, torch.tensor([heard.shape[1]], device=self.device))
@@ -119,6 +121,7 @@ class ContentConversion(MelConversion):
     def learn_voices(self) -> None:
         """The voice of each speaker of the training split: the mean over its first recordings."""
         assert self.data is not None
+        self.learned.zero_()  # those of a run that this one starts from were heard with other weights
         for name in self.recorded:
             found = []
             for recording in self.recordings_of(name):

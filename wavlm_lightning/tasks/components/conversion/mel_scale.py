@@ -31,6 +31,11 @@ class MelScale(nn.Module):
         self.register_buffer("mean", torch.zeros(MEL_BINS))
         self.register_buffer("spread", torch.ones(MEL_BINS))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether they are those of a corpus."""
+        return bool(self.mean.any())
+
     @torch.no_grad()
     def fit(self, split: Split, factor: float = 1.0) -> None:
         """Take them from half an hour of a split, whose waveforms are multiplied by `factor`."""

@@ -30,6 +30,11 @@ class FrameUnits(OneLayer):
         super().__init__(layer, upstream.num_layers, upstream.label)
         self.register_buffer("means", torch.zeros(count, upstream.dim))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the means are those of a corpus."""
+        return bool(self.means.any())
+
     def fit(self, frames: np.ndarray, seed: int) -> None:
         """k-means of float32 frames `(frames, dim)`.
 
