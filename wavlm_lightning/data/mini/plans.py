@@ -73,8 +73,8 @@ SIZES: dict[str, Size] = {
         target=(3, 1, 1),
         mos=(1, 1, 1, 0),
         mos_severities=1,
-        enhancement=(4, 2, 2),
-        separation=(3, 2, 2),
+        enhancement=(6, 2, 2),
+        separation=(6, 2, 2),
     ),
     "mini": Size(),
     # 20 hours to pre-train on, with more speakers from the same variants.
