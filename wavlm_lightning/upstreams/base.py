@@ -40,6 +40,8 @@ class Upstream(nn.Module, ABC):
         random: the preset of an encoder whose weights are random at the start; None for weights that something has trained,
             and where there is nothing to train.
         shortest: samples of the shortest utterance, which has one frame.
+        typical: mean and spread of its features in speech, by which a head scales them that must hear their level; (0, 1) for
+            those of an encoder.
         labelled: labelled speech that its weights have learned from, an entry a corpus (`utterances`, `seconds`, `corpus`); empty
             if there was none, or if the source does not say.
         source_argument: the argument of `__init__` that also takes the checkpoint of a run that trained it; None if there
@@ -59,6 +61,7 @@ class Upstream(nn.Module, ABC):
     num_layers: int
     frame_rate: float
     shortest: int = SHORTEST
+    typical: tuple[float, float] = (0.0, 1.0)
     random: str | None = None
     labelled: Sequence[Mapping[str, Any]] = ()
     _noted = False  # `note_random` has spoken

@@ -141,6 +141,7 @@ class LogMel(Spectral):
 
     label = "log-mel"
     dim = MEL_BINS
+    typical = (-5.6, 2.4)  # of 60 utterances of the mini corpus `pr`
 
     def __init__(
         self, hop: int = 320, label: str | None = None, frozen: bool = True, differentiable: bool = False

@@ -16,7 +16,7 @@ from wavlm_lightning.reports.examples import read_examples, sound
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData, Vocoder
 from wavlm_lightning.tasks.components.vocoder import SpectralVocoder, measures
-from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+from wavlm_lightning.upstreams import Fbank, LogMel, WavLMUpstream
 
 SMALL = {"width": 16, "hidden": 32, "blocks": 2}
 SHAPE = {"layers": 3, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
@@ -55,6 +55,16 @@ def test_it_hears_the_layer_that_is_named():
     assert built().weighted_sum.logits.requires_grad
     with pytest.raises(UserError, match=r"model\.layer 4: .* has 4 layers; give 0 to 3"):
         built(layer=4)
+
+
+@torch.no_grad()
+def test_log_mel_frames_are_scaled_so_that_their_level_is_heard(tiny):
+    split = Corpus.open(tiny / "pr").split("train")
+    places = [split.locate(number) for number in range(len(split))]
+    frames = torch.cat([LogMel().features(torch.from_numpy(shard.waveform(place))) for shard, place in places])
+    mean, spread = built(LogMel()).network.typical
+    assert abs(frames.mean() - mean) < spread and 0.5 < frames.std() / spread < 2
+    assert built().network.typical == (0.0, 1.0)  # features of an encoder stay as they are
 
 
 def test_prematching_takes_frames_of_other_recordings_of_the_speaker(tiny):

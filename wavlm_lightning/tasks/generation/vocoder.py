@@ -100,7 +100,9 @@ class Vocoder(WaveformTask):
         return "it answers with a waveform, which no head of transformers does"
 
     def build_head(self, dim: int) -> None:
-        self.network = SpectralVocoder(dim, self.hop, self.width, self.hidden, self.number_of_blocks)
+        self.network = SpectralVocoder(
+            dim, self.hop, self.width, self.hidden, self.number_of_blocks, self.upstream.typical
+        )
         self.distance = SpectralDistance()
 
     def build(self, labels: Any) -> None:

@@ -28,6 +28,8 @@ class SpectralVocoder(nn.Module):
         width: of the blocks.
         hidden: of the feed-forward layers in the blocks.
         blocks: their number; each sees three frames further to both sides.
+        typical: mean and spread of the features. The norm behind the first convolution hears little of a frame's level under a
+            mean far from zero.
 
     Example:
         >>> vocoder = SpectralVocoder(dim=768)
@@ -35,8 +37,17 @@ class SpectralVocoder(nn.Module):
         torch.Size([2, 16080])
     """
 
-    def __init__(self, dim: int, hop: int = 320, width: int = 256, hidden: int = 768, blocks: int = 8) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hop: int = 320,
+        width: int = 256,
+        hidden: int = 768,
+        blocks: int = 8,
+        typical: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         super().__init__()
+        self.typical = typical
         if hop < FRAME_CENTRE // 2:
             raise UserError(
                 f"a vocoder for frames of {hop} samples: too short; use an upstream of at most 160 frames a second"
@@ -62,7 +73,12 @@ class SpectralVocoder(nn.Module):
         places = torch.arange(-MARGIN, frames + MARGIN, device=features.device)
         nearest = torch.minimum(places.clamp(min=0)[None], lengths[:, None] - 1)
         there = (places[None] < lengths[:, None] + MARGIN)[:, None]  # (batch, 1, frames)
-        hidden = features.gather(1, nearest[:, :, None].expand(-1, -1, features.shape[2])).transpose(1, 2)
+        mean, spread = self.typical
+        hidden = (
+            ((features - mean) / spread)
+            .gather(1, nearest[:, :, None].expand(-1, -1, features.shape[2]))
+            .transpose(1, 2)
+        )
         hidden = self.norm(self.first(hidden * there).transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             hidden = block(hidden * there)
