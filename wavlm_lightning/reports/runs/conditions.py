@@ -54,7 +54,7 @@ def condition_blocks(directory: Path, collection: Collection) -> list[Block]:
             for condition in conditions
         ]
         blocks.append(Table([Cell("condition"), *head], rows))
-        panels = _panels(rates, unit)
+        panels = _panels(rates, unit, better)
         drawing = picture(directory, f"conditions-{number}", panels, line_size(len(rates)), CURVES)
         blocks += [drawing] if drawing else []
     return blocks
@@ -78,7 +78,7 @@ def _rates(result: Result) -> dict[str, float]:
     return {condition: factor * mean(cells[condition][name] for cells in found) for condition in first}
 
 
-def _panels(rates: Mapping[str, Mapping[str, float]], unit: str) -> list[Draw]:
+def _panels(rates: Mapping[str, Mapping[str, float]], unit: str, better: str) -> list[Draw]:
     """A panel for each kind of noise with at least two levels."""
     conditions = next(iter(rates.values()))
     kinds: dict[str, dict[int, str]] = {}
@@ -90,5 +90,5 @@ def _panels(rates: Mapping[str, Mapping[str, float]], unit: str) -> list[Draw]:
         if len(levels) < 2:
             continue
         lines = {name: {level: found[levels[level]] for level in sorted(levels)} for name, found in rates.items()}
-        panels.append(partial(plots.draw_levels, title=kind, unit=unit, lines=lines))
+        panels.append(partial(plots.draw_levels, title=kind, unit=unit, lines=lines, better=better))
     return panels
