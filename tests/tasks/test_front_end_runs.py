@@ -111,6 +111,20 @@ def test_a_run_is_tested_from_its_checkpoint_and_names_its_conditions(runs, tiny
     )
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_run_goes_on_without_the_runs_of_its_beginning(runs, tiny, tmp_path, fixed):
+    how = {"front_end_frozen": fixed}
+    fit(joint(front_end_from=str(runs["front_end"]), **how), tiny / "noisy", tmp_path, updates=1)
+    task = joint(front_end_from="gone", start_from="gone", **how)
+    task.go_on()
+    data = TaskData(str(tiny / "noisy"), batch_size=3, transforms=[AddNoise(snr_db=(0, 10))])
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
+    trainer.fit(task, data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert trainer.global_step == 2 and task.started["with"] == "front-end"
+    theirs = state_of(runs["front_end"])["front_end.analysis.weight"]
+    assert torch.equal(task.upstream.front_end.analysis.weight, theirs) == fixed
+
+
 def test_a_front_end_is_scored_by_condition_and_not_on_its_own_reference(tiny):
     task, data = FrontEndEnhancement(encoder(), front_end=network()), TaskData(str(tiny / "noisy"), batch_size=4)
     trainer = quiet_trainer()

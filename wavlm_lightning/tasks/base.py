@@ -358,6 +358,10 @@ class Task(HeadCheckpoint, Trainable):
         """Copy the weights that `start_from` names into a new run; returns what the result card says of them."""
         return start_from_run(self, source, self.start_with)
 
+    def go_on(self) -> None:
+        """Read no weights of another run: the checkpoint with which this run goes on has all, and the other may be gone."""
+        self.start_from = None
+
     def sharded_blocks(self) -> Sequence[nn.Module]:
         return [] if self.upstream.frozen else self.upstream.blocks()
 
