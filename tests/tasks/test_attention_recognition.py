@@ -226,6 +226,7 @@ def test_training_test_and_a_checkpoint(tiny, tmp_path):
     trainer.save_checkpoint(tmp_path / "head.ckpt")
     before = trainer.test(head, data, verbose=False)[0]
     assert set(before) == {"test/loss", "test/wer", "test/cer", "test/wer_lm"}
+    assert head.details["answers"]["cut"] > 0
     assert head.details["answers"] == {"all": len(head.test_transcripts.keys), **ends_of(head)}
     assert head.utterance_results is not None and head.scored.missing == ""
     assert head.test_transcripts is not None and set(head.test_transcripts.answers) == {"wer", "wer_lm"}
