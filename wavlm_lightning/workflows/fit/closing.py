@@ -55,6 +55,9 @@ def error_lines(card: ResultCard) -> list[str]:
             f"  {metric_title(name)} {metric_text(card.metrics[name])}: {said} in {counts.get(unit, 0):,} {unit}, pooled; "
             f"normaliser {found.get('normaliser', 'none')}"
         )
+    answers = card.details.get("answers")
+    if isinstance(answers, dict) and answers.get("cut"):
+        lines.append(f"  {answers['cut']:,} of {answers['all']:,} answers were cut at the limit of their length")
     conditions = card.details.get("conditions")
     for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
         rates = [name for name in counts if name in card.metrics]
