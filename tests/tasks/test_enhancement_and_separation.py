@@ -175,7 +175,7 @@ def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: P
     with pytest.raises(UserError, match="hop below the window"):
         Enhancement(Fbank(cmvn=False), hop=0, protocol="fixed")
     with pytest.raises(UserError, match=r"model.objective is 'mse'; give one of phase"):
-        Enhancement(Fbank(cmvn=False), objective="mse")  # type: ignore[arg-type]
+        Enhancement(Fbank(cmvn=False), objective="mse")
     monkeypatch.setitem(enhancement.NEEDED, "pesq", "no_such_package")
     task = Enhancement(Fbank(cmvn=False), **SMALL)
     with pytest.raises(UserError, match=r"selected by pesq.*model\.select"):
@@ -295,5 +295,6 @@ def test_what_is_played_has_the_parts_in_the_order_of_the_talkers() -> None:
     assert {len(each) for each in second.values()} == {2000}
     enhanced = built(Enhancement)
     heard = batch_of(enhanced, 1000)
+    assert isinstance(heard.inputs, Waveforms)
     (played,) = enhanced.playable(heard.targets.values, heard.targets.lengths, heard)
     assert list(played) == ["noisy", "enhanced", "clean"] and torch.equal(played["noisy"], heard.inputs.audio[0])
