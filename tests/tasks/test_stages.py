@@ -21,6 +21,7 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerIdentification, TaskData
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
+from wavlm_lightning.tasks.trained_run import run_of_key
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 VALIDATED = {"check_val_every_n_epoch": None, "val_check_interval": 2, "limit_val_batches": 2}
@@ -332,3 +333,14 @@ def test_a_card_without_the_new_fields_reads(tiny, tmp_path, stage_one):
         assert not content.pop(name)
     (tmp_path / "card.json").write_text(json.dumps(content))
     assert ResultCard.read(tmp_path).fitted == {}
+
+
+def test_a_key_that_names_a_run_whose_encoder_is_gone_says_so(tiny, tmp_path):
+    fit(ks(), tiny / "ks", tmp_path)
+    upstream = {"class_path": "wavlm_lightning.upstreams.WavLMUpstream", "init_args": {"source": "runs/away"}}
+    model = {"class_path": "wavlm_lightning.tasks.KeywordSpotting", "init_args": {"upstream": upstream}}
+    model["init_args"]["learning_rate"] = 0.01
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model}))
+    with pytest.raises(UserError) as error:
+        run_of_key("model.embeddings", tmp_path)
+    assert str(error.value).startswith(f"model.embeddings {tmp_path}: runs/away: no such file or folder")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.plugins import class_folders, open_class_paths
-from wavlm_lightning.system.reading import read_text
+from wavlm_lightning.system.reading import read_text, reason_of
 from wavlm_lightning.system.run_folder import BEST, CONFIG, checkpoint, init_args, require_run_config
 from wavlm_lightning.tasks.base import Task
 from wavlm_lightning.upstreams.run_checkpoints import RECORD_KEY, read_run_checkpoint
@@ -47,6 +47,22 @@ def trained_task(run: Path) -> tuple[Task, dict[str, Any], float]:
     except UserError as error:  # a task knows no path
         raise UserError(str(error) if str(run) in str(error) else f"{best}: {error}") from error
     return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
+
+
+def run_of_key(key: str, run: str | Path) -> tuple[Task, dict[str, Any], float]:
+    """As `trained_task`, of a run that a key of another head names: every error is a `UserError` that begins with the key."""
+    where = f"{key} {run}"
+    try:
+        return trained_task(Path(run))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        said: BaseException | None = error
+        while said is not None and not isinstance(said, UserError):  # the parser wraps what a constructor says
+            said = said.__cause__ or said.__context__
+        raise UserError(
+            f"{where}: " + (str(said) if said else f"its head cannot be built ({reason_of(error)})")
+        ) from error
 
 
 def _with_trained_encoder(config: Any, state: dict[str, Any], path: Path) -> Any:

@@ -118,7 +118,7 @@ class MelConversion(ConversionTask):
         if self._opened_vocoder is None:
             assert self.vocoder is not None
             where = f"model.vocoder {self.vocoder}"
-            task, factor = opened(where, self.vocoder)
+            task, factor = opened("model.vocoder", self.vocoder)
             if not isinstance(task, Vocoder):
                 raise UserError(f"{where}: holds a head for {task.name}; give a run of Vocoder")
             if not isinstance(task.upstream, LogMel) or task.upstream.hop != self.hop or task.weighted_sum.normalize:

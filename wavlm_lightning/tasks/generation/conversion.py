@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -29,11 +27,10 @@ from wavlm_lightning.metrics.speech.conversion import (
 )
 from wavlm_lightning.metrics.speech.judges import can_judge, install_judge, voice_of
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.base import Direction, Task, Unit
 from wavlm_lightning.tasks.ctc import CtcTask
 from wavlm_lightning.tasks.scored_utterances import contribution, headline_of, metric_of_this_process
-from wavlm_lightning.tasks.trained_run import trained_task
+from wavlm_lightning.tasks.trained_run import run_of_key
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.tasks.waveform import WaveformTask
 from wavlm_lightning.upstreams import Upstream
@@ -42,14 +39,9 @@ PARALLEL_AUDIO = "target"  # further audio of an utterance: the target's own rec
 ENOUGH = 20  # recordings of a voice, of which a judge takes the mean
 
 
-def opened(where: str, run: str) -> tuple[Task, float]:
-    """The frozen head of a run, and the gain of an amplitude with which it hears; `where` names key and run in messages."""
-    try:
-        task, processing, gain = trained_task(Path(run))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f"{where}: its head cannot be built ({reason_of(error)})") from error
+def opened(key: str, run: str) -> tuple[Task, float]:
+    """The frozen head of a run that a key names, and the gain of an amplitude with which it hears."""
+    task, processing, gain = run_of_key(key, run)
     return task.requires_grad_(False).eval(), 10 ** ((gain + processing.get("gain_db", 0.0)) / 20)
 
 
@@ -190,7 +182,7 @@ class ConversionTask(WaveformTask):
         if self._listener is None:
             assert self.content is not None
             where = f"model.content {self.content}"
-            task, factor = opened(where, self.content)
+            task, factor = opened("model.content", self.content)
             if not isinstance(task, CtcTask):
                 raise UserError(f"{where}: holds a head for {task.name}; give a run of phone or speech recognition")
             self._listener = task, factor

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError
 from torch import Tensor
 from torchmetrics import Metric
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.batch import TaskBatch, Waveforms
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.components.vocoder.neighbours import Frames
 from wavlm_lightning.tasks.generation.conversion import ConversionTask
 from wavlm_lightning.tasks.generation.vocoder import Vocoder
 from wavlm_lightning.tasks.generation.voice_matching import VoiceMatching, matching_layer
-from wavlm_lightning.tasks.trained_run import trained_task
+from wavlm_lightning.tasks.trained_run import run_of_key
 from wavlm_lightning.upstreams import Upstream, WeightedSum
 
 
@@ -93,12 +90,7 @@ class KnnConversion(ConversionTask):
         if self.vocoder is None:
             return VoiceMatching(self.upstream, None, self.layer, self.k)
         where = f"model.vocoder {self.vocoder}"
-        try:
-            vocoder, _, gain_db = trained_task(Path(self.vocoder))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        except (ArgumentError, ValueError) as error:
-            raise UserError(f"{where}: its head cannot be built ({reason_of(error)})") from error
+        vocoder, _, gain_db = run_of_key("model.vocoder", self.vocoder)
         if not isinstance(vocoder, Vocoder):
             raise UserError(
                 f"{where}: holds a head for {vocoder.name}; give the run of a vocoder, or null for Griffin-Lim"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.reading import reason_of
 from wavlm_lightning.tasks.speaker.speaker_verification import SpeakerVerification
-from wavlm_lightning.tasks.trained_run import trained_task
+from wavlm_lightning.tasks.trained_run import run_of_key
 
 SHORTEST = 0.1  # seconds that a speaker must be alone for these frames to be heard instead of all of them
 
@@ -50,12 +47,7 @@ class VerificationEmbeddings:
 
     def __init__(self, run: str) -> None:
         where = f"model.embeddings {run}"
-        try:
-            task, processing, gain = trained_task(Path(run))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        except (ArgumentError, ValueError) as error:
-            raise UserError(f"{where}: its head cannot be built ({reason_of(error)})") from error
+        task, processing, gain = run_of_key("model.embeddings", run)
         if not isinstance(task, SpeakerVerification):
             raise UserError(
                 f"{where}: holds a head for {task.name}; give a run of SpeakerVerification or EcapaVerification"
