@@ -84,7 +84,8 @@ def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: 
         runs: row -> run of a vocoder, or an encoder.
         count: clips each way.
     """
-    body, blocks = [], []
+    body: list[list[str]] = []
+    blocks: list[Paragraph | Sounds] = []
     judge = can_judge("similarity")
     for way in ways(speech, count):
         title = f"{way.source} in the voice of {way.target}"

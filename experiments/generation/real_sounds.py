@@ -84,7 +84,7 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
     voices = sorted(clips)[:2]
     turns = [cycle(clips[voice]) for voice in voices]
     noises = read_noises(speech)
-    rng.shuffle(noises)  # type: ignore[arg-type]
+    rng.shuffle(noises)
     said = [next(turns[number % 2]) for number in range(count)]
     sounds = list(islice(cycle(noises), count))
     found: dict[str, dict[str, Corpus]] = {}
