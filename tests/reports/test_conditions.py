@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pytest
 
 from wavlm_lightning.reports.runs.conditions import condition_blocks
@@ -37,6 +38,15 @@ def test_a_table_has_the_figures_of_the_cards(results, tmp_path, unrendered):
         "| seen 0dB | **62.50** | 90.00 |",
     ]
     assert "Condition by condition" in heading.to_html() and len(drawing.panels) == 1
+
+
+def test_of_many_lines_the_best_and_the_worst_have_a_name(results, tmp_path, unrendered):
+    rates = {f"E{n}": [{"seen_0dB": 0.1 + 0.05 * n, "seen_20dB": 0.05 + 0.01 * n}] for n in range(9)}
+    *_, drawing = condition_blocks(tmp_path, results(rates))
+    axes = plt.figure().add_subplot()
+    drawing.panels[0](axes)
+    assert len(axes.lines) == 9 and list(axes.lines[3].get_xdata()) == [0, 20]
+    assert axes.get_legend_handles_labels()[1] == ["PR, E0", "PR, E8"]
 
 
 def test_other_conditions_are_another_table(results, tmp_path, unrendered):

@@ -605,7 +605,7 @@ def check_trainer(task: Task) -> None:
     """Refuse a strategy, a callback or a setting under which the head or the upstream would silently train wrongly."""
     task.check_strategy(task.name)
     for callback in task.trainer.callbacks:
-        if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
+        if isinstance(callback, BaseFinetuning) and task.upstream.from_source:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"

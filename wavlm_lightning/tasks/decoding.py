@@ -157,7 +157,7 @@ class DecodedTask(CtcTask):
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
-        self._heard = {}
+        self._heard, self.details = {}, {}  # another split may have no conditions
 
     def on_test_epoch_end(self) -> None:
         """As every head; and the transcripts of the split, with the kinds of errors in the card's `details`."""

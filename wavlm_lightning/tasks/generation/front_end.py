@@ -73,6 +73,17 @@ class FrontEndTask(Task):
         super().configure_model()
         if taken:
             self.started = taken
+        if fresh and isinstance(self.upstream, EnhancedUpstream):
+            self._check_fixed(self.upstream)
+
+    def _check_fixed(self, upstream: EnhancedUpstream) -> None:
+        """Refuse to train a head behind a network that is neither trained nor was."""
+        begun = self.front_end_from or (self.start_from and self.start_with != "head")
+        if upstream.fixed and upstream.front_end.random and not begun:
+            raise UserError(
+                "model.front_end_frozen is true, but the front-end has random weights; set model.front_end_from to the run that "
+                "has trained it"
+            )
 
     def take_weights(self, source: str) -> dict[str, Any]:
         """As of every task; the front-end of `front_end_from` counts, also if `source` has one."""
