@@ -227,6 +227,12 @@ class Task(HeadCheckpoint, Trainable):
         """
         return []
 
+    def figures_of_answers(self, metric: Metric) -> dict[str, dict[str, float]]:
+        """Measures by name of the one utterance that a metric has seen, for each of `answer_sounds` that has some."""
+        values = metric.compute()
+        named = values if isinstance(values, dict) else {self.metric: values}
+        return {self.answer_sounds[0]: {name: float(value) for name, value in named.items() if "/" not in name}}
+
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
         """The target of a crop of an utterance, `start` and `samples` in samples; tasks with frame labels cut them alike."""
         return target

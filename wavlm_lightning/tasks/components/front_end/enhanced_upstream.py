@@ -54,7 +54,7 @@ class EnhancedUpstream(Upstream):
         self.front_end_rate = learning_rate
         self.label, self.random, self.labelled = encoder.label, encoder.random, encoder.labelled
         self.dim, self.num_layers, self.frame_rate = encoder.dim, encoder.num_layers, encoder.frame_rate
-        self.shortest = encoder.shortest
+        self.shortest, self.first_centre = encoder.shortest, encoder.first_centre
         if fixed:
             front_end.requires_grad_(False)
         self.train()
