@@ -23,10 +23,12 @@ def _filters(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     from torchaudio.functional import melscale_fbanks
 
     bins = MEL_WINDOW // 2 + 1
-    filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE / 2, MEL_BINS, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
-    # In float64, because the narrow filters at the bottom make the inverse of float32 depend on the library.
-    inverse = torch.linalg.pinv(filters.double()).float()
-    return filters.to(device), inverse.to(device), torch.hann_window(MEL_WINDOW, device=device)
+    # They are kept: made in a validation, under inference mode, they could not be used in training afterwards.
+    with torch.inference_mode(False):
+        filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE / 2, MEL_BINS, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+        # In float64, because the narrow filters at the bottom make the inverse of float32 depend on the library.
+        inverse = torch.linalg.pinv(filters.double()).float()
+        return filters.to(device), inverse.to(device), torch.hann_window(MEL_WINDOW, device=device)
 
 
 def synthesis_mel(waveforms: Tensor, hop: int = 320) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib import metadata
+from pathlib import Path
 
 LONGEST = 500  # characters of a message: what is longer holds a value that nobody reads to its end
 LAST_LINE = re.compile(r"\n[A-Za-z_][\w.]*: ")  # of a traceback: the type of the exception, before its message
@@ -51,14 +53,26 @@ def pip_install(extra: str) -> str:
         >>> pip_install("onnx")
         "pip install 'onnx>=1.20' 'onnxruntime>=1.23' 'onnxscript>=0.6' (extra [onnx])"
     """
-    try:
-        lines = metadata.requires("wavlm_lightning") or []
-    except metadata.PackageNotFoundError:  # imported from a folder
-        lines = []
-    named = re.compile(rf"""^(.+?)\s*;\s*extra\s*==\s*['"]{re.escape(extra)}['"]$""")
-    found = [f"'{match[1]}'" for line in lines if (match := named.match(line)) is not None]
+    found = [f"'{each}'" for each in _needed(extra)]
     return (
         f"pip install {' '.join(found)} (extra [{extra}])"
         if found
         else f"install the extra [{extra}] of wavlm_lightning"
     )
+
+
+def _needed(extra: str) -> list[str]:
+    """The requirements of an extra: of a checkout those in its pyproject.toml, which may be newer than its installation."""
+    try:
+        text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        project = tomllib.loads(text)["project"]
+        if project["name"] == "wavlm_lightning":
+            return list(project["optional-dependencies"].get(extra, []))
+    except (OSError, ValueError, KeyError):
+        pass  # installed from a wheel, or beside something else
+    try:
+        lines = metadata.requires("wavlm_lightning") or []
+    except metadata.PackageNotFoundError:  # imported from a folder
+        lines = []
+    named = re.compile(rf"""^(.+?)\s*;\s*extra\s*==\s*['"]{re.escape(extra)}['"]$""")
+    return [match[1] for line in lines if (match := named.match(line)) is not None]

@@ -137,6 +137,33 @@ def test_the_threshold_is_where_own_and_source_recordings_err_alike(monkeypatch:
     assert values["told_apart"] == pytest.approx(1 / 3, abs=0.2) and set(MEASURES) > {"similarity"}
 
 
+def test_processes_join_what_each_has_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four utterances, one and none, against all in one process."""
+    heard = [(TARGET, 0.9), (SOURCE, 0.2), ("", 0.8), ("", 0.1), (SOURCE, 0.85)]
+
+    def measured(rows: list[tuple[str, float]]) -> ConversionMeasures:
+        cosines = iter(np.array([cosine]) for _, cosine in rows)
+        monkeypatch.setattr("wavlm_lightning.metrics.speech.conversion.voice_vector", lambda waveform: next(cosines))
+        metric = ConversionMeasures(["similarity"])
+        for row, _ in rows:
+            metric.update(torch.ones(10), voice=np.ones(1), row=row)
+        return metric
+
+    processes, sent = [measured(heard[:4]), measured(heard[4:]), measured([])], list[list[torch.Tensor]]()
+    for metric in processes:
+        sent.append([])
+        metric.sync(
+            dist_sync_fn=lambda state, group: sent[-1].append(state) or [state], distributed_available=lambda: True
+        )
+        metric.unsync()
+    for states in zip(*sent, strict=True):  # what all_gather asks for, after torchmetrics has padded them
+        assert len({(state.ndim, state.dtype) for state in states}) == 1
+    others = iter(zip(*sent, strict=True))
+    processes[0].dist_sync_fn = lambda state, group: list(next(others))
+    processes[0].distributed_available_fn = lambda: True
+    assert processes[0].compute() == measured(heard).compute()
+
+
 def test_a_missing_judge_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     judges._voices.cache_clear()
     monkeypatch.setattr(judges, "find_spec", lambda name: None)

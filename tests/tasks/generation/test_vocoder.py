@@ -12,7 +12,7 @@ from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.data.batch import Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
-from wavlm_lightning.reports.examples import read_examples
+from wavlm_lightning.reports.examples import read_examples, sound
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import TaskData, Vocoder
 from wavlm_lightning.tasks.components.vocoder import SpectralVocoder, measures
@@ -112,5 +112,8 @@ def test_it_learns_the_recordings_and_its_card_has_griffin_lim_beside(tiny, tmp_
     assert card.task == "VOCODER" and card.headline == "mel" and card.value < 0.8 * before
     assert set(card.details) <= {"griffin_lim", "not_measured", "left_out"}
     assert 0 < card.details["griffin_lim"]["mel"] < card.value  # after twelve updates
-    examples = read_examples(tmp_path)
-    assert examples and examples[0].sounds["input"] == examples[0].sounds["reference"]
+    example = read_examples(tmp_path)[0]
+    assert list(example.sounds) == ["recording", "copy-synthesis", "Griffin-Lim"]
+    assert example.answers == ("copy-synthesis",)
+    shard, place = {key: data.opened["test"].locate(n) for n, key in enumerate(data.opened["test"].keys)}[example.key]
+    assert example.sounds["recording"] == sound(shard.waveform(place))

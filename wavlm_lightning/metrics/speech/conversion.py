@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
 
 from wavlm_lightning.metrics.enhancement import LEFT_OUT
 from wavlm_lightning.metrics.speech.cepstra import aligned, distortion
@@ -52,7 +53,8 @@ class ConversionMeasures(Metric):
     sums: Tensor
     weights: Tensor
     missing: Tensor
-    cosines: Tensor
+    cosines: list[Tensor] | Tensor
+    cosine_rows: list[Tensor] | Tensor
 
     def __init__(self, names: Iterable[str]) -> None:
         super().__init__()
@@ -63,8 +65,10 @@ class ConversionMeasures(Metric):
         self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("weights", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("missing", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
-        # Number of the row, and the cosine.
-        self.add_state("cosines", torch.zeros(0, 2, dtype=torch.float64), dist_reduce_fx="cat")
+        # Similarities, and the number of the row of each. Lists of vectors, because torchmetrics joins nothing else of different
+        # lengths; of floats, because a process that has seen nothing sends an empty vector of floats.
+        for name in ("cosines", "cosine_rows"):
+            self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -92,8 +96,11 @@ class ConversionMeasures(Metric):
             self.sums[ROWS.index(row), column] += value[0]
             self.weights[ROWS.index(row), column] += value[1]
             if name == "similarity":
-                pair = self.cosines.new_tensor([[ROWS.index(row), value[0]]])
-                self.cosines = torch.cat([self.cosines, pair])
+                assert isinstance(self.cosines, list) and isinstance(
+                    self.cosine_rows, list
+                )  # tensors only inside `compute`
+                self.cosines.append(torch.tensor([value[0]], device=self.device))
+                self.cosine_rows.append(torch.tensor([float(ROWS.index(row))], device=self.device))
 
     def _measure(
         self, waveform: Tensor, target: Tensor | None, voice: np.ndarray | None, errors: tuple[int, int] | None
@@ -134,7 +141,9 @@ class ConversionMeasures(Metric):
         for column, name in enumerate(self.names):
             if self.missing[0, column]:
                 values[f"{LEFT_OUT}{name}"] = self.missing[0, column]
-        cosines = {row: self.cosines[self.cosines[:, 0] == number, 1] for number, row in enumerate(ROWS)}
+        rows = dim_zero_cat(self.cosine_rows) if len(self.cosine_rows) else self.sums.new_zeros(0)
+        every = dim_zero_cat(self.cosines) if len(self.cosines) else self.sums.new_zeros(0)
+        cosines = {row: every[rows == number] for number, row in enumerate(ROWS)}
         accept = _threshold(cosines[TARGET], cosines[SOURCE])
         if accept is not None and len(cosines[CONVERTED]):
             values[ACCEPTED] = (cosines[CONVERTED] >= accept[1]).double().mean().float()
