@@ -21,7 +21,7 @@ from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.convert import convert_recordings
 
 MINUTES = 5.0  # of the voice that is spoken in
-KEPT_APART = 20  # recordings of a voice by which it is judged, which kNN-VC never hears
+KEPT_APART = 20  # recordings of a voice by which it is judged, which kNN-VC neither converts nor takes as a voice
 
 
 class Way(NamedTuple):
@@ -31,7 +31,8 @@ class Way(NamedTuple):
     target: str
     said: list[Clip]  # what is converted
     voice: list[Clip]  # in which it is said
-    judged: list[Clip]  # by which the voice is known
+    judged: list[Clip]  # by which that voice is known
+    own: list[Clip]  # by which the voice of the source is known
 
 
 def ways(speech: Path, count: int, seed: int = 0) -> list[Way]:
@@ -39,10 +40,12 @@ def ways(speech: Path, count: int, seed: int = 0) -> list[Way]:
     clips = read_clips(speech, np.random.default_rng(seed))
     found = []
     for source, target in zip(sorted(clips)[:2], sorted(clips)[1::-1], strict=True):
-        judged, rest = clips[target][:KEPT_APART], clips[target][KEPT_APART:]
+        (own, said), (judged, rest) = (
+            (clips[speaker][:KEPT_APART], clips[speaker][KEPT_APART:]) for speaker in (source, target)
+        )
         seconds = np.cumsum([len(wave) / SAMPLE_RATE for *_, wave in rest])
         voice = rest[: 1 + int(np.searchsorted(seconds, 60 * MINUTES))]
-        found.append(Way(source, target, clips[source][:count], voice, judged))
+        found.append(Way(source, target, said[:count], voice, judged, own))
     return found
 
 
@@ -63,7 +66,7 @@ def sound_of(wave: np.ndarray) -> bytes:
 
 def convert(way: Way, run: Path | str, out: Path) -> list[np.ndarray]:
     """Conversions in order; those that are there stay."""
-    done = out / "converted"
+    done = out / f"converted-{len(way.said)}"
     if not (done / "done").is_file():
         said, voice = write_clips(out / "said", way.said), write_clips(out / "voice", way.voice)
         for _ in convert_recordings(run, said, voice, done, audio_format="flac"):
@@ -81,13 +84,14 @@ def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: 
         runs: row -> run of a vocoder, or an encoder.
         count: clips each way.
     """
-    body, blocks = [], []
+    body: list[list[str]] = []
+    blocks: list[Paragraph | Sounds] = []
     judge = can_judge("similarity")
     for way in ways(speech, count):
         title = f"{way.source} in the voice of {way.target}"
         place = out / f"{way.source}-{way.target}"
         answers = {row: convert(way, run, place / row.replace(" ", "_")) for row, run in runs.items()}
-        known = {"of the target": way.judged, "of the source": way.said}
+        known = {"of the target": way.judged, "of the source": way.own}
         centres = {name: voice_of([wave for *_, wave in clips]) if judge else None for name, clips in known.items()}
         rows = {
             "unprocessed": [wave for *_, wave in way.said],

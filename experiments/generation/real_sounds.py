@@ -75,13 +75,16 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
     """Condition -> name of a mini data set -> corpus in its place; `count` utterances each. Those that are there stay.
 
     The same clips and noises at every ratio, in turn from each speaker.
+
+    Raises:
+        UserError: a corpus that is there has another number of utterances.
     """
     rng = np.random.default_rng(seed)
     clips = read_clips(speech, rng)
     voices = sorted(clips)[:2]
     turns = [cycle(clips[voice]) for voice in voices]
     noises = read_noises(speech)
-    rng.shuffle(noises)  # type: ignore[arg-type]
+    rng.shuffle(noises)
     said = [next(turns[number % 2]) for number in range(count)]
     sounds = list(islice(cycle(noises), count))
     found: dict[str, dict[str, Corpus]] = {}
@@ -90,6 +93,8 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
         place = out / condition.replace(" ", "_") / name
         there = (place / "corpus.json").is_file()
         made = Corpus.open(place) if there else write(place, name, utterances, voices, seed)
+        if (held := len(made.split("test").keys)) != count:
+            raise UserError(f"{place}: holds {held} recordings, not {count}; give --real {held}, or another --out")
         found.setdefault(condition, {})[name] = made
 
     for ratio in RATIOS_DB:

@@ -61,6 +61,11 @@ def test_both_texts_of_the_extended_training_and_the_tests(covost, capsys):
     assert (meta["text"], meta["translation"]) == ('"Well," he said.', '"Nun", sagte er.')
     assert (meta["language"], meta["translation_language"]) == ("en", "de")
     assert corpus.inventory("languages") == ["en"] and corpus.inventory("translation_languages") == ["de"]
+    # Of other pairs no count is published: what the translations list and the release lacks is told.
+    whole = covost / "covost" / "covost_v2.en_de.tsv"
+    whole.with_name("covost_v2.en_ca.tsv").write_text(whole.read_text())
+    other = ("--translations", covost / "covost", "--target", "ca")
+    assert "test has 2 sentences instead of 3" in refusal(capsys, "covost2", release, covost / "e", *other)
     # The tables that get_covost_splits.py makes say the same.
     header = ("path", "sentence", "translation", "client_id")
     for name, kept in (("train", "12"), ("dev", "3"), ("test", "45")):
@@ -114,7 +119,9 @@ TRANSCRIPT = (
     "10.00 12.00 DORIS:\tAnd I said okay.\n"
     "11.50 13.00\tLENORE: \tRight there.\n"
     "20.00\t22.00\tDORIS:\tHe was X over there.\n"
-    "22.00\t24.00\tDORIS:\tWell that was caf\udce9.\n"
+    "22.00\t24.00\tDORIS:\tThey don\udc92t.\n"
+    "24.00 25.00 \tDORIS:\tThree fields but no two times.\n"
+    "25.00 26.00\tDORIS:\tA \\ sign.\n"
     "30.00 50.00\tDORIS:  \tToo long to count.\n"
     "no times here\n"
 )
@@ -135,10 +142,11 @@ def test_conversations_are_divided_and_doubtful_units_left_out(conversations, ca
     assert prepare("sbcsae", conversations, conversations / "c", "--allow-partial") == 0
     corpus = Corpus.open(conversations / "c")
     train = corpus.split("train")
-    assert train.keys == ["SBC001_000000-000400", "SBC001_000400-000650"]
-    assert [meta["text"] for meta in train.metas()] == ["SO YOU DON'T NEED TO GO BORROW EQUIPMENT", "YOU HAVE YOUR OWN"]
-    assert [meta["speaker"] for meta in train.metas()] == ["SBC001-LENORE"] * 2
-    assert train.samples == pytest.approx([64_000, 40_000], abs=2)
+    assert train.keys == ["SBC001_000000-000400", "SBC001_000400-000650", "SBC001_002200-002400"]
+    texts = ["SO YOU DON'T NEED TO GO BORROW EQUIPMENT", "YOU HAVE YOUR OWN", "THEY DONT"]
+    assert [meta["text"] for meta in train.metas()] == texts
+    assert [meta["speaker"] for meta in train.metas()] == [*["SBC001-LENORE"] * 2, "SBC001-DORIS"]
+    assert train.samples == pytest.approx([64_000, 40_000, 32_000], abs=2)
     assert [corpus.split(split).keys[0][:6] for split in ("valid", "test")] == ["SBC047", "SBC054"]
 
 

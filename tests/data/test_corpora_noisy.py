@@ -126,6 +126,7 @@ def test_simulated_training_takes_the_texts_of_wsj0(chime, tmp_path, capsys):
         ("[loud_breath] it's <door_slam> \\*FINE .", "IT'S FINE"),
         ("FIVE .POINT SIX %PERCENT -DASH 'TIS", "FIVE POINT SIX PERCENT DASH 'TIS"),
         ("~ U. S. THE MARK!ET", "U S THE MARKET"),
+        ("[<door_slam] he <was> is [phone_ring/] <don't>", "HE WAS IS DON'T"),  # said in error, but said
     ],
 )
 def test_detailed_transcripts(detailed, spoken):

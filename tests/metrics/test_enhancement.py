@@ -83,6 +83,34 @@ def test_measures_are_those_of_the_tools_also_on_degenerate_pairs():
     assert short.compute()["left_out/stoi"] == short.compute()["left_out/pesq"] == 1
 
 
+def test_quiet_pairs_have_the_figure_of_loud_ones():
+    clean, noise = draw(2)
+    answer = clean + 0.1 * noise
+    wanted = definition(answer, clean)
+    for level in (1e-3, 1e-6):
+        assert enhancement.si_sdr(level * answer, clean) == pytest.approx(wanted, abs=1e-3)
+        assert enhancement.si_sdr(level * answer, level * clean) == pytest.approx(wanted, abs=1e-3)
+    if enhancement.is_installed("pesq"):
+        assert enhancement.pesq(1e-38 * answer, clean) is None
+    if enhancement.is_installed("stoi"):
+        assert enhancement.stoi(answer[:400], clean[:400]) is None
+
+
+def test_an_answer_that_is_not_finite_is_not_left_out():
+    clean, noise = draw(2)
+    names = [name for name in enhancement.MEASURES if enhancement.is_installed(name)]
+    metric = EnhancementMeasures(names)
+    for gain in (1.0, float("nan")):
+        metric.update(gain * clean, clean, clean + noise)
+    values = metric.compute()
+    assert all(values[name].isnan() for name in names) and not any(name.startswith("left_out") for name in values)
+    parts = SeparationMeasures(["si_sdr"])
+    sources = draw(2).T
+    parts.update(torch.stack([sources[:, 1], float("nan") * noise], 1), sources, sources.sum(1))
+    assert [len(each["si_sdr"]) for each in parts.of_sources] == [1, 1]
+    assert parts.of_sources[1]["si_sdr"][0] > 80 and parts.compute()["si_sdr"].isnan()
+
+
 def test_the_oracle_counts_where_every_utterance_has_one():
     clean, noise = draw(2)
     metric = EnhancementMeasures(["si_sdr"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pytest
 
+from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.runs.conditions import condition_blocks
 from wavlm_lightning.reports.runs.results import Collection, Result
 
@@ -37,6 +39,13 @@ def test_a_table_has_the_figures_of_the_cards(results, tmp_path, unrendered):
         "| seen 0dB | **62.50** | 90.00 |",
     ]
     assert "Condition by condition" in heading.to_html() and len(drawing.panels) == 1
+
+
+def test_of_many_lines_the_best_and_the_worst_have_a_name():
+    axes = plt.figure().add_subplot()
+    plots.draw_levels(axes, "seen", "%", {f"E{n}": {0: 50.0, 20: 5.0 + n} for n in range(9)}, "lower")
+    assert len(axes.lines) == 9 and list(axes.lines[3].get_xdata()) == [0, 20]
+    assert axes.get_legend_handles_labels()[1] == ["E0", "E8"]
 
 
 def test_other_conditions_are_another_table(results, tmp_path, unrendered):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,8 +82,9 @@ def test_an_answer_does_not_depend_on_its_batch():
     assert together == alone and all(together)
 
 
-def test_nbest_is_readable_and_begins_with_the_answer():
-    head = official()
+@pytest.mark.parametrize("beam", [1, 3])
+def test_nbest_is_readable_and_begins_with_the_answer(beam):
+    head = official(decoding=Decoding(beam, 0.3))
     head.nbest = 3
     first, second = head.readable(*head(layers(40, 25)))
     for row in (first, second):
@@ -162,6 +164,8 @@ def test_a_model_of_letters_joins_the_search(tmp_path):
 
 def test_models_that_do_not_fit_are_refused(tmp_path):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    with pytest.raises(UserError, match=r"language_model.silence: 0.5, and an attention decoder labels no frames"):
+        official(language_model=replace(letters_model(tmp_path), silence=0.5))
     words = count_bigrams(["the cat"], tmp_path)
     with pytest.raises(UserError, match="a model of words, and an attention decoder spells"):
         official(language_model=words)
@@ -173,6 +177,10 @@ def test_models_that_do_not_fit_are_refused(tmp_path):
         ({"label_priors": 0.3}, "model.label_priors"),
         ({"ctc_weight": 0.0}, "model.ctc_weight 0 trains no CTC"),
         ({"ctc_weight": 1.0}, "model.decoding.ctc_weight: 1"),
+        (
+            {"ctc_weight": 1.0, "decoding": Decoding(3, 1.0, candidates=30)},
+            "model.decoding.candidates: 30 of 32 outputs, chosen by a decoder .* set it to 32",
+        ),
         ({"ctc_weight": -0.1}, "model.ctc_weight: -0.1"),
         ({"smoothing": 1.0}, "model.smoothing: 1.0"),
         ({"network": NetworkSize(heads=3)}, "model.network.heads"),
@@ -188,8 +196,18 @@ def test_what_needs_labels_of_frames_is_refused():
     with pytest.raises(UserError, match="ASR-ATT answers label by label"):
         check_decodes(official(), "wavlm align")
     head = official()
-    with pytest.raises(UserError, match="attention decoder"):
-        head.heard(Waveforms(torch.zeros(1, 10), torch.tensor([10])), 60.0)
+    with pytest.raises(UserError, match="more than 30 s, and an attention decoder"):
+        head.heard(Waveforms(torch.zeros(1, 10), torch.tensor([10])), 30.0)
+
+
+def ends_of(head: AttentionRecognition) -> dict[str, int]:
+    """Empty answers and those of eight labels, found by a search of each test utterance alone."""
+    found = []
+    for _, waveform, _ in head.data.corpus.split("test").utterances():
+        alone = Waveforms.pad([waveform])
+        with torch.no_grad():
+            found.append(head.answers_of(*head.eval()(alone))[0][0].labels)
+    return {"empty": sum(not head.spell(list(each)) for each in found), "cut": sum(len(each) == 8 for each in found)}
 
 
 def test_training_test_and_a_checkpoint(tiny, tmp_path):
@@ -208,6 +226,8 @@ def test_training_test_and_a_checkpoint(tiny, tmp_path):
     trainer.save_checkpoint(tmp_path / "head.ckpt")
     before = trainer.test(head, data, verbose=False)[0]
     assert set(before) == {"test/loss", "test/wer", "test/cer", "test/wer_lm"}
+    assert head.details["answers"]["cut"] > 0
+    assert head.details["answers"] == {"all": len(head.test_transcripts.keys), **ends_of(head)}
     assert head.utterance_results is not None and head.scored.missing == ""
     assert head.test_transcripts is not None and set(head.test_transcripts.answers) == {"wer", "wer_lm"}
     fresh = AttentionRecognition(Fbank(), language_model=model, **settings)

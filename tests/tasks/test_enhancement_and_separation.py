@@ -15,6 +15,7 @@ import yaml
 from quiet import quiet_trainer
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
+from wavlm_lightning.callbacks.examples import examples
 from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
@@ -24,6 +25,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import Enhancement, Separation, TaskData, windows
 from wavlm_lightning.tasks.generation.mask_estimation import MaskEstimation
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
+from wavlm_lightning.workflows.fit.closing import error_lines
 from wavlm_lightning.workflows.from_python import load_head
 
 SMALL: dict[str, Any] = {"hidden": 8, "layers": 1, "dropout": 0.0}
@@ -170,6 +172,10 @@ def test_a_long_recording_has_a_loss_from_its_answer(
 def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
     with pytest.raises(UserError, match=r"model.hop is 80, but protocol superb"):
         Enhancement(Fbank(cmvn=False), hop=80)
+    with pytest.raises(UserError, match="hop below the window"):
+        Enhancement(Fbank(cmvn=False), hop=0, protocol="fixed")
+    with pytest.raises(UserError, match=r"model.objective is 'mse'; give one of phase"):
+        Enhancement(Fbank(cmvn=False), objective="mse")
     monkeypatch.setitem(enhancement.NEEDED, "pesq", "no_such_package")
     task = Enhancement(Fbank(cmvn=False), **SMALL)
     with pytest.raises(UserError, match=r"selected by pesq.*model\.select"):
@@ -185,7 +191,7 @@ def test_answers_of_silence_are_no_result() -> None:
     metric = task.build_metric()
     task.update_metric(metric, 0 * batch.targets.values, batch.targets.lengths, batch)
     assert task.utterance_scores(batch.targets.values, batch.targets.lengths, batch) == [(0, 0)]
-    with pytest.raises(UserError, match="no recording of the test has a figure for si_sdri"):
+    with pytest.raises(UserError, match="the test has no figure for si_sdri"):
         task.score(metric, "test")
 
 
@@ -208,6 +214,9 @@ def test_the_card_has_the_unprocessed_row_and_the_oracle(
     assert ("pesq" in values) == enhancement.is_installed("pesq")
     assert task.utterance_results is not None  # of every utterance, and their mean is the headline
     assert np.isfinite(card.details["oracle"]["stoi"])
+    lines = error_lines(card)
+    assert [line.partition(":")[0] for line in lines[:2]] == ["  unprocessed", "  oracle"]
+    assert f"SI-SDR {before:.2f} dB" in lines[0] and f"STOI {100 * card.details['oracle']['stoi']:.2f} %" in lines[1]
 
 
 @pytest.fixture
@@ -260,6 +269,20 @@ def test_predict_writes_a_file_for_each_talker(run: Path, capsys: pytest.Capture
     assert "would replace the recording" in capsys.readouterr().err
 
 
+def test_each_part_is_shown_with_its_own_figures() -> None:
+    task = built(Separation)
+    batch = batch_of(task, 9000)
+    noise = torch.tensor([0.01, 0.1]) * torch.randn(9000, 2, generator=torch.Generator().manual_seed(2))
+    answers = (batch.targets.values + noise).flip(2)
+    (example,) = examples(task, batch, 1, answers, batch.targets.lengths)
+    assert list(example.figures) == ["part 1", "part 2", "mixture"]
+    for part, name in enumerate(("part 1", "part 2")):
+        found = scale_invariant_signal_distortion_ratio(
+            answers[0, :, 1 - part], batch.targets.values[0, :, part], zero_mean=True
+        )
+        assert f"SI-SDR {float(found):.2f} dB" in example.figures[name]
+
+
 def test_what_is_played_has_the_parts_in_the_order_of_the_talkers() -> None:
     task = built(Separation)
     batch = batch_of(task, 3000, 2000)
@@ -272,5 +295,6 @@ def test_what_is_played_has_the_parts_in_the_order_of_the_talkers() -> None:
     assert {len(each) for each in second.values()} == {2000}
     enhanced = built(Enhancement)
     heard = batch_of(enhanced, 1000)
+    assert isinstance(heard.inputs, Waveforms)
     (played,) = enhanced.playable(heard.targets.values, heard.targets.lengths, heard)
     assert list(played) == ["noisy", "enhanced", "clean"] and torch.equal(played["noisy"], heard.inputs.audio[0])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
 from quiet import quiet_trainer
 
 from wavlm_lightning.augment.transforms import AddNoise
@@ -111,6 +111,20 @@ def test_a_run_is_tested_from_its_checkpoint_and_names_its_conditions(runs, tiny
     )
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_run_goes_on_without_the_runs_of_its_beginning(runs, tiny, tmp_path, fixed):
+    how = {"front_end_frozen": fixed}
+    fit(joint(front_end_from=str(runs["front_end"]), **how), tiny / "noisy", tmp_path, updates=1)
+    task = joint(front_end_from="gone", start_from="gone", **how)
+    task.go_on()
+    data = TaskData(str(tiny / "noisy"), batch_size=3, transforms=[AddNoise(snr_db=(0, 10))])
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
+    trainer.fit(task, data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert trainer.global_step == 2 and task.started["with"] == "front-end"
+    theirs = state_of(runs["front_end"])["front_end.analysis.weight"]
+    assert torch.equal(task.upstream.front_end.analysis.weight, theirs) == fixed
+
+
 def test_a_front_end_is_scored_by_condition_and_not_on_its_own_reference(tiny):
     task, data = FrontEndEnhancement(encoder(), front_end=network()), TaskData(str(tiny / "noisy"), batch_size=4)
     trainer = quiet_trainer()
@@ -122,6 +136,14 @@ def test_a_front_end_is_scored_by_condition_and_not_on_its_own_reference(tiny):
     assert figures["test/si_sdr"] == pytest.approx(ours, abs=1e-3)
     assert figures["test/si_sdri"] == pytest.approx(ours - theirs, abs=1e-3)
     assert task.utterance_results.value == pytest.approx(ours, abs=1e-3)
+    assert task.details["clean_inputs"] == cells["clean"]["utterances"] == 1
+
+
+def test_a_silent_answer_has_no_ratio_in_any_condition(tiny):
+    task, data = FrontEndEnhancement(encoder(), front_end=network()), TaskData(str(tiny / "noisy"), batch_size=4)
+    torch.nn.init.zeros_(task.front_end.synthesis.weight)
+    quiet_trainer().test(task, data, verbose=False)
+    assert "conditions" not in task.details and task.details["left_out"]["si_sdr"] == 13
 
 
 def test_rates_by_condition():
@@ -157,6 +179,10 @@ def test_an_encoder_that_trains_behind_its_front_end_is_kept(tiny, tmp_path):
         "front_end": 1e-4,
     }
     assert any(name.startswith("upstream.encoder.") for name in state_of(tmp_path))
+    tester = quiet_trainer()
+    tester.test(task, TaskData(str(tiny / "noisy"), batch_size=7), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    (seen,) = task.upstream.describe()["labelled"]
+    assert seen["task"] == "NOISY-ASR-JOINT" and seen["utterances"] > 0
     found = WavLMUpstream(str(tmp_path))  # the run serves as an encoder, too
     theirs = upstream.encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in found.encoder.state_dict().items())
@@ -182,6 +208,14 @@ def test_what_cannot_be_done_is_refused(runs, tiny, tmp_path):
     other.start_from = str(tmp_path / "joint")
     with pytest.raises(UserError, match="its head was trained on another encoder"):
         fit(other, tiny / "noisy", tmp_path)
+    with pytest.raises(UserError, match="front_end_frozen is true, but the front-end has random weights"):
+        fit(joint(front_end_frozen=True, start_from=str(runs["asr"]), start_with="head"), tiny / "noisy", tmp_path)
+    with pytest.raises(UserError, match=r"front_end_learning_rate 0\.0: give a number above 0"):
+        joint(front_end_learning_rate=0.0)
+    with pytest.raises(UserError, match="BackboneFinetuning would train nothing"):
+        task = joint()
+        task.backbone = task.upstream.encoder
+        quiet_trainer(max_steps=1, callbacks=[BackboneFinetuning()]).fit(task, TaskData(str(tiny / "noisy")))
     with pytest.raises(UserError, match="frozen: false trains nothing"):
         FrontEndEnhancement(encoder(frozen=False))
 

@@ -70,6 +70,8 @@ def test_what_would_go_wrong_is_refused():
         OutOfDomainRecognition(Shaped(2, 6), unit="characters", language_model=LanguageModel(None, "nowhere"))
     with pytest.raises(UserError, match=r"model.domain: 'es/mx' has signs"):
         OutOfDomainRecognition(Shaped(2, 6), domain="es/mx")
+    with pytest.raises(UserError, match=r"a language model scores words, and this head, of model.unit: characters"):
+        OutOfDomainRecognition(Shaped(2, 6), unit="characters").use_language_model(LanguageModel(None, "nowhere"))
 
 
 @pytest.mark.parametrize("unit", ["words", "characters"])
@@ -77,10 +79,13 @@ def test_the_card_has_the_errors_of_each_condition(tmp_path, unit):
     rng = np.random.default_rng(0)
     writer = CorpusWriter(tmp_path / "corpus", "spoken", licence="CC0", source={})
     said = {"train": ["ab ba"] * 4, "test": ["ab ba", "ab", "ba ab ab"]}
+    said["plain"] = said["test"]
     for split, texts in said.items():
         metas = [
             {"text": text, "condition": ("near", "far", "near")[n % 3], "speaker": "s"} for n, text in enumerate(texts)
         ]
+        if split == "plain":
+            metas = [{"text": each["text"]} for each in metas]
         waves = [rng.uniform(-0.1, 0.1, 16_000).astype(np.float32) for _ in texts]
         pairs = zip(waves, metas, strict=True)
         writer.write_split(split, [Utterance(f"{split}{n}", wave, meta) for n, (wave, meta) in enumerate(pairs)])
@@ -103,3 +108,7 @@ def test_the_card_has_the_errors_of_each_condition(tmp_path, unit):
     assert ("wer" in card.metrics) == ("cer" in card.intervals) == (unit == "words")
     lines = error_lines(card)
     assert lines[1].startswith("  near: ") and lines[2].endswith("of 1 utterances")
+    # A second test of the same head says nothing of the first.
+    other = TaskData(str(tmp_path / "corpus"), batch_size=2, num_workers=0, test_split="plain")
+    quiet_trainer().test(head, other)
+    assert "errors" in head.details and "conditions" not in head.details

@@ -64,6 +64,8 @@ def test_features_at_frames() -> None:
     found = nearest_features(features, lengths, 50.0, 12, 160)[..., 0]
     assert found[0].tolist() == [1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5]
     assert found[1].tolist()[5:] == [3] * 7
+    # Features that are centred on sample 0 belong to the frames of their number.
+    assert nearest_features(features, lengths, 50.0, 5, 320, first_centre=0)[0, :, 0].tolist() == [1, 2, 3, 4, 5]
     assert same_number(features, lengths, 7)[..., 0].tolist() == [[1, 2, 3, 4, 5, 0, 0], [1, 2, 3, 0, 0, 0, 0]]
     assert same_number(features, lengths, 2)[..., 0].tolist() == [[1, 2], [1, 2]]
 
@@ -128,6 +130,12 @@ def test_the_best_order_is_the_least_of_all(noise: torch.Generator, sources: int
         assert float(least[row]) == pytest.approx(means[best], rel=1e-5)
     least.sum().backward()
     assert costs.grad is not None and torch.allclose(costs.grad.sum((1, 2)), torch.ones(20))
+
+
+def test_costs_that_are_not_finite_reach_the_loss() -> None:
+    costs = torch.tensor([[[torch.nan, torch.nan], [1.0, 2.0]], [[3.0, 1.0], [1.0, 3.0]]])
+    least, orders = best_assignment(costs)
+    assert least.isnan().tolist() == [True, False] and orders[1].tolist() == [1, 0]
 
 
 def test_the_best_order_is_that_of_torchmetrics(noise: torch.Generator) -> None:

@@ -114,6 +114,7 @@ def test_answers_of_validation_and_test():
     task.nbest = 2
     several = [{"file": "a.wav", **row} for row in task.readable(memory, lengths)]
     assert [row["translation"] for row in several] == [row["nbest"][0]["translation"] for row in several]
+    assert [row.get("cut", False) for row in several] == [False, False, True]
     assert as_text(several[0]) == "a.wav: Dö.\n      -1.000  Dö."
     with pytest.raises(ValueError, match="not a mean over utterances"):
         task.utterance_scores(memory, lengths, batch)
@@ -202,6 +203,7 @@ def test_the_card_of_a_test(tiny, tmp_path):
     assert {value: part["utterances"] for value, part in apart.items()} == dict.fromkeys(UNSEEN, 2)
     lines = error_lines(card)
     assert lines[0] == f"  BLEU by sacrebleu: {wanted.signatures['bleu']}" and "chrF2 by sacrebleu" in lines[1]
+    assert f"  {counts['cut']} of 6 answers were cut at the limit of their length" in lines
     assert lines[-1].startswith("  new_pattern: BLEU ") and lines[-1].endswith(" of 2 utterances")
     with pytest.raises(UserError, match="has translations, of which errors of words say nothing"):
         files_of_run(tmp_path)

@@ -18,18 +18,19 @@ from wavlm_lightning.workflows.predict.head import open_head
 from wavlm_lightning.workflows.predict.written import recording_names
 
 HEADS = ("pr", "asr", "ks", "ic", "sid", "er", "sf", "sv", "sd")
-CORPUS = {"asr": "pr"}
+CORPUS = {"asr": "pr", "st": "translation"}
 
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory):
     """A run folder of each trained task, two steps long, on FBANK."""
     folder = tmp_path_factory.mktemp("heads")
-    for name in HEADS:
+    for name in (*HEADS, "st"):
+        suite = "fullstack" if name == "st" else "superb"
         arguments = [
             "fit",
             "-c",
-            f"configs/superb/mini/{name}.yaml",
+            f"configs/{suite}/mini/{name}.yaml",
             "--data.corpus",
             str(tiny / CORPUS.get(name, name)),
         ]
@@ -62,6 +63,7 @@ FACTS = {
     "sid": "speaker",
     "er": "emotion",
     "sf": "text",
+    "st": "translation",
     "sv": "embedding",
     "sd": "turns",
 }
@@ -88,16 +90,20 @@ def test_every_head_has_something_to_say(runs, recordings, tmp_path, capsys, nam
     assert "0.flac" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["asr", "sf"])
+@pytest.mark.parametrize("name", ["asr", "sf", "st"])
 def test_several_answers_without_a_language_model(runs, recordings, tmp_path, capsys, name):
-    """The greedy answer stays as it is; answers of another number are made anew."""
+    """A greedy answer stays as it is, one of a beam search is the first; answers of another number are made anew."""
     key, rows, file = FACTS[name], {}, recordings / "0.flac"
     for count in ("1", "3"):
         command = ["predict", str(runs / name), str(file), "--json", "--out", str(tmp_path), "--nbest", count]
         assert main(command) == 0
         (rows[count],) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     best = rows["3"]["nbest"]
-    assert rows["1"][key] == rows["3"][key] and "nbest" not in rows["1"] and len(best) == 3
+    assert (
+        rows["3"][key] == (best[0][key] if name == "st" else rows["1"][key])
+        and "nbest" not in rows["1"]
+        and len(best) == 3
+    )
     assert 0 >= best[0]["score"] >= best[1]["score"] >= best[2]["score"] and len({each[key] for each in best}) == 3
     assert f"{best[0]['score']:10.3f}  {best[0][key]}" in as_text(rows["3"])
 

@@ -84,8 +84,8 @@ def test_every_task_has_both_configurations_and_a_place_in_the_order():
     for mini in (True, False):
         assert all((configs_folder().parent / config_name(task, mini)).is_file() for task in COST)
     assert check_tasks(["ASR", "ks"]) == ["ks", "asr"]
-    with pytest.raises(UserError, match="'st' is not one of SUPERB's tasks"):
-        check_tasks(["st"])
+    with pytest.raises(UserError, match="'tts' is not one of SUPERB's tasks"):
+        check_tasks(["tts"])
     assert official_rates("sid") == [10.0**-k for k in range(1, 8)]
 
 

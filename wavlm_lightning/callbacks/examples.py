@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,9 @@ def examples(task: Task, batch: TaskBatch, count: int, answered: Tensor, valid: 
         before = {
             name.removeprefix(UNPROCESSED): value for name, value in named.items() if name.startswith(UNPROCESSED)
         }
-        after = {name: value for name, value in named.items() if "/" not in name}
         (sounds,) = task.playable(outputs, lengths, one)
         cut = {name: sound(_plain(waveform)) for name, waveform in sounds.items()}
-        figures = {task.answer_sounds[0]: _figures(task, after)}
+        figures = {name: _figures(task, after) for name, after in task.figures_of_answers(metric).items()}
         if before:
             figures[next(iter(sounds))] = _figures(task, before)
         found.append(Example(key, cut, figures, task.answer_sounds))
@@ -91,10 +91,12 @@ def _plain(waveform: Tensor) -> np.ndarray:
     return waveform.float().cpu().numpy()
 
 
-def _figures(task: Task, values: dict[str, Tensor]) -> str:
-    """Such as "SI-SDR 9.3 dB, STOI 87 %"."""
+def _figures(task: Task, values: Mapping[str, Tensor | float]) -> str:
+    """Such as "SI-SDR 9.3 dB, STOI 87 %", without what has no figure."""
     texts = []
     for name, value in values.items():
+        if not math.isfinite(value):
+            continue
         unit = task.units.get(name, PERCENT)
         texts.append(f"{metric_title(name)} {float(value) * unit.scale:.{unit.decimals}f} {unit.name}".strip())
     return ", ".join(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from torchmetrics.functional.audio import scale_invariant_signal_distortion_rati
 from wavlm_lightning.system.errors import UserError, pip_install
 
 RATE = 16_000  # samples per second, of all audio here
+FAINTEST = 1e-20  # of full scale, below which the squares of PESQ have no digits left
 SILENT = 1e-4  # samples below it are rounding noise: three steps of a 16-bit file
 
 
@@ -22,7 +24,15 @@ def si_sdr(estimate: Tensor, reference: Tensor) -> Tensor:
 
     It says nothing where one of the two is silent, see `si_sdr_of_sound`.
     """
-    return scale_invariant_signal_distortion_ratio(estimate, reference, zero_mean=True)
+    return scale_invariant_signal_distortion_ratio(_audible(estimate), _audible(reference), zero_mean=True)
+
+
+def _audible(waveform: Tensor) -> Tensor:
+    """A waveform of little energy made louder by a power of two; others as they are."""
+    # torchmetrics adds 1e-7 to the energies of signal and error, beside which a quiet error disappears.
+    energy = float(waveform.square().sum())
+    peak = float(waveform.abs().max()) if energy < 1 else 1.0
+    return waveform * 2.0 ** min(-math.frexp(peak)[1], 126) if 0 < peak < 1 else waveform
 
 
 def si_sdr_of_sound(estimate: Tensor, reference: Tensor) -> Tensor | None:
@@ -32,7 +42,8 @@ def si_sdr_of_sound(estimate: Tensor, reference: Tensor) -> Tensor | None:
 
 def _sounds(waveform: Tensor) -> bool:
     """Whether a waveform has more than a constant, beyond the rounding of float32."""
-    return bool((waveform - waveform.mean()).abs().max() > 1e-6 * waveform.abs().max())
+    # NaN counts as sound: the figure is then NaN, and nobody takes the utterance for a silent one.
+    return not bool((waveform - waveform.mean()).abs().max() <= 1e-6 * waveform.abs().max())
 
 
 def stoi(estimate: Tensor, reference: Tensor) -> Tensor | None:
@@ -42,7 +53,7 @@ def stoi(estimate: Tensor, reference: Tensor) -> Tensor | None:
     """
     from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
 
-    if not _sounds(reference):
+    if not _sounds(reference) or len(reference) < RATE // 10:  # pystoi fails below 26 ms
         return None
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
@@ -56,11 +67,14 @@ def pesq(estimate: Tensor, reference: Tensor) -> Tensor | None:
     """Wide-band PESQ (ITU-T P.862.2) of `(samples,)`, 1.04 to 4.64, by the package pesq; None where P.862 gives no figure.
 
     That is so without an utterance in the reference, of less than a quarter of a second, and for an estimate without sound.
+    NaN for an estimate that is not finite.
     """
     from pesq import PesqError
     from pesq import pesq as wide_band
 
-    if not estimate.any():
+    if not estimate.isfinite().all():
+        return torch.tensor(torch.nan)
+    if estimate.abs().max() < FAINTEST:
         return None
     try:
         return torch.tensor(wide_band(RATE, reference.cpu().numpy(), estimate.cpu().numpy(), "wb"))

@@ -214,14 +214,13 @@ def draw_lines(
     _finish(axes, title, "step", unit, MUTED)
 
 
-def draw_levels(axes: "Axes", title: str, unit: str, lines: Mapping[str, Mapping[int, float]]) -> None:
-    """Draw name -> level of the noise in dB -> a figure in `unit`."""
-    colours = dict(zip(lines, SERIES, strict=False))
+def draw_levels(axes: "Axes", title: str, unit: str, lines: Mapping[str, Mapping[int, float]], better: str) -> None:
+    """Draw name -> level of the noise in dB -> a figure in `unit`; which lines have a colour and a name: see `line_colours`."""
+    colours = line_colours({name: Series([*one], [*one.values()]) for name, one in lines.items()}, [*lines], better)
+    names = short_names([*lines])
     for name, values in lines.items():
-        colour = colours.get(name, SERIES[2])
-        axes.plot(
-            [*values], [*values.values()], color=colour, marker="o", markersize=4, linewidth=1.8, label=short(name)
-        )
+        colour, label = colours.get(name, SERIES[2]), names[name] if name in colours else "_"
+        axes.plot([*values], [*values.values()], color=colour, marker="o", markersize=4, linewidth=1.8, label=label)
     axes.set_xticks(sorted({level for values in lines.values() for level in values}))
     if unit == "%":
         axes.set_ylim(bottom=0)

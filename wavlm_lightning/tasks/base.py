@@ -227,6 +227,12 @@ class Task(HeadCheckpoint, Trainable):
         """
         return []
 
+    def figures_of_answers(self, metric: Metric) -> dict[str, dict[str, float]]:
+        """Measures by name of the one utterance that a metric has seen, for each of `answer_sounds` that has some."""
+        values = metric.compute()
+        named = values if isinstance(values, dict) else {self.metric: values}
+        return {self.answer_sounds[0]: {name: float(value) for name, value in named.items() if "/" not in name}}
+
     def crop_target(self, target: Tensor, start: int, samples: int) -> Tensor:
         """The target of a crop of an utterance, `start` and `samples` in samples; tasks with frame labels cut them alike."""
         return target
@@ -357,6 +363,10 @@ class Task(HeadCheckpoint, Trainable):
     def take_weights(self, source: str) -> dict[str, Any]:
         """Copy the weights that `start_from` names into a new run; returns what the result card says of them."""
         return start_from_run(self, source, self.start_with)
+
+    def go_on(self) -> None:
+        """Read no weights of another run: the checkpoint with which this run goes on has all, and the other may be gone."""
+        self.start_from = None
 
     def sharded_blocks(self) -> Sequence[nn.Module]:
         return [] if self.upstream.frozen else self.upstream.blocks()
@@ -605,7 +615,7 @@ def check_trainer(task: Task) -> None:
     """Refuse a strategy, a callback or a setting under which the head or the upstream would silently train wrongly."""
     task.check_strategy(task.name)
     for callback in task.trainer.callbacks:
-        if isinstance(callback, BaseFinetuning) and task.upstream.frozen:
+        if isinstance(callback, BaseFinetuning) and task.upstream.from_source:
             raise UserError(
                 f"trainer.callbacks: {type(callback).__name__} would train nothing, because a frozen upstream passes no "
                 "gradients and is not in the checkpoint; set model.upstream.frozen: false, or remove the callback"

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.text import WordErrorRate
@@ -18,6 +17,7 @@ from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
 from wavlm_lightning.tasks.ctc import CtcTask
+from wavlm_lightning.tasks.scored_utterances import of_all_processes
 from wavlm_lightning.tasks.text import listed
 from wavlm_lightning.upstreams import Upstream
 
@@ -157,16 +157,13 @@ class DecodedTask(CtcTask):
 
     def on_test_epoch_start(self) -> None:
         super().on_test_epoch_start()
-        self._heard = {}
+        self._heard, self.details = {}, {}  # another split may have no conditions
 
     def on_test_epoch_end(self) -> None:
         """As every head; and the transcripts of the split, with the kinds of errors in the card's `details`."""
         super().on_test_epoch_end()
         heard, self._heard = self._heard, {}
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, heard)
-            heard = {key: row for part in parts for key, row in part.items()}
+        heard = of_all_processes(heard)
         if not self.trainer.is_global_zero or self.data is None or not heard:
             return
         split = self.data.opened["test"]

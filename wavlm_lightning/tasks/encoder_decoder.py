@@ -13,8 +13,7 @@ from wavlm_lightning.tasks.base import Answer
 from wavlm_lightning.tasks.components.beam_search import Hypothesis
 from wavlm_lightning.tasks.components.decoder.network import EncoderDecoder, NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding, Found, Scorer
-from wavlm_lightning.tasks.text import TextTask
-from wavlm_lightning.tasks.windows import WINDOW_SECONDS
+from wavlm_lightning.tasks.text import TextTask, listed
 from wavlm_lightning.upstreams import Upstream
 from wavlm_lightning.upstreams.cache import Level
 
@@ -50,7 +49,7 @@ class EncoderDecoderTask(TextTask):
     end: ClassVar[int]
     unknown: ClassVar[int | None] = None  # a special output that answers may have: what the head has no label for
 
-    _decoded: tuple[Tensor, list[str]] | None = None  # the last outputs, and the texts that were found in them
+    _decoded: tuple[Tensor, list[Found]] | None = None  # the last outputs, and the answers that were found in them
 
     def __init__(
         self,
@@ -84,6 +83,11 @@ class EncoderDecoderTask(TextTask):
         return {**super().__getstate__(), "_decoded": None}
 
     def build_head(self, dim: int) -> None:
+        if self.ctc_weight == 1 and len(self.labels) > self.decoding.candidates + 1:
+            raise UserError(
+                f"model.decoding.candidates: {self.decoding.candidates} of {len(self.labels)} outputs, chosen by a decoder that "
+                f"model.ctc_weight 1 does not train; set it to {len(self.labels)}"
+            )
         barred = tuple(number for number in range(self.special) if number not in (self.end, self.unknown))
         self.head = EncoderDecoder(
             dim, len(self.labels), self.network, self.end, barred, self.ctc_weight > 0, self.smoothing
@@ -124,11 +128,32 @@ class EncoderDecoderTask(TextTask):
 
     def decode(self, outputs: Tensor, lengths: Tensor) -> list[str]:
         """The text of each utterance by beam search (`model.decoding`)."""
+        return [self.spell(list(best.labels)) for best in self.best_answers(outputs, lengths)]
+
+    def best_answers(self, outputs: Tensor, lengths: Tensor) -> list[Found]:
+        """The best answer of each utterance by beam search (`model.decoding`)."""
         # The metrics, the scores of utterances and what is shown ask for the same search.
         if self._decoded is None or self._decoded[0] is not outputs:
-            found = self.answers_of(outputs, lengths)
-            self._decoded = outputs, [self.spell(list(best.labels)) for best, *_ in found]
+            self._decoded = outputs, [best for best, *_ in self.answers_of(outputs, lengths)]
         return self._decoded[1]
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """The answer of each recording, `nbest` of them if asked for; `cut` says that its end may be missing.
+
+        With several answers the search goes on for longer, and may find a better first one.
+        """
+        if self.nbest > 1:
+            found = self.answers_of(outputs, lengths, self.nbest)
+        else:
+            found = [[best] for best in self.best_answers(outputs, lengths)]
+        rows: list[dict[str, Any]] = []
+        for answers in found:
+            rows.append({self.text_key: self.spell(list(answers[0].labels))})
+            if answers[0].cut:
+                rows[-1]["cut"] = True
+            if self.nbest > 1:
+                rows[-1]["nbest"] = listed(self.texts_of(answers), self.text_key)
+        return rows
 
     def best_texts(self, outputs: Tensor, lengths: Tensor, count: int) -> list[list[Hypothesis]]:
         """The best different texts of each utterance; the beam holds at least `count`. Scores as `Decoding` says."""
@@ -145,8 +170,8 @@ class EncoderDecoderTask(TextTask):
         """As every head, but whole recordings alone: an attention decoder loses its place in long ones."""
         if window:
             raise UserError(
-                f"{self.name}: a recording of more than {WINDOW_SECONDS:g} s, and an attention decoder answers for what is as "
-                "long as its training; cut it at pauses, or give --window 0 to hear it whole"
+                f"{self.name}: a recording of more than {window:g} s, and an attention decoder answers for what is as long as "
+                "its training; cut it at pauses, or hear it whole with `wavlm predict --window 0`"
             )
         return self(inputs)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,17 @@ from wavlm_lightning.data.batch import Targets, TaskBatch, Waveforms
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.reports.utterances import ScoredTrials, UtteranceResults, check_results
 from wavlm_lightning.system.reading import reason_of
+
+T = TypeVar("T")
+
+
+def of_all_processes(rows: dict[str, T]) -> dict[str, T]:
+    """Rows of a test by key, those of all processes; one that two processes have is kept once."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return rows
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, rows)
+    return {key: row for part in parts for key, row in part.items()}
 
 
 def headline_of(metric: Any, name: str) -> Any:

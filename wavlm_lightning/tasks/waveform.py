@@ -16,7 +16,6 @@ from wavlm_lightning.encoder import Layers, padding_mask
 from wavlm_lightning.metrics.enhancement import EnhancementMeasures
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction, Task, Unit
-from wavlm_lightning.tasks.scored_utterances import contribution
 from wavlm_lightning.upstreams import Upstream
 
 # The loss of an utterance stops falling near this ratio, so that easy ones do not outweigh the others.
@@ -130,7 +129,7 @@ class WaveformTask(Task):
         return self.headline_of_each(outputs, lengths, batch)
 
     def headline_of_each(self, outputs: Tensor, lengths: Tensor, batch: TaskBatch) -> list[tuple[float, float]]:
-        """`metric`, a measure of `EnhancementMeasures`, of each utterance of a batch, and 1."""
+        """`metric`, a measure of `EnhancementMeasures`, of each utterance of a batch, and 1; 0 and 0 of one without a figure."""
         metric, scores, inputs = EnhancementMeasures([self.metric]).to(outputs.device), [], batch.inputs
         metric.distributed_available_fn = lambda: False  # other processes are at other utterances
         assert isinstance(inputs, Waveforms)
@@ -138,7 +137,8 @@ class WaveformTask(Task):
         for answer, reference, noisy in rows:
             metric.reset()
             metric.update(answer, reference[: len(answer)], noisy[: len(answer)])
-            scores.append(contribution(metric, self.metric))
+            figures = metric.latest[self.metric]
+            scores.append((sum(figures), float(len(figures))))
         return scores
 
     def score(self, metric: Metric, stage: Literal["valid", "test"]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SHORTEST
+from wavlm_lightning.audio.mel import FRAME_CENTRE
 from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fine_tuning import MASKS, Draws, FineTuning, mask_inputs
@@ -37,6 +38,7 @@ class Upstream(nn.Module, ABC):
         dim: features per frame.
         num_layers: number of hidden states.
         frame_rate: frames per second.
+        first_centre: sample at which the first frame is centred: the middle of what an encoder hears for it.
         random: the preset of an encoder whose weights are random at the start; None for weights that something has trained,
             and where there is nothing to train.
         shortest: samples of the shortest utterance, which has one frame.
@@ -61,6 +63,7 @@ class Upstream(nn.Module, ABC):
     num_layers: int
     frame_rate: float
     shortest: int = SHORTEST
+    first_centre: int = FRAME_CENTRE
     typical: tuple[float, float] = (0.0, 1.0)
     random: str | None = None
     labelled: Sequence[Mapping[str, Any]] = ()

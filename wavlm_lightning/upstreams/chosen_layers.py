@@ -47,7 +47,7 @@ class ChosenLayers(Upstream):
         self.chosen = numbered(layers, upstream.num_layers, upstream.label)
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
         self.dim, self.num_layers, self.frame_rate = upstream.dim, len(self.chosen), upstream.frame_rate
-        self.shortest, self.random = upstream.shortest, upstream.random
+        self.shortest, self.random, self.first_centre = upstream.shortest, upstream.random, upstream.first_centre
         self.train(self.trained)
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:

@@ -117,6 +117,7 @@ class Stft(Spectral):
     label = "STFT"
     dim = 257
     frame_rate = 50.0
+    first_centre = 0
 
     def __init__(
         self, cmvn: bool = False, label: str | None = None, frozen: bool = True, differentiable: bool = False

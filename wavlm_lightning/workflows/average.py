@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, own_folder, remove, write_text
 from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkpoint, read_run_config
+from wavlm_lightning.tasks import Task
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.fit import fit, validate
 
@@ -199,7 +200,8 @@ class Statistics(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         pl_module.configure_optimizers = lambda: None  # no update changes the weights
-        pl_module.start_from = None  # the average has its weights already
+        if isinstance(pl_module, Task):
+            pl_module.go_on()  # the average has its weights already
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.load_state_dict(self.state)

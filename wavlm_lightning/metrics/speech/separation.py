@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wavlm_lightning.metrics.enhancement import EnhancementMeasures, si_sdr
+
+WORST = -1e6  # dB, of an answer that is not finite
 
 
 class SeparationMeasures(EnhancementMeasures):
@@ -22,12 +27,16 @@ class SeparationMeasures(EnhancementMeasures):
         tensor(-35.2)
     """
 
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(names)
+        self.of_sources: list[dict[str, list[float]]] = []  # `latest` of each source of the last mixture
+
     def update(self, estimate: Tensor, reference: Tensor, noisy: Tensor, oracle: Tensor | None = None) -> None:
         """Add a mixture: answers and sources `(samples, sources)`, the mixture `(samples,)`, and what an oracle answers.
 
         The oracle knows the order. `left_out/` counts sources.
         """
-        each: list[dict[str, list[float]]] = []
+        each = self.of_sources = []
         for source, answer in enumerate(best_order(estimate, reference)):
             best = None if oracle is None else oracle[:, source]
             super().update(estimate[:, answer], reference[:, source], noisy, best)
@@ -43,4 +52,6 @@ def best_order(estimate: Tensor, reference: Tensor) -> list[int]:
             for source in reference.float().unbind(1)
         ]
     )
-    return linear_sum_assignment(table.double().cpu().numpy(), maximize=True)[1].tolist()
+    # An answer of NaN fits no source.
+    fits = np.nan_to_num(table.double().cpu().numpy(), nan=WORST, neginf=WORST)
+    return linear_sum_assignment(fits, maximize=True)[1].tolist()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.cards import ResultCard, scale
@@ -53,8 +54,8 @@ def condition_blocks(directory: Path, collection: Collection) -> list[Block]:
             for condition in conditions
         ]
         blocks.append(Table([Cell("condition"), *head], rows))
-        panels = _panels(rates, unit)
-        drawing = picture(directory, f"conditions-{number}", panels, line_size(rates), CURVES)
+        panels = _panels(rates, unit, better)
+        drawing = picture(directory, f"conditions-{number}", panels, line_size(len(rates)), CURVES)
         blocks += [drawing] if drawing else []
     return blocks
 
@@ -66,17 +67,18 @@ def _title(card: ResultCard) -> str:
 
 def _rates(result: Result) -> dict[str, float]:
     """The headline of each condition in its unit, the mean over seeds; empty where a card has none."""
-    name, found = result.card.headline, [card.details.get("conditions") for card in result.cards]
-    if not all(isinstance(cells, dict) and cells for cells in found):
-        return {}
+    name = result.card.headline
+    found: list[dict[str, Any]] = [card.details.get("conditions") or {} for card in result.cards]
     first = found[0]
-    if not all(cells.keys() == first.keys() and all(name in cell for cell in cells.values()) for cells in found):
+    if not first or not all(
+        cells.keys() == first.keys() and all(name in cell for cell in cells.values()) for cells in found
+    ):
         return {}
     factor = scale(result.card.main)
     return {condition: factor * mean(cells[condition][name] for cells in found) for condition in first}
 
 
-def _panels(rates: Mapping[str, Mapping[str, float]], unit: str) -> list[Draw]:
+def _panels(rates: Mapping[str, Mapping[str, float]], unit: str, better: str) -> list[Draw]:
     """A panel for each kind of noise with at least two levels."""
     conditions = next(iter(rates.values()))
     kinds: dict[str, dict[int, str]] = {}
@@ -88,5 +90,5 @@ def _panels(rates: Mapping[str, Mapping[str, float]], unit: str) -> list[Draw]:
         if len(levels) < 2:
             continue
         lines = {name: {level: found[levels[level]] for level in sorted(levels)} for name, found in rates.items()}
-        panels.append(partial(plots.draw_levels, title=kind, unit=unit, lines=lines))
+        panels.append(partial(plots.draw_levels, title=kind, unit=unit, lines=lines, better=better))
     return panels

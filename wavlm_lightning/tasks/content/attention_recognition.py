@@ -16,6 +16,7 @@ from wavlm_lightning.tasks.components.decoder.ngram_scores import NgramScores
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.content.letters import LetterRecognition
 from wavlm_lightning.tasks.encoder_decoder import EncoderDecoderTask
+from wavlm_lightning.tasks.scored_utterances import of_all_processes
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
@@ -29,6 +30,10 @@ class LetterModelSearch:
 
     def __init__(self, task: AttentionRecognition, language_model: LanguageModel) -> None:
         self.task, self.language_model = task, language_model
+        if language_model.silence:
+            raise UserError(
+                f"language_model.silence: {language_model.silence:g}, and an attention decoder labels no frames; set it to 0"
+            )
         self.files = BeamSearch(language_model, task.labels, range(task.special))
         if self.files.has_words:
             raise UserError(
@@ -97,6 +102,7 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
         super().__init__(upstream, learning_rate, **joint, **texts, **settings)
         if self.label_priors.strength:
             raise UserError("model.label_priors: attention ASR is trained without them; leave the key out")
+        self._cut: dict[str, bool] = {}  # of this test: key -> whether the answer was cut at the limit of its length
 
     def read_target(self, meta: dict[str, Any]) -> Tensor:
         """Letters and `|` after every word, int64 `(labels,)`."""
@@ -114,6 +120,33 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
         self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
     ) -> Any:
         return LetterModelSearch(self, language_model)
+
+    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
+        """As every attention decoder; with a language model, its transcript as `text_lm`, and `nbest` of it if asked for."""
+        if self.language_model is None:
+            return super().readable(outputs, lengths)
+        return LetterRecognition.readable(self, outputs, lengths)
+
+    def add_decoded(
+        self, metric: Any, texts: list[str], references: list[str], outputs: Tensor, lengths: Tensor, batch: TaskBatch
+    ) -> None:
+        super().add_decoded(metric, texts, references, outputs, lengths, batch)
+        if metric is getattr(self, "test_metric", None):
+            cut = [best.cut for best in self.best_answers(outputs, lengths)]
+            self._cut.update(zip(batch.keys, cut, strict=True))
+
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self._cut = {}
+
+    def on_test_epoch_end(self) -> None:
+        """As every head of letters; and how many answers are empty, or were cut at the limit of their length."""
+        super().on_test_epoch_end()
+        cut, self._cut = of_all_processes(self._cut), {}
+        if self.trainer.is_global_zero and self.data is not None and self.test_transcripts is not None and cut:
+            texts = self.test_transcripts.answers[self.metric]
+            counted = {"all": len(texts), "empty": sum(not text for text in texts), "cut": sum(cut.values())}
+            self.details = {**self.details, "answers": counted}
 
     def targets_seen(self, batch: TaskBatch, lengths: Tensor, stage: Literal["train", "valid", "test"]) -> None:
         """As every CTC head, by the frames of the encoder; with the decoder alone any answer can be learned."""

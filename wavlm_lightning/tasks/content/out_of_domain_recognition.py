@@ -11,7 +11,7 @@ from torchmetrics.text import CharErrorRate
 from wavlm_lightning.augment.spec_augment import SpecAugment
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks.components.beam_search import WORD_END, LanguageModel
+from wavlm_lightning.tasks.components.beam_search import WORD_END, BeamSearch, LanguageModel
 from wavlm_lightning.tasks.components.recurrent import RecurrentHead
 from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 from wavlm_lightning.tasks.decoding import SpokenWord
@@ -96,6 +96,15 @@ class OutOfDomainRecognition(SpeechRecognition):
         if not self.characters:
             return super().cut_words(numbers, meta)
         return [SpokenWord(self.labels[number], (number,)) for number in numbers]
+
+    def search_with(
+        self, language_model: LanguageModel, pronunciations: dict[str, list[list[str]]] | None = None
+    ) -> BeamSearch:
+        if self.characters:
+            raise UserError(
+                f"{self.name}: a language model scores words, and this head, of model.unit: characters, writes none; leave it out"
+            )
+        return super().search_with(language_model, pronunciations)
 
     def build_metric(self) -> MetricCollection:
         """Word and character error rates over the whole split; with `unit: characters` the latter alone."""

@@ -66,13 +66,27 @@ class FrontEndTask(Task):
         return super().transformers_form()
 
     def configure_model(self) -> None:
-        # A run that goes on has all weights in its checkpoint, and the other run may be gone.
-        fitting = self._trainer is not None and self.trainer.state.fn == "fit" and not self.trainer.ckpt_path
-        fresh = fitting and not (self.trained or self.started)
+        fresh = self._trainer is not None and self.trainer.state.fn == "fit" and not (self.trained or self.started)
         taken = {} if not fresh or self.start_from else self._take_front_end()
         super().configure_model()
         if taken:
             self.started = taken
+
+    def go_on(self) -> None:
+        super().go_on()
+        self.front_end_from = None
+
+    def on_fit_start(self) -> None:
+        """As every task, after refusing to train a head behind a network that is neither trained nor was."""
+        upstream, begun = self.upstream, self.front_end_from or (self.start_from and self.start_with != "head")
+        untrained = isinstance(upstream, EnhancedUpstream) and upstream.fixed and upstream.front_end.random
+        # Not before: only now does Lightning say whether the run goes on with a checkpoint.
+        if untrained and not (begun or self.trained or self.trainer.ckpt_path):
+            raise UserError(
+                "model.front_end_frozen is true, but the front-end has random weights; set model.front_end_from to the run that "
+                "has trained it"
+            )
+        super().on_fit_start()
 
     def take_weights(self, source: str) -> dict[str, Any]:
         """As of every task; the front-end of `front_end_from` counts, also if `source` has one."""

@@ -12,7 +12,13 @@ from torchmetrics import Metric
 
 from wavlm_lightning.data.batch import TaskBatch, Waveforms
 from wavlm_lightning.encoder import padding_mask
-from wavlm_lightning.metrics.enhancement import NEEDED, EnhancementMeasures, install_measure, is_installed, si_sdr
+from wavlm_lightning.metrics.enhancement import (
+    NEEDED,
+    EnhancementMeasures,
+    install_measure,
+    is_installed,
+    si_sdr_of_sound,
+)
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.front_end import ConvTasNet, FrontEnd
@@ -25,8 +31,9 @@ class FrontEndEnhancement(WaveformTask):
     """A front-end, trained to give the clean waveform: with negative SNR as loss, which fixes the level too.
 
     The upstream is named for the run that follows; it is neither heard nor trained. Scores are those of `WaveformTask`, and STOI,
-    over the utterances whose input is not the clean waveform itself, of which no figure is finite. Where the utterances of a test
-    have a `condition`, the `details` of the card hold the SI-SDR of each, and of its unprocessed input.
+    over the utterances whose input is not the clean waveform itself, of which no figure is finite; `details` count the others.
+    Where the utterances of a test have a `condition`, the `details` of the card hold the SI-SDR of each, and of its unprocessed
+    input.
 
     Args:
         upstream: not heard; the result card names it.
@@ -51,7 +58,8 @@ class FrontEndEnhancement(WaveformTask):
             )
         self.front_end = ConvTasNet() if front_end is None else front_end
         self.weighted_sum.requires_grad_(False)
-        self._ratios: dict[str, tuple[float, float]] = {}  # of this test: key -> SI-SDR of the answer and of the input
+        # Of this test: key -> SI-SDR of answer and input, fewer where one has none, and whether the input is the reference.
+        self._ratios: dict[str, tuple[tuple[float, ...], bool]] = {}
 
     def build_head(self, dim: int) -> None:
         """Nothing: the front-end is there from the beginning."""
@@ -72,9 +80,11 @@ class FrontEndEnhancement(WaveformTask):
         rows = zip(batch.keys, self.answer_rows(outputs, lengths), batch.targets.values, inputs.audio, strict=True)
         for key, answer, reference, noisy in rows:
             reference, noisy = reference[: len(answer)], noisy[: len(answer)]
+            clean = torch.equal(reference, noisy)
             if metric is self.test_metric:
-                self._ratios[key] = (float(si_sdr(answer.float(), reference)), float(si_sdr(noisy, reference)))
-            if not torch.equal(reference, noisy):
+                found = [si_sdr_of_sound(heard.float(), reference.float()) for heard in (answer, noisy)]
+                self._ratios[key] = tuple(float(ratio) for ratio in found if ratio is not None), clean
+            if not clean:
                 metric.update(answer, reference, noisy)
 
     def utterance_scores(
@@ -100,10 +110,13 @@ class FrontEndEnhancement(WaveformTask):
             ratios = {key: row for part in parts for key, row in part.items()}
         if not self.trainer.is_global_zero or self.data is None:
             return
-        split, groups = self.data.opened["test"], dict[str, list[tuple[float, float]]]()
+        if clean := sum(same for _, same in ratios.values()):
+            self.details = {**self.details, "clean_inputs": clean}
+        split, groups = self.data.opened["test"], dict[str, list[tuple[float, ...]]]()
         for key, meta in zip(split.keys, split.metas(), strict=True):
-            if key in ratios and meta.get(CONDITION) is not None:
-                groups.setdefault(str(meta[CONDITION]), []).append(ratios[key])
+            found, _ = ratios.get(key, ((), False))
+            if len(found) == 2 and meta.get(CONDITION) is not None:  # a silent answer has no ratio
+                groups.setdefault(str(meta[CONDITION]), []).append(found)
         if len(groups) > 1:
             cells = {name: [fmean(column) for column in zip(*rows, strict=True)] for name, rows in groups.items()}
             self.details = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -149,7 +149,15 @@ class MaskEstimation(WaveformTask):
                 "leave hop out or set model.protocol: fixed"
             )
         chosen = self.recipe
-        self.stft = Stft(chosen.window, chosen.hop or stride, 1 << (chosen.window - 1).bit_length())
+        for key, value, known in (
+            ("objective", chosen.objective, get_args(Objective)),
+            ("scale", chosen.scale, get_args(Scale)),
+        ):
+            if value not in known:
+                raise UserError(f"{self.name}: model.{key} is {value!r}; give one of {', '.join(known)}")
+        self.stft = Stft(
+            chosen.window, stride if chosen.hop is None else chosen.hop, 1 << (chosen.window - 1).bit_length()
+        )
 
     @property
     def sources(self) -> int:
@@ -181,7 +189,8 @@ class MaskEstimation(WaveformTask):
         if self.protocol == "superb":
             hidden = same_number(features, lengths, mixture.shape[1])
         else:
-            hidden = nearest_features(features, lengths, self.upstream.frame_rate, mixture.shape[1], self.stft.hop)
+            rate, first = self.upstream.frame_rate, self.upstream.first_centre
+            hidden = nearest_features(features, lengths, rate, mixture.shape[1], self.stft.hop, first)
         if self.spectrum:
             hidden = torch.cat([hidden, mixture.abs().log1p().to(hidden.dtype)], 2)
         spectrograms, values = apply_mask(self.network(hidden, frames), mixture, self.recipe.scale)
@@ -272,8 +281,8 @@ class MaskEstimation(WaveformTask):
         if stage == "test":
             if not values[self.metric].isfinite():
                 raise UserError(
-                    f"{self.name}: no recording of the test has a figure for {self.metric}: the answers or the references are "
-                    "silent; train longer, or check the corpus"
+                    f"{self.name}: the test has no figure for {self.metric}: all answers or references are silent, or an answer "
+                    "holds NaN; train longer, or check the corpus"
                 )
             missing = {name: install_measure(name) for name in self.others if name in MEASURES and name not in values}
             self.details |= {"not_measured": missing} if missing else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torchmetrics import Metric
 
 from wavlm_lightning.data.batch import TaskBatch
 from wavlm_lightning.metrics.enhancement import EnhancementMeasures
@@ -59,6 +60,14 @@ class Separation(MaskEstimation):
                 | {f"talker {number}": talker for number, talker in enumerate(talkers.unbind(1), start=1)}
             )
         return found
+
+    def figures_of_answers(self, metric: Metric) -> dict[str, dict[str, float]]:
+        """Of each part, in the order of the talkers."""
+        assert isinstance(metric, SeparationMeasures)
+        return {
+            sound: {name: values[0] for name, values in figures.items() if values}
+            for sound, figures in zip(self.answer_sounds, metric.of_sources, strict=True)
+        }
 
     def shaped(self, waveforms: Tensor) -> Tensor:
         return waveforms.transpose(1, 2)

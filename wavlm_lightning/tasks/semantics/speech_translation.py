@@ -31,6 +31,7 @@ from wavlm_lightning.tasks.components.decoder.network import EncoderDecoder, Net
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.decoding import CONDITION
 from wavlm_lightning.tasks.encoder_decoder import SPARE_LABELS, EncoderDecoderTask
+from wavlm_lightning.tasks.scored_utterances import of_all_processes
 from wavlm_lightning.upstreams import Upstream
 
 # The blank of CTC is never answered; without it the numbers of the network's outputs would begin at another place.
@@ -54,7 +55,9 @@ class SpeechTranslation(EncoderDecoderTask):
 
     - Outputs are the characters of the training translations and an end symbol. s3prl's are pieces of a SentencePiece model of
       kind `char`: the same but for a mark in front of words, which stands for the space.
-    - An empty answer stays empty. s3prl makes it `<unk>`, which no reference has either.
+    - An empty answer stays empty. fairseq's search has at least one piece, and s3prl makes an empty text `<unk>`.
+    - The search ends once no hypothesis scores above the best answer; fairseq's goes on until it has as many answers as the beam.
+    - The smoothing is over all outputs; fairseq's is over all but the right one.
     - s3prl cuts answers at 400 characters; here the recording's length is the limit (`characters_per_second`).
     - There is no joint CTC on the transcript, which s3prl has as an option and leaves off.
 
@@ -231,14 +234,6 @@ class SpeechTranslation(EncoderDecoderTask):
         """BLEU is no ratio of sums over utterances; the end of the test says what each adds to its n-grams."""
         raise ValueError("BLEU of a corpus is not a mean over utterances")
 
-    def readable(self, outputs: Tensor, lengths: Tensor) -> list[dict[str, Any]]:
-        """The translation of each recording, `nbest` of them if asked for; `cut` says that its end may be missing."""
-        rows = super().readable(outputs, lengths)
-        for row, (best, *_) in zip(rows, self.answers_of(outputs, lengths, self.nbest), strict=True):
-            # With several answers the search goes on for longer, and may find a better first one.
-            row |= {self.text_key: self.spell(best.labels), **({"cut": True} if best.cut else {})}
-        return rows
-
     # Results.
 
     def on_validation_epoch_start(self) -> None:
@@ -252,11 +247,7 @@ class SpeechTranslation(EncoderDecoderTask):
     def on_test_epoch_end(self) -> None:
         """As every head; and the answers, the signatures of the scores, and the figures of each part in the card."""
         super().on_test_epoch_end()
-        found, self._answers = self._answers, {}
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shares: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(shares, found)
-            found = {key: row for share in shares for key, row in share.items()}
+        found, self._answers = of_all_processes(self._answers), {}
         if not self.trainer.is_global_zero or self.data is None or not found:
             return
         split = self.data.opened["test"]

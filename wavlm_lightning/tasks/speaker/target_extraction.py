@@ -87,7 +87,8 @@ class TargetExtraction(EnrolledTask, WaveformTask):
 
     def enhance(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
         mixture = self.stft(audio.audio)
-        hidden = nearest_features(features, lengths, self.upstream.frame_rate, mixture.shape[1], self.stft.hop)
+        rate, first = self.upstream.frame_rate, self.upstream.first_centre
+        hidden = nearest_features(features, lengths, rate, mixture.shape[1], self.stft.hop, first)
         if self.spectrum:
             hidden = torch.cat([hidden, mixture.abs().log1p().to(hidden.dtype)], 2)
         for layer, recurrent in enumerate(self.recurrent):

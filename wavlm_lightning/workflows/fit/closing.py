@@ -34,7 +34,8 @@ def result_lines(run: WavLMCLI) -> list[str]:
 def error_lines(card: ResultCard) -> list[str]:
     """Kinds of errors behind the error rates of a transcription, one line for each decoding, and the figures of each condition.
 
-    Of a translation the signatures of its scores. None for other tasks.
+    Of a translation the signatures of its scores; of answers that are audio the figures of the unprocessed recordings and of an
+    oracle, and how many utterances have none. None for other tasks.
 
     Example:
         >>> error_lines(ResultCard.read(Path("runs/asr")))
@@ -55,14 +56,19 @@ def error_lines(card: ResultCard) -> list[str]:
             f"  {metric_title(name)} {metric_text(card.metrics[name])}: {said} in {counts.get(unit, 0):,} {unit}, pooled; "
             f"normaliser {found.get('normaliser', 'none')}"
         )
+    answers = card.details.get("answers")
+    if isinstance(answers, dict) and answers.get("cut"):
+        lines.append(f"  {answers['cut']:,} of {answers['all']:,} answers were cut at the limit of their length")
+    for row in ("unprocessed", "oracle"):
+        if said := _in_units(card, card.details.get(row)):
+            lines.append(f"  {row}: {said}")
+    left_out = card.details.get("left_out")
+    if isinstance(left_out, dict) and left_out:
+        said = ", ".join(f"{metric_title(name)} of {count:,.0f}" for name, count in left_out.items())
+        lines.append(f"  without a figure, and not in the mean: {said}")
     conditions = card.details.get("conditions")
     for condition, counts in conditions.items() if isinstance(conditions, dict) else ():
-        rates = [name for name in counts if name in card.metrics]
-        said = ", ".join(
-            f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': scale(card.metrics[name]) * counts[name]})}"
-            for name in rates
-        )
-        lines.append(f"  {condition}: {said} of {counts['utterances']:,} utterances")
+        lines.append(f"  {condition}: {_in_units(card, counts)} of {counts['utterances']:,} utterances")
     model = card.details.get("language_model")
     if isinstance(model, dict) and lines:
         searched = model.get("searched") or {}
@@ -71,6 +77,15 @@ def error_lines(card: ResultCard) -> list[str]:
         weights = ", ".join(f"{name} {model[name]:g}" for name in ("weight", "word_score", "silence") if name in model)
         lines.append(f"  language model {model['model']}: {weights}, {tuned}")
     return lines
+
+
+def _in_units(card: ResultCard, values: Any) -> str:
+    """Those of a mapping that are metrics of a card, in its units; empty if there are none."""
+    return ", ".join(
+        f"{metric_title(name)} {metric_text({**card.metrics[name], 'value': scale(card.metrics[name]) * value})}"
+        for name, value in (values.items() if isinstance(values, dict) else ())
+        if name in card.metrics
+    )
 
 
 def result_line(card: ResultCard, path: Path) -> str:

@@ -311,7 +311,7 @@ class WavLMCLI(LightningCLI):
         self._compare_with_run()
         if self._get(self.config, "ckpt_path") is not None and isinstance(self.model, Task):
             for head in self.model.heads().values():
-                head.start_from = None  # its checkpoint has all weights, and the other run may be gone
+                head.go_on()
         if self._get(self.config, "ckpt_path") is not None or self.trainer.fast_dev_run:
             return
         # A run that was killed after its first validation and before its first regular checkpoint has only the best one.

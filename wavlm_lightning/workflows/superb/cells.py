@@ -49,7 +49,9 @@ class UpstreamSpec:
     @property
     def label(self) -> str:
         """Its name in tables."""
-        return self.init_args.get("label") or {"fbank": "FBANK", "mfcc": "MFCC"}.get(self.spec, self.spec)
+        return self.init_args.get("label") or {"fbank": "FBANK", "mfcc": "MFCC", "stft": "STFT"}.get(
+            self.spec, self.spec
+        )
 
     @property
     def folder(self) -> str:

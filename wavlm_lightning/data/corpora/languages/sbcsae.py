@@ -20,7 +20,7 @@ HELP = "SBCSAE, spontaneous American English, by SUPERB-SG's rules; DIR holds mp
 
 CONVERSATIONS = {"train": range(1, 47), "valid": range(47, 54), "test": range(54, 61)}
 SHORTEST, LONGEST = 0.1, 15.0  # seconds
-_MARKS = str.maketrans({**dict.fromkeys('.,-%?!@+~_*#&"\\', " "), "=": "", "’": "'"})
+_MARKS = str.maketrans({**dict.fromkeys('.,-%?!@+~_*#&"', " "), "=": "", "’": "'"})
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 _NAME = re.compile(r"([A-Z][A-Z_ ]*):")
 
@@ -74,19 +74,20 @@ def read_units(path: Path) -> list[Unit]:
     A line has times, a speaker where the turn begins, and the text, divided by tabs or, between the times, by a space.
     """
     units, speaker = [], ""
-    # Some transcripts have bytes that are not UTF-8; a text with one of them is left out with its letter.
+    # Some transcripts have bytes that are not UTF-8; they are passed over, as in the texts of the benchmark.
     with (
         reading(path, "a transcript of SBCSAE", "download it again"),
-        path.open(encoding="utf-8", errors="replace") as file,
+        path.open(encoding="utf-8", errors="ignore") as file,
     ):
-        lines = file.read().splitlines()
+        lines = [line.rstrip("\n") for line in file]
     for line in lines:
-        fields = line.strip("\t").split("\t")
-        times = " ".join(fields[: 2 if len(fields) == 4 else 1]).split()[:2]
-        if not 2 <= len(fields) <= 4 or len(times) < 2:
+        fields = line.lstrip("\t").split("\t")
+        times = " ".join(fields[: 2 if len(fields) == 4 else 1]).split()
+        # The benchmark takes three fields only where the first is nothing but the times.
+        if not 2 <= len(fields) <= 4 or len(times) < 2 or (len(fields) == 3 and fields[0].count(" ") != 1):
             continue
         try:
-            start, end = map(float, times)
+            start, end = map(float, times[:2])
         except ValueError:
             continue
         if named := _NAME.search(" ".join(fields[:-1])):
@@ -108,8 +109,7 @@ def counted_text(transcript: str) -> str | None:
     if set(transcript) & set("[]<>"):
         return None
     text = re.sub(r"\([^)]*\)", "", transcript)  # breath, laughter and comments
-    text = " ".join(text.translate(_MARKS).upper().split(" ")).strip()
-    text = re.sub(" +", " ", text)
+    text = re.sub(" +", " ", text.translate(_MARKS)).strip().upper()
     if len(text) < 2 or set(text) - _LETTERS or "XX" in text or " X " in f"{text} ":
         return None  # X stands for a syllable that nobody understands
     return text

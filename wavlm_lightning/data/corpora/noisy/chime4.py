@@ -29,6 +29,9 @@ CELLS = ("dt05_real", "dt05_simu", "et05_real", "et05_simu")
 TRAINING = {"tr05_real": 1_600, "tr05_simu": 7_138}
 OFFICIAL = {"dt05_real": 1_640, "dt05_simu": 1_640, "et05_real": 1_320, "et05_simu": 1_320}
 _MARKS = re.compile(r"[\\*!`()+?:~]")
+_NOISE = re.compile(
+    r"\[.*|<NOISE>|<\w*_\w*>"
+)  # `[loud_breath]`, `<door_slam>`; `<and>` is a word that was said in error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,15 +123,17 @@ def _dots_of_wsj0(folder: Path) -> dict[str, str]:
 def dot_text(line: str) -> str:
     """The words of a detailed transcript (`.dot`) in upper case, without noises, pauses and the marks of the transcribers.
 
+    Words in angle brackets were said, and taken back by the speaker; as in Kaldi's WSJ, they count.
+
     Example:
-        >>> dot_text("[loud_breath] The *boys said .POINT five %PERCENT . <door_slam>")
-        'THE BOYS SAID POINT FIVE PERCENT'
+        >>> dot_text("[loud_breath] The *boys <say> said .POINT five %PERCENT . [door_slam]")
+        'THE BOYS SAY SAID POINT FIVE PERCENT'
     """
     words = []
     for token in line.upper().split():
-        if token[0] in "[<":
+        if _NOISE.fullmatch(token):
             continue
-        word = _MARKS.sub("", token).strip("<>")
+        word = _MARKS.sub("", token.strip("<>"))
         # Spoken punctuation is written with its sign: `,COMMA`, `%PERCENT`.
         if word and not word[0].isalnum() and word[0] != "'":
             word = word[1:]

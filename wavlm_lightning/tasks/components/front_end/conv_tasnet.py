@@ -31,6 +31,8 @@ class ConvTasNet(FrontEnd):
         torch.Size([2, 800])
     """
 
+    random = True
+
     def __init__(
         self,
         filters: int = 256,

@@ -35,6 +35,10 @@ class EnhancedUpstream(Upstream):
         self, encoder: Upstream, front_end: FrontEnd, fixed: bool = False, learning_rate: float | None = None
     ) -> None:
         super().__init__(frozen=False)
+        if learning_rate is not None and learning_rate <= 0:
+            raise UserError(
+                f"model.front_end_learning_rate {learning_rate}: give a number above 0, or set model.front_end_frozen: true"
+            )
         if encoder.frozen and not encoder.differentiable and not fixed:
             raise UserError(
                 "model.front_end: the frozen encoder passes no gradients to it; set model.upstream.differentiable: true, or "
@@ -50,7 +54,7 @@ class EnhancedUpstream(Upstream):
         self.front_end_rate = learning_rate
         self.label, self.random, self.labelled = encoder.label, encoder.random, encoder.labelled
         self.dim, self.num_layers, self.frame_rate = encoder.dim, encoder.num_layers, encoder.frame_rate
-        self.shortest = encoder.shortest
+        self.shortest, self.first_centre = encoder.shortest, encoder.first_centre
         if fixed:
             front_end.requires_grad_(False)
         self.train()
@@ -79,7 +83,12 @@ class EnhancedUpstream(Upstream):
         """That of the encoder, and the front-end's class and number of parameters."""
         count = sum(parameter.numel() for parameter in self.front_end.parameters())
         front_end = {"class": type(self.front_end).__name__, "parameters": count, "trained": not self.fixed}
-        return {**self.encoder.describe(), "front_end": front_end}
+        # A checkpoint tells the whole of the labels behind it, of which a frozen encoder has not learned.
+        seen = {} if self.encoder.frozen or not self.labelled else {"labelled": [dict(each) for each in self.labelled]}
+        return {**self.encoder.describe(), **seen, "front_end": front_end}
+
+    def note_random(self, task: str) -> None:
+        self.encoder.note_random(task)
 
     # A trained encoder takes part in training as it says.
 
@@ -104,7 +113,7 @@ class EnhancedUpstream(Upstream):
             }
         for name, some in parts.items():
             decay = 0.0 if name.endswith("vectors") else weight_decay
-            rate = self.front_end_rate or learning_rate
+            rate = learning_rate if self.front_end_rate is None else self.front_end_rate
             found.append({"params": some, "lr": rate, "weight_decay": decay, "name": name})
         return found
 

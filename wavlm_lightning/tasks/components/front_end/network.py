@@ -12,7 +12,13 @@ QUIETEST = 1e-5  # root mean square, of full scale, below which a waveform is no
 
 
 class FrontEnd(nn.Module, ABC):
-    """A network that removes noise: from waveforms to waveforms, sample by sample. A subclass has one method, `cleaned`."""
+    """A network that removes noise: from waveforms to waveforms, sample by sample. A subclass has one method, `cleaned`.
+
+    Attributes:
+        random: whether its weights are random at the start, so that it removes nothing before it is trained.
+    """
+
+    random: bool = False
 
     @abstractmethod
     def cleaned(self, waveforms: Tensor, lengths: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+HIGHEST = 1e300  # of costs that are not finite
+
 
 def best_assignment(costs: Tensor) -> tuple[Tensor, Tensor]:
     """The least mean cost over all orders of the answers, `(batch,)`, and that order, int64 `(batch, sources)`.
@@ -17,7 +19,9 @@ def best_assignment(costs: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         costs: `(batch, answers, sources)`, as many answers as sources; that of answer i for source k.
     """
-    chosen = [linear_sum_assignment(table.T)[1] for table in costs.detach().double().cpu().numpy()]
+    # A cost of NaN reaches the loss, so that the update is skipped; scipy would refuse to choose.
+    known = np.nan_to_num(costs.detach().double().cpu().numpy(), nan=HIGHEST, posinf=HIGHEST, neginf=-HIGHEST)
+    chosen = [linear_sum_assignment(table.T)[1] for table in known]
     orders = torch.from_numpy(np.stack(chosen)).to(costs.device)
     return costs.gather(1, orders[:, None]).mean((1, 2)), orders
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.audio.mel import FRAME_CENTRE
 from wavlm_lightning.system.errors import UserError
-
-CENTRE = 200  # sample at which the first feature is centred: the encoders here hear windows of 25 ms
 
 
 class Stft(nn.Module):
@@ -71,14 +70,16 @@ class Stft(nn.Module):
         return torch.istft(turned, self.size, self.hop, len(self.window), self.window, center=True, length=samples)
 
 
-def nearest_features(features: Tensor, lengths: Tensor, frame_rate: float, frames: int, hop: int) -> Tensor:
+def nearest_features(
+    features: Tensor, lengths: Tensor, frame_rate: float, frames: int, hop: int, first_centre: int = FRAME_CENTRE
+) -> Tensor:
     """The feature that is centred nearest to each frame of a spectrogram, `(batch, frames, dim)`.
 
-    From features `(batch, time, dim)`, valid ones `(batch,)`, and their rate in Hz; at a higher rate of frames features repeat.
+    From features `(batch, time, dim)`, valid ones `(batch,)`, their rate in Hz, and the sample at which the first is centred;
+    at a higher rate of frames features repeat.
     """
     stride = SAMPLE_RATE / frame_rate
-    # The first feature is centred behind the first frame, at the middle of the samples that the encoder hears for it.
-    places = ((hop * torch.arange(frames, device=features.device) - CENTRE) / stride).round().long()
+    places = ((hop * torch.arange(frames, device=features.device) - first_centre) / stride).round().long()
     nearest = torch.minimum(places.clamp(min=0)[None], lengths[:, None] - 1)
     return features.gather(1, nearest[:, :, None].expand(-1, -1, features.shape[2]))
 
