@@ -40,9 +40,9 @@ def ended(processes: Sequence[BaseProcess], seconds: float) -> list[int | None]:
     return [None if process in hung else process.exitcode for process in processes]
 
 
-def together(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any) -> None:
-    """Let each of `ranks` processes do `work`, which must end well."""
-    statuses = ended(start(ranks, log, work, *arguments), 200)
+def together(ranks: int, log: Path, work: Callable[..., int | None], *arguments: Any, seconds: float = 200) -> None:
+    """Let each of `ranks` processes do `work`, which must end well, within that many seconds."""
+    statuses = ended(start(ranks, log, work, *arguments), seconds)
     assert statuses == [0] * ranks, log.read_text()[-3000:]
 
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from in_ranks import DDP_ALONE, MODULES, PRETRAINING, STRATEGIES, TASKS, UPDATES, build, everything, trainer_of
 from ranks import together
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 EACH = pytest.mark.parametrize("strategy", STRATEGIES)
 
 
@@ -26,8 +26,8 @@ def out(tiny, tmp_path_factory) -> Path:
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "done").exists():
-            together(2, folder / "two", everything, tiny, folder, 2, STRATEGIES)
-            together(1, folder / "one", everything, tiny, folder, 1, ("auto",))
+            together(2, folder / "two", everything, tiny, folder, 2, STRATEGIES, seconds=600)
+            together(1, folder / "one", everything, tiny, folder, 1, ("auto",), seconds=600)
             (folder / "done").touch()
     return folder
 

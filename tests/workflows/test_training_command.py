@@ -210,12 +210,15 @@ def form(value: Any, key: str = "") -> Iterator[str]:
 def with_marks() -> Iterator[Any]:
     """Every configuration: quick ones, slow ones, and long those that differ from an earlier one by values alone.
 
+    Long, too, are the large heads of `fullstack`, whose classes the configurations of `fullstack/mini` run.
+
     The values of all are parsed in `test_print_config`.
     """
     seen = set()
     for config in CONFIGS:
         keys = frozenset(form(yaml.safe_load((configs_folder() / config).read_text())))
-        slow = [pytest.mark.slow, pytest.mark.long] if keys in seen else [pytest.mark.slow]
+        rare = keys in seen or (config.startswith("fullstack/") and config in LARGE_HEADS)
+        slow = [pytest.mark.slow, pytest.mark.long] if rare else [pytest.mark.slow]
         yield pytest.param(config, marks=[] if config.removesuffix(".yaml") in QUICK else slow)
         seen.add(keys)
 

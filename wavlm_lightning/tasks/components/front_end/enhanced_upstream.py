@@ -79,6 +79,11 @@ class EnhancedUpstream(Upstream):
     def source_fingerprint(self) -> str:
         return self.encoder.source_fingerprint()
 
+    def fingerprint(self) -> str:
+        # That of the encoder, too: `describe` needs it in the first process alone, where sharded weights cannot be gathered.
+        self.encoder.fingerprint()
+        return super().fingerprint()
+
     def describe(self) -> dict[str, Any]:
         """That of the encoder, and the front-end's class and number of parameters."""
         count = sum(parameter.numel() for parameter in self.front_end.parameters())
