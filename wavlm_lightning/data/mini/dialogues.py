@@ -9,7 +9,7 @@ from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions, record, set_level
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import readers, sentences
+from wavlm_lightning.data.mini.readings import readers, sentences, talker_pairs
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, rows, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.synthesis.phones import PHONES, SILENCE
@@ -34,10 +34,7 @@ def sd(size: Size, seed: int) -> Plan:
         # Neighbours in a speaker table are alike; dealing shuffles them, so that a dialogue pairs any two.
         group = readers("sd", split, group_size, 2 * count, seed)
         dialogues = []
-        for i in range(count):
-            pair = (group[2 * i], group[2 * i + 1])
-            if pair[0] == pair[1]:  # the last of one round can be the first of the next
-                pair = (pair[0], group[2 * i - 1] if i else group[2 * i + 2])
+        for i, pair in enumerate(talker_pairs(group)):
             key = f"sd-{split}-{i:04d}"
             lines = texts[i * _SENTENCES : (i + 1) * _SENTENCES]
             dialogues.append(ComposedUtterance(key, partial(_dialogue, key, split, pair, lines, size.sd_seconds)))

@@ -1,6 +1,6 @@
 """Read sentences: `pretrain` (two in each recording) and `pr` (phones and text, for PR and ASR)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
@@ -31,6 +31,17 @@ def dealt(group: list[Speaker], count: int, *origin: object) -> list[Speaker]:
 def readers(dataset: str, split: str, group_size: int, count: int, seed: int) -> list[Speaker]:
     """The speakers of a split, dealt to `count` utterances of a data set."""
     return dealt(speakers(split, split, group_size, seed), count, seed, dataset, split)
+
+
+def talker_pairs(group: Sequence[Speaker]) -> list[tuple[Speaker, Speaker]]:
+    """Two different speakers for each of `len(group) / 2` mixtures, from speakers dealt by `readers`."""
+    pairs = []
+    for i in range(len(group) // 2):
+        pair = (group[2 * i], group[2 * i + 1])
+        if pair[0] == pair[1]:  # the last of one round can be the first of the next
+            pair = (pair[0], group[2 * i - 1] if i else group[2 * i + 2])
+        pairs.append(pair)
+    return pairs
 
 
 def pretrain(size: Size, seed: int) -> Plan:

@@ -12,7 +12,7 @@ from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.dialogues import activity, overlap
 from wavlm_lightning.data.mini.effects import Conditions, motor, noise, record
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import readers, sentences
+from wavlm_lightning.data.mini.readings import readers, sentences, talker_pairs
 from wavlm_lightning.data.mini.scripted_utterance import (
     ComposedUtterance,
     ScriptedUtterance,
@@ -45,10 +45,7 @@ def target(size: Size, seed: int) -> Plan:
         texts = sentences(("target", split), split, 4 * count, seed)
         group = readers("target", split, group_size, 2 * count, seed)
         splits[split] = []
-        for i in range(count):
-            pair = (group[2 * i], group[2 * i + 1])
-            if pair[0] == pair[1]:  # the last of one round can be the first of the next
-                pair = (pair[0], group[2 * i - 1] if i else group[2 * i + 2])
+        for i, pair in enumerate(talker_pairs(group)):
             mixture = _Mixture(f"target-{split}-{i:04d}", split, pair, texts[4 * i : 4 * i + 4])
             splits[split] += [
                 ComposedUtterance(mixture.key_of(asked), partial(mixture.render, asked)) for asked in (0, 1)

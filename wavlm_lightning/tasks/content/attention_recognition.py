@@ -20,6 +20,10 @@ from wavlm_lightning.tasks.scored_utterances import of_all_processes
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.upstreams import Upstream
 
+# ESPnet's for CHiME-4.
+NETWORK = NetworkSize(width=256, heads=4, encoder_layers=12, decoder_layers=6, convolutions=1, projection=128)
+DECODING = Decoding(beam=10, ctc_weight=0.3)
+
 
 class LetterModelSearch:
     """The search of an attention recogniser with an n-gram model of letters; called as `BeamSearch` is.
@@ -82,10 +86,8 @@ class AttentionRecognition(EncoderDecoderTask, LetterRecognition):
         self,
         upstream: Upstream,
         learning_rate: float = 1e-3,
-        network: NetworkSize = NetworkSize(  # noqa: B008 - frozen
-            width=256, heads=4, encoder_layers=12, decoder_layers=6, convolutions=1, projection=128
-        ),
-        decoding: Decoding = Decoding(beam=10, ctc_weight=0.3),  # noqa: B008 - frozen
+        network: NetworkSize = NETWORK,
+        decoding: Decoding = DECODING,
         ctc_weight: float = 0.3,
         smoothing: float = 0.1,
         alphabet: Literal["corpus"] | None = None,

@@ -8,7 +8,7 @@ from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.tasks.components.decoder.network import NetworkSize
 from wavlm_lightning.tasks.components.decoder.search import Decoding
 from wavlm_lightning.tasks.components.front_end import FrontEnd
-from wavlm_lightning.tasks.content.attention_recognition import AttentionRecognition
+from wavlm_lightning.tasks.content.attention_recognition import DECODING, NETWORK, AttentionRecognition
 from wavlm_lightning.tasks.generation.front_end import FrontEndTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -33,10 +33,8 @@ class NoisyAttentionRecognition(FrontEndTask, AttentionRecognition):
         self,
         upstream: Upstream,
         learning_rate: float = 1e-3,
-        network: NetworkSize = NetworkSize(  # noqa: B008 - frozen
-            width=256, heads=4, encoder_layers=12, decoder_layers=6, convolutions=1, projection=128
-        ),
-        decoding: Decoding = Decoding(beam=10, ctc_weight=0.3),  # noqa: B008 - frozen
+        network: NetworkSize = NETWORK,
+        decoding: Decoding = DECODING,
         ctc_weight: float = 0.3,
         smoothing: float = 0.1,
         alphabet: Literal["corpus"] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -52,16 +53,16 @@ class MelConversion(ConversionTask):
             )
         self.repeats = own // self.hop
 
+    @abstractmethod
     def frames_of(self, features: Tensor, lengths: Tensor, audio: Waveforms) -> Tensor:
         """Scaled log-mel frames `(batch, frames, 80)` in the target's voice, in eval mode; see `enhance`.
 
         `features` and `lengths` are at the rate of the log-mel frames.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def mel_loss(self, features: Tensor, lengths: Tensor, wanted: Tensor, batch: TaskBatch) -> Tensor:
         """The training loss of recordings of the target, of their scaled log-mel frames `wanted`, `(batch, frames, 80)`."""
-        raise NotImplementedError
 
     def build_head(self, dim: int) -> None:
         self.mel = MelScale(self.hop)
@@ -77,7 +78,7 @@ class MelConversion(ConversionTask):
             self.mel.fit(self.data.opened["train"], self.data.factor)
 
     def repeated(self, features: Tensor, lengths: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Features at the rate of the log-mel frames, and how many of these recordings of so many samples have."""
+        """Features at the rate of the log-mel frames, and the log-mel frames of each recording, from `samples` `(batch,)`."""
         features = features.repeat_interleave(self.repeats, 1)
         return features, torch.minimum(self.mel.count(samples), self.repeats * lengths)
 

@@ -23,6 +23,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
 from wavlm_lightning.tasks.components.front_end import ConvTasNet, FrontEnd
 from wavlm_lightning.tasks.decoding import CONDITION
+from wavlm_lightning.tasks.scored_utterances import of_all_processes
 from wavlm_lightning.tasks.waveform import WaveformTask
 from wavlm_lightning.upstreams import Upstream
 
@@ -103,11 +104,7 @@ class FrontEndEnhancement(WaveformTask):
     def on_test_epoch_end(self) -> None:
         """As every head; and the ratios of each condition in the card's `details`."""
         super().on_test_epoch_end()
-        ratios, self._ratios = self._ratios, {}
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, ratios)
-            ratios = {key: row for part in parts for key, row in part.items()}
+        ratios, self._ratios = of_all_processes(self._ratios), {}
         if not self.trainer.is_global_zero or self.data is None:
             return
         if clean := sum(same for _, same in ratios.values()):

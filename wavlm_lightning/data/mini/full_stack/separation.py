@@ -8,7 +8,7 @@ from wavlm_lightning.data.corpus import Utterance
 from wavlm_lightning.data.mini import grammar
 from wavlm_lightning.data.mini.effects import Conditions, record
 from wavlm_lightning.data.mini.plans import SPLITS, Plan, Size
-from wavlm_lightning.data.mini.readings import readers, sentences
+from wavlm_lightning.data.mini.readings import readers, sentences, talker_pairs
 from wavlm_lightning.data.mini.scripted_utterance import ComposedUtterance, ScriptedUtterance, Studio, padded, speak
 from wavlm_lightning.data.mini.seeding import generator
 from wavlm_lightning.data.mini.synthesis.phones import PHONES
@@ -32,10 +32,7 @@ def separation(size: Size, seed: int) -> Plan:
         texts = sentences(("separation", split), split, 2 * count, seed)
         group = readers("separation", split, group_size, 2 * count, seed)
         splits[split] = []
-        for i in range(count):
-            pair = (group[2 * i], group[2 * i + 1])
-            if pair[0] == pair[1]:  # the last of one round can be the first of the next
-                pair = (pair[0], group[2 * i - 1] if i else group[2 * i + 2])
+        for i, pair in enumerate(talker_pairs(group)):
             key = f"separation-{split}-{i:04d}"
             render = partial(_render, key, split, pair, texts[2 * i : 2 * i + 2])
             splits[split].append(ComposedUtterance(key, render))

@@ -137,7 +137,7 @@ NUMERALS: dict[int, tuple[str, str]] = {
     int(value): (english, german) for value, english, german in (each.split() for each in _NUMERALS.split(","))
 }
 _LARGEST = 49  # number; training has each one that is not held out several times
-_HELD_OUT = 4  # one in so many values is for the test alone
+_HELD_OUT = 4  # a quarter of the values, by their hashes, is for the test alone
 _SHARES = {"train": range(0, 70), "valid": range(70, 80), "test": range(80, 100)}
 
 # Articles by case, then by gender; the endings of an adjective behind them.

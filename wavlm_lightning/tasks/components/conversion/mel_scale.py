@@ -60,7 +60,7 @@ class MelScale(nn.Module):
         return frames.float() * self.spread + self.mean
 
     def count(self, samples: Tensor) -> Tensor:
-        """Frames of waveforms of so many samples, int64 `(batch,)`."""
+        """Frames of each waveform, int64 `(batch,)`, from its number of samples."""
         return (samples - 400).div(self.hop, rounding_mode="floor") + 1
 
 

@@ -66,7 +66,7 @@ class ConvTasNet(FrontEnd):
 
     def cleaned(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         samples, before = waveforms.shape[1], self.kernel - self.stride
-        # So many frames that as many windows cover the first and the last sample as any other.
+        # The padding lets the first and the last sample be covered by as many windows as any other.
         frames = (lengths + before + self.stride - 1).div(self.stride, rounding_mode="floor")
         count = (samples + before + self.stride - 1) // self.stride
         padded = nn.functional.pad(waveforms, (before, (count - 1) * self.stride + self.kernel - before - samples))
