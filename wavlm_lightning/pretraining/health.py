@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.encoder import WavLM, WavLMConfig
@@ -38,7 +40,7 @@ class Watched(Protocol):
 class Health(pl.Callback):
     """Logs `health/...` and stops a collapsed run; part of every pre-training run.
 
-    At each logging step it logs speed (see `Speed.read`) and the share of padding of the batch. At each validation it logs
+    At each logging step it logs speed and cost so far (see `Speed.read` and `Totals.read`) and the share of padding of the batch. At each validation it logs
     the effective rank of every hidden state of the clean, unmasked first batch (of all processes);
     `health/effective_rank/layer_00` is the input of the first layer.
 
@@ -72,22 +74,32 @@ class Health(pl.Callback):
         self.collapsed_in_a_row = 0
         self.updates = 0
         self.speed: Speed | None = None
+        self.totals = Totals()
         self.top_rank = float("inf")
+        self._hook: RemovableHandle | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"collapsed_in_a_row": self.collapsed_in_a_row}
+        return {"collapsed_in_a_row": self.collapsed_in_a_row, "totals": self.totals.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.collapsed_in_a_row = state_dict["collapsed_in_a_row"]
+        self.totals = Totals(**state_dict.get("totals", UNKNOWN))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         self.speed, self.updates = Speed(pl_module.encoder.config), trainer.global_step
+        self._hook = pl_module.encoder.encoder.layers[0].register_forward_hook(self.totals.count_frames)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: Watched, stage: str) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Watched, outputs: Any, batch: PretrainingBatch, batch_idx: int
     ) -> None:
         assert self.speed is not None
         self.speed.count(*batch.audio.shape)
+        self.totals.count_audio(batch.audio.numel() / SAMPLE_RATE)
         updated, self.updates = trainer.global_step > self.updates, trainer.global_step
         if pl_module.skipped_in_a_row >= self.stop_after_skipped:
             raise UserError(
@@ -96,6 +108,7 @@ class Health(pl.Callback):
             )
         if updated and trainer.global_step % trainer.log_every_n_steps == 0:
             figures = {**self.speed.read(trainer.strategy), "padding_share": padding_share(batch.audio)}
+            figures |= self.totals.read(trainer.strategy, pl_module.encoder.config.frame_rate)
             pl_module.log_dict({f"health/{name}": value for name, value in figures.items()})
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
@@ -212,6 +225,49 @@ class Speed:
             peak = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**30, device=device)
             figures["peak_memory_gib"] = float(strategy.reduce(peak, reduce_op="max"))
         return figures
+
+
+class Totals:
+    """What a run has cost so far, over all processes and up to its last logging step; a resumed run continues the counts.
+
+    Validation and probes are left out, as well as the passes of teachers, which are other encoders.
+
+    Args:
+        audio: seconds of crops that were read, repetitions counted and masked copies not.
+        frames: frames that the first layer of the encoder has computed, with every copy and every further pass.
+        new: both since the last reading, of one process.
+    """
+
+    def __init__(self, audio: float = 0.0, frames: float = 0.0, new: Sequence[float] = (0.0, 0.0)) -> None:
+        self.audio, self.frames, self.new = audio, frames, [*new]
+
+    def count_audio(self, seconds: float) -> None:
+        self.new[0] += seconds
+
+    def count_frames(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        """A forward hook of the first layer, whose output is `(batch, frames, dim)`."""
+        if layer.training:
+            self.new[1] += output.shape[0] * output.shape[1]
+
+    def state(self) -> dict[str, Any]:
+        """The arguments that continue the counts; other processes then take what is `new` to this one as their own."""
+        return {"audio": self.audio, "frames": self.frames, "new": [*self.new]}
+
+    def read(self, strategy: Strategy, frame_rate: float) -> dict[str, float]:
+        """`audio_seconds`, and `encoder_seconds`: frames of the encoder in seconds. All processes must call it.
+
+        Nothing for a run whose first part was trained by a version without these counts.
+        """
+        device = strategy.root_device
+        audio, frames = strategy.reduce(torch.tensor(self.new, device=device), reduce_op="sum").tolist()
+        self.audio, self.frames, self.new = self.audio + audio, self.frames + frames, [0.0, 0.0]
+        if math.isnan(self.audio):
+            return {}
+        return {"audio_seconds": self.audio, "encoder_seconds": self.frames / frame_rate}
+
+
+UNKNOWN = {"audio": math.nan, "frames": math.nan}
+"""Totals of a checkpoint that has none."""
 
 
 def padding_share(audio: Tensor) -> Tensor:

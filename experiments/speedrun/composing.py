@@ -1,0 +1,240 @@
+"""One pre-training configuration from a track's base, any number of switches, and what a record changes on top."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.name_hints import nearest
+from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.system.yaml_files import read_yaml
+
+HERE = Path(__file__).resolve().parent
+BASELINE = "baseline"
+"""Name of the run without switches."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of the base, `switches/NAME.yaml`.
+
+    Attributes:
+        name: of the file.
+        title: in tables.
+        supervised: whether its targets have seen labels; then it is an upper bound and makes no record.
+        updates: factor of the number of updates, such as 2 with batches of half the audio.
+        codebooks: label set -> how it is made, see `Codebook`.
+        config: keys of `wavlm fit` that it sets.
+        objectives: `change` (class name -> arguments), `add` (entries) and `remove` (class names).
+    """
+
+    name: str
+    title: str
+    supervised: bool = False
+    updates: float = 1.0
+    codebooks: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    objectives: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained: a configuration without seed, corpus and folder, and how its labels are made.
+
+    Attributes:
+        name: in folders and tables.
+        switches: their names, in order.
+        budget: updates of the base's batches; recipes are compared at one budget.
+        updates: of pre-training.
+        content: the configuration; its label sets have the names of `codebooks`.
+        codebooks: those that `content` names -> how each is made.
+        supervised: whether any target has seen labels.
+    """
+
+    name: str
+    switches: tuple[str, ...]
+    budget: int
+    updates: int
+    content: dict[str, Any]
+    codebooks: dict[str, Any]
+    supervised: bool
+
+    @property
+    def key(self) -> str:
+        """Name, updates and a hash of all that decides on the weights: another recipe gets another folder."""
+        return f"{self.name}-{self.budget}-{digest([self.content, self.codebooks, self.updates])}"
+
+
+def digest(value: Any) -> str:
+    """Six hexadecimal digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def read_track(name: str) -> dict[str, Any]:
+    """The content of `tracks/NAME.yaml`."""
+    return read_yaml(_file("tracks", name, "track"), "a track", kind=dict)
+
+
+def read_switch(name: str) -> Switch:
+    """The switch `switches/NAME.yaml`."""
+    path = _file("switches", name, "switch")
+    content = read_yaml(path, "a switch", kind=dict)
+    known = {each for each in Switch.__dataclass_fields__ if each != "name"}
+    if unknown := set(content) - known:
+        raise UserError(f"{path}: no key {sorted(unknown)[0]!r}; there are {', '.join(sorted(known))}")
+    if "title" not in content:
+        raise UserError(f"{path}: a switch needs a title, which the tables show")
+    return Switch(name, **content)
+
+
+def read_record(name: str, track: Mapping[str, Any], updates: int | None = None) -> Recipe:
+    """The recipe of `records/NAME.yaml`, or of a file elsewhere: `title`, `switches`, `updates`, `config`."""
+    path = Path(name) if name.endswith(".yaml") else _file("records", name, "record")
+    content = read_yaml(path, "a record", kind=dict)
+    known = ("title", "switches", "updates", "config")
+    if unknown := set(content) - set(known):
+        raise UserError(f"{path}: no key {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+    return compose(
+        track, content.get("switches") or [], updates or content.get("updates"), path.stem, content.get("config")
+    )
+
+
+def names(folder: str) -> list[str]:
+    """The names of all files in `switches`, `records` or `tracks`."""
+    return sorted(path.stem for path in (HERE / folder).glob("*.yaml"))
+
+
+def _file(folder: str, name: str, what: str) -> Path:
+    path = HERE / folder / f"{name}.yaml"
+    if not path.is_file():
+        known = names(folder)
+        raise UserError(f"no {what} {name!r} in {HERE / folder}; there are {', '.join(known)}{nearest(name, known)}")
+    return path
+
+
+def compose(
+    track: Mapping[str, Any],
+    switches: Sequence[str],
+    updates: int | None = None,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """The recipe of a track with switches, and with `config` (keys of `wavlm fit`) over everything else.
+
+    Without `updates` it has those of the base.
+
+    Raises:
+        UserError: two switches set one key to different values, or a switch changes an objective that is not there.
+    """
+    content = copy.deepcopy(read_yaml(Path(resolve_config(track["base"])), "a configuration", kind=dict))
+    budget = int(content["trainer"]["max_steps"]) if updates is None else updates
+    books, owner = copy.deepcopy(dict(track["codebooks"])), dict[tuple[str, ...], str]()
+    read = [read_switch(each) for each in switches]
+    for switch in read:
+        for label, how in switch.codebooks.items():
+            if books.setdefault(label, how) != how:
+                raise UserError(
+                    f"switch {switch.name}: another codebook is called {label!r}; give it a name of its own"
+                )
+        merge(content, switch.config, switch.name, owner)
+        change_objectives(content, switch.objectives, switch.name)
+    merge(content, config or {}, "the record", None)
+    updates = round(budget * math.prod(switch.updates for switch in read))
+    content["trainer"]["max_steps"] = updates
+    every = int(content["trainer"].get("val_check_interval") or updates)
+    content["trainer"]["val_check_interval"] = min(every, updates)
+    used = label_sets(content)
+    if missing := [each for each in used if each not in books]:
+        raise UserError(
+            f"{name or '+'.join(switches)}: nothing says how the labels {missing[0]!r} are made; add it to codebooks"
+        )
+    return Recipe(
+        name or "+".join(switches) or BASELINE,
+        tuple(switches),
+        budget,
+        updates,
+        content,
+        {each: books[each] for each in used},
+        any(switch.supervised for switch in read),
+    )
+
+
+def merge(
+    content: dict[str, Any],
+    changes: Mapping[str, Any],
+    who: str,
+    owner: dict[tuple[str, ...], str] | None,
+    at: tuple[str, ...] = (),
+) -> None:
+    """Set the keys of `changes` in `content`, in place; lists of callbacks are joined, other values replaced.
+
+    With `owner` (key -> the switch that set it) a second switch may not set a key to another value.
+    """
+    for key, value in changes.items():
+        place = (*at, key)
+        if isinstance(value, Mapping) and isinstance(content.get(key), dict):
+            merge(content[key], value, who, owner, place)
+            continue
+        if place == ("trainer", "callbacks"):
+            content[key] = [*content.get(key, []), *value]
+            continue
+        if owner is not None:
+            if place in owner and content[key] != value:
+                raise UserError(
+                    f"switches {owner[place]} and {who} both set {'.'.join(place)}; leave one out, or set it in a record's config"
+                )
+            owner[place] = who
+        content[key] = copy.deepcopy(value)
+
+
+def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: str) -> None:
+    """Change, add and remove objectives of a configuration, in place."""
+    if unknown := set(changes) - {"change", "add", "remove"}:
+        raise UserError(f"switch {who}: objectives has no key {sorted(unknown)[0]!r}; there are change, add and remove")
+    objectives = content["model"]["init_args"]["objectives"]
+    for name, arguments in changes.get("change", {}).items():
+        entries = [each for each in objectives if class_name(each) == name]
+        if not entries:
+            raise UserError(
+                f"switch {who}: changes {name}, but the configuration has {', '.join(map(class_name, objectives))}"
+            )
+        for entry in entries:
+            entry.setdefault("init_args", {}).update(copy.deepcopy(arguments))
+    for name in changes.get("remove", []):
+        if name not in map(class_name, objectives):
+            raise UserError(
+                f"switch {who}: removes {name}, but the configuration has {', '.join(map(class_name, objectives))}"
+            )
+        objectives[:] = [each for each in objectives if class_name(each) != name]
+    objectives += copy.deepcopy(changes.get("add", []))
+
+
+def class_name(objective: Mapping[str, Any]) -> str:
+    """The last part of an entry's class path."""
+    return str(objective["class_path"]).rpartition(".")[2]
+
+
+def label_sets(content: Mapping[str, Any]) -> list[str]:
+    """The label sets of a configuration, the first of them that of objectives which name none."""
+    labels = content["data"]["init_args"].get("labels") or []
+    return [labels] if isinstance(labels, str) else list(labels)
+
+
+def rename_labels(content: dict[str, Any], new: Mapping[str, str]) -> None:
+    """Give label sets other names, in the data and in the objectives, in place."""
+    data = content["data"]["init_args"]
+    if isinstance(data.get("labels"), str):
+        data["labels"] = new[data["labels"]]
+    elif data.get("labels"):
+        data["labels"] = [new[each] for each in data["labels"]]
+    for objective in content["model"]["init_args"]["objectives"]:
+        arguments = objective.get("init_args", {})
+        if arguments.get("labels"):
+            arguments["labels"] = new[arguments["labels"]]

@@ -1,0 +1,178 @@
+"""A speedrun of speech pre-training: which switch buys how much, and records at a fixed target.
+
+    python experiments/speedrun/run.py switches --out runs/speedrun --jobs 2      every switch alone, short budget
+    python experiments/speedrun/run.py switches context rate_high --seeds 3      some of them, and the baseline
+    python experiments/speedrun/run.py slope                                     the baseline at 1/4, 1/2, 1 and 2 of its updates
+    python experiments/speedrun/run.py record baseline                           a file of records/, checked against the target
+
+The rules are in README.md. Finished work is kept, and an interrupted call resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from composing import BASELINE, HERE, Recipe, compose, names, read_record, read_track
+from records import append, check, row_of
+from stages import Commands, own_core
+from tables import write_switches
+from tqdm import tqdm
+from training import Speedrun, all_results
+
+from wavlm_lightning.system.arguments import whole
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import own_folder
+from wavlm_lightning.system.hardware import usable_cores
+
+
+def run_all(speedrun: Speedrun, runs: Sequence[tuple[Recipe, int]], jobs: int) -> list[dict[str, Any]]:
+    """The results of (recipe, seed) pairs, `jobs` at a time, each job on a core of its own."""
+    slots: SimpleQueue[int] = SimpleQueue()
+    for number in range(jobs):
+        slots.put(number)
+
+    def one(recipe: Recipe, seed: int) -> dict[str, Any]:
+        slot = slots.get()
+        try:
+            with own_core(slot, jobs):
+                result = speedrun.run(recipe, seed)
+        finally:
+            slots.put(slot)
+        shown = "  ".join(f"{name} {value:.1f}" for name, value in result["figures"].items())
+        tqdm.write(f"{recipe.name}, {recipe.updates} updates, seed {seed}: {shown}  ({result['clocks']['wall']:.0f} s)")
+        return result
+
+    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run") as bar:
+        futures = [pool.submit(one, *each) for each in runs]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            speedrun.commands.stop()
+            raise
+
+
+def commit() -> str:
+    """The commit of this checkout, with a + if files differ from it; empty without git."""
+    try:
+        command = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def main() -> None:
+    """Parse the options and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--track", choices=names("tracks"), default="cpu-tiny")
+    common.add_argument("--out", type=Path, default=Path("runs/speedrun"))
+    common.add_argument("--seeds", type=whole, default=3)
+    common.add_argument("--first-seed", type=int, default=0)
+    common.add_argument(
+        "--corpus", type=Path, help="folder with the corpora, which gets the labels (default: made in --out)"
+    )
+    common.add_argument("--jobs", type=whole, default=1, help="runs at a time, each with one thread on its own core")
+    common.add_argument("--threads", type=whole, help="of a run (default: one, or all cores with --jobs 1)")
+    common.add_argument("--size", choices=("tiny", "mini"), help="of the corpora, for a trial")
+    common.add_argument("--head-steps", type=whole, help="updates of every head, for a trial")
+    common.add_argument("--updates", type=whole, nargs="+", help="of pre-training")
+    switches = verbs.add_parser("switches", parents=[common], help="each switch alone against the baseline")
+    switches.add_argument(
+        "names",
+        nargs="*",
+        metavar="SWITCH",
+        help=f"all by default; `a+b` for several at once: {', '.join(names('switches'))}",
+    )
+    verbs.add_parser("slope", parents=[common], help="the baseline at 1/4, 1/2, 1 and 2 of its updates")
+    record = verbs.add_parser("record", parents=[common], help="a record, checked against the target")
+    record.add_argument("record", help=f"a name in records ({', '.join(names('records'))}) or a YAML")
+    record.add_argument(
+        "--log", type=Path, default=HERE, help="folder of records.csv (default: this experiment; of a trial, --out)"
+    )
+    arguments = parser.parse_args()
+    try:
+        run(arguments)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    track = read_track(arguments.track)
+    recipes = recipes_of(arguments, track)
+    threads = arguments.threads or (1 if arguments.jobs > 1 else usable_cores())
+    commands = Commands(threads)
+    facts = {"track": arguments.track, "jobs": arguments.jobs, "date": date.today().isoformat(), "commit": commit()}
+    facts["trial"] = arguments.size not in (None, track["corpus"]["size"]) or arguments.head_steps is not None
+    speedrun = Speedrun(track, arguments.out, commands, arguments.corpus, arguments.size, arguments.head_steps, facts)
+    with own_folder(arguments.out, "speedrun"):
+        speedrun.prepare()
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+        # Seed by seed, so that a table is there early.
+        run_all(speedrun, [(recipe, seed) for seed in seeds for recipe in recipes], arguments.jobs)
+        print(write_switches(arguments.out))
+        if arguments.verb == "record":
+            for recipe in recipes:
+                judge(speedrun, recipe, seeds, arguments.out if facts["trial"] else arguments.log)
+
+
+def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -> None:
+    """Print whether a recipe reaches the target, and add it to the log of records."""
+    results = [result for seed in seeds if (result := speedrun.result(recipe, seed)) is not None]
+    full = compose(speedrun.track, [], name=BASELINE)
+    others = [each for each in all_results(speedrun.out) if each["key"] == full.key]
+    verdict = check(results, speedrun.track["target"], others)
+    print(
+        "\n".join(
+            [
+                f"{recipe.name}: {'reaches the target' if verdict.holds else 'misses the target'}",
+                *(f"  {each}" for each in verdict.reasons),
+            ]
+        )
+    )
+    row = row_of(results, verdict)
+    wall = f"wall clock {row['wall']:.0f} s on {row['threads']} x {row['processor']}"
+    print(
+        f"  unique audio {row['audio']:.0f} s, encoder frames {row['encoder']:.0f} s, {row['flops'] / 1e15:.3g} PFLOP, {wall}"
+    )
+    if any(each["jobs"] > 1 for each in results):
+        print("  its wall clock is that of runs beside others (--jobs): give --jobs 1 on a quiet machine for the log")
+    if any(each["clocks"]["attempts"] > each["clocks"]["commands"] for each in results):
+        print("  it was interrupted: what a killed command had computed since its last checkpoint counts in no clock")
+    append(log, row)
+    print(f"written: {log / 'records.csv'}, records.md and records.png")
+
+
+def recipes_of(arguments: argparse.Namespace, track: dict[str, Any]) -> list[Recipe]:
+    """The recipes of a command line."""
+    if arguments.verb == "switches":
+        chosen = arguments.names or names("switches")
+        updates = arguments.updates or [track["short"]]
+        return [
+            compose(track, [] if each == BASELINE else each.split("+"), count)
+            for count in updates
+            for each in dict.fromkeys([BASELINE, *chosen])
+        ]
+    if arguments.verb == "slope":
+        full = compose(track, []).updates
+        return [compose(track, [], count) for count in arguments.updates or [full // 4, full // 2, full, 2 * full]]
+    return [read_record(arguments.record, track, count) for count in arguments.updates or [None]]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Tables of a speedrun: every switch against the baseline with as many updates."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from composing import BASELINE
+from training import all_results
+
+COLUMNS = {"pr": ("PR PER % ↓", -1), "ks": ("KS acc % ↑", 1), "sid": ("SID acc % ↑", 1), "masked": ("masked acc %", 1)}
+"""Figure -> its title, and whether more is better; masked accuracy compares runs on the same labels only."""
+
+
+def write_switches(out: Path) -> str:
+    """Write `runs.csv` (every run) and `switches.md` (mean and spread) to the folder of the runs; the text of the latter."""
+    results = all_results(out)
+    rows = [flat(each) for each in results]
+    with (out / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    text = "\n".join(switch_lines(results)) + "\n"
+    (out / "switches.md").write_text(text)
+    return text
+
+
+def flat(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as a row of a CSV file."""
+    row = {name: value for name, value in result.items() if name not in ("figures", "clocks")}
+    row["switches"] = " ".join(result["switches"])
+    return row | {name: round(value, 2) for name, value in (result["figures"] | result["clocks"]).items()}
+
+
+def switch_lines(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A table for each number of updates: mean, spread, and in how many seeds each recipe beats the baseline."""
+    lines = []
+    for budget in sorted({each["budget"] for each in results}):
+        groups: dict[str, dict[int, dict[str, Any]]] = {}
+        for each in results:
+            if each["budget"] == budget:
+                groups.setdefault(each["key"], {})[each["seed"]] = each
+        base = next((group for group in groups.values() if _first(group)["recipe"] == BASELINE), {})
+        columns = [name for name in COLUMNS if any(name in _first(group)["figures"] for group in groups.values())]
+        lines += [
+            f"{budget} updates of 20 s; in brackets: in how many of the seeds it is better than the baseline with the same seed",
+            "",
+            "| recipe | "
+            + " | ".join(COLUMNS[name][0] for name in columns)
+            + " | audio s | PFLOP | wall s | cpu s | seeds |",
+            "|---|" + "---|" * (len(columns) + 5),
+        ]
+        order = sorted(groups.values(), key=lambda group: (group is not base, _mean(group, "pr")))
+        for group in order:
+            first = _first(group)
+            cells = [_cell(group, base, name) for name in columns]
+            clocks = [
+                statistics.mean(each["clocks"][name] for each in group.values())
+                for name in ("audio", "flops", "wall", "cpu")
+            ]
+            cells += [
+                f"{clocks[0]:.0f}",
+                f"{clocks[1] / 1e15:.2f}",
+                f"{clocks[2]:.0f}",
+                f"{clocks[3]:.0f}",
+                str(len(group)),
+            ]
+            title = first["recipe"] + (" (supervised)" if first["supervised"] else "")
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def _first(group: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    return next(iter(group.values()))
+
+
+def _mean(group: dict[int, dict[str, Any]], name: str) -> float:
+    values = [each["figures"][name] for each in group.values() if name in each["figures"]]
+    return statistics.mean(values) if values else float("inf")
+
+
+def _cell(group: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], name: str) -> str:
+    values = {seed: each["figures"][name] for seed, each in group.items() if name in each["figures"]}
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else ""
+    pairs = [
+        (value, base[seed]["figures"][name])
+        for seed, value in values.items()
+        if seed in base and name in base[seed]["figures"]
+    ]
+    wins = (
+        "" if group is base or not pairs else f" ({sum(COLUMNS[name][1] * (a - b) > 0 for a, b in pairs)}/{len(pairs)})"
+    )
+    return f"{statistics.mean(values.values()):.1f}{spread}{wins}"

@@ -1,0 +1,285 @@
+"""Labels, pre-training and probes of a speedrun in one folder, and what they cost on four clocks."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from composing import Recipe, compose, digest, rename_labels
+from stages import Commands, Stage
+
+from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.curves import Curves, read_curves
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import write_json, write_text
+from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_name
+from wavlm_lightning.system.reading import read_json
+from wavlm_lightning.system.run_folder import LAST, checkpoint, curve_files
+from wavlm_lightning.workflows.plan import plan
+
+MASKED = "masked"
+"""Column of the masked accuracy, which compares recipes with the same labels only."""
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What a run has cost, labels and first runs included.
+
+    Attributes:
+        audio: seconds of crops read, repetitions counted, masked copies not.
+        encoder: seconds of frames that the encoder computed in training, every copy counted.
+        flops: of training, of teachers, and of encoders that make labels.
+        wall: seconds of all commands.
+        cpu: seconds of all cores.
+        attempts: of the commands; more than their number after interruptions.
+        commands: number of timed pieces of work.
+    """
+
+    audio: float = 0.0
+    encoder: float = 0.0
+    flops: float = 0.0
+    wall: float = 0.0
+    cpu: float = 0.0
+    attempts: int = 0
+    commands: int = 0
+
+    def __add__(self, other: Clocks) -> Clocks:
+        return Clocks(*(mine + its for mine, its in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+
+    @classmethod
+    def of(cls, stage: Stage, **others: float) -> Clocks:
+        """Those of a timed stage."""
+        body = stage.body
+        return cls(wall=body["seconds"], cpu=body["cpu_seconds"], attempts=body["attempts"], commands=1, **others)
+
+
+class Speedrun:
+    """All runs in one folder.
+
+    Args:
+        track: content of a file in `tracks`.
+        out: the folder.
+        commands: runs what is run.
+        corpus: folder with the track's corpora; None to make them in `out`.
+        size: of the corpora that are made; the track's if None.
+        head_steps: updates of every head; those of configs/superb/mini if None.
+        facts: kept with every result: commit, jobs, ...
+    """
+
+    def __init__(
+        self,
+        track: Mapping[str, Any],
+        out: Path,
+        commands: Commands,
+        corpus: Path | None = None,
+        size: str | None = None,
+        head_steps: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.track, self.out, self.commands, self.head_steps = track, out, commands, head_steps
+        self.made_here = corpus is None
+        self.corpus = out / "corpus" if corpus is None else corpus
+        self.size = size or track["corpus"]["size"]
+        self.facts = dict(facts or {})
+        # Not timed: a resumed run must get the same.
+        self.precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def pretrain_corpus(self) -> Path:
+        return self.corpus / self.track["corpus"]["datasets"][0]
+
+    def prepare(self) -> None:
+        """Make the corpora, which no clock counts."""
+        datasets = self.track["corpus"]["datasets"]
+        if self.made_here:
+            words = ["prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *datasets]
+            self.commands.run(words, self.out / "prepare.txt")
+        missing = [name for name in datasets if not (self.corpus / name / "corpus.json").is_file()]
+        if missing:
+            raise UserError(
+                f"{self.corpus} has no corpus {missing[0]!r}; make it with `wavlm prepare mini --datasets {missing[0]}`"
+            )
+
+    def folder(self, recipe: Recipe, seed: int) -> Path:
+        """The run folder of a recipe's seed."""
+        return self.out / "runs" / recipe.key / f"seed{seed}"
+
+    def result(self, recipe: Recipe, seed: int) -> dict[str, Any] | None:
+        """The result of a finished run."""
+        path = self.folder(recipe, seed) / "result.json"
+        return (
+            read_json(path, "the result of a speedrun", "remove it, and it is made again") if path.is_file() else None
+        )
+
+    def run(self, recipe: Recipe, seed: int) -> dict[str, Any]:
+        """Make labels, pre-train and probe, each unless it is done; the result is kept in the run's folder."""
+        done = self.result(recipe, seed)
+        if done is not None:
+            return done
+        clocks = self.pretrain(recipe, seed)
+        folder = self.folder(recipe, seed)
+        result = {
+            "recipe": recipe.name,
+            "key": recipe.key,
+            "switches": list(recipe.switches),
+            "supervised": recipe.supervised,
+            "budget": recipe.budget,
+            "updates": recipe.updates,
+            "seed": seed,
+            "figures": {**self.probe(recipe, seed), **masked_accuracy(folder)},
+            "clocks": asdict(clocks),
+            "threads": self.commands.threads,
+            "processor": processor_name(),
+            **self.facts,
+        }
+        write_json(folder / "result.json", result)
+        return result
+
+    def pretrain(self, recipe: Recipe, seed: int) -> Clocks:
+        """Train an encoder after what its labels need; the clocks of all of it."""
+        folder = self.folder(recipe, seed)
+        made = {name: self.make_labels(name, how, seed) for name, how in recipe.codebooks.items()}
+        content = copy.deepcopy(recipe.content)
+        rename_labels(content, {name: labels for name, (labels, _) in made.items()})
+        content["data"]["init_args"] |= {"corpus": str(self.pretrain_corpus), "seed": seed}
+        content["model"]["init_args"]["seed"] = seed
+        content["trainer"] |= {"default_root_dir": str(folder), "precision": self.precision}
+        sizes = {labels: self.size_of(labels) for labels, _ in made.values()}
+        content["recipe"] |= {
+            "codebook": {"clusters": next(iter(sizes.values()))} if sizes else None,
+            "label_sizes": sizes,
+        }
+        path = folder / "recipe.yaml"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, yaml.safe_dump(content, sort_keys=False))
+        stage = Stage(folder / "pretrain.json")
+        if not stage.done:
+            resumed = ["--ckpt_path", LAST] if checkpoint(folder, LAST).exists() else []
+            if not resumed:  # killed before the first checkpoint
+                for name in ("checkpoints", "curves"):
+                    shutil.rmtree(folder / name, ignore_errors=True)
+            stage.run(self.commands, folder / "log.txt", ["fit", "-c", path, *resumed])
+        total = Clocks.of(stage, **training_costs(folder))
+        for _, clocks in made.values():
+            total += clocks
+        return total
+
+    def size_of(self, labels: str) -> int:
+        """Number of labels of a codebook."""
+        return int(read_json(self.out / "codebooks" / labels / "codebook.json", "a codebook")["size"])
+
+    def make_labels(self, name: str, how: Mapping[str, Any], seed: int) -> tuple[str, Clocks]:
+        """Make a codebook and its labels, unless they are there; their name in the corpus, and what they cost.
+
+        Labels from an encoder are made for every seed, by a first run with the same seed; others once.
+        """
+        first, clocks = how.get("first_run"), Clocks()
+        labels = f"{name}-{digest([how, self.track['base'], seed if first else None])}"
+        folder = self.out / "codebooks" / labels
+        with self._lock_of(labels):
+            options = words_of(how.get("fit") or how.get("phones") or {})
+            recipe_codebook: dict[str, Any] | None = None
+            if first:
+                recipe = compose(self.track, first.get("switches", []), first["updates"], f"first_run_of_{name}")
+                clocks += self.pretrain(recipe, seed)
+                run = self.folder(recipe, seed)
+                options += ["--encoder", run]
+                recipe_codebook = {
+                    "checkpoint": str(run),
+                    "layer": how["fit"].get("layer"),
+                    "clusters": how["fit"]["clusters"],
+                }
+            stage = Stage(folder.with_suffix(".json"))
+            kind = "fit" if "fit" in how else "phones"
+            make = ["codebook", kind, self.pretrain_corpus, *options, "--out", folder]
+            apply = [
+                "codebook",
+                "apply",
+                folder,
+                self.pretrain_corpus,
+                "--name",
+                labels,
+                *words_of(how.get("apply") or {}),
+            ]
+            lines = [apply] if (folder / "codebook.json").is_file() else [make, apply]
+            stage.run(self.commands, self.out / "codebooks" / f"{labels}.txt", *lines)
+            flops = 0.0 if recipe_codebook is None else self._labelling_flops(folder, recipe_codebook)
+        return labels, clocks + Clocks.of(stage, flops=flops)
+
+    def _labelling_flops(self, folder: Path, codebook: Mapping[str, Any]) -> float:
+        """Operations of the encoder that makes labels, as `wavlm plan` counts them for the base with this codebook."""
+        recipe = compose(self.track, [], 1)
+        content = {**recipe.content, "recipe": {**recipe.content["recipe"], "codebook": dict(codebook)}}
+        path = folder / "plan.yaml"
+        write_text(path, yaml.safe_dump(content, sort_keys=False))
+        labelling = plan(str(path))[-1].labelling
+        assert labelling is not None
+        return labelling.flops
+
+    def _lock_of(self, name: str) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(name, threading.Lock())
+
+    def probe(self, recipe: Recipe, seed: int) -> dict[str, float]:
+        """The headline of every head of the track on the frozen encoder, with the demo's configurations."""
+        folder, tasks = self.folder(recipe, seed), self.track["heads"]
+        label = recipe.name
+        words = ["superb", f"{label}={folder}", "--data", self.corpus, "--output", folder / "heads", "--tasks", *tasks]
+        words += ["--jobs", max(1, self.commands.threads)]
+        words += [] if self.head_steps is None else ["--steps", self.head_steps]
+        stage = Stage(folder / "heads.json")
+        stage.run(self.commands, folder / "heads.txt", words)
+        with suppress(OSError):
+            shutil.rmtree(folder / "heads" / "cache")
+        return {task: ResultCard.read(folder / "heads" / label / task).value for task in tasks}
+
+
+def words_of(options: Mapping[str, Any]) -> list[object]:
+    """Options of a command: `{level_normalised: true, clusters: 100}` as `--level-normalised --clusters 100`."""
+    words: list[object] = []
+    for name, value in options.items():
+        words += [
+            f"--{name.replace('_', '-')}",
+            *([] if value is True else value if isinstance(value, list) else [value]),
+        ]
+    return words
+
+
+def curves_of(folder: Path) -> Curves:
+    """The curves of a pre-training run."""
+    return read_curves(curve_files(folder))
+
+
+def training_costs(folder: Path) -> dict[str, float]:
+    """Audio, frames and operations of a finished pre-training run.
+
+    Audio and frames are those that the run has counted. Operations are those of `wavlm plan` for its configuration, at the
+    audio that was read.
+    """
+    curves = curves_of(folder)
+    audio = curves["health/audio_seconds"].last
+    training = plan(str(folder / "recipe.yaml"))[-1].training
+    flops = training.flops * audio / (training.update_seconds * training.updates)
+    return {"audio": audio, "encoder": curves["health/encoder_seconds"].last, "flops": flops}
+
+
+def masked_accuracy(folder: Path) -> dict[str, float]:
+    """Masked accuracy of the last validation, %; nothing without such an objective."""
+    curve = curves_of(folder).get("valid/masked_accuracy")
+    return {} if curve is None else {MASKED: 100 * curve.last}
+
+
+def all_results(out: Path) -> list[dict[str, Any]]:
+    """Every result in a folder, in the order of their folders."""
+    paths: Sequence[Path] = sorted((out / "runs").glob("*/seed*/result.json"))
+    return [read_json(path, "the result of a speedrun", "remove it, and it is made again") for path in paths]
