@@ -73,8 +73,8 @@ class Attention(nn.Module):
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, 2 * frames - 1)`, in the precision of the computation; None for
-                models without one.
+            table: position bias before gating, `(heads, 2 * frames - 1)`, in the precision of the computation; that of
+                each pair of frames, if they are not consecutive; None for models without one. See `attend`.
             padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; or None.
             backend: how to compute, a key of `attention_backends.BACKENDS`.
 

@@ -18,6 +18,7 @@ from wavlm_lightning.encoder.config import WavLMConfig
 from wavlm_lightning.encoder.cpu import spectral_convolution
 from wavlm_lightning.encoder.cpu.inference_prep import positional_embedding, positional_weight
 from wavlm_lightning.encoder.cpu.linears import gelu_product, product
+from wavlm_lightning.encoder.visible_frames import VisibleFrames
 
 
 class PositionalConvolution(nn.Module):
@@ -127,7 +128,7 @@ class TransformerLayer(nn.Module):
 
         Args:
             x: `(batch, frames, dim)`.
-            table: position bias before gating, `(heads, 2 * frames - 1)`, or None.
+            table: position bias before gating, see `Attention`; or None.
             padding: bool `(batch, frames)`, true where a frame is padding; or None.
             backend: how attention is computed; see `Attention`.
             dropped: whether LayerDrop skips it.
@@ -186,6 +187,7 @@ class Transformer(nn.Module):
         padding: Tensor | None = None,
         keep: Sequence[int] | None = None,
         dropped: Sequence[bool] | None = None,
+        visible: VisibleFrames | None = None,
     ) -> list[Tensor]:
         """Run the stack up to the highest hidden state asked for.
 
@@ -194,21 +196,27 @@ class Transformer(nn.Module):
             padding: bool `(batch, frames)`, true where a frame is padding; None without padding.
             keep: which hidden states to return, from 0 to `layers`; None for all.
             dropped: for each layer, whether to skip it; None draws them in training mode.
+            visible: the frames that the layers run on; None for all. The positional convolution still reads all frames of
+                `x`, masked ones as the mask embedding, so that a visible frame enters the first layer as it does without
+                `visible`; attention knows how far the frames lie apart.
 
         Returns:
-            For each entry of `keep` a tensor `(batch, frames, dim)`. Number 0 is the input of layer 1. Number `layers` is
-            the output of the stack, in pre-norm models after the final layer norm, as in s3prl and in Hugging Face's
+            For each entry of `keep` a tensor `(batch, frames, dim)`, of the visible frames alone if they are given. Number 0 is
+            the input of layer 1. Number `layers` is the output of the stack, in pre-norm models after the final layer norm, as in s3prl and in Hugging Face's
             `last_hidden_state` (transformers 5 and unilm's `extract_features` leave that norm out of the list). A dropped
             layer repeats its input.
         """
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)  # or the positional convolution would mix it into valid frames
         x = x + self.pos_conv_embed(x)
+        frames = x.shape[1]
+        if visible is not None:
+            x, padding = visible.gather(x), visible.padding
         if not self.pre_norm:
             x = self.layer_norm(x)
         x = self.dropout(x)
         dtype = compute_dtype(x)
-        table = self.table(x.shape[1], dtype)
+        table = self.table(frames, dtype, visible)
         dropout = self.attention_dropout if self.training else 0.0
         # Chosen here, not inside a layer: activation checkpointing must choose the same backend when it runs one again,
         # and `choose` asks whether gradients are enabled, which differs there.
@@ -223,10 +231,16 @@ class Transformer(nn.Module):
             states[len(self.layers)] = self.layer_norm(x)
         return [states[number] for number in keep]
 
-    def table(self, frames: int, dtype: torch.dtype) -> Tensor | None:
-        """The position bias before gating, `(heads, 2 * frames - 1)`, or None for models without bias."""
+    def table(self, frames: int, dtype: torch.dtype, visible: VisibleFrames | None = None) -> Tensor | None:
+        """The position bias before gating, or None for models without bias.
+
+        It is `(heads, 2 * frames - 1)`, or that of each pair of visible frames, `(batch, heads, visible, visible)`.
+        """
+        if self.position_bias == "none":
+            return None
         # Not inside layer 0, which holds the parameter: LayerDrop of layer 0 must not remove the bias from the others.
-        return None if self.position_bias == "none" else self.layers[0].attention.rel_attn_embed(frames).to(dtype)
+        table = self.layers[0].attention.rel_attn_embed(frames)
+        return (table if visible is None else visible.bias(table)).to(dtype)
 
     def run_layers(self, recomputed: bool, compiled: bool, attention: str | None = None) -> None:
         """Choose how the layers run from now on; the values they compute stay the same.

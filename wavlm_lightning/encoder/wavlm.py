@@ -21,6 +21,7 @@ from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normal
 from wavlm_lightning.encoder.layers import Layers, padding_mask
 from wavlm_lightning.encoder.log_mel import LogMelFrontEnd
 from wavlm_lightning.encoder.transformer import Transformer
+from wavlm_lightning.encoder.visible_frames import VisibleFrames
 
 
 class WavLM(nn.Module):
@@ -99,6 +100,7 @@ class WavLM(nn.Module):
         *,
         keep: Sequence[int] | None = None,
         dropped: Sequence[bool] | None = None,
+        visible: VisibleFrames | None = None,
     ) -> Layers:
         """Replace masked frames by the mask embedding and run the transformer.
 
@@ -111,9 +113,10 @@ class WavLM(nn.Module):
                 one. Layers above the highest one are not run.
             dropped: for each layer, whether LayerDrop skips it in this pass, in training and in eval mode. None draws
                 them from torch's global generator, in training mode only. Ranks that train together must skip the same.
+            visible: run the layers on these frames alone, those of `mask`; see `Transformer`.
 
         Returns:
-            The hidden states, zero where a frame is padding.
+            The hidden states, zero where a frame is padding; with `visible` those of the visible frames, one behind another.
 
         Raises:
             ValueError: an argument does not fit the features or the encoder.
@@ -135,7 +138,9 @@ class WavLM(nn.Module):
             x = torch.where(mask[:, :, None], self.masked_spec_embed.to(x.dtype), x)
         padding = padding_mask(frame_lengths, frames)
         padded = bool(padding.any())
-        hidden = torch.stack(self.encoder(x, padding if padded else None, keep, dropped))
+        hidden = torch.stack(self.encoder(x, padding if padded else None, keep, dropped, visible))
+        if visible is not None:
+            frame_lengths, padding, padded = visible.lengths, visible.padding, visible.padding is not None
         if padded:
             hidden.masked_fill_(padding[None, :, :, None], 0.0)
         return Layers(hidden, frame_lengths, self.config.frame_rate)

@@ -6,7 +6,8 @@ Reading order:
 2. `objectives/`: masked prediction, CTC of masked regions, contrastive prediction, log-mel regression, feature penalty; teachers
    and views.
 3. `data`: corpora, labels and the plan of an epoch; `crops`: what one batch holds.
-4. `updates`: normalising, clipping and skipping gradients, AdamW. `health`: speed, collapse.
+4. `copies`: several masks a crop, an encoder on visible frames alone. `updates`: normalising, clipping and skipping
+   gradients, AdamW. `health`: speed, collapse.
 5. `head_file`: the pre-training head beside an exported encoder. `recipe`: all stages of a published pre-training.
    `flops` and `memory`: cost of a step, for `wavlm plan`.
 
@@ -16,6 +17,7 @@ Tests: `tests/pretraining`.
 
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
+from wavlm_lightning.pretraining.copies import DecoderSizes, MaskedCopies
 from wavlm_lightning.pretraining.data import PretrainingData
 from wavlm_lightning.pretraining.module import WavLMPretraining
 from wavlm_lightning.pretraining.objectives import (
@@ -31,8 +33,10 @@ from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 __all__ = [
     "CodebookRecipe",
     "ContrastivePrediction",
+    "DecoderSizes",
     "FeaturePenalty",
     "LogMelRegression",
+    "MaskedCopies",
     "MaskedCtc",
     "MaskedPrediction",
     "Objective",

@@ -1,5 +1,7 @@
 """File of the pre-training head in an export: the objectives' projections, codewords and quantisers, and their codebooks.
 
+The decoders of masked frames (`model.copies`) belong to it.
+
 Teachers are left out of it: they are as large as the encoder, and a run that goes on makes new ones.
 """
 
@@ -20,16 +22,16 @@ from wavlm_lightning.system.reading import check_file, read_json, reading
 from wavlm_lightning.upstreams.wavlm import newest_checkpoint, read_run_checkpoint
 
 WEIGHTS, DESCRIPTION = "pretraining_head.safetensors", "pretraining_head.json"
-PREFIX = "objectives."
+PREFIX, DECODERS = "objectives.", "decoders."
 TEACHERS = "teachers"  # key of a run's checkpoint: the beginnings of the names of their weights
 
 
 def write_head(folder: Path, state: dict[str, Tensor], codebooks: dict[str, dict[str, Any]]) -> None:
-    """Write the objectives' part of a module's state dict into the folder of an exported encoder.
+    """Write the objectives' and decoders' part of a module's state dict into the folder of an exported encoder.
 
     `codebooks` holds, by label set, size and hash of the codebook that the head predicts.
     """
-    head = {name: value.contiguous() for name, value in state.items() if name.startswith(PREFIX)}
+    head = {name: value.contiguous() for name, value in state.items() if name.startswith((PREFIX, DECODERS))}
     write_tensors(folder / WEIGHTS, head)
     write_json(folder / DESCRIPTION, {"codebooks": codebooks})
 
@@ -51,7 +53,7 @@ def without_teachers(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """The objectives' part of the state dict and the codebooks they predict, from an export, a run folder or a `.ckpt`.
+    """The part of the state dict that is objectives and decoders, and the codebooks, from an export, a run folder or a `.ckpt`.
 
     Raises:
         UserError: there is no head.
@@ -78,15 +80,18 @@ def read_head(source: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]
             f"{source}: no pre-training head there; set model.keep_head: false, or give a run or a folder of `wavlm export`"
         )
     checkpoint = read_run_checkpoint(path)
-    state = {name: value for name, value in without_teachers(checkpoint).items() if name.startswith(PREFIX)}
+    parts = (PREFIX, DECODERS)
+    state = {name: value for name, value in without_teachers(checkpoint).items() if name.startswith(parts)}
     return state, checkpoint.get("codebooks", {})
 
 
-def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict[str, Any]]) -> None:
-    """Load the head of `source` into objectives that have been built for `codebooks`.
+def take_head(
+    objectives: nn.ModuleList, decoders: nn.ModuleDict | None, source: Path, codebooks: dict[str, dict[str, Any]]
+) -> None:
+    """Load the head of `source` into objectives that have been built for `codebooks`, and into the decoders if there are some.
 
     Raises:
-        UserError: there is no head, or it predicts other labels, or it belongs to other objectives.
+        UserError: there is no head, or it predicts other labels, or it belongs to other objectives or decoders.
     """
     state, books = read_head(source)
     try:
@@ -104,8 +109,18 @@ def take_head(objectives: nn.ModuleList, source: Path, codebooks: dict[str, dict
         if isinstance(each, Teacher)
         for key, value in each.state_dict().items()
     }
+    filling = {name.removeprefix(DECODERS): value for name, value in state.items() if name.startswith(DECODERS)}
+    own = {} if decoders is None else decoders.state_dict()
+    if {name: value.shape for name, value in filling.items()} != {name: value.shape for name, value in own.items()}:
+        raise UserError(
+            f"model.keep_head: the head of {source} does not have the decoders of masked frames that "
+            "model.copies asks for; give the model.copies of that run, or set model.keep_head: false"
+        )
+    if decoders is not None:
+        decoders.load_state_dict(filling)
+    predicting = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
     try:
-        objectives.load_state_dict({**kept, **{name.removeprefix(PREFIX): value for name, value in state.items()}})
+        objectives.load_state_dict({**kept, **predicting})
     except RuntimeError as error:
         raise UserError(
             f"model.keep_head: the head of {source} has other objectives than this configuration; use the same, "

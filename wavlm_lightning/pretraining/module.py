@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
+from wavlm_lightning.encoder.layers import padding_mask
+from wavlm_lightning.encoder.visible_frames import VisibleFrames
 from wavlm_lightning.pretraining.contract import served_to
+from wavlm_lightning.pretraining.copies import Decoders, MaskedCopies
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
@@ -25,6 +28,7 @@ from wavlm_lightning.training.module import stream
 from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
+PLAIN = MaskedCopies(visible_only=False)  # one mask a crop, and an encoder on all frames
 TRAINING, VALIDATION, LAYER_DROP, DROPOUT = range(4)  # random streams, each with its own seed at every step
 
 
@@ -54,6 +58,8 @@ class WavLMPretraining(NormalisedUpdates):
         activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
         compile: compile the transformer layers with torch.compile.
         schedule: another learning rate over updates, in place of `warmup` and `decay`.
+        copies: several masked copies of each crop, and an encoder that runs on visible frames alone; none of it is published for
+            WavLM. Validation scores one copy, in the same way.
     """
 
     monitor = ("valid/loss", "min")
@@ -77,6 +83,7 @@ class WavLMPretraining(NormalisedUpdates):
         activation_checkpointing: bool = False,
         compile: bool = False,
         schedule: Schedule | None = None,
+        copies: MaskedCopies | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule)
         torch.manual_seed(seed)
@@ -85,6 +92,8 @@ class WavLMPretraining(NormalisedUpdates):
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)
         self.objectives = nn.ModuleList(objectives or published())
         self.masking, self.mixing, self.seed = masking, mixing, seed
+        self.copies = copies or PLAIN
+        self.decoders: Decoders | None = None
         self.codebooks: dict[str, dict[str, Any]] | None = None
         self.views: dict[View, list[View]] = {}  # further passes -> the views of the objectives that they serve
 
@@ -127,6 +136,10 @@ class WavLMPretraining(NormalisedUpdates):
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
             objective.check_labels(codebooks)
             objective.attach(self.encoder)
+            if objective.per_crop and (objective.layers(self.encoder.config.layers) or objective.views()):
+                raise UserError(
+                    f"objectives: {type(objective).__name__} is per_crop, but asks for hidden states; leave out one of the two"
+                )
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
         layers |= {layer for view in self.views if view.gradients for layer in view.layers}
@@ -135,10 +148,17 @@ class WavLMPretraining(NormalisedUpdates):
                 f"objectives: none reads the last layer, so layers {max(layers) + 1} to {self.encoder.config.layers} would "
                 "never be trained; add one that does, or remove these layers with model.encoder_overrides"
             )
+        if self.copies.visible_only:
+            self.decoders = self.copies.decoders(self.encoder.config, self._layers_read())
         if self.encoder.config.feature_grad_mult == 0:
             self.encoder.feature_extractor.requires_grad_(False)  # otherwise DDP waits for its gradients
         if self.keep_head:
-            take_head(self.objectives, Path(self.source), codebooks)
+            take_head(self.objectives, self.decoders, Path(self.source), codebooks)
+
+    def _layers_read(self) -> list[int]:
+        """The hidden states of the main pass that the objectives read."""
+        count = self.encoder.config.layers
+        return sorted({layer for objective in self.objectives for layer in objective.layers(count)}) or [count]
 
     def _ask_for_views(self) -> None:
         # By what tells passes apart: all that a view says but its layers.
@@ -148,6 +168,11 @@ class WavLMPretraining(NormalisedUpdates):
                     raise UserError(
                         f"objectives: {type(objective).__name__} asks for a view of layers {list(view.layers)}, but the "
                         f"encoder has 0 to {self.encoder.config.layers}"
+                    )
+                if view.mask is not None and self.copies.visible_only:
+                    raise UserError(
+                        f"objectives: {type(objective).__name__} asks for a view with masked frames, and with "
+                        "copies.visible_only the encoder never sees one; set model.copies.visible_only: false"
                     )
                 asked = self.views.setdefault(replace(view, layers=()), [])
                 if view not in asked:
@@ -160,6 +185,8 @@ class WavLMPretraining(NormalisedUpdates):
         if seen := joined(self.encoder.labelled, *(book.get(LABELLED) for book in (self.codebooks or {}).values())):
             checkpoint[LABELLED] = seen
         checkpoint["seed"] = self.seed
+        if self.copies != PLAIN:
+            checkpoint["copies"] = asdict(self.copies)
         if teachers := [name for name, each in self.named_modules() if isinstance(each, Teacher)]:
             checkpoint[TEACHERS] = teachers
 
@@ -173,6 +200,11 @@ class WavLMPretraining(NormalisedUpdates):
         ):
             raise UserError(
                 f"resume: model.seed is {self.seed} here and {seed} in the checkpoint; give that of the run"
+            )
+        if checkpoint.get("copies") != (None if self.copies == PLAIN else asdict(self.copies)):
+            raise UserError(
+                f"resume: model.copies is {asdict(self.copies)} here and {checkpoint.get('copies')} in the checkpoint; give "
+                "that of the run"
             )
         self.keep_head = False  # the head is in this checkpoint
         self.build(checkpoint["codebooks"])
@@ -193,6 +225,7 @@ class WavLMPretraining(NormalisedUpdates):
         generator: torch.Generator,
         step: int = 0,
         dropped: Sequence[bool] | None = None,
+        copies: int | None = None,
     ) -> Prediction:
         """Draw a mask and encode a batch whose masked frames are replaced by the mask embedding.
 
@@ -202,62 +235,88 @@ class WavLMPretraining(NormalisedUpdates):
             generator: randomness of masks and objectives.
             step: updates made so far.
             dropped: which layers LayerDrop skips.
+            copies: masked copies of each crop, one behind another; None for as many as the configuration says.
         """
+        copied = self.copies if copies is None else replace(self.copies, copies=copies)
         features, frame_lengths = self.encoder.features(audio)  # without lengths: crops of a batch have one length
         # At the end of an utterance there can be fewer labels than frames.
         frames = min([features.shape[1], *(labels.shape[1] for labels in batch.labels.values())])
         features, frame_lengths = features[:, :frames], frame_lengths.clamp(max=frames)
-        mask = self.masking(frame_lengths, frames, generator)
+        lengths = copied.rows(frame_lengths)
+        mask = self.masking(lengths, frames, generator)
         projected, normalised = self.encoder.project(features)
-        count = self.encoder.config.layers
-        keep = sorted({layer for objective in self.objectives for layer in objective.layers(count)}) or [count]
-        layers = self.encoder.contextualise(projected, frame_lengths, mask, keep=keep, dropped=dropped)
-        prediction = Prediction(
-            hidden=dict(zip(keep, layers.hidden, strict=True)),
+        hidden, padding = self._hidden(copied.rows(projected), lengths, mask, dropped)
+        crops = Prediction(
+            hidden={},
             features=features,
             normalised=normalised,
             projected=projected,
-            mask=mask,
-            padding=layers.padding,
+            mask=mask[: len(features)],
+            padding=padding[: len(features)],
             labels={name: labels[:, :frames] for name, labels in batch.labels.items()},
             soft_labels={name: labels[:, :frames] for name, labels in batch.soft_labels.items()},
             audio=batch.audio,
             step=step,
             generator=generator,
         )
+        prediction = copied.prediction(crops, hidden, mask, padding)
         if not self.views:
             return prediction
-        return replace(prediction, views=self._further_passes(prediction, audio, frame_lengths, dropped))
+        return replace(prediction, views=self._further_passes(prediction, copied, audio, frame_lengths, dropped))
+
+    def _hidden(
+        self, projected: Tensor, lengths: Tensor, mask: Tensor, dropped: Sequence[bool] | None
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """The hidden states that the objectives read, `(rows, frames, dim)` by layer, and which frames are padding."""
+        keep = self._layers_read()
+        visible = None if self.decoders is None else VisibleFrames.of(mask, lengths)
+        layers = self.encoder.contextualise(projected, lengths, mask, keep=keep, dropped=dropped, visible=visible)
+        hidden = dict(zip(keep, layers.hidden, strict=True))
+        if self.decoders is None or visible is None:
+            return hidden, layers.padding
+        padding = padding_mask(lengths, mask.shape[1])
+        return self.decoders.fill(hidden, visible, mask, padding if bool(padding.any()) else None), padding
 
     def _further_passes(
-        self, main: Prediction, audio: Tensor, frame_lengths: Tensor, dropped: Sequence[bool] | None
+        self,
+        main: Prediction,
+        copied: MaskedCopies,
+        audio: Tensor,
+        frame_lengths: Tensor,
+        dropped: Sequence[bool] | None,
     ) -> dict[View, Prediction]:
-        """The views that the objectives asked for; each mask is drawn once, and equal passes run once."""
+        """The views that the objectives asked for; each mask is drawn once, and equal passes run once.
+
+        Without a mask all copies of a crop are alike, and one of them runs.
+        """
         passes: dict[View, Prediction] = {}
-        frames = main.features.shape[1]
+        crops = main.crops or main
+        frames, lengths = crops.features.shape[1], copied.rows(frame_lengths)
         masks: dict[int | None, Tensor | None] = {None: None, 0: main.mask}
         for number in sorted({view.mask for view in self.views if view.mask is not None} - {0}):
-            masks[number] = self.masking(frame_lengths, frames, main.generator)
+            masks[number] = self.masking(lengths, frames, main.generator)
         for kind, asked in self.views.items():
             keep = sorted({layer for view in asked for layer in view.layers})
             runs = self.encoder if kind.teacher is None else kind.teacher.encoder
             with torch.set_grad_enabled(torch.is_grad_enabled() and kind.gradients):
                 # Convolutions have no dropout, so that those of the main pass serve all who hear the same.
-                features = main.features
-                heard = main.audio if kind.clean else audio
+                features = crops.features
+                heard = crops.audio if kind.clean else audio
                 own = kind.teacher is not None and not kind.teacher.shares_convolutions
                 if own or heard is not audio:
                     features = (runs if own else self.encoder).features(heard)[0][:, :frames]
                 projected, normalised = runs.project(features)
                 skipped = dropped if kind.teacher is None else None
-                layers = runs.contextualise(projected, frame_lengths, masks[kind.mask], keep=keep, dropped=skipped)
-            mask = masks[kind.mask]
+                mask = masks[kind.mask]
+                entering, valid = (projected, frame_lengths) if mask is None else (copied.rows(projected), lengths)
+                layers = runs.contextualise(entering, valid, mask, keep=keep, dropped=skipped)
+            hidden = layers.hidden if mask is not None else map(copied.rows, layers.hidden)
             found = replace(
                 main,
-                hidden=dict(zip(keep, layers.hidden, strict=True)),
-                features=features,
-                normalised=normalised,
-                projected=projected,
+                hidden=dict(zip(keep, hidden, strict=True)),
+                features=copied.rows(features),
+                normalised=copied.rows(normalised),
+                projected=copied.rows(projected),
                 mask=torch.zeros_like(main.mask) if mask is None else mask,
             )
             passes.update(dict.fromkeys(asked, found))
@@ -287,7 +346,7 @@ class WavLMPretraining(NormalisedUpdates):
         dropped = self._dropped_layers(batch_idx)
         prediction = self.predict_masked(batch, mixed, generator, self.trainer.global_step, dropped)
         masked = prediction.mask.sum()
-        terms = [objective(prediction) for objective in self.objectives]
+        terms = [objective(_read_by(objective, prediction)) for objective in self.objectives]
         total = torch.stack([o.weight * term for o, term in zip(self.objectives, terms, strict=True)]).sum()
         self.count_masked_frames(masked)
         if self.logs_this_step:
@@ -301,7 +360,7 @@ class WavLMPretraining(NormalisedUpdates):
         }
         for place, (objective, term) in enumerate(zip(self.objectives, terms, strict=True)):
             _add(values, {objective.name: term.detach()}, f"_{place}", before=False)
-            _add(values, objective.scores(prediction), f"{objective.name}_{place}_", before=True)
+            _add(values, objective.scores(_read_by(objective, prediction)), f"{objective.name}_{place}_", before=True)
         rows, loss = len(prediction.audio), "loss" if "loss" in values else "total_loss"
         for name, value in values.items():
             self.log(f"train/{name}", value, prog_bar=name in (loss, "masked_accuracy"), batch_size=rows)
@@ -318,9 +377,9 @@ class WavLMPretraining(NormalisedUpdates):
     def validation_step(self, batch: PretrainingBatch, batch_idx: int) -> None:
         """Score masked and visible frames of clean crops, with the same masks every time."""
         generator = self._generator(VALIDATION, batch_idx)
-        prediction = self.predict_masked(batch, batch.audio, generator, self.trainer.global_step)
+        prediction = self.predict_masked(batch, batch.audio, generator, self.trainer.global_step, copies=1)
         for objective in self.objectives:
-            objective.update_scores(prediction)
+            objective.update_scores(_read_by(objective, prediction))
 
     def on_validation_epoch_end(self) -> None:
         values: dict[str, Tensor] = {}
@@ -328,6 +387,10 @@ class WavLMPretraining(NormalisedUpdates):
             _add(values, objective.compute_scores(), f"{objective.name}_{place}_", before=True)
         for name, value in values.items():
             self.log(f"valid/{name}", value, prog_bar=name in ("loss", "masked_accuracy"), sync_dist=True)
+
+
+def _read_by(objective: Objective, prediction: Prediction) -> Prediction:
+    return prediction.crops if objective.per_crop and prediction.crops is not None else prediction
 
 
 def _add(values: dict[str, Tensor], more: dict[str, Tensor], mark: str, before: bool) -> None:

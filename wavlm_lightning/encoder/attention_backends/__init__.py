@@ -46,7 +46,8 @@ def attend(
         query: `(batch, heads, frames, head dim)`, like `key` and `value`.
         key: see `query`.
         value: see `query`.
-        table: position bias, `(heads, 2 * frames - 1)` in the order of `RelativePositionTable`; None without bias.
+        table: position bias, `(heads, 2 * frames - 1)` in the order of `RelativePositionTable`; where the frames are not
+            consecutive, that of each pair, `(batch, heads, frames, frames)` with the keys in reverse order; None without bias.
         gate: factor on it for each query, `(batch, heads, frames)`; None for 1. Table and gate have the precision of
             the query.
         padding: bool `(batch, frames)`, true where a frame is padding, always at the end of a row; None without padding.

@@ -47,14 +47,19 @@ class Block:
         total[self.rows, self.heads, :keys] += part.view(rows, heads, keys, -1).flip(2)
 
     def windows(self, table: Tensor) -> Tensor:
-        """Position bias before gating, a view `(heads, queries, keys)` of the table `(heads, 2 * frames - 1)`."""
+        """Position bias before gating, a view `(heads, queries, keys)` of the table `(heads, 2 * frames - 1)`.
+
+        Of a table of pairs, `(batch, heads, frames, frames)`, a view `(rows, heads, queries, keys)`.
+        """
+        if table.dim() == 4:
+            return table[self.rows, self.heads, self.queries, table.shape[3] - self.keys :]
         frames = (table.shape[1] + 1) // 2
         return table[self.heads, frames - self.keys : frames + self.keys - 1].unfold(1, self.keys, 1)[:, self.queries]
 
     def bias(self, table: Tensor | None, gate: Tensor | None, out: Tensor) -> Tensor:
         """Write the gated position bias, and minus infinity for padding, into `out`, `(rows, heads, queries, keys)`.
 
-        `table` is `(heads, 2 * frames - 1)` or None, `gate` `(batch, heads, frames)`, or None for gates of 1.
+        `table` is as in `attend`, `gate` `(batch, heads, frames)`, or None for gates of 1.
         """
         if table is None:
             out.zero_()

@@ -44,7 +44,8 @@ def score_mod(frames: int, table: Tensor | None, gate: Tensor | None, lengths: T
     def position(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         if table is None:
             return score
-        bias = table[head, query - key + (frames - 1)]
+        of_pair = table.dim() == 4
+        bias = table[batch, head, query, frames - 1 - key] if of_pair else table[head, query - key + (frames - 1)]
         return score + (bias if gate is None else gate[batch, head, query] * bias)
 
     def position_and_padding(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

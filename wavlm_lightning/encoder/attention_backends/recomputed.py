@@ -42,7 +42,7 @@ def attend_again(
         checkpoint(
             attend_whole,
             *(x[start : start + rows] for x in (query, key, value)),
-            table,
+            table[start : start + rows] if table is not None and table.dim() == 4 else table,
             None if gate is None else gate[start : start + rows],
             None if padding is None else padding[start : start + rows],
             dropout,
@@ -109,12 +109,14 @@ class BlockAttention(torch.autograd.Function):
         scale = query.shape[-1] ** -0.5
         # zeros_like keeps the layout of the projections, so the gradients need no copy on their way back.
         to_query, to_key, to_value = (torch.zeros_like(x) for x in (query, key, value))
-        to_table = None if table is None else torch.zeros(table.shape, device=table.device)
+        # Sums over many pairs need fp32; a table of pairs has none.
+        exact = torch.float32 if table is not None and table.dim() == 2 else None
+        to_table = None if table is None else torch.zeros(table.shape, dtype=exact or table.dtype, device=table.device)
         to_gate = None if gate is None else torch.zeros_like(gate)
         blocks = split(query, ctx.lengths)
         memory, second = scratch(blocks, query), scratch(blocks, query)
         factors = Factors(dropout, blocks, query) if dropout else None
-        diagonals = Diagonals(blocks, query) if table is not None else None
+        diagonals = Diagonals(blocks, query) if table is not None and table.dim() == 2 else None
         with torch.autocast(query.device.type, enabled=False):
             for block in blocks:
                 keys, incoming = block.reversed_keys(key), block.of(gradient)
@@ -134,6 +136,9 @@ class BlockAttention(torch.autograd.Function):
                 block.add_reversed(to_key, torch.bmm(to_logits.mT, block.of(query)).mul_(scale))
                 if to_table is not None and diagonals:
                     diagonals.add(block, to_weights, gate, to_table)
+                elif to_table is not None:
+                    factor = 1.0 if gate is None else gate[block.rows, block.heads, block.queries, None]
+                    torch.mul(to_weights, factor, out=block.windows(to_table))
                 if to_gate is not None:
                     terms = torch.mul(to_weights, block.windows(table), out=weights)
                     to_gate[block.rows, block.heads, block.queries] = terms.sum(-1)

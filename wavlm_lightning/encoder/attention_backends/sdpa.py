@@ -59,7 +59,7 @@ def attend_whole(
         mask = zeros.masked_fill(padding, -torch.inf)[:, None, None, :]
     if table is not None:
         key, value = key.flip(2), value.flip(2)
-        windows = table.unfold(1, query.shape[2], 1)[None]
+        windows = table if table.dim() == 4 else table.unfold(1, query.shape[2], 1)[None]
         mask = None if mask is None else mask.flip(3)
         if gate is None:
             mask = windows.contiguous() if mask is None else mask + windows

@@ -64,6 +64,8 @@ class Prediction:
             that have some.
         views: the further passes that the objectives asked for; those of a view are `hidden`, `features`, `normalised`,
             `projected` and `mask` of its own pass, and the rest is as here.
+        crops: with several masked copies of each crop (`model.copies`), where `batch` counts copies, the same pass with one row
+            a crop and without hidden states, for objectives that are `per_crop`; None where the rows are the crops.
     """
 
     hidden: Mapping[int, Tensor]
@@ -78,6 +80,7 @@ class Prediction:
     generator: torch.Generator | None
     views: Mapping[View, Prediction] = field(default_factory=dict)
     soft_labels: Mapping[str, SoftLabels] = field(default_factory=dict)
+    crops: Prediction | None = None
 
     @property
     def visible(self) -> Tensor:
@@ -113,10 +116,12 @@ class Objective(nn.Module, ABC):
     Attributes:
         name: name of the term in the log.
         weight: factor in the sum.
+        per_crop: reads neither masks nor hidden states, so that masked copies of a crop need it once (`Prediction.crops`).
     """
 
     name: str
     weight: float = 1.0
+    per_crop: bool = False
 
     @property
     def summed_codebooks(self) -> int | None:

@@ -18,6 +18,7 @@ class FeaturePenalty(Objective):
     """
 
     name = "feature_penalty"
+    per_crop = True
 
     def __init__(self, weight: float = 10.0) -> None:
         super().__init__()

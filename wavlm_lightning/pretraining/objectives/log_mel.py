@@ -24,6 +24,7 @@ class LogMelRegression(Objective):
     """
 
     name = "log_mel_regression"
+    per_crop = True
 
     def __init__(self, bins: int = 40, weight: float = 1.0) -> None:
         super().__init__()
