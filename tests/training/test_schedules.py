@@ -100,6 +100,27 @@ def test_floors_and_starts():
     assert Schedule("cosine", final=0.2).factor(150, 300) == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("shape", "cooldown"), [("linear", "linear"), ("one_minus_sqrt", "1-sqrt"), ("cosine", "cosine")]
+)
+def test_warmup_stable_decay_as_in_transformers(shape, cooldown):
+    """WSD: the length of the decay is given, in updates or as a share, or that of the stable part."""
+    how = {"num_decay_steps": 80, "decay_type": cooldown}
+    wanted = of_transformers(
+        "warmup_stable_decay", num_warmup_steps=30, num_training_steps=TOTAL, scheduler_specific_kwargs=how
+    )
+    for settings in ({"decay": 80}, {"decay": 0.2}, {"hold": 290}):
+        assert [first for first, _ in rates(Schedule(shape, warmup=30, **settings))] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_before_the_decay_the_rates_do_not_depend_on_the_length_of_the_run():
+    schedule = Schedule("one_minus_sqrt", warmup=30, decay=80, final=0.1)
+    short, long = ([schedule.factor(n, total) for n in range(total + 5)] for total in (TOTAL, 2 * TOTAL))
+    assert short[: TOTAL - 79] == long[: TOTAL - 79] and set(short[30 : TOTAL - 79]) == {1.0}
+    assert short[TOTAL - 80 :] == long[2 * TOTAL - 80 :]
+    assert short[-5:] == pytest.approx([0.1] * 5)
+
+
 def always(step: int, total: int, warmup: float, decay: str) -> float:
     """The formula of pre-training before schedules, word by word."""
     climb = max(1.0, warmup * total)
@@ -127,7 +148,13 @@ def test_pretraining_takes_updates_too():
     ("settings", "message"),
     [
         ({"warmup": -1}, "must not be negative"),
-        ({"shape": "linear", "hold": 0.1}, "schedule.hold belongs to shape tri_stage, not to linear"),
+        (
+            {"shape": "inverse_sqrt", "warmup": 4, "hold": 0.1},
+            "schedule.hold belongs to shapes .*, not to inverse_sqrt",
+        ),
+        ({"shape": "constant", "decay": 0.1}, "schedule.decay belongs to shapes .*, not to constant"),
+        ({"shape": "linear", "decay": 0}, "schedule.decay 0: give a share"),
+        ({"shape": "linear", "hold": 0.1, "decay": 0.1}, "schedule.hold and schedule.decay: .* give one of them"),
         ({"shape": "inverse_sqrt"}, "falls from the end of its warm-up; set it"),
         ({"shape": "constant", "final": 0.1}, "schedule.final: shape constant has no end"),
         ({"shape": "linear", "start": 2.0}, "schedule.start 2.0: a factor on the learning rate"),
@@ -146,6 +173,8 @@ def test_a_schedule_that_does_not_fit_the_run_is_refused():
         rates(Schedule("constant", warmup=0.1), total=-1)
     with pytest.raises(UserError, match="warmup and hold take 500 updates, but the schedule has 400"):
         rates(Schedule("tri_stage", warmup=0.25, hold=400))
+    with pytest.raises(UserError, match="warmup and decay take 500 updates, but the schedule has 400"):
+        rates(Schedule("linear", warmup=0.25, decay=400))
     assert rates(Schedule("inverse_sqrt", warmup=4), total=-1, updates=17)[16] == [0.5, 0.25]
 
 
