@@ -111,8 +111,14 @@ def test_a_region_of_one_frame_costs_its_cross_entropy():
     alone = torch.zeros_like(given.mask)
     alone[:, ::2] = True
     given = replace(given, mask=alone)
-    ctc, frames = built(MaskedCtc(extra_codewords=4), labels=5), built(MaskedPrediction(extra_codewords=5), labels=5)
-    assert ctc(given).item() == pytest.approx(frames(given).item(), rel=1e-6)
+    for similarity in ("cosine", "logits"):
+        ctc = built(MaskedCtc(extra_codewords=4, similarity=similarity), labels=5)
+        frames = built(MaskedPrediction(extra_codewords=5, similarity=similarity), labels=5)
+        with torch.no_grad():  # logits begin at zero, where all classes are alike
+            for one, other in zip(ctc.parameters(), frames.parameters(), strict=True):
+                other.copy_(one.normal_())
+        assert ctc.blank == 9
+        assert ctc(given).item() == pytest.approx(frames(given).item(), rel=1e-6)
 
 
 def test_no_region_gives_no_loss():

@@ -1,6 +1,7 @@
 """Losses against independent statements of them."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -139,6 +140,8 @@ def test_supervising_the_top_alone_is_the_plain_loss_bit_for_bit():
         (lambda: MaskedPrediction(layer=0), "layers are counted from 1"),
         (lambda: built(MaskedPrediction(labels="third")), "wants labels 'third', but data.labels names first, second"),
         (lambda: MaskedPrediction().build(WavLMConfig.tiny(), {}), "data.labels names none"),
+        (lambda: MaskedPrediction(similarity="dot"), "similarity is cosine or logits, not 'dot'"),
+        (lambda: MaskedPrediction(temperature=0.0), r"temperature must be above 0 \(published: 0.1\), not 0"),
     ],
 )
 def test_what_an_objective_lacks_is_said(objective, message):
@@ -151,6 +154,26 @@ def test_loss_begins_at_the_log_of_the_codewords():
     given = prediction(labels=500)
     assert objective.codewords.shape == (504, 256)
     assert objective(given).item() == pytest.approx(torch.tensor(504.0).log().item(), abs=0.5)
+
+
+@pytest.mark.parametrize("unmasked_weight", [0.0, 0.7])
+def test_plain_logits_are_one_linear_layer_over_the_temperature(unmasked_weight):
+    objective = built(MaskedPrediction(similarity="logits", temperature=0.5, unmasked_weight=unmasked_weight))
+    given = prediction()
+    assert objective(given).item() == pytest.approx((1 + unmasked_weight) * math.log(21), rel=1e-6)  # begins at zero
+    assert set(objective.state_dict()) == {"classify.weight", "classify.bias"}
+    with torch.no_grad():
+        nn.init.normal_(objective.classify.weight)
+        nn.init.normal_(objective.classify.bias)
+
+    def reference(where):
+        logits = given.hidden[4][where] @ objective.classify.weight.T + objective.classify.bias
+        return nn.functional.cross_entropy(2.0 * logits, given.labels["first"][where])
+
+    expected = reference(given.mask) + unmasked_weight * reference(~given.mask)
+    assert objective(given).item() == pytest.approx(expected.item(), rel=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective(given).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_feature_penalty():

@@ -14,6 +14,7 @@ from wavlm_lightning.system.errors import UserError
 
 SWITCHES = {
     "ctc": ("mfcc100", lambda: [MaskedCtc(final_dim=16, unmasked_weight=1.0)]),
+    "logits": ("mfcc100", lambda: [MaskedPrediction(similarity="logits")]),
     "soft": ("soft", lambda: [MaskedPrediction(final_dim=16, soft=True)]),
     "two": (
         ["mfcc100", "slow"],

@@ -78,7 +78,7 @@ class AskOneRank(pl.Callback):
 
 def curve(tiny: Path, ranks: int, **settings: Any) -> dict[str, Any]:
     """Twenty updates on one process or two, on the same crops with the same random numbers; of all objectives with labels."""
-    targets = [MaskedPrediction(final_dim=16, soft=True), MaskedCtc(final_dim=16, unmasked_weight=1.0)]
+    targets = [MaskedPrediction(final_dim=16, soft=True), MaskedCtc(similarity="logits", unmasked_weight=1.0)]
     model = module(
         Recorded,
         encoder_overrides={**SMALL, "layers": 3, "layer_drop": 0.3, "dropout": 0.1},

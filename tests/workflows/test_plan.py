@@ -289,6 +289,7 @@ def test_text_and_json_say_the_same(folder, capsys):
         ("MaskedPrediction", {}),
         ("MaskedPrediction", {"final_dim": 48, "layer": 2, "extra_codewords": 0}),
         ("MaskedPrediction", {"layer": 4}),
+        ("MaskedPrediction", {"similarity": "logits", "layer": 2}),
         ("MaskedCtc", {}),
         ("MaskedCtc", {"final_dim": 48, "layer": 2, "extra_codewords": 0}),
         ("ContrastivePrediction", {}),
@@ -310,7 +311,11 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
 
     config, shape = WavLMConfig.preset("tiny"), (2, 400)
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5656
-    for objective in (objectives.MaskedPrediction(), objectives.ContrastivePrediction(dropout_features=0.0)):
+    for objective in (
+        objectives.MaskedPrediction(),
+        objectives.MaskedPrediction(similarity="logits"),
+        objectives.ContrastivePrediction(dropout_features=0.0),
+    ):
         torch.manual_seed(0)
         objective.build(config, {"labels": 100})
         hidden, features = torch.randn(*shape, config.dim), torch.randn(*shape, config.conv_channels[-1])

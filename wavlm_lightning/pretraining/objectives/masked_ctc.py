@@ -38,17 +38,18 @@ class MaskedCtc(MaskedPrediction):
     Thinning (`masking.equalise`) takes single frames out of regions and so cuts them; short regions leave CTC little
     freedom. `masking: {equalise: false}` keeps them whole.
 
-    Source: CTCBERT, arXiv 2210.08603; probabilities are those of HuBERT (cosines over a temperature) with one row more.
+    Source: CTCBERT, arXiv 2210.08603; probabilities are those of `MaskedPrediction` with one class more.
 
     Args:
         final_dim: width of projection and codewords: 256 for Base, 768 for Large.
-        temperature: divisor of the cosine.
+        temperature: divisor of the cosine or the logits.
         unmasked_weight: weight of the same term over the visible regions, per visible frame, which is added; published: 0.
         codeword_init: `uniform` in [0, 1) or `normal`, see `MaskedPrediction`.
         extra_codewords: codewords that are never a target, between those of the labels and the blank.
         layer: index of the hidden state that predicts, from 1; None for the last.
         labels: name of the predicted label set of `data.labels`; None for the first.
         weight: factor in the sum of objectives.
+        similarity: `cosine` or `logits`, see `MaskedPrediction`.
     """
 
     name = "masked_ctc"
@@ -63,16 +64,25 @@ class MaskedCtc(MaskedPrediction):
         layer: int | None = None,
         labels: str | None = None,
         weight: float = 1.0,
+        similarity: Literal["cosine", "logits"] = "cosine",
     ) -> None:
-        # The blank is one more codeword, the last.
+        # The blank is one more class, the last.
         super().__init__(
-            final_dim, temperature, unmasked_weight, codeword_init, extra_codewords + 1, layer, labels, weight
+            final_dim,
+            temperature,
+            unmasked_weight,
+            codeword_init,
+            extra_codewords + 1,
+            layer,
+            labels,
+            weight,
+            similarity=similarity,
         )
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
         """Create the projection and the codewords, `(labels + extra_codewords + 1, final_dim)`; the last is the blank's."""
         super().build(encoder, label_sizes)
-        self.blank = len(self.codewords) - 1
+        self.blank = label_sizes[self.label_set] + self.extra_codewords - 1
         self.masked_scores, self.visible_scores = PredictionScores(self.blank), PredictionScores(self.blank)
         self.region_scores = RegionScores()
 

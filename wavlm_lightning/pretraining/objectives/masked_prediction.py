@@ -17,7 +17,11 @@ from wavlm_lightning.system.errors import UserError
 
 
 class MaskedPrediction(LayerObjective):
-    """HuBERT's masked prediction: cross-entropy over the cosines to all codewords, on masked frames.
+    """HuBERT's masked prediction: cross-entropy over all labels, on masked frames.
+
+    `similarity` says what the softmax is of: `cosine`, of the projected frame to each codeword over the temperature, as in
+    HuBERT and WavLM; or `logits`, of one linear layer on the hidden state over the temperature, which is cheaper and has no
+    codewords (Fast-HuBERT, arXiv 2309.13860; k2SSL, arXiv 2411.17100).
 
     Several of them may be summed: one per label set for multi-target training (HuBERT's `untie_final_proj`), or one
     per layer for intermediate layer supervision (ILS-SSL, arXiv 2112.08778: layers 4 and 12 of Base, each with its own
@@ -27,11 +31,12 @@ class MaskedPrediction(LayerObjective):
     which equals this softmax.
 
     Args:
-        final_dim: width of projection and codewords: 256 for Base, 768 for Large.
-        temperature: divisor of the cosine.
+        final_dim: width of projection and codewords: 256 for Base, 768 for Large. `logits` have neither.
+        temperature: divisor of the cosine or the logits; 0.1 is published for both.
         unmasked_weight: weight of the cross-entropy over the visible frames, which is added; published: 0.
         codeword_init: `uniform` in [0, 1) as published, or `normal`. With uniform codewords all cosines are alike at
-            first, and short runs stay on the majority class.
+            first, and short runs stay on the majority class. The linear layer of `logits` begins at zero instead, so that the
+            loss begins at the logarithm of the number of classes.
         extra_codewords: codewords that are never a target; fairseq's dictionary adds 4 (bos, pad, eos, unk).
         layer: index of the hidden state that predicts, from 1; None for the last. A layer that LayerDrop skips passes
             its input on, as in the reference.
@@ -40,6 +45,10 @@ class MaskedPrediction(LayerObjective):
         soft: predict the soft labels of the label set (`wavlm codebook apply --soft K`): the cross-entropy with their
             weights, whose least value is the entropy of the targets, logged as `target_entropy`. Accuracies compare with
             the hard labels. Published with mixtures of Gaussians in place of k-means (GMM-JEPA, arXiv 2602.09040).
+        similarity: `cosine` or `logits`, see above.
+
+    Raises:
+        UserError: the similarity is neither, or the temperature is not positive.
     """
 
     name = "masked_prediction"
@@ -55,14 +64,22 @@ class MaskedPrediction(LayerObjective):
         labels: str | None = None,
         weight: float = 1.0,
         soft: bool = False,
+        similarity: Literal["cosine", "logits"] = "cosine",
     ) -> None:
         super().__init__(layer)
-        self.soft = soft
+        if similarity not in ("cosine", "logits"):
+            raise UserError(f"{type(self).__name__}: similarity is cosine or logits, not {similarity!r}")
+        if not temperature > 0:
+            raise UserError(f"{type(self).__name__}: temperature must be above 0 (published: 0.1), not {temperature:g}")
+        self.soft, self.similarity = soft, similarity
         self.final_dim, self.temperature, self.weight, self.labels = final_dim, temperature, weight, labels
         self.unmasked_weight, self.codeword_init, self.extra_codewords = unmasked_weight, codeword_init, extra_codewords
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`."""
+        """Create the projection, `dim` to `final_dim`, and the codewords, `(labels + extra_codewords, final_dim)`.
+
+        With `similarity: logits` one linear layer, `dim` to `labels + extra_codewords`.
+        """
         self.build_layer_norm(encoder)
         if not label_sizes:
             raise UserError("objectives: masked prediction needs labels, but data.labels names none")
@@ -72,10 +89,15 @@ class MaskedPrediction(LayerObjective):
                 f"objectives: masked prediction wants labels {self.label_set!r}, but data.labels names "
                 f"{', '.join(label_sizes)}"
             )
-        self.project = nn.Linear(encoder.dim, self.final_dim)
-        draw = torch.rand if self.codeword_init == "uniform" else torch.randn
-        self.codewords = nn.Parameter(draw(label_sizes[self.label_set] + self.extra_codewords, self.final_dim))
-        classes = len(self.codewords)
+        classes = label_sizes[self.label_set] + self.extra_codewords
+        if self.similarity == "logits":
+            self.classify = nn.Linear(encoder.dim, classes)
+            nn.init.zeros_(self.classify.weight)
+            nn.init.zeros_(self.classify.bias)
+        else:
+            self.project = nn.Linear(encoder.dim, self.final_dim)
+            draw = torch.rand if self.codeword_init == "uniform" else torch.randn
+            self.codewords = nn.Parameter(draw(classes, self.final_dim))
         self.masked_scores, self.visible_scores = PredictionScores(classes), PredictionScores(classes)
 
     def label_set_of(self, names: Sequence[str]) -> str | None:
@@ -92,16 +114,27 @@ class MaskedPrediction(LayerObjective):
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
     ) -> ObjectiveCost | None:
         dim, width, codewords = encoder.dim, self.final_dim, labels + self.extra_codewords
-        predicted = frames if self.unmasked_weight else masked
+        predicted, norm = frames if self.unmasked_weight else masked, self.layer_norm_parameters(encoder)
+        if self.similarity == "logits":
+            return ObjectiveCost(
+                parameters=(dim + 1) * codewords + norm,
+                flops=linear_flops(predicted, dim, codewords),
+                kept=4 * predicted * (dim + codewords),  # the hidden state in fp32; log-probabilities
+            )
         return ObjectiveCost(
-            parameters=(dim + 1) * width + codewords * width + self.layer_norm_parameters(encoder),
+            parameters=(dim + 1) * width + codewords * width + norm,
             flops=linear_flops(predicted, dim, width) + linear_flops(predicted, width, codewords),
             # The hidden state; its projection before and after normalisation; log-probabilities; unit codewords.
             kept=predicted * (compute_bytes * dim + 4 * (2 * width + codewords)) + 4 * codewords * width,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Cosine of each frame `(frames, dim)` to each codeword over the temperature, float32 `(frames, codewords)`."""
+        """Similarity of each frame `(frames, dim)` to each class over the temperature, float32 `(frames, classes)`."""
+        if self.similarity == "logits":
+            # In fp32 at any precision of the run: the temperature multiplies what bf16 rounds by ten.
+            with torch.autocast(hidden.device.type, enabled=False):
+                weight, bias = self.classify.weight.float(), self.classify.bias.float()
+                return nn.functional.linear(hidden.float(), weight, bias) / self.temperature
         projected = self.project(hidden)
         # In fp32 at any precision of the run, because cosines differ in the third digit.
         with torch.autocast(hidden.device.type, enabled=False):
