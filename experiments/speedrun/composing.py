@@ -78,7 +78,7 @@ def digest(value: Any) -> str:
 
 
 def read_track(name: str) -> dict[str, Any]:
-    """The content of `tracks/NAME.yaml`."""
+    """The content of `tracks/NAME.yaml`: base, device, corpora, codebooks, heads, the short budget, the target."""
     return read_yaml(_file("tracks", name, "track"), "a track", kind=dict)
 
 
@@ -134,9 +134,11 @@ def compose(
         UserError: two switches set one key to different values, or a switch changes an objective that is not there.
     """
     content = copy.deepcopy(read_yaml(Path(resolve_config(track["base"])), "a configuration", kind=dict))
+    merge(content, track.get("config") or {}, "the track", None)
     budget = int(content["trainer"]["max_steps"]) if updates is None else updates
     books, owner = copy.deepcopy(dict(track["codebooks"])), dict[tuple[str, ...], str]()
     read = [read_switch(each) for each in switches]
+    removed: set[str] = set()
     for switch in read:
         for label, how in switch.codebooks.items():
             if books.setdefault(label, how) != how:
@@ -144,7 +146,7 @@ def compose(
                     f"switch {switch.name}: another codebook is called {label!r}; give it a name of its own"
                 )
         merge(content, switch.config, switch.name, owner)
-        change_objectives(content, switch.objectives, switch.name)
+        change_objectives(content, switch.objectives, switch.name, removed)
     merge(content, config or {}, "the record", None)
     updates = round(budget * math.prod(switch.updates for switch in read))
     content["trainer"]["max_steps"] = updates
@@ -194,8 +196,8 @@ def merge(
         content[key] = copy.deepcopy(value)
 
 
-def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: str) -> None:
-    """Change, add and remove objectives of a configuration, in place."""
+def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: str, removed: set[str]) -> None:
+    """Change, add and remove objectives of a configuration, in place; `removed` are the classes that earlier switches removed."""
     if unknown := set(changes) - {"change", "add", "remove"}:
         raise UserError(f"switch {who}: objectives has no key {sorted(unknown)[0]!r}; there are change, add and remove")
     objectives = content["model"]["init_args"]["objectives"]
@@ -208,11 +210,12 @@ def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: 
         for entry in entries:
             entry.setdefault("init_args", {}).update(copy.deepcopy(arguments))
     for name in changes.get("remove", []):
-        if name not in map(class_name, objectives):
+        if name not in {*map(class_name, objectives), *removed}:
             raise UserError(
                 f"switch {who}: removes {name}, but the configuration has {', '.join(map(class_name, objectives))}"
             )
         objectives[:] = [each for each in objectives if class_name(each) != name]
+        removed.add(name)
     objectives += copy.deepcopy(changes.get("add", []))
 
 

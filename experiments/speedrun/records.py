@@ -90,6 +90,12 @@ def check(
     return Verdict(all(holds), p, tuple(reasons))
 
 
+def means(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of each probe over results; none without results."""
+    figures = [name for name in ("pr", "ks", "sid") if results and all(name in each["figures"] for each in results)]
+    return {name: statistics.mean(each["figures"][name] for each in results) for name in figures}
+
+
 def row_of(results: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, Any]:
     """A recipe as a row of the log: means over its seeds, standard deviations, clocks."""
     first = results[0]
@@ -101,7 +107,10 @@ def row_of(results: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, 
         "seeds": len(results),
     }
     for figure in ("pr", "ks", "sid"):
-        values = [each["figures"][figure] for each in results]
+        values = [each["figures"][figure] for each in results if figure in each["figures"]]
+        if not values:  # real speech has no KS and SID
+            row |= {figure: "", f"{figure}_sd": ""}
+            continue
         row |= {
             figure: round(statistics.mean(values), 2),
             f"{figure}_sd": round(statistics.stdev(values), 2) if len(values) > 1 else "",

@@ -4,6 +4,8 @@
     python experiments/speedrun/run.py switches context rate_high --seeds 3      some of them, and the baseline
     python experiments/speedrun/run.py slope                                     the baseline at 1/4, 1/2, 1 and 2 of its updates
     python experiments/speedrun/run.py record baseline                           a file of records/, checked against the target
+    python experiments/speedrun/run.py plan --track gpu-base                     what switches would cost, by arithmetic
+    python experiments/speedrun/run.py switches context --track real-speech --speech DIR --out runs/speedrun-real
 
 The rules are in README.md. Finished work is kept, and an interrupted call resumes.
 """
@@ -20,17 +22,19 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import torch
 from composing import BASELINE, HERE, Recipe, compose, names, read_record, read_track
-from records import append, check, row_of
+from records import append, check, means, row_of
 from stages import Commands, own_core
-from tables import write_switches
+from tables import all_results, write_switches
 from tqdm import tqdm
-from training import Speedrun, all_results
+from training import Speedrun
 
 from wavlm_lightning.system.arguments import whole
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import own_folder
+from wavlm_lightning.system.files import own_folder, write_json
 from wavlm_lightning.system.hardware import usable_cores
+from wavlm_lightning.system.reading import read_json
 
 
 def run_all(speedrun: Speedrun, runs: Sequence[tuple[Recipe, int]], jobs: int) -> list[dict[str, Any]]:
@@ -78,6 +82,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--track", choices=names("tracks"), default="cpu-tiny")
+    common.add_argument("--speech", type=Path, help="recordings for the track real-speech (experiments/real_speech)")
     common.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     common.add_argument("--seeds", type=whole, default=3)
     common.add_argument("--first-seed", type=int, default=0)
@@ -97,6 +102,8 @@ def main() -> None:
         help=f"all by default; `a+b` for several at once: {', '.join(names('switches'))}",
     )
     verbs.add_parser("slope", parents=[common], help="the baseline at 1/4, 1/2, 1 and 2 of its updates")
+    bill = verbs.add_parser("plan", parents=[common], help="what switches would cost, by arithmetic")
+    bill.add_argument("names", nargs="*", metavar="SWITCH")
     record = verbs.add_parser("record", parents=[common], help="a record, checked against the target")
     record.add_argument("record", help=f"a name in records ({', '.join(names('records'))}) or a YAML")
     record.add_argument(
@@ -118,9 +125,19 @@ def run(arguments: argparse.Namespace) -> None:
     threads = arguments.threads or (1 if arguments.jobs > 1 else usable_cores())
     commands = Commands(threads)
     facts = {"track": arguments.track, "jobs": arguments.jobs, "date": date.today().isoformat(), "commit": commit()}
-    facts["trial"] = arguments.size not in (None, track["corpus"]["size"]) or arguments.head_steps is not None
-    speedrun = Speedrun(track, arguments.out, commands, arguments.corpus, arguments.size, arguments.head_steps, facts)
+    facts["trial"] = arguments.size not in (None, track["corpora"].get("size")) or arguments.head_steps is not None
+    speedrun = Speedrun(
+        track, arguments.out, commands, arguments.corpus, arguments.size, arguments.speech, arguments.head_steps, facts
+    )
+    if arguments.verb == "plan":
+        print("\n".join(bill_lines(speedrun, recipes)))
+        return
+    if track["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"track {arguments.track} needs a GPU, and this machine has none; `plan` prints what it would cost"
+        )
     with own_folder(arguments.out, "speedrun"):
+        one_kind(arguments)
         speedrun.prepare()
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         # Seed by seed, so that a table is there early.
@@ -131,12 +148,45 @@ def run(arguments: argparse.Namespace) -> None:
                 judge(speedrun, recipe, seeds, arguments.out if facts["trial"] else arguments.log)
 
 
+def one_kind(arguments: argparse.Namespace) -> None:
+    """Refuse a folder whose runs have another track, other corpora or other heads."""
+    path, corpus = arguments.out / "settings.json", arguments.corpus and str(arguments.corpus.resolve())
+    settings = {"track": arguments.track, "corpus": corpus, "size": arguments.size, "head_steps": arguments.head_steps}
+    before = read_json(path, "the settings of a speedrun") if path.is_file() else settings
+    if changed := [name for name in settings if before.get(name) != settings[name]]:
+        name = changed[0]
+        raise UserError(
+            f"{arguments.out} holds runs with {name} {before.get(name)!r}, not {settings[name]!r}; choose another --out"
+        )
+    write_json(path, settings)
+
+
+def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:
+    """A table of what recipes cost by arithmetic; labels and first runs are not in it."""
+    bills = [speedrun.bill(recipe) for recipe in recipes]
+    lines = [
+        "| recipe | updates | hours of audio read | EFLOP | share of the first | GPU-hours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for recipe, each in zip(recipes, bills, strict=True):
+        hours = each.updates * each.update_seconds / 3600
+        gpu = "" if each.gpu_hours is None else f"{each.gpu_hours:.3g}"
+        share = each.flops / bills[0].flops
+        lines.append(
+            f"| {recipe.name} | {each.updates} | {hours:.4g} | {each.flops / 1e18:.3g} | {share:.2f} | {gpu} |"
+        )
+    return lines
+
+
 def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -> None:
     """Print whether a recipe reaches the target, and add it to the log of records."""
     results = [result for seed in seeds if (result := speedrun.result(recipe, seed)) is not None]
     full = compose(speedrun.track, [], name=BASELINE)
     others = [each for each in all_results(speedrun.out) if each["key"] == full.key]
-    verdict = check(results, speedrun.track["target"], others)
+    target = speedrun.track.get("target") or means(others)
+    if not target:
+        raise UserError("the target of this track is the baseline's own: run `record baseline` first")
+    verdict = check(results, target, others)
     print(
         "\n".join(
             [
@@ -160,7 +210,7 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
 
 def recipes_of(arguments: argparse.Namespace, track: dict[str, Any]) -> list[Recipe]:
     """The recipes of a command line."""
-    if arguments.verb == "switches":
+    if arguments.verb in ("switches", "plan"):
         chosen = arguments.names or names("switches")
         updates = arguments.updates or [track["short"]]
         return [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,14 @@ class Commands:
         self._stopped = False
         self._lock = threading.Lock()
 
-    def run(self, words: Sequence[object], log: Path) -> float:
+    def run(self, words: Sequence[object], log: Path, computed: Callable[[float], None] = lambda _: None) -> None:
         """Run `wavlm WORDS`; its output goes to `log`.
 
-        Returns:
-            Seconds that it and the processes it started have computed, over all cores.
+        Args:
+            words: of the command.
+            log: a text file that grows.
+            computed: called at the end, even of a command that fails or is stopped, with the seconds that it and the processes
+                it started have computed, over all cores.
 
         Raises:
             UserError: it failed.
@@ -55,6 +59,7 @@ class Commands:
                 self._running.add(process)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+            computed(used.ru_utime + used.ru_stime)
         with self._lock:
             self._running.discard(process)
         if self._stopped:
@@ -64,7 +69,6 @@ class Commands:
                 f"`wavlm {' '.join(map(str, words[:2]))}` ended with status {process.returncode}; see the end of {log}; "
                 "the same command continues from here"
             )
-        return used.ru_utime + used.ru_stime
 
     def stop(self) -> None:
         """End all commands; training saves a checkpoint first."""
@@ -72,7 +76,7 @@ class Commands:
             self._stopped = True
             for process in self._running:
                 with suppress(ProcessLookupError):
-                    os.kill(process.pid, 15)
+                    os.kill(process.pid, signal.SIGTERM)
 
 
 class Stage:
@@ -101,12 +105,15 @@ class Stage:
         for words in lines:
             begin = time.perf_counter()
             try:
-                self.body["cpu_seconds"] += commands.run(words, log)
+                commands.run(words, log, self._computed)
             finally:
                 self.body["seconds"] += time.perf_counter() - begin
                 self._write()
         self.body |= {**facts, "done": True}
         self._write()
+
+    def _computed(self, seconds: float) -> None:
+        self.body["cpu_seconds"] += seconds
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +121,7 @@ class Stage:
 
 
 @contextmanager
-def own_core(number: int, of: int):
+def own_core(number: int, of: int) -> Iterator[None]:
     """Pin the calling thread, and the commands that it starts, to one core, if several work at a time."""
     if of == 1 or not hasattr(os, "sched_setaffinity") or usable_cores() < of:
         yield

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from composing import BASELINE
-from training import all_results
+
+from wavlm_lightning.system.reading import read_json
 
 COLUMNS = {"pr": ("PR PER % ↓", -1), "ks": ("KS acc % ↑", 1), "sid": ("SID acc % ↑", 1), "masked": ("masked acc %", 1)}
 """Figure -> its title, and whether more is better; masked accuracy compares runs on the same labels only."""
+
+
+def all_results(out: Path) -> list[dict[str, Any]]:
+    """Every result in a folder, in the order of their folders."""
+    paths: Sequence[Path] = sorted((out / "runs").glob("*/seed*/result.json"))
+    return [read_json(path, "the result of a speedrun", "remove it, and it is made again") for path in paths]
 
 
 def write_switches(out: Path) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import yaml
-from composing import Recipe, compose, digest, rename_labels
+from composing import HERE, Recipe, compose, digest, rename_labels
 from stages import Commands, Stage
 
 from wavlm_lightning.reports.cards import ResultCard
@@ -68,7 +69,8 @@ class Speedrun:
         out: the folder.
         commands: runs what is run.
         corpus: folder with the track's corpora; None to make them in `out`.
-        size: of the corpora that are made; the track's if None.
+        size: of the mini corpora that are made; the track's if None.
+        speech: folder of recordings for the track that has no other corpora, see experiments/real_speech.
         head_steps: updates of every head; those of configs/superb/mini if None.
         facts: kept with every result: commit, jobs, ...
     """
@@ -80,34 +82,38 @@ class Speedrun:
         commands: Commands,
         corpus: Path | None = None,
         size: str | None = None,
+        speech: Path | None = None,
         head_steps: int | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.track, self.out, self.commands, self.head_steps = track, out, commands, head_steps
-        self.made_here = corpus is None
+        self.given, self.speech = corpus is not None, speech
         self.corpus = out / "corpus" if corpus is None else corpus
-        self.size = size or track["corpus"]["size"]
+        self.size = size or track["corpora"].get("size")
         self.facts = dict(facts or {})
-        # Not timed: a resumed run must get the same.
-        self.precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"
+        # On a CPU it is not timed: a resumed run must get the same.
+        self.precision = "32-true" if track["device"] == "cpu" and not cpu_bf16_instructions() else "bf16-mixed"
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     @property
     def pretrain_corpus(self) -> Path:
-        return self.corpus / self.track["corpus"]["datasets"][0]
+        return self.corpus / self.track["corpora"]["pretrain"]
 
     def prepare(self) -> None:
-        """Make the corpora, which no clock counts."""
-        datasets = self.track["corpus"]["datasets"]
-        if self.made_here:
-            words = ["prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *datasets]
+        """Make the corpora, which no clock counts, unless they are given."""
+        corpora = self.track["corpora"]
+        wanted = [corpora["pretrain"], *corpora["others"]]
+        if not self.given and corpora["recipe"] == "mini":
+            words = ["prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *wanted]
             self.commands.run(words, self.out / "prepare.txt")
-        missing = [name for name in datasets if not (self.corpus / name / "corpus.json").is_file()]
-        if missing:
-            raise UserError(
-                f"{self.corpus} has no corpus {missing[0]!r}; make it with `wavlm prepare mini --datasets {missing[0]}`"
-            )
+        elif not self.given and corpora["recipe"] == "real_speech":
+            prepare_real_speech(self.speech, self.corpus)
+        for name in wanted:
+            if not (self.corpus / name / "corpus.json").is_file():
+                raise UserError(
+                    f"no corpus {name} in {self.corpus}; make it with `wavlm prepare`, and name the folder with --corpus"
+                )
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """The run folder of a recipe's seed."""
@@ -144,6 +150,20 @@ class Speedrun:
         write_json(folder / "result.json", result)
         return result
 
+    def bill(self, recipe: Recipe) -> Any:
+        """What `wavlm plan` says of a recipe, without its labels and first runs."""
+        path = self.out / "plans" / f"{recipe.key}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clusters = {name: (how.get("fit") or {}).get("clusters") for name, how in recipe.codebooks.items()}
+        sizes = {name: size for name, size in clusters.items() if size}
+        section = {
+            **recipe.content["recipe"],
+            "codebook": {"clusters": next(iter(sizes.values()), None)},
+            "label_sizes": sizes,
+        }
+        write_text(path, yaml.safe_dump({**recipe.content, "recipe": section}, sort_keys=False))
+        return plan(str(path))[-1].training
+
     def pretrain(self, recipe: Recipe, seed: int) -> Clocks:
         """Train an encoder after what its labels need; the clocks of all of it."""
         folder = self.folder(recipe, seed)
@@ -152,6 +172,8 @@ class Speedrun:
         rename_labels(content, {name: labels for name, (labels, _) in made.items()})
         content["data"]["init_args"] |= {"corpus": str(self.pretrain_corpus), "seed": seed}
         content["model"]["init_args"]["seed"] = seed
+        if noise := self.track["corpora"].get("noise"):
+            content["data"]["init_args"]["noise_corpus"] = str(self.corpus / noise)
         content["trainer"] |= {"default_root_dir": str(folder), "precision": self.precision}
         sizes = {labels: self.size_of(labels) for labels, _ in made.values()}
         content["recipe"] |= {
@@ -241,7 +263,21 @@ class Speedrun:
         stage.run(self.commands, folder / "heads.txt", words)
         with suppress(OSError):
             shutil.rmtree(folder / "heads" / "cache")
-        return {task: ResultCard.read(folder / "heads" / label / task).value for task in tasks}
+        named = [Path(task).stem for task in tasks]
+        return {task: ResultCard.read(folder / "heads" / label / task).value for task in named}
+
+
+def prepare_real_speech(speech: Path | None, out: Path) -> None:
+    """Make the corpora of experiments/real_speech: `all`, `noise`, and `pr`, the English prompts with their phones."""
+    if speech is None:
+        raise UserError("this track needs recordings; name their folder with --speech, see experiments/real_speech")
+    spec = spec_from_file_location("real_speech", HERE.parent / "real_speech" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.prepare(speech, out)
+    if not (out / "pr").exists():
+        (out / "pr").symlink_to("english")
 
 
 def words_of(options: Mapping[str, Any]) -> list[object]:
@@ -277,9 +313,3 @@ def masked_accuracy(folder: Path) -> dict[str, float]:
     """Masked accuracy of the last validation, %; nothing without such an objective."""
     curve = curves_of(folder).get("valid/masked_accuracy")
     return {} if curve is None else {MASKED: 100 * curve.last}
-
-
-def all_results(out: Path) -> list[dict[str, Any]]:
-    """Every result in a folder, in the order of their folders."""
-    paths: Sequence[Path] = sorted((out / "runs").glob("*/seed*/result.json"))
-    return [read_json(path, "the result of a speedrun", "remove it, and it is made again") for path in paths]

@@ -1,0 +1,237 @@
+"""Switches give the configurations that they say, records are judged by the rules, and clocks count every attempt."""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import yaml
+from scipy.stats import t as student
+
+from wavlm_lightning.system.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "experiments" / "speedrun"
+MODULES = ("composing", "records", "stages", "tables", "training")
+
+
+@pytest.fixture
+def speedrun(monkeypatch: pytest.MonkeyPatch):
+    """The modules of the experiment, by name."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def module(name: str) -> ModuleType:
+        return __import__(name)
+
+    yield module
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def composing(speedrun):
+    return speedrun("composing")
+
+
+def result(seed: int, pr: float, ks: float, sid: float, **facts) -> dict:
+    clocks = {
+        "audio": 1e4,
+        "encoder": 2e4,
+        "flops": 3e15,
+        "wall": 100.0 + seed,
+        "cpu": 150.0,
+        "attempts": 2,
+        "commands": 2,
+    }
+    body = {"recipe": "some", "key": "some-1-abc", "switches": ["a"], "supervised": False, "budget": 1, "updates": 1}
+    body |= {
+        "seed": seed,
+        "figures": {"pr": pr, "ks": ks, "sid": sid},
+        "clocks": clocks,
+        "threads": 2,
+        "processor": "p",
+    }
+    return {**body, "date": "2026-11-29", "commit": "c0ffee", "jobs": 1, **facts}
+
+
+def test_every_switch_changes_the_base(composing):
+    track = composing.read_track("cpu-tiny")
+    base = composing.compose(track, [])
+    assert base.content == {**yaml.safe_load((ROOT / track["base"]).read_text()), "trainer": base.content["trainer"]}
+    keys = {base.key}
+    for name in composing.names("switches"):
+        recipe = composing.compose(track, [name])
+        assert recipe.content != base.content or recipe.updates != base.updates, name
+        keys.add(recipe.key)
+    assert len(keys) == 1 + len(composing.names("switches")) >= 13
+
+
+def test_switches_together_and_what_cannot_be(composing):
+    track = composing.read_track("cpu-tiny")
+    both = composing.compose(track, ["ils", "context"], 100, config={"model": {"init_args": {"learning_rate": 1.0}}})
+    names = [composing.class_name(each) for each in both.content["model"]["init_args"]["objectives"]]
+    assert names == ["MaskedPrediction", "LogMelRegression", "FeaturePenalty", "MaskedPrediction"]
+    assert list(both.codebooks) == ["context100"] and both.content["model"]["init_args"]["learning_rate"] == 1.0
+    assert both.content["trainer"]["max_steps"] == both.content["trainer"]["val_check_interval"] == 100
+    composing.rename_labels(both.content, {"context100": "context100-f00"})
+    assert both.content["data"]["init_args"]["labels"] == "context100-f00"
+    with pytest.raises(UserError, match=r"switches rate_low and rate_high both set model\.init_args\.learning_rate"):
+        composing.compose(track, ["rate_low", "rate_high"])
+    with pytest.raises(UserError, match=r"no switch 'contxt' .* did you mean 'context'"):
+        composing.compose(track, ["contxt"])
+    with pytest.raises(UserError, match="nothing says how the labels 'none_such' are made"):
+        composing.compose(track, [], config={"data": {"init_args": {"labels": "none_such"}}})
+
+
+def test_batches_of_half_the_audio_have_twice_the_updates(composing):
+    track = composing.read_track("cpu-tiny")
+    base, half = composing.compose(track, [], 100), composing.compose(track, ["batch_half"], 100)
+    seconds = [each.updates * each.content["data"]["init_args"]["batch_seconds"] for each in (base, half)]
+    assert seconds[0] == seconds[1] and base.budget == half.budget == 100
+
+
+def test_a_record_holds_by_all_rules(speedrun):
+    records = speedrun("records")
+    target = {"pr": 47.2, "ks": 58.1, "sid": 38.3}
+    baseline = [result(seed, 47.0, 58.0 + 2 * seed, 38.0 + seed) for seed in range(3)]  # deviations 2 and 1
+    good = [result(seed, 46.0 + 0.1 * seed, 56.2, 37.4) for seed in range(3)]
+    verdict = records.check(good, target, baseline)
+    assert verdict.holds
+    statistic = (46.1 - 47.2) / (0.1 / math.sqrt(3))
+    assert verdict.p == pytest.approx(float(student(2).cdf(statistic)))
+    for bad in (
+        good[:2],  # too few seeds
+        [result(seed, 46.9 + 0.3 * seed, 60.0, 40.0) for seed in range(3)],  # by chance
+        [result(seed, 46.0 + 0.1 * seed, 56.0, 37.4) for seed in range(3)],  # KS more than one deviation below
+        [result(seed, 46.0 + 0.1 * seed, 56.2, 37.2) for seed in range(3)],  # SID
+        [{**each, "supervised": True} for each in good],
+    ):
+        assert not records.check(bad, target, baseline).holds
+    assert not records.check(good, target, baseline[:2]).holds
+
+
+def test_the_log_keeps_one_row_a_recipe_and_commit(speedrun, tmp_path):
+    records = speedrun("records")
+    target = {"pr": 47.2, "ks": 58.1, "sid": 38.3}
+    for name, factor in (("baseline", 1.0), ("fast", 0.25), ("fast", 0.25)):
+        seeds = [result(seed, 46.0 + 0.1 * seed, 60.0, 40.0, recipe=name) for seed in range(3)]
+        for each in seeds:
+            each["clocks"] = {clock: factor * value for clock, value in each["clocks"].items()}
+        records.append(tmp_path, records.row_of(seeds, records.check(seeds, target, seeds)))
+    rows = list(csv.DictReader((tmp_path / "records.csv").open()))
+    assert [row["record"] for row in rows] == ["baseline", "fast"]
+    assert "| 2500 (1/4) | 5000 (1/4) | 0.75 (1/4) | 25.25 (1/4) | yes |" in (tmp_path / "records.md").read_text()
+    assert (tmp_path / "records.png").stat().st_size > 10_000
+
+
+def test_the_table_counts_seeds_that_beat_the_baseline(speedrun):
+    tables = speedrun("tables")
+    runs = [result(seed, 50.0 + seed, 50.0, 30.0, recipe="baseline", key="b", switches=[]) for seed in range(3)]
+    runs += [result(seed, 51.0, 52.0, 30.0) for seed in range(3)]
+    text = "\n".join(tables.switch_lines(runs))
+    assert "| baseline | 51.0 ± 1.0 | 50.0 ± 0.0 | 30.0 ± 0.0 |" in text
+    assert "| some | 51.0 ± 0.0 (1/3) | 52.0 ± 0.0 (3/3) | 30.0 ± 0.0 (0/3) |" in text
+
+
+@pytest.fixture
+def stages(speedrun, monkeypatch, tmp_path):
+    """The module, whose commands are a shell script that says its words and works for a moment."""
+    stages = speedrun("stages")
+    script = tmp_path / "python"
+    script.write_text(
+        '#!/bin/sh\nshift 2\necho "$@"\n[ "$1" != fails ] || exit 3\n[ "$1" != long ] || exec sleep 60\nsleep 0.1\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(stages, "sys", SimpleNamespace(executable=str(script)))
+    return stages
+
+
+def test_a_stage_is_done_once_and_counts_its_attempts(stages, tmp_path):
+    path, log = tmp_path / "stage.json", tmp_path / "log.txt"
+    with pytest.raises(UserError, match="`wavlm fails` ended with status 3"):
+        stages.Stage(path).run(stages.Commands(1), log, ["good"], ["fails"])
+    first = stages.Stage(path)
+    assert not first.done and first.body["seconds"] > 0.1
+    for _ in range(2):
+        stages.Stage(path).run(stages.Commands(1), log, ["good", 1])
+    last = stages.Stage(path)
+    assert last.done and last.body["attempts"] == 2 and last.body["seconds"] > first.body["seconds"] + 0.1
+    assert log.read_text() == "good\nfails\ngood 1\n"
+
+
+def test_a_stop_ends_what_runs_and_starts_nothing_more(stages, tmp_path):
+    commands, stage = stages.Commands(1), stages.Stage(tmp_path / "stage.json")
+    ended = []
+
+    def work() -> None:
+        try:
+            stage.run(commands, tmp_path / "log.txt", ["long"], ["good"])
+        except KeyboardInterrupt:
+            ended.append(time.perf_counter())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not (tmp_path / "log.txt").is_file() or not (tmp_path / "log.txt").read_text():
+        time.sleep(0.01)
+    commands.stop()
+    thread.join(10)
+    assert ended and not stage.done and (tmp_path / "log.txt").read_text() == "long\n"
+
+
+@pytest.mark.slow
+def test_fit_accepts_every_recipe(composing, speedrun, tmp_path):
+    """Each alone, on every track: keys and values of `wavlm fit`, and the arithmetic of `wavlm plan`."""
+    from wavlm_lightning.workflows.fit import read_options
+
+    training = speedrun("training")
+    for name in composing.names("tracks"):
+        track = composing.read_track(name)
+        runs = training.Speedrun(track, tmp_path / name, None)
+        for switch in composing.names("switches") if name == "cpu-tiny" else []:
+            recipe = composing.compose(track, [switch])
+            assert runs.bill(recipe).flops > 0
+            read_options("-c", str(tmp_path / name / "plans" / f"{recipe.key}.yaml"))
+
+
+@pytest.mark.long
+def test_switches_and_a_record_from_beginning_to_end(tmp_path):
+    command = [sys.executable, str(FOLDER / "run.py")]
+    trial = [
+        "--out",
+        str(tmp_path),
+        "--size",
+        "tiny",
+        "--updates",
+        "20",
+        "--head-steps",
+        "10",
+        "--seeds",
+        "2",
+        "--jobs",
+        "2",
+    ]
+    subprocess.run([*command, "switches", "random_codes", *trial], check=True, cwd=ROOT)
+    table = (tmp_path / "switches.md").read_text()
+    assert "| baseline |" in table and "| random_codes |" in table
+    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert len(rows) == 4
+    for row in rows:
+        assert float(row["audio"]) > 200 and 0.9 < float(row["encoder"]) / float(row["audio"]) <= 1.0
+        assert (
+            float(row["wall"]) > 0
+            and float(row["cpu"]) > 0
+            and float(row["flops"]) > 1e11
+            and row["attempts"] == row["commands"]
+        )
+    said = subprocess.run(
+        [*command, "record", "baseline", *trial], check=True, cwd=ROOT, capture_output=True, text=True
+    )
+    assert "baseline: misses the target" in said.stdout and "2 seeds of the 3" in said.stdout
+    assert (tmp_path / "records.csv").is_file()  # a trial is not logged in the experiment's folder
