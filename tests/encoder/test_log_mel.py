@@ -46,10 +46,14 @@ def test_frames_are_those_of_windows_beside_the_grid(bins: int, samples: int):
 
 @pytest.mark.parametrize("bins", [8, 80, 81, 128, 256])
 def test_no_filter_is_empty(bins: int):
-    assert log_mel_frames(noise(1, 400), bins).min() > 2 + torch.tensor(FLOOR).log()
+    def filters(size: int) -> Tensor:
+        return melscale_fbanks(size // 2 + 1, 20.0, 8000.0, bins, 16_000)
+
     size = transform_size(bins)
-    filters = melscale_fbanks(size // 4 + 1, 20.0, 8000.0, bins, 16_000, norm=None, mel_scale="htk")
-    assert size == 512 or (filters.sum(0) == 0).any(), "a transform of half the size would do"
+    assert (filters(size).sum(0) > 0).all()
+    if size > 512:
+        with pytest.warns(UserWarning, match="all zero values"):
+            filters(size // 2)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):

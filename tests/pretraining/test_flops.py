@@ -78,6 +78,18 @@ def test_training_step_of_all_variants(bias, conv_norm, samples):
     )
 
 
+@pytest.mark.parametrize("channels", [(), (32,), (24, 40, 32)])
+@pytest.mark.parametrize("conv_norm", ["group", "layer"])
+def test_log_mel_frames(channels, conv_norm):
+    for factor in (0.0, 1.0):
+        config = WavLMConfig.preset(
+            "tiny_mel", layers=1, mel_channels=channels, conv_norm=conv_norm, feature_grad_mult=factor
+        )
+        flops = encoder_flops(config, 2, 8_123)
+        assert counted(config, 2, 8_123, backward=True) == pytest.approx(flops.training, rel=0.002)
+        assert counted(config, 2, 8_123, backward=False) == pytest.approx(flops.forward, rel=0.002)
+
+
 @pytest.mark.parametrize("config", [BASE, LARGE], ids=["base", "large"])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "training"])
 def test_published_widths(config, backward):

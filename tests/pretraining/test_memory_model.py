@@ -22,7 +22,12 @@ GROUP = WavLMConfig.preset(
     "base", layers=2, layer_drop=0.0, dim=192, ffn_dim=768, heads=4, conv_channels=(64,) * 7, attention_dropout=0.0
 )
 LAYER = replace(GROUP, conv_norm="layer", pre_norm=True, feature_grad_mult=1.0, activation_dropout=0.1)
+LOG_MEL = replace(GROUP, front_end="log_mel", mel_channels=(96, 64))
 VARIANTS = {
+    "log-mel": LOG_MEL,
+    "log-mel, layer": replace(LAYER, front_end="log_mel", mel_channels=(96, 64, 128)),
+    "log-mel, frozen convolutions": replace(LOG_MEL, feature_grad_mult=0.0),
+    "log-mel, no convolutions": replace(LOG_MEL, mel_channels=()),
     "group": GROUP,
     "group, attention dropout": replace(GROUP, attention_dropout=0.1),
     "group, no dropout": replace(GROUP, dropout=0.0, dropout_input=0.0),

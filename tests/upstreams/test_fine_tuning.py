@@ -395,6 +395,15 @@ def test_an_upstream_that_names_no_layers_trains_as_a_whole():
             ),
             r"convolutions is true, but feature_grad_mult of trained from random weights \(tiny\) is 0",
         ),
+        (
+            lambda: WavLMUpstream(
+                "random:tiny_mel",
+                overrides={"mel_channels": []},
+                frozen=False,
+                fine_tuning=FineTuning(convolutions=True),
+            ),
+            r"convolutions is true, but the front-end of .*tiny_mel\) is log-mel frames without convolutions; set it to false",
+        ),
     ],
 )
 def test_contradictions_are_refused_in_a_sentence(make: Callable[[], object], message: str):

@@ -94,6 +94,12 @@ def test_fingerprint_follows_weights_and_settings():
     assert same == WavLMUpstream("tiny", label="x").fingerprint()
     assert same != WavLMUpstream("tiny", seed=1).fingerprint()
     assert same != WavLMUpstream("tiny", overrides={"batch_invariant": False}).fingerprint()
+    # Caches of older versions, which knew no other front-end, are found.
+    assert "front_end" not in WavLMUpstream("tiny").settings() and "mel" not in WavLMUpstream("tiny").settings()
+    log_mel = [
+        WavLMUpstream("random:tiny_mel", overrides={"mel_norm": norm}).fingerprint() for norm in ("level", "bins")
+    ]
+    assert len({same, *log_mel}) == 3
     assert Fbank().fingerprint() != Fbank(cmvn=False).fingerprint() != Mfcc(cmvn=False).fingerprint()
 
 

@@ -15,7 +15,11 @@ from safetensors.torch import load_file
 import wavlm_lightning
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder import CheckpointError, WavLM, WavLMConfig
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import KeywordSpotting
+from wavlm_lightning.tasks.huggingface.export import write_head_folder
+from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.export.model_card import MARK
 
 
@@ -193,3 +197,22 @@ def test_a_relative_is_named_as_what_it_is(tmp_path):
     assert main(["export", str(tmp_path / "source"), str(tmp_path / "hf")]) == 0
     text = (tmp_path / "hf" / "README.md").read_text()
     assert "from transformers import HubertModel" in text and "- hubert\n" in text and "WavLMModel" not in text
+
+
+def test_log_mel_frames_have_no_class_in_transformers(tmp_path, capsys):
+    """It is said before an earlier export is touched."""
+    encoder = WavLM(WavLMConfig.preset("tiny_mel", layers=1))
+    state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "wavlm_config": encoder.config.to_dict()}, tmp_path / "run.ckpt")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    assert main(["export", str(tmp_path / "run.ckpt"), str(tmp_path / "hf")]) == 2
+    said = capsys.readouterr().err
+    assert "its front-end is log-mel frames" in said and "--format onnx or torch" in said
+    assert [path.name for path in (tmp_path / "hf").iterdir()] == ["config.json"]
+    with pytest.raises(CheckpointError, match="its front-end is log-mel frames"):
+        encoder.save_pretrained(tmp_path / "hf")
+    task = KeywordSpotting(WavLMUpstream("random:tiny_mel", overrides={"layers": 1}))
+    task.build(["yes", "no"])
+    with pytest.raises(UserError, match=r"this KS head does not fit .*: its front-end is log-mel frames"):
+        write_head_folder(tmp_path / "head", task, {})

@@ -17,12 +17,12 @@ MEL_WINDOW, MEL_SHIFT, MEL_LOWEST = 400, 160, 20.0
 
 PRESETS = (
     "tiny",
-    "tiny_mel",
     "base",
     "base_plus",
     "large",
     "hubert_base",
     "hubert_large",
+    "tiny_mel",
 )  # class methods of `WavLMConfig`
 
 # Bounds of sizes, far above published models: what is larger takes hours to build.
@@ -320,7 +320,7 @@ class WavLMConfig:
         """A preset by name, with some fields replaced.
 
         Args:
-            name: `tiny`, `tiny_mel`, `base`, `base_plus`, `large`, `hubert_base` or `hubert_large`.
+            name: `tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large` or `tiny_mel`.
             **overrides: fields of this class.
 
         Raises:
@@ -336,11 +336,10 @@ class WavLMConfig:
         Raises:
             ValueError: a key is not a field, or one that the front-end has no use for.
         """
-        changed = self.from_dict({**self.to_dict(), **overrides})
-        unused = [name for name in CONV_FIELDS if name in overrides and changed.front_end == "log_mel"]
-        if unused:
+        unused = [name for name in CONV_FIELDS if name in overrides]
+        if unused and overrides.get("front_end", self.front_end) == "log_mel":
             raise ValueError(
                 f"{unused[0]} is for convolutions over the waveform, but front_end is log_mel; set mel_channels, or "
                 "front_end: waveform"
             )
-        return changed
+        return self.from_dict({**self.to_dict(), **overrides})

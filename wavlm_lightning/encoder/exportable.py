@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wavlm_lightning.encoder.config import MEL_SHIFT
 from wavlm_lightning.encoder.frontend import normalize_waveforms
 from wavlm_lightning.encoder.layers import padding_mask
+from wavlm_lightning.encoder.log_mel import FLOOR, MARGIN, centred, constants, transform_size
 from wavlm_lightning.encoder.wavlm import WavLM
 
 
@@ -31,12 +35,24 @@ class ExportableEncoder(nn.Module):
 
     positional: Tensor
     buckets: Tensor
+    waves: Tensor
+    filters: Tensor
 
     def __init__(self, encoder: WavLM, normalize_eps: float | None) -> None:
         super().__init__()
         self.encoder, self.config, self.normalize_eps = encoder, encoder.config, normalize_eps
         # Resolved weight norm: otherwise the graph would compute it for every batch.
         self.register_buffer("positional", encoder.encoder.pos_conv_embed.conv.weight.detach().clone())
+        if self.config.front_end == "log_mel":
+            filters, window = constants(self.config.mel_bins, self.positional)
+            size = transform_size(self.config.mel_bins)
+            # Rows of the discrete Fourier transform, in float64: angles of thousands of radians lose digits in float32.
+            angles = (
+                torch.arange(len(filters))[:, None] * torch.arange(len(window), dtype=torch.float64) * math.tau / size
+            )
+            waves = torch.cat([angles.cos(), angles.sin()]).to(window) * window
+            self.register_buffer("waves", waves[:, None])
+            self.register_buffer("filters", filters)
         if self.config.position_bias != "none":
             self.register_buffer("buckets", encoder.encoder.layers[0].attention.rel_attn_embed.make_buckets())
 
@@ -54,8 +70,9 @@ class ExportableEncoder(nn.Module):
         waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
         if self.normalize_eps is not None:
             waveforms = normalize_waveforms(waveforms, lengths, self.normalize_eps)
-        projection = self.encoder.feature_projection
-        x = projection.projection(projection.layer_norm(self._convolve(waveforms, lengths)))
+        projection, log_mel = self.encoder.feature_projection, self.config.front_end == "log_mel"
+        features = (self._log_mel if log_mel else self._convolve)(waveforms, lengths)
+        x = projection.projection(projection.layer_norm(features))
         frames = self.config.frames(lengths)
         padding = padding_mask(frames, x.shape[1])
         hidden = torch.stack(self._transform(x.masked_fill(padding[:, :, None], 0.0), padding))
@@ -73,6 +90,23 @@ class ExportableEncoder(nn.Module):
                 x = norm(x.transpose(1, 2)).transpose(1, 2)
             x = F.gelu(x)
         return x.transpose(1, 2)  # (batch, frames, channels)
+
+    def _log_mel(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """See `LogMelFrontEnd`; the Fourier transform is a convolution with windowed cosines and sines."""
+        valid = 2 * self.config.frames(lengths)
+        padded = F.pad(waveforms, (MARGIN, MARGIN))[:, None]
+        # First and second windows of the frames apart: their numbers are then the same for every length of the waveforms.
+        windows = (padded[:, :, :-MEL_SHIFT], padded[:, :, MEL_SHIFT:])
+        spectra = torch.stack([F.conv1d(part, self.waves, stride=self.config.hop) for part in windows], dim=3)
+        real, imaginary = spectra.flatten(2).chunk(2, dim=1)
+        power = (real.square() + imaginary.square()).transpose(1, 2) @ self.filters
+        x = centred(power.clamp(min=FLOOR).log(), valid, self.config.mel_norm)
+        for layer in self.encoder.feature_extractor.conv_layers:
+            if layer.conv.padding[0]:
+                x = x.masked_fill(padding_mask(valid, x.shape[1])[:, :, None], 0.0)
+            x = layer.conv(x.transpose(1, 2)).transpose(1, 2)
+            x = F.gelu(x if layer.layer_norm is None else layer.layer_norm(x))
+        return x if self.config.mel_channels else x.unflatten(1, (-1, 2)).flatten(2)
 
     def _norm_over_time(self, norm: nn.GroupNorm, x: Tensor, steps: Tensor) -> Tensor:
         """Group norm with one group per channel, over the valid steps of each row if the encoder is `batch_invariant`."""

@@ -46,6 +46,17 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
     return torch.lerp(x.detach(), x, factor) if factor > 0 else x.detach()
 
 
+def activate(x: Tensor, layer_norm: nn.Module | None, *norm: Tensor) -> Tensor:
+    """Layer norm with weight and bias `norm`, if `layer_norm` is one, and GELU, on `(batch, steps, channels)` of any layout."""
+    if isinstance(layer_norm, nn.LayerNorm):
+        # Autocast would return fp32, which the next convolution casts back. The kernel sums in fp32 in any case.
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = (parameter.to(x.dtype) for parameter in norm)
+            x = F.layer_norm(x, layer_norm.normalized_shape, weight, bias, layer_norm.eps)
+    # CPUs have another GELU kernel for contiguous memory, in bf16 twice as fast.
+    return F.gelu(x) if x.is_contiguous() else F.gelu(x.mT).mT
+
+
 class ConvLayer(nn.Module):
     """One layer of the front-end: convolution, norm if this layer has one, exact GELU (arXiv 2006.11477, section 2).
 
@@ -81,13 +92,7 @@ class ConvLayer(nn.Module):
 
         `norm` is what `norm_parameters` gives: an argument, because recomputing passes copies that need gradients.
         """
-        if isinstance(self.layer_norm, nn.LayerNorm):
-            # Autocast would return fp32, which the next convolution casts back. The kernel sums in fp32 in any case.
-            with torch.autocast(x.device.type, enabled=False):
-                weight, bias = (parameter.to(x.dtype) for parameter in norm)
-                x = F.layer_norm(x, self.layer_norm.normalized_shape, weight, bias, self.layer_norm.eps)
-        # CPUs have another GELU kernel for contiguous memory, in bf16 twice as fast.
-        return F.gelu(x) if x.is_contiguous() else F.gelu(x.mT).mT
+        return activate(x, self.layer_norm, *norm)
 
 
 class FrontEnd(nn.Module):

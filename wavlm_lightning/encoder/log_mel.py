@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder.config import MEL_LOWEST, MEL_SHIFT, MEL_WINDOW, SAMPLE_RATE, WavLMConfig, mel
+from wavlm_lightning.encoder.frontend import activate
 from wavlm_lightning.encoder.layers import padding_mask
 
 MARGIN = (
@@ -26,6 +27,11 @@ AT_ONCE = {
 }  # windows; a spectrum of 512 points takes 4 kB, and CPUs want it in the cache
 
 
+def mel_convolution(config: WavLMConfig, index: int) -> tuple[int, int, int]:
+    """Kernel, stride and padding, in mel frames, of a convolution of the front-end, from 0."""
+    return (2, 2, 0) if index == len(config.mel_channels) - 1 else (3, 1, 1)
+
+
 class MelConvolution(nn.Module):
     """One convolution over mel frames, layer norm if `conv_norm` is `layer`, exact GELU.
 
@@ -39,10 +45,9 @@ class MelConvolution(nn.Module):
 
     def __init__(self, config: WavLMConfig, index: int) -> None:
         super().__init__()
-        channels, last = config.mel_channels[index], index == len(config.mel_channels) - 1
+        channels = config.mel_channels[index]
         inputs = config.mel_channels[index - 1] if index else config.mel_bins
-        kernel, stride, padding = (2, 2, 0) if last else (3, 1, 1)
-        self.conv = nn.Conv1d(inputs, channels, kernel, stride, padding, bias=config.conv_bias)
+        self.conv = nn.Conv1d(inputs, channels, *mel_convolution(config, index), bias=config.conv_bias)
         nn.init.kaiming_normal_(self.conv.weight)
         self.layer_norm = nn.LayerNorm(channels) if config.conv_norm == "layer" else None
 
@@ -50,8 +55,8 @@ class MelConvolution(nn.Module):
         """`(batch, steps, channels)` to the same with other channels; `valid` counts the steps of each row, int64 `(batch,)`."""
         if valid is not None and self.conv.padding[0]:  # a row in a batch sees zeros behind its end, as it does alone
             x = x.masked_fill(padding_mask(valid, x.shape[1])[:, :, None], 0.0)
-        x = self.conv(x.mT).mT
-        return F.gelu(x if self.layer_norm is None else self.layer_norm(x))
+        norm = () if self.layer_norm is None else (self.layer_norm.weight, self.layer_norm.bias)
+        return activate(self.conv(x.mT).mT, self.layer_norm, *norm)
 
 
 class LogMelFrontEnd(nn.Module):

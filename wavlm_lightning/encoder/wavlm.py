@@ -187,8 +187,8 @@ class WavLM(nn.Module):
         if self.training:
             raise ValueError("prepare_for_inference: the encoder is in training mode; call .eval() first")
         forget(self.parameters())
-        strided = self.feature_extractor.conv_layers[1:] if self.config.front_end == "waveform" else ()
-        convolutions = [layer.conv for layer in strided]
+        over_waveform = self.config.front_end == "waveform"
+        convolutions = [layer.conv for layer in self.feature_extractor.conv_layers[1:]] if over_waveform else []
         prepare(convolutions, self.encoder.pos_conv_embed.conv, self.encoder.linear_weights(), packed)
         return self
 
@@ -240,6 +240,9 @@ class WavLM(nn.Module):
 
         Args:
             folder: made if missing; gets `config.json`, `model.safetensors` and `preprocessor_config.json`.
+
+        Raises:
+            CheckpointError: Hugging Face has no class for the encoder, because its front-end is log-mel frames.
         """
         own = {LABELLED: list(self.labelled)} if self.labelled else {}
         write_checkpoint(Path(folder), replace(self.config), self.state_dict(), own)

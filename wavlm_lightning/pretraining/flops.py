@@ -1,8 +1,8 @@
 """Floating-point operations of a pass through the encoder, and the peak performance of GPUs.
 
 Matrix products and convolutions are counted, with two operations per multiply-add. Norms, activations, softmax, dropout,
-the T x T product of gate and position table, and the optimiser are not: they make up less than 2 % of the operations (but
-more of the time, because memory bandwidth limits them).
+the Fourier transforms of log-mel frames, the T x T product of gate and position table, and the optimiser are not: they make
+up less than 2 % of the operations (but more of the time, because memory bandwidth limits them).
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import re
 from dataclasses import dataclass
 
 from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.log_mel import mel_convolution, transform_size
 
 
 @dataclass(frozen=True)
 class StepFlops:
     """Operations of one forward pass by part, and the totals."""
 
-    front_end: float  # the convolutions
+    front_end: float  # the convolutions; the mel filters of a log-mel front-end as well
     projection: float  # convolution features to the width of the transformer
     positional: float
     linears: float  # attention projections, gates and feed-forward blocks of all layers
@@ -56,31 +57,51 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
 
     Those of the objectives are not included; see `Objective.cost`.
     """
-    front_end, first, inputs = 0.0, 0.0, 1
-    whole = config.frames(samples)
-    # Samples outside every frame cost nothing.
-    steps = (whole - 1) * config.hop + config.receptive_field if whole else 0
-    for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
-        steps = max((steps - kernel) // stride + 1, 0)
-        convolution = linear_flops(batch * steps, inputs * kernel, channels)
-        first = first or convolution
-        front_end, inputs = front_end + convolution, channels
-    frames, dim = batch * steps, config.dim
+    steps, dim = config.frames(samples), config.dim
+    filters, convolutions = _log_mel(config, batch, steps) if config.front_end == "log_mel" else (0.0, [])
+    if config.front_end == "waveform":
+        convolutions = _waveform_convolutions(config, batch, steps)
+    frames = batch * steps
     # An even kernel computes one frame more than it keeps.
     positions = batch * (steps + 1 - config.pos_conv_kernel % 2) if steps else 0
     linears = linear_flops(frames, dim, 4 * dim + 2 * config.ffn_dim)
     if config.position_bias == "gated":
         linears += linear_flops(frames, dim, 2)  # heads x (head dim -> 2)
     return StepFlops(
-        front_end=front_end,
-        projection=linear_flops(frames, inputs, dim),
+        front_end=filters + sum(convolutions),
+        projection=linear_flops(frames, config.feature_dim, dim),
         positional=linear_flops(positions, dim // config.pos_conv_groups * config.pos_conv_kernel, dim),
         linears=config.layers * linears,
         attention=config.layers * 2 * linear_flops(frames, steps, dim),
         # The waveform needs no gradient, so the first convolution has only that of its weight.
-        front_end_backward=2 * front_end - first if config.feature_grad_mult > 0 else 0.0,
+        front_end_backward=2 * sum(convolutions) - convolutions[0]
+        if convolutions and config.feature_grad_mult
+        else 0.0,
         layer_drop=config.layer_drop,
     )
+
+
+def _waveform_convolutions(config: WavLMConfig, batch: float, frames: int) -> list[float]:
+    """Operations of each convolution over the waveform."""
+    # Samples outside every frame cost nothing.
+    steps, inputs, found = (frames - 1) * config.hop + config.receptive_field if frames else 0, 1, []
+    for channels, kernel, stride in zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True):
+        steps = max((steps - kernel) // stride + 1, 0)
+        found.append(linear_flops(batch * steps, inputs * kernel, channels))
+        inputs = channels
+    return found
+
+
+def _log_mel(config: WavLMConfig, batch: float, frames: int) -> tuple[float, list[float]]:
+    """Operations of the mel filters, which have no backward pass, and of each convolution over mel frames."""
+    steps, inputs, found = 2 * frames, config.mel_bins, []
+    filters = linear_flops(batch * steps, transform_size(config.mel_bins) // 2 + 1, config.mel_bins)
+    for index, channels in enumerate(config.mel_channels):
+        kernel, stride, _ = mel_convolution(config, index)
+        steps //= stride
+        found.append(linear_flops(batch * steps, inputs * kernel, channels))
+        inputs = channels
+    return filters, found
 
 
 def masked_share(probability: float, span: int) -> float:

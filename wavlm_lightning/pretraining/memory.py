@@ -17,6 +17,7 @@ import torch
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.encoder.attention_backends.blocks import DEVICE_BYTES
 from wavlm_lightning.encoder.cpu.chunks import CACHE_FRIENDLY, ROOMY
+from wavlm_lightning.encoder.log_mel import mel_convolution
 from wavlm_lightning.system.errors import UserError
 
 # Share of a GPU's memory that a step may fill, a rule of thumb; CUDA's context, workspaces and fragmentation take the
@@ -111,7 +112,9 @@ def step_memory(
     kept = batch * frames * config.dim * (compute if config.pre_norm else norm) if checkpointed else layer
     # `behind` is freed by the time the backward pass reaches the convolutions; `first` is allocated there.
     behind = _projection(config, batch, frames, compute, norm, device) + config.layers * kept + head_bytes
-    first = _first_convolution(config, batch, samples, compute, device) if config.feature_grad_mult > 0 else 0
+    trained = config.feature_grad_mult > 0
+    over_waveform = trained and config.front_end == "waveform"
+    first = _first_convolution(config, batch, samples, compute, device) if over_waveform else 0
     again = _attention(config, batch, frames, compute, device)
     if checkpointed:  # half of it, the feed-forward block, is freed before attention runs
         again = max(layer, again + layer / 2)
@@ -121,7 +124,7 @@ def step_memory(
         optimiser=2 * share,
         exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,
         casts=_casts(config, compute, sharded or checkpointed),
-        front_end=_front_end(config, batch, samples, compute) if config.feature_grad_mult > 0 else 0,
+        front_end=(_front_end if over_waveform else _log_mel)(config, batch, samples, compute) if trained else 0,
         projection=_projection(config, batch, frames, compute, norm, device),
         layers=config.layers * kept,
         recomputed=max(again, first - behind),
@@ -141,7 +144,12 @@ def _casts(config: WavLMConfig, compute: int, without_layers: bool) -> int:
         return 4 * positional
     # Not kept: casts of convolutions and checkpointed layers, which run again, and of sharded layers, gathered in half precision.
     layers = 0 if without_layers else config.layers * (4 * config.dim**2 + 2 * config.dim * config.ffn_dim)
-    return compute * (config.conv_channels[-1] * config.dim + positional + layers)
+    over_mel = 0  # convolutions over mel frames do not run again
+    if config.front_end == "log_mel" and config.feature_grad_mult > 0:
+        inputs = (config.mel_bins, *config.mel_channels)
+        sizes = zip(inputs, config.mel_channels, strict=False)
+        over_mel = sum(mel_convolution(config, index)[0] * a * b for index, (a, b) in enumerate(sizes))
+    return compute * (config.feature_dim * config.dim + positional + layers + over_mel)
 
 
 def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) -> float:
@@ -159,6 +167,21 @@ def _front_end(config: WavLMConfig, batch: float, samples: int, compute: int) ->
     return kept
 
 
+def _log_mel(config: WavLMConfig, batch: float, samples: int, compute: int) -> float:
+    steps, kept, last = 2 * config.frames(samples), 0.0, len(config.mel_channels) - 1
+    if config.mel_channels:
+        kept = batch * steps * config.mel_bins * compute  # input of the first convolution
+    for index, channels in enumerate(config.mel_channels):
+        steps //= mel_convolution(config, index)[1]
+        width = channels * compute  # input of GELU
+        if config.conv_norm == "layer":
+            width += channels * compute + 8  # input of the norm, and its statistics
+        if index < last:
+            width += channels * compute  # input of the next convolution
+        kept += batch * steps * width
+    return kept
+
+
 def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute: int, device: str) -> float:
     """Outputs of convolution, norm and GELU with their gradients; the number alive at once was counted on fake tensors."""
     steps = (samples - config.conv_kernels[0]) // config.conv_strides[0] + 1
@@ -167,8 +190,12 @@ def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute:
 
 
 def _projection(config: WavLMConfig, batch: float, frames: int, compute: int, norm: int, device: str) -> float:
-    rows, channels = batch * frames, config.conv_channels[-1]
-    kept = rows * channels * (norm + compute)  # inputs of the layer norm and of the projection
+    rows, channels = batch * frames, config.feature_dim
+    if config.front_end == "log_mel" and not config.mel_channels:
+        features = 4  # log-mel frames are fp32 in every precision
+    else:
+        features = norm
+    kept = rows * channels * (features + compute)  # inputs of the layer norm and of the projection
     kept += 2 * rows * config.dim * compute  # of the positional convolution and of its GELU
     kept += rows * config.dim * norm  # of the one layer norm: before the first layer or after the last
     kept += rows * config.dim * sum(_mask(p, compute, device) for p in (config.dropout_input, config.dropout))

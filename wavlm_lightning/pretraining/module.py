@@ -38,8 +38,8 @@ class WavLMPretraining(NormalisedUpdates):
     Defaults are the published values of WavLM Base.
 
     Args:
-        encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`) for fresh weights, or a
-            checkpoint to continue from.
+        encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`, `tiny_mel`) for fresh weights,
+            or a checkpoint to continue from.
         encoder_overrides: configuration fields of the encoder to change.
         objectives: the terms of the loss; masked prediction and feature penalty by default. They may ask for further passes
             of a batch (`View`) and keep a `Teacher`.

@@ -183,6 +183,12 @@ class WavLMUpstream(Upstream):
 
     def freeze(self) -> None:
         super().freeze()
+        convolutions = list(self.encoder.feature_extractor.parameters())
+        if self.trained and self.fine_tuning is not None and self.fine_tuning.convolutions and not convolutions:
+            raise UserError(
+                f"upstream.fine_tuning.convolutions is true, but the front-end of {self.label} is log-mel frames without "
+                "convolutions; set it to false"
+            )
         if self.trained and self.encoder.feature_grad_mult == 0:
             if self.fine_tuning is not None and self.fine_tuning.convolutions:
                 raise UserError(

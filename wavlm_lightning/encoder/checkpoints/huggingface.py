@@ -180,6 +180,13 @@ def write_folder(
         write_json(folder / name, content)
 
 
+def without_a_class(config: WavLMConfig) -> str | None:
+    """Why Hugging Face has no class for an encoder, as a clause; None if it has one."""
+    if config.front_end == "log_mel":
+        return "its front-end is log-mel frames, and all encoders of transformers have convolutions over the waveform"
+    return None
+
+
 def described(
     config: WavLMConfig, state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
@@ -187,7 +194,12 @@ def described(
 
     The model class is `HubertModel` without position bias, otherwise `WavLMModel`. Hugging Face has no class for an ungated
     bias: such an encoder gets gates that are 1 everywhere, and our section of `config.json` says so.
+
+    Raises:
+        CheckpointError: Hugging Face has no class for the encoder.
     """
+    if (reason := without_a_class(config)) is not None:
+        raise CheckpointError(f"this encoder does not fit into the transformers library: {reason}")
     ours = config.to_dict()
     values: dict[str, Any] = {theirs: ours[name] for name, theirs in FIELDS.items()}
     values |= {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.objectives.base import Objective, ObjectiveCost, Prediction
+from wavlm_lightning.system.errors import UserError
 
 
 class FeaturePenalty(Objective):
@@ -25,7 +26,11 @@ class FeaturePenalty(Objective):
         self.weight = weight
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
-        pass  # no parameters
+        if encoder.front_end == "log_mel" and not encoder.mel_channels:
+            raise UserError(
+                "model.objectives: FeaturePenalty has nothing to keep small, because log-mel frames without convolutions "
+                "(mel_channels) have no weights; remove it, or give the encoder mel_channels"
+            )
 
     def cost(
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int

@@ -32,7 +32,8 @@ class Teacher(nn.Module):
     def __init__(self, encoder: WavLM, shared: Sequence[str] = SHARED) -> None:
         super().__init__()
         for part in shared:
-            if not any(name.startswith(f"{part}.") for name, _ in encoder.named_parameters()):
+            # By modules: log-mel frames without convolutions have no parameters.
+            if not any(f"{name}.".startswith(f"{part}.") for name, _ in encoder.named_modules()):
                 raise UserError(f"Teacher: the encoder has no part {part!r} to share; see its parameters' names")
         self.shared = tuple(f"{part}." for part in shared)
         # Not `copy.deepcopy`: the copy of a compiled layer would run the layer that it was copied from.

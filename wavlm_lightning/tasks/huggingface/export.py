@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, write_folder
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.checkpoints.huggingface import OWN_KEY, described, without_a_class, write_folder
 from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_json, write_text
@@ -25,6 +26,15 @@ TOKENIZER = "tokenizer_config.json"
 TRANSFORMERS_LACK = {"hubert": (VERIFICATION, FRAMES)}
 
 
+def check_encoder(config: WavLMConfig) -> None:
+    """Raise a `UserError` if transformers has no class for an encoder."""
+    if (reason := without_a_class(config)) is not None:
+        raise UserError(
+            f"this encoder does not fit into the transformers library: {reason}; give its run folder or checkpoint itself, which "
+            "all commands read, or export a graph with --format onnx or torch"
+        )
+
+
 def head_form(task: Task) -> TransformersForm:
     """The same head in transformers; if there is none, an error names the difference."""
     form = task.transformers_form()
@@ -35,6 +45,8 @@ def head_form(task: Task) -> TransformersForm:
         reason = (
             f"its upstream is a {type(task.upstream).__name__}, and only encoders of the WavLM family are supported"
         )
+    elif (lacking := without_a_class(task.upstream.encoder.config)) is not None:
+        reason = lacking
     elif (
         isinstance(form, TransformersForm)
         and (model_type := _model_type(task.upstream)) in TRANSFORMERS_LACK

@@ -66,8 +66,10 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
         difference = write_encoder(encoder.eval(), directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the encoder"]
     from wavlm_lightning.pretraining.head_file import forget_export, without_teachers, write_head
+    from wavlm_lightning.tasks.huggingface.export import check_encoder
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
+    check_encoder(encoder.config)
     checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" else None
     forget_export(directory)
     if checkpoint is not None:

@@ -11,7 +11,7 @@ from wavlm_lightning.pretraining.head_file import forget_export
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import init_args, read_run_config
-from wavlm_lightning.tasks.huggingface.export import head_form, write_head_folder
+from wavlm_lightning.tasks.huggingface.export import check_encoder, head_form, write_head_folder
 from wavlm_lightning.tasks.huggingface.heads import HeadEncoder
 from wavlm_lightning.upstreams import WavLMUpstream
 from wavlm_lightning.workflows.export.model_card import Section, as_card, hub_licence, licence, versions, write_card
@@ -57,8 +57,10 @@ def export_head(source: Path, directory: Path, format: str, encoder_only: bool, 
         else:
             what, difference = "head", write_head_graph(head, directory, format)
         return [f"{directory / FILES[format]}: off by at most {difference:.1e} from the {what}"]
-    if not encoder_only:
-        head_form(head.task)  # refuse it before anything is removed
+    if encoder_only:  # refuse it before anything is removed
+        check_encoder(_upstream(head).encoder.config)
+    else:
+        head_form(head.task)
     forget_export(directory)
     if encoder_only:
         encoder = _upstream(head).encoder
