@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.metrics import EffectiveRank
-from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
+from wavlm_lightning.pretraining.flops import StepFlops, model_flops_utilisation
 from wavlm_lightning.pretraining.objectives import Objective
 from wavlm_lightning.system.errors import UserError
 
@@ -31,6 +31,8 @@ class Watched(Protocol):
     encoder: WavLM
     objectives: Iterable[Objective]
     skipped_in_a_row: int
+
+    def step_flops(self, crops: float, samples: int) -> StepFlops: ...
 
     def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None: ...
 
@@ -81,7 +83,7 @@ class Health(pl.Callback):
         self.collapsed_in_a_row = state_dict["collapsed_in_a_row"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
-        self.speed, self.updates = Speed(pl_module.encoder.config), trainer.global_step
+        self.speed, self.updates = Speed(pl_module.step_flops), trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: Watched, outputs: Any, batch: PretrainingBatch, batch_idx: int
@@ -166,8 +168,8 @@ class Speed:
     run. Only a reading synchronises with the device.
     """
 
-    def __init__(self, config: WavLMConfig) -> None:
-        self.config = config
+    def __init__(self, step_flops: Callable[[float, int], StepFlops]) -> None:
+        self.step_flops = step_flops  # of crops of a number of samples
         self.begun: float | None = None
         self.paused: float | None = None
         self.seconds = self.flops = 0.0
@@ -177,7 +179,7 @@ class Speed:
             self.begun = time.perf_counter()
             return
         self.seconds += batch * samples / SAMPLE_RATE
-        self.flops += encoder_flops(self.config, batch, samples).training
+        self.flops += self.step_flops(batch, samples).training
 
     def pause(self) -> None:
         self.paused = time.perf_counter()
