@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from attention_helpers import KINDS, NAMES, check, gradients, inputs, padding_of, plain, valid_of
+from attention_helpers import KINDS, NAMES, Inputs, check, gradients, inputs, padding_of, plain, valid_of
 from encoder_helpers import make
 from torch import Tensor
 
-from wavlm_lightning.encoder.attention_backends import attend
+from wavlm_lightning.encoder.attention_backends import BACKENDS, attend, recomputed, sdpa
 from wavlm_lightning.encoder.visible_frames import VisibleFrames
 
 FRAMES = 23
@@ -37,23 +40,40 @@ def test_a_row_without_visible_frames_keeps_one():
     assert visible.places.tolist() == [[0], [0]] and visible.padding is None
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "recomputed", "flex"])
-@pytest.mark.parametrize("kind", KINDS[:2])
-def test_backends_take_the_bias_of_pairs(backend: str, kind: str):
-    """A table of pairs that says what a table of offsets says gives the same, and its gradient adds up to that."""
-    x, padding = inputs((3, 2, 17, 8), kind), padding_of([17, 9, 12], 17)
+def pairs_of(x: Inputs) -> Tensor:
+    """The table of offsets as one of pairs."""
     none = torch.zeros(3, 17, dtype=torch.bool)
-    pairs = VisibleFrames.of(none, torch.full((3,), 17)).bias(x["table"])
+    return VisibleFrames.of(none, torch.full((3,), 17)).bias(x["table"])
+
+
+def again(*given: Any) -> Tensor:
+    """What `recomputed` does on a GPU."""
+    return recomputed.attend_again(*given, 0.0)
+
+
+@pytest.mark.parametrize("how", [sdpa.attend_whole, recomputed.attend_in_blocks, again])
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_backends_take_the_bias_of_pairs(how: Callable[..., Tensor], kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A table of pairs that says what a table of offsets says gives the same, and its gradient adds up to that."""
+    monkeypatch.setattr(recomputed, "DEVICE_BYTES", 2 * 2 * 17 * 17 * 4)  # two utterances at a time
+    x, padding = inputs((3, 2, 17, 8), kind), padding_of([17, 9, 12], 17)
     query, key, value = (x[name].transpose(1, 2) for name in NAMES[:3])
-    found = attend(backend, query, key, value, table=pairs, gate=x["gate"], padding=padding)
+    found = how(query, key, value, pairs_of(x), x["gate"], padding, *[0.0] * (how is not again))
     valid, wanted = valid_of(padding), plain(x, padding)
     check(found * valid, wanted * valid, 1e-5, "output")
     expected = gradients(x, wanted, valid)
     for name, gradient in gradients(x, found, valid).items():
         check(gradient, expected[name], 1e-5, name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_without_gradients(backend: str, kind: str):
+    x, padding = inputs((3, 2, 17, 8), kind), padding_of([17, 9, 12], 17)
+    query, key, value = (x[name].detach().transpose(1, 2) for name in NAMES[:3])
     with torch.no_grad():
-        again = attend(backend, query, key, value, table=pairs, gate=x["gate"], padding=padding)
-    check(again * valid, wanted * valid, 1e-5, "without gradients")
+        found = attend(backend, query, key, value, table=pairs_of(x), gate=x["gate"], padding=padding)
+    check(found * valid_of(padding), plain(x, padding) * valid_of(padding), 1e-5, "output")
 
 
 def on_all_frames(encoder, projected: Tensor, mask: Tensor) -> Tensor:

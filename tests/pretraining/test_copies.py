@@ -122,9 +122,8 @@ def test_masked_content_cannot_leak(batch):
     visible, _ = model._hidden(projected + noise * ~mask[:, :, None], lengths, mask, None)
     assert set(first) == {2}
     assert torch.equal(first[2], masked[2])
-    assert (
-        not torch.isclose(first[2], visible[2], atol=1e-4)[mask].all(1).any()
-    )  # what is visible reaches every masked frame
+    changed = (first[2] - visible[2]).abs().amax(2)[mask] > 1e-4
+    assert changed.float().mean() > 0.8  # of the masked frames, all but those in the middle of long spans
 
 
 def test_visible_frames_are_the_encoders_own(batch):
@@ -279,7 +278,9 @@ def test_operations_are_counted(visible_only, bias):
         mask = SpanMasking()(copies.rows(lengths), features.shape[1], torch.Generator().manual_seed(0))
         model._hidden(copies.rows(projected), copies.rows(lengths), mask, None)[0][2].sum().backward()
     share = float(mask.float().mean())
-    expected = copies.flops(encoder_flops(config, 2, 24_000), config, features.shape[0] * features.shape[1], share)
+    filling = copies.decoder_cost(config, features.shape[0] * features.shape[1], 1, 4)
+    expected = replace(copies.flops(encoder_flops(config, 2, 24_000), share), objectives=filling.flops)
+    assert filling.parameters == sum(value.numel() for value in (model.decoders or torch.nn.ModuleDict()).parameters())
     assert counter.get_total_flops() == pytest.approx(expected.training, rel=0.005)
 
 

@@ -201,10 +201,10 @@ class Transformer(nn.Module):
                 `visible`; attention knows how far the frames lie apart.
 
         Returns:
-            For each entry of `keep` a tensor `(batch, frames, dim)`, of the visible frames alone if they are given. Number 0 is
-            the input of layer 1. Number `layers` is the output of the stack, in pre-norm models after the final layer norm, as in s3prl and in Hugging Face's
-            `last_hidden_state` (transformers 5 and unilm's `extract_features` leave that norm out of the list). A dropped
-            layer repeats its input.
+            For each entry of `keep` a tensor `(batch, frames, dim)`, with `visible` of those frames alone. Number 0 is the input
+            of layer 1. Number `layers` is the output of the stack, in pre-norm models after the final layer norm, as in s3prl and
+            in Hugging Face's `last_hidden_state` (transformers 5 and unilm's `extract_features` leave that norm out of the
+            list). A dropped layer repeats its input.
         """
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0.0)  # or the positional convolution would mix it into valid frames

@@ -16,7 +16,7 @@ from wavlm_lightning.data.batch import SoftLabels
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.visible_frames import VisibleFrames
 from wavlm_lightning.pretraining.flops import StepFlops, linear_flops
-from wavlm_lightning.pretraining.objectives import Prediction
+from wavlm_lightning.pretraining.objectives import ObjectiveCost, Prediction
 from wavlm_lightning.system.errors import UserError
 
 
@@ -118,41 +118,44 @@ class MaskedCopies:
         """
         return Decoders({layer: ConvolutionalDecoder(config, layer, self.decoder) for layer in layers})
 
-    def flops(self, step: StepFlops, config: WavLMConfig, frames: float, share: float, layers: int = 1) -> StepFlops:
-        """The operations of a step with copies, from those of a step without them.
+    def flops(self, step: StepFlops, share: float) -> StepFlops:
+        """The operations of the encoder in a step with copies, from those of a step without them.
 
         Args:
             step: `encoder_flops` of the crops.
-            config: of the encoder.
-            frames: of all crops.
-            share: of the frames that are masked.
-            layers: number of hidden states that objectives read.
+            share: of the frames that is masked.
         """
         visible = 1.0 - share if self.visible_only else 1.0
-        filled = self.decoder_flops(config, self.copies * frames) * layers if self.visible_only else 0.0
         return replace(
             step,
             positional=self.copies * step.positional,
             linears=self.copies * visible * step.linears,
             # Every visible frame attends to the visible ones.
             attention=self.copies * visible**2 * step.attention,
-            objectives=step.objectives + filled,
         )
 
-    def decoder_flops(self, config: WavLMConfig, frames: float) -> float:
-        """Operations of the forward pass of one decoder over `frames`."""
-        sizes, dim = self.decoder, self.decoder.dim or config.dim
-        inputs = [config.dim, *[dim] * (sizes.layers - 1)]
-        convolutions = sum(linear_flops(frames, each // sizes.groups * sizes.kernel, dim) for each in inputs)
-        return convolutions + linear_flops(frames, dim, config.dim)
+    def decoder_cost(self, config: WavLMConfig, frames: float, layers: int, compute_bytes: int) -> ObjectiveCost:
+        """The cost of the decoders in a micro-step; nothing unless `visible_only`.
 
-    def decoder_parameters(self, config: WavLMConfig) -> int:
-        """Number of parameters of one decoder; 0 unless `visible_only`."""
+        Args:
+            config: of the encoder.
+            frames: of the crops, each counted once.
+            layers: number of hidden states that objectives read.
+            compute_bytes: bytes of a number in matrix products.
+        """
         if not self.visible_only:
-            return 0
+            return ObjectiveCost()
+        sizes, rows = self.decoder, self.copies * frames
         with torch.device("meta"):
-            decoder = ConvolutionalDecoder(config, config.layers, self.decoder)
-        return sum(parameter.numel() for parameter in decoder.parameters())
+            decoder = ConvolutionalDecoder(config, config.layers, sizes)
+        flops = linear_flops(rows, decoder.project.in_features, config.dim)
+        kept = rows * decoder.project.in_features * compute_bytes
+        for each in decoder.convolutions:
+            flops += linear_flops(rows, each.in_channels // sizes.groups * sizes.kernel, each.out_channels)
+            # Inputs of the convolution, of the layer norm and of GELU.
+            kept += rows * compute_bytes * (each.in_channels + 2 * each.out_channels)
+        parameters = sum(parameter.numel() for parameter in decoder.parameters())
+        return ObjectiveCost(layers * parameters, layers * flops, layers * kept)
 
 
 class ConvolutionalDecoder(nn.Module):

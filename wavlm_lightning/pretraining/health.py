@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from wavlm_lightning.data.batch import PretrainingBatch
-from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.encoder import WavLM
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.metrics import EffectiveRank
-from wavlm_lightning.pretraining.flops import encoder_flops, model_flops_utilisation
+from wavlm_lightning.pretraining.flops import StepFlops, model_flops_utilisation
 from wavlm_lightning.pretraining.objectives import Objective
 from wavlm_lightning.system.errors import UserError
 
@@ -33,6 +33,8 @@ class Watched(Protocol):
     encoder: WavLM
     objectives: Iterable[Objective]
     skipped_in_a_row: int
+
+    def step_flops(self, crops: float, samples: int) -> StepFlops: ...
 
     def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None: ...
 
@@ -86,7 +88,7 @@ class Health(pl.Callback):
         self.totals = Totals(**state_dict.get("totals", UNKNOWN))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
-        self.speed, self.updates = Speed(pl_module.encoder.config), trainer.global_step
+        self.speed, self.updates = Speed(pl_module.step_flops), trainer.global_step
         self._hook = pl_module.encoder.encoder.layers[0].register_forward_hook(self.totals.count_frames)
 
     def teardown(self, trainer: pl.Trainer, pl_module: Watched, stage: str) -> None:
@@ -179,8 +181,8 @@ class Speed:
     run. Only a reading synchronises with the device.
     """
 
-    def __init__(self, config: WavLMConfig) -> None:
-        self.config = config
+    def __init__(self, step_flops: Callable[[float, int], StepFlops]) -> None:
+        self.step_flops = step_flops  # of crops of a number of samples
         self.begun: float | None = None
         self.paused: float | None = None
         self.seconds = self.flops = 0.0
@@ -190,7 +192,7 @@ class Speed:
             self.begun = time.perf_counter()
             return
         self.seconds += batch * samples / SAMPLE_RATE
-        self.flops += encoder_flops(self.config, batch, samples).training
+        self.flops += self.step_flops(batch, samples).training
 
     def pause(self) -> None:
         self.paused = time.perf_counter()

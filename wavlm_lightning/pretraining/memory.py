@@ -81,6 +81,8 @@ def step_memory(
     head_parameters: int = 0,
     head_bytes: float = 0.0,
     teacher_parameters: int = 0,
+    copies: int = 1,
+    visible: float | None = None,
 ) -> StepMemory:
     """Memory of a training step in one process, for crops of `samples` at 16 kHz.
 
@@ -92,6 +94,8 @@ def step_memory(
         head_parameters: number of parameters of the objectives.
         head_bytes: bytes of the activations that the objectives keep.
         teacher_parameters: number of parameters of the objectives' teachers, which have neither gradients nor moments.
+        copies: masked copies of each crop, see `MaskedCopies`.
+        visible: share of the frames that the layers run on, if it is the visible ones alone; None for all frames.
 
     Raises:
         UserError: the formulas do not cover the precision.
@@ -107,15 +111,21 @@ def step_memory(
     weights = 4 * (parameter_count(config) + head_parameters)
     share = weights / processes if sharded else weights
     frames = config.frames(samples)
-    layer = _layer(config, batch, frames, compute, norm, device)
+    rows, seen = batch * copies, frames * (1.0 if visible is None else visible)  # of the layers
+    layer = _layer(config, rows, seen, compute, norm, device)
+    # The position bias of all pairs of visible frames, and the offsets by which its gradient is summed.
+    biased = visible is not None and config.position_bias != "none"
+    bias, offsets = (rows * seen**2 * width if biased else 0.0 for width in (config.heads * compute, 8))
+    first_layer = _projection(config, batch, frames, rows, seen, compute, norm, device) + bias + offsets
     # After a layer norm the residual stream has the norm's precision, before the first one that of the products.
-    kept = batch * frames * config.dim * (compute if config.pre_norm else norm) if checkpointed else layer
+    kept = rows * seen * config.dim * (compute if config.pre_norm else norm) if checkpointed else layer
     # `behind` is freed by the time the backward pass reaches the convolutions; `first` is allocated there.
-    behind = _projection(config, batch, frames, compute, norm, device) + config.layers * kept + head_bytes
+    behind = first_layer + config.layers * kept + head_bytes
     trained = config.feature_grad_mult > 0
     over_waveform = trained and config.front_end == "waveform"
     first = _first_convolution(config, batch, samples, compute, device) if over_waveform else 0
-    again = _attention(config, batch, frames, compute, device)
+    # The gradient of the bias of pairs lives as long as the pass.
+    again = _attention(config, rows, seen, compute, device) + bias
     if checkpointed:  # half of it, the feed-forward block, is freed before attention runs
         again = max(layer, again + layer / 2)
     return StepMemory(
@@ -125,7 +135,7 @@ def step_memory(
         exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,
         casts=_casts(config, compute, sharded or checkpointed),
         front_end=(_front_end if over_waveform else _log_mel)(config, batch, samples, compute) if trained else 0,
-        projection=_projection(config, batch, frames, compute, norm, device),
+        projection=first_layer,
         layers=config.layers * kept,
         recomputed=max(again, first - behind),
         objectives=head_bytes,
@@ -189,20 +199,22 @@ def _first_convolution(config: WavLMConfig, batch: float, samples: int, compute:
     return (3.5 if config.conv_norm == "layer" else 2.5) * output * compute
 
 
-def _projection(config: WavLMConfig, batch: float, frames: int, compute: int, norm: int, device: str) -> float:
-    rows, channels = batch * frames, config.feature_dim
+def _projection(
+    config: WavLMConfig, batch: float, frames: int, rows: float, seen: float, compute: int, norm: int, device: str
+) -> float:
     if config.front_end == "log_mel" and not config.mel_channels:
         features = 4  # log-mel frames are fp32 in every precision
     else:
         features = norm
-    kept = rows * channels * (features + compute)  # inputs of the layer norm and of the projection
-    kept += 2 * rows * config.dim * compute  # of the positional convolution and of its GELU
-    kept += rows * config.dim * norm  # of the one layer norm: before the first layer or after the last
-    kept += rows * config.dim * sum(_mask(p, compute, device) for p in (config.dropout_input, config.dropout))
+    kept = batch * frames * config.feature_dim * (features + compute)  # inputs of the layer norm and of the projection
+    kept += 2 * rows * frames * config.dim * compute  # of the positional convolution and of its GELU
+    kept += rows * seen * config.dim * norm  # of the one layer norm: before the first layer or after the last
+    kept += batch * frames * config.dim * _mask(config.dropout_input, compute, device)
+    kept += rows * seen * config.dim * _mask(config.dropout, compute, device)
     return kept
 
 
-def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: int, device: str) -> float:
+def _layer(config: WavLMConfig, batch: float, frames: float, compute: int, norm: int, device: str) -> float:
     width = 2 * norm  # inputs of both layer norms
     width += 2 * compute  # of the three projections together and of the feed-forward block
     width += 3 * compute  # queries, keys, values
@@ -216,7 +228,7 @@ def _layer(config: WavLMConfig, batch: float, frames: int, compute: int, norm: i
     return rows * (config.dim * width + config.ffn_dim * hidden + statistics + gate)
 
 
-def _attention(config: WavLMConfig, batch: float, frames: int, compute: int, device: str) -> float:
+def _attention(config: WavLMConfig, batch: float, frames: float, compute: int, device: str) -> float:
     """Temporary frames x frames tensors, for as many utterances at a time as `DEVICE_BYTES` allow."""
     if device == "cpu" or config.position_bias == "none":  # works in cache-sized blocks; a kernel without bias
         return 0

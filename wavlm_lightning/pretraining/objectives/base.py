@@ -95,6 +95,7 @@ class PassCost:
     gradients: bool = False
     convolutions: bool = False  # whether they run again; false for crops and convolutions of the main pass
     teacher_parameters: int = 0  # see `Teacher.parameters_of`
+    masked: bool = False  # whether it has a mask, so that it runs for every masked copy (`model.copies`)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
-from wavlm_lightning.pretraining import PretrainingData, WavLMPretraining, objectives
+from wavlm_lightning.pretraining import MaskedCopies, PretrainingData, WavLMPretraining, objectives
 from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_share
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
+from wavlm_lightning.pretraining.module import PLAIN
 from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
@@ -77,6 +78,7 @@ def training_cost(
     crop_seconds = min(crop_seconds, batch_seconds)
     crops, samples = batch_seconds / crop_seconds, round(crop_seconds * SAMPLE_RATE)
     frames = crops * config.frames(samples)
+    copies, share = read_copies(stage), share_masked(stage)
     head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
     if unknown:
         remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
@@ -97,11 +99,13 @@ def training_cost(
         head_parameters=head.parameters,
         teacher_parameters=sum(each.teacher_parameters for each in head.passes),
     )
-    memory = memory_of(head_bytes=head.kept)
-    if more := passes_bytes(memory, head.passes):
-        memory = memory_of(head_bytes=head.kept + more)
+    copied = partial(memory_of, copies=copies.copies, visible=1.0 - share if copies.visible_only else None)
+    more = sum(passes_bytes(copied() if each.masked else memory_of(), [each]) for each in head.passes)
+    memory = copied(head_bytes=head.kept + more)
     encoder = encoder_flops(config, crops, samples)
-    micro_step = replace(encoder, objectives=head.flops).training + passes_flops(encoder, head.passes)
+    main = copies.flops(encoder, share)
+    micro_step = replace(main, objectives=head.flops).training
+    micro_step += sum(passes_flops(main if each.masked else encoder, [each]) for each in head.passes)
     flops = micro_step * written_for * updates
     gpu_hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
     return PreTraining(
@@ -145,29 +149,52 @@ def objectives_cost(
 ) -> tuple[ObjectiveCost, list[str]]:
     """The cost of all objectives in a micro-step, and the class names of those whose cost is unknown.
 
-    `frames` is the length of the micro-step, `compute_bytes` the size of a number in matrix products.
+    `frames` is the length of the micro-step, `compute_bytes` the size of a number in matrix products. Decoders of masked copies
+    are included.
     """
     model = section(stage, "model", "init_args")
     labels = (stage.recipe.codebook.clusters or PHONES) if stage.recipe.codebook else 0
-    masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
-    probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
-    masked = frames * masked_share(probability, span)
-    names = label_names(stage)
-    total, unknown = ObjectiveCost(), []
+    copies, share, names = read_copies(stage), share_masked(stage), label_names(stage)
+    unknown: list[str] = []
+    parts: list[ObjectiveCost] = []
+    read: set[int] = set()
     for entry in model.get("objectives") or objectives.published():
         objective = entry if isinstance(entry, Objective) else _read_objective(entry, stage)
         size = stage.recipe.label_sizes.get(str(objective.label_set_of(names)), labels) if objective is not None else 0
-        cost = objective.cost(config, size, frames, masked, compute_bytes) if objective is not None else None
+        rows = frames if objective is not None and objective.per_crop else frames * copies.copies
+        cost = objective.cost(config, size, rows, rows * share, compute_bytes) if objective is not None else None
+        read.update(() if objective is None else objective.layers(config.layers))
         if cost is None:
             unknown.append(_class_path(entry).rpartition(".")[2])
         else:
-            total = ObjectiveCost(
-                total.parameters + cost.parameters,
-                total.flops + cost.flops,
-                total.kept + cost.kept,
-                total.passes + cost.passes,
-            )
+            parts.append(cost)
+    parts.append(copies.decoder_cost(config, frames, max(len(read), 1), compute_bytes))
+    total = ObjectiveCost(
+        sum(part.parameters for part in parts),
+        sum(part.flops for part in parts),
+        sum(part.kept for part in parts),
+        tuple(each for part in parts for each in part.passes),
+    )
     return total, unknown
+
+
+def share_masked(stage: Configuration) -> float:
+    """Share of the frames that a configuration masks."""
+    masking, published = section(stage, "model", "init_args").get("masking") or {}, default(WavLMPretraining, "masking")
+    return masked_share(*(masking.get(key, getattr(published, key)) for key in ("probability", "span")))
+
+
+def read_copies(stage: Configuration) -> MaskedCopies:
+    """The masked copies of a configuration, `model.copies`."""
+    written = section(stage, "model", "init_args").get("copies")
+    if written is None:
+        return PLAIN
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--copies", type=MaskedCopies)
+    try:
+        return parser.instantiate(parser.parse_object({"copies": written})).copies
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{stage.path}: model.copies: {' '.join(str(error).split())}") from error
 
 
 def label_names(stage: Configuration) -> list[str]:
