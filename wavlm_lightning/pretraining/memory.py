@@ -33,7 +33,7 @@ class StepMemory:
 
     parameters: float  # weights in fp32; with FSDP2 the process's share, here and in the next two
     gradients: float  # in fp32
-    optimiser: float  # both moments of AdamW
+    optimiser: float  # both moments of AdamW, the one of Muon, the moving average of the weights
     exchanged: float  # gradient copies that DDP sums, or weights that FSDP2 gathers temporarily
     casts: float  # weight copies kept for the backward pass, in half precision or normalised
     front_end: float  # activations of the convolutions
@@ -80,6 +80,8 @@ def step_memory(
     head_parameters: int = 0,
     head_bytes: float = 0.0,
     teacher_parameters: int = 0,
+    muon_parameters: int = 0,
+    averaged: bool = False,
 ) -> StepMemory:
     """Memory of a training step in one process, for crops of `samples` at 16 kHz.
 
@@ -91,6 +93,8 @@ def step_memory(
         head_parameters: number of parameters of the objectives.
         head_bytes: bytes of the activations that the objectives keep.
         teacher_parameters: number of parameters of the objectives' teachers, which have neither gradients nor moments.
+        muon_parameters: number of parameters that Muon trains, with one moment (`model.muon`).
+        averaged: whether a moving average of the weights is kept (`model.average`).
 
     Raises:
         UserError: the formulas do not cover the precision.
@@ -118,7 +122,7 @@ def step_memory(
     return StepMemory(
         parameters=share + 4 * teacher_parameters / (processes if sharded else 1),
         gradients=share,
-        optimiser=2 * share,
+        optimiser=(3 if averaged else 2) * share - 4 * muon_parameters,
         exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,
         casts=_casts(config, compute, sharded or checkpointed),
         front_end=_front_end(config, batch, samples, compute) if config.feature_grad_mult > 0 else 0,

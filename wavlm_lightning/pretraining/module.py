@@ -21,7 +21,9 @@ from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.averaging import Average
 from wavlm_lightning.training.module import stream
+from wavlm_lightning.training.muon import Muon
 from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
@@ -54,6 +56,8 @@ class WavLMPretraining(NormalisedUpdates):
         activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
         compile: compile the transformer layers with torch.compile.
         schedule: another learning rate over updates, in place of `warmup` and `decay`.
+        muon: train the matrices of the transformer with Muon; all else keeps AdamW.
+        average: validate and keep a moving average of the weights; training goes on with the weights themselves.
     """
 
     monitor = ("valid/loss", "min")
@@ -77,8 +81,10 @@ class WavLMPretraining(NormalisedUpdates):
         activation_checkpointing: bool = False,
         compile: bool = False,
         schedule: Schedule | None = None,
+        muon: Muon | None = None,
+        average: Average | None = None,
     ) -> None:
-        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule)
+        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule, muon, average)
         torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
@@ -116,6 +122,9 @@ class WavLMPretraining(NormalisedUpdates):
     def sharded_blocks(self) -> Sequence[nn.Module]:
         teachers = [each.encoder for each in self.objectives.modules() if isinstance(each, Teacher)]
         return [layer for encoder in (self.encoder, *teachers) for layer in encoder.encoder.layers]
+
+    def transformer_layers(self) -> Sequence[nn.Module]:
+        return list(self.encoder.encoder.layers)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
         """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""
