@@ -139,7 +139,7 @@ class Probe(pl.Callback):
     def scores(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """Fit and score all heads on the current encoder; returns metric name -> value."""
         scores = {}
-        with isolate_rng(), _silence():
+        with isolate_rng(), _silence(), pl_module.evaluated_weights():
             for name, folder in self.corpora.items():
                 torch.manual_seed(self.seed)
                 task = TASKS[name](Snapshot(pl_module.encoder), learning_rate=self.learning_rates[name], seed=self.seed)

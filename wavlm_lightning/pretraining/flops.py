@@ -1,8 +1,9 @@
 """Floating-point operations of a pass through the encoder, and the peak performance of GPUs.
 
 Matrix products and convolutions are counted, with two operations per multiply-add. Norms, activations, softmax, dropout,
-the Fourier transforms of log-mel frames, the T x T product of gate and position table, and the optimiser are not: they make
-up less than 2 % of the operations (but more of the time, because memory bandwidth limits them).
+the Fourier transforms of log-mel frames, the T x T product of gate and position table, and AdamW are not: they make
+up less than 2 % of the operations (but more of the time, because memory bandwidth limits them). Muon's own products are in
+`training/muon.py`.
 """
 
 from __future__ import annotations

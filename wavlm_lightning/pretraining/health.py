@@ -42,8 +42,9 @@ class Watched(Protocol):
 class Health(pl.Callback):
     """Logs `health/...` and stops a collapsed run; part of every pre-training run.
 
-    At each logging step it logs speed and cost so far (see `Speed.read` and `Totals.read`) and the share of padding of the batch. At each validation it logs
-    the effective rank of every hidden state of the clean, unmasked first batch (of all processes);
+    At each logging step it logs speed and cost so far (see `Speed.read` and `Totals.read`) and the share of padding of the
+    batch. At each validation it logs the effective rank of every hidden state of the clean, unmasked first batch (of all
+    processes);
     `health/effective_rank/layer_00` is the input of the first layer.
 
     A run has collapsed when its top layer or its predictions hardly depend on the input: effective rank or perplexity

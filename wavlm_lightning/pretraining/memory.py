@@ -34,7 +34,7 @@ class StepMemory:
 
     parameters: float  # weights in fp32; with FSDP2 the process's share, here and in the next two
     gradients: float  # in fp32
-    optimiser: float  # both moments of AdamW
+    optimiser: float  # both moments of AdamW, the one of Muon, the moving average of the weights
     exchanged: float  # gradient copies that DDP sums, or weights that FSDP2 gathers temporarily
     casts: float  # weight copies kept for the backward pass, in half precision or normalised
     front_end: float  # activations of the convolutions
@@ -83,6 +83,8 @@ def step_memory(
     teacher_parameters: int = 0,
     copies: int = 1,
     visible: float | None = None,
+    muon_parameters: int = 0,
+    averaged: bool = False,
 ) -> StepMemory:
     """Memory of a training step in one process, for crops of `samples` at 16 kHz.
 
@@ -96,6 +98,8 @@ def step_memory(
         teacher_parameters: number of parameters of the objectives' teachers, which have neither gradients nor moments.
         copies: masked copies of each crop, see `MaskedCopies`.
         visible: share of the frames that the layers run on, if it is the visible ones alone; None for all frames.
+        muon_parameters: number of parameters that Muon trains, with one moment (`model.muon`).
+        averaged: whether a moving average of the weights is kept (`model.average`).
 
     Raises:
         UserError: the formulas do not cover the precision.
@@ -131,7 +135,7 @@ def step_memory(
     return StepMemory(
         parameters=share + 4 * teacher_parameters / (processes if sharded else 1),
         gradients=share,
-        optimiser=2 * share,
+        optimiser=(3 if averaged else 2) * share - 4 * muon_parameters,
         exchanged=(_gathered(config, weights, compute) if sharded else weights) if processes > 1 else 0,
         casts=_casts(config, compute, sharded or checkpointed),
         front_end=(_front_end if over_waveform else _log_mel)(config, batch, samples, compute) if trained else 0,

@@ -25,7 +25,9 @@ from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
 from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.averaging import Average
 from wavlm_lightning.training.module import stream
+from wavlm_lightning.training.muon import Muon
 from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, load_encoder
 
@@ -61,6 +63,8 @@ class WavLMPretraining(NormalisedUpdates):
         schedule: another learning rate over updates, in place of `warmup` and `decay`.
         copies: several masked copies of each crop, and an encoder that runs on visible frames alone; none of it is published for
             WavLM. Validation scores one copy, in the same way.
+        muon: train the matrices of the transformer with Muon; all else keeps AdamW.
+        average: validate and keep a moving average of the weights; training goes on with the weights themselves.
     """
 
     monitor = ("valid/loss", "min")
@@ -85,8 +89,10 @@ class WavLMPretraining(NormalisedUpdates):
         compile: bool = False,
         schedule: Schedule | None = None,
         copies: MaskedCopies | None = None,
+        muon: Muon | None = None,
+        average: Average | None = None,
     ) -> None:
-        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule)
+        super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule, muon, average)
         torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
@@ -126,6 +132,9 @@ class WavLMPretraining(NormalisedUpdates):
     def sharded_blocks(self) -> Sequence[nn.Module]:
         teachers = [each.encoder for each in self.objectives.modules() if isinstance(each, Teacher)]
         return [layer for encoder in (self.encoder, *teachers) for layer in encoder.encoder.layers]
+
+    def transformer_layers(self) -> Sequence[nn.Module]:
+        return list(self.encoder.encoder.layers)
 
     def build(self, codebooks: dict[str, dict[str, Any]]) -> None:
         """Create the objectives' parameters for codebooks with `size` and `sha256`; a second call does nothing."""

@@ -81,7 +81,7 @@ class OptimizerAsAsked(pl.Callback):
         if sizes[0] != sizes[1]:
             raise UserError(
                 f"resume: the groups of the optimiser have {sizes[0]} parameters here and {sizes[1]} in the checkpoint "
-                f"(model.decay_all, model.weight_decay, fine_tuning); {REMEDY}"
+                f"(model.decay_all, model.weight_decay, model.muon, fine_tuning); {REMEDY}"
             )
         for ours, theirs in zip(self.asked, self.kept, strict=True):
             _compare(ours, theirs, bool(configs))

@@ -17,7 +17,9 @@ from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_s
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
 from wavlm_lightning.pretraining.module import PLAIN
 from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
+from wavlm_lightning.pretraining.updates import check_whole
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.muon import Muon, newton_schulz_flops, shapes
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
 from wavlm_lightning.workflows.recipe.chain import Configuration
@@ -86,6 +88,10 @@ def training_cost(
         remarks.append(
             f"without the cost of making the labels {', '.join(others)}: a recipe makes those of its codebook"
         )
+    model, sharded = section(stage, "model", "init_args"), _sharded(trainer.get("strategy"))
+    muon = _muon(stage, model.get("muon"))
+    if sharded:
+        check_whole(str(stage.path), model)
     memory_of = partial(
         step_memory,
         config,
@@ -94,10 +100,12 @@ def training_cost(
         precision,
         device="cpu" if gpu is None else "cuda",
         processes=gpus,
-        sharded=_sharded(trainer.get("strategy")),
-        checkpointed=section(stage, "model", "init_args").get("activation_checkpointing") is True,
+        sharded=sharded,
+        checkpointed=model.get("activation_checkpointing") is True,
         head_parameters=head.parameters,
         teacher_parameters=sum(each.teacher_parameters for each in head.passes),
+        muon_parameters=0 if muon is None else sum(rows * columns for rows, columns in shapes(config)),
+        averaged=model.get("average") is not None,
     )
     copied = partial(memory_of, copies=copies.copies, visible=1.0 - share if copies.visible_only else None)
     more = sum(passes_bytes(copied() if each.masked else memory_of(), [each]) for each in head.passes)
@@ -107,6 +115,8 @@ def training_cost(
     micro_step = replace(main, objectives=head.flops).training
     micro_step += sum(passes_flops(main if each.masked else encoder, [each]) for each in head.passes)
     flops = micro_step * written_for * updates
+    if muon is not None:  # each process makes the whole update
+        flops += newton_schulz_flops(config, muon.newton_schulz_steps) * gpus * updates
     gpu_hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
     return PreTraining(
         parameters=parameter_count(config) + head.parameters,
@@ -201,6 +211,18 @@ def label_names(stage: Configuration) -> list[str]:
     """The label sets of a configuration, in their order."""
     named = section(stage, "data", "init_args").get("labels")
     return [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
+
+
+def _muon(stage: Configuration, entry: Any) -> Muon | None:
+    """`model.muon` of a configuration."""
+    if entry is None:
+        return None
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--muon", type=Muon)
+    try:
+        return parser.instantiate(parser.parse_object({"muon": entry})).muon
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{stage.path}: model.muon: {' '.join(str(error).split())}") from error
 
 
 def _class_path(entry: Any) -> str:
