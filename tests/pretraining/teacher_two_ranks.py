@@ -13,7 +13,7 @@ from test_pretraining_runs import SMALL, data, module
 from torch import nn
 from two_ranks import Recorded, weights
 
-from wavlm_lightning.pretraining import WavLMPretraining
+from wavlm_lightning.pretraining import DinoSR, WavLMPretraining
 from wavlm_lightning.pretraining.module import LAYER_DROP
 from wavlm_lightning.pretraining.objectives import Objective, Teacher, View
 
@@ -75,9 +75,9 @@ class AsTwo(Recorded):
 def followed(
     tiny: Path, ranks: int, folder: Path | None = None, ckpt_path: Path | None = None, **settings: Any
 ) -> dict[str, torch.Tensor]:
-    """Weights of encoder, head and teacher after five updates, with LayerDrop."""
+    """Weights of encoder, heads, teachers and codebooks after five updates, with LayerDrop."""
     shape = {**SMALL, "layers": 3, "layer_drop": 0.3}
-    model = module(AsTwo, encoder_overrides=shape, objectives=[Following()])
+    model = module(AsTwo, encoder_overrides=shape, objectives=[Following(), DinoSR(top=2, codes=6, decay=DECAY)])
     trainer = quiet_trainer(
         max_steps=UPDATES,
         devices=ranks,

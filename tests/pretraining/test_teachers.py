@@ -251,7 +251,7 @@ def test_continuing_with_the_head_makes_a_new_teacher(tiny, run, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_end_as_one_and_resume_exactly(tiny, tmp_path):
-    """Sharded or not; LayerDrop, two passes with gradients and one of the teacher."""
+    """Sharded or not; LayerDrop, two passes with gradients, one of each of two teachers, online codebooks."""
     together(2, tmp_path / "log", everything, tiny, tmp_path)
     alone = followed(tiny, 1)
     found = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]

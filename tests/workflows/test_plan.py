@@ -295,6 +295,9 @@ def test_text_and_json_say_the_same(folder, capsys):
         ("ContrastivePrediction", {}),
         ("ContrastivePrediction", {"final_dim": 48, "vq_dim": 32, "groups": 4, "entries": 20, "layer": 1}),
         ("LogMelRegression", {"bins": 20}),
+        ("Data2Vec", {"top": 2}),
+        ("DinoSR", {"top": 3, "codes": 20}),
+        ("DinoSR", {"top": 3, "codes": 20, "same_layer": True}),
         ("FeaturePenalty", {}),
     ],
 )

@@ -4,7 +4,7 @@ Reading order:
 
 1. `module`: `WavLMPretraining`, one step = mixing, masking, encoder, objectives (`training_step`).
 2. `objectives/`: masked prediction, CTC of masked regions, contrastive prediction, log-mel regression, feature penalty; teachers
-   and views.
+   and views, data2vec and DinoSR with them.
 3. `data`: corpora, labels and the plan of an epoch; `crops`: what one batch holds.
 4. `copies`: several masks a crop, an encoder on visible frames alone. `updates`: normalising, clipping and skipping
    gradients, AdamW. `health`: speed, collapse.
@@ -22,6 +22,8 @@ from wavlm_lightning.pretraining.data import PretrainingData
 from wavlm_lightning.pretraining.module import WavLMPretraining
 from wavlm_lightning.pretraining.objectives import (
     ContrastivePrediction,
+    Data2Vec,
+    DinoSR,
     FeaturePenalty,
     LogMelRegression,
     MaskedCtc,
@@ -33,7 +35,9 @@ from wavlm_lightning.pretraining.recipe import CodebookRecipe, Recipe
 __all__ = [
     "CodebookRecipe",
     "ContrastivePrediction",
+    "Data2Vec",
     "DecoderSizes",
+    "DinoSR",
     "FeaturePenalty",
     "LogMelRegression",
     "MaskedCopies",

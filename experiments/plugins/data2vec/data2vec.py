@@ -1,107 +1,43 @@
-"""data2vec for speech: masked frames predict what a slowly moving copy of the encoder makes of the whole utterance."""
+"""data2vec with several masks of each crop: one pass of the teacher serves them all, the idea of data2vec 2.0."""
+
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch import Tensor
 
-from wavlm_lightning.pretraining.flops import linear_flops
-from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost, Prediction, Teacher, View
+from wavlm_lightning.pretraining import Data2Vec
+from wavlm_lightning.pretraining.objectives import ObjectiveCost, PassCost, Prediction, View
 from wavlm_lightning.system.errors import UserError
 
 
-class Data2Vec(Objective):
-    """Regression of the mean of the teacher's top layers on masked frames (Baevski et al. 2022, arXiv 2202.03555).
+class ManyMasks(Data2Vec):
+    """data2vec on the main pass and on further masks of the same crops (data2vec 2.0, arXiv 2212.07525, section 3.2).
 
-    Targets are hidden states of whole layers, not of their feed-forward blocks before the residual sum.
+    The convolutions and the teacher run once. Unlike in data2vec 2.0 the encoder sees whole crops, with the mask embedding.
 
     Args:
-        top: number of layers whose outputs are averaged; published: 8 of 12.
-        decay: the teacher's share of its own weights at the first update; published: 0.999.
-        final_decay: that share from update `decay_updates` on, with a straight line in between; published: 0.9999.
-        decay_updates: published: 30,000.
-        weight: factor in the sum of objectives.
+        masks: masks of each crop; published: 8.
+        settings: arguments of `Data2Vec`.
     """
 
-    name = "data2vec"
-
-    def __init__(
-        self,
-        top: int = 8,
-        decay: float = 0.999,
-        final_decay: float = 0.9999,
-        decay_updates: int = 30_000,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        if not 0 <= decay <= final_decay < 1:
-            raise UserError(
-                f"Data2Vec: decay {decay} and final_decay {final_decay} must rise from 0 or more to below 1"
-            )
-        self.top, self.decay, self.final_decay, self.decay_updates = top, decay, final_decay, decay_updates
-        self.weight = weight
-
-    def layers(self, count: int) -> tuple[int, ...]:
-        return (count,)
-
-    def build(self, encoder, label_sizes) -> None:
-        if not 1 <= self.top <= encoder.layers:
-            raise UserError(f"Data2Vec: top is {self.top}, but the encoder has {encoder.layers} layers; set 1 to that")
-        self.last = encoder.layers
-        self.predict = nn.Linear(encoder.dim, encoder.dim)
-        self.losses, self.spreads = MeanMetric(), MeanMetric()
-
-    def attach(self, encoder) -> None:
-        self.teacher = Teacher(encoder)
+    def __init__(self, masks: int = 2, **settings) -> None:
+        super().__init__(**settings)
+        if masks < 1:
+            raise UserError(f"ManyMasks: masks is {masks}; give 1 or more")
+        self.masks = masks
 
     def views(self) -> tuple[View, ...]:
-        # The teacher hears what the encoder hears, without a mask.
-        self.view = View(tuple(range(self.last - self.top + 1, self.last + 1)), teacher=self.teacher)
-        return (self.view,)
-
-    def after_update(self, encoder, step: int) -> None:
-        done = min(1.0, step / self.decay_updates)
-        self.teacher.follow(encoder, self.decay + done * (self.final_decay - self.decay))
+        # Mask 0 is that of the main pass. The loss reaches the encoder through these passes, too.
+        self.further = tuple(View((self.last,), mask=number, gradients=True) for number in range(1, self.masks))
+        return (*super().views(), *self.further)
 
     def cost(self, encoder, labels, frames, masked, compute_bytes) -> ObjectiveCost:
-        return ObjectiveCost(
-            parameters=(encoder.dim + 1) * encoder.dim,
-            flops=linear_flops(masked, encoder.dim, encoder.dim),
-            kept=masked * encoder.dim * (2 * compute_bytes + 4),
-            passes=(PassCost(teacher_parameters=Teacher.parameters_of(encoder)),),
-        )
-
-    @torch.no_grad()
-    def targets(self, prediction: Prediction) -> Tensor:
-        """Mean of the top layers, each channel with zero mean and unit variance over the utterance, `(masked, dim)`."""
-        states = torch.stack([prediction.views[self.view].hidden[layer] for layer in self.view.layers]).float()
-        there = ~prediction.padding[None, :, :, None]  # hidden states of padding are 0
-        count = there.sum(2, keepdim=True)
-        mean = states.sum(2, keepdim=True) / count
-        deviation = (((states - mean) * there).square().sum(2, keepdim=True) / count + 1e-5).sqrt()
-        return ((states - mean) / deviation).mean(0)[prediction.mask]
+        one = super().cost(encoder, labels, frames, masked, compute_bytes)
+        passes = (*one.passes, *(PassCost(gradients=True) for _ in range(1, self.masks)))
+        return replace(one, flops=self.masks * one.flops, kept=self.masks * one.kept, passes=passes)
 
     def errors(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """Squared error of each masked frame over its channels `(masked,)`, and the targets `(masked, dim)`."""
-        targets = self.targets(prediction)
-        predicted = self.predict(prediction.hidden[self.last][prediction.mask]).float()
-        return (predicted - targets).square().mean(1), targets
-
-    def forward(self, prediction: Prediction) -> Tensor:
-        return self.errors(prediction)[0].mean()
-
-    @torch.no_grad()
-    def scores(self, prediction: Prediction) -> dict[str, Tensor]:
-        # A collapse shows here: all frames of all utterances have one target, which has no deviation over frames.
-        errors, targets = self.errors(prediction)
-        return {"loss": errors.mean(), "target_deviation": targets.std(0).mean()}
-
-    @torch.no_grad()
-    def update_scores(self, prediction: Prediction) -> None:
-        errors, targets = self.errors(prediction)
-        self.losses.update(errors)
-        self.spreads.update(targets.std(0))
-
-    def compute_scores(self) -> dict[str, Tensor]:
-        found = {"loss": self.losses.compute(), "target_deviation": self.spreads.compute()}
-        self.losses.reset(), self.spreads.reset()
-        return found
+        """Those of all masks, one after the other: `(masked,)` and `(masked, dim)`."""
+        seen = [prediction, *(replace(prediction.views[view], views=prediction.views) for view in self.further)]
+        errors, targets = zip(*(Data2Vec.errors(self, each) for each in seen), strict=True)
+        return torch.cat(errors), torch.cat(targets)

@@ -1,7 +1,7 @@
-"""Pre-training objectives (masked prediction, contrastive, regression, penalty, CTC), which a run may sum.
+"""Pre-training objectives (masked prediction, contrastive, regression, penalty, CTC, teachers), which a run may sum.
 
 Reading order: `base` (the contract), `teacher` (moving averages), `masked_prediction`, `masked_ctc`, `contrastive` with
-`quantiser`, `feature_penalty`, `log_mel`.
+`quantiser`, `feature_penalty`, `log_mel`; `self_distillation` with `data2vec` and `dinosr`, whose targets a teacher makes.
 May import from `encoder`, `audio`, `data.batch`, `system` and `pretraining.flops`; tests are in `tests/pretraining`.
 """
 
@@ -14,10 +14,13 @@ from wavlm_lightning.pretraining.objectives.base import (
     View,
 )
 from wavlm_lightning.pretraining.objectives.contrastive import ContrastivePrediction
+from wavlm_lightning.pretraining.objectives.data2vec import Data2Vec
+from wavlm_lightning.pretraining.objectives.dinosr import DinoSR
 from wavlm_lightning.pretraining.objectives.feature_penalty import FeaturePenalty
 from wavlm_lightning.pretraining.objectives.log_mel import LogMelRegression
 from wavlm_lightning.pretraining.objectives.masked_ctc import MaskedCtc
 from wavlm_lightning.pretraining.objectives.masked_prediction import MaskedPrediction
+from wavlm_lightning.pretraining.objectives.self_distillation import SelfDistillation
 from wavlm_lightning.pretraining.objectives.teacher import Teacher
 
 
@@ -28,6 +31,8 @@ def published() -> list[Objective]:
 
 __all__ = [
     "ContrastivePrediction",
+    "Data2Vec",
+    "DinoSR",
     "FeaturePenalty",
     "LayerObjective",
     "LogMelRegression",
@@ -37,6 +42,7 @@ __all__ = [
     "ObjectiveCost",
     "PassCost",
     "Prediction",
+    "SelfDistillation",
     "Teacher",
     "View",
     "published",
