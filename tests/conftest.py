@@ -14,6 +14,10 @@ from filelock import FileLock
 from wavlm_lightning.system.user_modules import MARK
 
 os.environ.setdefault("WANDB_MODE", "disabled")
+# An image may ask for no bytecode. Then each worker rewrites the assertions of all test files again (8 s), and each process
+# that a test starts compiles the package again (2 s).
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads beyond that only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -21,10 +25,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads b
 DISTRIBUTED = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def pytest_collection_finish() -> None:
-    # What is imported stays; without this the garbage collector would go through all of it (0.9 s) again and again.
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    # What is imported stays: the garbage collector would go through all of it (0.9 s) again and again, here and in tests.
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undurable() -> Iterator[None]:
+    """Nothing waits for the disk, because no test takes the power away; what a killed process wrote is there all the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
-"""The tiny size, made once: labels, alignment, sound, balance."""
+"""The tiny size, made once by `tiny`: labels, alignment, sound, balance."""
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,15 +29,14 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    out = tmp_path_factory.mktemp("mini")
-    prepare_mini(out, size="tiny", workers=2, progress=False)
-    corpora = {name: Corpus.open(out / name) for name in DATASETS}
+def tiny(tiny: Path) -> Made:
+    """The corpora of the whole session, read into memory."""
+    corpora = {name: Corpus.open(tiny / name) for name in DATASETS}
     utterances = {
         name: {split: list(corpus.split(split).utterances()) for split in corpus.splits}
         for name, corpus in corpora.items()
     }
-    return Made(out, corpora, utterances)
+    return Made(tiny, corpora, utterances)
 
 
 def test_tiny_stays_within_its_budget(tiny: Made) -> None:
@@ -219,10 +219,11 @@ def test_an_interrupted_data_set_is_made_again_the_same(tiny: Made, tmp_path: Pa
     assert Corpus.open(tmp_path / "qbe").sha256 == tiny.corpora["qbe"].sha256
 
 
-def test_what_is_finished_is_left_alone(tiny: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {p: p.stat().st_mtime_ns for p in tiny.directory.rglob("*") if p.is_file()}
-    prepare_mini(tiny.directory, size="tiny", progress=False)
-    assert {p: p.stat().st_mtime_ns for p in tiny.directory.rglob("*") if p.is_file()} == before
+def test_what_is_finished_is_left_alone(tiny: Made, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny.directory, tmp_path / "mini")
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    prepare_mini(folder, size="tiny", progress=False)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
 
 
 def test_target_and_rest_add_up_to_the_mixture_which_is_asked_for_both_talkers(tiny: Made) -> None:

@@ -16,11 +16,14 @@ from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import (
     EcapaVerification,
+    FineTunedRecognition,
     KeywordSpotting,
     SpeakerDiarization,
     SpeakerVerification,
     WaveformTask,
 )
+from wavlm_lightning.tasks.components.beam_search import WORD_END
+from wavlm_lightning.tasks.content.letters import SPECIAL
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 from wavlm_lightning.workflows.export.graph import write_head_graph
@@ -69,6 +72,19 @@ def test_onnx_of_encoder_and_head(tmp_path, capsys):
             layers = head.task.upstream(waveforms * 10**-0.15, lengths)
             wanted = head.task.outputs(head.task.weighted_sum(layers), layers.lengths)
         assert np.abs(scores - wanted.numpy()).max() < 1e-5 and frames.tolist() == layers.lengths.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_fine_tuned_recogniser(tmp_path, form):
+    """Its graph is compared with the head while it is written; letters are told beside it."""
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    letters = [*SPECIAL, WORD_END, "A", "B"]
+    write_head_graph(trained(FineTunedRecognition, letters), tmp_path, form)
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert facts["labels"] == letters and facts["checked"]["largest_difference"] < 1e-4
+    assert (tmp_path / {"onnx": "model.onnx", "torch": "model.pt2"}[form]).is_file()
 
 
 @pytest.mark.slow

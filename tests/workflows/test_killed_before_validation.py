@@ -20,6 +20,7 @@ SMALL = [
     *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.precision", "32-true"),
     *("--trainer.enable_progress_bar", "false", "--trainer.num_sanity_val_steps", "0", "--threads", "1"),
 ]
+SHAPE = {"layers": 1, "dim": 64, "ffn_dim": 64, "conv_channels": [16] * 7}
 
 
 class AsKilled(pl.Callback):
@@ -48,7 +49,7 @@ def options(kind: str, tiny: Path, run: Path) -> list[str]:
             "--data.batch_seconds",
             "4",
         ]
-        made += ["--model.encoder_overrides.layers", "1", "--trainer.limit_val_batches", "2"]
+        made += ["--model.encoder_overrides", str(SHAPE), "--trainer.limit_val_batches", "2"]
     made += [*SMALL, "--trainer.max_steps", "6", "--trainer.val_check_interval", "2", "--checkpoint_every", "1"]
     made += ["--trainer.check_val_every_n_epoch", "null", "--trainer.default_root_dir", str(run)]
     return made

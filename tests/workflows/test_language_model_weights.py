@@ -35,7 +35,7 @@ def trained(tiny, folder, task, *options):
 def asr(tiny, tmp_path_factory):
     """An ASR head that spells letters badly, on FBANK, and a bigram model of its training texts."""
     folder = tmp_path_factory.mktemp("asr")
-    options = ["--model.hidden", "24", "--trainer.max_steps", "60", "--trainer.val_check_interval", "6"]
+    options = ["--model.hidden", "24", "--trainer.max_steps", "60", "--trainer.val_check_interval", "30"]
     run = trained(tiny, folder, "asr", *options)
     assert main(["lm", str(tiny / "pr"), "--order", "2", "--out", str(folder / "lm.arpa")]) == 0
     return run

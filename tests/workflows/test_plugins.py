@@ -22,7 +22,7 @@ from wavlm_lightning.workflows.new import KINDS, write_template
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "experiments" / "plugins"
 OLD = Path(__file__).resolve().parents[1] / "compatibility" / "heads"  # written for the contract of an older version
-CPU = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.val_check_interval", "1"]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.max_steps", "3", "--trainer.val_check_interval", "3"]
 RUN = """
 import contextlib, io, json, sys
 from wavlm_lightning.cli import main

@@ -36,7 +36,7 @@ def runs(tiny, tmp_path_factory):
         ]
         arguments += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", "false"]
         arguments += ["--data.cache", str(folder / "cache"), "--trainer.default_root_dir", str(folder / name)]
-        arguments += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1", "--trainer.accelerator", "cpu"]
+        arguments += ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.accelerator", "cpu"]
         arguments += ["--trainer.enable_progress_bar", "false"]
         assert main(arguments) == 0
     return folder

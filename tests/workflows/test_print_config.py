@@ -9,6 +9,7 @@ import yaml
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.system.yaml_files import parse_yaml
 from wavlm_lightning.workflows.fit.command_line import WavLMCLI, command_line, saved_content
 
 CONFIGS = sorted(
@@ -62,8 +63,8 @@ def test_every_config_printed_and_parsed_again_is_the_same(parser, tmp_path, cap
         first = parse(configs_folder() / config)
         (tmp_path / "printed.yaml").write_text(first)
         assert parse(tmp_path / "printed.yaml") == first, config
-        shown = yaml.safe_load(first)
-        given = yaml.safe_load((configs_folder() / config).read_text())
+        shown = parse_yaml(first)
+        given = parse_yaml((configs_folder() / config).read_text())
         for key in ("model", "data"):
             assert shown[key]["class_path"] == given[key]["class_path"]
             assert set(given[key]["init_args"]) <= set(shown[key]["init_args"])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.codebooks import Codebook, MfccFeatures, fit_kmeans, label_corpus
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.system.yaml_files import read_yaml
 from wavlm_lightning.tasks.components.front_end import ConvTasNet
 
 CONFIGS = sorted(
@@ -68,6 +69,11 @@ LARGE_HEADS = (
 CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
 
 
+@cache
+def content_of(config: str) -> dict[str, Any]:
+    return read_yaml(configs_folder() / config, "a configuration", kind=dict)
+
+
 @pytest.fixture(scope="module")
 def pretrained(tiny, tmp_path_factory) -> Path:
     """A run folder of `configs/pretrain/tiny.yaml`, four steps long."""
@@ -79,7 +85,8 @@ def pretrained(tiny, tmp_path_factory) -> Path:
 
 def pretraining_of(tiny: Path, folder: Path) -> list[str]:
     corpus = ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(folder)]
-    return [*corpus, *CPU, "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
+    little = ["--data.batch_seconds", "8", "--trainer.limit_val_batches", "2"]
+    return [*corpus, *CPU, *little, "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
 
 
 def task_of(tiny: Path, folder: Path, name: str, upstream: Path | str) -> list[str]:
@@ -100,7 +107,7 @@ def task_of(tiny: Path, folder: Path, name: str, upstream: Path | str) -> list[s
 
 def one_batch(tiny: Path, tmp_path: Path, pretrained: Path, config: str) -> list[str]:
     """The command that runs a shipped configuration on one batch of a tiny corpus."""
-    content = yaml.safe_load((configs_folder() / config).read_text())
+    content = content_of(config)
     name = Path(content["data"]["init_args"]["corpus"]).name
     verb = "test" if content["model"]["class_path"].endswith(("QueryByExample", "KnnConversion")) else "fit"
     arguments = [verb, "-c", f"configs/{config}", *CPU, "--data.corpus", str(tiny / OFFICIAL.get(name, name))]
@@ -184,7 +191,7 @@ QUICK = ("pretrain/tiny", "pretrain/wavlm_base", "superb/ks", "superb/pr", "supe
 
 def shrunk(config: str) -> list[str]:
     """Options that make the batch of a configuration cheap; none where it is cheap as it stands."""
-    model = yaml.safe_load((configs_folder() / config).read_text())["model"]["init_args"]
+    model = content_of(config)["model"]["init_args"]
     if config in LARGE_HEADS:
         return ["--data.batch_size", "2"]
     if not config.startswith("pretrain/") or config.startswith("pretrain/tiny") or "/" in model["encoder"]:
@@ -216,7 +223,7 @@ def with_marks() -> Iterator[Any]:
     """
     seen = set()
     for config in CONFIGS:
-        keys = frozenset(form(yaml.safe_load((configs_folder() / config).read_text())))
+        keys = frozenset(form(content_of(config)))
         rare = keys in seen or (config.startswith("fullstack/") and config in LARGE_HEADS)
         slow = [pytest.mark.slow, pytest.mark.long] if rare else [pytest.mark.slow]
         yield pytest.param(config, marks=[] if config.removesuffix(".yaml") in QUICK else slow)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wavlm_lightning.data.label_sets import COLUMNS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
+from wavlm_lightning.system.yaml_files import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def read_card(folder: Path) -> DatasetCard:
     if not text.startswith("---"):
         return DatasetCard()
     with reading(path, "the card of a data set", "correct it, or remove it"):
-        head = yaml.safe_load(text[3:].partition("\n---")[0])
+        head = parse_yaml(text[3:].partition("\n---")[0])
         return _card(head) if isinstance(head, dict) else DatasetCard()
 
 

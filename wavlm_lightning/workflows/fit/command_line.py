@@ -39,6 +39,7 @@ from wavlm_lightning.system.hardware import slow_bf16
 from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
+from wavlm_lightning.system.yaml_files import parse_yaml
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.decoding import DecodedTask
 from wavlm_lightning.tasks.joint.head_hooks import check_trainer
@@ -105,7 +106,7 @@ class SaveConfig(SaveConfigCallback):
 def saved_content(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     """What `config.yaml` says of a parsed configuration, before lists and further tasks are put back."""
     # It was checked when it was parsed; to check each value again takes as long as parsing.
-    return yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True, format="yaml"))
+    return parse_yaml(parser.dump(config, skip_unset=False, skip_validation=True, format="yaml"))
 
 
 class WavLMCLI(LightningCLI):
@@ -169,7 +170,7 @@ class WavLMCLI(LightningCLI):
             dumped = self.parser.dump(
                 self.config, skip_link_targets=False, skip_unset=False, skip_validation=True, format="yaml"
             )
-            content = yaml.safe_load(dumped)
+            content = parse_yaml(dumped)
             self.config_dump = content[self.subcommand] if self.subcommand else content
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -26,7 +26,7 @@ from wavlm_lightning.system.name_hints import known_classes, of_config
 from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.reading import check_file, read_text, reason_of
 from wavlm_lightning.system.shipped_configs import resolve_config
-from wavlm_lightning.system.yaml_files import Multiplying
+from wavlm_lightning.system.yaml_files import Multiplying, parse_yaml
 from wavlm_lightning.workflows.fit.parser_errors import user_error
 from wavlm_lightning.workflows.fit.yaml_loader import load
 
@@ -326,4 +326,4 @@ def _head_on_upstream(parser: ArgumentParser, spec: Namespace, model: Task) -> T
 
 def _section(parser: ArgumentParser, spec: Namespace) -> dict[str, Any]:
     """The `model` section of a configuration."""
-    return yaml.safe_load(parser.dump(Namespace(model=spec), skip_none=False, format="yaml"))["model"]
+    return parse_yaml(parser.dump(Namespace(model=spec), skip_none=False, format="yaml"))["model"]
