@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,8 @@ def compose(
         change_objectives(content, switch.objectives, switch.name, removed)
     merge(content, config or {}, "the record", None)
     updates = round(budget * math.prod(switch.updates for switch in read))
+    content = in_updates(content, updates)
+    name_objectives(content)
     content["trainer"]["max_steps"] = updates
     every = int(content["trainer"].get("val_check_interval") or updates)
     content["trainer"]["val_check_interval"] = min(every, updates)
@@ -166,6 +169,30 @@ def compose(
         {each: books[each] for each in used},
         any(switch.supervised for switch in read),
     )
+
+
+def name_objectives(content: dict[str, Any]) -> None:
+    """Put the number of an objective for its class in the names that callbacks move, `objectives.LogMelRegression.weight`."""
+    classes = [class_name(each) for each in content["model"]["init_args"]["objectives"]]
+    for callback in content["trainer"].get("callbacks", []):
+        arguments = callback.get("init_args", {})
+        head, _, rest = str(arguments.get("name", "")).partition(".")
+        wanted, _, attribute = rest.partition(".")
+        if head != "objectives" or wanted.isdigit():
+            continue
+        if wanted not in classes:
+            raise UserError(f"a callback moves {arguments['name']}, but the configuration has {', '.join(classes)}")
+        arguments["name"] = f"objectives.{classes.index(wanted)}.{attribute}"
+
+
+def in_updates(value: Any, updates: int) -> Any:
+    """The value, with every text such as `0.5 of the updates` in it as a number of updates."""
+    if isinstance(value, dict):
+        return {key: in_updates(each, updates) for key, each in value.items()}
+    if isinstance(value, list):
+        return [in_updates(each, updates) for each in value]
+    share = re.fullmatch(r"([0-9.]+) of the updates", value) if isinstance(value, str) else None
+    return value if share is None else round(float(share[1]) * updates)
 
 
 def merge(

@@ -156,11 +156,8 @@ class Speedrun:
         path.parent.mkdir(parents=True, exist_ok=True)
         clusters = {name: (how.get("fit") or {}).get("clusters") for name, how in recipe.codebooks.items()}
         sizes = {name: size for name, size in clusters.items() if size}
-        section = {
-            **recipe.content["recipe"],
-            "codebook": {"clusters": next(iter(sizes.values()), None)},
-            "label_sizes": sizes,
-        }
+        codebook = {"clusters": next(iter(sizes.values()), None)} if recipe.codebooks else None
+        section = {**recipe.content["recipe"], "codebook": codebook, "label_sizes": sizes}
         write_text(path, yaml.safe_dump({**recipe.content, "recipe": section}, sort_keys=False))
         return plan(str(path))[-1].training
 

@@ -90,6 +90,21 @@ def test_switches_together_and_what_cannot_be(composing):
         composing.compose(track, [], config={"data": {"init_args": {"labels": "none_such"}}})
 
 
+def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
+    track = composing.read_track("cpu-tiny")
+    content = composing.compose(track, ["data2vec", "log_mel_annealed"], 400).content
+    objectives = content["model"]["init_args"]["objectives"]
+    assert [composing.class_name(each) for each in objectives] == ["LogMelRegression", "FeaturePenalty", "Data2Vec"]
+    assert objectives[2]["init_args"]["decay_updates"] == 300
+    assert content["trainer"]["callbacks"][0]["init_args"] == {
+        "name": "objectives.0.weight", "start": 1.0, "end": 0.0, "from_update": 0, "to_update": 200,
+    }  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"moves objectives\.MaskedPrediction\.unmasked_weight, but the configuration has Log"
+    ):
+        composing.compose(track, ["data2vec", "visible_annealed"])
+
+
 def test_batches_of_half_the_audio_have_twice_the_updates(composing):
     track = composing.read_track("cpu-tiny")
     base, half = composing.compose(track, [], 100), composing.compose(track, ["batch_half"], 100)
