@@ -28,7 +28,7 @@ from wavlm_lightning.pretraining import (
     SpanMasking,
 )
 from wavlm_lightning.pretraining.copies import ConvolutionalDecoder
-from wavlm_lightning.pretraining.flops import encoder_flops
+from wavlm_lightning.pretraining.flops import encoder_flops, masked_share
 from wavlm_lightning.pretraining.head_file import read_head
 from wavlm_lightning.pretraining.objectives import Teacher, View
 from wavlm_lightning.system.errors import UserError
@@ -57,9 +57,8 @@ def predicted(model, batch, seed: int = 0, **named):
 
 
 def test_each_copy_is_the_pass_with_its_mask(batch):
-    """On all frames; the first mask is that of a run without copies, where masks are not thinned together."""
-    masking = SpanMasking(equalise=False)
-    model = built(batch, copies=replace(ALL_FRAMES, copies=3), masking=masking)
+    """On all frames; the masks of the first copy are those of a run without copies."""
+    model = built(batch, copies=replace(ALL_FRAMES, copies=3))
     found, crops = predicted(model, batch), len(batch[0].audio)
     assert found.mask.shape[0] == 3 * crops and len({tuple(row) for row in found.mask.int().tolist()}) == 3 * crops
     frames = found.mask.shape[1]
@@ -71,7 +70,7 @@ def test_each_copy_is_the_pass_with_its_mask(batch):
         assert torch.allclose(found.hidden[2][rows], plain.hidden[2], atol=1e-5)
         assert torch.equal(found.labels["mfcc100"][rows], batch[0].labels["mfcc100"][:, :frames])
     one = predicted(model, batch, copies=1)
-    assert one.crops is None and one.mask.shape[0] == crops
+    assert one.crops is None and torch.equal(one.mask, found.mask[:crops])
 
 
 def test_one_copy_on_all_frames_is_the_run_without(tiny):
@@ -80,12 +79,27 @@ def test_one_copy_on_all_frames_is_the_run_without(tiny):
 
 
 class SameMask(SpanMasking):
-    """Gives all copies the mask of the first."""
+    """Gives all copies the same mask."""
 
     def __call__(self, lengths, frames, generator=None):
-        crops = len(lengths) // COPIES.copies
-        mask = SpanMasking(equalise=False)(lengths[:crops], frames, generator)
-        return mask.repeat(COPIES.copies, 1)
+        return SpanMasking(equalise=False)(lengths, frames, torch.Generator().manual_seed(7))
+
+
+def test_masks_of_copies():
+    """On visible frames alone, all rows have the mean number of masked frames; else each copy is drawn as one without copies."""
+    lengths, masking = torch.full((6,), 120), SpanMasking(probability=0.65)
+    mask = MaskedCopies(8).masks(masking, lengths, 120, torch.Generator().manual_seed(0))
+    (count,) = set(mask.sum(1).tolist())
+    assert count / 120 == pytest.approx(masked_share(0.65, 10), abs=0.03)
+    whole = MaskedCopies(8, visible_only=False).masks(masking, lengths, 120, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(whole, torch.cat([masking(lengths, 120, generator) for _ in range(8)]))
+    free = MaskedCopies(8).masks(replace(masking, equalise=False), lengths, 120, torch.Generator().manual_seed(0))
+    assert len(set(free.sum(1).tolist())) > 3
+    spans = (mask[:, 1:] != mask[:, :-1]).sum() / (free[:, 1:] != free[:, :-1]).sum()
+    assert spans < 2.5  # most regions stay whole
+    few = MaskedCopies(2).masks(SpanMasking(minimum=5), torch.tensor([4, 4]), 4, torch.Generator().manual_seed(0))
+    assert few.sum(1).tolist() == [3] * 4  # a frame stays visible
 
 
 @pytest.mark.parametrize("visible_only", [True, False])
@@ -93,11 +107,9 @@ def test_the_loss_is_the_mean_over_copies(batch, visible_only):
     """Copies that are alike have loss and gradient of one."""
     found = []
     for copies in (COPIES.copies, 1):
-        masking = SameMask() if copies > 1 else SpanMasking(equalise=False)
         objectives = [*targets()[:1], LogMelRegression(), FeaturePenalty()]
-        model = built(
-            batch, objectives, copies=replace(COPIES, copies=copies, visible_only=visible_only), masking=masking
-        )
+        settings = replace(COPIES, copies=copies, visible_only=visible_only)
+        model = built(batch, objectives, copies=settings, masking=SameMask(equalise=False))
         prediction = predicted(model, batch)
         crops = prediction.crops or prediction
         terms = [each(crops if each.per_crop else prediction) for each in model.objectives]
@@ -275,7 +287,7 @@ def test_operations_are_counted(visible_only, bias):
     ):
         features, lengths = model.encoder.features(torch.randn(2, 24_000))
         projected, _ = model.encoder.project(features)
-        mask = SpanMasking()(copies.rows(lengths), features.shape[1], torch.Generator().manual_seed(0))
+        mask = copies.masks(SpanMasking(), lengths, features.shape[1], torch.Generator().manual_seed(0))
         model._hidden(copies.rows(projected), copies.rows(lengths), mask, None)[0][2].sum().backward()
     share = float(mask.float().mean())
     filling = copies.decoder_cost(config, features.shape[0] * features.shape[1], 1, 4)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.data.batch import SoftLabels
-from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder import WavLMConfig, padding_mask
 from wavlm_lightning.encoder.visible_frames import VisibleFrames
 from wavlm_lightning.pretraining.flops import StepFlops, linear_flops
 from wavlm_lightning.pretraining.objectives import ObjectiveCost, Prediction
@@ -81,6 +82,19 @@ class MaskedCopies:
     def rows(self, x: Tensor) -> Tensor:
         """One row for each copy, `(copies * crops, ...)`: the crops `(crops, ...)` as often as there are copies."""
         return x if self.copies == 1 else x.repeat(self.copies, *[1] * (x.dim() - 1))
+
+    def masks(self, masking: SpanMasking, lengths: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        """A mask for each copy, bool `(copies * crops, frames)`, from `masking` with `lengths` valid frames, int64 `(crops,)`.
+
+        With `visible_only` and `masking.equalise` all rows get the mean number of masked frames. Thinned to the fewest of all
+        copies, eight copies of eight crops would lose a third of their masks.
+        """
+        if self.copies == 1:
+            return masking(lengths, frames, generator)
+        balanced = self.visible_only and masking.equalise
+        drawn = replace(masking, equalise=False) if balanced else masking
+        mask = torch.cat([drawn(lengths, frames, generator) for _ in range(self.copies)])
+        return _balanced(mask, self.rows(lengths), generator) if balanced else mask
 
     def prediction(self, crops: Prediction, hidden: Mapping[int, Tensor], mask: Tensor, padding: Tensor) -> Prediction:
         """What objectives read of all copies.
@@ -156,6 +170,17 @@ class MaskedCopies:
             kept += rows * compute_bytes * (each.in_channels + 2 * each.out_channels)
         parameters = sum(parameter.numel() for parameter in decoder.parameters())
         return ObjectiveCost(layers * parameters, layers * flops, layers * kept)
+
+
+def _balanced(mask: Tensor, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
+    """All rows with the mean number of masked frames: surplus ones are shown, and missing ones taken, frame by frame at random.
+
+    Source: data2vec 2.0's code, `require_same_masks`.
+    """
+    wanted = torch.minimum(mask.sum(1).float().mean().round().long(), lengths - 1)
+    score = torch.rand(mask.shape, device=mask.device, generator=generator) + mask
+    score = score.masked_fill(padding_mask(lengths, mask.shape[1]), -1.0)
+    return score.argsort(1, descending=True).argsort(1) < wanted[:, None]
 
 
 class ConvolutionalDecoder(nn.Module):

@@ -261,7 +261,7 @@ class WavLMPretraining(NormalisedUpdates):
         frames = min([features.shape[1], *(labels.shape[1] for labels in batch.labels.values())])
         features, frame_lengths = features[:, :frames], frame_lengths.clamp(max=frames)
         lengths = copied.rows(frame_lengths)
-        mask = self.masking(lengths, frames, generator)
+        mask = copied.masks(self.masking, frame_lengths, frames, generator)
         projected, normalised = self.encoder.project(features)
         hidden, padding = self._hidden(copied.rows(projected), lengths, mask, dropped)
         crops = Prediction(
@@ -312,7 +312,7 @@ class WavLMPretraining(NormalisedUpdates):
         frames, lengths = crops.features.shape[1], copied.rows(frame_lengths)
         masks: dict[int | None, Tensor | None] = {None: None, 0: main.mask}
         for number in sorted({view.mask for view in self.views if view.mask is not None} - {0}):
-            masks[number] = self.masking(lengths, frames, main.generator)
+            masks[number] = copied.masks(self.masking, frame_lengths, frames, main.generator)
         for kind, asked in self.views.items():
             keep = sorted({layer for view in asked for layer in view.layers})
             runs = self.encoder if kind.teacher is None else kind.teacher.encoder
