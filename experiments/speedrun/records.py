@@ -154,7 +154,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
     ]
     for row in rows:
         figures = [
-            f"{float(row[name]):.1f}" + (f" ± {float(row[f'{name}_sd']):.1f}" if row[f"{name}_sd"] else "")
+            (f"{float(row[name]):.1f}" if row[name] else "")
+            + (f" ± {float(row[f'{name}_sd']):.1f}" if row[f"{name}_sd"] else "")
             for name in ("pr", "ks", "sid")
         ]
         clocks = []

@@ -28,7 +28,7 @@ from records import append, check, means, row_of
 from stages import Commands, own_core
 from tables import all_results, write_switches
 from tqdm import tqdm
-from training import Speedrun
+from training import Speedrun, write_curves
 
 from wavlm_lightning.system.arguments import whole
 from wavlm_lightning.system.errors import UserError
@@ -107,7 +107,7 @@ def main() -> None:
     record = verbs.add_parser("record", parents=[common], help="a record, checked against the target")
     record.add_argument("record", help=f"a name in records ({', '.join(names('records'))}) or a YAML")
     record.add_argument(
-        "--log", type=Path, default=HERE, help="folder of records.csv (default: this experiment; of a trial, --out)"
+        "--log", type=Path, help="folder of records.csv (default: results/TRACK here; of a trial, --out)"
     )
     arguments = parser.parse_args()
     try:
@@ -145,7 +145,12 @@ def run(arguments: argparse.Namespace) -> None:
         print(write_switches(arguments.out))
         if arguments.verb == "record":
             for recipe in recipes:
-                judge(speedrun, recipe, seeds, arguments.out if facts["trial"] else arguments.log)
+                judge(
+                    speedrun,
+                    recipe,
+                    seeds,
+                    arguments.out if facts["trial"] else arguments.log or HERE / "results" / arguments.track,
+                )
 
 
 def one_kind(arguments: argparse.Namespace) -> None:
@@ -204,8 +209,10 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
         print("  its wall clock is that of runs beside others (--jobs): give --jobs 1 on a quiet machine for the log")
     if any(each["clocks"]["attempts"] > each["clocks"]["commands"] for each in results):
         print("  it was interrupted: what a killed command had computed since its last checkpoint counts in no clock")
+    log.mkdir(parents=True, exist_ok=True)
     append(log, row)
-    print(f"written: {log / 'records.csv'}, records.md and records.png")
+    write_curves([speedrun.folder(recipe, each["seed"]) for each in results], log / f"{recipe.name}_curves.csv")
+    print(f"written: {log / 'records.csv'}, records.md, records.png and {recipe.name}_curves.csv")
 
 
 def recipes_of(arguments: argparse.Namespace, track: dict[str, Any]) -> list[Recipe]:

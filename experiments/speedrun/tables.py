@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from composing import BASELINE
+from composing import BASELINE, names, read_switch
 
 from wavlm_lightning.system.reading import read_json
 
-COLUMNS = {"pr": ("PR PER % ↓", -1), "ks": ("KS acc % ↑", 1), "sid": ("SID acc % ↑", 1), "masked": ("masked acc %", 1)}
-"""Figure -> its title, and whether more is better; masked accuracy compares runs on the same labels only."""
+COLUMNS = {"pr": ("PR PER % ↓", -1), "ks": ("KS acc % ↑", 1), "sid": ("SID acc % ↑", 1), "masked": ("masked acc %", 0)}
+"""Figure -> its title, and whether more is better; 0: not compared, because masked accuracies are of other labels."""
 
 
 def all_results(out: Path) -> list[dict[str, Any]]:
@@ -42,9 +43,32 @@ def flat(result: dict[str, Any]) -> dict[str, Any]:
     return row | {name: round(value, 2) for name, value in (result["figures"] | result["clocks"]).items()}
 
 
+def slope(results: Sequence[dict[str, Any]]) -> float | None:
+    """By which power of the audio the baseline's first figure falls: PER ~ audio ** -slope, least squares over all its runs.
+
+    None without runs of two budgets, or if it does not fall.
+    """
+    runs = [each for each in results if each["recipe"] == BASELINE]
+    if len({each["budget"] for each in runs}) < 2:
+        return None
+    audio, errors = ([math.log(value) for value in values] for values in zip(*map(_audio_and_error, runs), strict=True))
+    found = -statistics.linear_regression(audio, errors).slope
+    return found if found > 0 else None
+
+
+def _audio_and_error(result: dict[str, Any]) -> tuple[float, float]:
+    return result["clocks"]["audio"], result["figures"]["pr"]
+
+
 def switch_lines(results: Sequence[dict[str, Any]]) -> list[str]:
-    """A table for each number of updates: mean, spread, and in how many seeds each recipe beats the baseline."""
-    lines = []
+    """A table for each number of updates: mean, spread, and in how many seeds each recipe beats the baseline.
+
+    With baselines of several budgets also the factor of audio that its PER is worth: that much more audio would bring the
+    baseline there.
+    """
+    power, lines = slope(results), list[str]()
+    if power is not None:
+        lines += [f"The baseline's PER falls with the audio to the power of -{power:.2f}.", ""]
     for budget in sorted({each["budget"] for each in results}):
         groups: dict[str, dict[int, dict[str, Any]]] = {}
         for each in results:
@@ -53,12 +77,12 @@ def switch_lines(results: Sequence[dict[str, Any]]) -> list[str]:
         base = next((group for group in groups.values() if _first(group)["recipe"] == BASELINE), {})
         columns = [name for name in COLUMNS if any(name in _first(group)["figures"] for group in groups.values())]
         lines += [
-            f"{budget} updates of 20 s; in brackets: in how many of the seeds it is better than the baseline with the same seed",
+            f"{budget} updates; in brackets: in how many of the seeds it is better than the baseline with the same seed",
             "",
             "| recipe | "
             + " | ".join(COLUMNS[name][0] for name in columns)
-            + " | audio s | PFLOP | wall s | cpu s | seeds |",
-            "|---|" + "---|" * (len(columns) + 5),
+            + " | worth audio x | audio s | PFLOP | wall s | cpu s | seeds |",
+            "|---|" + "---|" * (len(columns) + 6),
         ]
         order = sorted(groups.values(), key=lambda group: (group is not base, _mean(group, "pr")))
         for group in order:
@@ -68,17 +92,24 @@ def switch_lines(results: Sequence[dict[str, Any]]) -> list[str]:
                 statistics.mean(each["clocks"][name] for each in group.values())
                 for name in ("audio", "flops", "wall", "cpu")
             ]
+            gain = _mean(base, "pr") / _mean(group, "pr") if base and group is not base else math.nan
             cells += [
+                "" if power is None or math.isnan(gain) else f"{gain ** (1 / power):.1f}",
                 f"{clocks[0]:.0f}",
                 f"{clocks[1] / 1e15:.2f}",
                 f"{clocks[2]:.0f}",
                 f"{clocks[3]:.0f}",
                 str(len(group)),
             ]
-            title = first["recipe"] + (" (supervised)" if first["supervised"] else "")
+            title = title_of(first["recipe"]) + (" (supervised)" if first["supervised"] else "")
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines
+
+
+def title_of(recipe: str) -> str:
+    """The name of a recipe, of a single switch with its title."""
+    return f"`{recipe}`: {read_switch(recipe).title}" if recipe in names("switches") else f"`{recipe}`"
 
 
 def _first(group: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -101,6 +132,8 @@ def _cell(group: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], nam
         if seed in base and name in base[seed]["figures"]
     ]
     wins = (
-        "" if group is base or not pairs else f" ({sum(COLUMNS[name][1] * (a - b) > 0 for a, b in pairs)}/{len(pairs)})"
+        ""
+        if group is base or not pairs or not COLUMNS[name][1]
+        else f" ({sum(COLUMNS[name][1] * (a - b) > 0 for a, b in pairs)}/{len(pairs)})"
     )
     return f"{statistics.mean(values.values()):.1f}{spread}{wins}"

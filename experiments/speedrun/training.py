@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import csv
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.util import module_from_spec, spec_from_file_location
@@ -154,8 +155,8 @@ class Speedrun:
         """What `wavlm plan` says of a recipe, without its labels and first runs."""
         path = self.out / "plans" / f"{recipe.key}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        clusters = {name: (how.get("fit") or {}).get("clusters") for name, how in recipe.codebooks.items()}
-        sizes = {name: size for name, size in clusters.items() if size}
+        base = next(iter(self.track["codebooks"].values()))["fit"]["clusters"]  # for phones, which nobody has counted yet
+        sizes = {name: how.get("fit", {}).get("clusters", base) for name, how in recipe.codebooks.items()}
         codebook = {"clusters": next(iter(sizes.values()), None)} if recipe.codebooks else None
         section = {**recipe.content["recipe"], "codebook": codebook, "label_sizes": sizes}
         write_text(path, yaml.safe_dump({**recipe.content, "recipe": section}, sort_keys=False))
@@ -310,3 +311,19 @@ def masked_accuracy(folder: Path) -> dict[str, float]:
     """Masked accuracy of the last validation, %; nothing without such an objective."""
     curve = curves_of(folder).get("valid/masked_accuracy")
     return {} if curve is None else {MASKED: 100 * curve.last}
+
+
+CURVES = ("train/total_loss", "valid/loss", "valid/masked_accuracy")
+
+
+def write_curves(folders: Sequence[Path], path: Path) -> None:
+    """Write the curves of the seeds of a recipe as rows of seed, update, name and value."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("seed", "update", "curve", "value"))
+        for folder in folders:
+            curves = curves_of(folder)
+            for name in CURVES:
+                series = curves.get(name)
+                for step, value in zip(series.steps, series.values, strict=True) if series is not None else ():
+                    writer.writerow((folder.name.removeprefix("seed"), step, name, f"{value:.4g}"))

@@ -151,8 +151,21 @@ def test_the_table_counts_seeds_that_beat_the_baseline(speedrun):
     runs = [result(seed, 50.0 + seed, 50.0, 30.0, recipe="baseline", key="b", switches=[]) for seed in range(3)]
     runs += [result(seed, 51.0, 52.0, 30.0) for seed in range(3)]
     text = "\n".join(tables.switch_lines(runs))
-    assert "| baseline | 51.0 ± 1.0 | 50.0 ± 0.0 | 30.0 ± 0.0 |" in text
-    assert "| some | 51.0 ± 0.0 (1/3) | 52.0 ± 0.0 (3/3) | 30.0 ± 0.0 (0/3) |" in text
+    assert "| `baseline` | 51.0 ± 1.0 | 50.0 ± 0.0 | 30.0 ± 0.0 |" in text
+    assert "| `some` | 51.0 ± 0.0 (1/3) | 52.0 ± 0.0 (3/3) | 30.0 ± 0.0 (0/3) |" in text
+
+
+def test_what_a_gain_is_worth_in_audio(speedrun):
+    tables = speedrun("tables")
+    runs = []
+    for budget, audio in ((100, 1000.0), (200, 2000.0), (400, 4000.0)):
+        one = result(0, 80.0 * (audio / 1000) ** -0.25, 50.0, 30.0, recipe="baseline", key=f"b{budget}", budget=budget)
+        runs.append({**one, "clocks": {**one["clocks"], "audio": audio}})
+    assert tables.slope(runs) == pytest.approx(0.25)
+    assert tables.slope(runs[:1]) is None
+    other = result(0, 40.0, 50.0, 30.0, budget=100)  # half of the error: the audio times 2 ** (1 / 0.25)
+    line = next(line for line in tables.switch_lines([*runs, other]) if line.startswith("| `some`"))
+    assert "| 16.0 |" in line
 
 
 @pytest.fixture
@@ -234,7 +247,7 @@ def test_switches_and_a_record_from_beginning_to_end(tmp_path):
     ]
     subprocess.run([*command, "switches", "random_codes", *trial], check=True, cwd=ROOT)
     table = (tmp_path / "switches.md").read_text()
-    assert "| baseline |" in table and "| random_codes |" in table
+    assert "| `baseline` |" in table and "| `random_codes`: random codes" in table
     rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert len(rows) == 4
     for row in rows:

@@ -18,7 +18,7 @@ from ranks import together
 from test_pretraining_runs import data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.pretraining import WavLMPretraining, health
+from wavlm_lightning.pretraining import MaskedCopies, WavLMPretraining, health
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.pretraining.health import Health, Speed, padding_share
 from wavlm_lightning.pretraining.objectives import ContrastivePrediction
@@ -175,6 +175,41 @@ def test_resume_goes_on_counting(tiny, tmp_path):
         # the checkpoint of step 3 was written before its validation, so it knows of the collapse at step 2
     rest = run(module(Unwatched), data(tiny), 4, Health(), ckpt_path=tmp_path / "step=2.ckpt")
     assert rest.losses == whole.losses[2:]
+
+
+class Heard(pl.Callback):
+    """Seconds of the crops of a run, and frames of them."""
+
+    def __init__(self) -> None:
+        self.audio = self.frames = 0.0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        rows, samples = batch.audio.shape
+        self.audio += rows * samples / 16000
+        self.frames += rows * pl_module.encoder.config.frames(samples)
+
+
+@pytest.mark.parametrize("copies", [None, MaskedCopies(3, visible_only=False), MaskedCopies(3)])
+def test_a_run_counts_its_audio_and_the_frames_of_all_copies(tiny, tmp_path, copies):
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    heard, whole = Heard(), Health()
+    run(module(Unwatched, copies=copies), data(tiny), 4, heard, whole, saver, log_every_n_steps=2)
+    again = Health()
+    run(module(Unwatched, copies=copies), data(tiny), 4, again, ckpt_path=tmp_path / "step=1.ckpt", log_every_n_steps=2)
+    assert whole.totals.state() == again.totals.state()
+    assert whole.totals.audio == pytest.approx(heard.audio) and whole.totals.new == [0.0, 0.0]
+    frames = heard.frames * (1 if copies is None else copies.copies)
+    if copies is not None and copies.visible_only:  # about half of them are visible
+        assert 0.3 * frames < whole.totals.frames < 0.7 * frames
+    else:
+        assert whole.totals.frames == frames
+
+
+def test_the_cost_of_an_older_checkpoint_is_unknown():
+    watch = Health()
+    watch.load_state_dict({"collapsed_in_a_row": 0})
+    watch.totals.count_audio(1.0)
+    assert watch.totals.read(SingleDeviceStrategy("cpu"), 50.0) == {}
 
 
 def test_updates_left_out_end_the_run(tiny):
