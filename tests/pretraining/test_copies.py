@@ -28,7 +28,7 @@ from wavlm_lightning.pretraining import (
     SpanMasking,
 )
 from wavlm_lightning.pretraining.copies import ConvolutionalDecoder
-from wavlm_lightning.pretraining.flops import encoder_flops, masked_share
+from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.pretraining.head_file import read_head
 from wavlm_lightning.pretraining.objectives import Teacher, View
 from wavlm_lightning.system.errors import UserError
@@ -90,7 +90,7 @@ def test_masks_of_copies():
     lengths, masking = torch.full((6,), 120), SpanMasking(probability=0.65)
     mask = MaskedCopies(8).masks(masking, lengths, 120, torch.Generator().manual_seed(0))
     (count,) = set(mask.sum(1).tolist())
-    assert count / 120 == pytest.approx(masked_share(0.65, 10), abs=0.03)
+    assert count / 120 == pytest.approx(SpanMasking(0.65, 10).expected_share(), abs=0.03)
     whole = MaskedCopies(8, visible_only=False).masks(masking, lengths, 120, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(whole, torch.cat([masking(lengths, 120, generator) for _ in range(8)]))

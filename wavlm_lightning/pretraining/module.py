@@ -19,7 +19,7 @@ from wavlm_lightning.encoder.layers import padding_mask
 from wavlm_lightning.encoder.visible_frames import VisibleFrames
 from wavlm_lightning.pretraining.contract import served_to
 from wavlm_lightning.pretraining.copies import Decoders, MaskedCopies
-from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_share
+from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
@@ -191,8 +191,7 @@ class WavLMPretraining(NormalisedUpdates):
     def step_flops(self, crops: float, samples: int) -> StepFlops:
         """Operations of a training step of the encoder, with its masked copies and their decoders, on `crops` of `samples`."""
         config = self.encoder.config
-        share = masked_share(self.masking.probability, self.masking.span)
-        step = self.copies.flops(encoder_flops(config, crops, samples), share)
+        step = self.copies.flops(encoder_flops(config, crops, samples), self.masking.expected_share())
         filling = self.copies.decoder_cost(config, crops * config.frames(samples), len(self._layers_read()), 4)
         return replace(step, objectives=filling.flops)
 

@@ -89,6 +89,10 @@ def labelling_cost(
     if codebook is None:
         return None
     wanted, source, numbers = codebook.share * hours, "MFCC", 39 * 100.0  # 39 numbers, 100 times a second
+    if codebook.features == "context":
+        source = (
+            "log-mel with context"  # whose PCA keeps fewer numbers than MFCC, so that k-means may see more than this
+        )
     config, task = earlier_encoder(stage, before), teacher(stage)
     name = Path(codebook.encoder or codebook.checkpoint or "").stem if task is None else task.name
     if codebook.kind == "phones":

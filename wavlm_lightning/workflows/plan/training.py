@@ -10,10 +10,11 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining import MaskedCopies, PretrainingData, WavLMPretraining, objectives
-from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_share
+from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
 from wavlm_lightning.pretraining.module import PLAIN
 from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
@@ -22,6 +23,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.muon import Muon, newton_schulz_flops, shapes
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
+from wavlm_lightning.workflows.plan.growing import mean_flops, run_sizes
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
 PHONES = 71  # LibriSpeech's phones with stress and pauses; the codewords hardly matter for the cost
@@ -110,7 +112,11 @@ def training_cost(
     copied = partial(memory_of, copies=copies.copies, visible=1.0 - share if copies.visible_only else None)
     more = sum(passes_bytes(copied() if each.masked else memory_of(), [each]) for each in head.passes)
     memory = copied(head_bytes=head.kept + more)
-    encoder = encoder_flops(config, crops, samples)
+    grown = run_sizes(stage, data, batch_seconds, crop_seconds, updates)
+    encoder, head = mean_flops(
+        [(size.share, *_flops(stage, config, size.batch_seconds, size.crop_seconds)) for size in grown.sizes], head
+    )
+    remarks += grown.remarks(written_for)
     main = copies.flops(encoder, share)
     micro_step = replace(main, objectives=head.flops).training
     micro_step += sum(passes_flops(main if each.masked else encoder, [each]) for each in head.passes)
@@ -126,7 +132,7 @@ def training_cost(
         accumulation=accumulation,
         update_seconds=batch_seconds * written_for,
         updates=updates,
-        epochs=updates * batch_seconds * written_for / (hours * 3600),
+        epochs=updates * grown.mean_seconds * written_for / (hours * 3600),
         flops=flops,
         memory=memory,
         fits={} if gpu is None else {size: memory.fits(size) for size in gpu.memory_gb},
@@ -134,6 +140,15 @@ def training_cost(
         wall_hours=None if gpu_hours is None else gpu_hours / gpus,
         remarks=tuple(remarks),
     )
+
+
+def _flops(
+    stage: Configuration, config: WavLMConfig, batch_seconds: float, crop_seconds: float
+) -> tuple[StepFlops, float]:
+    """Operations of a micro-step in the encoder and, forward, in the objectives."""
+    crops, samples = batch_seconds / crop_seconds, round(crop_seconds * SAMPLE_RATE)
+    head, _ = objectives_cost(stage, config, crops * config.frames(samples), 4)
+    return encoder_flops(config, crops, samples), head.flops
 
 
 def passes_flops(encoder: StepFlops, passes: Sequence[PassCost]) -> float:
@@ -190,8 +205,7 @@ def objectives_cost(
 
 def share_masked(stage: Configuration) -> float:
     """Share of the frames that a configuration masks."""
-    masking, published = section(stage, "model", "init_args").get("masking") or {}, default(WavLMPretraining, "masking")
-    return masked_share(*(masking.get(key, getattr(published, key)) for key in ("probability", "span")))
+    return _masking(stage, section(stage, "model", "init_args").get("masking")).expected_share()
 
 
 def read_copies(stage: Configuration) -> MaskedCopies:
@@ -223,6 +237,16 @@ def _muon(stage: Configuration, entry: Any) -> Muon | None:
         return parser.instantiate(parser.parse_object({"muon": entry})).muon
     except (ArgumentError, ValueError) as error:
         raise UserError(f"{stage.path}: model.muon: {' '.join(str(error).split())}") from error
+
+
+def _masking(stage: Configuration, entry: Any) -> SpanMasking:
+    """`model.masking` of a configuration."""
+    if entry is None:
+        return default(WavLMPretraining, "masking")
+    try:
+        return SpanMasking(**entry)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{stage.path}: model.masking: {error}") from error
 
 
 def _class_path(entry: Any) -> str:
