@@ -15,6 +15,7 @@ from test_pretraining_runs import data, fit, module
 from test_updates import Poisoned
 
 from wavlm_lightning.callbacks.checkpoints import Newest
+from wavlm_lightning.callbacks.probe import Probe
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_pickle
 from wavlm_lightning.pretraining import MaskedPrediction, WavLMPretraining
 from wavlm_lightning.system.errors import UserError
@@ -102,6 +103,26 @@ def test_the_average_is_validated_and_read_and_an_interrupted_validation_loses_n
     first, second = read_pickle(path), read_pickle(written)
     for part in ("state_dict", TRAINED):
         assert all(torch.equal(first[part][name], value) for name, value in second[part].items()), part
+
+
+class Looks(Probe):
+    """A probe that keeps the encoder it would fit heads on."""
+
+    def _fit(self, task, data, run):
+        self.seen = {name: value.clone() for name, value in task.upstream.named_parameters()}
+        return {f"valid/{task.metric}": torch.tensor(0.0)}
+
+
+def test_a_probe_scores_the_average_and_training_goes_on_with_the_weights(tiny):
+    after, probe = After(), Looks({"pr": str(tiny / "pr")}, every=3)
+    fit(switched(), data(tiny), 4, callbacks=[after, probe], limit_val_batches=0)
+    alone = After()
+    fit(switched(), data(tiny), 4, callbacks=[alone], limit_val_batches=0)
+    assert all(torch.equal(value, alone.weights[-1][name]) for name, value in after.weights[-1].items())
+    names = {name: name[name.index("encoder.") :] for name in probe.seen}
+    assert len(names) == sum(name.startswith("encoder.") for name in after.weights[0])
+    for name, own in names.items():
+        assert torch.allclose(probe.seen[name].double(), mean_of(after.weights[1:3], own), atol=1e-6), name
 
 
 def test_an_update_that_is_left_out_does_not_count(tiny, tmp_path):

@@ -13,6 +13,7 @@ from wavlm_lightning.pretraining import SpanMasking, objectives
 from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
+from wavlm_lightning.training.muon import newton_schulz_flops
 from wavlm_lightning.workflows.plan.assumptions import Assumptions
 from wavlm_lightning.workflows.plan.costs import plan, totals
 from wavlm_lightning.workflows.plan.text import _figure, as_text
@@ -157,6 +158,26 @@ def test_memory_of_checkpointed_layers(folder):
     again = planned(folder / "again.yaml")[1].training.memory
     assert again.layers < whole.layers / 10
     assert again.total < whole.total
+
+
+def test_muon_and_a_moving_average_are_counted(folder):
+    """Muon: one moment of the matrices less, its products in every process; the average: the weights once more."""
+    path, layers = folder / "first.yaml", 12 * (4 * 768**2 + 2 * 768 * 3072)
+    plain = planned(path)[0].training
+    for key, settings in (("muon", "{newton_schulz_steps: 3}"), ("average", "{}")):
+        changed = folder / f"{key}.yaml"
+        changed.write_text(FIRST.replace("hubert_base}", f"hubert_base, {key}: {settings}}}"))
+        found = planned(changed)[0].training
+        more = found.memory.optimiser - plain.memory.optimiser
+        assert more == (-4 * layers if key == "muon" else plain.memory.parameters)
+        of_muon = 8 * 250_000 * newton_schulz_flops(WavLMConfig.preset("hubert_base"), 3) if key == "muon" else 0
+        assert found.flops - plain.flops == pytest.approx(of_muon, rel=1e-6)
+        changed.write_text(changed.read_text().replace("trainer: {", "trainer: {strategy: fsdp2, "))
+        with pytest.raises(UserError, match=rf"{key}\.yaml: model\.{key} needs whole weights"):
+            planned(changed)
+    (folder / "muon.yaml").write_text(FIRST.replace("hubert_base}", "hubert_base, muon: {momentum: 2}}"))
+    with pytest.raises(UserError, match=r"muon\.yaml: model\.muon\.momentum 2: it must be from 0 to below 1"):
+        planned(folder / "muon.yaml")
 
 
 def test_gpus_too_small_and_without_bf16(folder):

@@ -235,6 +235,8 @@ def _muon(stage: Configuration, entry: Any) -> Muon | None:
     parser.add_argument("--muon", type=Muon)
     try:
         return parser.instantiate(parser.parse_object({"muon": entry})).muon
+    except UserError as error:
+        raise UserError(f"{stage.path}: {error}") from error
     except (ArgumentError, ValueError) as error:
         raise UserError(f"{stage.path}: model.muon: {' '.join(str(error).split())}") from error
 
