@@ -11,6 +11,7 @@ from copies_two_ranks import COPIES, SHAPE, copied, everything, targets
 from lightning.pytorch.callbacks import ModelCheckpoint
 from ranks import together
 from test_flops import at_once, grouped_conv_backward
+from test_memory_model import PRECISIONS, VARIANTS, checkpointed, kept, make
 from test_pretraining_runs import codebooks, data, fit, module
 from test_teachers import Asks
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -30,6 +31,7 @@ from wavlm_lightning.pretraining import (
 from wavlm_lightning.pretraining.copies import ConvolutionalDecoder
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.pretraining.head_file import read_head
+from wavlm_lightning.pretraining.memory import step_memory
 from wavlm_lightning.pretraining.objectives import Teacher, View
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.export import export
@@ -294,6 +296,29 @@ def test_operations_are_counted(visible_only, bias):
     expected = replace(copies.flops(encoder_flops(config, 2, 24_000), share), objectives=filling.flops)
     assert filling.parameters == sum(value.numel() for value in (model.decoders or torch.nn.ModuleDict()).parameters())
     assert counter.get_total_flops() == pytest.approx(expected.training, rel=0.005)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", ["group", "layer", "layer, no bias", "layer, checkpointed"])
+def test_memory_is_counted(variant, precision):
+    """What a pass keeps for the backward pass, without the decoder."""
+    config, half, copies = VARIANTS[variant], PRECISIONS[precision], MaskedCopies(4)
+    encoder, waveforms = make(variant), torch.randn(2, 32_000)
+    lengths = torch.full((2,), config.frames(32_000))
+    mask = copies.masks(SpanMasking(), lengths, int(lengths[0]), torch.Generator().manual_seed(0))
+    rows = copies.rows(lengths)
+
+    def states():
+        features, _ = encoder.features(waveforms)
+        projected = copies.rows(encoder.project(features)[0])
+        x = torch.where(mask[:, :, None], encoder.masked_spec_embed.to(projected.dtype), projected)
+        return encoder.encoder(x, keep=[config.layers], visible=VisibleFrames.of(mask, rows))
+
+    with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
+        measured = kept(encoder, states)
+    seen = {"copies": 4, "visible": 1.0 - float(mask.float().mean())}
+    memory = step_memory(config, 2, 32_000, precision, device="cpu", checkpointed=checkpointed(variant), **seen)
+    assert memory.kept == pytest.approx(measured, rel=0.05)
 
 
 @pytest.mark.slow

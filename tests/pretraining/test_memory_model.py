@@ -7,6 +7,7 @@ fused attention kernels, without a GPU.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -46,8 +47,8 @@ PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16}
 SHAPES = [(2, 16_000), (1, 96_000)]  # many short crops, and one where frames by frames weigh
 
 
-def kept(encoder: WavLM, waveforms: torch.Tensor) -> int:
-    """Bytes of all storages that autograd keeps, but those of parameters, buffers and the waveforms' own graph."""
+def kept(encoder: WavLM, states: Callable[[], list[torch.Tensor]]) -> int:
+    """Bytes of all storages that autograd keeps of the pass `states`, but those of parameters, buffers and waveforms."""
     own = {tensor.untyped_storage()._cdata for tensor in [*encoder.parameters(), *encoder.buffers()]}
     storages = {}
 
@@ -58,11 +59,19 @@ def kept(encoder: WavLM, waveforms: torch.Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        assert states()[0].requires_grad
+    return sum(storages.values())
+
+
+def of_waveforms(encoder: WavLM, waveforms: torch.Tensor) -> Callable[[], list[torch.Tensor]]:
+    """The pass of an encoder without a mask."""
+
+    def states() -> list[torch.Tensor]:
         features, _ = encoder.features(waveforms)
         projected, _ = encoder.project(features)
-        states = encoder.encoder(projected, None, keep=[encoder.config.layers])
-    assert states[0].requires_grad
-    return sum(storages.values())
+        return encoder.encoder(projected, None, keep=[encoder.config.layers])
+
+    return states
 
 
 def make(variant: str) -> WavLM:
@@ -86,7 +95,7 @@ def test_what_a_cpu_keeps(variant, precision, batch, samples):
     torch.manual_seed(0)
     encoder, half = make(variant), PRECISIONS[precision]
     with torch.autocast("cpu", half or torch.bfloat16, enabled=half is not None):
-        measured = kept(encoder, torch.randn(batch, samples))
+        measured = kept(encoder, of_waveforms(encoder, torch.randn(batch, samples)))
     memory = step_memory(config, batch, samples, precision, device="cpu", checkpointed=checkpointed(variant))
     assert memory.kept == pytest.approx(measured, rel=0.03)
 
@@ -136,7 +145,7 @@ def test_what_cuda_would_keep(monkeypatch, variant, precision, batch, samples):
         with torch.device("cuda"):
             encoder = make(variant)
         with cuda_autocast(half):
-            measured = kept(encoder, torch.randn(batch, samples, device="cuda"))
+            measured = kept(encoder, of_waveforms(encoder, torch.randn(batch, samples, device="cuda")))
     memory = step_memory(config, batch, samples, precision, checkpointed=checkpointed(variant))
     assert memory.kept == pytest.approx(measured, rel=0.03)
 
@@ -148,7 +157,7 @@ def test_what_a_gpu_keeps(variant, precision):
     config, half = VARIANTS[variant], PRECISIONS[precision]
     encoder = make(variant).cuda()
     with torch.autocast("cuda", half or torch.bfloat16, enabled=half is not None):
-        measured = kept(encoder, torch.randn(3, 80_000, device="cuda"))
+        measured = kept(encoder, of_waveforms(encoder, torch.randn(3, 80_000, device="cuda")))
     memory = step_memory(config, 3, 80_000, precision, checkpointed=checkpointed(variant))
     assert memory.kept == pytest.approx(measured, rel=0.1)
 
