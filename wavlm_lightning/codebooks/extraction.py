@@ -23,6 +23,7 @@ from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.linear_map import LinearMap
 from wavlm_lightning.data.corpus import Corpus, Split
+from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import write_bytes
 from wavlm_lightning.system.worker_pool import in_order
@@ -128,6 +129,40 @@ class UtteranceSample:
             for group, length, rows in zip(groups, samples, results, strict=True):
                 bar.add(length)
                 yield group, rows
+
+
+@dataclass(frozen=True)
+class HeldFeatures:
+    """Features that are in memory after a fit, for the labels of the same utterances: it takes the place of their source.
+
+    Attributes:
+        sample: whose features they are; of whole shards if all of the split was drawn and fits into memory.
+        rows: float32 `(frames, dim)`, in the order of the draw, behind the map of the codebook.
+    """
+
+    sample: UtteranceSample
+    rows: np.ndarray
+
+    @cached_property
+    def _places(self) -> dict[int, slice]:
+        ends = np.cumsum(self.sample.frames)
+        begins = ends - self.sample.frames
+        return {int(n): slice(int(a), int(b)) for n, a, b in zip(self.sample.numbers, begins, ends, strict=True)}
+
+    @cached_property
+    def _first(self) -> dict[Path, int]:
+        """Number of the first utterance of each shard."""
+        split = self.sample.split
+        return {shard.path: int(start) for shard, start in zip(split.shards, split.starts, strict=False)}
+
+    def all_of(self, shard: ShardIndex) -> bool:
+        """Whether the features of every utterance of a shard are there."""
+        start = self._first.get(shard.path)
+        return start is not None and all(start + place in self._places for place in range(shard.utterances))
+
+    def of(self, shard: ShardIndex, place: int) -> np.ndarray:
+        """Features of utterance `place` of a shard, float32 `(frames, dim)`."""
+        return self.rows[self._places[self._first[shard.path] + place]]
 
 
 class Extractor:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -261,7 +261,13 @@ class LayerStack(LayerFeatures):
         return described | {"kind": "layers", "dim": dim, "layers": self.layers}
 
 
-def features_of(source: FeatureSource, shard: ShardIndex, place: int) -> np.ndarray:
+class OfUtterances(Protocol):
+    """What `features_of` asks: a source of features, or what holds those of some utterances."""
+
+    def of(self, shard: ShardIndex, place: int) -> np.ndarray: ...
+
+
+def features_of(source: OfUtterances, shard: ShardIndex, place: int) -> np.ndarray:
     """Features float32 `(frames, dim)` of utterance `place` of a shard; none if it has less than one frame.
 
     Raises:

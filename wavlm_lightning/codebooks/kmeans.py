@@ -12,7 +12,7 @@ import numpy as np
 
 from wavlm_lightning.codebooks.budget import default_budget_gib
 from wavlm_lightning.codebooks.codebook import Codebook
-from wavlm_lightning.codebooks.extraction import UtteranceSample
+from wavlm_lightning.codebooks.extraction import HeldFeatures, UtteranceSample
 from wavlm_lightning.codebooks.features import FeatureSource
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.projection import Projection, fit_map, statistics_sample
@@ -80,6 +80,23 @@ def fit_kmeans(
     Raises:
         UserError: the share is not above 0 and at most 1, or there are fewer frames than clusters.
     """
+    return fit_and_hold(corpus, source, size, split, share, memory_gib, seed, restarts, jobs, keep, projection)[0]
+
+
+def fit_and_hold(
+    corpus: Corpus,
+    source: FeatureSource,
+    size: int,
+    split: str = "train",
+    share: float = 1.0,
+    memory_gib: float | None = None,
+    seed: int = 0,
+    restarts: int = 20,
+    jobs: int | None = 1,
+    keep: Path | None = None,
+    projection: Projection | None = None,
+) -> tuple[Codebook, HeldFeatures]:
+    """`fit_kmeans`, and the features that it saw, which `label_corpus` need not compute again."""
     draw = draw_sample(corpus, source, split, share, memory_gib, seed, None if projection is None else projection.dim)
     if (total := int(draw.frames.sum())) < size:
         raise UserError(
@@ -87,9 +104,10 @@ def fit_kmeans(
             "use more audio, a larger --share or --memory, or fewer clusters"
         )
     draw = _mapped(draw, projection, memory_gib, seed, jobs, keep)
-    centroids = cluster(draw.features(jobs, keep), size, restarts, seed)
+    rows = draw.features(jobs, keep)
+    centroids = cluster(rows, size, restarts, seed)
     fitted = described_fit(draw, share, seed)
-    return Codebook(centroids, source.rate, source.describe(), fitted, map=draw.map)
+    return Codebook(centroids, source.rate, source.describe(), fitted, map=draw.map), HeldFeatures(draw, rows)
 
 
 def cluster(frames: np.ndarray, size: int, restarts: int, seed: int, what: str = "") -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import save
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.codebooks.audio_progress import HoursBar
 from wavlm_lightning.codebooks.codebook import Codebook
+from wavlm_lightning.codebooks.extraction import HeldFeatures
 from wavlm_lightning.codebooks.features import FeatureSource, features_of
 from wavlm_lightning.codebooks.job_shards import JobShard, jobs_for_audio
 from wavlm_lightning.codebooks.label_files import (
@@ -54,6 +56,7 @@ def label_corpus(
     part: JobShard = JobShard(),  # noqa: B008 - it is frozen
     soft: int | None = None,
     temperature: float | None = None,
+    held: HeldFeatures | None = None,
 ) -> int:
     """Label the shards of a part that have no labels of this codebook yet.
 
@@ -69,6 +72,8 @@ def label_corpus(
         part: which shards.
         soft: keep the posteriors of so many of the nearest clusters beside each label, see `soft_labels`.
         temperature: of the posteriors; None takes that of the label set, at first `fitting_temperature`.
+        held: features of this codebook that its fit has left in memory: shards that lie in them whole are labelled in this
+            process without reading their audio. The labels are the same.
 
     Returns:
         Number of shards labelled by this call.
@@ -95,7 +100,7 @@ def label_corpus(
             there = _temperature_of(directory / "labels.json")
             fitting = temperature or there or fitting_temperature(codebook, corpus, next(iter(opened)))
             setting = SoftSetting(soft, fitting)
-        return _label(corpus, codebook, directory, opened, jobs, part, setting)
+        return _label(corpus, codebook, directory, opened, jobs, part, setting, held)
 
 
 def _label(
@@ -106,6 +111,7 @@ def _label(
     jobs: int | None,
     part: JobShard,
     soft: SoftSetting | None,
+    held: HeldFeatures | None,
 ) -> int:
     times = PhoneTimes.of_codebook(codebook, corpus)
     _write_head(directory / "labels.json", codebook, soft, {} if times is None else times.head())
@@ -118,26 +124,44 @@ def _label(
     ]
     if pending:
         check_output(directory, "labels")
+    here = [place for place in pending if held is not None and held.all_of(opened[place[0]].shards[place[1]])]
+    others = [place for place in pending if place not in here]
     left = sum(samples[place] for place in pending)
     if jobs is None:
-        jobs = jobs_for_audio(codebook.features["kind"], left / SAMPLE_RATE / 3600)
+        jobs = jobs_for_audio(codebook.features["kind"], sum(samples[place] for place in others) / SAMPLE_RATE / 3600)
     total = sum(samples.values())
     with HoursBar(total, total - left, "labels") as bar:
         labeller = partial(Labeller, corpus.directory, directory, codebook, soft)
-        for place in in_order(labeller, pending, jobs):
+        if here:
+            at_once = labeller(None, held)
+            for place in here:
+                bar.add(samples[at_once(place)])
+        for place in in_order(labeller, others, jobs):
             bar.add(samples[place])
     return len(pending)
 
 
 class Labeller:
-    """Labels one shard per call; the worker of `label_corpus`. `device` is that of an encoder."""
+    """Labels one shard per call; the worker of `label_corpus`.
+
+    Args:
+        device: of an encoder.
+        held: features of the shards, behind the map of the codebook; None computes them.
+    """
 
     def __init__(
-        self, corpus: Path, directory: Path, codebook: Codebook, soft: SoftSetting | None, device: str | None
+        self,
+        corpus: Path,
+        directory: Path,
+        codebook: Codebook,
+        soft: SoftSetting | None,
+        device: str | None,
+        held: HeldFeatures | None = None,
     ) -> None:
         self.corpus, self.directory, self.codebook, self.soft = Corpus.open(corpus), directory, codebook, soft
         self.times = PhoneTimes.of_codebook(codebook, self.corpus)
-        self.source = self.times or FeatureSource.from_description(codebook.features, device)
+        self.source = held or self.times or FeatureSource.from_description(codebook.features, device)
+        self.behind_map = codebook if held is None else replace(codebook, map=None)
         self.shards: dict[str, Any] = {}
 
     def __call__(self, place: Place) -> Place:
@@ -148,9 +172,9 @@ class Labeller:
         rows, likely = [], []
         for each in range(len(shard.keys)):
             features = features_of(self.source, shard, each)
-            rows.append(self.codebook.assign(features))
+            rows.append(self.behind_map.assign(features))
             if self.soft is not None:
-                likely.append(soft_labels(self.codebook, features, self.soft))
+                likely.append(soft_labels(self.behind_map, features, self.soft))
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
         tensors = {"labels": np.concatenate(rows), "starts": starts}
         meta = {"codebook_sha256": self.codebook.sha256, **shard_facts(shard)}

@@ -17,12 +17,12 @@ from wavlm_lightning.codebooks import (
     LayerFeatures,
     LayerStack,
     MfccFeatures,
-    fit_kmeans,
     fit_random_codes,
     label_corpus,
 )
+from wavlm_lightning.codebooks.extraction import HeldFeatures
 from wavlm_lightning.codebooks.job_shards import JobShard
-from wavlm_lightning.codebooks.kmeans import extract_part, remove_features
+from wavlm_lightning.codebooks.kmeans import extract_part, fit_and_hold, remove_features
 from wavlm_lightning.codebooks.labels import label_head
 from wavlm_lightning.codebooks.layer_sweep import BY_POSITION, LayerSweep, last_third, layer_by_position, sweep_layers
 from wavlm_lightning.codebooks.phones import phone_codebook as of_phones
@@ -32,6 +32,7 @@ from wavlm_lightning.codebooks.soft_labels import SoftSetting
 from wavlm_lightning.codebooks.usage import LabelUsage, label_usage, write_usage
 from wavlm_lightning.data.alignments import OWN
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.remote.mirror import is_remote
 from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, Entry, labels_seen
 from wavlm_lightning.metrics import ClusterQuality
 from wavlm_lightning.system.errors import UserError
@@ -63,6 +64,7 @@ def fit_codebook(
     level_normalised: bool = False,
     restarts: int = 20,
     part: str | None = None,
+    apply: str | None = None,
     **sample: Any,
 ) -> Codebook | int:
     """Make a codebook of the frames of a corpus, by k-means or with random codes, and save it.
@@ -89,6 +91,8 @@ def fit_codebook(
         level_normalised: see `MfccFeatures`.
         restarts: initialisations of k-means.
         part: `I/N` or `auto`: only extract the features of a part, for a later call without it.
+        apply: name of a label set: label all splits of the corpus at once, the shards whose features the fit holds without
+            computing them again. `apply_codebook` afterwards finds them done.
         sample: `split`, `share`, `memory_gib`, `seed` and `jobs` of `fit_kmeans`.
 
     Returns:
@@ -99,6 +103,12 @@ def fit_codebook(
         UserError: arguments do not fit together, the corpus or encoder cannot be used, or another process writes `out`.
     """
     check_output(out)
+    if apply is not None and part:
+        raise UserError(
+            "--apply and --part: a part makes no codebook; give --apply to the fit that comes after all parts"
+        )
+    if apply is not None and is_remote(str(corpus)):
+        raise UserError("--apply writes labels beside the shards, which is not possible on a server; leave it out")
     if (encoder is None) != (layer is None):
         raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
     if part and sample.get("memory_gib") is None:
@@ -136,8 +146,9 @@ def fit_codebook(
             source = MfccFeatures(level_normalised, rate or 100.0)
         if part:
             return extract_part(opened, source, shard, keep, projection=projection, **sample)
+        held: HeldFeatures | None = None
         if quantiser == "kmeans":
-            codebook = fit_kmeans(
+            codebook, held = fit_and_hold(
                 opened, source, clusters, restarts=restarts, keep=keep, projection=projection, **sample
             )
         else:
@@ -148,6 +159,8 @@ def fit_codebook(
             codebook.fitted[LABELLED] = seen
         codebook.save(out)
         remove_features(keep)
+        if apply is not None:
+            label_corpus(opened, codebook, apply, jobs=sample.get("jobs", 1), held=held)
     return codebook
 
 

@@ -54,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--share", type=float, default=1.0, help=seen)
     memory = "for features, all processes together (default: a quarter of all)"
     fit.add_argument("--memory", type=float, metavar="GIB", dest="memory_gib", help=memory)
+    at_once = "label the corpus with it at once: shards whose features the fit holds are not read again"
+    fit.add_argument("--apply", metavar="NAME", help=at_once)
     fit.add_argument("--restarts", type=int, default=20, help="initialisations of k-means (published: 20)")
     fit.add_argument("--seed", type=int, default=0)
     precision = "of the encoder; bf16 is faster on GPUs; `apply` uses the same as `fit`"
@@ -150,6 +152,9 @@ def _fit(out: Path, **options: Any) -> None:
     if done.kind == "kmeans" and fitted["utterances"] < fitted["wanted_utterances"]:
         print(f"{fitted['wanted_utterances']} utterances were wanted; a larger --memory holds more of them")
     _print_labels_seen(fitted)
+    if options["apply"] is not None:
+        corpus, name = options["corpus"], options["apply"]
+        print(f"{corpus}: labelled as {name!r}; next: wavlm codebook score {corpus} --name {name}")
 
 
 def _print_labels_seen(fitted: dict[str, Any]) -> None:
