@@ -24,6 +24,7 @@ from wavlm_lightning.system.files import write_json, write_text
 from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_name
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import LAST, checkpoint, curve_files
+from wavlm_lightning.system.yaml_files import read_yaml
 from wavlm_lightning.workflows.plan import plan
 
 MASKED = "masked"
@@ -155,7 +156,9 @@ class Speedrun:
         """What `wavlm plan` says of a recipe, without its labels and first runs."""
         path = self.out / "plans" / f"{recipe.key}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        base = next(iter(self.track["codebooks"].values()))["fit"]["clusters"]  # for phones, which nobody has counted yet
+        base = next(iter(self.track["codebooks"].values()))["fit"][
+            "clusters"
+        ]  # for phones, which nobody has counted yet
         sizes = {name: how.get("fit", {}).get("clusters", base) for name, how in recipe.codebooks.items()}
         codebook = {"clusters": next(iter(sizes.values()), None)} if recipe.codebooks else None
         section = {**recipe.content["recipe"], "codebook": codebook, "label_sizes": sizes}
@@ -232,6 +235,8 @@ class Speedrun:
                 *words_of(how.get("apply") or {}),
             ]
             lines = [apply] if (folder / "codebook.json").is_file() else [make, apply]
+            if first and lines == [make, apply] and not how.get("apply"):  # the encoder hears the corpus once
+                lines = [[*make, "--apply", labels]]
             stage.run(self.commands, self.out / "codebooks" / f"{labels}.txt", *lines)
             flops = 0.0 if recipe_codebook is None else self._labelling_flops(folder, recipe_codebook)
         return labels, clocks + Clocks.of(stage, flops=flops)
@@ -302,8 +307,9 @@ def training_costs(folder: Path) -> dict[str, float]:
     """
     curves = curves_of(folder)
     audio = curves["health/audio_seconds"].last
+    hours = read_yaml(folder / "recipe.yaml", "a recipe")["recipe"]["hours"]
     training = plan(str(folder / "recipe.yaml"))[-1].training
-    flops = training.flops * audio / (training.update_seconds * training.updates)
+    flops = training.flops * audio / (training.epochs * hours * 3600)
     return {"audio": audio, "encoder": curves["health/encoder_seconds"].last, "flops": flops}
 
 
