@@ -218,6 +218,7 @@ class Speedrun:
                 run = self.folder(recipe, seed)
                 options += ["--encoder", run]
                 recipe_codebook = {
+                    "one_pass": not how.get("apply"),
                     "checkpoint": str(run),
                     "layer": how["fit"].get("layer"),
                     "clusters": how["fit"]["clusters"],
