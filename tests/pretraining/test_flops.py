@@ -17,7 +17,6 @@ from wavlm_lightning.pretraining.flops import (
     encoder_flops,
     find_gpu,
     linear_flops,
-    masked_share,
     model_flops_utilisation,
 )
 from wavlm_lightning.pretraining.objectives import MaskedPrediction
@@ -133,11 +132,6 @@ def test_objective_is_counted_as_torch_does():
     with FlopCounterMode(display=False) as counter:
         objective.logits(hidden)
     assert counter.get_total_flops() == objective.cost(SMALL, 100, frames=60, masked=37, compute_bytes=4).flops
-
-
-def test_masked_share_of_wavlm_and_wav2vec2():
-    assert masked_share(0.8, 10) == pytest.approx(0.566, abs=0.001)
-    assert masked_share(0.65, 10) == pytest.approx(0.489, abs=0.001)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from torch import nn
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining import MaskedCtc, MaskedPrediction
-from wavlm_lightning.pretraining.flops import masked_share
 from wavlm_lightning.pretraining.objectives.masked_ctc import PADDING, region_losses
 
 
@@ -181,7 +180,7 @@ def test_the_plan_counts_what_a_pass_keeps():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = objective(given)
     assert loss.requires_grad
-    masked = masked_share(0.8, 10) * mask.numel()
+    masked = SpanMasking().expected_share() * mask.numel()
     cost = objective.cost(config, labels=100, frames=mask.numel(), masked=masked, compute_bytes=4)
     assert cost.kept == pytest.approx(sum(kept.values()), rel=0.15)
 
@@ -195,4 +194,4 @@ def test_padding_that_the_plan_counts_is_that_of_the_published_masking():
         regions = [end - begin for _, begin, end in regions_of(mask, torch.zeros_like(mask))]
         padded.append(max(regions) * len(regions) / int(mask.sum()))
     assert pytest.approx(sum(padded) / len(padded), rel=0.1) == PADDING
-    assert mask.float().mean() == pytest.approx(masked_share(0.8, 10), abs=0.05)
+    assert mask.float().mean() == pytest.approx(SpanMasking().expected_share(), abs=0.05)

@@ -74,7 +74,7 @@ def test_every_fact_of_the_demo_is_on_both_pages(demo, cards):
         "codebook": ["100 clusters, PNMI 0.358, phone purity 0.431, commonest label 3.9 %"],
         "encoder": ["2,104,320 parameters", "2,100,000", "50", "abababababab"],
         "machine": ["2 threads", "bf16-mixed", "CPU", "torch 2.11.0", "python 3.11.2"],
-        "commands": ["wavlm export runs/demo/pretrain", "wavlm prepare folder", "wavlm codebook fit", "runs/mine-ks"],
+        "commands": ["wavlm export runs/demo/pretrain", "wavlm prepare folder", "wavlm recipe tiny", "runs/mine-ks"],
         "notes": [*NOTES, "phone error rate", "whose class is right", "±4.5 points", "Seeds of the heads: 1.", "valid"],
         "rates": ["learning rate 0.001, seed 1"],
     }

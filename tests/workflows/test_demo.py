@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.pretraining.recipe import CodebookRecipe
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.demo import stages
+from wavlm_lightning.workflows.demo.stages import RECIPE, run_demo
+from wavlm_lightning.workflows.recipe.chain import chain
 
 
 @pytest.mark.slow
@@ -44,3 +49,62 @@ def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.ckpt")} == stamps
     assert main([*arguments[:-2], "--seed", "1", "--out", str(out)]) == 2
     assert "other settings" in capfd.readouterr().err
+
+
+def commands(out, monkeypatch, configurations, **options) -> list[str]:
+    """The commands of a demo of other configurations, without running them."""
+    said: list[str] = []
+    monkeypatch.setattr(stages, "chain", lambda _: configurations)
+    monkeypatch.setattr(stages, "wavlm", lambda *words: said.append(" ".join(map(str, words))))
+    monkeypatch.setattr(stages, "fastest_options", list)
+    monkeypatch.setattr(stages, "run_heads", lambda *_, **__: None)
+    monkeypatch.setattr(stages._Demo, "report", lambda demo: demo.out)
+    run_demo(out, **options)
+    return said
+
+
+def with_codebook(name: str, **codebook):
+    """A shipped configuration with another codebook."""
+    shipped = chain(name)[-1]
+    return replace(shipped, recipe=replace(shipped.recipe, codebook=CodebookRecipe(**codebook), size="medium"))
+
+
+def test_the_recipe_says_corpus_codebook_and_stages(tmp_path, monkeypatch):
+    """A YAML alone makes the demo another one: features with context, two iterations, a larger corpus."""
+    first = with_codebook("tiny", clusters=50, features="context", quantiser="pca", whiten=False)
+    second = with_codebook("tiny_it2", clusters=200, encoder="tiny", layer=2, restarts=3, soft=4)
+    prepare, fit, apply, train, again, label, retrain = commands(tmp_path / "a", monkeypatch, [first, second])
+    out = tmp_path / "a"
+    assert "--size medium" in prepare
+    codes = "--clusters 50 --share 1 --features context --quantiser pca --no-whiten"
+    assert fit == f"codebook fit {out}/corpus/pretrain {codes} --out {out}/codebook-tiny"
+    assert apply == f"codebook apply {out}/codebook-tiny {out}/corpus/pretrain --name mfcc100"
+    assert "-c configs/pretrain/tiny.yaml" in train and f"default_root_dir {out}/pretrain-tiny" in train
+    layer = f"--clusters 200 --share 1 --restarts 3 --encoder {out}/pretrain-tiny --layer 2"
+    assert again == f"codebook fit {out}/corpus/pretrain {layer} --out {out}/codebook"
+    assert label.endswith(f"--name {second.content['data']['init_args']['labels']} --soft 4")
+    assert "-c configs/pretrain/tiny_it2.yaml" in retrain and f"default_root_dir {out}/pretrain " in retrain
+    # The shipped one, at the size for tests.
+    prepare, fit, *_ = commands(tmp_path / "b", monkeypatch, chain(RECIPE), size="tiny")
+    assert "--size tiny" in prepare and "--clusters 30 --share 1 --restarts 5 --level-normalised" in fit
+
+
+def test_a_demo_does_not_go_on_with_another_recipe(tmp_path, monkeypatch):
+    commands(tmp_path, monkeypatch, [with_codebook("tiny", clusters=50)])
+    changed = with_codebook("tiny", clusters=50)
+    changed = replace(changed, content={**changed.content, "seed_everything": 1})
+    with pytest.raises(UserError, match=r"holds a demo with other settings \(recipe: "):
+        commands(tmp_path, monkeypatch, [changed])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tiny_two_codebooks", r"tiny_two_codebooks.yaml: the demo makes the one label set"),
+        ("tiny_pbert", r"recipe.codebook.teacher is for `wavlm recipe`"),
+    ],
+)
+def test_labels_that_the_demo_cannot_make_are_refused(tmp_path, monkeypatch, name, said):
+    with pytest.raises(UserError, match=said):
+        commands(tmp_path, monkeypatch, chain(name))
+    assert not list(tmp_path.iterdir())

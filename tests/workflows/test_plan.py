@@ -9,8 +9,7 @@ import torch
 
 from wavlm_lightning.cli.plan import main
 from wavlm_lightning.encoder import WavLMConfig
-from wavlm_lightning.pretraining import objectives
-from wavlm_lightning.pretraining.flops import masked_share
+from wavlm_lightning.pretraining import SpanMasking, objectives
 from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
@@ -96,6 +95,36 @@ def test_other_numbers_of_gpus_keep_the_audio_of_an_update(folder, gpus, accumul
     assert run.flops == planned(folder / "first.yaml")[0].training.flops
     assert run.wall_hours == pytest.approx(run.gpu_hours / gpus)
     assert any(f"accumulate_grad_batches {accumulation} keeps" in remark for remark in run.remarks) == (gpus != 8)
+
+
+def test_growing_batches_and_crops_cost_their_mean(folder, capsys):
+    """Half of the updates at half of the audio cost a quarter less; shorter crops less attention."""
+    full = planned(folder / "first.yaml")[0].training
+
+    def grown(more: str):
+        (folder / "grown.yaml").write_text(FIRST.replace("15.625", f"15.625, {more}"))
+        return planned(folder / "grown.yaml")[0].training
+
+    batches = grown("batch_growth: {start: 43.75, to_update: 125000, steps: 1}")
+    assert batches.flops == pytest.approx(0.75 * full.flops) and batches.epochs == pytest.approx(0.75 * full.epochs)
+    assert batches.memory == full.memory and batches.update_seconds == full.update_seconds
+    assert "batches grow from 43.75 to 87.5 s over the first 125,000 updates: 2,100 s an update" in batches.remarks[0]
+    crops = grown("crop_growth: {start: 4.0, to_update: 125000}")
+    assert crops.epochs == full.epochs and 0.9 * full.flops < crops.flops < 0.99 * full.flops
+    late = grown("crop_growth: {start: 4.0, to_update: 300000}")
+    assert "the run ends before they are full" in late.remarks[0]
+    for more, said in (
+        (
+            "crop_growth: {start: 20, to_update: 5}",
+            r"grown.yaml: data.crop_growth.start must be below data.max_seconds",
+        ),
+        ("batch_growth: {begin: 20}", "data.batch_growth: .*begin"),
+    ):
+        with pytest.raises(UserError, match=said):
+            grown(more)
+    grown("batch_growth: {start: 43.75, to_update: 5}")
+    assert main([str(folder / "grown.yaml"), "--gpus", "5", "--cluster", "slurm"]) == 2
+    assert "data.batch_growth.start" in capsys.readouterr().err
 
 
 def test_where_no_whole_number_keeps_it_another_batch_does(folder):
@@ -348,7 +377,7 @@ def test_operations_and_memory_of_the_heads_are_those_of_a_real_pass():
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             loss = objective(prediction)
         assert loss.requires_grad
-        masked = masked_share(0.8, 10) * mask.numel()
+        masked = SpanMasking().expected_share() * mask.numel()
         cost = objective.cost(config, labels=100, frames=mask.numel(), masked=masked, compute_bytes=4)
         assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.03)
         assert cost.kept == pytest.approx(sum(kept.values()), rel=0.05)
@@ -367,6 +396,12 @@ def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     ours = [objectives.MaskedPrediction().cost(config, size, 1.0, 1.0, 2).parameters for size in (100, 50)]
     assert "without the cost of making the labels b" in training.remarks[0]
     assert training.parameters == parameter_count(config) + sum(ours)
+
+
+def test_labels_in_the_pass_of_their_fit_cost_nothing():
+    twice, once = (planned(configs_folder() / f"pretrain/tiny_{name}it2.yaml")[-1] for name in ("", "short_"))
+    assert (twice.labelling.fit_flops, once.labelling.apply_flops) == (once.labelling.fit_flops, 0.0)
+    assert twice.labelling.apply_flops == twice.labelling.fit_flops > 0
 
 
 @pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,9 @@ class UtteranceMixing:
     noise_ratio: tuple[float, float] = (-5.0, 20.0)
     longest: float = 0.5
     allow_self: bool = True
+
+    # What `MoveValue` may move: read in every step. Noise needs a corpus, which is opened when the run begins.
+    moves: ClassVar[tuple[str, ...]] = ("probability", "longest")
 
     def __post_init__(self) -> None:
         if not (0 <= self.probability <= 1 and 0 <= self.noise_probability <= 1):

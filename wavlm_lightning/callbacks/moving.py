@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,7 +25,8 @@ class MoveValue(pl.Callback):
     `train/NAME`, and of several heads each has its own.
 
     Args:
-        name: attribute of the task, or of a part of it (`objective.margin`), that the loss reads in every step.
+        name: attribute of the task, or of a part of it (`objective.margin`), that the loss reads in every step. Of pre-training
+            `objectives.1.weight` (the second objective), or what masking and mixing say can move (`mixing.probability`).
         start: the value before the first update.
         end: the value at the end.
         from_update: update after which the value moves.
@@ -61,13 +63,30 @@ class MoveValue(pl.Callback):
                 )
             if holder is head and last in READ_ONCE:
                 raise UserError(f"MoveValue: {self.name} cannot move: {READ_ONCE[last]}")
+            if _is_frozen(holder):
+                moves = getattr(type(holder), "moves", ())
+                if last not in moves:
+                    known = f"; of {type(holder).__name__} move {' or '.join(moves)}" if moves else ""
+                    raise UserError(f"MoveValue: {self.name} cannot move: it is read when the run begins{known}")
+                for value in (self.start, self.end):
+                    replace(holder, **{last: value})  # which refuses a value out of its range
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         value = self.at(trainer.global_step)
         for head in _heads(pl_module):
-            holder, last = self._holder(head)
-            setattr(holder, last, value)
+            self._set(head, value)
             head.log(f"train/{self.name}", value)
+
+    def _set(self, head: Any, value: float) -> None:
+        holder, last = self._holder(head)
+        if not _is_frozen(holder):
+            setattr(holder, last, value)
+            return
+        # Another object of the same settings: the one of this run may be the default of others.
+        *path, attribute = self.name.split(".")[:-1]
+        for part in path:
+            head = getattr(head, part)
+        setattr(head, attribute, replace(holder, **{last: value}))
 
     def _holder(self, head: Any) -> tuple[Any, str]:
         """The object that has the number, and the number's name there."""
@@ -75,6 +94,10 @@ class MoveValue(pl.Callback):
         for part in path:
             head = getattr(head, part, None)
         return head, last
+
+
+def _is_frozen(holder: Any) -> bool:
+    return is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
 def _heads(module: pl.LightningModule) -> list[Any]:

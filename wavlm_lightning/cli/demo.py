@@ -17,7 +17,8 @@ def build_parser() -> argparse.ArgumentParser:
         "A second call skips finished stages; an interrupted call continues where it stopped.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for everything")
-    parser.add_argument("--size", default="mini", choices=("tiny", "mini", "pretrain"), help="of the mini corpus")
+    sizes = ("tiny", "mini", "medium", "pretrain")
+    parser.add_argument("--size", choices=sizes, help="of the mini corpus (default: of configs/pretrain/tiny.yaml)")
     parser.add_argument("--steps", type=whole, help="updates of pre-training (default: of configs/pretrain/tiny.yaml)")
     parser.add_argument("--head-steps", type=whole, help="updates of each head (default: of configs/superb/mini)")
     parser.add_argument("--seed", type=int, default=0, help="of corpus and pre-training")

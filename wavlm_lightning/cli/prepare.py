@@ -48,8 +48,8 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 
     mini = recipes.add_parser("mini", help="the embedded synthetic corpora, labelled for every task (needs [corpus])")
     mini.add_argument("--out", type=Path, required=True, help="folder that gets one corpus per data set")
-    sizes = "tiny: 10 min; mini: 3 h; pretrain: 20 h"
-    mini.add_argument("--size", default="mini", choices=("tiny", "mini", "pretrain"), help=sizes)
+    sizes = "tiny: 10 min; mini: 3 h; medium and pretrain: the same with 3 and 20 h to pre-train on"
+    mini.add_argument("--size", default="mini", choices=("tiny", "mini", "medium", "pretrain"), help=sizes)
     mini.add_argument("--datasets", nargs="+", metavar="NAME", help=f"only these: {' '.join(DATASETS)}")
     mini.add_argument("--seed", type=int, default=0)
     mini.add_argument("--workers", type=int, help="processes; one per core by default")

@@ -20,7 +20,8 @@ from wavlm_lightning.encoder import WavLMConfig
 class Crops(Dataset[PretrainingBatch]):
     """Batches of crops of one length; an item is a whole batch, because all crops are as long as its shortest utterance.
 
-    `numbers` are the utterances in use; items are positions in this list. Crops lie at random places if `random`
+    `numbers` are the utterances in use; an item is a list of (position in `numbers`, seed) or, where crops grow over the
+    updates, (position, seed, longest crop in samples), of which the batch has one. Crops lie at random places if `random`
     (training), else at the beginning. `noise_clips` noise clips are drawn per crop, rounded up.
     """
 
@@ -40,14 +41,15 @@ class Crops(Dataset[PretrainingBatch]):
         self.max_samples = round(max_seconds * SAMPLE_RATE)
         self.noise, self.noise_clips, self.seed, self.random = noise, noise_clips, seed, random
 
-    def __getitem__(self, items: list[tuple[int, int]]) -> PretrainingBatch:  # (number, epoch) pairs
-        numbers = [int(self.numbers[number]) for number, _ in items]
-        # From (seed, epoch, first utterance), so that a resumed run draws the same crops and noise.
+    def __getitem__(self, items: list[tuple[int, ...]]) -> PretrainingBatch:
+        numbers = [int(self.numbers[item[0]]) for item in items]
+        longest = items[0][2] if len(items[0]) > 2 else self.max_samples
+        # From (seed, epoch or place in the run, first utterance), so that a resumed run draws the same crops and noise.
         rng = np.random.default_rng([self.seed, items[0][1], numbers[0]])
         lengths = [int(self.split.samples[number]) for number in numbers]
         # Crops start on the frame grid, so that labels and frames are aligned (in fairseq they differ by up to 10 ms).
         hop = self.grid.hop
-        crop = min(min(lengths), self.max_samples)
+        crop = min(min(lengths), longest)
         starts = [int(rng.integers((length - crop) // hop + 1)) * hop if self.random else 0 for length in lengths]
         audio = torch.empty(len(numbers), crop)
         for row, number, start in zip(audio.numpy(), numbers, starts, strict=True):

@@ -17,8 +17,9 @@ from wavlm_lightning.audio import SAMPLE_RATE, SHORTEST
 from wavlm_lightning.codebooks import LabelSet
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.loading.batching import BatchPlan
+from wavlm_lightning.data.loading.growing import GrowingPlan, GrowingSizes, Growth
 from wavlm_lightning.data.loading.mixture import Mixture, Source, folders_of, sources_of
-from wavlm_lightning.data.loading.resume import ResumableData
+from wavlm_lightning.data.loading.resume import ResumableData, batches_taken
 from wavlm_lightning.data.loading.shard_order import WINDOW, Passes, starts_among
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.data.subset import join_splits
@@ -76,6 +77,9 @@ class PretrainingData(ResumableData):
             with at most this many shards is shuffled as a whole.
         num_workers: processes that read audio; 0 reads in the main process.
         seed: of order, crops and noise.
+        batch_growth: batches begin with less audio and grow to `batch_seconds`; null for batches of one size.
+        crop_growth: crops begin shorter and grow to `max_seconds`, with as many more of them in a batch; null for one length.
+            The validation split keeps `batch_seconds` and `max_seconds`.
     """
 
     def __init__(
@@ -93,6 +97,8 @@ class PretrainingData(ResumableData):
         shuffle_shards: int = WINDOW,
         num_workers: int = 0,
         seed: int = 0,
+        batch_growth: Growth | None = None,
+        crop_growth: Growth | None = None,
     ) -> None:
         super().__init__()
         self.sources, self.noise_path, self.noise_split = sources_of(corpus), noise_corpus, noise_split
@@ -105,6 +111,12 @@ class PretrainingData(ResumableData):
             raise UserError(f"data.noise_clips must be above 0 and at most 1, not {noise_clips}")
         self.noise_clips = noise_clips
         self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed
+        self.sizes = GrowingSizes(batch_seconds, max_seconds, batch_growth, crop_growth)
+        if crop_growth and self.weights:
+            raise UserError(
+                "data.crop_growth: the weights of data.corpus are shares of cropped audio, which change with the crops; "
+                "remove crop_growth or the weights"
+            )
         self.grid = WavLMConfig()
         self._parts: dict[str, Part] = {}
 
@@ -166,17 +178,20 @@ class PretrainingData(ResumableData):
     def _loader(self, name: str, train: bool) -> DataLoader:
         part, trainer = self._parts[name], self.trainer
         samples = part.split.samples[part.numbers]
-        plan = BatchPlan(
-            samples,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-            train=train,
-            multiple=trainer.accumulate_grad_batches if trainer else 1,
-            passes=self._passes(part, samples) if train else None,
-            batch_seconds=self.batch_seconds,
-            max_seconds=self.max_seconds,
-            seed=self.seed,
-        )
+        settings: dict[str, Any] = {
+            "rank": trainer.global_rank if trainer else 0,
+            "world_size": trainer.world_size if trainer else 1,
+            "train": train,
+            "multiple": trainer.accumulate_grad_batches if trainer else 1,
+            "passes": self._passes(part, samples) if train else None,
+            "seed": self.seed,
+        }
+        if train and self.sizes.grown:
+            plan: BatchPlan = GrowingPlan(samples, self.sizes, **settings)
+            if trainer:
+                plan.taken = batches_taken(plan, trainer.limit_train_batches)
+        else:
+            plan = BatchPlan(samples, batch_seconds=self.batch_seconds, max_seconds=self.max_seconds, **settings)
         noise = self.noise if train else None
         crops = Crops(
             part.split,
@@ -226,6 +241,13 @@ class PretrainingData(ResumableData):
             # Of another corpus, the same codebook may have labelled more utterances since.
             numbers = np.ascontiguousarray(self._parts[self.train_split].numbers, dtype="<i8")
             layout["labelled_utterances"] = hashlib.sha256(numbers.tobytes()).hexdigest()
+        if self.sizes.grown:
+            # What tells the update of a batch.
+            trainer = self.trainer
+            layout["growth"] = [
+                *self.sizes.layout(),
+                [trainer.accumulate_grad_batches, trainer.limit_train_batches] if trainer else [1, 1.0],
+            ]
         if self.noise_layout:
             layout["noise"] = self.noise_layout
         if self.weights:

@@ -83,11 +83,6 @@ def encoder_flops(config: WavLMConfig, batch: float, samples: int) -> StepFlops:
     )
 
 
-def masked_share(probability: float, span: int) -> float:
-    """Share of the frames that random spans mask (wav2vec 2.0, arXiv 2006.11477): 1 − (1 − p/l)^l, 57 % for WavLM."""
-    return 1.0 - (1.0 - probability / span) ** span
-
-
 @dataclass(frozen=True)
 class Gpu:
     """The peak performance of a GPU."""

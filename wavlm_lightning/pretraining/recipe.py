@@ -75,12 +75,19 @@ class CodebookRecipe:
     Attributes:
         clusters: size of the codebook; None for phones.
         encoder: the pre-training configuration whose encoder is clustered, a name in `configs/pretrain` or a path; None
-            for MFCC.
+            for `features`.
         checkpoint: an existing encoder to cluster instead: a Hugging Face folder, a unilm `.pt` or a run.
         layer: the layer of that encoder, from 1; `auto` for the one that `wavlm codebook fit --layer auto` chooses.
         share: share of the corpus that k-means sees; HuBERT takes all of it for MFCC and 10 % for layers.
         level_normalised: see `wavlm codebook fit --level-normalised`.
         restarts: number of initialisations of k-means.
+        features: without an encoder: `mfcc`, or `context`, see `wavlm codebook fit --features`.
+        quantiser: `kmeans`, or codes that need no fit, `random` or `pca`, see `wavlm codebook fit --quantiser`.
+        dim: outputs of the map in front of the codes; None for the default of `wavlm codebook fit`.
+        whiten: give them one variance; None for that default.
+        context_ms: of `context`, on each side; None for that default.
+        one_pass: label the corpus from the features that the fit holds (`wavlm codebook fit --apply`): an encoder hears the
+            corpus once, and the labels are the same. For short runs, whose labels cost as much as their training.
         soft: keep the posteriors of so many clusters a frame, see `wavlm codebook apply --soft`; None for hard labels alone.
         kind: `kmeans`, or `phones`: those of forced alignments and decodings by the teacher.
         teacher: a fine-tuning of that encoder on the labelled corpus, which comes first. Its encoder is clustered (CTC
@@ -98,6 +105,12 @@ class CodebookRecipe:
     share: float = 1.0
     level_normalised: bool = False
     restarts: int = 20
+    features: Literal["mfcc", "context"] = "mfcc"
+    quantiser: Literal["kmeans", "random", "pca"] = "kmeans"
+    dim: int | None = None
+    whiten: bool | None = None
+    context_ms: int | None = None
+    one_pass: bool = False
     soft: int | None = None
     kind: Literal["kmeans", "phones"] = "kmeans"
     teacher: FineTuningRecipe | None = None
@@ -118,6 +131,7 @@ class Recipe:
         codebook: how the labels are made; None if the configuration needs none.
         label_sizes: classes of each label set, where `data.labels` names several: for the cost of their objectives.
         fine_tuning: what the exported encoder is fine-tuned for afterwards, in this order.
+        size: of the mini corpus that `wavlm demo` makes for this configuration.
     """
 
     hours: float
@@ -126,3 +140,4 @@ class Recipe:
     codebook: CodebookRecipe | None = None
     label_sizes: dict[str, int] = field(default_factory=dict)
     fine_tuning: list[FineTuningRecipe] = field(default_factory=list)
+    size: Literal["tiny", "mini", "medium", "pretrain"] = "mini"

@@ -51,19 +51,24 @@ def plan_batches(
     if weights is not None:
         numbers = rng.choice(numbers, size=len(numbers), p=weights / weights.sum())
     if not shuffle:
-        return _fill(numbers[np.argsort(lengths[numbers], kind="stable")], lengths, budget, most)
+        return fill_batches(numbers[np.argsort(lengths[numbers], kind="stable")], lengths, budget, most)
     rng.shuffle(numbers)
     per_batch = min(most, max(1.0, budget / max(lengths.mean(), 1.0))) if len(lengths) else 1
     pool = int(per_batch) * pool_batches
     batches: list[np.ndarray] = []
     for begin in range(0, len(numbers), pool):
         part = numbers[begin : begin + pool]
-        batches += _fill(part[np.argsort(lengths[part], kind="stable")], lengths, budget, most)
+        batches += fill_batches(part[np.argsort(lengths[part], kind="stable")], lengths, budget, most)
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def _fill(order: np.ndarray, lengths: np.ndarray, budget: float, most: int) -> list[np.ndarray]:
-    """Cut an order of ascending lengths into batches whose padded length stays within both limits."""
+def fill_batches(
+    order: np.ndarray, lengths: np.ndarray, budget: float, most: int = np.iinfo(np.int64).max
+) -> list[np.ndarray]:
+    """Cut an order of ascending lengths into batches whose padded length stays within both limits.
+
+    `order` holds utterance numbers, `lengths` the samples of each utterance, `budget` is in samples, `most` in utterances.
+    """
     ascending = lengths[order].tolist()
     batches: list[np.ndarray] = []
     begin, size = 0, min(most, len(order))

@@ -48,13 +48,13 @@ class ResumableData(pl.LightningDataModule):
         # The epochs that have begun, because Lightning counts the last one as complete once a run has ended, wherever it was.
         begun = self.trainer.fit_loop.epoch_progress.current.ready
         epoch = begun - 1 if begun else position["epoch"]
-        if position["batch"] < _batches(plan, self.trainer.limit_train_batches):
+        if position["batch"] < batches_taken(plan, self.trainer.limit_train_batches):
             plan.set_epoch(epoch)
             plan.begin = position["batch"]
         else:
             plan.set_epoch(epoch + 1)
 
 
-def _batches(plan: BatchPlan, limit: float) -> int:
+def batches_taken(plan: BatchPlan, limit: float) -> int:
     """Batches of an epoch under `trainer.limit_train_batches`: a number (int), or a share of all (float)."""
     return min(limit, len(plan)) if isinstance(limit, int) else int(limit * len(plan))

@@ -90,7 +90,8 @@ SIZES: dict[str, Size] = {
         voice_pairs=(1, 1),
     ),
     "mini": Size(),
-    # 20 hours to pre-train on, with more speakers from the same variants.
+    # Three and 20 hours to pre-train on, with more speakers from the same variants.
+    "medium": Size(pretrain=(2_265, 60), pretrain_speakers=200),
     "pretrain": Size(pretrain=(15_100, 60), pretrain_speakers=400),
 }
 

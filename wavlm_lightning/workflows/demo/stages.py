@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.command import wavlm
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
 from wavlm_lightning.system.run_folder import LAST, checkpoint, read_run_config
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.workflows.fit.head_runs import run_heads
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain, short_hash
+from wavlm_lightning.workflows.recipe.labels import fit_options
+from wavlm_lightning.workflows.recipe.stage import pasteable
 
-LABELS = "mfcc100"
-CLUSTERS = {"tiny": 30, "mini": 100, "pretrain": 100}
+RECIPE = "tiny"  # of configs/pretrain: its section `recipe` says corpus, codebooks and the configurations that come before it
+FEW_CLUSTERS = 30  # of the corpus of size `tiny`, for tests, which has too few frames for more
 NOTES = (
     "Held-out utterances of pre-training are of speakers that it never heard.",
     "PR and KS are tested on speakers that neither pre-training nor the heads have heard.",
@@ -25,7 +31,7 @@ NOTES = (
 
 
 def run_demo(
-    out: Path, size: str = "mini", steps: int | None = None, head_steps: int | None = None, seed: int = 0
+    out: Path, size: str | None = None, steps: int | None = None, head_steps: int | None = None, seed: int = 0
 ) -> Path:
     """Make the corpus, pre-train a tiny WavLM, train and test three heads on three upstreams, and write the report.
 
@@ -33,8 +39,8 @@ def run_demo(
 
     Args:
         out: folder for everything.
-        size: of the mini corpus: `tiny`, `mini` or `pretrain`.
-        steps: updates of pre-training; those of configs/pretrain/tiny.yaml by default.
+        size: of the mini corpus: `tiny`, `mini`, `medium` or `pretrain`; that of configs/pretrain/tiny.yaml by default.
+        steps: updates of pre-training, of each if tiny.yaml names an earlier one; those of the configuration by default.
         head_steps: updates of each head; those of configs/superb/mini by default.
         seed: of corpus and pre-training.
 
@@ -45,16 +51,21 @@ def run_demo(
         UserError: a stage failed, `out` holds a demo with other settings, or a demo runs there already.
     """
     check_output(out)
-    demo = _Demo(out, size, steps, head_steps, seed)
-    stages = [
-        Stage("corpus", demo.make_corpus),
-        Stage("codebook", demo.make_codebook),
-        Stage("pre-training", demo.pretrain),
-        Stage("heads", demo.fit_heads),
-    ]
-    settings = {"size": size, "steps": steps, "head_steps": head_steps, "seed": seed}
+    configurations = chain(RECIPE)
+    for each in configurations:
+        check(each)
+    demo = _Demo(out, configurations, size or configurations[-1].recipe.size, steps, head_steps, seed)
+    stages = [Stage("corpus", demo.make_corpus)]
+    for each in configurations:
+        of = "" if each is configurations[-1] else f" of {each.name}"
+        if each.recipe.codebook is not None:
+            stages.append(Stage(f"codebook{of}", partial(demo.make_codebook, each)))
+        stages.append(Stage(f"pre-training{of}", partial(demo.pretrain, each)))
+    stages.append(Stage("heads", demo.fit_heads))
+    settings = {"size": demo.size, "steps": steps, "head_steps": head_steps, "seed": seed}
+    settings["recipe"] = {each.name: short_hash(each.content) for each in configurations}
     with own_folder(out, "demo"):
-        ledger = Ledger(out / "stages.json", settings, "demo")
+        ledger = Ledger(out / "stages.json", settings, "demo", newer=["recipe"])
         for number, stage in enumerate(stages, start=1):
             ledger.run(stage, number, len(stages) + 1)
         print(f"[{len(stages) + 1}/{len(stages) + 1}] report", flush=True)
@@ -62,24 +73,49 @@ def run_demo(
 
 
 class _Demo:
-    def __init__(self, out: Path, size: str, steps: int | None, head_steps: int | None, seed: int) -> None:
-        self.out, self.size, self.steps, self.head_steps, self.seed = out, size, steps, head_steps, seed
+    def __init__(
+        self,
+        out: Path,
+        configurations: Sequence[Configuration],
+        size: str,
+        steps: int | None,
+        head_steps: int | None,
+        seed: int,
+    ) -> None:
+        self.out, self.last, self.size, self.seed = out, configurations[-1], size, seed
+        self.steps, self.head_steps = steps, head_steps
         self.corpus = out / "corpus"
 
     def make_corpus(self) -> None:
         options = ("--size", self.size, "--seed", self.seed, "--out", self.corpus)
         wavlm("prepare", "mini", *options, "--datasets", "pretrain", *TASKS)
 
-    def make_codebook(self) -> None:
-        pretrain, codebook = self.corpus / "pretrain", self.out / "codebook"
-        if not (codebook / "codebook.json").is_file():
-            options = ("--clusters", CLUSTERS[self.size], "--level-normalised", "--restarts", 5)
-            wavlm("codebook", "fit", pretrain, *options, "--out", codebook)
-        wavlm("codebook", "apply", codebook, pretrain, "--name", LABELS)  # a label for every 10 ms
+    def _folder(self, what: str, name: str) -> Path:
+        """The codebook or the run of a configuration; those of the last have no name of their own."""
+        return self.out / (what if name == self.last.name else f"{what}-{name}")
 
-    def pretrain(self) -> None:
-        folder = self.out / "pretrain"
-        arguments: list[Any] = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", self.corpus / "pretrain"]
+    def make_codebook(self, configuration: Configuration) -> None:
+        pretrain, out = self.corpus / "pretrain", self._folder("codebook", configuration.name)
+        codebook = configuration.recipe.codebook
+        assert codebook is not None
+        name = configuration.content["data"]["init_args"]["labels"]
+        if not (out / "codebook.json").is_file():
+            clusters = min(codebook.clusters or 0, FEW_CLUSTERS) if self.size == "tiny" else codebook.clusters
+            options: list[Any] = ["--clusters", clusters, *fit_options(codebook, name)]
+            if codebook.encoder is not None:
+                options += [
+                    "--encoder",
+                    self._folder("pretrain", Path(codebook.encoder).stem),
+                    "--layer",
+                    codebook.layer,
+                ]
+            wavlm("codebook", "fit", pretrain, *options, "--out", out)
+        soft = () if codebook.soft is None else ("--soft", min(codebook.soft, FEW_CLUSTERS))
+        wavlm("codebook", "apply", out, pretrain, "--name", name, *soft)
+
+    def pretrain(self, configuration: Configuration) -> None:
+        folder = self._folder("pretrain", configuration.name)
+        arguments: list[Any] = ["-c", pasteable(configuration.path), "--data.corpus", self.corpus / "pretrain"]
         arguments += ["--trainer.default_root_dir", folder, "--model.seed", self.seed, "--data.seed", self.seed]
         if self.steps is not None:
             every = max(1, min(300, self.steps // 4))
@@ -111,6 +147,25 @@ class _Demo:
                 print(f"  {card.task:<4} {card.upstream['label']:<15} {name:<9} {value:5.1f} {unit}")
         page, _ = write_report([self.out], self.out, setup=machine(), commands=next_commands(self.out), notes=NOTES)
         return page
+
+
+def check(configuration: Configuration) -> None:
+    """Refuse, in a sentence, a configuration whose labels the demo cannot make."""
+    codebook = configuration.recipe.codebook
+    names = configuration.content["data"]["init_args"].get("labels")
+    if codebook is None:
+        return
+    if not isinstance(names, str):
+        raise UserError(
+            f"{configuration.path}: the demo makes the one label set of recipe.codebook, but data.labels names {names}; give "
+            "the name of one"
+        )
+    for key in ("teacher", "checkpoint"):
+        if getattr(codebook, key) is not None:
+            raise UserError(
+                f"{configuration.path}: recipe.codebook.{key} is for `wavlm recipe`; the demo makes labels of features or of an "
+                "earlier configuration"
+            )
 
 
 def fastest_options() -> list[str]:
@@ -146,18 +201,10 @@ def machine() -> list[tuple[str, str]]:
 
 def next_commands(out: Path) -> list[tuple[str, str]]:
     """(purpose, command) pairs: what to do after the demo, with its encoder or with recordings of one's own."""
-    head = "-c configs/superb/mini/ks.yaml --model.upstream.source runs/mine --trainer.default_root_dir runs/mine-ks"
+    head = "-c configs/superb/mini/ks.yaml --model.upstream.source runs/mine/encoder --trainer.default_root_dir runs/mine-ks"
     return [
         ("Export the encoder for transformers", f"wavlm export {out / 'pretrain'} {out / 'encoder'}"),
         ("Prepare your own recordings", "wavlm prepare folder RECORDINGS --out data/mine"),
-        (
-            "Tokenise them",
-            "wavlm codebook fit data/mine --clusters 100 --out data/codebook\n"
-            f"wavlm codebook apply data/codebook data/mine --name {LABELS}",
-        ),
-        (
-            "Pre-train on them",
-            "wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/mine --trainer.default_root_dir runs/mine",
-        ),
+        ("Pre-train on them, in the same way", f"wavlm recipe {RECIPE} --corpus data/mine --out runs/mine"),
         ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test runs/mine-ks"),
     ]

@@ -43,6 +43,11 @@ def cluster_files(system: str, configuration: str, plan: StagePlan, nodes: int |
     if run.gpus % nodes:
         raise UserError(f"--nodes {nodes}: {run.gpus} GPUs cannot be divided among them; change --nodes or --gpus")
     accumulation = math.ceil(run.accumulation)
+    if accumulation != run.accumulation and section(stage, "data", "init_args").get("batch_growth") is not None:
+        raise UserError(
+            f"--cluster {system}: {run.gpus} GPUs need other batches than {stage.path} names, and data.batch_growth.start would "
+            "not follow; change --gpus, or batch_seconds and batch_growth there"
+        )
     values: dict[str, Any] = {
         "CONFIG": shlex.quote(pasteable(stage.path)),
         "RUN": shlex.quote(_run_folder(stage)),

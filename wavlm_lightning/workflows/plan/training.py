@@ -10,15 +10,17 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining import PretrainingData, WavLMPretraining, objectives
-from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops, masked_share
+from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops
 from wavlm_lightning.pretraining.memory import COMPUTE_BYTES, StepMemory, parameter_count, step_memory
 from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, PassCost
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
+from wavlm_lightning.workflows.plan.growing import mean_flops, run_sizes
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
 PHONES = 71  # LibriSpeech's phones with stress and pauses; the codewords hardly matter for the cost
@@ -100,7 +102,11 @@ def training_cost(
     memory = memory_of(head_bytes=head.kept)
     if more := passes_bytes(memory, head.passes):
         memory = memory_of(head_bytes=head.kept + more)
-    encoder = encoder_flops(config, crops, samples)
+    grown = run_sizes(stage, data, batch_seconds, crop_seconds, updates)
+    encoder, head = mean_flops(
+        [(size.share, *_flops(stage, config, size.batch_seconds, size.crop_seconds)) for size in grown.sizes], head
+    )
+    remarks += grown.remarks(written_for)
     micro_step = replace(encoder, objectives=head.flops).training + passes_flops(encoder, head.passes)
     flops = micro_step * written_for * updates
     gpu_hours = None if gpu is None else flops / (gpu.peak * assumptions.mfu) / 3600
@@ -112,7 +118,7 @@ def training_cost(
         accumulation=accumulation,
         update_seconds=batch_seconds * written_for,
         updates=updates,
-        epochs=updates * batch_seconds * written_for / (hours * 3600),
+        epochs=updates * grown.mean_seconds * written_for / (hours * 3600),
         flops=flops,
         memory=memory,
         fits={} if gpu is None else {size: memory.fits(size) for size in gpu.memory_gb},
@@ -120,6 +126,15 @@ def training_cost(
         wall_hours=None if gpu_hours is None else gpu_hours / gpus,
         remarks=tuple(remarks),
     )
+
+
+def _flops(
+    stage: Configuration, config: WavLMConfig, batch_seconds: float, crop_seconds: float
+) -> tuple[StepFlops, float]:
+    """Operations of a micro-step in the encoder and, forward, in the objectives."""
+    crops, samples = batch_seconds / crop_seconds, round(crop_seconds * SAMPLE_RATE)
+    head, _ = objectives_cost(stage, config, crops * config.frames(samples), 4)
+    return encoder_flops(config, crops, samples), head.flops
 
 
 def passes_flops(encoder: StepFlops, passes: Sequence[PassCost]) -> float:
@@ -149,9 +164,7 @@ def objectives_cost(
     """
     model = section(stage, "model", "init_args")
     labels = (stage.recipe.codebook.clusters or PHONES) if stage.recipe.codebook else 0
-    masking, published = model.get("masking") or {}, default(WavLMPretraining, "masking")
-    probability, span = (masking.get(key, getattr(published, key)) for key in ("probability", "span"))
-    masked = frames * masked_share(probability, span)
+    masked = frames * _masking(stage, model.get("masking")).expected_share()
     names = label_names(stage)
     total, unknown = ObjectiveCost(), []
     for entry in model.get("objectives") or objectives.published():
@@ -174,6 +187,16 @@ def label_names(stage: Configuration) -> list[str]:
     """The label sets of a configuration, in their order."""
     named = section(stage, "data", "init_args").get("labels")
     return [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
+
+
+def _masking(stage: Configuration, entry: Any) -> SpanMasking:
+    """`model.masking` of a configuration."""
+    if entry is None:
+        return default(WavLMPretraining, "masking")
+    try:
+        return SpanMasking(**entry)
+    except (TypeError, UserError) as error:
+        raise UserError(f"{stage.path}: model.masking: {error}") from error
 
 
 def _class_path(entry: Any) -> str:

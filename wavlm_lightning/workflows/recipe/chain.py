@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,14 @@ from wavlm_lightning.system.shipped_configs import configs_folder, resolve_confi
 from wavlm_lightning.system.yaml_files import read_yaml
 from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.fit.messages import readable_errors
+
+OF_CODES = (
+    "features",
+    "quantiser",
+    "dim",
+    "whiten",
+    "context_ms",
+)  # keys of CodebookRecipe that say what is coded, and how
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,11 @@ def chain(name: str) -> list[Configuration]:
         path = _find(codebook.encoder, path)
 
 
+def short_hash(content: dict[str, Any]) -> str:
+    """Tells configurations apart by what they say."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
 def _find(name: str, named_in: Path | None) -> Path:
     """The file of a name or path; a path may be relative to the file that names it."""
     if not name.endswith(".yaml"):
@@ -269,7 +284,9 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         raise UserError(f"{where}.teacher needs an encoder or a checkpoint, which it fine-tunes; name one of them")
     if codebook.kind == "phones":
         _check_phones(codebook, where)
-        _refuse_changed(codebook, ("share", "restarts", "level_normalised"), "is for k-means", where)
+        _refuse_changed(
+            codebook, ("share", "restarts", "level_normalised", "one_pass", *OF_CODES), "is for k-means", where
+        )
     else:
         if codebook.clusters is None:
             raise UserError(f"{where}: clusters missing; give their number, or kind: phones")
@@ -280,7 +297,18 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         phones = ("language_model", "positions", "rate", "stress")
         _refuse_changed(codebook, phones, "is for kind: phones", where)
         if codebook.layer is not None:
+            _refuse_changed(
+                codebook, ("level_normalised", "features", "context_ms"), "is for labels without an encoder", where
+            )
+        elif codebook.features == "context":
             _refuse_changed(codebook, ("level_normalised",), "is for MFCC", where)
+        else:
+            _refuse_changed(codebook, ("context_ms",), "is for features: context", where)
+        if codebook.quantiser != "kmeans":
+            _refuse_changed(codebook, ("restarts", "soft"), "is for k-means", where)
+            _refuse_changed(codebook, ("one_pass",), "is for k-means: a fit of random codes holds no features", where)
+        if codebook.one_pass and codebook.soft is not None:
+            raise UserError(f"{where}: one_pass makes hard labels alone; remove it, or soft")
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):

@@ -26,7 +26,7 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
     if (task := teacher(configuration)) is not None:
         name = teacher_name(configuration, task)
     elif codebook.layer is None:
-        name = "mfcc-level" if codebook.level_normalised else "mfcc"
+        name = f"{codebook.features}-level" if codebook.level_normalised else codebook.features
     else:
         name = _encoder_name(codebook)
     if codebook.kind == "phones":
@@ -34,8 +34,25 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
     else:
         number = "" if codebook.layer is None else f"-l{codebook.layer}"
         layer = "-auto" if codebook.layer == "auto" else number
-        name += f"{layer}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
+        codes = "" if codebook.quantiser == "kmeans" else f"-{codebook.quantiser}"
+        name += f"{layer}{codes}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
     return f"{tag}-{name}" if tag else name
+
+
+def fit_options(codebook: CodebookRecipe, labels: str) -> list[str]:
+    """The options of `wavlm codebook fit` that say how frames become codes, apart from an encoder and its layer.
+
+    `labels` is the name of the label set, for a fit that makes it in the same pass.
+    """
+    options = [] if codebook.quantiser != "kmeans" else ["--restarts", str(codebook.restarts)]
+    options += ["--features", codebook.features] if codebook.features != "mfcc" else []
+    options += ["--quantiser", codebook.quantiser] if codebook.quantiser != "kmeans" else []
+    options += ["--dim", str(codebook.dim)] if codebook.dim is not None else []
+    if codebook.whiten is not None:
+        options.append("--whiten" if codebook.whiten else "--no-whiten")
+    options += ["--context-ms", str(codebook.context_ms)] if codebook.context_ms is not None else []
+    options += ["--apply", labels] if codebook.one_pass else []
+    return ["--share", f"{codebook.share:g}", *options, *(["--level-normalised"] if codebook.level_normalised else [])]
 
 
 def _encoder_name(codebook: CodebookRecipe) -> str:
@@ -99,17 +116,18 @@ class LabelMaking:
         return Tuning(task, name, self.encoder, source, self.labelled, self.out, self.corpus)
 
     def _k_means(self, tuning: Tuning | None) -> RecipeStage:
-        codebook, source = self._codebook, "MFCC"
+        codebook = self._codebook
+        source = "MFCC" if codebook.features == "mfcc" else "log-mel with context"
         fit = ["codebook", "fit", str(self.corpus), "--clusters", str(codebook.clusters)]
         if codebook.layer is not None:
             encoder = self.encoder if tuning is None else str(self.out / tuning.tested)
             fit += ["--encoder", encoder, "--layer", str(codebook.layer)]
             layer = "the best layer" if codebook.layer == "auto" else f"layer {codebook.layer}"
             source = f"{layer} of {encoder}"
-        fit += ["--share", f"{codebook.share:g}", "--restarts", str(codebook.restarts), *self._jobs]
-        fit += [] if self.memory_gib is None else ["--memory", f"{self.memory_gib:g}"]
-        fit += [*(["--level-normalised"] if codebook.level_normalised else []), "--out", str(self._folder)]
-        headline = f"{codebook.clusters} clusters of {source}, from {100 * codebook.share:g} % of the utterances"
+        fit += [*self._jobs, *([] if self.memory_gib is None else ["--memory", f"{self.memory_gib:g}"])]
+        fit += [*fit_options(codebook, self.name), "--out", str(self._folder)]
+        codes = "clusters" if codebook.quantiser == "kmeans" else "random codes"
+        headline = f"{codebook.clusters} {codes} of {source}, from {100 * codebook.share:g} % of the utterances"
         return RecipeStage(f"codebook/{self.name}", headline, tuple(fit), product=self._folder / "codebook.json")
 
     def _phones(self, tuning: Tuning | None) -> list[RecipeStage]:

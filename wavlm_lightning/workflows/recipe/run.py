@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.workflows.recipe.chain import Configuration, chain
+from wavlm_lightning.workflows.recipe.chain import Configuration, chain, short_hash
 from wavlm_lightning.workflows.recipe.checks import check_language_models, check_stages
 from wavlm_lightning.workflows.recipe.stage import RecipeStage
 from wavlm_lightning.workflows.recipe.stages import (
@@ -164,9 +162,6 @@ def _open_ledger(run: RecipeRun, stages: Sequence[RecipeStage], adopt: bool = Fa
 
 def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]) -> dict[str, Any]:
     """Everything that the weights depend on."""
-
-    def short_hash(content: dict[str, Any]) -> str:
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     settings: dict[str, Any] = {
         "configurations": {each.name: short_hash(_of_pretraining(each)) for each in run.chain},
