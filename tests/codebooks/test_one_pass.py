@@ -13,6 +13,7 @@ from wavlm_lightning.codebooks.kmeans import fit_and_hold
 from wavlm_lightning.codebooks.labelling import label_corpus
 from wavlm_lightning.codebooks.projection import Projection
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.data.remote.mirror import NOTE
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.codebook import apply_codebook, fit_codebook
@@ -73,5 +74,6 @@ def test_the_command_labels_at_once(corpus, tmp_path, capsys):
     assert Codebook.load(tmp_path / "book").size == 9
     with pytest.raises(UserError, match="--apply and --part: a part makes no codebook"):
         fit_codebook(corpus.directory, tmp_path / "other", 9, part="1/2", memory_gib=1.0, apply="once")
+    (corpus.directory / NOTE).write_text("{}")  # as if behind a URL
     with pytest.raises(UserError, match="not possible on a server"):
-        fit_codebook("http://127.0.0.1:1/corpus", tmp_path / "other", 9, apply="once")
+        fit_codebook(corpus.directory, tmp_path / "other", 9, apply="twice")

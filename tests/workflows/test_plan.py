@@ -419,6 +419,12 @@ def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     assert training.parameters == parameter_count(config) + sum(ours)
 
 
+def test_labels_in_the_pass_of_their_fit_cost_nothing():
+    twice, once = (planned(configs_folder() / f"pretrain/tiny_{name}it2.yaml")[-1] for name in ("", "short_"))
+    assert (twice.labelling.fit_flops, once.labelling.apply_flops) == (once.labelling.fit_flops, 0.0)
+    assert twice.labelling.apply_flops == twice.labelling.fit_flops > 0
+
+
 @pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part
 @pytest.mark.parametrize("path", sorted((configs_folder() / "pretrain").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_that_we_ship_is_counted_whole(path):

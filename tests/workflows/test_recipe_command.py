@@ -268,6 +268,17 @@ def test_another_layer_and_number_of_clusters(recipe, corpus, tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_clusters_and_labels_in_one_pass(tmp_path, capsys):
+    """A short first iteration; the second hears the corpus once, and `codebook apply` finds its labels there."""
+    commands = printed(capsys, "tiny_short_it2", tmp_path / "corpus")
+    (fit,) = (command for command in commands if "--layer 1" in command)
+    assert "codebook fit" in fit and " --apply tiny_short-l1-k100 " in fit
+    assert any("codebook apply" in command and "--name tiny_short-l1-k100" in command for command in commands)
+    assert sum("--apply" in command for command in commands) == 1
+    updates = [each.content["trainer"]["max_steps"] for each in chain("tiny_short_it2")]
+    assert sum(updates) == chain("tiny")[0].content["trainer"]["max_steps"]
+
+
 @pytest.mark.slow
 def test_commands_run_by_hand_can_be_taken_over(recipe, corpus, ran, capsys):
     for command in printed(capsys, recipe, corpus)[:3]:  # codebook, labels, first pre-training

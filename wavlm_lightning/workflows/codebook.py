@@ -107,8 +107,6 @@ def fit_codebook(
         raise UserError(
             "--apply and --part: a part makes no codebook; give --apply to the fit that comes after all parts"
         )
-    if apply is not None and is_remote(str(corpus)):
-        raise UserError("--apply writes labels beside the shards, which is not possible on a server; leave it out")
     if (encoder is None) != (layer is None):
         raise UserError("--encoder and --layer go together; give both or neither (MFCC)")
     if part and sample.get("memory_gib") is None:
@@ -134,6 +132,8 @@ def fit_codebook(
     if encoder is not None and layer != AUTO:
         source = LayerFeatures(encoder, _number(layer), precision=precision)
     opened, keep = Corpus.open(corpus), out / "features"
+    if apply is not None and is_remote(opened.directory):
+        raise UserError("--apply writes labels beside the shards, which is not possible on a server; leave it out")
     shard = JobShard.parse(part) if part else JobShard()
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
         chosen: dict[str, Any] = {}

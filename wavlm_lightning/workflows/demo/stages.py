@@ -98,9 +98,10 @@ class _Demo:
         pretrain, out = self.corpus / "pretrain", self._folder("codebook", configuration.name)
         codebook = configuration.recipe.codebook
         assert codebook is not None
+        name = configuration.content["data"]["init_args"]["labels"]
         if not (out / "codebook.json").is_file():
             clusters = min(codebook.clusters or 0, FEW_CLUSTERS) if self.size == "tiny" else codebook.clusters
-            options: list[Any] = ["--clusters", clusters, *fit_options(codebook)]
+            options: list[Any] = ["--clusters", clusters, *fit_options(codebook, name)]
             if codebook.encoder is not None:
                 options += [
                     "--encoder",
@@ -110,7 +111,7 @@ class _Demo:
                 ]
             wavlm("codebook", "fit", pretrain, *options, "--out", out)
         soft = () if codebook.soft is None else ("--soft", min(codebook.soft, FEW_CLUSTERS))
-        wavlm("codebook", "apply", out, pretrain, "--name", configuration.content["data"]["init_args"]["labels"], *soft)
+        wavlm("codebook", "apply", out, pretrain, "--name", name, *soft)
 
     def pretrain(self, configuration: Configuration) -> None:
         folder = self._folder("pretrain", configuration.name)

@@ -110,12 +110,13 @@ def labelling_cost(
         numbers = config.dim * config.frame_rate
     gib_an_hour = 3600 * 4 * numbers / 2**30
     seen = min(wanted, assumptions.memory_gib / gib_an_hour)
-    fit_flops, apply_flops, cpu_hours = 0.0, 0.0, (seen + hours) / MFCC_RATE
+    again = hours - seen if codebook.one_pass else hours
+    fit_flops, apply_flops, cpu_hours = 0.0, 0.0, (seen + again) / MFCC_RATE
     gpu_hours: float | None = 0.0
     if config is not None:
         cpu_hours = 0.0
         fit_flops, fit_hours = _forward(stage, config, seen, assumptions)
-        apply_flops, apply_hours = _forward(stage, config, hours, assumptions)
+        apply_flops, apply_hours = _forward(stage, config, again, assumptions)
         gpu_hours = None if fit_hours is None or apply_hours is None else fit_hours + apply_hours
     return Labelling(
         source=source,

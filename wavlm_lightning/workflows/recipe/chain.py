@@ -284,7 +284,9 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         raise UserError(f"{where}.teacher needs an encoder or a checkpoint, which it fine-tunes; name one of them")
     if codebook.kind == "phones":
         _check_phones(codebook, where)
-        _refuse_changed(codebook, ("share", "restarts", "level_normalised", *OF_CODES), "is for k-means", where)
+        _refuse_changed(
+            codebook, ("share", "restarts", "level_normalised", "one_pass", *OF_CODES), "is for k-means", where
+        )
     else:
         if codebook.clusters is None:
             raise UserError(f"{where}: clusters missing; give their number, or kind: phones")
@@ -304,6 +306,9 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             _refuse_changed(codebook, ("context_ms",), "is for features: context", where)
         if codebook.quantiser != "kmeans":
             _refuse_changed(codebook, ("restarts", "soft"), "is for k-means", where)
+            _refuse_changed(codebook, ("one_pass",), "is for k-means: a fit of random codes holds no features", where)
+        if codebook.one_pass and codebook.soft is not None:
+            raise UserError(f"{where}: one_pass makes hard labels alone; remove it, or soft")
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):

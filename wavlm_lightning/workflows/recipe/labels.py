@@ -39,8 +39,11 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
     return f"{tag}-{name}" if tag else name
 
 
-def fit_options(codebook: CodebookRecipe) -> list[str]:
-    """The options of `wavlm codebook fit` that say how frames become codes, apart from an encoder and its layer."""
+def fit_options(codebook: CodebookRecipe, labels: str) -> list[str]:
+    """The options of `wavlm codebook fit` that say how frames become codes, apart from an encoder and its layer.
+
+    `labels` is the name of the label set, for a fit that makes it in the same pass.
+    """
     options = [] if codebook.quantiser != "kmeans" else ["--restarts", str(codebook.restarts)]
     options += ["--features", codebook.features] if codebook.features != "mfcc" else []
     options += ["--quantiser", codebook.quantiser] if codebook.quantiser != "kmeans" else []
@@ -48,6 +51,7 @@ def fit_options(codebook: CodebookRecipe) -> list[str]:
     if codebook.whiten is not None:
         options.append("--whiten" if codebook.whiten else "--no-whiten")
     options += ["--context-ms", str(codebook.context_ms)] if codebook.context_ms is not None else []
+    options += ["--apply", labels] if codebook.one_pass else []
     return ["--share", f"{codebook.share:g}", *options, *(["--level-normalised"] if codebook.level_normalised else [])]
 
 
@@ -121,7 +125,7 @@ class LabelMaking:
             layer = "the best layer" if codebook.layer == "auto" else f"layer {codebook.layer}"
             source = f"{layer} of {encoder}"
         fit += [*self._jobs, *([] if self.memory_gib is None else ["--memory", f"{self.memory_gib:g}"])]
-        fit += [*fit_options(codebook), "--out", str(self._folder)]
+        fit += [*fit_options(codebook, self.name), "--out", str(self._folder)]
         codes = "clusters" if codebook.quantiser == "kmeans" else "random codes"
         headline = f"{codebook.clusters} {codes} of {source}, from {100 * codebook.share:g} % of the utterances"
         return RecipeStage(f"codebook/{self.name}", headline, tuple(fit), product=self._folder / "codebook.json")
