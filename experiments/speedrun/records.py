@@ -25,7 +25,7 @@ CLOCKS = {
 }
 COLUMNS = (
     "date", "commit", "record", "switches", "budget", "updates", "seeds", "pr", "pr_sd", "p", "ks", "ks_sd", "sid", "sid_sd",
-    "audio", "encoder", "flops", "wall", "cpu", "processor", "threads", "holds",
+    "audio", "encoder", "flops", "wall", "cpu", "processor", "threads", "jobs", "attempts", "holds",
 )  # fmt: skip
 
 
@@ -118,6 +118,8 @@ def row_of(results: Sequence[Mapping[str, Any]], verdict: Verdict) -> dict[str, 
     row["p"] = f"{verdict.p:.2g}"
     for clock in (*CLOCKS, "cpu"):
         row[clock] = float(f"{statistics.mean(each['clocks'][clock] for each in results):.4g}")
+    row |= {"jobs": max(each["jobs"] for each in results)}
+    row |= {"attempts": max(each["clocks"]["attempts"] - each["clocks"]["commands"] for each in results) + 1}
     return row | {
         "processor": first["processor"],
         "threads": first["threads"],
@@ -162,6 +164,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> list[str]:
         for name in CLOCKS:
             value, first = float(row[name]), float(rows[0][name])
             clocks.append(f"{value / 1e15 if name == 'flops' else value:.4g} (1/{first / value:.2g})")
+            if name == "wall" and row["jobs"] != "1":
+                clocks[-1] += " beside others"
         cells = [
             row["date"],
             row["commit"],

@@ -13,6 +13,7 @@ The rules are in README.md. Finished work is kept, and an interrupted call resum
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,34 +38,41 @@ from wavlm_lightning.system.hardware import usable_cores
 from wavlm_lightning.system.reading import read_json
 
 
-def run_all(speedrun: Speedrun, runs: Sequence[tuple[Recipe, int]], jobs: int) -> list[dict[str, Any]]:
-    """The results of (recipe, seed) pairs, `jobs` at a time, each job on a core of its own."""
+def run_all(speedrun: Speedrun, runs: Sequence[tuple[Recipe, int]], jobs: int) -> list[str]:
+    """Run (recipe, seed) pairs, `jobs` at a time, each job on a core of its own; the errors of those that failed."""
     slots: SimpleQueue[int] = SimpleQueue()
     for number in range(jobs):
         slots.put(number)
 
-    def one(recipe: Recipe, seed: int) -> dict[str, Any]:
+    failures: list[str] = []
+
+    def one(recipe: Recipe, seed: int) -> None:
         slot = slots.get()
         try:
             with own_core(slot, jobs):
                 result = speedrun.run(recipe, seed)
+        except UserError as error:  # a collapsed run, for example; the others go on
+            failures.append(f"{recipe.name}, seed {seed}: {error}")
+            tqdm.write(f"{failures[-1]}")
+            return
         finally:
             slots.put(slot)
         shown = "  ".join(f"{name} {value:.1f}" for name, value in result["figures"].items())
         tqdm.write(f"{recipe.name}, {recipe.updates} updates, seed {seed}: {shown}  ({result['clocks']['wall']:.0f} s)")
-        return result
 
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(runs), unit="run") as bar:
         futures = [pool.submit(one, *each) for each in runs]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                future.result()
         except BaseException:
             for future in futures:
                 future.cancel()
             speedrun.commands.stop()
             raise
+    return failures
 
 
 def commit() -> str:
@@ -110,6 +118,8 @@ def main() -> None:
         "--log", type=Path, help="folder of records.csv (default: results/TRACK here; of a trial, --out)"
     )
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what runs saves a checkpoint and ends
+        signal.signal(number, signal.default_int_handler)
     try:
         run(arguments)
     except UserError as error:
@@ -141,8 +151,10 @@ def run(arguments: argparse.Namespace) -> None:
         speedrun.prepare()
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         # Seed by seed, so that a table is there early.
-        run_all(speedrun, [(recipe, seed) for seed in seeds for recipe in recipes], arguments.jobs)
+        failures = run_all(speedrun, [(recipe, seed) for seed in seeds for recipe in recipes], arguments.jobs)
         print(write_switches(arguments.out))
+        if failures:
+            raise UserError(f"{len(failures)} of {len(recipes) * len(seeds)} runs failed: {'; '.join(failures)}")
         if arguments.verb == "record":
             for recipe in recipes:
                 judge(
@@ -206,7 +218,9 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
         f"  unique audio {row['audio']:.0f} s, encoder frames {row['encoder']:.0f} s, {row['flops'] / 1e15:.3g} PFLOP, {wall}"
     )
     if any(each["jobs"] > 1 for each in results):
-        print("  its wall clock is that of runs beside others (--jobs): give --jobs 1 on a quiet machine for the log")
+        print(
+            "  its wall clock is that of runs beside others (--jobs); time a record in an --out of its own with --jobs 1"
+        )
     if any(each["clocks"]["attempts"] > each["clocks"]["commands"] for each in results):
         print("  it was interrupted: what a killed command had computed since its last checkpoint counts in no clock")
     log.mkdir(parents=True, exist_ok=True)
