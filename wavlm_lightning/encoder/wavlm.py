@@ -57,7 +57,7 @@ class WavLM(nn.Module):
         self.encoder = Transformer(self.config)
 
     def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run the convolutions.
+        """Run the front-end, convolutions or log-mel frames.
 
         Args:
             waveforms: `(batch, samples)` at 16 kHz. Samples beyond a row's length are ignored.
@@ -65,7 +65,7 @@ class WavLM(nn.Module):
                 without waiting for the GPU.
 
         Returns:
-            The convolution features before any norm, `(batch, frames, channels)`, whose gradient into the convolutions is
+            The features before any norm, `(batch, frames, channels)`, whose gradient into the convolutions is
             already scaled, and which the feature penalty of pre-training reads; and the valid frames of each row, int64
             `(batch,)`.
 

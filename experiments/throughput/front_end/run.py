@@ -1,5 +1,5 @@
 """Convolutions on a CPU: the front-end in chunks of several sizes and by products, and the positional convolution by its
-spectrum, against torch's convolutions one after the other over the whole batch.
+spectrum, against torch's convolutions one after the other over the whole batch; and log-mel frames in their place.
 
     python experiments/throughput/front_end/run.py --seconds 6 --batch 2
 
@@ -9,6 +9,7 @@ Alternated in one process. Seconds are those of the processor, not of the clock:
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,9 +17,9 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder import WavLMConfig, log_mel
 from wavlm_lightning.encoder.cpu import chunks, spectral_convolution, strided_products
 from wavlm_lightning.encoder.frontend import FrontEnd
 from wavlm_lightning.encoder.transformer import PositionalConvolution
@@ -32,7 +33,7 @@ def plain(module: FrontEnd, waveforms: Tensor) -> Tensor:
     x = waveforms[:, None]
     for layer in module.conv_layers:
         x = layer.conv(x)
-        if isinstance(layer.layer_norm, torch.nn.LayerNorm):
+        if isinstance(layer.layer_norm, nn.LayerNorm):
             x = layer.layer_norm(x.mT).mT
         elif layer.layer_norm is not None:
             x = layer.layer_norm(x)
@@ -51,6 +52,19 @@ def positional(module: PositionalConvolution, spectral: bool, x: Tensor) -> Tens
     """The positional convolution, by its spectrum or as torch does it."""
     spectral_convolution.LEAST_WORK = 0 if spectral else 1 << 30
     return module(x)
+
+
+def log_power_by_matrix(windows: Tensor, window: Tensor, size: int, filters: Tensor) -> Tensor:
+    """`log_mel.log_power` by a product with the matrix of the transform."""
+    angles = torch.arange(len(filters))[:, None] * torch.arange(len(window)) * math.tau / size
+    real, imaginary = (windows @ (torch.cat([angles.cos(), angles.sin()]) * window).T).chunk(2, dim=-1)
+    return ((real.square() + imaginary.square()) @ filters).clamp(min=log_mel.FLOOR).log()
+
+
+def log_mel_frames(module: log_mel.LogMelFrontEnd, way: Callable[..., Tensor], waveforms: Tensor) -> Tensor:
+    """The log-mel front-end with that transform."""
+    log_mel.log_power = way
+    return module(waveforms)
 
 
 def seconds(run: Callable[[Tensor], Tensor], waveforms: Tensor, training: bool) -> float:
@@ -82,9 +96,17 @@ def main() -> None:
     x = torch.randn(arguments.batch, config.frames(waveforms.shape[1]), config.dim, requires_grad=True)
     ways = {"plain": partial(positional, embedding, False), "spectrum": partial(positional, embedding, True)}
     table(ways, embedding, x, arguments.rounds)
+    print("\nThe front-end of tiny_mel:\n")
+    frames, convolutions = log_mel.LogMelFrontEnd(WavLMConfig.tiny_mel()), FrontEnd(WavLMConfig.tiny())
+    ways = {
+        "plain": partial(log_mel_frames, frames, log_mel.log_power),
+        "by a matrix": partial(log_mel_frames, frames, log_power_by_matrix),
+        "that of tiny": partial(chunked, convolutions, 23, False),
+    }
+    table(ways, nn.ModuleList([frames, convolutions]), waveforms, arguments.rounds)
 
 
-def table(runs: dict[str, Callable[[Tensor], Tensor]], module: torch.nn.Module, x: Tensor, rounds: int) -> None:
+def table(runs: dict[str, Callable[[Tensor], Tensor]], module: nn.Module, x: Tensor, rounds: int) -> None:
     """Print how many times faster than `plain` each is: the median over the rounds, after one that is not counted."""
     print("| | " + " | ".join(runs) + " |\n|---" + "|---" * len(runs) + "|")
     for training in (False, True):
