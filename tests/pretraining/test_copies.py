@@ -214,7 +214,7 @@ def test_a_view_with_a_mask(batch):
 
 
 def test_a_term_without_masks_reads_no_hidden_states(batch):
-    with pytest.raises(UserError, match="Asks is per_crop, but asks for hidden states"):
+    with pytest.raises(UserError, match=r"Asks is per_crop, but asks for hidden states, .* per_crop = False"):
         built(batch, [Asks(View((2,)))], copies=COPIES)
 
 

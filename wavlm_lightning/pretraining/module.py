@@ -146,10 +146,6 @@ class WavLMPretraining(NormalisedUpdates):
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
             objective.check_labels(codebooks)
             objective.attach(self.encoder)
-            if objective.per_crop and (objective.layers(self.encoder.config.layers) or objective.views()):
-                raise UserError(
-                    f"objectives: {type(objective).__name__} is per_crop, but asks for hidden states; leave out one of the two"
-                )
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
         layers |= {layer for view in self.views if view.gradients for layer in view.layers}
@@ -173,7 +169,14 @@ class WavLMPretraining(NormalisedUpdates):
     def _ask_for_views(self) -> None:
         # By what tells passes apart: all that a view says but its layers.
         for objective in self.objectives:
-            for view in objective.views():
+            asked_for = objective.views()
+            reads = objective.layers(self.encoder.config.layers) or asked_for
+            if objective.per_crop and reads and self.copies.copies > 1:
+                raise UserError(
+                    f"objectives: {type(objective).__name__} is per_crop, but asks for hidden states, which each of "
+                    f"{self.copies.copies} model.copies has; set per_crop = False in the class"
+                )
+            for view in asked_for:
                 if not view.layers or not 0 <= min(view.layers) <= max(view.layers) <= self.encoder.config.layers:
                     raise UserError(
                         f"objectives: {type(objective).__name__} asks for a view of layers {list(view.layers)}, but the "
