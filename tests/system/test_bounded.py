@@ -10,12 +10,14 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.data.foreign.dataset_card import read_card
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, read_pickle, read_tensors
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import check_file, read_text
 from wavlm_lightning.system.run_folder import read_run_config
 from wavlm_lightning.system.yaml_files import Multiplying, parse_yaml, read_yaml
+from wavlm_lightning.tasks.components.beam_search import LanguageModel
 from wavlm_lightning.workflows.sweep.file import MOST_TRIALS, read_sweep
 from wavlm_lightning.workflows.sweep.runs import commands
 
@@ -49,6 +51,15 @@ def test_aliases_that_multiply_are_refused_before_anything_is_made_of_them(tmp_p
     assert read_run_config(tmp_path) == {}
     with pytest.raises(UserError, match="alias"):
         read_sweep(str(path))
+
+
+def test_language_models_and_cards_of_data_sets_are_bounded_too(tmp_path):
+    model, card = tmp_path / "language_model.yaml", tmp_path / "README.md"
+    model.write_text(BOMB)
+    card.write_text(f"---\n{BOMB}---\n")
+    for read, path in ((LanguageModel.read, model), (lambda path: read_card(path.parent), card)):
+        with pytest.raises(UserError, match=rf"^{path}: its aliases "):
+            read(path)
 
 
 def test_ordinary_aliases_are_read_as_ever():

@@ -62,7 +62,7 @@ OFFICIAL = {
 """Which tiny corpus stands in for the corpus that a configuration names."""
 LARGE_HEADS = (
     *("superb/asr.yaml", "superb/sf.yaml", "finetune/sf_base.yaml", "fullstack/asr_attention.yaml"),
-    *("fullstack/se.yaml", "fullstack/ss.yaml"),
+    *("fullstack/se.yaml", "fullstack/ss.yaml", "fullstack/vc.yaml"),
     *(f"fullstack/noisy_{name}.yaml" for name in ("front_end", "asr", "asr_attention", "asr_separate", "asr_joint")),
     *(f"fullstack/ood_asr_{name}.yaml" for name in ("es", "zh", "ar", "sbcsae")),
 )

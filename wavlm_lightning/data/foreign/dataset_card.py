@@ -10,7 +10,7 @@ from typing import Any
 from wavlm_lightning.data.label_sets import COLUMNS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_text, reading
-from wavlm_lightning.system.yaml_files import parse_yaml
+from wavlm_lightning.system.yaml_files import Multiplying, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ def read_card(folder: Path) -> DatasetCard:
     if not text.startswith("---"):
         return DatasetCard()
     with reading(path, "the card of a data set", "correct it, or remove it"):
-        head = parse_yaml(text[3:].partition("\n---")[0])
+        try:
+            head = parse_yaml(text[3:].partition("\n---")[0])
+        except Multiplying as error:
+            raise UserError(f"{path}: {error}") from error
         return _card(head) if isinstance(head, dict) else DatasetCard()
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from wavlm_lightning.system.errors import UserError, pip_install
-from wavlm_lightning.system.reading import read_lines, read_text, reading, sha256, shown
+from wavlm_lightning.system.reading import read_lines, reading, sha256, shown
 from wavlm_lightning.system.run_folder import BEST, checkpoint
-from wavlm_lightning.system.yaml_files import parse_yaml
+from wavlm_lightning.system.yaml_files import read_yaml
 
 WORD_END = "|"
 NOT_WORDS = ("<unk>", "<s>", "</s>")  # of every ARPA file
@@ -74,8 +74,7 @@ class LanguageModel:
                 )
         what = "a language model with its weights, from `wavlm lm tune`"
         with reading(path, what):
-            content = parse_yaml(read_text(path, what))
-            model = cls(**content)
+            model = cls(**read_yaml(path, what, kind=dict))
             numbers = (model.beam, model.threshold, model.weight, model.word_score, model.silence)
             if not all(isinstance(number, int | float) for number in numbers):
                 raise ValueError("a weight is not a number")
