@@ -96,7 +96,7 @@ def switch_lines(results: Sequence[dict[str, Any]]) -> list[str]:
             cells += [
                 "" if power is None or math.isnan(gain) else f"{gain ** (1 / power):.1f}",
                 f"{clocks[0]:.0f}",
-                f"{clocks[1] / 1e15:.2f}",
+                f"{clocks[1] / 1e15:.3g}",
                 f"{clocks[2]:.0f}",
                 f"{clocks[3]:.0f}",
                 str(len(group)),

@@ -213,17 +213,23 @@ def test_a_stop_ends_what_runs_and_starts_nothing_more(stages, tmp_path):
     assert ended and not stage.done and (tmp_path / "log.txt").read_text() == "long\n"
 
 
-@pytest.mark.slow
-def test_fit_accepts_every_recipe(composing, speedrun, tmp_path):
-    """Each alone, on every track: keys and values of `wavlm fit`, and the arithmetic of `wavlm plan`."""
+SOME = ["log_mel", "copies_4", "muon", "dinosr", "crops_grow"]
+
+
+@pytest.mark.parametrize(
+    "chosen", [pytest.param(SOME, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.long)]
+)
+def test_fit_accepts_recipes_and_plan_counts_them(composing, speedrun, tmp_path, chosen):
+    """Keys and values of `wavlm fit`, and the arithmetic of `wavlm plan`; the baselines of all tracks, and switches."""
     from wavlm_lightning.workflows.fit import read_options
 
     training = speedrun("training")
     for name in composing.names("tracks"):
         track = composing.read_track(name)
         runs = training.Speedrun(track, tmp_path / name, None)
-        for switch in composing.names("switches") if name == "cpu-tiny" else []:
-            recipe = composing.compose(track, [switch])
+        switches = chosen or composing.names("switches")
+        for switch in [None, *switches] if name == "cpu-tiny" else [None]:
+            recipe = composing.compose(track, [] if switch is None else [switch])
             assert runs.bill(recipe).flops > 0
             read_options("-c", str(tmp_path / name / "plans" / f"{recipe.key}.yaml"))
 

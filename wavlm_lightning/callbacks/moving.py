@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -97,7 +97,8 @@ class MoveValue(pl.Callback):
 
 
 def _is_frozen(holder: Any) -> bool:
-    return is_dataclass(holder) and holder.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    parameters: Any = getattr(holder, "__dataclass_params__", None)  # of a dataclass
+    return parameters is not None and parameters.frozen
 
 
 def _heads(module: pl.LightningModule) -> list[Any]:
