@@ -13,18 +13,17 @@ from wavlm_lightning.encoder.config import MEL_LOWEST, MEL_SHIFT, MEL_WINDOW, SA
 from wavlm_lightning.encoder.frontend import activate
 from wavlm_lightning.encoder.layers import padding_mask
 
-MARGIN = (
-    MEL_SHIFT // 2
-)  # samples that the first window of a frame begins before the frame, and the second ends after it
-FLOOR = 1e-8  # of the power in a filter: about that of rounding to 16 bits, so that digital silence sounds like a quiet room
+# Samples that the first window of a frame begins before the frame, and the second ends after it
+MARGIN = MEL_SHIFT // 2
 
-# Mean and spread (nats) of the logarithms over 149 recordings of speech: -4.1 and 4.4; powers of two beside them.
+# Of the power in a filter: about that of rounding to 16 bits, so that digital silence sounds like a quiet room
+FLOOR = 1e-8
+
+# Mean and spread of the logarithms (nats): over recorded speech they are -4.1 and 4.4.
 TYPICAL, SPREAD = -4.0, 4.0
 
-AT_ONCE = {
-    "cpu": 1 << 11,
-    "other": 1 << 16,
-}  # windows; a spectrum of 512 points takes 4 kB, and CPUs want it in the cache
+# Windows: a spectrum of 512 points takes 4 kB, and CPUs want it in the cache.
+AT_ONCE = {"cpu": 1 << 11, "other": 1 << 16}
 
 
 def mel_convolution(config: WavLMConfig, index: int) -> tuple[int, int, int]:
