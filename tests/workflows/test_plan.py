@@ -257,6 +257,40 @@ def test_views_and_teachers_of_an_objective_are_counted(folder, monkeypatch):
     assert both.memory.objectives == 0 and again.memory.objectives == pytest.approx(kept)
 
 
+def test_masked_copies_are_counted(folder):
+    """Layers on the visible frames of every copy, the front-end and terms without masks once a crop, a decoder."""
+
+    def run(copies: str = ""):
+        text = FIRST.replace("hubert_base", f"hubert_base, objectives: [MaskedPrediction, FeaturePenalty]{copies}")
+        (folder / "copies.yaml").write_text(text)
+        return planned(folder / "copies.yaml")[0].training
+
+    from wavlm_lightning.pretraining.flops import encoder_flops
+
+    config, share = WavLMConfig.preset("hubert_base"), masked_share(0.8, 10)
+    parts = encoder_flops(config, 87.5 / 15.625, 250_000)
+    steps, frames = 8 * 4 * 250_000, 87.5 / 15.625 * config.frames(250_000)
+    alone, on_all = run(), run(", copies: {copies: 3, visible_only: false}")
+    visible, small = (run(f", copies: {{copies: 3, decoder: {{layers: {layers}, dim: 96}}}}") for layers in (2, 1))
+    head = alone.flops / steps - parts.training
+    layers = 0.95 * 3 * (parts.linears + parts.attention)
+    assert (on_all.flops - alone.flops) / steps == pytest.approx(2 * (layers + 3 * parts.positional + head))
+    seen = 0.95 * 3 * (parts.linears * (1 - share) + parts.attention * (1 - share) ** 2)
+    more = (visible.flops - small.flops) / steps
+    assert more == pytest.approx(3 * 3 * frames * 2 * 96 * 96 // 16 * 7)
+    first = 3 * 3 * frames * 2 * (768 * 96 // 16 * 7 + 96 * 768)
+    expected = parts.training - layers + 3 * seen + 2 * 3 * parts.positional + 3 * head + first + more
+    assert visible.flops / steps == pytest.approx(expected)
+    assert visible.parameters - small.parameters == 96 * 96 // 16 * 7 + 3 * 96
+    assert alone.memory.front_end == on_all.memory.front_end == visible.memory.front_end
+    assert on_all.memory.layers == pytest.approx(3 * alone.memory.layers)
+    assert visible.memory.layers == pytest.approx((1 - share) * on_all.memory.layers)
+    with pytest.raises(UserError, match=r"copies\.yaml: model\.copies: .*'copy'"):
+        run(", copies: {copy: 3}")
+    with pytest.raises(UserError, match=r"copies\.yaml: model\.copies: .*kernel must be odd"):
+        run(", copies: {decoder: {kernel: 2}}")
+
+
 def test_arguments_that_an_objective_refuses(folder):
     (folder / "wrong.yaml").write_text(
         FIRST.replace("hubert_base", "hubert_base, objectives: [{class_path: LogMelRegression, init_args: {bin: 4}}]")
