@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from teacher_two_ranks import Poisoned
 from test_pretraining_runs import SMALL, data, fit, module
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.pretraining import Data2Vec, DinoSR
@@ -148,6 +149,33 @@ def test_small_codes_keep_more_of_them_in_use():
 def test_what_cannot_be_is_refused(objective, message):
     with pytest.raises(UserError, match=message):
         objective()
+
+
+@pytest.mark.parametrize("objective", [DinoSR(top=3, codes=50), Data2Vec(top=2)])
+def test_the_plan_counts_what_a_pass_computes_and_keeps(objective):
+    encoder, objective, given = ready(objective)
+    given = replace(given, hidden={layer: state.requires_grad_() for layer, state in given.hidden.items()})
+    own = {value.untyped_storage()._cdata for value in objective.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(pack, lambda each: each):
+        objective(given)
+    masked = int(given.mask.sum())
+    cost = objective.cost(encoder.config, 0, frames=70, masked=masked, compute_bytes=4)
+    # A plan triples the operations; of the three products of DinoSR, one has a backward pass.
+    done = 3 * counter.get_total_flops() if isinstance(objective, Data2Vec) else counter.get_total_flops() * 5 / 3
+    assert 3 * cost.flops == pytest.approx(done)
+    mask = given.mask.numel()  # and the index of the masked frames
+    assert cost.kept == pytest.approx(sum(kept.values()) - mask, rel=0.1)
+    (teacher,) = cost.passes
+    beside = sum(value.numel() for name, value in objective.named_buffers() if name in ("sums", "counts"))
+    assert teacher.teacher_parameters == sum(value.numel() for value in objective.teacher.parameters()) + beside
 
 
 OBJECTIVES = {

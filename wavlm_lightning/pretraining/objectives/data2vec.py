@@ -37,7 +37,7 @@ class Data2Vec(SelfDistillation):
         return ObjectiveCost(
             parameters=(encoder.dim + 1) * encoder.dim,
             flops=linear_flops(masked, encoder.dim, encoder.dim),
-            kept=masked * encoder.dim * (2 * compute_bytes + 4),
+            kept=masked * encoder.dim * (compute_bytes + 4),  # the hidden state and the error
             passes=self.teacher_pass(encoder),
         )
 

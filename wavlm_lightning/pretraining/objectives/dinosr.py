@@ -134,8 +134,9 @@ class DinoSR(SelfDistillation):
     def logits(self, prediction: Prediction) -> list[Tensor]:
         """Of each codebook, float32 `(masked, codes)`."""
         layers = self.top_layers(self.last) if self.same_layer else (self.last,) * self.top
+        masked = {layer: prediction.hidden[layer][prediction.mask] for layer in set(layers)}
         return [
-            head(norm(prediction.hidden[layer][prediction.mask])).float()
+            head(norm(masked[layer])).float()
             for head, norm, layer in zip(self.heads, self.layer_norms, layers, strict=True)
         ]
 
