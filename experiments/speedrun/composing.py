@@ -29,6 +29,7 @@ class Switch:
     Attributes:
         name: of the file.
         title: in tables.
+        tracks: those for whose sizes it is written; all of them if empty.
         supervised: whether its targets have seen labels; then it is an upper bound and makes no record.
         updates: factor of the number of updates, such as 2 with batches of half the audio.
         codebooks: label set -> how it is made, see `Codebook`.
@@ -38,6 +39,7 @@ class Switch:
 
     name: str
     title: str
+    tracks: Sequence[str] = ()
     supervised: bool = False
     updates: float = 1.0
     codebooks: dict[str, Any] = field(default_factory=dict)
@@ -79,8 +81,8 @@ def digest(value: Any) -> str:
 
 
 def read_track(name: str) -> dict[str, Any]:
-    """The content of `tracks/NAME.yaml`: base, device, corpora, codebooks, heads, the short budget, the target."""
-    return read_yaml(_file("tracks", name, "track"), "a track", kind=dict)
+    """The content of `tracks/NAME.yaml` (base, device, corpora, codebooks, heads, the short budget, the target) and its `name`."""
+    return {"name": name, **read_yaml(_file("tracks", name, "track"), "a track", kind=dict)}
 
 
 def read_switch(name: str) -> Switch:
@@ -112,6 +114,11 @@ def names(folder: str) -> list[str]:
     return sorted(path.stem for path in (HERE / folder).glob("*.yaml"))
 
 
+def switches_of(track: Mapping[str, Any]) -> list[str]:
+    """The names of the switches that a track can have."""
+    return [name for name in names("switches") if track["name"] in (read_switch(name).tracks or [track["name"]])]
+
+
 def _file(folder: str, name: str, what: str) -> Path:
     path = HERE / folder / f"{name}.yaml"
     if not path.is_file():
@@ -141,6 +148,11 @@ def compose(
     read = [read_switch(each) for each in switches]
     removed: set[str] = set()
     for switch in read:
+        if switch.tracks and track["name"] not in switch.tracks:
+            raise UserError(
+                f"switch {switch.name} has the sizes of {' and '.join(switch.tracks)}; write one for track {track['name']}, or leave "
+                "it out"
+            )
         for label, how in switch.codebooks.items():
             if books.setdefault(label, how) != how:
                 raise UserError(

@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
-from composing import BASELINE, HERE, Recipe, compose, names, read_record, read_track
+from composing import BASELINE, HERE, Recipe, compose, names, read_record, read_track, switches_of
 from records import append, check, means, row_of
 from stages import Commands, own_core
 from tables import all_results, write_switches
@@ -232,7 +232,7 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
 def recipes_of(arguments: argparse.Namespace, track: dict[str, Any]) -> list[Recipe]:
     """The recipes of a command line."""
     if arguments.verb in ("switches", "plan"):
-        chosen = arguments.names or names("switches")
+        chosen = arguments.names or switches_of(track)
         updates = arguments.updates or [track["short"]]
         return [
             compose(track, [] if each == BASELINE else each.split("+"), count)

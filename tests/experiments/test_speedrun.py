@@ -86,6 +86,10 @@ def test_switches_together_and_what_cannot_be(composing):
         composing.compose(track, ["rate_low", "rate_high"])
     with pytest.raises(UserError, match=r"no switch 'contxt' .* did you mean 'context'"):
         composing.compose(track, ["contxt"])
+    with pytest.raises(
+        UserError, match="switch ils has the sizes of cpu-tiny and real-speech; write one for track gpu-base"
+    ):
+        composing.compose(composing.read_track("gpu-base"), ["ils"])
     with pytest.raises(UserError, match="nothing says how the labels 'none_such' are made"):
         composing.compose(track, [], config={"data": {"init_args": {"labels": "none_such"}}})
 
@@ -227,8 +231,9 @@ def test_fit_accepts_recipes_and_plan_counts_them(composing, speedrun, tmp_path,
     for name in composing.names("tracks"):
         track = composing.read_track(name)
         runs = training.Speedrun(track, tmp_path / name, None)
-        switches = chosen or composing.names("switches")
-        for switch in [None, *switches] if name == "cpu-tiny" else [None]:
+        for switch in (
+            [None, *(chosen or composing.switches_of(track))] if chosen is None or name == "cpu-tiny" else [None]
+        ):
             recipe = composing.compose(track, [] if switch is None else [switch])
             assert runs.bill(recipe).flops > 0
             read_options("-c", str(tmp_path / name / "plans" / f"{recipe.key}.yaml"))
