@@ -81,7 +81,7 @@ def digest(value: Any) -> str:
 
 
 def read_track(name: str) -> dict[str, Any]:
-    """The content of `tracks/NAME.yaml` (base, device, corpora, codebooks, heads, the short budget, the target) and its `name`."""
+    """The content of `tracks/NAME.yaml` (base, device, corpora, codebooks, heads, short budget, target) and its `name`."""
     return {"name": name, **read_yaml(_file("tracks", name, "track"), "a track", kind=dict)}
 
 
@@ -150,8 +150,8 @@ def compose(
     for switch in read:
         if switch.tracks and track["name"] not in switch.tracks:
             raise UserError(
-                f"switch {switch.name} has the sizes of {' and '.join(switch.tracks)}; write one for track {track['name']}, or leave "
-                "it out"
+                f"switch {switch.name} has the sizes of {' and '.join(switch.tracks)}; write one for track {track['name']}, or "
+                "leave it out"
             )
         for label, how in switch.codebooks.items():
             if books.setdefault(label, how) != how:

@@ -269,7 +269,7 @@ def test_masked_copies_are_counted(folder):
 
     from wavlm_lightning.pretraining.flops import encoder_flops
 
-    config, share = WavLMConfig.preset("hubert_base"), masked_share(0.8, 10)
+    config, share = WavLMConfig.preset("hubert_base"), SpanMasking().expected_share()
     parts = encoder_flops(config, 87.5 / 15.625, 250_000)
     steps, frames = 8 * 4 * 250_000, 87.5 / 15.625 * config.frames(250_000)
     alone, on_all = run(), run(", copies: {copies: 3, visible_only: false}")
