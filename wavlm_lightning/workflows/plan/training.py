@@ -217,7 +217,7 @@ def read_copies(stage: Configuration) -> MaskedCopies:
     parser.add_argument("--copies", type=MaskedCopies)
     try:
         return parser.instantiate(parser.parse_object({"copies": written})).copies
-    except (ArgumentError, ValueError) as error:
+    except (ArgumentError, ValueError, UserError) as error:
         raise UserError(f"{stage.path}: model.copies: {' '.join(str(error).split())}") from error
 
 
