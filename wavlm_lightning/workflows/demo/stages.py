@@ -62,7 +62,7 @@ def run_demo(
             stages.append(Stage(f"codebook{of}", partial(demo.make_codebook, each)))
         stages.append(Stage(f"pre-training{of}", partial(demo.pretrain, each)))
     stages.append(Stage("heads", demo.fit_heads))
-    settings = {"size": demo.size, "steps": steps, "head_steps": head_steps, "seed": seed}
+    settings: dict[str, Any] = {"size": demo.size, "steps": steps, "head_steps": head_steps, "seed": seed}
     settings["recipe"] = {each.name: short_hash(each.content) for each in configurations}
     with own_folder(out, "demo"):
         ledger = Ledger(out / "stages.json", settings, "demo", newer=["recipe"])
