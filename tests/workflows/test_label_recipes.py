@@ -269,7 +269,10 @@ def test_short_names_and_options_for_other_recipes(tmp_path):
             r"share is for k-means",
         ),
         ({"rate": 100}, r"rate is for kind: phones"),
-        ({"encoder": "first.yaml", "layer": 1, "level_normalised": True}, r"level_normalised is for MFCC"),
+        (
+            {"encoder": "first.yaml", "layer": 1, "level_normalised": True},
+            r"level_normalised is for labels without an encoder",
+        ),
         ({"kind": "phone"}, r"recipe\.codebook"),
         ({"layer": "best"}, r"recipe\.codebook"),
     ],

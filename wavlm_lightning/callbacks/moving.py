@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -63,7 +63,7 @@ class MoveValue(pl.Callback):
                 )
             if holder is head and last in READ_ONCE:
                 raise UserError(f"MoveValue: {self.name} cannot move: {READ_ONCE[last]}")
-            if _is_frozen(holder):
+            if _is_frozen(holder, last):
                 moves = getattr(type(holder), "moves", ())
                 if last not in moves:
                     known = f"; of {type(holder).__name__} move {' or '.join(moves)}" if moves else ""
@@ -79,7 +79,7 @@ class MoveValue(pl.Callback):
 
     def _set(self, head: Any, value: float) -> None:
         holder, last = self._holder(head)
-        if not _is_frozen(holder):
+        if not _is_frozen(holder, last):
             setattr(holder, last, value)
             return
         # Another object of the same settings: the one of this run may be the default of others.
@@ -96,9 +96,12 @@ class MoveValue(pl.Callback):
         return head, last
 
 
-def _is_frozen(holder: Any) -> bool:
-    parameters: Any = getattr(holder, "__dataclass_params__", None)  # of a dataclass
-    return parameters is not None and parameters.frozen
+def _is_frozen(holder: Any, name: str) -> bool:
+    try:
+        setattr(holder, name, getattr(holder, name))
+    except FrozenInstanceError:
+        return True
+    return False
 
 
 def _heads(module: pl.LightningModule) -> list[Any]:
