@@ -55,7 +55,9 @@ class Commands:
                 if self._stopped:
                     raise KeyboardInterrupt
                 # A process group of its own: Ctrl-C reaches it once, through `stop`.
-                process = subprocess.Popen(line, env=environment, stdout=file, stderr=file, process_group=0)
+                process = subprocess.Popen(
+                    line, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, process_group=0
+                )
                 self._running.add(process)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
