@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
 
@@ -106,7 +106,7 @@ def main() -> None:
     table(ways, nn.ModuleList([frames, convolutions]), waveforms, arguments.rounds)
 
 
-def table(runs: dict[str, Callable[[Tensor], Tensor]], module: nn.Module, x: Tensor, rounds: int) -> None:
+def table(runs: Mapping[str, Callable[[Tensor], Tensor]], module: nn.Module, x: Tensor, rounds: int) -> None:
     """Print how many times faster than `plain` each is: the median over the rounds, after one that is not counted."""
     print("| | " + " | ".join(runs) + " |\n|---" + "|---" * len(runs) + "|")
     for training in (False, True):
