@@ -88,7 +88,9 @@ class Tokenizers:
     Args:
         out: the folder.
         steps: updates of every pre-training.
-        tuning: updates of every fine-tuned recogniser, teachers and students included.
+        tuning: updates of every fine-tuned recogniser, students included.
+        teaching: updates of the teachers of CTC clustering and P-BERT.
+        first: run folder of the encoder of the first iteration; None for the first encoder of MFCC k-means.
         heads: updates of the frozen heads; None for those of their configurations.
         seeds: of pre-training, for each row.
         minutes: of labels for recognisers and teachers.
@@ -101,6 +103,8 @@ class Tokenizers:
         out: Path,
         steps: int,
         tuning: int,
+        teaching: int,
+        first: Path | None,
         heads: int | None,
         seeds: int,
         minutes: float,
@@ -109,6 +113,7 @@ class Tokenizers:
     ) -> None:
         self.out, self.steps, self.tuning, self.heads, self.seeds = out, steps, tuning, heads, seeds
         self.minutes, self.rows, self.size = minutes, rows, size
+        self.teaching, self.first = teaching, first
         self.corpus = out / "corpus" / "pretrain"
         self.labelled = out / "corpus" / "labelled"
         # Not timed: a resumed run must get the same.
@@ -127,13 +132,10 @@ class Tokenizers:
     def make_labels(self, row: Row) -> None:
         """The codebook and the labels of a row, after the encoder and the teacher that they need."""
         book, options = self.out / "codebooks" / row.labels, list(row.fit or ())
-        if row.labels in ("iteration2", "ctc", "pbert"):  # begin with the encoder of the first iteration
-            self.make_labels(ROWS["mfcc"])
-            self.pretrain("mfcc", 0)
         if row.labels == "iteration2":
-            options += ["--encoder", self.folder("mfcc", 0)]
+            options += ["--encoder", self.first_encoder()]
         elif row.labels == "ctc":
-            options += ["--encoder", self.tune("teacher-letters", LETTERS, self.folder("mfcc", 0), 0)]
+            options += ["--encoder", self.teacher("letters", LETTERS)]
         if not (book / "codebook.json").is_file():
             if row.fit is not None:
                 wavlm("codebook", "fit", self.corpus, *options, "--out", book)
@@ -142,13 +144,23 @@ class Tokenizers:
                 wavlm("codebook", "phones", self.corpus, "--alignments", alignments, "--out", book)
         wavlm("codebook", "apply", book, self.corpus, "--name", row.labels)
 
+    def first_encoder(self) -> Path:
+        """The run folder of the encoder of the first iteration."""
+        if self.first is None:
+            self.make_labels(ROWS["mfcc"])
+            self.pretrain("mfcc", 0)
+        return self.first or self.folder("mfcc", 0)
+
+    def teacher(self, units: str, config: str) -> Path:
+        """The run folder of a recogniser that is fine-tuned from the first iteration's encoder."""
+        return self.tune(f"teacher-{units}", config, self.first_encoder(), 0, steps=self.teaching)
+
     def align(self) -> str:
         """The name of the alignments by a recogniser of phones, of speech that it decoded with the labelled phones' 4-grams."""
-        teacher = self.tune("teacher-phones", PHONES, self.folder("mfcc", 0), 0)
         lm = self.out / "phones.arpa"
         wavlm("lm", self.labelled, "--units", "phones", "--order", 4, "--out", lm)
         options = ("--transcripts", "decoded", "--labelled", self.labelled, "--lm", lm)
-        wavlm("align", teacher, self.corpus, "--name", "pbert", *options)
+        wavlm("align", self.teacher("phones", PHONES), self.corpus, "--name", "pbert", *options)
         return "pbert"
 
     def score_seed(self, seed: int) -> None:
@@ -195,11 +207,13 @@ class Tokenizers:
         wavlm("fit", *options, *length, *where, *resumed, log=folder / "log.txt", threads=1)
         (folder / "done").touch()
 
-    def tune(self, name: str, config: str, encoder: Path, seed: int, *options: object) -> Path:
+    def tune(
+        self, name: str, config: str, encoder: Path, seed: int, *options: object, steps: int | None = None
+    ) -> Path:
         """The run folder of a recogniser that is fine-tuned on the labelled minutes, with its card."""
         folder = self.out / "tuned" / name
         words = ["-c", config, "--model.upstream.source", encoder, "--data.corpus", self.labelled]
-        self.fit(folder, *words, "--model.seed", seed, *options, steps=self.tuning, every=100)
+        self.fit(folder, *words, "--model.seed", seed, *options, steps=steps or self.tuning, every=100)
         if not (folder / "card.json").is_file():
             words += ["--model.seed", seed, "--trainer.default_root_dir", folder, "--ckpt_path", "best"]
             wavlm("test", *words, log=folder / "log.txt", threads=1)
@@ -287,6 +301,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizers"))
     parser.add_argument("--steps", type=int, default=1000, help="updates of every pre-training")
     parser.add_argument("--tuning", type=int, default=400, help="updates of every fine-tuned recogniser")
+    parser.add_argument(
+        "--teaching", type=int, default=800, help="updates of the teachers of CTC clustering and P-BERT"
+    )
+    parser.add_argument("--first", type=Path, help="run of the first iteration's encoder (default: the first MFCC row)")
     parser.add_argument("--heads", type=int, help="updates of the frozen heads (default: their configurations')")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0, help="of labels for recognisers and teachers")
