@@ -19,7 +19,8 @@ def test_published_sizes():
     with torch.device("meta"):
         for name in PRESETS:
             counts[name] = WavLM(WavLMConfig.preset(name)).parameter_count()
-    assert 1_500_000 < counts.pop("tiny") < 2_500_000
+    assert 1_500_000 < (tiny := counts.pop("tiny")) < 2_500_000
+    assert counts.pop("tiny_mel") == pytest.approx(tiny, rel=0.05)
     assert counts == {
         "base": 94_381_936,
         "base_plus": 94_381_936,
@@ -94,6 +95,12 @@ def test_tiny_is_the_recommended_size():
         ({"position_bias": "rotary"}, ["position_bias"]),
         ({"dropout": 1.5}, ["dropout"]),
         ({"layers": 0}, ["layers"]),
+        ({"front_end": "mfcc"}, ["front_end", "log_mel"]),
+        ({"mel_channels": [64]}, ["mel_channels", "front_end: log_mel"]),
+        ({"front_end": "log_mel", "mel_bins": 4}, ["mel_bins"]),
+        ({"front_end": "log_mel", "mel_norm": "mean"}, ["mel_norm"]),
+        ({"front_end": "log_mel", "mel_channels": (0,)}, ["mel_channels"]),
+        ({"front_end": "log_mel", "batch_invariant": False}, ["batch_invariant", "front_end: waveform"]),
     ],
 )
 def test_impossible_combinations_are_named(changes: dict[str, object], named: list[str]):
@@ -101,6 +108,13 @@ def test_impossible_combinations_are_named(changes: dict[str, object], named: li
         replace(WavLMConfig(), **changes)  # type: ignore[arg-type]
     assert all(name in str(caught.value) for name in named)
     assert "\n" not in str(caught.value)
+
+
+def test_what_the_front_end_has_no_use_for_is_refused():
+    with pytest.raises(ValueError, match=r"conv_channels is for convolutions over the waveform, .* set mel_channels"):
+        WavLMConfig.preset("tiny_mel", conv_channels=[8] * 7)
+    changed = WavLMConfig.preset("base", front_end="log_mel", mel_bins=40)
+    assert (changed.feature_dim, changed.hop, changed.receptive_field, changed.frames(16_000)) == (80, 320, 400, 49)
 
 
 def test_unknown_names():

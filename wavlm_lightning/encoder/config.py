@@ -12,11 +12,30 @@ from torch import Tensor
 
 SAMPLE_RATE = 16_000  # samples per second of every waveform the encoder reads
 
-PRESETS = ("tiny", "base", "base_plus", "large", "hubert_base", "hubert_large")  # class methods of `WavLMConfig`
+# Windows of the log-mel front-end in samples, their shift, and the lowest frequency of its filters in Hz
+MEL_WINDOW, MEL_SHIFT, MEL_LOWEST = 400, 160, 20.0
+
+PRESETS = (
+    "tiny",
+    "tiny_mel",
+    "base",
+    "base_plus",
+    "large",
+    "hubert_base",
+    "hubert_large",
+)  # class methods of `WavLMConfig`
 
 # Bounds of sizes, far above published models: what is larger takes hours to build.
 MOST, LARGEST = 100_000, {"layers": 1_000, "num_buckets": 2_000, "max_distance": 10_000}
 Samples = TypeVar("Samples", int, Tensor)
+
+CONV_FIELDS = ("conv_channels", "conv_kernels", "conv_strides")  # of convolutions over the waveform
+MEL_FIELDS = ("mel_bins", "mel_channels", "mel_norm")  # of a log-mel front-end
+
+
+def mel(frequency: float) -> float:
+    """A frequency in Hz on the HTK mel scale."""
+    return 1127.0 * math.log1p(frequency / 700.0)
 
 
 @dataclass(frozen=True)
@@ -24,11 +43,20 @@ class WavLMConfig:
     """Sizes and options of one encoder, WavLM or a relative; the defaults are WavLM Base (arXiv 2110.13900, section V-A).
 
     Attributes:
+        front_end: `waveform` learns convolutions over samples, as all published models do; `log_mel` computes log-mel frames
+            on the same grid of 25 ms every 20 ms, see `log_mel.py`, and has no use for `conv_channels`, `conv_kernels` and
+            `conv_strides`.
+        mel_bins: mel filters of a log-mel front-end.
+        mel_channels: output channels of its convolutions over mel frames: the last one joins two frames of 10 ms to one of
+            20 ms, those before it see 3 frames of 10 ms; with none, the features are the two mel frames.
+        mel_norm: what is subtracted from the log-mel frames of an utterance: its `level`, the mean over time and filters; the
+            mean over time of each of the `bins`, which removes channel and part of the voice; or `none` of both.
         conv_channels: output channels of each convolution of the front-end.
         conv_kernels: kernel of each convolution, in samples of its own input.
         conv_strides: stride of each convolution; the hop between frames is their product.
         conv_norm: `group` normalises each channel over time after the first convolution only (Base); `layer`
-            normalises the channels of each frame after every convolution (Large).
+            normalises the channels of each frame after every convolution (Large). With log-mel frames, `group` stands for no
+            norm, as `mel_norm` replaces it.
         conv_bias: whether the convolutions have a bias (no published WavLM has).
         normalize_waveform: normalise each utterance to zero mean and unit variance first (Large).
         dim: width of the transformer.
@@ -61,6 +89,10 @@ class WavLMConfig:
         49
     """
 
+    front_end: Literal["waveform", "log_mel"] = "waveform"
+    mel_bins: int = 80
+    mel_channels: tuple[int, ...] = ()
+    mel_norm: Literal["level", "bins", "none"] = "level"
     conv_channels: tuple[int, ...] = (512,) * 7
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
@@ -87,7 +119,7 @@ class WavLMConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("conv_channels", "conv_kernels", "conv_strides"):
+        for name in ("conv_channels", "conv_kernels", "conv_strides", "mel_channels"):
             if isinstance(getattr(self, name), list):  # YAML and JSON give lists
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         for entry in fields(self):
@@ -102,6 +134,7 @@ class WavLMConfig:
         for name in ("conv_channels", "conv_kernels", "conv_strides"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be 1 or more in every layer, not {getattr(self, name)}")
+        self._check_front_end()
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm must be group or layer, not {self.conv_norm}")
         if self.position_bias not in ("gated", "ungated", "none"):
@@ -126,6 +159,25 @@ class WavLMConfig:
         if not 0 <= self.feature_grad_mult <= 1:
             raise ValueError(f"feature_grad_mult must lie between 0 and 1, not {self.feature_grad_mult}")
 
+    def _check_front_end(self) -> None:
+        if self.front_end not in ("waveform", "log_mel"):
+            raise ValueError(f"front_end must be waveform or log_mel, not {self.front_end}")
+        if self.mel_norm not in ("level", "bins", "none"):
+            raise ValueError(f"mel_norm must be level, bins or none, not {self.mel_norm}")
+        if self.front_end == "waveform":
+            if changed := [name for name in MEL_FIELDS if getattr(self, name) != getattr(type(self), name)]:
+                raise ValueError(f"{changed[0]} is for log-mel frames; set front_end: log_mel, or remove {changed[0]}")
+            return
+        if not 8 <= self.mel_bins <= 256:
+            raise ValueError(f"mel_bins must lie between 8 and 256, not {self.mel_bins}")
+        if self.mel_channels and min(self.mel_channels) < 1:
+            raise ValueError(f"mel_channels must be 1 or more in every layer, not {self.mel_channels}")
+        if not self.batch_invariant:
+            raise ValueError(
+                "batch_invariant: false is for parity with models whose convolutions read the waveform; remove it, or set "
+                "front_end: waveform"
+            )
+
     def _check_number(self, name: str, value: Any) -> None:
         """Settings in a stranger's file may be of any type, and as large as to take hours."""
         wanted = type(getattr(type(self), name))
@@ -142,15 +194,27 @@ class WavLMConfig:
     @property
     def hop(self) -> int:
         """Samples between two frames (320 for every published model)."""
-        return math.prod(self.conv_strides)
+        return 2 * MEL_SHIFT if self.front_end == "log_mel" else math.prod(self.conv_strides)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees, which is the length of the shortest utterance (400)."""
+        """Samples of a frame's window, which is the length of the shortest utterance (400).
+
+        Convolutions over the waveform see these alone; a log-mel front-end sees some of the neighbouring samples as well.
+        """
+        if self.front_end == "log_mel":
+            return MEL_WINDOW
         samples = 1
         for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the front-end's output, which the projection reads."""
+        if self.front_end == "waveform":
+            return self.conv_channels[-1]
+        return self.mel_channels[-1] if self.mel_channels else 2 * self.mel_bins
 
     @property
     def frame_rate(self) -> float:
@@ -166,7 +230,8 @@ class WavLMConfig:
         Returns:
             Frames, of the same type and shape; 0 where the utterance is too short.
         """
-        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+        kernels = zip(self.conv_kernels, self.conv_strides, strict=True)
+        for kernel, stride in ((self.receptive_field, self.hop),) if self.front_end == "log_mel" else kernels:
             samples = (samples - kernel) // stride + 1
         return samples.clamp(min=0) if isinstance(samples, torch.Tensor) else max(samples, 0)
 
@@ -246,11 +311,16 @@ class WavLMConfig:
         )
 
     @classmethod
+    def tiny_mel(cls) -> WavLMConfig:
+        """`tiny` with a log-mel front-end, which need not learn spectral analysis; as many parameters within 5 %."""
+        return replace(cls.tiny(), front_end="log_mel", mel_channels=(128, 256), conv_bias=True)
+
+    @classmethod
     def preset(cls, name: str, **overrides: Any) -> WavLMConfig:
         """A preset by name, with some fields replaced.
 
         Args:
-            name: `tiny`, `base`, `base_plus`, `large`, `hubert_base` or `hubert_large`.
+            name: `tiny`, `tiny_mel`, `base`, `base_plus`, `large`, `hubert_base` or `hubert_large`.
             **overrides: fields of this class.
 
         Raises:
@@ -258,4 +328,19 @@ class WavLMConfig:
         """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name}; choose one of {', '.join(PRESETS)}")
-        return cls.from_dict({**getattr(cls, name)().to_dict(), **overrides})
+        return getattr(cls, name)().changed(overrides)
+
+    def changed(self, overrides: Mapping[str, Any]) -> WavLMConfig:
+        """A copy with some fields replaced.
+
+        Raises:
+            ValueError: a key is not a field, or one that the front-end has no use for.
+        """
+        changed = self.from_dict({**self.to_dict(), **overrides})
+        unused = [name for name in CONV_FIELDS if name in overrides and changed.front_end == "log_mel"]
+        if unused:
+            raise ValueError(
+                f"{unused[0]} is for convolutions over the waveform, but front_end is log_mel; set mel_channels, or "
+                "front_end: waveform"
+            )
+        return changed

@@ -173,7 +173,7 @@ class FeatureProjection(nn.Module):
 
     def __init__(self, config: WavLMConfig):
         super().__init__()
-        channels = config.conv_channels[-1]
+        channels = config.feature_dim
         self.layer_norm = nn.LayerNorm(channels, config.layer_norm_eps)
         self.projection = nn.Linear(channels, config.dim)
         self.dropout = nn.Dropout(config.dropout_input)

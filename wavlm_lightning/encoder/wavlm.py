@@ -19,6 +19,7 @@ from wavlm_lightning.encoder.cpu.inference_prep import prepare
 from wavlm_lightning.encoder.cpu.weight_cache import forget
 from wavlm_lightning.encoder.frontend import FeatureProjection, FrontEnd, normalize_waveforms, scale_gradient
 from wavlm_lightning.encoder.layers import Layers, padding_mask
+from wavlm_lightning.encoder.log_mel import LogMelFrontEnd
 from wavlm_lightning.encoder.transformer import Transformer
 
 
@@ -48,7 +49,8 @@ class WavLM(nn.Module):
         self.config = config or WavLMConfig.base()
         self.feature_grad_mult = self.config.feature_grad_mult
         self.labelled: list[Entry] = []
-        self.feature_extractor = FrontEnd(self.config)
+        log_mel = self.config.front_end == "log_mel"
+        self.feature_extractor = LogMelFrontEnd(self.config) if log_mel else FrontEnd(self.config)
         self.feature_projection = FeatureProjection(self.config)
         self.masked_spec_embed = nn.Parameter(torch.empty(self.config.dim).uniform_())
         self.encoder = Transformer(self.config)
@@ -74,7 +76,8 @@ class WavLM(nn.Module):
             waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
         if self.config.normalize_waveform:
             waveforms = normalize_waveforms(waveforms, lengths)
-        waveforms = waveforms.to(self.masked_spec_embed.dtype)
+        if self.config.front_end == "waveform":  # log-mel frames are computed in fp32
+            waveforms = waveforms.to(self.masked_spec_embed.dtype)
         # The front-end's activations are the largest tensors of the model: keep none where no gradient will reach it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(waveforms, lengths if padded and self.config.batch_invariant else None)
@@ -179,7 +182,8 @@ class WavLM(nn.Module):
         if self.training:
             raise ValueError("prepare_for_inference: the encoder is in training mode; call .eval() first")
         forget(self.parameters())
-        convolutions = [layer.conv for layer in self.feature_extractor.conv_layers[1:]]
+        strided = self.feature_extractor.conv_layers[1:] if self.config.front_end == "waveform" else ()
+        convolutions = [layer.conv for layer in strided]
         prepare(convolutions, self.encoder.pos_conv_embed.conv, self.encoder.linear_weights(), packed)
         return self
 
@@ -212,7 +216,7 @@ class WavLM(nn.Module):
         with readable(Path(path), "a checkpoint of an encoder"):
             config, state = read_checkpoint(Path(path))
         if config_overrides:
-            config = WavLMConfig.from_dict({**config.to_dict(), **config_overrides})
+            config = config.changed(config_overrides)
         with readable(Path(path)), torch.device("meta"):  # drawing 315 M weights only to overwrite them takes seconds
             encoder = cls(config)
         state.setdefault("masked_spec_embed", torch.rand(config.dim))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.encoder import CheckpointError, Layers, WavLM, WavLMConfig
 from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
-from wavlm_lightning.encoder.config import PRESETS
+from wavlm_lightning.encoder.config import MEL_FIELDS, PRESETS
 from wavlm_lightning.encoder.cpu import linears
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
@@ -205,7 +205,10 @@ class WavLMUpstream(Upstream):
         return self.encoder.masked_spec_embed
 
     def settings(self) -> str:
-        return str(sorted(self.encoder.config.to_dict().items()))
+        fields = self.encoder.config.to_dict()
+        if fields["front_end"] == "waveform":  # so that features that older versions kept are found
+            fields = {name: value for name, value in fields.items() if name not in ("front_end", *MEL_FIELDS)}
+        return str(sorted(fields.items()))
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:
         keep = None if self._keep is None else [number % self.num_layers for number in self._keep]

@@ -78,7 +78,7 @@ class ContrastivePrediction(LayerObjective):
 
     def build(self, encoder: WavLMConfig, label_sizes: Mapping[str, int]) -> None:
         self.build_layer_norm(encoder)
-        self.quantiser = GumbelQuantiser(encoder.conv_channels[-1], self.vq_dim, self.groups, self.entries)
+        self.quantiser = GumbelQuantiser(encoder.feature_dim, self.vq_dim, self.groups, self.entries)
         self.project = nn.Linear(encoder.dim, self.final_dim)  # fairseq's `final_proj`
         self.project_target = nn.Linear(self.vq_dim, self.final_dim)  # fairseq's `project_q`
         self.valid_scores = ContrastiveScores(self.groups, self.entries)
@@ -86,7 +86,7 @@ class ContrastivePrediction(LayerObjective):
     def cost(
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
     ) -> ObjectiveCost | None:
-        channels, dim, width, quantised = encoder.conv_channels[-1], encoder.dim, self.final_dim, self.vq_dim
+        channels, dim, width, quantised = encoder.feature_dim, encoder.dim, self.final_dim, self.vq_dim
         codes, code_dim = self.groups * self.entries, quantised // self.groups
         parameters = (channels + 1) * codes + codes * code_dim  # quantiser
         parameters += (dim + 1) * width + (quantised + 1) * width + self.layer_norm_parameters(encoder)

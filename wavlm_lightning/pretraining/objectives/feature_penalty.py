@@ -30,7 +30,7 @@ class FeaturePenalty(Objective):
         self, encoder: WavLMConfig, labels: int, frames: float, masked: float, compute_bytes: int
     ) -> ObjectiveCost | None:
         # Mixed precision keeps a copy of the features in fp32.
-        return ObjectiveCost(kept=4 * frames * encoder.conv_channels[-1] if compute_bytes < 4 else 0.0)
+        return ObjectiveCost(kept=4 * frames * encoder.feature_dim if compute_bytes < 4 else 0.0)
 
     def forward(self, prediction: Prediction) -> Tensor:
         """Mean square over all frames and channels, a float32 scalar."""
