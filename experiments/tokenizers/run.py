@@ -38,8 +38,6 @@ COLUMNS = {**HEADS, "asr": "ASR WER ↓", "pnmi": "PNMI of labels % ↑"}
 CLUSTERS = ("--clusters", 100, "--restarts", 5)
 LETTERS, PHONES = "configs/finetune/asr_mini.yaml", "configs/finetune/mini/pr.yaml"
 STUDENT = "student"
-PROCESSES = 2
-"""Two runs of one thread do more work on two cores than one of two."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,8 @@ class Tokenizers:
         minutes: of labels for recognisers and teachers.
         rows: keys of `ROWS`.
         size: of the mini corpus.
+        encoder: preset of every encoder.
+        jobs: runs at a time, of one thread each: two do more work on two cores than one of two threads.
     """
 
     def __init__(
@@ -110,10 +110,13 @@ class Tokenizers:
         minutes: float,
         rows: list[str],
         size: str,
+        encoder: str,
+        jobs: int,
     ) -> None:
         self.out, self.steps, self.tuning, self.heads, self.seeds = out, steps, tuning, heads, seeds
         self.minutes, self.rows, self.size = minutes, rows, size
         self.teaching, self.first = teaching, first
+        self.encoder, self.jobs = encoder, jobs
         self.corpus = out / "corpus" / "pretrain"
         self.labelled = out / "corpus" / "labelled"
         # Not timed: a resumed run must get the same.
@@ -174,13 +177,25 @@ class Tokenizers:
         heads = self.out / "heads" / str(seed)
         upstreams = [f"{name}-{seed}={self.folder(name, seed)}" for name in self.rows]
         steps = [] if self.heads is None else ["--steps", self.heads]
-        wavlm("superb", *upstreams, "--data", self.out / "corpus", "--output", heads, "--tasks", *HEADS, *steps)
+        wavlm(
+            "superb",
+            *upstreams,
+            "--data",
+            self.out / "corpus",
+            "--output",
+            heads,
+            "--tasks",
+            *HEADS,
+            *steps,
+            "--jobs",
+            self.jobs,
+        )
         shutil.rmtree(heads / "cache", ignore_errors=True)
         self.write()
 
     def together(self, what: str, jobs: Sequence[Callable[[], object]]) -> None:
-        """Run jobs, `PROCESSES` at a time."""
-        with ThreadPoolExecutor(PROCESSES) as pool, tqdm(total=len(jobs), desc=what, unit="run") as bar:
+        """Run jobs, `self.jobs` at a time."""
+        with ThreadPoolExecutor(self.jobs) as pool, tqdm(total=len(jobs), desc=what, unit="run") as bar:
             for _ in pool.map(lambda job: job(), jobs):
                 bar.update()
 
@@ -193,7 +208,7 @@ class Tokenizers:
         row, folder = ROWS[name], self.folder(name, seed)
         options = ["-c", "configs/pretrain/tiny.yaml", *(["-c", ILS] if row.ils else [])]
         options += ["--data.corpus", self.corpus, "--data.labels", row.labels]
-        options += ["--model.seed", seed, "--data.seed", seed]
+        options += ["--model.encoder", self.encoder, "--model.seed", seed, "--data.seed", seed]
         self.fit(folder, *options, "--trainer.precision", self.precision, steps=self.steps, every=200)
 
     def fit(self, folder: Path, *options: object, steps: int, every: int) -> None:
@@ -310,6 +325,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="of labels for recognisers and teachers")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--size", choices=("tiny", "mini"), default="mini", help="of the mini corpus")
+    parser.add_argument("--encoder", default="tiny", help="preset of every encoder")
+    parser.add_argument("--jobs", type=int, default=2, help="runs of one thread at a time")
     Tokenizers(**vars(parser.parse_args())).run()
 
 
