@@ -38,8 +38,6 @@ COLUMNS = {**HEADS, "asr": "ASR WER ↓", "pnmi": "PNMI of labels % ↑"}
 CLUSTERS = ("--clusters", 100, "--restarts", 5)
 LETTERS, PHONES = "configs/finetune/asr_mini.yaml", "configs/finetune/mini/pr.yaml"
 STUDENT = "student"
-PROCESSES = 2
-"""Two runs of one thread do more work on two cores than one of two."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,16 @@ class Tokenizers:
     Args:
         out: the folder.
         steps: updates of every pre-training.
-        tuning: updates of every fine-tuned recogniser, teachers and students included.
+        tuning: updates of every fine-tuned recogniser, students included.
+        teaching: updates of the teachers of CTC clustering and P-BERT.
+        first: run folder of the encoder of the first iteration; None for the first encoder of MFCC k-means.
         heads: updates of the frozen heads; None for those of their configurations.
         seeds: of pre-training, for each row.
         minutes: of labels for recognisers and teachers.
         rows: keys of `ROWS`.
         size: of the mini corpus.
+        encoder: preset of every encoder.
+        jobs: runs at a time, of one thread each: two do more work on two cores than one of two threads.
     """
 
     def __init__(
@@ -101,14 +103,20 @@ class Tokenizers:
         out: Path,
         steps: int,
         tuning: int,
+        teaching: int,
+        first: Path | None,
         heads: int | None,
         seeds: int,
         minutes: float,
         rows: list[str],
         size: str,
+        encoder: str,
+        jobs: int,
     ) -> None:
         self.out, self.steps, self.tuning, self.heads, self.seeds = out, steps, tuning, heads, seeds
         self.minutes, self.rows, self.size = minutes, rows, size
+        self.teaching, self.first = teaching, first
+        self.encoder, self.jobs = encoder, jobs
         self.corpus = out / "corpus" / "pretrain"
         self.labelled = out / "corpus" / "labelled"
         # Not timed: a resumed run must get the same.
@@ -127,13 +135,10 @@ class Tokenizers:
     def make_labels(self, row: Row) -> None:
         """The codebook and the labels of a row, after the encoder and the teacher that they need."""
         book, options = self.out / "codebooks" / row.labels, list(row.fit or ())
-        if row.labels in ("iteration2", "ctc", "pbert"):  # begin with the encoder of the first iteration
-            self.make_labels(ROWS["mfcc"])
-            self.pretrain("mfcc", 0)
         if row.labels == "iteration2":
-            options += ["--encoder", self.folder("mfcc", 0)]
+            options += ["--encoder", self.first_encoder()]
         elif row.labels == "ctc":
-            options += ["--encoder", self.tune("teacher-letters", LETTERS, self.folder("mfcc", 0), 0)]
+            options += ["--encoder", self.teacher("letters", LETTERS)]
         if not (book / "codebook.json").is_file():
             if row.fit is not None:
                 wavlm("codebook", "fit", self.corpus, *options, "--out", book)
@@ -142,13 +147,23 @@ class Tokenizers:
                 wavlm("codebook", "phones", self.corpus, "--alignments", alignments, "--out", book)
         wavlm("codebook", "apply", book, self.corpus, "--name", row.labels)
 
+    def first_encoder(self) -> Path:
+        """The run folder of the encoder of the first iteration."""
+        if self.first is None:
+            self.make_labels(ROWS["mfcc"])
+            self.pretrain("mfcc", 0)
+        return self.first or self.folder("mfcc", 0)
+
+    def teacher(self, units: str, config: str) -> Path:
+        """The run folder of a recogniser that is fine-tuned from the first iteration's encoder."""
+        return self.tune(f"teacher-{units}", config, self.first_encoder(), 0, steps=self.teaching)
+
     def align(self) -> str:
         """The name of the alignments by a recogniser of phones, of speech that it decoded with the labelled phones' 4-grams."""
-        teacher = self.tune("teacher-phones", PHONES, self.folder("mfcc", 0), 0)
         lm = self.out / "phones.arpa"
         wavlm("lm", self.labelled, "--units", "phones", "--order", 4, "--out", lm)
         options = ("--transcripts", "decoded", "--labelled", self.labelled, "--lm", lm)
-        wavlm("align", teacher, self.corpus, "--name", "pbert", *options)
+        wavlm("align", self.teacher("phones", PHONES), self.corpus, "--name", "pbert", *options)
         return "pbert"
 
     def score_seed(self, seed: int) -> None:
@@ -162,13 +177,25 @@ class Tokenizers:
         heads = self.out / "heads" / str(seed)
         upstreams = [f"{name}-{seed}={self.folder(name, seed)}" for name in self.rows]
         steps = [] if self.heads is None else ["--steps", self.heads]
-        wavlm("superb", *upstreams, "--data", self.out / "corpus", "--output", heads, "--tasks", *HEADS, *steps)
+        wavlm(
+            "superb",
+            *upstreams,
+            "--data",
+            self.out / "corpus",
+            "--output",
+            heads,
+            "--tasks",
+            *HEADS,
+            *steps,
+            "--jobs",
+            self.jobs,
+        )
         shutil.rmtree(heads / "cache", ignore_errors=True)
         self.write()
 
     def together(self, what: str, jobs: Sequence[Callable[[], object]]) -> None:
-        """Run jobs, `PROCESSES` at a time."""
-        with ThreadPoolExecutor(PROCESSES) as pool, tqdm(total=len(jobs), desc=what, unit="run") as bar:
+        """Run jobs, `self.jobs` at a time."""
+        with ThreadPoolExecutor(self.jobs) as pool, tqdm(total=len(jobs), desc=what, unit="run") as bar:
             for _ in pool.map(lambda job: job(), jobs):
                 bar.update()
 
@@ -181,7 +208,7 @@ class Tokenizers:
         row, folder = ROWS[name], self.folder(name, seed)
         options = ["-c", "configs/pretrain/tiny.yaml", *(["-c", ILS] if row.ils else [])]
         options += ["--data.corpus", self.corpus, "--data.labels", row.labels]
-        options += ["--model.seed", seed, "--data.seed", seed]
+        options += ["--model.encoder", self.encoder, "--model.seed", seed, "--data.seed", seed]
         self.fit(folder, *options, "--trainer.precision", self.precision, steps=self.steps, every=200)
 
     def fit(self, folder: Path, *options: object, steps: int, every: int) -> None:
@@ -195,11 +222,13 @@ class Tokenizers:
         wavlm("fit", *options, *length, *where, *resumed, log=folder / "log.txt", threads=1)
         (folder / "done").touch()
 
-    def tune(self, name: str, config: str, encoder: Path, seed: int, *options: object) -> Path:
+    def tune(
+        self, name: str, config: str, encoder: Path, seed: int, *options: object, steps: int | None = None
+    ) -> Path:
         """The run folder of a recogniser that is fine-tuned on the labelled minutes, with its card."""
         folder = self.out / "tuned" / name
         words = ["-c", config, "--model.upstream.source", encoder, "--data.corpus", self.labelled]
-        self.fit(folder, *words, "--model.seed", seed, *options, steps=self.tuning, every=100)
+        self.fit(folder, *words, "--model.seed", seed, *options, steps=steps or self.tuning, every=100)
         if not (folder / "card.json").is_file():
             words += ["--model.seed", seed, "--trainer.default_root_dir", folder, "--ckpt_path", "best"]
             wavlm("test", *words, log=folder / "log.txt", threads=1)
@@ -287,11 +316,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizers"))
     parser.add_argument("--steps", type=int, default=1000, help="updates of every pre-training")
     parser.add_argument("--tuning", type=int, default=400, help="updates of every fine-tuned recogniser")
+    parser.add_argument(
+        "--teaching", type=int, default=800, help="updates of the teachers of CTC clustering and P-BERT"
+    )
+    parser.add_argument("--first", type=Path, help="run of the first iteration's encoder (default: the first MFCC row)")
     parser.add_argument("--heads", type=int, help="updates of the frozen heads (default: their configurations')")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0, help="of labels for recognisers and teachers")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--size", choices=("tiny", "mini"), default="mini", help="of the mini corpus")
+    parser.add_argument("--encoder", default="tiny", help="preset of every encoder")
+    parser.add_argument("--jobs", type=int, default=2, help="runs of one thread at a time")
     Tokenizers(**vars(parser.parse_args())).run()
 
 

@@ -11,11 +11,12 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -35,7 +36,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
 
     GPUs are dealt to them in turn. If the block raises, the processes get SIGTERM, on which training saves a checkpoint
-    and ends after the update. If one of them is killed, `UserError` is raised.
+    and ends after the update; the same happens when this process is killed. If one of them is killed, `UserError` is raised.
     """
     context = get_context("spawn")
     devices: SimpleQueue[str | None] = context.SimpleQueue()
@@ -181,6 +182,7 @@ def _begin_training(threads: int, devices: SimpleQueue[str | None]) -> None:
     # The terminal sends Ctrl-C to this process, too. The parent ends it by SIGTERM instead, which Lightning obeys after
     # the update.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     device = devices.get()
     if device is not None:  # set before CUDA starts: every run asks for "one device", which is then this one
@@ -188,6 +190,18 @@ def _begin_training(threads: int, devices: SimpleQueue[str | None]) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _stop_with_parent() -> None:
+    # Otherwise a second call of the command would train in the run folder of the first call's process.
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # a training run saves a checkpoint
+    while True:
+        time.sleep(1.0)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # nothing is saved now; the next run must not begin
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 _worker: Worker | None = None
