@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from optimiser_two_ranks import trained, two_processes
 from quiet import quiet_trainer
 from ranks import together
@@ -148,6 +148,31 @@ def test_other_averages_and_optimisers_are_refused(tiny, tmp_path):
         fit(switched(muon=Muon()), data(tiny), 5, path)
     with pytest.raises(UserError, match=r"model.average.from_update 9: the run ends after 5 updates"):
         fit(switched(from_update=9), data(tiny), 5)
+
+
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging")
+def test_lightnings_average_goes_on_and_is_not_a_second_one(tiny, tmp_path):
+    """Its checkpoints have the same keys, with entries of their own."""
+
+    def averaged(steps, path=None, folder=tmp_path):
+        model = module()
+        curve = fit(model, data(tiny), steps, path, callbacks=[EMAWeightAveraging(decay=0.5), every_update(folder)])
+        return model.state_dict(), curve.losses
+
+    whole, losses = averaged(4)
+    parts, rest = averaged(4, tmp_path / "step=2.ckpt", tmp_path / "again")
+    assert rest == losses[2:] and all(torch.equal(parts[name], value) for name, value in whole.items())
+    with pytest.raises(UserError, match=r"model.average is \{decay: 0.6, from_update: 1\} here and not set in the ch"):
+        fit(switched(muon=None), data(tiny), 4, tmp_path / "step=2.ckpt")
+    with pytest.raises(UserError, match="model.average and the callback EMAWeightAveraging both average"):
+        fit(switched(), data(tiny), 2, callbacks=[EMAWeightAveraging(decay=0.5)])
+
+
+def test_an_average_of_coarse_weights_is_refused(tiny):
+    with pytest.raises(
+        UserError, match="trainer.precision keeps the weights in bfloat16, in which the mean would stand"
+    ):
+        fit(switched(), data(tiny), 2, precision="bf16-true")
 
 
 @pytest.mark.parametrize(("key", "value"), [("muon", Muon()), ("average", Average())])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 
 from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, check_finite
@@ -44,6 +46,22 @@ class Average:
             raise UserError(
                 f"model.average.from_update {self.from_update}: the run ends after {updates} updates (trainer.max_steps), before "
                 "anything is averaged; give a smaller number, or remove model.average"
+            )
+
+    def check_run(self, module: nn.Module, callbacks: Iterable[object]) -> None:
+        """Refuse a second average beside this one, and weights so coarse that the mean would not move.
+
+        In bf16 two neighbouring numbers differ by 1 in 256, and a step of the mean is a thousandth of a change.
+        """
+        if also := next((type(each).__name__ for each in callbacks if isinstance(each, WeightAveraging)), None):
+            raise UserError(f"model.average and the callback {also} both average the weights; remove one of them")
+        finest = torch.finfo(torch.float32).eps
+        if coarse := next(
+            (each.dtype for each in _trained(module).values() if torch.finfo(each.dtype).eps > finest), None
+        ):
+            raise UserError(
+                f"model.average: trainer.precision keeps the weights in {str(coarse).removeprefix('torch.')}, in which the mean "
+                "would stand still; use bf16-mixed or 32-true, or remove model.average"
             )
 
 
@@ -123,7 +141,8 @@ class MovingAverage:
 def check_average(asked: Average | None, checkpoint: dict[str, Any]) -> None:
     """Refuse to go on with another moving average than that of the checkpoint's run."""
     kept = checkpoint.get(AVERAGING)
-    there = "not set" if kept is None else _shown(kept.get("decay"), kept.get("from_update"))
+    ours = kept is not None and "decay" in kept  # Lightning's callback, which restores itself, has entries of its own
+    there = _shown(kept["decay"], kept["from_update"]) if ours else "not set"
     here = "not set" if asked is None else _shown(asked.decay, asked.from_update)
     if here != there:
         raise UserError(

@@ -13,8 +13,9 @@ import fnmatch
 import importlib
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import RANDOM
@@ -137,6 +138,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]
     if key == "trainer.callbacks":
         old, new = _acting(old), _acting(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
+        old, new = _completed(old), _completed(new)
         declared = not key or "." not in key or key.endswith(".init_args") or "class_path" in old
         for name in dict.fromkeys([*old, *new]):
             if name in old and name in new:
@@ -148,6 +150,41 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]
             yield from _differences(*pair, f"{key}.{place}")
     elif not _same(key, old, new):
         yield _plain(key), old, new
+
+
+def _completed(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A class and its arguments; those that are dataclasses (`masking`) get the defaults of fields that are not named.
+
+    A run of an older version does not name the fields that its dataclasses lacked, and did what their defaults say.
+    """
+    kind, arguments = section.get("class_path"), section.get("init_args")
+    found = _class(kind) if isinstance(kind, str) and isinstance(arguments, Mapping) else None
+    if not isinstance(found, type) or not isinstance(arguments, Mapping):
+        return section
+    try:
+        hints = get_type_hints(found.__init__)
+    except NameError:  # of a class outside this package
+        return section
+    known = {
+        name: {**_defaults(hints.get(name)), **value} if isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+    }
+    return {**section, "init_args": known}
+
+
+def _defaults(hint: Any) -> dict[str, Any]:
+    """The defaults of a dataclass that an annotation names, as a `config.yaml` has them; empty for other annotations."""
+    for each in (hint, *get_args(hint)):
+        if isinstance(each, type) and is_dataclass(each):
+            defaults = {field.name: field.default for field in fields(each) if field.default is not MISSING}
+            return {name: _as_written(value) for name, value in defaults.items()}
+    return {}
+
+
+def _as_written(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _as_written(each) for name, each in asdict(value).items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _same(key: str, old: Any, new: Any) -> bool:
