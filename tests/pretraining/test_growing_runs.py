@@ -103,9 +103,14 @@ def test_weights_mixing_and_masks_move_and_resume_exactly(tiny, tmp_path):
         (MoveValue("masking.span", 5, 10, 2), "masking.span cannot move: .* of SpanMasking move probability or"),
         (MoveValue("masking.share", 0.4, 0.5, 2), "masking.share of WavLMPretraining is missing"),
         (
-            MoveValue("encoder.config.layers", 1, 2, 2),
-            "encoder.config.layers cannot move: it is read when the run begins",
+            MoveValue("encoder.config.dropout", 0.0, 0.1, 2),
+            "encoder.config.dropout cannot move: it is read when the run begins",
         ),
+        (
+            MoveValue("objectives.0.final_dim", 16, 32, 2),
+            "objectives.0.final_dim cannot move: it is a whole number, 16",
+        ),
+        (MoveValue("warmup", 0.1, 0.2, 2), "warmup cannot move: the schedule is made when the run begins"),
     ],
 )
 def test_what_cannot_move_in_pretraining_is_refused(tiny, move, said):

@@ -164,13 +164,13 @@ def test_lightnings_average_goes_on_and_is_not_a_second_one(tiny, tmp_path):
     assert rest == losses[2:] and all(torch.equal(parts[name], value) for name, value in whole.items())
     with pytest.raises(UserError, match=r"model.average is \{decay: 0.6, from_update: 1\} here and not set in the ch"):
         fit(switched(muon=None), data(tiny), 4, tmp_path / "step=2.ckpt")
-    with pytest.raises(UserError, match="model.average and the callback EMAWeightAveraging both average"):
+    with pytest.raises(UserError, match=r"model\.average and the callback EMAWeightAveraging both average"):
         fit(switched(), data(tiny), 2, callbacks=[EMAWeightAveraging(decay=0.5)])
 
 
 def test_an_average_of_coarse_weights_is_refused(tiny):
     with pytest.raises(
-        UserError, match="trainer.precision keeps the weights in bfloat16, in which the mean would stand"
+        UserError, match=r"trainer\.precision keeps the weights in bfloat16, in which the mean would stand"
     ):
         fit(switched(), data(tiny), 2, precision="bf16-true")
 

@@ -459,6 +459,10 @@ def test_labels_in_the_pass_of_their_fit_cost_nothing():
     twice, once = (planned(configs_folder() / f"pretrain/tiny_{name}it2.yaml")[-1] for name in ("", "short_"))
     assert (twice.labelling.fit_flops, once.labelling.apply_flops) == (once.labelling.fit_flops, 0.0)
     assert twice.labelling.apply_flops == twice.labelling.fit_flops > 0
+    # A fit that holds a part of the utterances, drawn at random, holds hardly any shard whole.
+    part = planned(configs_folder() / "pretrain/tiny_short_it2.yaml", memory_gib=once.labelling.memory_gib / 2)[-1]
+    assert part.labelling.apply_flops == twice.labelling.apply_flops
+    assert part.labelling.fit_hours == pytest.approx(once.labelling.fit_hours / 2)
 
 
 @pytest.mark.slow  # `test_recipe_figures` plans each of them in the fast part

@@ -106,6 +106,10 @@ def test_circles_are_refused(folder):
             r"one_pass is for k-means: a fit of random codes holds no features",
         ),
         ("recipe: {hours: 1, codebook: {clusters: 4, soft: 2, one_pass: true}}", r"one_pass makes hard labels alone"),
+        (
+            "recipe: {hours: 1, codebook: {clusters: 4, share: 0.5, one_pass: true}}",
+            r"share 0.5 .* one_pass saves nothing",
+        ),
         ("recipe: {hours: 1, codebook: {clusters: 2, context_ms: 30}}", r"context_ms is for features: context"),
         ("recipe: {hours: 1, codebook: {clusters: 2, quantiser: pca, restarts: 3}}", r"restarts is for k-means"),
         (

@@ -15,6 +15,7 @@ READ_ONCE = {
     "learning_rate": "the optimiser has its own; give a learning-rate schedule instead",
     "weight_decay": "the optimiser has its own; give it a fixed one",
     "seed": "it is read when the run begins; give a fixed one",
+    "warmup": "the schedule is made when the run begins; give model.schedule",
 }
 
 
@@ -70,6 +71,11 @@ class MoveValue(pl.Callback):
                     raise UserError(f"MoveValue: {self.name} cannot move: it is read when the run begins{known}")
                 for value in (self.start, self.end):
                     replace(holder, **{last: value})  # which refuses a value out of its range
+            elif not isinstance(head, Task) and isinstance(value, int):
+                raise UserError(
+                    f"MoveValue: {self.name} cannot move: it is a whole number, {value}, and of pre-training those are sizes, "
+                    "which are read when the run begins; name a weight, a temperature or a probability"
+                )
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         value = self.at(trainer.global_step)

@@ -87,7 +87,8 @@ class CodebookRecipe:
         whiten: give them one variance; None for that default.
         context_ms: of `context`, on each side; None for that default.
         one_pass: label the corpus from the features that the fit holds (`wavlm codebook fit --apply`): an encoder hears the
-            corpus once, and the labels are the same. For short runs, whose labels cost as much as their training.
+            corpus once, and the labels are the same. For short runs, whose labels cost as much as their training; saves nothing
+            if the memory does not hold the features of all utterances.
         soft: keep the posteriors of so many clusters a frame, see `wavlm codebook apply --soft`; None for hard labels alone.
         kind: `kmeans`, or `phones`: those of forced alignments and decodings by the teacher.
         teacher: a fine-tuning of that encoder on the labelled corpus, which comes first. Its encoder is clustered (CTC

@@ -110,7 +110,8 @@ def labelling_cost(
         numbers = config.dim * config.frame_rate
     gib_an_hour = 3600 * 4 * numbers / 2**30
     seen = min(wanted, assumptions.memory_gib / gib_an_hour)
-    again = hours - seen if codebook.one_pass else hours
+    # Utterances are drawn at random, so that only a fit of all of them holds whole shards.
+    again = 0.0 if codebook.one_pass and seen >= hours else hours
     fit_flops, apply_flops, cpu_hours = 0.0, 0.0, (seen + again) / MFCC_RATE
     gpu_hours: float | None = 0.0
     if config is not None:

@@ -309,6 +309,11 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             _refuse_changed(codebook, ("one_pass",), "is for k-means: a fit of random codes holds no features", where)
         if codebook.one_pass and codebook.soft is not None:
             raise UserError(f"{where}: one_pass makes hard labels alone; remove it, or soft")
+        if codebook.one_pass and codebook.share < 1:
+            raise UserError(
+                f"{where}: with share {codebook.share:g} the fit holds hardly any shard whole, so one_pass saves nothing; remove "
+                "one of the two"
+            )
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
     for key in ("clusters", "layer", "restarts"):
