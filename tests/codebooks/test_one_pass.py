@@ -74,6 +74,9 @@ def test_the_command_labels_at_once(corpus, tmp_path, capsys):
     assert Codebook.load(tmp_path / "book").size == 9
     with pytest.raises(UserError, match="--apply and --part: a part makes no codebook"):
         fit_codebook(corpus.directory, tmp_path / "other", 9, part="1/2", memory_gib=1.0, apply="once")
+    with pytest.raises(UserError, match="the name of a label set"):  # before anything is computed
+        fit_codebook(corpus.directory, tmp_path / "other", 9, apply="a/b")
+    assert not (tmp_path / "other").exists()
     (corpus.directory / NOTE).write_text("{}")  # as if behind a URL
     with pytest.raises(UserError, match="not possible on a server"):
         fit_codebook(corpus.directory, tmp_path / "other", 9, apply="twice")

@@ -140,9 +140,9 @@ class MovingAverage:
 
 def check_average(asked: Average | None, checkpoint: dict[str, Any]) -> None:
     """Refuse to go on with another moving average than that of the checkpoint's run."""
-    kept = checkpoint.get(AVERAGING)
-    ours = kept is not None and "decay" in kept  # Lightning's callback, which restores itself, has entries of its own
-    there = _shown(kept["decay"], kept["from_update"]) if ours else "not set"
+    kept = checkpoint.get(AVERAGING) or {}
+    # Lightning's callback, which restores itself, has other entries there.
+    there = _shown(kept["decay"], kept["from_update"]) if "decay" in kept else "not set"
     here = "not set" if asked is None else _shown(asked.decay, asked.from_update)
     if here != there:
         raise UserError(

@@ -23,6 +23,7 @@ from wavlm_lightning.codebooks import (
 from wavlm_lightning.codebooks.extraction import HeldFeatures
 from wavlm_lightning.codebooks.job_shards import JobShard
 from wavlm_lightning.codebooks.kmeans import extract_part, fit_and_hold, remove_features
+from wavlm_lightning.codebooks.label_files import labels_directory
 from wavlm_lightning.codebooks.labels import label_head
 from wavlm_lightning.codebooks.layer_sweep import BY_POSITION, LayerSweep, last_third, layer_by_position, sweep_layers
 from wavlm_lightning.codebooks.phones import phone_codebook as of_phones
@@ -134,6 +135,8 @@ def fit_codebook(
     opened, keep = Corpus.open(corpus), out / "features"
     if apply is not None and is_remote(opened.directory):
         raise UserError("--apply writes labels beside the shards, which is not possible on a server; leave it out")
+    if apply is not None and not (labels := labels_directory(opened, apply)).is_dir():
+        check_output(labels, "labels")  # before hours of features
     shard = JobShard.parse(part) if part else JobShard()
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
         chosen: dict[str, Any] = {}

@@ -162,7 +162,7 @@ def _completed(section: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(found, type) or not isinstance(arguments, Mapping):
         return section
     try:
-        hints = get_type_hints(found.__init__)
+        hints = get_type_hints(found.__init__)  # type: ignore[misc]
     except NameError:  # of a class outside this package
         return section
     known = {
