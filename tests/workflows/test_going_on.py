@@ -280,32 +280,30 @@ def test_the_docs_say_what_may_change():
         assert named == list(patterns), what
 
 
-def test_a_field_that_an_older_version_lacks_has_its_default():
-    """Of an argument that is a dataclass: masks of a run before `lengths` and `spread` were of one length and one share."""
-
-    def masked(**masking):
-        return {
-            "model": {"class_path": "wavlm_lightning.pretraining.WavLMPretraining", "init_args": {"masking": masking}}
-        }
-
-    before = masked(probability=0.8, span=4, minimum=2, equalise=True)
-    asked = {
-        "probability": 0.8,
-        "span": 4,
-        "minimum": 2,
-        "equalise": True,
-        "lengths": "fixed",
-        "spread": 0.0,
-        "share": None,
-    }
-    check_going_on(masked(**asked), before, Path("run"))
-    with pytest.raises(UserError, match=r"model.masking.lengths is uniform here and fixed in run"):
-        check_going_on(masked(**{**asked, "lengths": "uniform"}), before, Path("run"))
-
-
 def test_what_one_version_lacks_is_not_compared():
     before = {"model": {"class_path": "A", "init_args": {"rate": 1, "gone": 2}}, "trainer": {"precision": 32}}
     asked = {"model": {"class_path": "A", "init_args": {"rate": 1, "new": 3}}, "trainer": {"precision": "32-true"}}
     check_going_on(asked, before, Path("run"))
     with pytest.raises(UserError, match=r"model.rate is 2 here and 1 in run"):
         check_going_on({**asked, "model": {"class_path": "A", "init_args": {"rate": 2}}}, before, Path("run"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"masking": {"probability": 0.65, "span": 10, "lengths": "uniform"}},
+        {"masking": {"probability": 0.65, "span": 10, "share": 0.5}},
+        {"muon": {"learning_rate": None}},
+        {"copies": {"copies": 4}},
+    ],
+)
+def test_an_option_that_is_newer_than_the_run_had_its_default(asked):
+    before = {"encoder": "tiny", "masking": {"probability": 0.65, "span": 10}, "encoder_overrides": None}
+    now = {**before, "masking": {**before["masking"], "lengths": "fixed", "share": None}, "muon": None, "copies": None}
+
+    def of(arguments):
+        return {"model": {"class_path": "wavlm_lightning.pretraining.WavLMPretraining", "init_args": arguments}}
+
+    check_going_on(of(now), of(before), Path("run"))
+    with pytest.raises(UserError, match=rf"model\.{next(iter(asked))}"):
+        check_going_on(of({**now, **asked}), of(before), Path("run"))
