@@ -43,8 +43,8 @@ class Health(pl.Callback):
     """Logs `health/...` and stops a collapsed run; part of every pre-training run.
 
     At each logging step it logs speed and cost so far (see `Speed.read` and `Totals.read`) and the share of padding of the
-    batch; the cost once more at the end of the run, if its last update is not a logging step. At each validation it logs the effective rank of every hidden state of the clean, unmasked first batch (of all
-    processes);
+    batch; the cost once more at the end of the run, if its last update is not a logging step. At each validation it logs the
+    effective rank of every hidden state of the clean, unmasked first batch (of all processes);
     `health/effective_rank/layer_00` is the input of the first layer.
 
     A run has collapsed when its top layer or its predictions hardly depend on the input: effective rank or perplexity

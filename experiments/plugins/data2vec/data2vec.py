@@ -33,7 +33,7 @@ class ManyMasks(Data2Vec):
 
     def cost(self, encoder, labels, frames, masked, compute_bytes) -> ObjectiveCost:
         one = super().cost(encoder, labels, frames, masked, compute_bytes)
-        passes = (*one.passes, *(PassCost(gradients=True) for _ in range(1, self.masks)))
+        passes = (*one.passes, *(PassCost(gradients=True, masked=True) for _ in range(1, self.masks)))
         return replace(one, flops=self.masks * one.flops, kept=self.masks * one.kept, passes=passes)
 
     def errors(self, prediction: Prediction) -> tuple[Tensor, Tensor]:
