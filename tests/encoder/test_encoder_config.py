@@ -113,6 +113,8 @@ def test_impossible_combinations_are_named(changes: dict[str, object], named: li
 def test_what_the_front_end_has_no_use_for_is_refused():
     with pytest.raises(ValueError, match=r"conv_channels is for convolutions over the waveform, .* set mel_channels"):
         WavLMConfig.preset("tiny_mel", conv_channels=[8] * 7)
+    with pytest.raises(ValueError, match=r"conv_norm is for convolutions, and log-mel frames without mel_channels"):
+        WavLMConfig.preset("tiny", front_end="log_mel", conv_norm="layer")
     changed = WavLMConfig.preset("base", front_end="log_mel", mel_bins=40)
     assert (changed.feature_dim, changed.hop, changed.receptive_field, changed.frames(16_000)) == (80, 320, 400, 49)
 

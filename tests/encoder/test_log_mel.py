@@ -65,10 +65,20 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("norm", ["level", "bins", "none"])
-@pytest.mark.parametrize("channels", [[], [16], [24, 24, 16]])
-@pytest.mark.parametrize("conv_norm", ["group", "layer"])
-def test_padding_changes_nothing(norm: str, channels: list[int], conv_norm: str):
-    model = encoder(mel_norm=norm, mel_channels=channels, conv_norm=conv_norm)
+@pytest.mark.parametrize(
+    "convolutions",
+    [
+        {"mel_channels": []},
+        *(
+            {"mel_channels": channels, "conv_norm": norm}
+            for channels in ([16], [24, 24, 16])
+            for norm in ("group", "layer")
+        ),
+    ],
+    ids=str,
+)
+def test_padding_changes_nothing(norm: str, convolutions: dict[str, object]):
+    model = encoder(mel_norm=norm, **convolutions)
     waveforms, lengths = noise(4, 9_000), torch.tensor([9_000, 8_999, 4_567, 400])
     together = model(padded(waveforms, lengths) + 7 * (padded(waveforms, lengths) == 0), lengths)
     for row, samples in enumerate(lengths.tolist()):
@@ -89,8 +99,15 @@ def test_bf16_autocast_leaves_the_logarithms_in_fp32():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(front_end(waveforms), front_end(waveforms.double()))
         assert front_end(waveforms).dtype == torch.float32
-    half = encoder().bfloat16()
-    assert half(waveforms).hidden.dtype == torch.bfloat16  # weights in bf16, waveforms in fp32
+
+
+@pytest.mark.parametrize("channels", [[], [24, 16]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_in_any_precision(channels: list[int], dtype: torch.dtype):
+    model, waveforms = encoder(mel_channels=channels), noise(2, 8_000)
+    expected, found = model(waveforms).hidden, model.to(dtype)(waveforms).hidden  # waveforms in fp32
+    assert found.dtype == dtype
+    assert F.cosine_similarity(found.float(), expected, dim=-1).min() > 0.99
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])

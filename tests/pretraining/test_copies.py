@@ -100,6 +100,10 @@ def test_masks_of_copies():
     assert len(set(free.sum(1).tolist())) > 3
     spans = (mask[:, 1:] != mask[:, :-1]).sum() / (free[:, 1:] != free[:, :-1]).sum()
     assert spans < 2.5  # most regions stay whole
+    one, generator = MaskedCopies(1), torch.Generator().manual_seed(0)
+    thinned = torch.stack([one.masks(masking, lengths, 120, generator) for _ in range(100)]).float().mean()
+    assert one.masked_share(masking, 6.0, 120) == pytest.approx(float(thinned), abs=0.01)
+    assert masking.expected_share() - float(thinned) > 0.03
     few = MaskedCopies(2).masks(SpanMasking(minimum=5), torch.tensor([4, 4]), 4, torch.Generator().manual_seed(0))
     assert few.sum(1).tolist() == [3] * 4  # a frame stays visible
 

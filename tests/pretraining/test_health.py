@@ -205,6 +205,16 @@ def test_a_run_counts_its_audio_and_the_frames_of_all_copies(tiny, tmp_path, cop
         assert whole.totals.frames == frames
 
 
+def test_the_last_updates_are_in_the_logged_cost(tiny, tmp_path):
+    heard, logger = Heard(), CSVLogger(tmp_path)
+    fit(module(), data(tiny), 5, callbacks=[heard], logger=logger, log_every_n_steps=2)
+    rows = list(csv.DictReader((Path(logger.log_dir) / "metrics.csv").open()))
+    logged = {row["step"]: row for row in rows if row["health/audio_seconds"]}
+    assert list(logged) == ["1", "3", "4"]
+    assert float(logged["4"]["health/audio_seconds"]) == pytest.approx(heard.audio)
+    assert float(logged["4"]["health/encoder_seconds"]) == pytest.approx(heard.frames / 50)
+
+
 def test_the_cost_of_an_older_checkpoint_is_unknown():
     watch = Health()
     watch.load_state_dict({"collapsed_in_a_row": 0})

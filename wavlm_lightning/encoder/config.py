@@ -342,4 +342,11 @@ class WavLMConfig:
                 f"{unused[0]} is for convolutions over the waveform, but front_end is log_mel; set mel_channels, or "
                 "front_end: waveform"
             )
-        return self.from_dict({**self.to_dict(), **overrides})
+        changed = self.from_dict({**self.to_dict(), **overrides})
+        unused = [name for name in ("conv_norm", "conv_bias") if name in overrides]
+        if unused and changed.front_end == "log_mel" and not changed.mel_channels:
+            raise ValueError(
+                f"{unused[0]} is for convolutions, and log-mel frames without mel_channels have none; set mel_channels, or "
+                f"remove {unused[0]}"
+            )
+        return changed

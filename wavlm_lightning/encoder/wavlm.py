@@ -82,6 +82,8 @@ class WavLM(nn.Module):
         # The front-end's activations are the largest tensors of the model: keep none where no gradient will reach it.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.feature_grad_mult > 0):
             features = self.feature_extractor(waveforms, lengths if padded and self.config.batch_invariant else None)
+        if self.config.front_end == "log_mel" and not self.config.mel_channels:  # fp32, whatever the weights have
+            features = features.to(self.masked_spec_embed.dtype)
         return scale_gradient(features, self.feature_grad_mult), self.config.frames(lengths)
 
     def project(self, features: Tensor) -> tuple[Tensor, Tensor]:

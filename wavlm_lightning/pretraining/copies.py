@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +87,8 @@ class MaskedCopies:
     def masks(self, masking: SpanMasking, lengths: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
         """A mask for each copy, bool `(copies * crops, frames)`, from `masking` with `lengths` valid frames, int64 `(crops,)`.
 
-        With `visible_only` and `masking.equalise` all rows get the mean number of masked frames. Thinned to the fewest of all
-        copies, eight copies of eight crops would lose a third of their masks.
+        With `visible_only` and `masking.equalise` all rows of several copies get the mean number of masked frames. Thinned to the
+        fewest of all copies, eight copies of eight crops would lose a third of their masks. One copy is masked as without copies.
         """
         if self.copies == 1:
             return masking(lengths, frames, generator)
@@ -132,12 +133,18 @@ class MaskedCopies:
         """
         return Decoders({layer: ConvolutionalDecoder(config, layer, self.decoder) for layer in layers})
 
+    def masked_share(self, masking: SpanMasking, crops: float, frames: int) -> float:
+        """Share of the frames that is masked on average in batches of `crops` crops of `frames` frames, for `flops`."""
+        if self.copies == 1 and self.visible_only and masking.equalise and masking.share is None:
+            return _thinned_share(masking, max(round(crops), 1), frames)
+        return masking.expected_share()
+
     def flops(self, step: StepFlops, share: float) -> StepFlops:
         """The operations of the encoder in a step with copies, from those of a step without them.
 
         Args:
             step: `encoder_flops` of the crops.
-            share: of the frames that is masked.
+            share: of the frames that is masked, see `masked_share`.
         """
         visible = 1.0 - share if self.visible_only else 1.0
         return replace(
@@ -181,6 +188,14 @@ def _balanced(mask: Tensor, lengths: Tensor, generator: torch.Generator | None) 
     score = torch.rand(mask.shape, device=mask.device, generator=generator) + mask
     score = score.masked_fill(padding_mask(lengths, mask.shape[1]), -1.0)
     return score.argsort(1, descending=True).argsort(1) < wanted[:, None]
+
+
+@lru_cache(maxsize=4096)  # batches of a run have a few sizes
+def _thinned_share(masking: SpanMasking, rows: int, frames: int) -> float:
+    """Share of masked frames of rows that are thinned to the fewest, by drawing: it has no closed form."""
+    generator, lengths = torch.Generator().manual_seed(0), torch.full((rows,), frames)
+    masks = [masking(lengths, frames, generator) for _ in range(32)]
+    return float(torch.stack(masks).float().mean())
 
 
 class ConvolutionalDecoder(nn.Module):

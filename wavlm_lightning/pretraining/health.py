@@ -43,8 +43,8 @@ class Health(pl.Callback):
     """Logs `health/...` and stops a collapsed run; part of every pre-training run.
 
     At each logging step it logs speed and cost so far (see `Speed.read` and `Totals.read`) and the share of padding of the
-    batch. At each validation it logs the effective rank of every hidden state of the clean, unmasked first batch (of all
-    processes);
+    batch; the cost once more at the end of the run, if its last update is not a logging step. At each validation it logs the
+    effective rank of every hidden state of the clean, unmasked first batch (of all processes);
     `health/effective_rank/layer_00` is the input of the first layer.
 
     A run has collapsed when its top layer or its predictions hardly depend on the input: effective rank or perplexity
@@ -113,6 +113,16 @@ class Health(pl.Callback):
             figures = {**self.speed.read(trainer.strategy), "padding_share": padding_share(batch.audio)}
             figures |= self.totals.read(trainer.strategy, pl_module.encoder.config.frame_rate)
             pl_module.log_dict({f"health/{name}": value for name, value in figures.items()})
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Watched) -> None:
+        trained = self.speed is not None and self.speed.begun is not None
+        if trained and trainer.global_step % trainer.log_every_n_steps:
+            figures = self.totals.read(trainer.strategy, pl_module.encoder.config.frame_rate)
+            for logger in trainer.loggers if figures else ():
+                # Lightning counts the updates of what it logs from 0.
+                logger.log_metrics(
+                    {f"health/{name}": value for name, value in figures.items()}, step=trainer.global_step - 1
+                )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Watched) -> None:
         if self.speed is not None:
@@ -231,7 +241,7 @@ class Speed:
 
 
 class Totals:
-    """What a run has cost so far, over all processes and up to its last logging step; a resumed run continues the counts.
+    """What a run has cost so far, over all processes and up to its last reading; a resumed run continues the counts.
 
     Validation and probes are left out, as well as the passes of teachers, which are other encoders.
 

@@ -194,8 +194,10 @@ class WavLMPretraining(NormalisedUpdates):
     def step_flops(self, crops: float, samples: int) -> StepFlops:
         """Operations of a training step of the encoder, with its masked copies and their decoders, on `crops` of `samples`."""
         config = self.encoder.config
-        step = self.copies.flops(encoder_flops(config, crops, samples), self.masking.expected_share())
-        filling = self.copies.decoder_cost(config, crops * config.frames(samples), len(self._layers_read()), 4)
+        frames = config.frames(samples)
+        share = self.copies.masked_share(self.masking, crops, frames)
+        step = self.copies.flops(encoder_flops(config, crops, samples), share)
+        filling = self.copies.decoder_cost(config, crops * frames, len(self._layers_read()), 4)
         return replace(step, objectives=filling.flops)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -82,7 +82,8 @@ def training_cost(
     crop_seconds = min(crop_seconds, batch_seconds)
     crops, samples = batch_seconds / crop_seconds, round(crop_seconds * SAMPLE_RATE)
     frames = crops * config.frames(samples)
-    copies, share = read_copies(stage), share_masked(stage)
+    copies = read_copies(stage)
+    share = copies.masked_share(_read_masking(stage), crops, config.frames(samples))
     head, unknown = objectives_cost(stage, config, frames, COMPUTE_BYTES.get(precision, 4))
     if unknown:
         remarks.append(f"without the cost of {', '.join(unknown)}, which is not known here")
@@ -179,7 +180,7 @@ def objectives_cost(
     """
     model = section(stage, "model", "init_args")
     labels = (stage.recipe.codebook.clusters or PHONES) if stage.recipe.codebook else 0
-    copies, share, names = read_copies(stage), share_masked(stage), label_names(stage)
+    copies, share, names = read_copies(stage), _read_masking(stage).expected_share(), label_names(stage)
     unknown: list[str] = []
     parts: list[ObjectiveCost] = []
     read: set[int] = set()
@@ -201,11 +202,6 @@ def objectives_cost(
         tuple(each for part in parts for each in part.passes),
     )
     return total, unknown
-
-
-def share_masked(stage: Configuration) -> float:
-    """Share of the frames that a configuration masks."""
-    return _masking(stage, section(stage, "model", "init_args").get("masking")).expected_share()
 
 
 def read_copies(stage: Configuration) -> MaskedCopies:
@@ -241,8 +237,9 @@ def _muon(stage: Configuration, entry: Any) -> Muon | None:
         raise UserError(f"{stage.path}: model.muon: {' '.join(str(error).split())}") from error
 
 
-def _masking(stage: Configuration, entry: Any) -> SpanMasking:
+def _read_masking(stage: Configuration) -> SpanMasking:
     """`model.masking` of a configuration."""
+    entry = section(stage, "model", "init_args").get("masking")
     if entry is None:
         return default(WavLMPretraining, "masking")
     try:
