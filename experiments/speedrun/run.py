@@ -184,15 +184,15 @@ def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:
     """A table of what recipes cost by arithmetic; labels and first runs are not in it."""
     bills = [speedrun.bill(recipe) for recipe in recipes]
     lines = [
-        "| recipe | updates | hours of audio read | EFLOP | share of the first | GPU-hours | GB a process |",
+        "| recipe | updates | hours of audio read | PFLOP | share of the first | GPU-hours | GB a process |",
         "|---|---|---|---|---|---|---|",
     ]
     for recipe, each in zip(recipes, bills, strict=True):
-        hours = each.updates * each.update_seconds / 3600
+        hours = each.epochs * recipe.content["recipe"]["hours"]  # less than updates times batch where batches grow
         gpu = "" if each.gpu_hours is None else f"{each.gpu_hours:.3g}"
         share = each.flops / bills[0].flops
         lines.append(
-            f"| {recipe.name} | {each.updates} | {hours:.4g} | {each.flops / 1e18:.3g} | {share:.2f} | {gpu} | "
+            f"| {recipe.name} | {each.updates} | {hours:.4g} | {each.flops / 1e15:.3g} | {share:.2f} | {gpu} | "
             f"{each.memory.total / 1e9:.3g} |"
         )
     return lines
