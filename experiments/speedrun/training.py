@@ -122,6 +122,12 @@ class Speedrun:
                 raise UserError(
                     f"no corpus {name} in {self.corpus}; make it with `wavlm prepare`, and name the folder with --corpus"
                 )
+            made = Corpus.open(self.corpus / name).body["source"].get("size")
+            if corpora["recipe"] == "mini" and made != self.size:
+                raise UserError(
+                    f"{self.corpus / name} is the mini corpus of size {made}, and these runs are of size {self.size}; name "
+                    f"another folder with --corpus, or give --size {made} for a trial"
+                )
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """The run folder of a recipe's seed."""

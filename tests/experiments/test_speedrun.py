@@ -148,6 +148,13 @@ def test_labels_of_a_first_run_are_those_of_its_recipe(composing, speedrun, tmp_
     assert names[0] == names[1] and len(set(names)) == 5
 
 
+def test_a_corpus_of_another_size_makes_no_record(composing, speedrun, tiny, tmp_path):
+    training, track = speedrun("training"), composing.read_track("cpu-tiny")
+    with pytest.raises(UserError, match="pretrain is the mini corpus of size tiny, and these runs are of size mini;"):
+        training.Speedrun(track, tmp_path, SimpleNamespace(threads=1), tiny).prepare()
+    training.Speedrun(track, tmp_path, SimpleNamespace(threads=1), tiny, size="tiny").prepare()
+
+
 def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
     track = composing.read_track("cpu-tiny")
     content = composing.compose(track, ["data2vec", "log_mel_annealed"], 400).content
