@@ -286,3 +286,24 @@ def test_what_one_version_lacks_is_not_compared():
     check_going_on(asked, before, Path("run"))
     with pytest.raises(UserError, match=r"model.rate is 2 here and 1 in run"):
         check_going_on({**asked, "model": {"class_path": "A", "init_args": {"rate": 2}}}, before, Path("run"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"masking": {"probability": 0.65, "span": 10, "lengths": "uniform"}},
+        {"masking": {"probability": 0.65, "span": 10, "share": 0.5}},
+        {"muon": {"learning_rate": None}},
+        {"copies": {"copies": 4}},
+    ],
+)
+def test_an_option_that_is_newer_than_the_run_had_its_default(asked):
+    before = {"encoder": "tiny", "masking": {"probability": 0.65, "span": 10}, "encoder_overrides": None}
+    now = {**before, "masking": {**before["masking"], "lengths": "fixed", "share": None}, "muon": None, "copies": None}
+
+    def of(arguments):
+        return {"model": {"class_path": "wavlm_lightning.pretraining.WavLMPretraining", "init_args": arguments}}
+
+    check_going_on(of(now), of(before), Path("run"))
+    with pytest.raises(UserError, match=rf"model\.{next(iter(asked))}"):
+        check_going_on(of({**now, **asked}), of(before), Path("run"))

@@ -9,8 +9,11 @@ their hashes (`data.loading.resume`), frozen encoders by their fingerprint (`tas
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import importlib
+import inspect
+import typing
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -132,22 +135,61 @@ def _is_trained(upstream: Any) -> bool:
     return upstream.get("frozen") is False or any(map(_is_trained, upstream.values()))
 
 
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Key, old and new value of everything that differs. Options that only one version of the package has are left out."""
+def _differences(old: Any, new: Any, key: str, kind: Any = None) -> Iterator[tuple[str, Any, Any]]:
+    """Key, old and new value of everything that differs; `kind` is the class that the options are of, if it is known.
+
+    An option that the package did not have when the run began had its default. One that it no longer has is left out.
+    """
     if key == "trainer.callbacks":
         old, new = _acting(old), _acting(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        declared = not key or "." not in key or key.endswith(".init_args") or "class_path" in old
+        kind = _class(str(new["class_path"])) if "class_path" in new else kind
+        of_class = key.endswith(".init_args") or dataclasses.is_dataclass(kind)
+        declared = of_class or not key or "." not in key or "class_path" in old
+        defaults, kinds = _parameters(kind) if of_class else ({}, {})
         for name in dict.fromkeys([*old, *new]):
-            if name in old and name in new:
-                yield from _differences(old[name], new[name], f"{key}.{name}" if key else str(name))
+            below = f"{key}.{name}" if key else str(name)
+            if name in new and (name in old or name in defaults):
+                inside = kind if name == "init_args" else kinds.get(name)
+                yield from _differences(old.get(name, defaults.get(name)), new[name], below, inside)
             elif not declared and (old.get(name), new.get(name)) != (None, None):
-                yield _plain(f"{key}.{name}"), old.get(name, "not set"), new.get(name, "not set")
+                yield _plain(below), old.get(name, "not set"), new.get(name, "not set")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new) and key != "data.init_args.corpus":
         for place, pair in enumerate(zip(old, new, strict=True)):
             yield from _differences(*pair, f"{key}.{place}")
     elif not _same(key, old, new):
         yield _plain(key), old, new
+
+
+def _parameters(kind: Any) -> tuple[dict[str, Any], dict[str, type]]:
+    """Defaults of the parameters of a class as YAML has them, and the data classes among their types."""
+    if kind is None:
+        return {}, {}
+    try:
+        parameters = inspect.signature(kind).parameters.values()
+        hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)
+    except (TypeError, ValueError, NameError):
+        return {}, {}
+    defaults = {each.name: _as_yaml(each.default) for each in parameters if each.default is not each.empty}
+    kinds = {}
+    for name, hint in hints.items():
+        for each in (hint, *typing.get_args(hint)):
+            if isinstance(each, type) and dataclasses.is_dataclass(each):
+                kinds[name] = each
+    return {name: value for name, value in defaults.items() if value is not Ellipsis}, kinds
+
+
+def _as_yaml(value: Any) -> Any:
+    """A default as it stands in a `config.yaml`; an ellipsis for what is no plain value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, Mapping):
+        return {name: _as_yaml(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_yaml(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else Ellipsis
 
 
 def _same(key: str, old: Any, new: Any) -> bool:
