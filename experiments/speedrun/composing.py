@@ -255,11 +255,10 @@ def claim(owner: Owners | None, place: Place, who: str, value: Any) -> None:
     if owner is None or not place:
         return
     for other, (holder, before) in owner.items():
-        shorter = min(len(other), len(place))
-        if holder != who and other[:shorter] == place[:shorter] and (other != place or before != value):
+        shorter, longer = sorted((other, place), key=len)
+        if holder != who and longer[: len(shorter)] == shorter and (other != place or before != value):
             raise UserError(
-                f"switches {holder} and {who} both set {'.'.join(max(other, place, key=len))}; leave one out, or set it in a "
-                "record's config"
+                f"switches {holder} and {who} both set {'.'.join(longer)}; leave one out, or set it in a record's config"
             )
     owner[place] = who, value
 
