@@ -22,6 +22,12 @@ BASELINE = "baseline"
 """Name of the run without switches."""
 
 
+Place = tuple[str, ...]
+"""Keys from the root of a configuration, or `objectives`, a class and its argument."""
+Owners = dict[Place, tuple[str, Any]]
+"""What switches have set so far: place -> the name of the switch, and the value."""
+
+
 @dataclass(frozen=True)
 class Switch:
     """A change of the base, `switches/NAME.yaml`.
@@ -144,7 +150,7 @@ def compose(
     content = copy.deepcopy(read_yaml(Path(resolve_config(track["base"])), "a configuration", kind=dict))
     merge(content, track.get("config") or {}, "the track", None)
     budget = int(content["trainer"]["max_steps"]) if updates is None else updates
-    books, owner = copy.deepcopy(dict(track["codebooks"])), dict[tuple[str, ...], str]()
+    books, owner = copy.deepcopy(dict(track["codebooks"])), Owners()
     read = [read_switch(each) for each in switches]
     removed: set[str] = set()
     for switch in read:
@@ -159,14 +165,17 @@ def compose(
                     f"switch {switch.name}: another codebook is called {label!r}; give it a name of its own"
                 )
         merge(content, switch.config, switch.name, owner)
-        change_objectives(content, switch.objectives, switch.name, removed)
+        change_objectives(content, switch.objectives, switch.name, removed, owner)
     merge(content, config or {}, "the record", None)
     updates = round(budget * math.prod(switch.updates for switch in read))
     content = in_updates(content, updates)
     name_objectives(content)
-    content["trainer"]["max_steps"] = updates
-    every = int(content["trainer"].get("val_check_interval") or updates)
-    content["trainer"]["val_check_interval"] = min(every, updates)
+    trainer = content["trainer"]
+    trainer["max_steps"] = updates
+    batches = updates * int(trainer.get("accumulate_grad_batches") or 1)
+    # About as often as the base, and so that the last validation scores the end of the run, whatever its length.
+    validations = max(1, round(batches / int(trainer.get("val_check_interval") or batches)))
+    trainer["val_check_interval"] = batches // validations
     used = label_sets(content)
     if missing := [each for each in used if each not in books]:
         raise UserError(
@@ -184,17 +193,25 @@ def compose(
 
 
 def name_objectives(content: dict[str, Any]) -> None:
-    """Put the number of an objective for its class in the names that callbacks move, `objectives.LogMelRegression.weight`."""
+    """Put the number of an objective for its class in the names that callbacks move, `objectives.LogMelRegression.weight`.
+
+    A callback becomes one for each objective of the class.
+    """
     classes = [class_name(each) for each in content["model"]["init_args"]["objectives"]]
-    for callback in content["trainer"].get("callbacks", []):
+    named: list[dict[str, Any]] = []
+    for callback in content["trainer"].get("callbacks") or []:
         arguments = callback.get("init_args", {})
         head, _, rest = str(arguments.get("name", "")).partition(".")
         wanted, _, attribute = rest.partition(".")
         if head != "objectives" or wanted.isdigit():
+            named.append(callback)
             continue
         if wanted not in classes:
             raise UserError(f"a callback moves {arguments['name']}, but the configuration has {', '.join(classes)}")
-        arguments["name"] = f"objectives.{classes.index(wanted)}.{attribute}"
+        places = (place for place, each in enumerate(classes) if each == wanted)
+        named += [{**callback, "init_args": {**arguments, "name": f"objectives.{n}.{attribute}"}} for n in places]
+    if named:
+        content["trainer"]["callbacks"] = named
 
 
 def in_updates(value: Any, updates: int) -> Any:
@@ -211,31 +228,52 @@ def merge(
     content: dict[str, Any],
     changes: Mapping[str, Any],
     who: str,
-    owner: dict[tuple[str, ...], str] | None,
-    at: tuple[str, ...] = (),
+    owner: Owners | None,
+    at: Place = (),
 ) -> None:
     """Set the keys of `changes` in `content`, in place; lists of callbacks are joined, other values replaced.
 
-    With `owner` (key -> the switch that set it) a second switch may not set a key to another value.
+    With `owner` a second switch may not set a key to another value.
     """
     for key, value in changes.items():
         place = (*at, key)
-        if isinstance(value, Mapping) and isinstance(content.get(key), dict):
+        if isinstance(value, Mapping):
+            if not isinstance(content.get(key), dict):
+                content[key] = {}
             merge(content[key], value, who, owner, place)
-            continue
-        if place == ("trainer", "callbacks"):
-            content[key] = [*content.get(key, []), *value]
-            continue
-        if owner is not None:
-            if place in owner and content[key] != value:
-                raise UserError(
-                    f"switches {owner[place]} and {who} both set {'.'.join(place)}; leave one out, or set it in a record's config"
-                )
-            owner[place] = who
-        content[key] = copy.deepcopy(value)
+        elif place == ("trainer", "callbacks"):
+            for callback in value:
+                claim(owner, moved_place(callback), who, callback)
+            content[key] = [*(content.get(key) or []), *copy.deepcopy(value)]
+        else:
+            claim(owner, place, who, value)
+            content[key] = copy.deepcopy(value)
 
 
-def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: str, removed: set[str]) -> None:
+def claim(owner: Owners | None, place: Place, who: str, value: Any) -> None:
+    """Note that a switch sets a place; a UserError if another switch has set it, or a part of it, to another value."""
+    if owner is None or not place:
+        return
+    for other, (holder, before) in owner.items():
+        shorter, longer = sorted((other, place), key=len)
+        if holder != who and longer[: len(shorter)] == shorter and (other != place or before != value):
+            raise UserError(
+                f"switches {holder} and {who} both set {'.'.join(longer)}; leave one out, or set it in a record's config"
+            )
+    owner[place] = who, value
+
+
+def moved_place(callback: Mapping[str, Any]) -> Place:
+    """The place of the number that a callback moves over a run, a key of the model or of an objective; empty if it moves none."""
+    name = callback.get("init_args", {}).get("name")
+    if not isinstance(name, str):
+        return ()
+    return (*(() if name.startswith("objectives.") else ("model", "init_args")), *name.split("."))
+
+
+def change_objectives(
+    content: dict[str, Any], changes: Mapping[str, Any], who: str, removed: set[str], owner: Owners
+) -> None:
     """Change, add and remove objectives of a configuration, in place; `removed` are the classes that earlier switches removed."""
     if unknown := set(changes) - {"change", "add", "remove"}:
         raise UserError(f"switch {who}: objectives has no key {sorted(unknown)[0]!r}; there are change, add and remove")
@@ -246,6 +284,8 @@ def change_objectives(content: dict[str, Any], changes: Mapping[str, Any], who: 
             raise UserError(
                 f"switch {who}: changes {name}, but the configuration has {', '.join(map(class_name, objectives))}"
             )
+        for argument, value in arguments.items():
+            claim(owner, ("objectives", name, argument), who, value)
         for entry in entries:
             entry.setdefault("init_args", {}).update(copy.deepcopy(arguments))
     for name in changes.get("remove", []):

@@ -29,8 +29,9 @@ from records import append, check, means, row_of
 from stages import Commands, own_core
 from tables import all_results, write_switches
 from tqdm import tqdm
-from training import Speedrun, write_curves
+from training import Speedrun, last_entries, write_curves
 
+from wavlm_lightning.pretraining.memory import parameter_count
 from wavlm_lightning.system.arguments import whole
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import own_folder, write_json
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     track = read_track(arguments.track)
     recipes = recipes_of(arguments, track)
     threads = arguments.threads or (1 if arguments.jobs > 1 else usable_cores())
-    commands = Commands(threads)
+    commands = Commands(threads, gpu=track["device"] == "cuda")
     facts = {"track": arguments.track, "jobs": arguments.jobs, "date": date.today().isoformat(), "commit": commit()}
     facts["trial"] = arguments.size not in (None, track["corpora"].get("size")) or arguments.head_steps is not None
     speedrun = Speedrun(
@@ -147,7 +148,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"track {arguments.track} needs a GPU, and this machine has none; `plan` prints what it would cost"
         )
     with own_folder(arguments.out, "speedrun"):
-        one_kind(arguments)
+        one_kind(arguments, track)
         speedrun.prepare()
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         # Seed by seed, so that a table is there early.
@@ -165,12 +166,13 @@ def run(arguments: argparse.Namespace) -> None:
                 )
 
 
-def one_kind(arguments: argparse.Namespace) -> None:
-    """Refuse a folder whose runs have another track, other corpora or other heads."""
+def one_kind(arguments: argparse.Namespace, track: dict[str, Any]) -> None:
+    """Refuse a folder whose runs have another track, base, other corpora or other heads: its tables compare them all."""
     path, corpus = arguments.out / "settings.json", arguments.corpus and str(arguments.corpus.resolve())
     settings = {"track": arguments.track, "corpus": corpus, "size": arguments.size, "head_steps": arguments.head_steps}
+    settings["base"] = compose(track, []).key
     before = read_json(path, "the settings of a speedrun") if path.is_file() else settings
-    if changed := [name for name in settings if before.get(name) != settings[name]]:
+    if changed := [name for name in settings if before.get(name, settings[name]) != settings[name]]:
         name = changed[0]
         raise UserError(
             f"{arguments.out} holds runs with {name} {before.get(name)!r}, not {settings[name]!r}; choose another --out"
@@ -182,15 +184,15 @@ def bill_lines(speedrun: Speedrun, recipes: Sequence[Recipe]) -> list[str]:
     """A table of what recipes cost by arithmetic; labels and first runs are not in it."""
     bills = [speedrun.bill(recipe) for recipe in recipes]
     lines = [
-        "| recipe | updates | hours of audio read | EFLOP | share of the first | GPU-hours | GB a process |",
+        "| recipe | updates | hours of audio read | PFLOP | share of the first | GPU-hours | GB a process |",
         "|---|---|---|---|---|---|---|",
     ]
     for recipe, each in zip(recipes, bills, strict=True):
-        hours = each.updates * each.update_seconds / 3600
+        hours = each.epochs * recipe.content["recipe"]["hours"]  # less than updates times batch where batches grow
         gpu = "" if each.gpu_hours is None else f"{each.gpu_hours:.3g}"
         share = each.flops / bills[0].flops
         lines.append(
-            f"| {recipe.name} | {each.updates} | {hours:.4g} | {each.flops / 1e18:.3g} | {share:.2f} | {gpu} | "
+            f"| {recipe.name} | {each.updates} | {hours:.4g} | {each.flops / 1e15:.3g} | {share:.2f} | {gpu} | "
             f"{each.memory.total / 1e9:.3g} |"
         )
     return lines
@@ -218,6 +220,12 @@ def judge(speedrun: Speedrun, recipe: Recipe, seeds: Sequence[int], log: Path) -
     print(
         f"  unique audio {row['audio']:.0f} s, encoder frames {row['encoder']:.0f} s, {row['flops'] / 1e15:.3g} PFLOP, {wall}"
     )
+    size = parameter_count(last_entries(speedrun.folder(recipe, results[0]["seed"]))[1])
+    share = ""
+    if others:
+        base = parameter_count(last_entries(speedrun.folder(full, others[0]["seed"]))[1])
+        share = f", {100 * size / base:.0f} % of the base's"
+    print(f"  {size / 1e6:.3g} M parameters of the encoder{share}")
     if any(each["jobs"] > 1 for each in results):
         print(
             "  its wall clock is that of runs beside others (--jobs); time a record in an --out of its own with --jobs 1"

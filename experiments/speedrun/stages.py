@@ -27,10 +27,11 @@ class Commands:
 
     Args:
         threads: of every command.
+        gpu: whether they may use one: a track of CPU cores is timed on them.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, gpu: bool = True) -> None:
+        self.threads, self.gpu = threads, gpu
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
         self._lock = threading.Lock()
@@ -49,6 +50,8 @@ class Commands:
         """
         line = [sys.executable, "-m", "wavlm_lightning", *map(str, words)]
         environment = {**MEMORY, **os.environ, INSIDE: "1", "OMP_NUM_THREADS": str(self.threads)}
+        if not self.gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             with self._lock:

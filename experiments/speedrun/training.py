@@ -17,6 +17,10 @@ import yaml
 from composing import HERE, Recipe, compose, digest, rename_labels
 from stages import Commands, Stage
 
+from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.checkpoints.formats import ENCODER_KEY
+from wavlm_lightning.pretraining.health import Health, Totals
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.curves import Curves, read_curves
 from wavlm_lightning.system.errors import UserError
@@ -25,6 +29,7 @@ from wavlm_lightning.system.hardware import cpu_bf16_instructions, processor_nam
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import LAST, checkpoint, curve_files
 from wavlm_lightning.system.yaml_files import read_yaml
+from wavlm_lightning.upstreams.run_checkpoints import read_entries
 from wavlm_lightning.workflows.plan import StagePlan, plan
 from wavlm_lightning.workflows.plan.training import PreTraining
 
@@ -117,6 +122,12 @@ class Speedrun:
                 raise UserError(
                     f"no corpus {name} in {self.corpus}; make it with `wavlm prepare`, and name the folder with --corpus"
                 )
+            made = Corpus.open(self.corpus / name).body["source"].get("size")
+            if corpora["recipe"] == "mini" and made != self.size:
+                raise UserError(
+                    f"{self.corpus / name} is the mini corpus of size {made}, and these runs are of size {self.size}; name "
+                    f"another folder with --corpus, or give --size {made} for a trial"
+                )
 
     def folder(self, recipe: Recipe, seed: int) -> Path:
         """The run folder of a recipe's seed."""
@@ -208,16 +219,18 @@ class Speedrun:
     def make_labels(self, name: str, how: Mapping[str, Any], seed: int) -> tuple[str, Clocks]:
         """Make a codebook and its labels, unless they are there; their name in the corpus, and what they cost.
 
-        Labels from an encoder are made for every seed, by a first run with the same seed; others once.
+        Labels from an encoder are made for every seed, by a first run with the same seed; others once. In a corpus that several
+        folders use, each has its own: labels that are there would cost nothing.
         """
         first, clocks = how.get("first_run"), Clocks()
-        labels = f"{name}-{digest([how, self.track['base'], seed if first else None])}"
+        recipe = compose(self.track, first.get("switches", []), first["updates"], "first_run") if first else None
+        where = str(self.out.resolve()) if self.given else None
+        labels = f"{name}-{digest([how, recipe and [recipe.key, seed], where])}"
         folder = self.out / "codebooks" / labels
         with self._lock_of(labels):
             options = words_of(how.get("fit") or how.get("phones") or {})
             recipe_codebook: dict[str, Any] | None = None
-            if first:
-                recipe = compose(self.track, first.get("switches", []), first["updates"], "first_run")
+            if recipe is not None:
                 clocks += self.pretrain(recipe, seed)
                 run = self.folder(recipe, seed)
                 options += ["--encoder", run]
@@ -240,7 +253,7 @@ class Speedrun:
                 *words_of(how.get("apply") or {}),
             ]
             lines = [apply] if (folder / "codebook.json").is_file() else [make, apply]
-            if first and lines == [make, apply] and not how.get("apply"):  # the encoder hears the corpus once
+            if recipe and lines == [make, apply] and not how.get("apply"):  # the encoder hears the corpus once
                 lines = [[*make, "--apply", labels]]
             stage.run(self.commands, self.out / "codebooks" / f"{labels}.txt", *lines)
             flops = 0.0 if recipe_codebook is None else self._labelling_flops(folder, recipe_codebook)
@@ -248,8 +261,9 @@ class Speedrun:
 
     def _labelling_flops(self, folder: Path, codebook: Mapping[str, Any]) -> float:
         """Operations of the encoder that makes labels, as `wavlm plan` counts them for the base with this codebook."""
-        recipe = compose(self.track, [], 1)
-        content = {**recipe.content, "recipe": {**recipe.content["recipe"], "codebook": dict(codebook)}}
+        recipe, splits = compose(self.track, [], 1), Corpus.open(self.pretrain_corpus).body["splits"].values()
+        heard = {"codebook": dict(codebook), "hours": sum(split["hours"] for split in splits)}
+        content = {**recipe.content, "recipe": {**recipe.content["recipe"], **heard}}
         path = folder / "plan.yaml"
         write_text(path, yaml.safe_dump(content, sort_keys=False))
         labelling = planned(path).labelling
@@ -317,15 +331,22 @@ def curves_of(folder: Path) -> Curves:
 def training_costs(folder: Path) -> dict[str, float]:
     """Audio, frames and operations of a finished pre-training run.
 
-    Audio and frames are those that the run has counted. Operations are those of `wavlm plan` for its configuration, at the
-    audio that was read.
+    Audio and frames are those that the run has counted (`health/audio_seconds`, `health/encoder_seconds`), up to its last
+    update, which the curves reach only where it is logged. Operations are those of `wavlm plan` for its configuration, at
+    the audio that was read.
     """
-    curves = curves_of(folder)
-    audio = curves["health/audio_seconds"].last
+    totals, config = last_entries(folder)
+    audio, frames = totals.audio + totals.new[0], totals.frames + totals.new[1]
     hours = read_yaml(folder / "recipe.yaml", "a recipe")["recipe"]["hours"]
     training = planned(folder / "recipe.yaml").training
     flops = training.flops * audio / (training.epochs * hours * 3600)
-    return {"audio": audio, "encoder": curves["health/encoder_seconds"].last, "flops": flops}
+    return {"audio": audio, "encoder": frames / config.frame_rate, "flops": flops}
+
+
+def last_entries(folder: Path) -> tuple[Totals, WavLMConfig]:
+    """What a run of one process has counted up to its last checkpoint, and the shape of its encoder."""
+    entries = read_entries(checkpoint(folder, LAST))
+    return Totals(**entries["callbacks"][Health.__qualname__]["totals"]), WavLMConfig.from_dict(entries[ENCODER_KEY])
 
 
 def masked_accuracy(folder: Path) -> dict[str, float]:

@@ -15,7 +15,9 @@ import pytest
 import yaml
 from scipy.stats import t as student
 
+from wavlm_lightning.reports.curves import read_curves
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.run_folder import curve_files
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments" / "speedrun"
@@ -94,6 +96,65 @@ def test_switches_together_and_what_cannot_be(composing):
         composing.compose(track, [], config={"data": {"init_args": {"labels": "none_such"}}})
 
 
+@pytest.mark.parametrize(
+    ("chosen", "key"),
+    [
+        (["copies_2", "copies_4"], r"model\.init_args\.copies\.copies"),
+        (["narrow_deep", "wide_shallow"], r"model\.init_args\.encoder_overrides\.layers"),
+        (["mask_high", "mask_grows"], r"model\.init_args\.masking\.probability"),
+        (["masked_only", "visible_annealed"], r"objectives\.MaskedPrediction\.unmasked_weight"),
+    ],
+)
+def test_what_a_second_switch_would_undo_is_refused(composing, chosen, key):
+    for order in (chosen, chosen[::-1]):
+        with pytest.raises(UserError, match=f"switches {order[0]} and {order[1]} both set {key};"):
+            composing.compose(composing.read_track("cpu-tiny"), order)
+
+
+def test_switches_that_say_the_same_go_together(composing):
+    both = composing.compose(composing.read_track("cpu-tiny"), ["log_mel", "log_mel_bins", "narrow_deep"])
+    overrides = both.content["model"]["init_args"]["encoder_overrides"]
+    assert overrides["mel_norm"] == "bins" and overrides["mel_channels"] == [128, 256] and overrides["layers"] == 8
+
+
+def test_the_last_validation_is_at_the_end_of_a_run(composing):
+    for track in map(composing.read_track, composing.names("tracks")):
+        for updates in (20, 325, 650, 1300, 2600):
+            trainer = composing.compose(track, [], updates).content["trainer"]
+            batches = updates * trainer.get("accumulate_grad_batches", 1)
+            assert batches % trainer["val_check_interval"] < 0.01 * batches
+    assert composing.compose(composing.read_track("cpu-tiny"), []).content["trainer"]["val_check_interval"] == 200
+
+
+def test_labels_of_a_first_run_are_those_of_its_recipe(composing, speedrun, tmp_path, monkeypatch):
+    """A changed base gives other labels, and a corpus that two folders use has those of each."""
+    training, track = speedrun("training"), composing.read_track("cpu-tiny")
+    how = {"first_run": {"updates": 10}, "fit": {"layer": 1, "clusters": 9}}
+    monkeypatch.setattr(training.Stage, "run", lambda *_, **__: None)
+    monkeypatch.setattr(training.Speedrun, "pretrain", lambda *_: training.Clocks())
+    monkeypatch.setattr(training.Speedrun, "_labelling_flops", lambda *_: 1.0)
+    changed = {**track, "config": {"model": {"init_args": {"learning_rate": 1.0}}}}
+    names = [
+        training.Speedrun(one, tmp_path / out, SimpleNamespace(threads=1), given).make_labels("some", how, seed)[0]
+        for one, out, given, seed in (
+            (track, "a", None, 0),
+            (track, "b", None, 0),
+            (track, "a", None, 1),
+            (changed, "a", None, 0),
+            (track, "a", tmp_path, 0),
+            (track, "b", tmp_path, 0),
+        )
+    ]
+    assert names[0] == names[1] and len(set(names)) == 5
+
+
+def test_a_corpus_of_another_size_makes_no_record(composing, speedrun, tiny, tmp_path):
+    training, track = speedrun("training"), composing.read_track("cpu-tiny")
+    with pytest.raises(UserError, match="pretrain is the mini corpus of size tiny, and these runs are of size mini;"):
+        training.Speedrun(track, tmp_path, SimpleNamespace(threads=1), tiny).prepare()
+    training.Speedrun(track, tmp_path, SimpleNamespace(threads=1), tiny, size="tiny").prepare()
+
+
 def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
     track = composing.read_track("cpu-tiny")
     content = composing.compose(track, ["data2vec", "log_mel_annealed"], 400).content
@@ -103,6 +164,9 @@ def test_a_share_of_the_updates_and_an_objective_by_its_class(composing):
     assert content["trainer"]["callbacks"][0]["init_args"] == {
         "name": "objectives.0.weight", "start": 1.0, "end": 0.0, "from_update": 0, "to_update": 200,
     }  # fmt: skip
+    content = composing.compose(track, ["ils", "visible_annealed"], 400).content
+    moved = [each["init_args"]["name"] for each in content["trainer"]["callbacks"]]
+    assert moved == ["objectives.0.unmasked_weight", "objectives.3.unmasked_weight"]  # of both layers
     with pytest.raises(
         UserError, match=r"moves objectives\.MaskedPrediction\.unmasked_weight, but the configuration has Log"
     ):
@@ -185,6 +249,15 @@ def stages(speedrun, monkeypatch, tmp_path):
     return stages
 
 
+def test_a_track_of_cpu_cores_has_no_gpu(stages, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho gpus: $CUDA_VISIBLE_DEVICES\n")
+    for gpu in (True, False):
+        stages.Commands(1, gpu).run(["fit"], tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_text() == "gpus: 3\ngpus:\n"
+
+
 def test_a_stage_is_done_once_and_counts_its_attempts(stages, tmp_path):
     path, log = tmp_path / "stage.json", tmp_path / "log.txt"
     with pytest.raises(UserError, match="`wavlm fails` ended with status 3"):
@@ -243,7 +316,7 @@ def test_fit_accepts_recipes_and_plan_counts_them(composing, speedrun, tmp_path,
 @pytest.mark.timeout(900)
 def test_switches_and_a_record_from_beginning_to_end(tmp_path):
     command = [sys.executable, str(FOLDER / "run.py")]
-    trial = ["--out", str(tmp_path), "--size", "tiny", "--updates", "20", "--head-steps", "10"]
+    trial = ["--out", str(tmp_path), "--size", "tiny", "--updates", "25", "--head-steps", "10"]
     trial += ["--seeds", "1", "--jobs", "2"]
     subprocess.run([*command, "switches", "random_codes", *trial], check=True, cwd=ROOT)
     table = (tmp_path / "switches.md").read_text()
@@ -251,7 +324,10 @@ def test_switches_and_a_record_from_beginning_to_end(tmp_path):
     rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert len(rows) == 2
     for row in rows:
-        assert float(row["audio"]) > 200 and 0.9 < float(row["encoder"]) / float(row["audio"]) <= 1.0
+        run = tmp_path / "runs" / row["key"] / f"seed{row['seed']}"
+        logged = read_curves(curve_files(run))["health/audio_seconds"]  # after the update that the log took last, of 25
+        assert logged.last > 200 and float(row["audio"]) / logged.last == pytest.approx(25 / 20, abs=0.05)
+        assert 0.9 < float(row["encoder"]) / float(row["audio"]) <= 1.0
         assert (
             float(row["wall"]) > 0
             and float(row["cpu"]) > 0

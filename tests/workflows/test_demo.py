@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,7 +14,9 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.pretraining.recipe import CodebookRecipe
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.demo import stages
+from wavlm_lightning.workflows.demo.heads import all_heads
 from wavlm_lightning.workflows.demo.stages import RECIPE, run_demo
+from wavlm_lightning.workflows.fit import read_options
 from wavlm_lightning.workflows.recipe.chain import chain
 
 
@@ -95,6 +98,43 @@ def test_a_demo_does_not_go_on_with_another_recipe(tmp_path, monkeypatch):
     changed = replace(changed, content={**changed.content, "seed_everything": 1})
     with pytest.raises(UserError, match=r"holds a demo with other settings \(recipe: "):
         commands(tmp_path, monkeypatch, [changed])
+
+
+def test_what_follows_an_encoder_without_a_class_in_transformers():
+    said = dict(stages.next_commands(Path("runs/demo"), transformers=False))
+    assert said["Pre-train on them, in the same way"].endswith("--out runs/mine --until fit/tiny")
+    assert "--model.upstream.source runs/mine/tiny " in said["Train a head on the encoder you pre-trained"]
+    assert any(command.endswith("runs/demo/encoder --format torch") for command in said.values())
+
+
+def test_soft_labels_are_as_many_as_the_recipe_says(tmp_path, monkeypatch):
+    made = with_codebook("tiny", clusters=100, soft=50)
+    assert commands(tmp_path / "a", monkeypatch, [made])[2].endswith("--soft 50")
+    assert commands(tmp_path / "b", monkeypatch, [made], size="tiny")[2].endswith("--soft 30")
+
+
+def test_random_weights_have_the_shape_of_the_encoder(tmp_path, monkeypatch):
+    content = with_codebook("tiny", clusters=50).content
+    shape = {"encoder": "tiny_mel", "encoder_overrides": {"layers": 2}}
+    model = {**content["model"], "init_args": {**content["model"]["init_args"], **shape}}
+    other = replace(with_codebook("tiny", clusters=50), content={**content, "model": model})
+    seen: list = []
+    monkeypatch.setattr(stages, "all_heads", lambda *arguments: seen.append(arguments) or [])
+    commands(tmp_path, monkeypatch, [other])
+    random = next(head for head in all_heads(*seen[0]) if head.upstream == "random weights")
+    given = read_options(*random.options()).model.init_args.upstream.init_args
+    assert given.source == "random:tiny_mel" and given.overrides == {"layers": 2}
+    model["init_args"]["encoder"] = "some/folder"
+    with pytest.raises(UserError, match=r"so model.encoder must be one of .*tiny_mel.*, not some/folder"):
+        commands(tmp_path / "b", monkeypatch, [other])
+
+
+def test_two_codebooks_of_one_name_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    first, second = with_codebook("tiny", clusters=50), with_codebook("tiny_it2", clusters=50, encoder="tiny", layer=2)
+    second.content["data"]["init_args"]["labels"] = first.content["data"]["init_args"]["labels"]
+    with pytest.raises(UserError, match=r"tiny_it2.yaml: data.labels has the name that the labels of .*tiny.yaml have"):
+        commands(tmp_path, monkeypatch, [first, second])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

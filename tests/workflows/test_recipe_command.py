@@ -279,6 +279,16 @@ def test_clusters_and_labels_in_one_pass(tmp_path, capsys):
     assert sum(updates) == chain("tiny")[0].content["trainer"]["max_steps"]
 
 
+def test_an_encoder_that_cannot_be_exported_is_refused_before_it_is_trained(tmp_path, capsys):
+    words = ["recipe", "tiny", "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
+    mel = ["--", "--model.encoder_overrides.front_end", "log_mel"]
+    assert main([*words, *mel]) == 2
+    said = capsys.readouterr().err
+    assert "the encoder of tiny does not fit into the transformers library: its front-end is log-mel" in said
+    assert "add --until fit/tiny" in said and len(said.strip().splitlines()) == 1
+    assert main([*words, "--until", "fit/tiny", *mel]) == 0
+
+
 @pytest.mark.slow
 def test_commands_run_by_hand_can_be_taken_over(recipe, corpus, ran, capsys):
     for command in printed(capsys, recipe, corpus)[:3]:  # codebook, labels, first pre-training

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 
@@ -28,6 +31,9 @@ class Head:
     upstream: str  # a key of `UPSTREAMS`
     out: Path  # the demo's folder
     steps: int | None = None  # updates; those of the YAML if None
+    # Preset and changed fields of the pre-trained encoder: that with random weights is of the same shape.
+    preset: str = "tiny"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -41,7 +47,9 @@ class Head:
             cmvn = str(self.task == "pr").lower()
             options += ["--model.upstream", "wavlm_lightning.upstreams.Fbank", "--model.upstream.cmvn", cmvn]
         else:
-            source = "random:tiny" if self.upstream == "random weights" else str(self.out / "pretrain")
+            random = self.upstream == "random weights"
+            source = f"random:{self.preset}" if random else str(self.out / "pretrain")
+            options += ["--model.upstream.overrides", json.dumps(self.overrides)] if random and self.overrides else []
             options += ["--model.upstream.source", source, "--model.upstream.label", self.upstream]
         if (self.task, self.upstream) in LEARNING_RATES:
             options += ["--model.learning_rate", str(LEARNING_RATES[self.task, self.upstream])]
@@ -55,7 +63,9 @@ class Head:
         return HeadRun(self.folder, self.options())
 
 
-def all_heads(out: Path, steps: int | None = None) -> list[Head]:
+def all_heads(
+    out: Path, steps: int | None = None, preset: str = "tiny", overrides: Mapping[str, Any] | None = None
+) -> list[Head]:
     """Every task on every upstream, the slowest first, so that two processes end at about the same time."""
     upstreams = "FBANK", "random weights", "pre-trained"
-    return [Head(task, upstream, out, steps) for task in TASKS for upstream in upstreams]
+    return [Head(task, upstream, out, steps, preset, overrides or {}) for task in TASKS for upstream in upstreams]

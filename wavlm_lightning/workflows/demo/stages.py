@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wavlm_lightning.encoder.checkpoints.huggingface import without_a_class
+from wavlm_lightning.encoder.config import PRESETS, WavLMConfig
 from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
@@ -54,6 +56,7 @@ def run_demo(
     configurations = chain(RECIPE)
     for each in configurations:
         check(each)
+    check_names(configurations)
     demo = _Demo(out, configurations, size or configurations[-1].recipe.size, steps, head_steps, seed)
     stages = [Stage("corpus", demo.make_corpus)]
     for each in configurations:
@@ -110,8 +113,10 @@ class _Demo:
                     codebook.layer,
                 ]
             wavlm("codebook", "fit", pretrain, *options, "--out", out)
-        soft = () if codebook.soft is None else ("--soft", min(codebook.soft, FEW_CLUSTERS))
-        wavlm("codebook", "apply", out, pretrain, "--name", name, *soft)
+        soft = codebook.soft
+        if soft is not None and self.size == "tiny":
+            soft = min(soft, FEW_CLUSTERS)
+        wavlm("codebook", "apply", out, pretrain, "--name", name, *(() if soft is None else ("--soft", soft)))
 
     def pretrain(self, configuration: Configuration) -> None:
         folder = self._folder("pretrain", configuration.name)
@@ -130,7 +135,9 @@ class _Demo:
     def fit_heads(self) -> None:
         from wavlm_lightning.system.progress import progress_bar
 
-        heads = [head.run() for head in all_heads(self.out, self.head_steps)]
+        model = self.last.content["model"]["init_args"]
+        shape = model["encoder"], model.get("encoder_overrides")
+        heads = [head.run() for head in all_heads(self.out, self.head_steps, *shape)]
         with progress_bar(total=len(heads), desc="heads", unit="head") as bar:
             bar.refresh()
             run_heads(heads, lambda _: bar.update())
@@ -145,12 +152,20 @@ class _Demo:
             for name in card.shown:
                 value, unit = card.metrics[name]["value"], card.metrics[name]["unit"]
                 print(f"  {card.task:<4} {card.upstream['label']:<15} {name:<9} {value:5.1f} {unit}")
-        page, _ = write_report([self.out], self.out, setup=machine(), commands=next_commands(self.out), notes=NOTES)
+        model = self.last.content["model"]["init_args"]
+        shape = WavLMConfig.preset(model["encoder"], **(model.get("encoder_overrides") or {}))
+        commands = next_commands(self.out, transformers=without_a_class(shape) is None)
+        page, _ = write_report([self.out], self.out, setup=machine(), commands=commands, notes=NOTES)
         return page
 
 
 def check(configuration: Configuration) -> None:
-    """Refuse, in a sentence, a configuration whose labels the demo cannot make."""
+    """Refuse, in a sentence, a configuration whose encoder or whose labels the demo cannot make."""
+    if (encoder := configuration.content["model"]["init_args"].get("encoder")) not in PRESETS:
+        raise UserError(
+            f"{configuration.path}: the demo compares with random weights of the same shape, so model.encoder must be one of "
+            f"{', '.join(PRESETS)}, not {encoder}"
+        )
     codebook = configuration.recipe.codebook
     names = configuration.content["data"]["init_args"].get("labels")
     if codebook is None:
@@ -165,6 +180,19 @@ def check(configuration: Configuration) -> None:
             raise UserError(
                 f"{configuration.path}: recipe.codebook.{key} is for `wavlm recipe`; the demo makes labels of features or of an "
                 "earlier configuration"
+            )
+
+
+def check_names(configurations: Sequence[Configuration]) -> None:
+    """Refuse, before anything is trained, two configurations whose labels would have one name in the corpus."""
+    before: dict[str, Configuration] = {}
+    for each in configurations:
+        if each.recipe.codebook is None:
+            continue
+        other = before.setdefault(each.content["data"]["init_args"]["labels"], each)
+        if other is not each:
+            raise UserError(
+                f"{each.path}: data.labels has the name that the labels of {other.path} have; give one of them another name"
             )
 
 
@@ -199,12 +227,17 @@ def machine() -> list[tuple[str, str]]:
     ]
 
 
-def next_commands(out: Path) -> list[tuple[str, str]]:
-    """(purpose, command) pairs: what to do after the demo, with its encoder or with recordings of one's own."""
-    head = "-c configs/superb/mini/ks.yaml --model.upstream.source runs/mine/encoder --trainer.default_root_dir runs/mine-ks"
+def next_commands(out: Path, transformers: bool = True) -> list[tuple[str, str]]:
+    """(purpose, command) pairs: what to do after the demo, with its encoder or with recordings of one's own.
+
+    `transformers` says whether that library has a class for the encoder.
+    """
+    encoder, until = ("encoder", "") if transformers else (RECIPE, f" --until fit/{RECIPE}")
+    head = f"-c configs/superb/mini/ks.yaml --model.upstream.source runs/mine/{encoder} --trainer.default_root_dir runs/mine-ks"
+    export, form = ("transformers", "") if transformers else ("torch without this package", " --format torch")
     return [
-        ("Export the encoder for transformers", f"wavlm export {out / 'pretrain'} {out / 'encoder'}"),
+        (f"Export the encoder for {export}", f"wavlm export {out / 'pretrain'} {out / 'encoder'}{form}"),
         ("Prepare your own recordings", "wavlm prepare folder RECORDINGS --out data/mine"),
-        ("Pre-train on them, in the same way", f"wavlm recipe {RECIPE} --corpus data/mine --out runs/mine"),
+        ("Pre-train on them, in the same way", f"wavlm recipe {RECIPE} --corpus data/mine --out runs/mine{until}"),
         ("Train a head on the encoder you pre-trained", f"wavlm fit {head}\nwavlm test runs/mine-ks"),
     ]

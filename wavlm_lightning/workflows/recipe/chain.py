@@ -307,6 +307,10 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
         if codebook.quantiser != "kmeans":
             _refuse_changed(codebook, ("restarts", "soft"), "is for k-means", where)
             _refuse_changed(codebook, ("one_pass",), "is for k-means: a fit of random codes holds no features", where)
+        if codebook.quantiser == "random":
+            _refuse_changed(codebook, ("whiten",), "is for a PCA", where)
+        elif codebook.quantiser == "kmeans" and codebook.features == "mfcc" and codebook.dim is None:
+            _refuse_changed(codebook, ("whiten",), "needs a PCA in front of k-means, with dim outputs", where)
         if codebook.one_pass and codebook.soft is not None:
             raise UserError(f"{where}: one_pass makes hard labels alone; remove it, or soft")
         if codebook.one_pass and codebook.share < 1:
@@ -316,7 +320,7 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             )
     if not 0 < codebook.share <= 1:
         raise UserError(f"{where}.share must lie between 0 and 1, not {codebook.share}")
-    for key in ("clusters", "layer", "restarts"):
+    for key in ("clusters", "layer", "restarts", "dim"):
         value = getattr(codebook, key)
         if isinstance(value, int) and value < 1:
             raise UserError(f"{where}.{key} must be 1 or more, not {value}")

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
+from wavlm_lightning.encoder import WavLMConfig
+from wavlm_lightning.encoder.checkpoints.huggingface import without_a_class
 from wavlm_lightning.pretraining.recipe import CodebookRecipe, PseudoLabelRecipe
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.upstreams.wavlm import preset_of
 from wavlm_lightning.workflows.fit import read_options
 from wavlm_lightning.workflows.fit.early_checks import layer_count
 from wavlm_lightning.workflows.recipe.chain import Configuration
@@ -33,6 +36,9 @@ def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
         except UserError as error:
             raise UserError(f"{stage.name}: {error}") from error
         models[stage.name.removeprefix("fit/")] = config
+    last = run.chain[-1].name
+    if any(stage.name == "export" for stage in stages):
+        _check_export(models[last], last, run.out)
     for each in run.chain:
         config = models.get(each.name)
         if config is not None and (run.corpus_for(each) / "corpus.json").is_file():
@@ -50,6 +56,20 @@ def check_stages(run: RecipeRun, stages: Sequence[RecipeStage]) -> None:
                 f"{each.path}: recipe.codebook.layer is {codebook.layer}, but {encoder} has layers 0 to {count}; choose one of "
                 "these"
             )
+
+
+def _check_export(config: Any, name: str, out: Path) -> None:
+    """Refuse to train for an export that cannot be made."""
+    arguments = config.model.init_args.as_dict()
+    preset = preset_of(str(arguments.get("encoder")))
+    if preset is None:  # weights of another library, which have a class there
+        return
+    shape = WavLMConfig.preset(preset, **(arguments.get("encoder_overrides") or {}))
+    if (reason := without_a_class(shape)) is not None:
+        raise UserError(
+            f"export: the encoder of {name} does not fit into the transformers library: {reason}; add --until fit/{name}, and "
+            f"give the folder {out / name} wherever an encoder is wanted, or to `wavlm export --format torch`"
+        )
 
 
 def _layers_of(config: Any) -> int | None:
