@@ -36,6 +36,13 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long"):  # a long test is a slow one, so that `-m "not slow"` leaves it out
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def undurable() -> Iterator[None]:
     """Nothing waits for the disk, because no test takes the power away; what a killed process wrote is there all the same."""
