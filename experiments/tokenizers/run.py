@@ -177,19 +177,8 @@ class Tokenizers:
         heads = self.out / "heads" / str(seed)
         upstreams = [f"{name}-{seed}={self.folder(name, seed)}" for name in self.rows]
         steps = [] if self.heads is None else ["--steps", self.heads]
-        wavlm(
-            "superb",
-            *upstreams,
-            "--data",
-            self.out / "corpus",
-            "--output",
-            heads,
-            "--tasks",
-            *HEADS,
-            *steps,
-            "--jobs",
-            self.jobs,
-        )
+        options = ["--tasks", *HEADS, "--jobs", self.jobs, *steps]
+        wavlm("superb", *upstreams, "--data", self.out / "corpus", "--output", heads, *options)
         shutil.rmtree(heads / "cache", ignore_errors=True)
         self.write()
 

@@ -41,7 +41,7 @@ class Average:
             raise UserError(f"model.average.from_update {self.from_update}: give a number of updates, 0 or more")
 
     def check_reached(self, updates: int) -> None:
-        """Refuse an average that a run of so many updates never begins."""
+        """Refuse a `from_update` that a run of `updates` updates never gets past."""
         if 0 < updates <= self.from_update:
             raise UserError(
                 f"model.average.from_update {self.from_update}: the run ends after {updates} updates (trainer.max_steps), before "

@@ -9,6 +9,7 @@ their hashes (`data.loading.resume`), frozen encoders by their fingerprint (`tas
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import importlib
@@ -170,26 +171,32 @@ def _parameters(kind: Any) -> tuple[dict[str, Any], dict[str, type]]:
         hints = typing.get_type_hints(kind if dataclasses.is_dataclass(kind) else kind.__init__)
     except (TypeError, ValueError, NameError):
         return {}, {}
-    defaults = {each.name: _as_yaml(each.default) for each in parameters if each.default is not each.empty}
-    kinds = {}
+    defaults, kinds = {}, {}
+    for each in parameters:
+        with contextlib.suppress(TypeError):  # a required parameter, or a default that a YAML cannot say
+            defaults[each.name] = _as_yaml(each.default)
     for name, hint in hints.items():
-        for each in (hint, *typing.get_args(hint)):
-            if isinstance(each, type) and dataclasses.is_dataclass(each):
-                kinds[name] = each
-    return {name: value for name, value in defaults.items() if value is not Ellipsis}, kinds
+        for kind_of_it in (hint, *typing.get_args(hint)):
+            if isinstance(kind_of_it, type) and dataclasses.is_dataclass(kind_of_it):
+                kinds[name] = kind_of_it
+    return defaults, kinds
 
 
 def _as_yaml(value: Any) -> Any:
-    """A default as it stands in a `config.yaml`; an ellipsis for what is no plain value."""
+    """A default as `config.yaml` would say it: numbers, texts, and lists and dictionaries of them.
+
+    Raises:
+        TypeError: it is or holds another object, which has no such form.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
-    if isinstance(value, tuple):
-        value = list(value)
     if isinstance(value, Mapping):
         return {name: _as_yaml(each) for name, each in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_as_yaml(each) for each in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else Ellipsis
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(type(value).__name__)
 
 
 def _same(key: str, old: Any, new: Any) -> bool:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError, ArgumentParser
+
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.pretraining.flops import GPUS, Gpu
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import load_encoder, preset_of
+from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
 from wavlm_lightning.workflows.recipe.chain import Configuration, FineTuned
 
 
@@ -65,6 +68,30 @@ def number(
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise UserError(f"{stage.path}: {where}.{key} must be a number above 0, not {value!r}")
     return value
+
+
+def parsed(kind: Any, name: str, entry: Any) -> Any:
+    """An object of a class from its entry in a YAML, as `wavlm fit` reads it; `name` is for the errors of jsonargparse."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument(f"--{name}", type=kind)
+    return parser.instantiate(parser.parse_object({name: entry}))[name]
+
+
+def settings(stage: Configuration, key: str, kind: Any, missing: Any = None) -> Any:
+    """What a configuration says under a key of two parts, such as `model.muon`; `missing` if it says nothing.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
+    part, _, name = key.partition(".")
+    entry = section(stage, part, "init_args").get(name)
+    if entry is None:
+        return missing
+    try:
+        return parsed(kind, name, entry)
+    except (ArgumentError, ValueError, UserError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{stage.path}: {said if said.startswith(key) else f'{key}: {said}'}") from error
 
 
 def encoder_shape(source: str, overrides: dict[str, Any], where: str) -> tuple[WavLMConfig, str | None]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
-
-from jsonargparse import ArgumentError, ArgumentParser
 
 from wavlm_lightning.data.loading.growing import GrowingSizes, Growth
 from wavlm_lightning.pretraining.flops import StepFlops
 from wavlm_lightning.pretraining.objectives import ObjectiveCost
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.plan.assumptions import settings
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
 
@@ -56,13 +54,9 @@ class RunSizes:
         return [text if self.full.grown <= self.updates else f"{text}; the run ends before they are full"]
 
 
-def run_sizes(
-    stage: Configuration, data: Mapping[str, Any], batch_seconds: float, crop_seconds: float, updates: int
-) -> RunSizes:
+def run_sizes(stage: Configuration, batch_seconds: float, crop_seconds: float, updates: int) -> RunSizes:
     """The sizes of a run over its updates, from the section `data` of its configuration."""
-    growths = {
-        key: _growth(stage, key, data[key]) for key in ("batch_growth", "crop_growth") if data.get(key) is not None
-    }
+    growths = {key: settings(stage, f"data.{key}", Growth) for key in ("batch_growth", "crop_growth")}
     try:
         return RunSizes(GrowingSizes(batch_seconds, crop_seconds, **growths), updates)
     except UserError as error:
@@ -76,12 +70,3 @@ def mean_flops(parts: Sequence[tuple[float, StepFlops, float]], head: ObjectiveC
     names = [field.name for field in fields(StepFlops)]
     encoder = StepFlops(**{name: sum(share * getattr(each, name) for share, each, _ in parts) for name in names})
     return encoder, replace(head, flops=sum(share * flops for share, _, flops in parts))
-
-
-def _growth(stage: Configuration, key: str, entry: Any) -> Growth:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--growth", type=Growth)
-    try:
-        return parser.instantiate(parser.parse_object({"growth": entry})).growth
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f"{stage.path}: data.{key}: {' '.join(str(error).split())}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from wavlm_lightning.augment.span_masking import SpanMasking
 from wavlm_lightning.encoder import WavLMConfig
@@ -21,8 +21,15 @@ from wavlm_lightning.pretraining.objectives import Objective, ObjectiveCost, Pas
 from wavlm_lightning.pretraining.updates import check_whole
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.muon import Muon, newton_schulz_flops, shapes
-from wavlm_lightning.workflows.fit import yaml_loader  # noqa: F401 - bounds what the parser reads
-from wavlm_lightning.workflows.plan.assumptions import Assumptions, default, find_hardware, number, section
+from wavlm_lightning.workflows.plan.assumptions import (
+    Assumptions,
+    default,
+    find_hardware,
+    number,
+    parsed,
+    section,
+    settings,
+)
 from wavlm_lightning.workflows.plan.growing import mean_flops, run_sizes
 from wavlm_lightning.workflows.recipe.chain import Configuration
 
@@ -92,7 +99,7 @@ def training_cost(
             f"without the cost of making the labels {', '.join(others)}: a recipe makes those of its codebook"
         )
     model, sharded = section(stage, "model", "init_args"), _sharded(trainer.get("strategy"))
-    muon = _muon(stage, model.get("muon"))
+    muon: Muon | None = settings(stage, "model.muon", Muon)
     if sharded:
         check_whole(str(stage.path), model)
     memory_of = partial(
@@ -113,7 +120,7 @@ def training_cost(
     copied = partial(memory_of, copies=copies.copies, visible=1.0 - share if copies.visible_only else None)
     more = sum(passes_bytes(copied() if each.masked else memory_of(), [each]) for each in head.passes)
     memory = copied(head_bytes=head.kept + more)
-    grown = run_sizes(stage, data, batch_seconds, crop_seconds, updates)
+    grown = run_sizes(stage, batch_seconds, crop_seconds, updates)
     encoder, head = mean_flops(
         [(size.share, *_flops(stage, config, size.batch_seconds, size.crop_seconds)) for size in grown.sizes], head
     )
@@ -206,15 +213,7 @@ def objectives_cost(
 
 def read_copies(stage: Configuration) -> MaskedCopies:
     """The masked copies of a configuration, `model.copies`."""
-    written = section(stage, "model", "init_args").get("copies")
-    if written is None:
-        return PLAIN
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--copies", type=MaskedCopies)
-    try:
-        return parser.instantiate(parser.parse_object({"copies": written})).copies
-    except (ArgumentError, ValueError, UserError) as error:
-        raise UserError(f"{stage.path}: model.copies: {' '.join(str(error).split())}") from error
+    return settings(stage, "model.copies", MaskedCopies, PLAIN)
 
 
 def label_names(stage: Configuration) -> list[str]:
@@ -223,29 +222,9 @@ def label_names(stage: Configuration) -> list[str]:
     return [str(name) for name in named] if isinstance(named, list) else [str(named)] if named else []
 
 
-def _muon(stage: Configuration, entry: Any) -> Muon | None:
-    """`model.muon` of a configuration."""
-    if entry is None:
-        return None
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--muon", type=Muon)
-    try:
-        return parser.instantiate(parser.parse_object({"muon": entry})).muon
-    except UserError as error:
-        raise UserError(f"{stage.path}: {error}") from error
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f"{stage.path}: model.muon: {' '.join(str(error).split())}") from error
-
-
 def _read_masking(stage: Configuration) -> SpanMasking:
     """`model.masking` of a configuration."""
-    entry = section(stage, "model", "init_args").get("masking")
-    if entry is None:
-        return default(WavLMPretraining, "masking")
-    try:
-        return SpanMasking(**entry)
-    except (TypeError, UserError) as error:
-        raise UserError(f"{stage.path}: model.masking: {error}") from error
+    return settings(stage, "model.masking", SpanMasking, default(WavLMPretraining, "masking"))
 
 
 def _class_path(entry: Any) -> str:
@@ -254,10 +233,8 @@ def _class_path(entry: Any) -> str:
 
 def _read_objective(entry: Any, stage: Configuration) -> Objective | None:
     """The objective that an entry of the YAML describes; None if its class cannot be imported here."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--objective", type=Objective)
     try:
-        return parser.instantiate(parser.parse_object({"objective": entry})).objective
+        return parsed(Objective, "objective", entry)
     except (ArgumentError, ValueError) as error:
         module, _, name = _class_path(entry).rpartition(".")
         if module.partition(".")[0] not in ("", "wavlm_lightning") or not hasattr(objectives, name):
