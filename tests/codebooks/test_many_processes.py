@@ -206,6 +206,7 @@ class Killed:
         return task
 
 
+@pytest.mark.slow  # 15 s, processes
 def test_a_process_that_is_killed_stops_the_others_with_one_sentence():
     began = time.monotonic()
     with pytest.raises(UserError, match="one of 2 processes was killed"):
