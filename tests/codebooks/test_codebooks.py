@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import pairwise_distances_argmin
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, MfccFeatures, fit_kmeans
+from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, LayerStack, MfccFeatures, fit_kmeans
 from wavlm_lightning.codebooks.labelling import label_corpus
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
@@ -146,6 +146,25 @@ def test_bf16_is_a_key_of_the_codebook(tmp_path):
     assert 1e-5 < difference < 0.1 and quick(waveform).dtype == np.float32
     with pytest.raises(UserError, match="must be fp32 or bf16, not 'fp8'"):
         LayerFeatures(tmp_path / "encoder", 2, precision="fp8")
+
+
+def test_the_mean_of_a_layer_over_an_utterance_is_removed(tmp_path):
+    torch.manual_seed(0)
+    WavLM(WavLMConfig.tiny()).save_pretrained(tmp_path / "encoder")
+    waveform = np.random.default_rng(0).normal(size=40_000).astype("f4") * 0.1
+    plain = LayerFeatures(tmp_path / "encoder", 2, chunk_seconds=1.0)
+    less = LayerFeatures(tmp_path / "encoder", 2, chunk_seconds=1.0, mean_removed=True)
+    assert "mean_removed" not in plain.describe() and less.describe() == plain.describe() | {"mean_removed": True}
+    less = FeatureSource.from_description(json.loads(json.dumps(less.describe())))
+    less.chunk = plain.chunk  # which a codebook does not keep
+    expected = plain(waveform).astype("f8")
+    # Of the whole utterance, although its pieces are encoded one by one
+    assert np.allclose(less(waveform), expected - expected.mean(0), atol=1e-5)
+    assert less(waveform[:100]).shape == (0, 192)
+    stack = LayerStack(tmp_path / "encoder", [1, 2], chunk_seconds=1.0, mean_removed=True)
+    assert np.array_equal(stack(waveform)[:, stack.columns(2)], less(waveform))
+    stack = FeatureSource.from_description(stack.describe())
+    assert isinstance(stack, LayerStack) and stack.mean_removed
 
 
 @pytest.mark.parametrize("samples", [10, 399, 400, 559, 560, 16_000, 31_999, 32_000, 32_100, 32_400, 50_000])

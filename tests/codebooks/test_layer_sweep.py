@@ -64,6 +64,24 @@ def test_a_sweep_is_the_fits_of_its_layers(tiny, encoder, tmp_path, capsys):
     assert body["scored"]["split"] == "valid" and body["fitted"]["split"] == "train"
 
 
+def test_a_sweep_of_layers_less_their_mean(tiny, encoder, tmp_path, capsys):
+    corpus = str(tiny / "pretrain")
+    score = ["codebook", "score", corpus, "--encoder", str(encoder), "--layers", "1", "--clusters", "12"]
+    figures = []
+    for options in ([], ["--remove-mean"]):
+        assert main([*score, "--restarts", "2", *options, "--out", str(tmp_path / "sweep")]) == 0
+        body = json.loads((tmp_path / "sweep" / "scores.json").read_text())
+        figures.append(body["layers"][0]["pnmi"])
+        assert body["fitted"].get("mean_removed", False) == bool(options)
+        assert ("--layer 1 --remove-mean --out" in capsys.readouterr().out) == bool(options)
+    assert figures[0] != figures[1]
+    assert main(["codebook", "fit", corpus, "--remove-mean", "--out", str(tmp_path / "book")]) == 2
+    assert "--remove-mean is for layers of an --encoder" in capsys.readouterr().err
+    fit = ["codebook", "fit", corpus, "--encoder", str(encoder), "--layer", "1", "--clusters", "12", "--remove-mean"]
+    assert main([*fit, "--restarts", "1", "--out", str(tmp_path / "book")]) == 0
+    assert json.loads((tmp_path / "book" / "codebook.json").read_text())["features"]["mean_removed"] is True
+
+
 def test_the_layer_by_position():
     assert last_third(12) == [9, 10, 11, 12] and last_third(24)[0] == 17 and last_third(4) == [3, 4]
     assert [layer_by_position(layers) for layers in (0, 1, 4, 12)] == [0, 1, 3, 9]

@@ -56,10 +56,11 @@ class FeatureSource(ABC):
         if description["kind"] in ("layer", "layers"):
             precision = description.get("precision", "fp32")  # older descriptions have none
             encoder = description["encoder"]
+            options = {"precision": precision, "mean_removed": description.get("mean_removed", False)}
             source = (
-                LayerFeatures(encoder, description["layer"], device, precision=precision)
+                LayerFeatures(encoder, description["layer"], device, **options)
                 if description["kind"] == "layer"
-                else LayerStack(encoder, description["layers"], device, precision=precision)
+                else LayerStack(encoder, description["layers"], device, **options)
             )
             if source.sha256 != description["encoder_sha256"]:
                 raise UserError(f"{source.path}: not the encoder this codebook was fitted on; fit the codebook again")
@@ -158,6 +159,8 @@ class LayerFeatures(FeatureSource):
         device: of the encoder; a GPU by default if there is one.
         chunk_seconds: longer utterances are processed in pieces of this length, as in the reference (100 s).
         precision: `fp32`, or `bf16` for autocast, which is faster on GPUs and changes the labels of a few frames.
+        mean_removed: subtract the mean over the utterance, which takes much of the voice away (van Niekerk et al., arXiv
+            2108.00917, section 3, for CPC); not published for HuBERT.
 
     Raises:
         UserError: the layer or precision does not exist.
@@ -170,12 +173,13 @@ class LayerFeatures(FeatureSource):
         device: str | None = None,
         chunk_seconds: float = 100.0,
         precision: str = "fp32",
+        mean_removed: bool = False,
     ) -> None:
         from wavlm_lightning.upstreams.wavlm import load_encoder
 
         if precision not in ("fp32", "bf16"):
             raise UserError(f"precision of codebook features must be fp32 or bf16, not {precision!r}")
-        self.path, self.precision = Path(encoder), precision
+        self.path, self.precision, self.mean_removed = Path(encoder), precision, mean_removed
         self.device = choose_device(device)
         self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
         self.chunk = int(chunk_seconds * SAMPLE_RATE)
@@ -211,7 +215,10 @@ class LayerFeatures(FeatureSource):
                     # Layers above the requested one are not run.
                     hidden = self.encoder.contextualise(projected, lengths, keep=self.kept).hidden[:, 0]
                 parts.append(hidden.transpose(0, 1).flatten(1).float().cpu())
-        return torch.cat(parts).numpy()
+        features = torch.cat(parts)
+        if self.mean_removed and len(features):
+            features = features - features.mean(0)
+        return features.numpy()
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
         of = self.encoder.config.frames
@@ -219,10 +226,11 @@ class LayerFeatures(FeatureSource):
         return samples // self.chunk * of(self.chunk) + rest
 
     def describe(self) -> dict[str, Any]:
-        """Kind, encoder and layer; the precision only if it is not fp32, so that hashes of older codebooks stay valid."""
+        """Kind, encoder and layer; what is not the default, so that hashes of older codebooks stay valid."""
         described = {"kind": "layer", "dim": self.encoder.config.dim, "encoder": str(self.path)}
         described |= {"encoder_sha256": self.sha256, "layer": self.layer}
-        return described if self.precision == "fp32" else described | {"precision": self.precision}
+        described |= {} if self.precision == "fp32" else {"precision": self.precision}
+        return described | {"mean_removed": True} if self.mean_removed else described
 
 
 class LayerStack(LayerFeatures):
@@ -231,6 +239,7 @@ class LayerStack(LayerFeatures):
     Args:
         encoder: see `LayerFeatures`, as the other arguments.
         layers: ascending numbers of layers; None for all.
+        mean_removed: see `LayerFeatures`.
     """
 
     def __init__(
@@ -240,8 +249,9 @@ class LayerStack(LayerFeatures):
         device: str | None = None,
         chunk_seconds: float = 100.0,
         precision: str = "fp32",
+        mean_removed: bool = False,
     ) -> None:
-        super().__init__(encoder, 0, device, chunk_seconds, precision)
+        super().__init__(encoder, 0, device, chunk_seconds, precision, mean_removed)
         numbers = range(self.encoder.config.layers + 1) if layers is None else layers
         self.layers = [self._checked(layer) for layer in numbers]
 

@@ -150,4 +150,6 @@ def sweep_layers(
     if not any(timed):
         scored["alignments"] = None
     layers, fitted = source.encoder.config.layers, described_fit(draw, share, seed)
+    if source.mean_removed:
+        fitted["mean_removed"] = True
     return LayerSweep(scores, layers, clusters, fitted, scored, source.sha256)

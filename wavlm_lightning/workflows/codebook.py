@@ -58,6 +58,7 @@ def fit_codebook(
     rate: float | None = None,
     context_ms: int | None = None,
     keep_mean: bool = False,
+    remove_mean: bool = False,
     encoder: str | None = None,
     layer: int | str | None = None,
     alignments: str = OWN,
@@ -83,6 +84,7 @@ def fit_codebook(
         rate: labels a second of MFCC (100 by default) and `context` (50), 50 or 100.
         context_ms: see `ContextFeatures`; 30 by default.
         keep_mean: leave the utterance's mean in `context`.
+        remove_mean: subtract it from a layer of `encoder`.
         encoder: checkpoint of an encoder, see `LayerFeatures`: also the run of a recogniser that trained its encoder (CTC
             clustering).
         layer: of the encoder; `auto` takes the best of `score_layers` if utterances have phones with times, else that of
@@ -115,6 +117,8 @@ def fit_codebook(
     if precision != "fp32" and not encoder:
         raise UserError("--precision is for layers of an --encoder; leave it out for MFCC")
     kind = _kind(features, encoder, {"rate": rate, "context_ms": context_ms, "keep_mean": keep_mean or None})
+    if remove_mean and encoder is None:
+        raise UserError("--remove-mean is for layers of an --encoder; log-mel with context has no mean unless --keep-mean")
     if alignments != OWN and layer != AUTO:
         raise UserError(f"--alignments {alignments}: only --layer {AUTO} compares with phones; leave it out")
     if level_normalised and kind != "mfcc":
@@ -131,7 +135,7 @@ def fit_codebook(
     seen = labels_behind(encoder) if encoder is not None else []  # before hours of features
     source: FeatureSource | None = None
     if encoder is not None and layer != AUTO:
-        source = LayerFeatures(encoder, _number(layer), precision=precision)
+        source = LayerFeatures(encoder, _number(layer), precision=precision, mean_removed=remove_mean)
     opened, keep = Corpus.open(corpus), out / "features"
     if apply is not None and is_remote(opened.directory):
         raise UserError("--apply writes labels beside the shards, which is not possible on a server; leave it out")
@@ -141,8 +145,8 @@ def fit_codebook(
     with own_folder(out, "codebook fit", part=(shard.number, shard.of)):
         chosen: dict[str, Any] = {}
         if encoder is not None and source is None:
-            layer, chosen = _choose_layer(opened, out, encoder, clusters, alignments, precision, sample)
-            source = LayerFeatures(encoder, layer, precision=precision)
+            layer, chosen = _choose_layer(opened, out, encoder, clusters, alignments, precision, remove_mean, sample)
+            source = LayerFeatures(encoder, layer, precision=precision, mean_removed=remove_mean)
         elif kind == "context":
             source = ContextFeatures(rate or 50.0, 30 if context_ms is None else context_ms, mean_removed=not keep_mean)
         elif source is None:
@@ -222,6 +226,7 @@ def _choose_layer(
     clusters: int,
     alignments: str,
     precision: str,
+    remove_mean: bool,
     sample: dict[str, Any],
 ) -> tuple[int, dict[str, Any]]:
     """The layer that `--layer auto` takes, and what `codebook.json` says of the choice."""
@@ -231,7 +236,7 @@ def _choose_layer(
         layer, rule = layer_by_position(load_encoder(encoder).config.layers), BY_POSITION
         return layer, {"layer_chosen_by": rule}
     options = {name: value for name, value in sample.items() if name != "split"}
-    sweep = _sweep(corpus, encoder, None, clusters, split, fit_split, alignments, precision, options)
+    sweep = _sweep(corpus, encoder, None, clusters, split, fit_split, alignments, precision, remove_mean, options)
     write_sweep(sweep, out)
     layer, rule = sweep.chosen()
     return layer, {"layer_chosen_by": rule}
@@ -274,6 +279,7 @@ def score_layers(
     fit_split: str = "train",
     alignments: str = OWN,
     precision: str = "fp32",
+    remove_mean: bool = False,
     out: Path | None = None,
     **sample: Any,
 ) -> LayerSweep:
@@ -288,6 +294,7 @@ def score_layers(
         fit_split: that k-means sees.
         alignments: `corpus` for the times in the corpus' metadata, or the name of a set that `wavlm align` has written.
         precision: of the encoder.
+        remove_mean: subtract the utterance's mean from each layer first.
         out: folder of `scores.json` and `layers.png`; None writes nothing.
         sample: `share`, `memory_gib`, `seed`, `restarts` and `jobs` of `sweep_layers`.
 
@@ -303,7 +310,7 @@ def score_layers(
     numbers = _numbers(encoder, [layers] if isinstance(layers, str) else layers)
     where = _to_score(opened, split, fit_split)
     with nullcontext() if out is None else own_folder(out, "codebook score"):
-        sweep = _sweep(opened, encoder, numbers, clusters, where, fit_split, alignments, precision, sample)
+        sweep = _sweep(opened, encoder, numbers, clusters, where, fit_split, alignments, precision, remove_mean, sample)
         if out is not None:
             write_sweep(sweep, out)
     return sweep
@@ -336,9 +343,10 @@ def _sweep(
     fit_split: str,
     alignments: str,
     precision: str,
+    remove_mean: bool,
     sample: dict[str, Any],
 ) -> LayerSweep:
-    source = LayerStack(encoder, layers, precision=precision)
+    source = LayerStack(encoder, layers, precision=precision, mean_removed=remove_mean)
     options = {"restarts": SWEEP_RESTARTS, **sample}
     return sweep_layers(corpus, source, clusters, split, fit_split, alignments, **options)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # its import takes seconds, and help must come at once
 
 JOBS = "processes (default: one per GPU for layers, else one per core, fewer for little audio); results do not depend on it"
 WHERE = "a corpus folder; `fit` and `score` take a URL, too"
+REMOVE_MEAN = "of a layer: subtract the mean over the utterance (not published)"
 ALIGNMENTS = "a set of `wavlm align`, or corpus for the times in the corpus' metadata (default)"
 AUTO = "`auto` goes by the SLURM job array and the ranks of torchrun or srun"
 
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--rate", type=float, metavar="HZ", help="labels a second of mfcc (default 100) or context (50)")
     fit.add_argument("--context-ms", type=int, metavar="MS", help="of context, on each side (default 30)")
     fit.add_argument("--keep-mean", action="store_true", help="of context: leave the utterance's mean in")
+    fit.add_argument("--remove-mean", action="store_true", help=REMOVE_MEAN)
     level = "scale utterances to one level before MFCC (not published)"
     fit.add_argument("--level-normalised", action="store_true", help=level)
     fit.add_argument("--split", default="train")
@@ -118,6 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     layers.add_argument("--restarts", type=whole, help="initialisations of k-means (default 5)")
     layers.add_argument("--seed", type=int)
     layers.add_argument("--precision", choices=("fp32", "bf16"), help=precision)
+    layers.add_argument("--remove-mean", action="store_const", const=True, help=REMOVE_MEAN)
     layers.add_argument("--jobs", type=whole, metavar="J", help=JOBS)
     return parser
 
@@ -232,7 +235,8 @@ def _print_layers(sweep: LayerSweep, corpus: str, encoder: str) -> None:
         f"{sweep.fitted['split']}; scored on {of['frames']} frames of {of['utterances']} utterances of {of['split']}"
     )
     print(f"layer {layer} is chosen by: {rule}")
-    print(f"next: wavlm codebook fit {corpus} --encoder {encoder} --layer {layer} --out FOLDER")
+    mean = " --remove-mean" if sweep.fitted.get("mean_removed") else ""
+    print(f"next: wavlm codebook fit {corpus} --encoder {encoder} --layer {layer}{mean} --out FOLDER")
 
 
 def _print_quality(split: str, quality: ClusterQuality) -> None:

@@ -285,7 +285,7 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
     if codebook.kind == "phones":
         _check_phones(codebook, where)
         _refuse_changed(
-            codebook, ("share", "restarts", "level_normalised", "one_pass", *OF_CODES), "is for k-means", where
+            codebook, ("share", "restarts", "level_normalised", "mean_removed", "one_pass", *OF_CODES), "is for k-means", where
         )
     else:
         if codebook.clusters is None:
@@ -296,6 +296,8 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
             raise UserError(f"{where}.soft must be from 2 to {codebook.clusters}, its clusters, not {codebook.soft}")
         phones = ("language_model", "positions", "rate", "stress")
         _refuse_changed(codebook, phones, "is for kind: phones", where)
+        if codebook.layer is None:
+            _refuse_changed(codebook, ("mean_removed",), "is for a layer of an encoder", where)
         if codebook.layer is not None:
             _refuse_changed(
                 codebook, ("level_normalised", "features", "context_ms"), "is for labels without an encoder", where

@@ -35,7 +35,8 @@ def label_set(configuration: Configuration, tag: str | None = None) -> str | Non
         number = "" if codebook.layer is None else f"-l{codebook.layer}"
         layer = "-auto" if codebook.layer == "auto" else number
         codes = "" if codebook.quantiser == "kmeans" else f"-{codebook.quantiser}"
-        name += f"{layer}{codes}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
+        mean = "-less-mean" if codebook.mean_removed else ""
+        name += f"{layer}{mean}{codes}-k{codebook.clusters}" + (f"-soft{codebook.soft}" if codebook.soft else "")
     return f"{tag}-{name}" if tag else name
 
 
@@ -51,6 +52,7 @@ def fit_options(codebook: CodebookRecipe, labels: str) -> list[str]:
     if codebook.whiten is not None:
         options.append("--whiten" if codebook.whiten else "--no-whiten")
     options += ["--context-ms", str(codebook.context_ms)] if codebook.context_ms is not None else []
+    options += ["--remove-mean"] if codebook.mean_removed else []
     options += ["--apply", labels] if codebook.one_pass else []
     return ["--share", f"{codebook.share:g}", *options, *(["--level-normalised"] if codebook.level_normalised else [])]
 
