@@ -172,7 +172,7 @@ def test_resume_of_a_sharded_run_executes_nothing(tiny, tmp_path, bomb, capsys):
     words = [
         "fit",
         "-c",
-        "configs/pretrain/tiny.yaml",
+        "configs/pretrain/tiny_waveform.yaml",
         "--data.corpus",
         str(tiny / "pretrain"),
         "--data.batch_seconds",

@@ -47,7 +47,7 @@ def test_the_wheel_works_without_the_repository(fresh):
     where = run(python, "-c", "import wavlm_lightning; print(wavlm_lightning.__file__)", cwd=here)
     assert Path(where.strip()).is_relative_to(fresh / "venv")
     assert "--head-steps" in run(wavlm, "demo", "--help", cwd=here)
-    printed = run(wavlm, "fit", "-c", "configs/pretrain/tiny.yaml", "--print_config", cwd=here)
+    printed = run(wavlm, "fit", "-c", "configs/pretrain/tiny_waveform.yaml", "--print_config", cwd=here)
     assert "WavLMPretraining" in printed and "max_steps: 2600" in printed
     run(wavlm, "new", "task", "my_task", cwd=here)
     assert {path.name for path in here.iterdir()} == {"my_task.py", "my_task.yaml"}

@@ -139,7 +139,7 @@ class Ablation:
         if (folder / "done").is_file():
             return
         folder.mkdir(parents=True, exist_ok=True)
-        options = ["-c", "configs/pretrain/tiny.yaml"]
+        options = ["-c", "configs/pretrain/tiny_waveform.yaml"]
         options += ["--data.labels", ITERATION] if variant == ITERATION else ["-c", HERE / f"{variant}.yaml"]
         options += ["--data.corpus", self.corpus / "pretrain", "--model.seed", seed, "--data.seed", seed]
         precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"  # not timed: a resumed run must get the same

@@ -1,7 +1,7 @@
 """Training speed on two cores by OpenMP setting and precision, on a quiet machine and beside one busy process.
 
     wavlm prepare mini --out runs/busy/corpus --datasets pretrain
-    (codebook and labels as in configs/pretrain/tiny.yaml, or the folder of `wavlm demo`)
+    (codebook and labels as in configs/pretrain/tiny_waveform.yaml, or the folder of `wavlm demo`)
     python experiments/busy_cores/run.py --corpus runs/demo/corpus/pretrain --out runs/busy_cores
 
 Every measurement is a process of its own, because OpenMP reads its settings once. Settings take turns within a round, so
@@ -50,7 +50,7 @@ def train(corpus: str, precision: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         run = open_run(
-            *("-c", "configs/pretrain/tiny.yaml", "--data.corpus", corpus, "--trainer.precision", precision),
+            *("-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", corpus, "--trainer.precision", precision),
             *("--trainer.max_steps", str(WARM_UP + MEASURED), "--trainer.val_check_interval", "1000000"),
             *("--trainer.default_root_dir", folder, "--trainer.enable_progress_bar", "false"),
             *("--trainer.limit_val_batches", "0", "--trainer.enable_checkpointing", "false"),

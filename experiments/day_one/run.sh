@@ -63,7 +63,7 @@ step codebook wavlm codebook fit data/all --clusters 100 --level-normalised --re
 step labels wavlm codebook apply data/codebook data/all --name mfcc100
 resume=()
 if [ -e runs/encoder/checkpoints/last.ckpt ]; then resume=(--ckpt_path last); fi
-step pretraining wavlm fit -c configs/pretrain/tiny.yaml --data.corpus data/all --data.min_seconds 1.0 \
+step pretraining wavlm fit -c configs/pretrain/tiny_waveform.yaml --data.corpus data/all --data.min_seconds 1.0 \
     --trainer.max_steps "$updates" --trainer.default_root_dir runs/encoder "${resume[@]}"
 
 # 4. Heads on the frozen encoder, on the same with random weights, and on FBANK: phones, and which voice. Two rates each.

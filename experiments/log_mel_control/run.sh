@@ -4,7 +4,7 @@
 set -euo pipefail
 here=$(dirname "$0")
 out=runs/log_mel_control
-wavlm fit -c configs/pretrain/tiny.yaml -c "$here/control.yaml"
+wavlm fit -c configs/pretrain/tiny_waveform.yaml -c "$here/control.yaml"
 for task in pr ks sid; do
     options=(-c "configs/superb/mini/$task.yaml" --model.upstream.source $out/pretrain --model.upstream.label "log-mel only"
         --data.cache $out/cache --trainer.default_root_dir "$out/$task")

@@ -108,7 +108,7 @@ def pretrain(out: Path) -> None:
         if (out / "pretrain" / "checkpoints" / "last.ckpt").is_file():
             options += ["--ckpt_path", "last"]
         begin = time.perf_counter()
-        wavlm("fit", "-c", "configs/pretrain/tiny.yaml", *options)
+        wavlm("fit", "-c", "configs/pretrain/tiny_waveform.yaml", *options)
         (out / "pretrain_seconds.json").write_text(json.dumps(round(time.perf_counter() - begin)))
 
 

@@ -195,7 +195,7 @@ class Tokenizers:
     def pretrain(self, name: str, seed: int) -> None:
         """Pre-train one encoder, or resume it."""
         row, folder = ROWS[name], self.folder(name, seed)
-        options = ["-c", "configs/pretrain/tiny.yaml", *(["-c", ILS] if row.ils else [])]
+        options = ["-c", "configs/pretrain/tiny_waveform.yaml", *(["-c", ILS] if row.ils else [])]
         options += ["--data.corpus", self.corpus, "--data.labels", row.labels]
         options += ["--model.encoder", self.encoder, "--model.seed", seed, "--data.seed", seed]
         self.fit(folder, *options, "--trainer.precision", self.precision, steps=self.steps, every=200)

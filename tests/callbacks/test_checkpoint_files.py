@@ -58,7 +58,7 @@ def fit(tiny: Path, folder: Path, *options: str) -> list[str]:
     words = [
         "fit",
         "-c",
-        "configs/pretrain/tiny.yaml",
+        "configs/pretrain/tiny_waveform.yaml",
         "--data.corpus",
         str(tiny / "pretrain"),
         "--trainer.devices",

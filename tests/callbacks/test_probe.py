@@ -139,7 +139,7 @@ def test_from_a_configuration(tiny, tmp_path):
     probe = {"corpora": corpora(tiny), "every": 2, "steps": 2}
     callbacks = [{"class_path": "wavlm_lightning.callbacks.Probe", "init_args": probe}]
     (tmp_path / "probe.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", "-c", str(tmp_path / "probe.yaml")]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", "-c", str(tmp_path / "probe.yaml")]
     arguments += ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(tmp_path / "run")]
     arguments += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "2"]
     assert main(arguments) == 0

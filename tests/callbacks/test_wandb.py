@@ -202,7 +202,7 @@ def test_metrics_are_logged_in_their_units_and_directions(tiny, stranger):
 
 def test_a_pre_training_brings_its_codebook(tiny, stranger):
     folder = stranger / "pretrain"
-    options = ["fit", "-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
+    options = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain")]
     options += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "1"]
     options += ["--trainer.val_check_interval", "1", "--trainer.default_root_dir", str(folder)]
     options += ["--trainer.logger", "Wandb", "--trainer.logger.codebook", str(tiny / "codebook")]
@@ -219,7 +219,7 @@ def test_a_pre_training_brings_its_codebook(tiny, stranger):
 
 
 def test_a_codebook_that_is_none_is_named(tiny, stranger, capsys):
-    options = ["fit", "-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
+    options = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain")]
     options += ["--trainer.logger", "Wandb", "--trainer.logger.codebook", str(tiny)]
     assert main([*options, "--trainer.default_root_dir", str(stranger / "run")]) == 2
     assert "no codebook here; trainer.logger.codebook is a folder of `wavlm codebook fit`" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_killed_in_the_middle_of_a_step_it_ends_with_the_same_weights(tiny, tmp_
         where = ["--data.corpus", str(tiny / "pretrain"), "--trainer.default_root_dir", str(folder)]
         how = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "24"]
         small = ["--data.batch_seconds", "5", "--checkpoint_every", "3", "--trainer.val_check_interval", "4"]
-        return ["fit", "-c", "configs/pretrain/tiny.yaml", *where, *how, *small, *more]
+        return ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *where, *how, *small, *more]
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     newest, log = killed / "checkpoints" / "last.ckpt", tmp_path / "log"

@@ -29,7 +29,7 @@ DIED = "another process of this run has died"
 
 def command(tiny: Path, folder: Path, *options: str, every: int = OFTEN) -> list[str]:
     """A run that writes a checkpoint every few updates and at its end; it resumes from what is there."""
-    fit = ["fit", "-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
+    fit = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain")]
     fit += ["--trainer.default_root_dir", str(folder), "--checkpoint_every", str(every), "--data.batch_seconds", "4"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", str(STEPS)]
     fit += ["--trainer.limit_val_batches", "0", "--model.encoder_overrides.layers", "1", *options]

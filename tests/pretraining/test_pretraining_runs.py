@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
 
+from wavlm_lightning.augment.voice_perturbation import VoicePerturbation
 from wavlm_lightning.pretraining import (
     FeaturePenalty,
     LogMelRegression,
@@ -83,6 +84,37 @@ def test_resume_from_any_step_is_exact(tiny, tmp_path, workers, dropouts):
         assert rest.batches == whole.batches[step:]
         assert rest.losses == whole.losses[step:]
         assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
+
+
+class Heard(WavLMPretraining):
+    """Remembers what the encoder and what the objectives heard."""
+
+    def predict_masked(self, batch, audio, *arguments, **named):
+        found = super().predict_masked(batch, audio, *arguments, **named)
+        self.heard = getattr(self, "heard", [])
+        self.heard.append((self.training, audio.clone(), found.audio, batch.audio, found.labels["mfcc100"]))
+        return found
+
+
+def test_perturbed_voices_are_heard_in_training_alone_and_resume_exactly(tiny, tmp_path):
+    voices = {"voices": VoicePerturbation(1.0), "mixing": UtteranceMixing(probability=0.0)}
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    validated = {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    model, plain = module(Heard, **voices), module(Heard, mixing=UtteranceMixing(probability=0.0))
+    whole = fit(model, data(tiny), 5, callbacks=[saver], **validated)
+    other = fit(plain, data(tiny), 5, **validated)
+    assert whole.batches == other.batches and whole.losses[0] != other.losses[0]
+    trained = [each for each in model.heard if each[0]]
+    for _, audio, read, clean, labels in trained:
+        assert torch.equal(read, clean) and (audio - clean).abs().amax(1).min() > 1e-4
+        assert any(torch.equal(labels, each[4]) for each in plain.heard if each[0])
+    scored = [each for each in model.heard if not each[0]]
+    assert scored and all(torch.equal(audio, clean) for _, audio, _, clean, _ in scored)
+    resumed = module(Heard, **voices)
+    rest = fit(resumed, data(tiny), 5, tmp_path / "step=2.ckpt", **validated)
+    assert rest.losses == whole.losses[2:]
+    final = model.state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
 
 
 def test_resume_with_accumulation_is_exact(tiny, tmp_path):

@@ -164,7 +164,7 @@ def test_what_cannot_be_is_said_in_one_sentence(tiny, tmp_path, capsys):
         assert main(["fit", *options(tiny, "pr", *place), *named, *rest]) == 2, also
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert line.startswith("wavlm fit: ") and said in line, (line, said)
-    pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain"), "--also", ASR]
+    pretraining = ["-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain"), "--also", ASR]
     assert main(["fit", *pretraining]) == 2
     assert f"--also {ASR}: that asks for several heads, but WavLMPretraining is not a task" in capsys.readouterr().err
     assert main(["fit", *options(tiny, "pr"), "--allso", ASR]) == 2

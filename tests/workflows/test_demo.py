@@ -81,7 +81,7 @@ def test_the_recipe_says_corpus_codebook_and_stages(tmp_path, monkeypatch):
     assert "--size medium" in prepare
     codes = "--clusters 50 --share 1 --features context --quantiser pca --no-whiten"
     assert fit == f"codebook fit {out}/corpus/pretrain {codes} --out {out}/codebook-tiny"
-    assert apply == f"codebook apply {out}/codebook-tiny {out}/corpus/pretrain --name mfcc100"
+    assert apply == f"codebook apply {out}/codebook-tiny {out}/corpus/pretrain --name context200"
     assert "-c configs/pretrain/tiny.yaml" in train and f"default_root_dir {out}/pretrain-tiny" in train
     layer = f"--clusters 200 --share 1 --restarts 3 --encoder {out}/pretrain-tiny --layer 2"
     assert again == f"codebook fit {out}/corpus/pretrain {layer} --out {out}/codebook"
@@ -89,7 +89,7 @@ def test_the_recipe_says_corpus_codebook_and_stages(tmp_path, monkeypatch):
     assert "-c configs/pretrain/tiny_it2.yaml" in retrain and f"default_root_dir {out}/pretrain " in retrain
     # The shipped one, at the size for tests.
     prepare, fit, *_ = commands(tmp_path / "b", monkeypatch, chain(RECIPE), size="tiny")
-    assert "--size tiny" in prepare and "--clusters 30 --share 1 --restarts 5 --level-normalised" in fit
+    assert "--size tiny" in prepare and "--clusters 30 --share 1 --restarts 5 --features context" in fit
 
 
 def test_a_demo_does_not_go_on_with_another_recipe(tmp_path, monkeypatch):

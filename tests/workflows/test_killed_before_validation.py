@@ -43,7 +43,7 @@ def options(kind: str, tiny: Path, run: Path) -> list[str]:
     else:
         made = [
             "-c",
-            "configs/pretrain/tiny.yaml",
+            "configs/pretrain/tiny_waveform.yaml",
             "--data.corpus",
             str(tiny / "pretrain"),
             "--data.batch_seconds",

@@ -46,7 +46,7 @@ def run(labelled):
     options += ["--model.encoder_overrides", "{layers: 1, dim: 48, heads: 2, ffn_dim: 48}"]
     objective = "[{class_path: wavlm_lightning.pretraining.objectives.MaskedPrediction}]"
     options += ["--model.objectives", objective, "--trainer.val_check_interval", "2"]
-    assert main(["fit", "-c", "configs/pretrain/tiny.yaml", *options, *CPU]) == 0
+    assert main(["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *options, *CPU]) == 0
     return folder
 
 

@@ -106,6 +106,6 @@ def test_the_last_word_counts(tmp_path):
 
 
 def test_only_heads_have_lists(tiny, tmp_path, capsys):
-    pretraining = ["-c", "configs/pretrain/tiny.yaml", "--data.corpus", str(tiny / "pretrain")]
+    pretraining = ["-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain")]
     assert main(["fit", *pretraining, "--model.learning_rate", "[1e-3, 1e-4]"]) == 2
     assert "is not a task" in capsys.readouterr().err

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[list[str], str, list[str]]] = {
     "units": (["units", "fbank", "--data", "{tiny}/pretrain", "--unit", "phone", "--context", "any"], "--out", []),
     "pseudo-label": (["pseudo-label", "{made}/run", "{tiny}/pretrain"], "--out", []),
     "demo": (["demo", "--size", "tiny"], "--out", []),
-    "recipe": (["recipe", "configs/pretrain/tiny.yaml", "--corpus", "{tiny}/pretrain"], "--out", []),
+    "recipe": (["recipe", "configs/pretrain/tiny_waveform.yaml", "--corpus", "{tiny}/pretrain"], "--out", []),
     "average": (["average", "{made}/run"], "--out", []),
 }
 

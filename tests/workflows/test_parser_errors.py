@@ -19,7 +19,7 @@ NESTED = """Parser key "model":
     - Expected a <class 'NoneType'>
   Given value type: <class 'jsonargparse._util.NestedArg'>"""
 KS = ["-c", "configs/superb/mini/ks.yaml"]
-TINY = ["-c", "configs/pretrain/tiny.yaml"]
+TINY = ["-c", "configs/pretrain/tiny_waveform.yaml"]
 NOISE = "wavlm_lightning.augment.transforms.AddNoise"
 MOVES = "class_path: wavlm_lightning.callbacks.MoveValue, init_args: {name: m, start: 0, end: 1, from_update: 5, to_update: 2}"
 TRAINED = ["--model.upstream", "WavLMUpstream", "--model.upstream.source", "tiny", "--model.upstream.frozen", "false"]

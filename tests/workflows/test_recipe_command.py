@@ -276,17 +276,21 @@ def test_clusters_and_labels_in_one_pass(tmp_path, capsys):
     assert any("codebook apply" in command and "--name tiny_short-l1-k100" in command for command in commands)
     assert sum("--apply" in command for command in commands) == 1
     updates = [each.content["trainer"]["max_steps"] for each in chain("tiny_short_it2")]
-    assert sum(updates) == chain("tiny")[0].content["trainer"]["max_steps"]
+    assert sum(updates) == chain("tiny_waveform")[0].content["trainer"]["max_steps"]
 
 
 def test_an_encoder_that_cannot_be_exported_is_refused_before_it_is_trained(tmp_path, capsys):
     words = ["recipe", "tiny", "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
-    mel = ["--", "--model.encoder_overrides.front_end", "log_mel"]
-    assert main([*words, *mel]) == 2
+    assert main(words) == 2
     said = capsys.readouterr().err
     assert "the encoder of tiny does not fit into the transformers library: its front-end is log-mel" in said
     assert "add --until fit/tiny" in said and len(said.strip().splitlines()) == 1
-    assert main([*words, "--until", "fit/tiny", *mel]) == 0
+    assert main([*words, "--until", "fit/tiny"]) == 0
+    words[1] = "tiny_waveform"
+    assert main(words) == 0
+    mel = ["--", "--model.encoder_overrides.front_end", "log_mel"]
+    assert main([*words, *mel]) == 2
+    assert "the encoder of tiny_waveform does not fit into the transformers library" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -76,9 +76,9 @@ def content_of(config: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def pretrained(tiny, tmp_path_factory) -> Path:
-    """A run folder of `configs/pretrain/tiny.yaml`, four steps long."""
+    """A run folder of `configs/pretrain/tiny_waveform.yaml`, four steps long."""
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    options = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"]
+    options = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"]
     assert main(options) == 0
     return folder
 
@@ -286,7 +286,7 @@ def test_predictions_are_written(tiny, tmp_path, pretrained):
 
 def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsys):
     folder = tmp_path / "run"
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder)]
     assert main([*arguments, "--trainer.max_steps", "3"]) == 0
     assert main([*arguments, "--trainer.max_steps", "6"]) == 2
     assert "already holds a run; resume it with --ckpt_path last" in capsys.readouterr().err
@@ -297,7 +297,7 @@ def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsy
 
 def test_curves_are_written_as_csv_whatever_logger_is_named(tiny, tmp_path):
     folder = tmp_path / "run"
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "2"]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "2"]
     logger = "lightning.pytorch.loggers.WandbLogger"
     assert main([*arguments, "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder)]) == 0
     rows = list(csv.DictReader((folder / "curves" / "version_0" / "metrics.csv").open()))
@@ -313,7 +313,7 @@ def test_curves_are_written_as_csv_whatever_logger_is_named(tiny, tmp_path):
 @pytest.mark.slow
 def test_killed_before_its_first_checkpoint_a_run_says_what_there_is(tiny, tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder)]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder)]
     assert main([*arguments, "--trainer.max_steps", "3"]) == 0
     (folder / "checkpoints" / "last.ckpt").unlink()
     assert main([*arguments, "--trainer.max_steps", "4"]) == 2
@@ -330,7 +330,7 @@ def test_lightning_still_has_the_hook_that_would_let_checkpoints_override():
 
 
 def test_what_a_model_cannot_do_is_one_sentence(tiny, tmp_path, pretrained, capsys):
-    arguments = ["-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, pretrained)]
+    arguments = ["-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, pretrained)]
     assert main(["test", *arguments, "--ckpt_path", "last"]) == 2
     said = capsys.readouterr().err
     assert "WavLMPretraining has no test; `wavlm validate " in said and "Traceback" not in said
@@ -390,7 +390,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
         "wavlm_lightning",
         "fit",
         "-c",
-        "configs/pretrain/tiny.yaml",
+        "configs/pretrain/tiny_waveform.yaml",
         *pretraining_of(tiny, folder),
     ]
     command += ["--trainer.max_steps", "100000", "--checkpoint_every", "100000"]
@@ -410,7 +410,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
     assert status != 0 and metrics.exists(), (tmp_path / "log").read_text()[-2000:]
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step >= 2
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, folder), "--ckpt_path", "last"]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--ckpt_path", "last"]
     assert main([*arguments, "--trainer.max_steps", str(step + 1)]) == 0
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 1
 
@@ -419,7 +419,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
 def test_two_processes(tiny, tmp_path):
     """DDP from the command line, with validation splits too small to share evenly."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "wavlm_lightning", "fit", "-c", "configs/pretrain/tiny.yaml"]
+    command = [sys.executable, "-m", "wavlm_lightning", "fit", "-c", "configs/pretrain/tiny_waveform.yaml"]
     command += [*pretraining_of(tiny, folder), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     command += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "1", "--data.batch_seconds", "5"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
@@ -428,7 +428,7 @@ def test_two_processes(tiny, tmp_path):
 
 
 def test_another_shape_than_the_checkpoint_has_is_one_sentence(tiny, tmp_path, pretrained, capsys):
-    arguments = ["fit", "-c", "configs/pretrain/tiny.yaml", *pretraining_of(tiny, tmp_path / "run")]
+    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, tmp_path / "run")]
     overrides = ["--model.encoder", str(pretrained), "--model.encoder_overrides", "{position_bias: none}"]
     assert main([*arguments, *overrides]) == 2
     said = capsys.readouterr().err

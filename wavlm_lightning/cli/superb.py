@@ -10,7 +10,7 @@ from wavlm_lightning.system.arguments import whole
 EPILOG = """upstreams:
   runs/demo/pretrain           a pre-training run, a .ckpt, a Hugging Face folder, a unilm or fairseq .pt
   random:base                  random weights; also random:tiny, base_plus, large, hubert_base, hubert_large,
-                               tiny_mel
+                               tiny_mel, tiny_wide
   fbank, mfcc, stft            spectral features (fbank and mfcc without CMVN where a head averages over time)
   hf:NAME_OR_FOLDER            wav2vec 2.0, HuBERT, WavLM, data2vec, ... through transformers
   torchaudio:HUBERT_BASE       a torchaudio pipeline

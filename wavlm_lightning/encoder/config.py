@@ -23,6 +23,7 @@ PRESETS = (
     "hubert_base",
     "hubert_large",
     "tiny_mel",
+    "tiny_wide",
 )  # class methods of `WavLMConfig`
 
 # Bounds of sizes, far above published models: what is larger takes hours to build.
@@ -316,11 +317,16 @@ class WavLMConfig:
         return replace(cls.tiny(), front_end="log_mel", mel_channels=(128, 256), conv_bias=True)
 
     @classmethod
+    def tiny_wide(cls) -> WavLMConfig:
+        """`tiny_mel` with 2 layers of 256 in place of 4 of 192: as many parameters, faster, wider features for heads."""
+        return replace(cls.tiny_mel(), layers=2, dim=256, ffn_dim=1024)
+
+    @classmethod
     def preset(cls, name: str, **overrides: Any) -> WavLMConfig:
         """A preset by name, with some fields replaced.
 
         Args:
-            name: `tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large` or `tiny_mel`.
+            name: `tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`, `tiny_mel` or `tiny_wide`.
             **overrides: fields of this class.
 
         Raises:

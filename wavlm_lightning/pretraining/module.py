@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wavlm_lightning.augment.mixing import UtteranceMixing
 from wavlm_lightning.augment.span_masking import SpanMasking
+from wavlm_lightning.augment.voice_perturbation import VoicePerturbation
 from wavlm_lightning.data.batch import PretrainingBatch
 from wavlm_lightning.encoder.checkpoints.labels_seen import LABELLED, joined
 from wavlm_lightning.encoder.layers import padding_mask
@@ -41,8 +42,8 @@ class WavLMPretraining(NormalisedUpdates):
     Defaults are the published values of WavLM Base.
 
     Args:
-        encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`, `tiny_mel`) for fresh weights,
-            or a checkpoint to continue from.
+        encoder: a preset (`tiny`, `base`, `base_plus`, `large`, `hubert_base`, `hubert_large`, `tiny_mel`, `tiny_wide`) for
+            fresh weights, or a checkpoint to continue from.
         encoder_overrides: configuration fields of the encoder to change.
         objectives: the terms of the loss; masked prediction and feature penalty by default. They may ask for further passes
             of a batch (`View`) and keep a `Teacher`.
@@ -65,6 +66,8 @@ class WavLMPretraining(NormalisedUpdates):
             WavLM. Validation scores one copy, in the same way.
         muon: train the matrices of the transformer with Muon; all else keeps AdamW.
         average: validate and keep a moving average of the weights; training goes on with the weights themselves.
+        voices: perturb the voices that the encoder hears, before they are mixed; labels, and the audio that objectives read,
+            stay those of the crops as they are. Not in validation; not published for WavLM.
     """
 
     monitor = ("valid/loss", "min")
@@ -91,6 +94,7 @@ class WavLMPretraining(NormalisedUpdates):
         copies: MaskedCopies | None = None,
         muon: Muon | None = None,
         average: Average | None = None,
+        voices: VoicePerturbation | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule, muon, average)
         torch.manual_seed(seed)
@@ -99,7 +103,7 @@ class WavLMPretraining(NormalisedUpdates):
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)
         self.objectives = nn.ModuleList(objectives or published())
         self.masking, self.mixing, self.seed = masking, mixing, seed
-        self.copies = copies or PLAIN
+        self.copies, self.voices = copies or PLAIN, voices
         self.decoders: Decoders | None = None
         self.codebooks: dict[str, dict[str, Any]] | None = None
         self.views: dict[View, list[View]] = {}  # further passes -> the views of the objectives that they serve
@@ -364,7 +368,8 @@ class WavLMPretraining(NormalisedUpdates):
         # Dropout can only draw from the global generator.
         torch.manual_seed(self._seed(DROPOUT, batch_idx, self.global_rank))
         generator = self._generator(TRAINING, batch_idx)
-        mixed = self.mixing(batch.audio, batch.noise, batch.noise_lengths, generator)
+        heard = batch.audio if self.voices is None else self.voices(batch.audio, generator)
+        mixed = self.mixing(heard, batch.noise, batch.noise_lengths, generator)
         dropped = self._dropped_layers(batch_idx)
         prediction = self.predict_masked(batch, mixed, generator, self.trainer.global_step, dropped)
         masked = prediction.mask.sum()

@@ -35,7 +35,7 @@ def seconds_of(trials: dict[str, Callable[[], object]], rounds: int = ROUNDS) ->
 
 
 def training_step(precision: str) -> Callable[[], None]:
-    """Forward and backward pass of the tiny encoder on 8 crops of 2.5 s, as `configs/pretrain/tiny.yaml` trains.
+    """Forward and backward pass of the tiny encoder on 8 crops of 2.5 s, as `configs/pretrain/tiny_waveform.yaml` trains.
 
     Args:
         precision: `32-true` or `bf16-mixed`.

@@ -176,6 +176,7 @@ def _training(run: RunFacts) -> Section:
         section.add("objective", f"{name}({_arguments(objective.get('init_args'))})")
     section.add("masking", _arguments(model.get("masking")))
     section.add("mixing", _arguments(model.get("mixing")))
+    section.add("perturbed voices", _arguments(model.get("voices")))
     return section
 
 

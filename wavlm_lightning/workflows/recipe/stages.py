@@ -25,8 +25,8 @@ class RecipeRun:
     """A run of a recipe: the stages of a chain of configurations on a corpus. Wrong options raise `UserError`.
 
     Example:
-        >>> [stage.name for stage in RecipeRun(chain("tiny"), Path("corpus"), Path("runs/r")).stages]
-        ['codebook/mfcc-level-k100', 'labels/mfcc-level-k100', 'fit/tiny', 'export']
+        >>> [stage.name for stage in RecipeRun(chain("tiny_waveform"), Path("corpus"), Path("runs/r")).stages]
+        ['codebook/mfcc-level-k100', 'labels/mfcc-level-k100', 'fit/tiny_waveform', 'export']
     """
 
     chain: Sequence[Configuration]  # first one first
