@@ -10,7 +10,15 @@ from safetensors.numpy import load_file, save_file
 from sklearn.metrics import pairwise_distances_argmin
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.codebooks import Codebook, FeatureSource, LabelSet, LayerFeatures, LayerStack, MfccFeatures, fit_kmeans
+from wavlm_lightning.codebooks import (
+    Codebook,
+    FeatureSource,
+    LabelSet,
+    LayerFeatures,
+    LayerStack,
+    MfccFeatures,
+    fit_kmeans,
+)
 from wavlm_lightning.codebooks.labelling import label_corpus
 from wavlm_lightning.codebooks.quality import label_quality
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter

@@ -41,7 +41,9 @@ def run(corpus, tmp_path_factory) -> Path:
     options = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--trainer.max_steps", "4"]
     options += ["--trainer.val_check_interval", "4", "--trainer.accumulate_grad_batches", "2"]
     options += ["--data.corpus", str(corpus), "--trainer.default_root_dir", str(folder), "--data.batch_seconds", "5"]
-    assert main(["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *options, "--model.mixing.probability", "0.25"]) == 0
+    assert (
+        main(["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *options, "--model.mixing.probability", "0.25"]) == 0
+    )
     return folder
 
 

@@ -34,7 +34,14 @@ def ks(tiny: Path, run: Path) -> list[str]:
 
 
 def pretraining(tiny: Path, run: Path) -> list[str]:
-    words = ["-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain"), "--data.batch_seconds", "4"]
+    words = [
+        "-c",
+        "configs/pretrain/tiny_waveform.yaml",
+        "--data.corpus",
+        str(tiny / "pretrain"),
+        "--data.batch_seconds",
+        "4",
+    ]
     words += ["--model.encoder_overrides.layers", "1", "--trainer.limit_val_batches", "1", *QUICK]
     return [*words, "--trainer.val_check_interval", "2", "--trainer.default_root_dir", str(run)]
 

@@ -111,7 +111,10 @@ def test_circles_are_refused(folder):
             r"share 0.5 .* one_pass saves nothing",
         ),
         ("recipe: {hours: 1, codebook: {clusters: 2, context_ms: 30}}", r"context_ms is for features: context"),
-        ("recipe: {hours: 1, codebook: {clusters: 2, mean_removed: true}}", r"mean_removed is for a layer of an encoder"),
+        (
+            "recipe: {hours: 1, codebook: {clusters: 2, mean_removed: true}}",
+            r"mean_removed is for a layer of an encoder",
+        ),
         ("recipe: {hours: 1, codebook: {clusters: 2, whiten: true}}", r"whiten needs a PCA in front of k-means"),
         ("recipe: {hours: 1, codebook: {clusters: 2, quantiser: random, whiten: false}}", r"whiten is for a PCA"),
         ("recipe: {hours: 1, codebook: {clusters: 2, dim: 0}}", r"dim must be 1 or more, not 0"),

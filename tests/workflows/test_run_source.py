@@ -85,7 +85,14 @@ def test_all_heads_of_a_run_with_a_list(tiny, tmp_path, capsys):
 
 def test_what_is_pre_trained_has_no_test(tiny, tmp_path, capsys):
     folder = tmp_path / "encoder"
-    words = ["-c", "configs/pretrain/tiny_waveform.yaml", "--data.corpus", str(tiny / "pretrain"), "--data.labels", "mfcc100"]
+    words = [
+        "-c",
+        "configs/pretrain/tiny_waveform.yaml",
+        "--data.corpus",
+        str(tiny / "pretrain"),
+        "--data.labels",
+        "mfcc100",
+    ]
     words += ["--data.batch_seconds", "5", "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"]
     words += ["--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(folder)]
     assert main(["fit", *words]) == 0

@@ -78,7 +78,14 @@ def content_of(config: str) -> dict[str, Any]:
 def pretrained(tiny, tmp_path_factory) -> Path:
     """A run folder of `configs/pretrain/tiny_waveform.yaml`, four steps long."""
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    options = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "4"]
+    options = [
+        "fit",
+        "-c",
+        "configs/pretrain/tiny_waveform.yaml",
+        *pretraining_of(tiny, folder),
+        "--trainer.max_steps",
+        "4",
+    ]
     assert main(options) == 0
     return folder
 
@@ -297,7 +304,14 @@ def test_a_run_is_not_written_over_and_goes_on(tiny, tmp_path, pretrained, capsy
 
 def test_curves_are_written_as_csv_whatever_logger_is_named(tiny, tmp_path):
     folder = tmp_path / "run"
-    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--trainer.max_steps", "2"]
+    arguments = [
+        "fit",
+        "-c",
+        "configs/pretrain/tiny_waveform.yaml",
+        *pretraining_of(tiny, folder),
+        "--trainer.max_steps",
+        "2",
+    ]
     logger = "lightning.pytorch.loggers.WandbLogger"
     assert main([*arguments, "--trainer.logger", logger, "--trainer.logger.save_dir", str(folder)]) == 0
     rows = list(csv.DictReader((folder / "curves" / "version_0" / "metrics.csv").open()))
@@ -410,7 +424,14 @@ def test_ctrl_c_saves_and_the_run_goes_on(tiny, tmp_path):
     assert status != 0 and metrics.exists(), (tmp_path / "log").read_text()[-2000:]
     step = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert step >= 2
-    arguments = ["fit", "-c", "configs/pretrain/tiny_waveform.yaml", *pretraining_of(tiny, folder), "--ckpt_path", "last"]
+    arguments = [
+        "fit",
+        "-c",
+        "configs/pretrain/tiny_waveform.yaml",
+        *pretraining_of(tiny, folder),
+        "--ckpt_path",
+        "last",
+    ]
     assert main([*arguments, "--trainer.max_steps", str(step + 1)]) == 0
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step + 1
 

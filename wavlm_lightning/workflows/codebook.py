@@ -118,7 +118,9 @@ def fit_codebook(
         raise UserError("--precision is for layers of an --encoder; leave it out for MFCC")
     kind = _kind(features, encoder, {"rate": rate, "context_ms": context_ms, "keep_mean": keep_mean or None})
     if remove_mean and encoder is None:
-        raise UserError("--remove-mean is for layers of an --encoder; log-mel with context has no mean unless --keep-mean")
+        raise UserError(
+            "--remove-mean is for layers of an --encoder; log-mel with context has no mean unless --keep-mean"
+        )
     if alignments != OWN and layer != AUTO:
         raise UserError(f"--alignments {alignments}: only --layer {AUTO} compares with phones; leave it out")
     if level_normalised and kind != "mfcc":

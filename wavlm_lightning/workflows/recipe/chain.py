@@ -285,7 +285,10 @@ def _check_codebook(codebook: CodebookRecipe, path: Path) -> None:
     if codebook.kind == "phones":
         _check_phones(codebook, where)
         _refuse_changed(
-            codebook, ("share", "restarts", "level_normalised", "mean_removed", "one_pass", *OF_CODES), "is for k-means", where
+            codebook,
+            ("share", "restarts", "level_normalised", "mean_removed", "one_pass", *OF_CODES),
+            "is for k-means",
+            where,
         )
     else:
         if codebook.clusters is None:
