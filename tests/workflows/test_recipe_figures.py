@@ -66,14 +66,16 @@ def test_the_recipe_makes_the_labels_that_the_configuration_names(name, tmp_path
     content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     labels, codebook = content["data"]["init_args"]["labels"], content["recipe"].get("codebook")
     assert (labels is None) == (codebook is None)
-    if labels is None or name == "tiny":  # the demo calls its labels mfcc100
+    if labels is None or name in ("tiny", "tiny_waveform"):  # they stand for commands of their headers
         return
     if isinstance(labels, list):
         assert main(["recipe", name, "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]) != 0
         assert "data.labels names 2 label sets, but a recipe makes one" in capsys.readouterr().err
         return
     capsys.readouterr()
-    assert main(["recipe", name, "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    words = ["recipe", name, "--corpus", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
+    log_mel = content["model"]["init_args"].get("encoder_overrides", {}).get("front_end") == "log_mel"
+    assert main([*words, *(["--until", f"fit/{name}"] if log_mel else [])]) == 0
     assert f"--name {labels}" in capsys.readouterr().out
 
 
