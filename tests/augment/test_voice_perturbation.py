@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wavlm_lightning.augment.voice_perturbation import KNOTS, VoicePerturbation, in_other_voice
+from wavlm_lightning.augment.voice_perturbation import KNOTS, VoicePerturbation, _tables, in_other_voice
 from wavlm_lightning.system.errors import UserError
 
 
@@ -82,6 +82,18 @@ def test_digital_silence_stays_silent_and_nothing_overflows():
     with torch.autocast("cpu", torch.bfloat16):
         same = in_other_voice(audio, torch.ones(4), torch.zeros(4, KNOTS))
     assert (same - audio).abs().max() < 1e-2
+
+
+def test_the_default_type_of_a_half_precision_run_changes_nothing():
+    audio = torch.randn(4, 5_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = VoicePerturbation(1.0)(audio, torch.Generator().manual_seed(0))
+    _tables.cache_clear()
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning does in each step of `bf16-true`
+    try:
+        found = VoicePerturbation(1.0)(audio, torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

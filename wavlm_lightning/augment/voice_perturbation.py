@@ -65,9 +65,10 @@ class VoicePerturbation:
             The same shape and type, a new tensor; crops that are not drawn are equal to those given.
         """
 
-        # All numbers are drawn for all rows, used or not: no branch on data, so no wait for the GPU.
+        # All numbers are drawn for all rows, used or not: no branch on data, so no wait for the GPU. In float32 whatever the
+        # default type, which is bfloat16 in a step of `bf16-true`: it would draw 256 different numbers.
         def uniform(*size: int) -> Tensor:
-            return torch.rand(*size, device=audio.device, generator=generator)
+            return torch.rand(*size, dtype=torch.float32, device=audio.device, generator=generator)
 
         rows = len(audio)
         drawn = uniform(rows) < self.probability
@@ -123,6 +124,6 @@ def _weights(places: Tensor, points: int) -> Tensor:
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Frequencies of the bins in Hz, triangles of the bands, weights of the knots, and the window."""
     with torch.inference_mode(False):  # made in a validation, they could not be used in training afterwards
-        bins = torch.arange(WINDOW // 2 + 1, device=device) * (2 * NYQUIST / WINDOW)
-        places = _places(bins)
-        return bins, _weights(places, BANDS), _weights(places, KNOTS), torch.hann_window(WINDOW, device=device).sqrt()
+        bins = torch.arange(WINDOW // 2 + 1, dtype=torch.float32, device=device) * (2 * NYQUIST / WINDOW)
+        places, window = _places(bins), torch.hann_window(WINDOW, dtype=torch.float32, device=device).sqrt()
+        return bins, _weights(places, BANDS), _weights(places, KNOTS), window
