@@ -260,12 +260,24 @@ def test_another_layer_and_number_of_clusters(recipe, corpus, tmp_path, capsys):
     run = RecipeRun(after, corpus, tmp_path / "out")
     assert [run.label_set(each) for each in after] == ["mfcc-k8", "first-l1-k9"]
     for name, option, said in (
-        ("tiny", "--layer", "the labels of tiny are made from MFCC"),
+        ("tiny", "--layer", "the labels of tiny are made from log-mel with context"),
+        ("tiny_waveform", "--layer", "the labels of tiny_waveform are made from MFCC"),
         ("wav2vec2_base", "--clusters", "trained without labels"),
     ):
         words = ["recipe", name, "--corpus", str(corpus), "--out", str(tmp_path / "out"), option, "3", "--dry-run"]
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_layer_less_its_mean(recipe, corpus, tmp_path, capsys):
+    """Its labels have another name than those with the mean, so that neither takes the place of the other."""
+    less = {"encoder": "first.yaml", "layer": 1, "clusters": 8, "restarts": 1, "mean_removed": True}
+    path = configuration(tmp_path, "less", less)
+    (fit,) = (command for command in printed(capsys, path, corpus) if "--layer 1" in command)
+    assert "codebook fit" in fit and " --remove-mean " in fit and fit.endswith("/codebooks/first-l1-less-mean-k8")
+    assert call(path, corpus, "--dry-run") == 0
+    assert "less the mean of the utterance, from 100 % of" in capsys.readouterr().out
+    assert all("--remove-mean" not in command for command in printed(capsys, recipe, corpus))
 
 
 def test_clusters_and_labels_in_one_pass(tmp_path, capsys):

@@ -78,7 +78,7 @@ class CodebookRecipe:
             for `features`.
         checkpoint: an existing encoder to cluster instead: a Hugging Face folder, a unilm `.pt` or a run.
         layer: the layer of that encoder, from 1; `auto` for the one that `wavlm codebook fit --layer auto` chooses.
-        mean_removed: of a layer: see `wavlm codebook fit --remove-mean`.
+        mean_removed: for a layer, see `wavlm codebook fit --remove-mean`.
         share: share of the corpus that k-means sees; HuBERT takes all of it for MFCC and 10 % for layers.
         level_normalised: see `wavlm codebook fit --level-normalised`.
         restarts: number of initialisations of k-means.

@@ -125,7 +125,7 @@ class LabelMaking:
             encoder = self.encoder if tuning is None else str(self.out / tuning.tested)
             fit += ["--encoder", encoder, "--layer", str(codebook.layer)]
             layer = "the best layer" if codebook.layer == "auto" else f"layer {codebook.layer}"
-            source = f"{layer} of {encoder}"
+            source = f"{layer} of {encoder}" + (" less the mean of the utterance" if codebook.mean_removed else "")
         fit += [*self._jobs, *([] if self.memory_gib is None else ["--memory", f"{self.memory_gib:g}"])]
         fit += [*fit_options(codebook, self.name), "--out", str(self._folder)]
         codes = "clusters" if codebook.quantiser == "kmeans" else "random codes"

@@ -177,7 +177,7 @@ def with_codebook(
     """The chain whose last configuration has labels of another layer, or of another number of clusters.
 
     Raises:
-        UserError: it has no labels, they are made from MFCC, which has no layers, or a number is below 1.
+        UserError: it has no labels, they are not made from a layer, or a number is below 1.
     """
     asked = {name: value for name, value in (("layer", layer), ("clusters", clusters)) if value is not None}
     if not asked:
@@ -190,8 +190,9 @@ def with_codebook(
         if codebook.kind == "phones":
             raise UserError(f"--{name}: the labels of {last.name} are phones, not clusters; remove the option")
         if name == "layer" and codebook.layer is None:
+            made_from = "MFCC" if codebook.features == "mfcc" else "log-mel with context"
             raise UserError(
-                f"--layer: the labels of {last.name} are made from MFCC, not from a layer; remove the option"
+                f"--layer: the labels of {last.name} are made from {made_from}, not from a layer; remove the option"
             )
         if value < 1:
             raise UserError(f"--{name} {value}: must be 1 or more")
