@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.fit.yaml_loader import load
@@ -53,6 +54,13 @@ def test_every_command_of_a_sweep_parses(name, tmp_path, capsys):
         printed = yaml.safe_load(capsys.readouterr().out)
         assert printed["model"]["init_args"]["learning_rate"] == values["model.learning_rate"]
         assert printed["trainer"]["logger"]["class_path"].endswith("Wandb")
+
+
+def test_the_layers_to_choose_from_are_those_of_the_demo():
+    model = yaml.safe_load((configs_folder() / "pretrain" / "tiny.yaml").read_text())["model"]["init_args"]
+    layers = WavLMConfig.preset(model["encoder"], **model.get("encoder_overrides", {})).layers
+    choices = read_sweep("configs/sweeps/layers_and_heads.yaml").body["parameters"]["model.upstream.layers"]["values"]
+    assert choices == [*([layer] for layer in range(layers + 1)), [*range(layers + 1)]]
 
 
 @pytest.mark.parametrize("name", [name for name in SWEEPS if name.startswith("sweeps/superb/")])
