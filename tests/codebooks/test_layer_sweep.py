@@ -123,8 +123,9 @@ def test_mistakes_of_a_sweep(tiny, encoder, capsys, options, message):
 
 
 def test_options_of_layers_are_refused_for_labels(tiny, capsys):
-    assert main(["codebook", "score", str(tiny / "pretrain"), "--name", "mfcc100", "--clusters", "5"]) == 2
-    assert "--clusters is for the layers of an --encoder" in capsys.readouterr().err
+    for option in (["--clusters", "5"], ["--remove-mean"]):
+        assert main(["codebook", "score", str(tiny / "pretrain"), "--name", "mfcc100", *option]) == 2
+        assert f"{option[0]} is for the layers of an --encoder" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

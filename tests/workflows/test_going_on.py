@@ -75,6 +75,7 @@ HEAD = [
 ]  # fmt: skip
 ENCODER = [
     (["--model.masking.span", "4"], "model.masking.span is 4 here"),
+    (["--model.voices.formants", "0.1"], "model.voices is {"),
     (["--model.encoder_overrides.dropout", "0.3"], "model.encoder_overrides.dropout is 0.3 here and not set in"),
     (["--data.max_seconds", "3"], "data.max_seconds is 3.0 here"),
 ]
