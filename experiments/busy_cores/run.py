@@ -1,8 +1,8 @@
 """Training speed on two cores by OpenMP setting and precision, on a quiet machine and beside one busy process.
 
     wavlm prepare mini --out runs/busy/corpus --datasets pretrain
-    (codebook and labels as in configs/pretrain/tiny_waveform.yaml, or the folder of `wavlm demo`)
-    python experiments/busy_cores/run.py --corpus runs/demo/corpus/pretrain --out runs/busy_cores
+    (codebook and labels as in configs/pretrain/tiny_waveform.yaml, or by `experiments/demo/waveform.sh`)
+    python experiments/busy_cores/run.py --corpus runs/tiny/corpus/pretrain --out runs/busy_cores
 
 Every measurement is a process of its own, because OpenMP reads its settings once. Settings take turns within a round, so
 that a machine whose speed drifts treats all alike.

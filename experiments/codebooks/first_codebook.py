@@ -1,7 +1,7 @@
 """PNMI and purity of first codebooks (no encoder) on held-out speakers: features, context, mean removal, PCA, random codes.
 
-    wavlm prepare mini --out runs/codebooks/corpus --datasets pretrain   (or the folder of `wavlm demo`)
-    python experiments/codebooks/first_codebook.py --corpus runs/demo/corpus/pretrain --out runs/codebooks
+    wavlm prepare mini --out runs/codebooks/corpus --datasets pretrain
+    python experiments/codebooks/first_codebook.py --corpus runs/codebooks/corpus/pretrain --out runs/codebooks
 
 Each codebook is fitted on `train` and scored on `valid`; the table is printed and written to OUT/first_codebook.csv.
 """

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.progress import progress_bar
-from wavlm_lightning.workflows.demo.heads import UPSTREAMS, Head
+from wavlm_lightning.workflows.demo.heads import UPSTREAMS, all_heads
+from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.recipe.chain import chain
 
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 GRID = {"pr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), "ks": RATES, "sid": RATES}
@@ -26,11 +28,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo_learning_rates"))
     arguments = parser.parse_args()
     runs: dict[tuple[str, str, float], HeadRun] = {}
-    for task, rates in GRID.items():
-        for upstream, short in UPSTREAMS.items():
-            for rate in rates:
-                options = [*Head(task, upstream, arguments.demo).options(), "--model.learning_rate", str(rate)]
-                runs[task, upstream, rate] = HeadRun(arguments.out / f"{task}-{short}-{rate:g}", options)
+    model = chain(RECIPE)[-1].content["model"]["init_args"]  # random weights are of the shape that the demo trains
+    for head in all_heads(arguments.demo, None, model["encoder"], model.get("encoder_overrides")):
+        for rate in GRID[head.task]:
+            name = f"{head.task}-{UPSTREAMS[head.upstream]}-{rate:g}"
+            options = [*head.options(), "--model.learning_rate", str(rate)]
+            runs[head.task, head.upstream, rate] = HeadRun(arguments.out / name, options)
     with progress_bar(total=len(runs), desc="heads", unit="head") as bar:
         run_heads(list(runs.values()), lambda _: bar.update())
     with (arguments.out / "grid.csv").open("w", newline="") as file:

@@ -7,7 +7,7 @@ import csv
 import sys
 from pathlib import Path
 
-RUNS = ("tiny", "tiny_ctcbert", "tiny_soft", "tiny_two_codebooks")
+RUNS = ("tiny_waveform", "tiny_ctcbert", "tiny_soft", "tiny_two_codebooks")
 HEAD = (
     "configuration",
     "term",

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Does each objective learn? 250 updates of tiny_waveform.yaml with each kind of target, on the mini corpus, one thread each.
-# Needs a finished `wavlm demo` in the folder DEMO (default: runs/demo); run from the repository's root with `wavlm` on the PATH.
+# Needs what experiments/demo/waveform.sh makes, in the folder DEMO (default: runs/tiny); run from the repository's root with `wavlm` on the PATH.
 set -euo pipefail
-demo=${DEMO:-runs/demo}
+demo=${DEMO:-runs/tiny}
 out=${OUT:-runs/objectives}
 mkdir -p "$out/demo"
 cp -r "$demo/corpus" "$out/demo/"
@@ -14,7 +14,7 @@ train() {  # configuration, label set, options
     wavlm fit -c "configs/pretrain/$1.yaml" --data.corpus "$corpus" --data.labels "$2" --trainer.default_root_dir "$out/$1" \
         --trainer.max_steps 250 --trainer.val_check_interval 50 "${@:3}"
 }
-train tiny mfcc100
+train tiny_waveform mfcc100
 train tiny_ctcbert mfcc100
 train tiny_soft mfcc-level-k100-soft4
 train tiny_two_codebooks "[mfcc100, tiny_waveform-l1-k50]"

@@ -1,6 +1,6 @@
 """Which temperature should soft labels have? The share of the posterior that K clusters hold at three candidates.
 
-python experiments/objectives/temperature.py runs/demo/codebook runs/demo/corpus/pretrain
+python experiments/objectives/temperature.py runs/tiny/codebook runs/tiny/corpus/pretrain
 """
 
 import sys

@@ -1,9 +1,9 @@
 """Pre-train the tiny WavLM on real voices, and see what it is good for.
 
-    python experiments/real_speech/run.py --speech ../shared/speech --demo runs/demo --out runs/real_speech
+    python experiments/real_speech/run.py --speech ../shared/speech --demo runs/tiny --out runs/real_speech
 
-`--speech` is a folder with `manifest.csv` (path, speaker, language, text), the recordings, and `noise/`. `--demo` is a
-finished `wavlm demo`: its corpora lend the labels that real speech lacks, its encoder is what is compared with.
+`--speech` is a folder with `manifest.csv` (path, speaker, language, text), the recordings, and `noise/`. `--demo` is what
+`experiments/demo/waveform.sh` makes: its corpora lend the labels that real speech lacks, its encoder is what is compared with.
 Every stage is a `wavlm` command, printed as it runs; finished ones are not repeated.
 """
 
@@ -180,7 +180,7 @@ def report(out: Path, runs: dict[tuple[str, str], HeadRun], here: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speech", type=Path, required=True)
-    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--demo", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--out", type=Path, default=Path("runs/real_speech"))
     arguments = parser.parse_args()
     prepare(arguments.speech, arguments.out)

@@ -91,3 +91,20 @@ def test_the_command_in_the_header_is_understood(name, tmp_path, monkeypatch, ca
 
 def test_the_table_is_complete():
     assert set(ROWS) == {name for name in NAMES if not name.startswith("tiny")}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("tiny")])
+def test_the_corpus_of_a_tiny_configuration_has_its_labels(name):
+    """`runs/demo` holds those of the demo, `runs/tiny` those of tiny_waveform; others are made by `wavlm recipe`."""
+    contents = {each: yaml.safe_load((FOLDER / f"{each}.yaml").read_text()) for each in (name, "tiny", "tiny_waveform")}
+    data = contents[name]["data"]["init_args"]
+    at_hand = {
+        contents[each]["data"]["init_args"]["corpus"]: contents[each]["data"]["init_args"]["labels"]
+        for each in ("tiny", "tiny_waveform")
+    }
+    labels = data["labels"] if isinstance(data["labels"], list) else [data["labels"]]
+    header = " ".join(re.findall(r"^# *(.*)$", (FOLDER / f"{name}.yaml").read_text(), flags=re.M))
+    for each in filter(None, labels):
+        assert each == at_hand[data["corpus"]] or f"--name {each}" in header or f"wavlm recipe {name} " in header, (
+            f"{data['corpus']} has no labels {each}"
+        )

@@ -14,7 +14,7 @@ for name in "$@"; do
             frozen)
                 run=(-c "configs/superb/mini/$name.yaml" --data.corpus "runs/mini/$name" --data.cache runs/mini/cache)
                 run+=(--data.batch_size 16 --trainer.max_steps "$updates" --trainer.val_check_interval 100) ;;
-            random) run+=(--model.upstream.source random:tiny) ;;
+            random) run+=(--model.upstream.source random:tiny_wide) ;;
         esac
         run+=(--trainer.default_root_dir "runs/finetune/$name-$row")
         [ -f "runs/finetune/$name-$row/card.json" ] && continue
