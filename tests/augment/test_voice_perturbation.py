@@ -84,11 +84,11 @@ def test_digital_silence_stays_silent_and_nothing_overflows():
     assert (same - audio).abs().max() < 1e-2
 
 
-def test_the_default_type_of_a_half_precision_run_changes_nothing():
+def test_the_default_type_changes_nothing():
     audio = torch.randn(4, 5_000, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = VoicePerturbation(1.0)(audio, torch.Generator().manual_seed(0))
     _tables.cache_clear()
-    torch.set_default_dtype(torch.bfloat16)  # as Lightning does in each step of `bf16-true`
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning's HalfPrecision does in each step
     try:
         found = VoicePerturbation(1.0)(audio, torch.Generator().manual_seed(0))
     finally:

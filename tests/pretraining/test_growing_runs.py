@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_pretraining_runs import Curve, data, fit, module
 from test_stream import mixed, uneven  # noqa: F401 - a fixture
 
+from wavlm_lightning.augment.voice_perturbation import VoicePerturbation
 from wavlm_lightning.callbacks import MoveValue
 from wavlm_lightning.data.loading.growing import Growth
 from wavlm_lightning.pretraining import SpanMasking, UtteranceMixing, WavLMPretraining
@@ -67,6 +68,7 @@ class Weighing(WavLMPretraining):
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
         read = (self.objectives[1].weight, self.mixing.probability, self.masking.probability)
+        read = read if self.voices is None else (*read, self.voices.formants)
         self.read = [*getattr(self, "read", []), read]
         return loss
 
@@ -93,6 +95,15 @@ def test_weights_mixing_and_masks_move_and_resume_exactly(tiny, tmp_path):
     # The defaults of other modules stay what they are.
     assert SpanMasking() == WavLMPretraining.__init__.__defaults__[4] and UtteranceMixing().probability == 0.2
     assert fit(module(), data(tiny), 7).losses != whole.losses
+
+
+def test_voices_move(tiny):
+    model = module(Weighing, voices=VoicePerturbation())
+    fit(model, data(tiny), 3, callbacks=[MoveValue("voices.formants", 0.0, 0.2, 2)])
+    assert [read[-1] for read in model.read] == [pytest.approx(value) for value in (0.0, 0.1, 0.2)]
+    with pytest.raises(UserError, match="voices: probability must be above 0 and at most 1, not 0"):
+        moving = MoveValue("voices.probability", 0.0, 0.5, 2)
+        fit(module(voices=VoicePerturbation()), data(tiny), 1, callbacks=[moving])
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ def test_perturbed_voices_are_heard_in_training_alone_and_resume_exactly(tiny, t
     assert all(torch.equal(value, final[name]) for name, value in resumed.state_dict().items())
 
 
+def test_perturbed_voices_in_half_precision(tiny):
+    curve = fit(module(voices=VoicePerturbation(1.0)), data(tiny), 1, precision="bf16-mixed")
+    assert len(curve.losses) == 1 and math.isfinite(curve.losses[0])
+
+
 def test_resume_with_accumulation_is_exact(tiny, tmp_path):
     """An epoch is a whole number of updates, so no validation and no checkpoint falls into the middle of one."""
     source = {"batch_seconds": 2.5}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +46,9 @@ class VoicePerturbation:
     formants: float = 0.15
     equaliser_db: float = 8.0
 
+    # What `MoveValue` may move: read in every step.
+    moves: ClassVar[tuple[str, ...]] = ("probability", "formants", "equaliser_db")
+
     def __post_init__(self) -> None:
         if not 0 < self.probability <= 1:
             raise UserError(f"voices: probability must be above 0 and at most 1, not {self.probability:g}")
@@ -66,7 +70,7 @@ class VoicePerturbation:
         """
 
         # All numbers are drawn for all rows, used or not: no branch on data, so no wait for the GPU. In float32 whatever the
-        # default type, which is bfloat16 in a step of `bf16-true`: it would draw 256 different numbers.
+        # default type is: bfloat16 has 256 numbers from 0 to 1 to draw.
         def uniform(*size: int) -> Tensor:
             return torch.rand(*size, dtype=torch.float32, device=audio.device, generator=generator)
 

@@ -27,7 +27,7 @@ class MoveValue(pl.Callback):
 
     Args:
         name: attribute of the task, or of a part of it (`objective.margin`), that the loss reads in every step. Of pre-training
-            `objectives.1.weight` (the second objective), or what masking and mixing say can move (`mixing.probability`).
+            `objectives.1.weight` (the second objective), or what masking, mixing and voices say can move (`mixing.probability`).
         start: the value before the first update.
         end: the value at the end.
         from_update: update after which the value moves.
