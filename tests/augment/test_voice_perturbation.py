@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wavlm_lightning.augment.voice_perturbation import KNOTS, VoicePerturbation, _tables, in_other_voice
+from wavlm_lightning.augment.voice_perturbation import KNOTS, LOUDEST, VoicePerturbation, _tables, in_other_voice
 from wavlm_lightning.system.errors import UserError
 
 
@@ -61,6 +61,13 @@ def test_the_frequency_response_is_that_of_the_knots():
         assert 10 * np.log10(np.exp(np.log(ratio[near]).mean())) == pytest.approx(gains[0, knot].item(), abs=1.0)
 
 
+@pytest.mark.parametrize("decibels", [-LOUDEST, LOUDEST])
+def test_the_largest_gain_is_whole(decibels):
+    audio = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
+    changed = in_other_voice(audio, torch.ones(1), torch.full((1, KNOTS), decibels))
+    assert torch.allclose(changed, audio * 10 ** (decibels / 20), rtol=1e-3, atol=1e-3 * 10 ** (decibels / 20))
+
+
 def test_crops_are_drawn_one_by_one_and_the_others_are_untouched():
     audio = torch.randn(400, 600, generator=torch.Generator().manual_seed(0))
     before, perturb = audio.clone(), VoicePerturbation(0.3)
@@ -76,7 +83,7 @@ def test_crops_are_drawn_one_by_one_and_the_others_are_untouched():
 
 def test_digital_silence_stays_silent_and_nothing_overflows():
     audio = torch.stack([torch.zeros(5_000), 1e-4 * torch.randn(5_000), torch.ones(5_000), 100 * torch.randn(5_000)])
-    found = VoicePerturbation(1.0, 1.0, 40.0)(audio, torch.Generator().manual_seed(0))
+    found = VoicePerturbation(1.0, 1.0, LOUDEST)(audio, torch.Generator().manual_seed(0))
     assert not found[0].any() and bool(found.isfinite().all())
     assert VoicePerturbation()(audio.bfloat16()).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
@@ -102,7 +109,7 @@ def test_the_default_type_changes_nothing():
         ({"probability": 0.0}, "voices: probability must be above 0 and at most 1, not 0"),
         ({"probability": 1.5}, "voices: probability must be above 0 and at most 1, not 1.5"),
         ({"formants": -0.1}, "voices: formants must be from 0 to 1"),
-        ({"equaliser_db": 100}, "equaliser_db from 0 to 40"),
+        ({"equaliser_db": 40}, "equaliser_db from 0 to 30, not 0.15 and 40"),
     ],
 )
 def test_impossible_strengths(wrong, said):

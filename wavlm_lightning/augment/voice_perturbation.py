@@ -16,6 +16,7 @@ WINDOW, HOP = 512, 256  # samples of a square-rooted Hann window, and of its ste
 BANDS = 24  # of the spectral envelope: 120 mel wide, so that harmonics of a voice are smoothed away
 NYQUIST = 8000.0
 FLOOR = 1e-8  # of the power in a band, under which it counts as silent
+LOUDEST = 30.0  # dB that the equaliser may be asked for: less than STRONGEST, which would limit it without a word
 STRONGEST = 4.0  # nats by which a bin may be amplified or damped: beyond it only rounding would be heard
 
 
@@ -52,9 +53,9 @@ class VoicePerturbation:
     def __post_init__(self) -> None:
         if not 0 < self.probability <= 1:
             raise UserError(f"voices: probability must be above 0 and at most 1, not {self.probability:g}")
-        if not (0 <= self.formants <= 1 and 0 <= self.equaliser_db <= 40):
+        if not (0 <= self.formants <= 1 and 0 <= self.equaliser_db <= LOUDEST):
             raise UserError(
-                f"voices: formants must be from 0 to 1 and equaliser_db from 0 to 40, not {self.formants:g} and "
+                f"voices: formants must be from 0 to 1 and equaliser_db from 0 to {LOUDEST:g}, not {self.formants:g} and "
                 f"{self.equaliser_db:g}"
             )
 
