@@ -13,7 +13,8 @@ from torch import Tensor
 from wavlm_lightning.system.errors import UserError
 
 WINDOW, HOP = 512, 256  # samples of a square-rooted Hann window, and of its step: squares of the windows add up to one
-BANDS = 24  # of the spectral envelope: 120 mel wide, so that harmonics of a voice are smoothed away
+BANDS = 24  # of the spectral envelope: 120 mel wide, which shows formants and, but for high voices below 500 Hz, no harmonics
+KNOTS = 8  # of the random frequency response, from 0 to 8 kHz, evenly spaced in mel
 NYQUIST = 8000.0
 FLOOR = 1e-8  # of the power in a band, under which it counts as silent
 LOUDEST = 30.0  # dB that the equaliser may be asked for: less than STRONGEST, which would limit it without a word
@@ -81,10 +82,6 @@ class VoicePerturbation:
         gains = self.equaliser_db * (2 * uniform(rows, KNOTS) - 1)
         with torch.autocast(audio.device.type, enabled=False):
             return torch.where(drawn[:, None], in_other_voice(audio, factors, gains), audio)
-
-
-KNOTS = 8
-"""Points of the random frequency response, from 0 to 8 kHz, evenly spaced in mel."""
 
 
 def in_other_voice(audio: Tensor, factors: Tensor, gains: Tensor) -> Tensor:
