@@ -18,7 +18,7 @@ from wavlm_lightning.tasks import EcapaVerification, KeywordSpotting, QueryByExa
 from wavlm_lightning.tasks.base import check_trainer
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.training.fsdp import FSDP2
-from wavlm_lightning.upstreams import FineTuning, WavLMUpstream
+from wavlm_lightning.upstreams import Fbank, FineTuning, WavLMUpstream
 
 
 def train(corpus: str, folder: str, devices: int) -> None:
@@ -54,6 +54,18 @@ def test_a_strategy_that_does_not_average_is_refused_by_name():
         UserError, match=r"KS: trainer\.strategy ModelParallelStrategy would not average .* use ddp or fsdp2"
     ):
         check_trainer(task)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_weights_in_another_type_are_refused(tiny, precision):
+    """Lightning would convert frozen dataclasses of ours, and fail on them with a sentence about its own code."""
+    upstream = Fbank()
+    several = ManyHeads({str(rate): KeywordSpotting(upstream, rate) for rate in (1e-3, 1e-2)})
+    for task in (KeywordSpotting(upstream, 1e-3), several):
+        for run in ("fit", "test"):
+            trainer = quiet_trainer(max_steps=1, precision=precision)
+            with pytest.raises(UserError, match=rf"KS: trainer\.precision {precision}: .* use 32-true, bf16-mixed or 16-mi"):
+                getattr(trainer, run)(task, TaskData(str(tiny / "ks")))
 
 
 def test_what_fsdp2_cannot_shard_is_refused(tiny):

@@ -28,7 +28,7 @@ class VoicePerturbation:
     The encoder learns to find the labels of one voice in another, so that its features depend less on the speaker; published for
     content: ContentVec (arXiv 2204.09224, section 3.1), with the formant shifts and random equalisers of NANSY (arXiv
     2110.14513, appendix). Pitch and tempo stay here. Formants move by a gain in each bin of the spectrogram, the ratio of the
-    warped to the actual spectral envelope; phases are kept.
+    warped to the actual spectral envelope; phases are kept. No bin changes by more than 35 dB, which large shifts can ask for.
 
     Args:
         probability: share of the crops that are perturbed.

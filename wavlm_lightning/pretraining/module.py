@@ -118,6 +118,7 @@ class WavLMPretraining(NormalisedUpdates):
         if self._trainer is None:  # `load_from_checkpoint`: `on_load_checkpoint` builds them
             return
         self.check_strategy("pre-training")
+        self.check_precision("pre-training")
         data = served_to(self.trainer)
         if self.mixing.noise_probability > 0 and not data.has_noise:
             raise UserError(

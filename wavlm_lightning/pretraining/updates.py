@@ -96,7 +96,7 @@ class NormalisedUpdates(Trainable):
     def on_fit_start(self) -> None:
         if self.average is not None and self._average is not None:
             self.average.check_reached(self.trainer.max_steps)
-            self.average.check_run(self, self.trainer.callbacks)
+            self.average.check_run(self.trainer.callbacks)
             self._average.show(self, False)  # of a fit before this one
             self._average.to(self.device)
 

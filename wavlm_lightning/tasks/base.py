@@ -614,6 +614,7 @@ def check_several(name: str, number: int, what: str) -> None:
 def check_trainer(task: Task) -> None:
     """Refuse a strategy, a callback or a setting under which the head or the upstream would silently train wrongly."""
     task.check_strategy(task.name)
+    task.check_precision(task.name)
     for callback in task.trainer.callbacks:
         if isinstance(callback, BaseFinetuning) and task.upstream.from_source:
             raise UserError(

@@ -48,21 +48,10 @@ class Average:
                 "anything is averaged; give a smaller number, or remove model.average"
             )
 
-    def check_run(self, module: nn.Module, callbacks: Iterable[object]) -> None:
-        """Refuse a second average beside this one, and weights so coarse that the mean would not move.
-
-        In bf16 two neighbouring numbers differ by 1 in 256, and a step of the mean is a thousandth of a change.
-        """
+    def check_run(self, callbacks: Iterable[object]) -> None:
+        """Refuse a second average beside this one."""
         if also := next((type(each).__name__ for each in callbacks if isinstance(each, WeightAveraging)), None):
             raise UserError(f"model.average and the callback {also} both average the weights; remove one of them")
-        finest = torch.finfo(torch.float32).eps
-        if coarse := next(
-            (each.dtype for each in _trained(module).values() if torch.finfo(each.dtype).eps > finest), None
-        ):
-            raise UserError(
-                f"model.average: trainer.precision keeps the weights in {str(coarse).removeprefix('torch.')}, in which the mean "
-                "would stand still; use bf16-mixed or 32-true, or remove model.average"
-            )
 
 
 class MovingAverage:

@@ -52,11 +52,13 @@ class Trainable(pl.LightningModule):
 
     Attributes:
         sharded_checkpoints: whether a checkpoint may be a folder with one file per process (fsdp2).
+        precisions: of the trainer that are tested; all keep the weights in float32.
         skipped_updates: updates left out because their gradient was not finite.
         skipped_in_a_row: the same since the last update that was made.
     """
 
     sharded_checkpoints: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("32-true", "bf16-mixed", "16-mixed")
 
     def __init__(self, learning_rate: float, optimization: Optimization) -> None:
         super().__init__()
@@ -89,6 +91,14 @@ class Trainable(pl.LightningModule):
             )
         if isinstance(strategy, FSDP2) and self.trainer.lightning_module is not self:
             raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
+
+    def check_precision(self, name: str) -> None:
+        """Refuse, in the name of the task or model, weights in another type: in bfloat16 small updates are rounded away."""
+        if (precision := str(self.trainer.precision)) not in self.precisions:
+            raise UserError(
+                f"{name}: trainer.precision {precision}: weights in another type than float32 are not supported; use "
+                f"{', '.join(self.precisions[:-1])} or {self.precisions[-1]}"
+            )
 
     def shard_parameters(self, ignored: Iterable[nn.Parameter] = ()) -> None:
         """Shard the parameters under fsdp2, all but `ignored`; call it at the end of `configure_model`.
