@@ -9,7 +9,7 @@ clusters of a layer of the first full WavLM. Finished work is kept, and an inter
 Does mixing show where voices overlap? Two encoders a seed, and tasks of `configs/fullstack` as measures; `result.md` then ends
 with the difference that mixing makes within each seed:
 
-    python experiments/ablations/run.py --out runs/mixing --steps 3000 --variants full no_denoising --tasks ts_asr tse osd
+    python experiments/ablations/run.py --out runs/mixing --recipe tiny --variants full no_denoising --tasks ts_asr tse osd
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ from tqdm import tqdm
 
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.tables import ARROWS, metric_title
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import cpu_bf16_instructions
+from wavlm_lightning.workflows.demo.stages import FEW_CLUSTERS
+from wavlm_lightning.workflows.recipe.chain import chain
+from wavlm_lightning.workflows.recipe.labels import fit_options
 from wavlm_lightning.workflows.superb.suites import chains, corpus_name
 
 HERE = Path(__file__).resolve().parent
@@ -74,7 +78,8 @@ class Ablation:
         variants: names of `VARIANTS`, and `iteration_2`, which needs `full`.
         tasks: of `wavlm superb`; none to pre-train alone.
         jobs: heads at a time.
-        size: of the mini corpora; `tiny` for a first look.
+        size: of the mini corpora; that of the recipe if None, `tiny` for a first look.
+        recipe: a configuration of `configs/pretrain` whose labels are clusters of features.
     """
 
     def __init__(
@@ -85,20 +90,27 @@ class Ablation:
         variants: Sequence[str],
         tasks: Sequence[str],
         jobs: int,
-        size: str,
+        size: str | None,
+        recipe: str,
     ) -> None:
         self.out, self.steps, self.seeds = out, steps, seeds
-        self.variants, self.tasks, self.jobs, self.size = variants, tasks, jobs, size
+        self.variants, self.tasks, self.jobs = variants, tasks, jobs
         self.corpus = out / "corpus"
+        self.base = chain(recipe)[-1]
+        self.size = size or self.base.recipe.size
 
     def run(self) -> None:
         """Corpora and codebook, then seed by seed."""
         datasets = ["pretrain", *self.datasets()]
         wavlm("prepare", "mini", "--out", self.corpus, "--size", self.size, "--datasets", *datasets)
+        labels, codebook = self.base.content["data"]["init_args"]["labels"], self.base.recipe.codebook
+        if codebook is None or codebook.clusters is None or codebook.encoder is not None:
+            raise UserError(f"{self.base.path}: labels of this experiment are clusters of features, without an encoder")
         if not (self.out / "codebook" / "codebook.json").is_file():
-            options = ["--clusters", 100, "--level-normalised", "--restarts", 5]
+            clusters = min(codebook.clusters, FEW_CLUSTERS) if self.size == "tiny" else codebook.clusters
+            options = ["--clusters", clusters, *fit_options(codebook, labels)]
             wavlm("codebook", "fit", self.corpus / "pretrain", *options, "--out", self.out / "codebook")
-        wavlm("codebook", "apply", self.out / "codebook", self.corpus / "pretrain", "--name", "mfcc100")
+        wavlm("codebook", "apply", self.out / "codebook", self.corpus / "pretrain", "--name", labels)
         for seed in range(self.seeds):
             variants = [variant for variant in self.variants if variant != ITERATION]
             self.pretrain_and_score([(variant, seed) for variant in variants], self.out / "heads" / str(seed))
@@ -139,7 +151,7 @@ class Ablation:
         if (folder / "done").is_file():
             return
         folder.mkdir(parents=True, exist_ok=True)
-        options = ["-c", "configs/pretrain/tiny_waveform.yaml"]
+        options = ["-c", str(self.base.path)]
         options += ["--data.labels", ITERATION] if variant == ITERATION else ["-c", HERE / f"{variant}.yaml"]
         options += ["--data.corpus", self.corpus / "pretrain", "--model.seed", seed, "--data.seed", seed]
         precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"  # not timed: a resumed run must get the same
@@ -255,11 +267,17 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="NAME")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="of `wavlm superb`; none to pre-train alone")
     parser.add_argument("--jobs", type=int, default=PROCESSES, help="heads at a time")
-    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the corpora")
+    parser.add_argument(
+        "--size", choices=("tiny", "mini", "medium"), help="of the corpora (default: that of the recipe)"
+    )
+    parser.add_argument("--recipe", default="tiny_waveform", help="configuration of configs/pretrain (%(default)s)")
     arguments = parser.parse_args()
     if ITERATION in arguments.variants and MIXING not in arguments.variants:
         parser.error(f"--variants {ITERATION} needs {MIXING}, whose layers make its labels")
-    Ablation(**vars(arguments)).run()
+    try:
+        Ablation(**vars(arguments)).run()
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def results(cells: Sequence[Cell], heads: Sequence[Head], out: Path) -> dict[Cel
     for cell in cells:
         name = f"{cell.task}-{UPSTREAMS[cell.upstream]}-{cell.rate:g}" + (f"-{cell.seed}" if cell.seed != SEED else "")
         options = [*of[cell.task, cell.upstream].options(), "--model.learning_rate", str(cell.rate)]
-        options += ["--seed_everything", str(cell.seed)] if cell.seed != SEED else []
+        options += ["--model.seed", str(cell.seed), "--data.seed", str(cell.seed)] if cell.seed != SEED else []
         runs[cell] = HeadRun(out / name, options)
     with progress_bar(total=len(runs), desc="heads", unit="head") as bar:
         run_heads(list(runs.values()), lambda _: bar.update())

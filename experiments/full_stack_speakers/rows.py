@@ -12,11 +12,14 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text
 from wavlm_lightning.reports.tables import MISSING, Table, metric_title, text_table
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.workflows.superb.suites import corpus_name
 
 ABLATIONS = Path(__file__).resolve().parents[1] / "ablations" / "run.py"
 ENCODERS = {"full": "pre-trained", "no_denoising": "pre-trained without mixing"}  # variants of experiments/ablations
+RANDOM = f"random:{chain(RECIPE)[-1].content['model']['init_args']['encoder']}"  # the shape of both
 ORACLE = "oracle"
 Cards = Mapping[tuple[str, str], ResultCard]  # by task and row
 
@@ -24,19 +27,20 @@ Cards = Mapping[tuple[str, str], ResultCard]  # by task and row
 def pretrain(
     out: Path, updates: int, encoder: Path | None, size: str, names: Sequence[str] = tuple(ENCODERS)
 ) -> dict[str, Path]:
-    """Label -> folder of an encoder; those of `experiments/ablations` unless the first is given.
+    """Label -> folder of an encoder of the demo's recipe, made by `experiments/ablations` unless the first is given.
 
     Args:
         out: their folder is `encoders` in it.
         updates: of each.
         encoder: a run that is there, in place of the first.
-        size: of the mini corpora.
+        size: of the corpora; that of the demo's recipe unless it is `tiny`.
         names: the variants, keys of `ENCODERS`.
     """
     missing = [name for name in names if encoder is None or name != next(iter(ENCODERS))]
     if missing:
-        options = ["--out", out / "encoders", "--steps", updates, "--seeds", 1, "--variants", *missing]
-        subprocess.run([*map(str, [sys.executable, ABLATIONS, *options, "--size", size, "--tasks"])], check=True)
+        options = ["--recipe", RECIPE, "--steps", updates, "--seeds", 1, "--variants", *missing, "--tasks"]
+        options += ["--size", size] if size == "tiny" else []
+        subprocess.run([*map(str, [sys.executable, ABLATIONS, "--out", out / "encoders", *options])], check=True)
     found = {ENCODERS[name]: out / "encoders" / "pretrain" / f"{name}-0" for name in names}
     return {**found, ENCODERS["full"]: encoder} if encoder is not None else found
 

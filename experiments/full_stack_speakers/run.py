@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 from real_voices import make
-from rows import ORACLE, Cards, figures, pretrain, test_heads, write_csv
+from rows import ORACLE, RANDOM, Cards, figures, pretrain, test_heads, write_csv
 
 from wavlm_lightning.reports.tables import duration
 from wavlm_lightning.workflows.superb import run_superb
 
-ROWS = {"random:tiny": "random weights", "fbank": "FBANK"}
+ROWS = {RANDOM: "random weights", "fbank": "FBANK"}
 TASKS = (
     "osd",
     "diarization",

@@ -76,7 +76,7 @@ class PretrainingData(ResumableData):
         shuffle_shards: shards whose utterances are shuffled together; fewer need less cache for a remote corpus. A corpus
             with at most this many shards is shuffled as a whole.
         num_workers: processes that read audio; 0 reads in the main process.
-        seed: of order, crops and noise.
+        seed: of order, crops and noise; null takes `seed_everything` of the command line, else 0.
         batch_growth: batches begin with less audio and grow to `batch_seconds`; null for batches of one size.
         crop_growth: crops begin shorter and grow to `max_seconds`, with as many more of them in a batch; null for one length.
             The validation split keeps `batch_seconds` and `max_seconds`.
@@ -96,7 +96,7 @@ class PretrainingData(ResumableData):
         noise_clips: float = 0.125,
         shuffle_shards: int = WINDOW,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         batch_growth: Growth | None = None,
         crop_growth: Growth | None = None,
     ) -> None:
@@ -110,7 +110,7 @@ class PretrainingData(ResumableData):
         if not 0 < noise_clips <= 1:
             raise UserError(f"data.noise_clips must be above 0 and at most 1, not {noise_clips}")
         self.noise_clips = noise_clips
-        self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed
+        self.shuffle_shards, self.num_workers, self.seed = shuffle_shards, num_workers, seed or 0
         self.sizes = GrowingSizes(batch_seconds, max_seconds, batch_growth, crop_growth)
         if crop_growth and self.weights:
             raise UserError(

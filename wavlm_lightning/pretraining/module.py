@@ -58,7 +58,7 @@ class WavLMPretraining(NormalisedUpdates):
         eps: of AdamW.
         weight_decay: of AdamW.
         decay_all: apply weight decay to all parameters, as fairseq does; false spares biases, norms and other vectors.
-        seed: of initial weights, masking and mixing.
+        seed: of initial weights, masking and mixing; null takes `seed_everything` of the command line, else 0.
         activation_checkpointing: run the transformer layers again in the backward pass: less memory, more time.
         compile: compile the transformer layers with torch.compile.
         schedule: another learning rate over updates, in place of `warmup` and `decay`.
@@ -87,7 +87,7 @@ class WavLMPretraining(NormalisedUpdates):
         eps: float = 1e-6,
         weight_decay: float = 0.01,
         decay_all: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
         activation_checkpointing: bool = False,
         compile: bool = False,
         schedule: Schedule | None = None,
@@ -97,7 +97,7 @@ class WavLMPretraining(NormalisedUpdates):
         voices: VoicePerturbation | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule, muon, average)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed := seed or 0)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)

@@ -82,7 +82,7 @@ class Task(HeadCheckpoint, Trainable):
         upstream: where features come from; frozen unless it says otherwise.
         learning_rate: of Adam, peak of the schedule; the only hyperparameter that SUPERB tunes.
         normalize: layer norm over each layer before the weighted sum; off in SUPERB.
-        seed: of the head's initial weights.
+        seed: of the head's initial weights and of dropout; null takes `seed_everything` of the command line, else 1337.
         protocol: `superb` follows s3prl, whose code made the published numbers, also where it departs from good practice
             in a way that moves the score; `fixed` corrects these points. The task's documentation lists them.
         start_from: folder of a run, or a checkpoint, whose weights a new run begins with. A run that `wavlm fit` resumes does
@@ -148,7 +148,7 @@ class Task(HeadCheckpoint, Trainable):
         upstream: Upstream,
         learning_rate: float,
         normalize: bool = False,
-        seed: int = 1337,
+        seed: int | None = None,
         protocol: Protocol = "superb",
         start_from: str | None = None,
         start_with: Part = "both",
@@ -161,7 +161,7 @@ class Task(HeadCheckpoint, Trainable):
         super().__init__(learning_rate, Optimization(schedule, betas, eps, weight_decay, decay_all))
         self.start_from, self.start_with = start_from, start_with
         self.upstream = upstream
-        self.seed, self.protocol = seed, protocol
+        self.seed, self.protocol = 1337 if seed is None else seed, protocol
         self.weighted_sum = WeightedSum(upstream.num_layers, normalize)
         self.means = nn.ModuleDict()
         self.add_means("loss")

@@ -76,7 +76,7 @@ class TaskData(ResumableData):
             at every step. Utterances that are cropped are not cached; the upstream runs over their crops in every epoch.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
-        seed: of order, crops and training transforms.
+        seed: of order, crops and training transforms; null takes `seed_everything` of the command line, else 1337.
         transforms: what training waveforms go through after the crop, in order, each drawn anew every time an utterance
             is read: noise, rooms, changes of speed, see `wavlm_lightning.augment.transforms`. Not with `cache`.
         eval_transforms: the same for validation and test, where an utterance always gets the same draw.
@@ -105,7 +105,7 @@ class TaskData(ResumableData):
         cache: str | None = None,
         cache_gib: float = 20.0,
         num_workers: int = 0,
-        seed: int = 1337,
+        seed: int | None = None,
         transforms: list[WaveformTransform] | None = None,
         eval_transforms: list[WaveformTransform] | None = None,
         train_seconds: float | None = None,
@@ -128,7 +128,7 @@ class TaskData(ResumableData):
         self.cache_directory: Path | None = None
         if cache is not None:
             self.cache_directory = cache_directory() / "features" if cache == "auto" else Path(cache)
-        self.cache_gib, self.num_workers, self.seed = cache_gib, num_workers, seed
+        self.cache_gib, self.num_workers, self.seed = cache_gib, num_workers, 1337 if seed is None else seed
         self.cache: FeatureCache | None = None
         self.transforms: dict[str, Sequence[WaveformTransform]] = {"train": transforms or ()}
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())

@@ -59,7 +59,7 @@ class QueryByExample(Task):
         documents: str = "documents",
         valid_queries: str = "queries-valid",
         test_queries: str = "queries-test",
-        seed: int = 1337,
+        seed: int | None = None,
         protocol: Protocol = "superb",
     ) -> None:
         super().__init__(upstream, learning_rate=0.0, seed=seed, protocol=protocol)  # nothing is trained

@@ -53,7 +53,7 @@ class KnnConversion(ConversionTask):
         reference_seconds: float | None = 300.0,
         content: str | None = None,
         quality: bool = False,
-        seed: int = 1337,
+        seed: int | None = None,
         protocol: Literal["superb", "fixed"] = "superb",
     ) -> None:
         super().__init__(upstream, 0.0, content, quality, seed=seed, protocol=protocol)  # nothing is trained

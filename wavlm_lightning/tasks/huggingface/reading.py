@@ -164,7 +164,7 @@ def huggingface_head(
     task: Literal["KS", "SID", "ER", "IC", "SV", "SD", "ASR", "PR"] | None = None,
     learning_rate: float = 1e-4,
     frozen: bool = True,
-    seed: int = 1337,
+    seed: int | None = None,
 ) -> Task:
     """A model with a head from the transformers library as a task: to apply, to score on a corpus, or to train further.
 

@@ -56,7 +56,7 @@ class FoldData(TaskData):
         cache: see `TaskData`.
         cache_gib: largest cache of a split.
         num_workers: processes that read audio; 0 reads in the main process.
-        seed: of order and training transforms.
+        seed: of order and training transforms; null takes `seed_everything` of the command line, else 1337.
         transforms: of training waveforms, see `TaskData`.
         eval_transforms: of the waveforms of validation and test.
     """
@@ -71,7 +71,7 @@ class FoldData(TaskData):
         cache: str | None = None,
         cache_gib: float = 20.0,
         num_workers: int = 0,
-        seed: int = 1337,
+        seed: int | None = None,
         transforms: list[WaveformTransform] | None = None,
         eval_transforms: list[WaveformTransform] | None = None,
     ) -> None:

@@ -193,8 +193,22 @@ class WavLMCLI(LightningCLI):
         if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
             folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
             check_output(folder, "--trainer.default_root_dir")
+        self._settle_seeds()
         if self.subcommand in ("fit", None):
             self._settle_threads()
+
+    def _settle_seeds(self) -> None:
+        """Give model and data the seed of the run where they have none of their own, and keep it in the configuration.
+
+        Their random streams do not depend on the global one, which `seed_everything` sets.
+        """
+        config = self.config.get(str(self.subcommand), self.config)
+        if (seed := config["seed_everything"]) is False:  # not seeded, as the configuration says
+            return
+        for part in ("model", "data"):
+            arguments = config[part].get("init_args") or {}
+            if "seed" in arguments and arguments["seed"] is None:
+                arguments["seed"] = seed
 
     def _settle_threads(self) -> None:
         """Set the number of CPU threads and keep it in the configuration: it decides the last digits of a run."""
@@ -247,7 +261,9 @@ class WavLMCLI(LightningCLI):
         fitting = self.subcommand in ("fit", None)  # None: a notebook, which may fit
         also = read_also(self._get(self.config, "also"))
         if self.lists or also:
-            self.model, self.heads = many_heads(self.model, self._get(self.config, "model"), self.lists, also)
+            self.model, self.heads = many_heads(
+                self.model, self._get(self.config, "model"), self.lists, also, self._get(self.config, "seed_everything")
+            )
             data = self._get(self.config, "data").as_dict()
             for one in also:
                 one.check_data(data)

@@ -265,12 +265,12 @@ class HeadConfigs:
 
 
 def many_heads(
-    model: Any, spec: Namespace, lists: HeadLists, also: Sequence[AlsoTask]
+    model: Any, spec: Namespace, lists: HeadLists, also: Sequence[AlsoTask], seed: int | None
 ) -> tuple[ManyHeads, HeadConfigs]:
     """Build one head for every combination of listed values of each task, all on the first task's upstream object.
 
     `model` is the first task, built with its first values, `spec` its class path and arguments as parsed, `lists` its
-    listed values. A `UserError` if a model is not a task, does not take an argument, or two tasks have one name.
+    listed values, `seed` that of further tasks that have none of their own. A `UserError` if a model is not a task, does not take an argument, or two tasks have one name.
     """
     from wavlm_lightning.tasks import Task
     from wavlm_lightning.tasks.joint.many_heads import ManyHeads
@@ -286,6 +286,9 @@ def many_heads(
     blocks: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     further = [(one.source, _parsed(parser, one, spec.init_args.upstream), one.lists) for one in also]
+    for _, parsed, _ in further:
+        if parsed.init_args.get("seed", seed) is None:
+            parsed.init_args["seed"] = seed
     for number, (source, parsed, listed) in enumerate([("the first task", spec, lists), *further]):
         before = dict(names)  # of the other tasks: heads of one task share its name
         for arguments in listed.combined():
