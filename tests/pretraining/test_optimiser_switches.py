@@ -169,7 +169,9 @@ def test_lightnings_average_goes_on_and_is_not_a_second_one(tiny, tmp_path):
 
 
 def test_weights_in_another_type_are_refused(tiny):
-    with pytest.raises(UserError, match=r"pre-training: trainer\.precision bf16-true: weights in another type than float32"):
+    with pytest.raises(
+        UserError, match=r"pre-training: trainer\.precision bf16-true: weights in another type than float32"
+    ):
         fit(module(), data(tiny), 2, precision="bf16-true")
 
 

@@ -64,7 +64,9 @@ def test_weights_in_another_type_are_refused(tiny, precision):
     for task in (KeywordSpotting(upstream, 1e-3), several):
         for run in ("fit", "test"):
             trainer = quiet_trainer(max_steps=1, precision=precision)
-            with pytest.raises(UserError, match=rf"KS: trainer\.precision {precision}: .* use 32-true, bf16-mixed or 16-mi"):
+            with pytest.raises(
+                UserError, match=rf"KS: trainer\.precision {precision}: .* use 32-true, bf16-mixed or 16-mi"
+            ):
                 getattr(trainer, run)(task, TaskData(str(tiny / "ks")))
 
 

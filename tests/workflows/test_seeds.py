@@ -12,7 +12,14 @@ from wavlm_lightning.workflows.fit import fit
 
 QUICK = [
     *("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--threads", "1", "--trainer.max_steps", "1"),
-    *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "1", "--trainer.val_check_interval", "1"),
+    *(
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.limit_val_batches",
+        "1",
+        "--trainer.val_check_interval",
+        "1",
+    ),
 ]
 
 

@@ -270,7 +270,8 @@ def many_heads(
     """Build one head for every combination of listed values of each task, all on the first task's upstream object.
 
     `model` is the first task, built with its first values, `spec` its class path and arguments as parsed, `lists` its
-    listed values, `seed` that of further tasks that have none of their own. A `UserError` if a model is not a task, does not take an argument, or two tasks have one name.
+    listed values, `seed` that of further tasks that have none of their own. A `UserError` if a model is not a task, does not
+    take an argument, or two tasks have one name.
     """
     from wavlm_lightning.tasks import Task
     from wavlm_lightning.tasks.joint.many_heads import ManyHeads
