@@ -2,9 +2,10 @@
 
     python experiments/demo_learning_rates/run.py --demo runs/demo --out runs/demo_learning_rates
 
-First every rate with the seed of the demo, then the best and its neighbours with two further seeds; the best mean on
-validation is chosen. Needs a finished `wavlm demo`; runs that have a card are not repeated. Writes every run to `grid.csv`
-and prints the table of README.md.
+First every rate with the seed of the demo, then the best and its neighbours with two further seeds, until the best mean on
+validation over three seeds has neighbours with three. It is chosen if it is better than the rate of the YAML by more than two
+standard errors of their difference within a seed; otherwise the YAML's is. Needs a finished `wavlm demo`; runs that have a card
+are not repeated. Writes every run to `grid.csv` and prints the tables of README.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.progress import progress_bar
+from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.workflows.demo.heads import UPSTREAMS, Head, all_heads
 from wavlm_lightning.workflows.demo.stages import RECIPE
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
@@ -27,6 +31,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 GRID = {"pr": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), "ks": RATES, "sid": RATES}
 SEED, MORE_SEEDS = 1337, (1338, 1339)  # that of configs/superb/mini, and those of the second pass
 LOWER_IS_BETTER = ("pr",)
+RATE = "--model.learning_rate"
 
 
 class Cell(NamedTuple):
@@ -44,8 +49,12 @@ def results(cells: Sequence[Cell], heads: Sequence[Head], out: Path) -> dict[Cel
     runs = {}
     for cell in cells:
         name = f"{cell.task}-{UPSTREAMS[cell.upstream]}-{cell.rate:g}" + (f"-{cell.seed}" if cell.seed != SEED else "")
-        options = [*of[cell.task, cell.upstream].options(), "--model.learning_rate", str(cell.rate)]
-        options += ["--model.seed", str(cell.seed), "--data.seed", str(cell.seed)] if cell.seed != SEED else []
+        options = of[cell.task, cell.upstream].options()
+        if RATE in options:  # so that a choice by this grid leaves its runs what they are
+            place = options.index(RATE)
+            del options[place : place + 2]
+        options += [RATE, str(cell.rate)]
+        options += ["--seed_everything", str(cell.seed)] if cell.seed != SEED else []
         runs[cell] = HeadRun(out / name, options)
     with progress_bar(total=len(runs), desc="heads", unit="head") as bar:
         run_heads(list(runs.values()), lambda _: bar.update())
@@ -69,6 +78,33 @@ def best(cards: dict[Cell, ResultCard], task: str, upstream: str) -> float:
     return (min if task in LOWER_IS_BETTER else max)(means, key=lambda rate: means[rate])
 
 
+def usual_rate(task: str) -> float:
+    """The rate of the task's YAML."""
+    content = yaml.safe_load(Path(resolve_config(f"configs/superb/mini/{task}.yaml")).read_text())
+    return content["model"]["init_args"]["learning_rate"]
+
+
+def chosen(cards: dict[Cell, ResultCard], task: str, upstream: str) -> float:
+    """The best rate, or that of the YAML if the best is not better beyond the spread."""
+    usual, found = usual_rate(task), best(cards, task, upstream)
+    sign = -1 if task in LOWER_IS_BETTER else 1
+    if found == usual:
+        return usual
+    one, other = (
+        [on_validation(cards[Cell(task, upstream, rate, seed)]) for seed in (SEED, *MORE_SEEDS)]
+        for rate in (found, usual)
+    )
+    gains = [sign * (a - b) for a, b in zip(one, other, strict=True)]
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    return found if statistics.mean(gains) > 2 * error else usual
+
+
+def around(rates: Sequence[float], rate: float) -> Sequence[float]:
+    """A rate and its neighbours in a grid."""
+    place = rates.index(rate)
+    return rates[max(0, place - 1) : place + 2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
@@ -79,12 +115,14 @@ def main() -> None:
     kinds = [(head.task, head.upstream) for head in heads]
     first = [Cell(task, upstream, rate, SEED) for task, upstream in kinds for rate in GRID[task]]
     cards = results(first, heads, arguments.out)
-    second = list[Cell]()
-    for task, upstream in kinds:
-        place = GRID[task].index(best(cards, task, upstream))
-        rates = GRID[task][max(0, place - 1) : place + 2]
-        second += [Cell(task, upstream, rate, seed) for rate in rates for seed in MORE_SEEDS]
-    cards |= results(second, heads, arguments.out)
+    while missing := [
+        cell
+        for task, upstream in kinds
+        for rate in {*around(GRID[task], best(cards, task, upstream)), usual_rate(task)}
+        for seed in MORE_SEEDS
+        if (cell := Cell(task, upstream, rate, seed)) not in cards
+    ]:
+        cards |= results(missing, heads, arguments.out)
     with (arguments.out / "grid.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*Cell._fields, "valid_percent", "test_percent", "best_step"])
@@ -95,18 +133,19 @@ def main() -> None:
 
 
 def table(cards: dict[Cell, ResultCard], kinds: Sequence[tuple[str, str]]) -> list[str]:
-    """A row for every task and upstream: validation / test in percent, means over the seeds."""
+    """A row for every task and upstream: validation / test in percent, means over the seeds; the spread where there are three."""
     lines = list[str]()
     for task, rates in GRID.items():
         lines += ["", f"{task}:", "", "| upstream | " + " | ".join(f"{rate:g}" for rate in rates) + " |"]
         lines.append("|---" * (1 + len(rates)) + "|")
         for upstream in [upstream for each, upstream in kinds if each == task]:
-            cells, chosen = list[str](), best(cards, task, upstream)
+            cells, taken = list[str](), chosen(cards, task, upstream)
             for rate in rates:
                 found = [card for cell, card in cards.items() if cell[:3] == (task, upstream, rate)]
-                valid, test = (statistics.mean(map(of, found)) for of in (on_validation, lambda card: card.value))
-                text = f"{valid:.1f} / {test:.1f}"
-                cells.append(f"**{text}**" if rate == chosen else text)
+                tests = [card.value for card in found]
+                text = f"{statistics.mean(map(on_validation, found)):.1f} / {statistics.mean(tests):.1f}"
+                text += f" ± {statistics.stdev(tests):.1f}" if len(tests) > 1 else ""
+                cells.append(f"**{text}**" if rate == taken else text)
             lines.append(f"| {upstream} | " + " | ".join(cells) + " |")
     return lines
 
