@@ -9,9 +9,17 @@ from quiet import quiet_trainer
 
 from wavlm_lightning.callbacks import MoveValue
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, SpeakerVerification, TaskData
+from wavlm_lightning.tasks import (
+    AttentionRecognition,
+    ContentConversion,
+    EcapaVerification,
+    KeywordSpotting,
+    SpeakerVerification,
+    SpeechRecognition,
+    TaskData,
+)
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
-from wavlm_lightning.upstreams import Fbank
+from wavlm_lightning.upstreams import Fbank, WavLMUpstream
 
 
 class Weighted(KeywordSpotting):
@@ -95,6 +103,27 @@ def test_each_of_several_heads_moves(tiny):
 def test_what_cannot_move_is_refused(tiny, name, said):
     with pytest.raises(UserError, match=said):
         fit(Weighted(Fbank()), tiny / "ks", 1, MoveValue(name, 0.0, 1.0, 2))
+
+
+@pytest.mark.parametrize(
+    ("task", "copied", "read"),
+    [
+        (SpeakerVerification, "scale", "objective.scale"),
+        (EcapaVerification, "penalty", "objective.penalty"),
+        (EcapaVerification, "scale", "margin"),
+        (SpeechRecognition, "dropout", None),
+        (AttentionRecognition, "smoothing", None),
+        (ContentConversion, "hidden", "content_weight"),
+    ],
+)
+def test_a_number_that_was_copied_when_the_head_was_built_cannot_move(task, copied, read):
+    head = task(WavLMUpstream("tiny"), learning_rate=1e-3)
+    if read:
+        head.labels = ["a", "b"]
+        head.build_head(head.upstream.dim)
+        MoveValue(read, 0.0, 1.0, 2).on_fit_start(None, head)
+    with pytest.raises(UserError, match=f"{copied} cannot move: {task.__name__} reads it only when it is built"):
+        MoveValue(copied, 0.0, 1.0, 2).on_fit_start(None, head)
 
 
 @pytest.mark.parametrize("updates", [(3, 3), (-1, 2)])

@@ -112,6 +112,11 @@ def test_a_resumed_run_probes_at_the_same_updates(tiny, tmp_path, probed):
         assert figures(again, name) == {4: figures(rows, name)[4]}
 
 
+def test_a_rate_of_a_task_that_is_not_probed_is_refused():
+    with pytest.raises(UserError, match="learning_rates names sid, of which corpora names no corpus"):
+        Probe({"pr": "somewhere"}, learning_rates={"sid": 1e-3})
+
+
 def test_mistakes_are_found_before_the_run_begins(tiny, tmp_path):
     with pytest.raises(UserError, match="corpora names ks"):
         Probe({"ks": "x"})

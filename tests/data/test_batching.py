@@ -56,6 +56,28 @@ def test_evaluation_gives_everything_exactly_once_and_every_rank_equally_many_st
     assert sorted(n for plan in plans for batch in plan for n, _ in batch) == list(range(utterances))
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(16_000 * 4, 16_000 * 180))
+def test_a_batch_holds_the_longest_utterance_whose_seconds_it_was_given(samples):
+    assert len(plan_batches(np.array([samples]), batch_seconds=samples / 16_000)) == 1
+
+
+def test_recordings_that_are_heard_in_windows_stay_alone():
+    samples = np.array([3, 190, 200, 210, 220]) * 16_000
+    long = {"train": False, "max_seconds": 180.0, "batch_seconds": 180.0, "alone": samples > 180 * 16_000}
+
+    def shares(chosen: slice, processes: int) -> list[list[int]]:
+        settings = {**long, "alone": long["alone"][chosen]}
+        plans = [BatchPlan(samples[chosen], rank=rank, world_size=processes, **settings) for rank in range(processes)]
+        return [len(batch) for plan in plans for batch in plan]
+
+    assert shares(slice(1, None), 2) == [1] * 4
+    with pytest.raises(UserError, match=r"3 recordings, so long that each is heard alone .* evenly by 2 processes"):
+        shares(slice(2, None), 2)
+    with pytest.raises(UserError, match="5 recordings"):  # the short one would be merged with a long one
+        shares(slice(0, None), 2)
+
+
 def test_epochs_differ_and_repeat():
     samples = np.full(64, 16_000)
     plan = BatchPlan(samples, batch_size=8, seed=0)

@@ -21,6 +21,7 @@ from wavlm_lightning.pretraining import (
     WavLMPretraining,
 )
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams.wavlm import load_encoder
 
 SMALL = {"layers": 1, "conv_channels": [8, 8, 8, 8, 16, 16, 32], "dim": 32, "heads": 2, "ffn_dim": 64}
@@ -233,6 +234,14 @@ def test_another_frame_grid_is_refused(tiny):
 def test_noise_must_come_from_somewhere(tiny):
     with pytest.raises(UserError, match=r"data\.noise_corpus"):
         fit(module(mixing=UtteranceMixing(noise_probability=0.1)), data(tiny), 1)
+    with pytest.raises(UserError, match=r"data\.noise_corpus is set but mixing\.noise_probability is 0"):
+        fit(module(), data(tiny, noise_corpus=str(tiny / "ks")), 1)
+
+
+def test_a_schedule_that_takes_the_place_of_the_warm_up_says_so(tiny, capsys):
+    for settings, said in (({}, False), ({"warmup": 0.3}, True)):
+        fit(module(schedule=Schedule(shape="linear"), **settings), data(tiny), 1)
+        assert ("model.schedule takes the place of model.warmup (0.3)" in capsys.readouterr().err) is said
 
 
 def test_noise_corpus_is_mixed_in(tiny):

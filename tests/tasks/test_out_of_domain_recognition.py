@@ -65,6 +65,20 @@ def test_characters_have_no_spaces():
     assert OutOfDomainRecognition(Shaped(2, 6)).name == "OOD-ASR"  # what one run is called stays its own
 
 
+def test_each_test_counts_its_own_targets(tiny):
+    """A head that is tested on several splits says of each how many letters it does not know, not of all before it."""
+    head, data = (
+        OutOfDomainRecognition(Fbank(), 1e-3, hidden=8, layers=1),
+        TaskData(str(tiny / "accents"), batch_size=4),
+    )
+    quiet_trainer(max_steps=1, limit_train_batches=1, limit_val_batches=0).fit(head, data)
+    counted = []
+    for _ in range(2):
+        quiet_trainer().test(head, data, verbose=False)
+        counted.append(head.target_counts["test"]["seen"])
+    assert counted[0] == counted[1] > 0
+
+
 def test_what_would_go_wrong_is_refused():
     with pytest.raises(UserError, match=r"model.language_model scores words"):
         OutOfDomainRecognition(Shaped(2, 6), unit="characters", language_model=LanguageModel(None, "nowhere"))

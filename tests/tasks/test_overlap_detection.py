@@ -8,11 +8,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from quiet import quiet_trainer
 from shaped import Shaped
+from sklearn.metrics import average_precision_score
 
 from wavlm_lightning.data.batch import Targets
 from wavlm_lightning.metrics.detection import EVENTS, SETTINGS, DetectionSetting
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import OverlapDetection, TaskData
+from wavlm_lightning.tasks.speaker.personal_activity import THREE, FrameAveragePrecision
 from wavlm_lightning.upstreams import Fbank
 
 
@@ -83,6 +85,25 @@ def test_regions_follow_the_settings_that_were_chosen():
     )
     head.fitted = {event: DetectionSetting(0.5, 0.5, 0.2, 0.0)._asdict() for event in EVENTS}
     assert head.readable(logits, torch.tensor([90]))[0]["overlap"] == []  # 0.1 s is too short
+
+
+def test_scores_are_probabilities_whatever_rounding_does():
+    """A sum of two shares may be 1.0000001, which torchmetrics would take for a logit, and all others with it."""
+    logits = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0)) * 12
+    shares = logits.softmax(-1)
+    assert (shares[:, 1] + shares[:, 2]).max() > 1
+    assert OverlapDetection(Fbank(), 1e-3).event_scores(logits).max() == 1
+    metric = FrameAveragePrecision()
+    four, classes = (
+        (torch.randn(100_000, 4, generator=torch.Generator().manual_seed(1)) * 14).softmax(-1),
+        torch.arange(100_000) % 4,
+    )
+    assert four[:, 2:].sum(1).max() > 1
+    metric.update(four, classes)
+    three = torch.stack([four[:, 0], four[:, 1], four[:, 2:].sum(1).clamp(max=1)], 1)
+    wanted = torch.nn.functional.one_hot(THREE[classes], 3)
+    expected = average_precision_score(wanted.flatten(), three.flatten())
+    assert metric.compute()["map_micro"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_validation_chooses_the_settings_and_the_checkpoint_keeps_them(tiny, tmp_path):

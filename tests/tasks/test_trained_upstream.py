@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from quiet import quiet_trainer
 from ranks import together
 
@@ -54,6 +55,19 @@ def test_a_strategy_that_does_not_average_is_refused_by_name():
         UserError, match=r"KS: trainer\.strategy ModelParallelStrategy would not average .* use ddp or fsdp2"
     ):
         check_trainer(task)
+
+
+def test_data_that_lightning_would_share_again_are_refused():
+    task = KeywordSpotting(Fbank(), learning_rate=1e-3)
+    shared = SimpleNamespace(use_distributed_sampler=True)
+    task._trainer = SimpleNamespace(strategy=DDPStrategy(), callbacks=[], world_size=2, _accelerator_connector=shared)
+    with pytest.raises(
+        UserError, match=r"KS: Lightning would share batches .* Trainer\(use_distributed_sampler=False\)"
+    ):
+        check_trainer(task)
+    assert Trainer(
+        accelerator="cpu", logger=False
+    )._accelerator_connector.use_distributed_sampler  # as Lightning names it
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

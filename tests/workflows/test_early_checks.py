@@ -77,6 +77,36 @@ def test_a_monitored_metric_that_is_never_logged(tiny, tmp_path, capsys):
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    "where", [["--trainer.enable_checkpointing", "false"], ["--trainer.fast_dev_run", "true"], None]
+)
+@pytest.mark.parametrize("option", ["--keep_checkpoints", "--checkpoint_every"])
+def test_options_of_checkpoints_that_nobody_writes_are_refused(tiny, tmp_path, capsys, where, option):
+    if where is None:
+        own = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "valid/accuracy", "mode": "max"}}
+        where = ["--trainer.callbacks", json.dumps([own])]
+    words = ["--data.corpus", tiny / "ks", "--data.cache", "null", "--trainer.default_root_dir", tmp_path / "run"]
+    said = refused(capsys, "fit", *KS, *FBANK, *words, *where, option, "7")
+    assert f"{option} has no effect here" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", "wavlm_base", "--cluster", "slurm", "--json"], "--json is of the cost"),
+        (["superb", "fbank", "--data", "somewhere", "--output", "out", "--size", "tiny"], "--size is of the corpora"),
+        (
+            ["units", "--data", "c", "--out", "o", "--items", "f.item", "--unit", "phone"],
+            "--unit is of items from phone",
+        ),
+    ],
+)
+def test_options_without_effect_are_refused(capsys, words, said):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
 def test_checkpoints_may_be_chosen_by_their_update():
     """`keep_checkpoints` keeps the newest ones; Lightning gives its checkpoints the count that no task logs."""
     task = KeywordSpotting(Fbank(cmvn=False))

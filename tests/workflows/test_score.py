@@ -163,6 +163,25 @@ def test_files_that_do_not_fit(tmp_path, kind, reference, hypothesis, message):
         score(kind, tmp_path / "ref", tmp_path / "hyp", names=True if "u3" in hypothesis else None)
 
 
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("sd", {"speakers": "utt2spk"}),
+        ("sd", {"names": True}),
+        ("sv", {"missing": "empty"}),
+        ("sv", {"collar": 0.5}),
+        ("sd", {"prior": 0.5}),
+        ("asr", {"collar": 0.5}),
+        ("labels", {"prior": 0.5}),
+    ],
+)
+def test_an_option_of_another_kind_is_refused(tmp_path, kind, option):
+    for name in ("ref", "hyp"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=rf"--{next(iter(option))}.* of {kind}"):
+        score(kind, tmp_path / "ref", tmp_path / "hyp", **option)
+
+
 def test_missing_answers_count_as_empty_only_if_asked(tmp_path):
     (tmp_path / "ref").write_text("u1 a b\nu2 c\n")
     (tmp_path / "hyp").write_text("u1 a b\n")

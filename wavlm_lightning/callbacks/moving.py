@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
@@ -17,6 +20,9 @@ READ_ONCE = {
     "seed": "it is read when the run begins; give a fixed one",
     "warmup": "the schedule is made when the run begins; give model.schedule",
 }
+
+
+BUILDING = ("__init__", "__post_init__", "build", "build_head")  # what these read, they may have copied
 
 
 class MoveValue(pl.Callback):
@@ -64,6 +70,11 @@ class MoveValue(pl.Callback):
                 )
             if holder is head and last in READ_ONCE:
                 raise UserError(f"MoveValue: {self.name} cannot move: {READ_ONCE[last]}")
+            if holder is head and isinstance(head, Task) and not _is_read_later(type(head), last):
+                raise UserError(
+                    f"MoveValue: {self.name} cannot move: {type(head).__name__} reads it only when it is built; name the number "
+                    f"of the part that got it, such as objective.{last} or head.{last}"
+                )
             if _is_frozen(holder, last):
                 moves = getattr(type(holder), "moves", ())
                 if last not in moves:
@@ -100,6 +111,26 @@ class MoveValue(pl.Callback):
         for part in path:
             head = getattr(head, part, None)
         return head, last
+
+
+def _is_read_later(kind: type, name: str) -> bool:
+    """Whether a method of a class, other than those that build its object, reads an attribute; True if it cannot be seen."""
+    if isinstance(getattr(kind, name, None), property):
+        return True
+    for each in kind.__mro__:
+        if each.__module__.partition(".")[0] in ("builtins", "torch", "lightning"):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(each)))
+        except (OSError, TypeError, SyntaxError):
+            return True
+        for method in ast.walk(tree):
+            if isinstance(method, ast.FunctionDef) and method.args.args and method.name not in BUILDING:
+                own = f"{method.args.args[0].arg}.{name}"
+                for node in ast.walk(method):
+                    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == own:
+                        return True
+    return False
 
 
 def _is_frozen(holder: Any, name: str) -> bool:

@@ -93,6 +93,8 @@ class Probe(pl.Callback):
             unknown = sorted(set(given) - set(TASKS))
             if unknown:
                 raise UserError(f"Probe: {key} names {', '.join(unknown)}, but it fits only {' and '.join(TASKS)}")
+        if unheard := sorted(set(learning_rates or {}) - set(corpora)):
+            raise UserError(f"Probe: learning_rates names {', '.join(unheard)}, of which corpora names no corpus")
         if not corpora:
             raise UserError("Probe: corpora is empty; name a corpus folder for pr or sid, or remove the probe")
         if min(every, steps, valid_batches) < 1:

@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     if arguments.cluster is None and (arguments.nodes or arguments.out or arguments.print):
         parser.error("--nodes, --out and --print go with --cluster; give it, too")
+    if arguments.cluster is not None and arguments.json:
+        parser.error("--json is of the cost, and --cluster prints scripts; remove one of the two")
 
     if arguments.out is not None:
         check_output(arguments.out)

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--search", nargs="*", type=float, metavar="RATE", help=rates)
     parser.add_argument("--steps", type=whole, help="updates of every head, instead of the configurations'")
-    parser.add_argument("--size", default="mini", choices=("tiny", "mini"), help="of the mini corpus")
+    parser.add_argument("--size", choices=("tiny", "mini"), help="of the corpora of --data mini (default: mini)")
     parser.add_argument("--jobs", type=whole, help="runs at a time; by default one per GPU, or one per core")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     return parser
@@ -54,7 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Run `wavlm superb`."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.size is not None and arguments.data != "mini":
+        parser.error("--size is of the corpora that --data mini makes; remove it")
 
     from wavlm_lightning.workflows.superb import run_superb, superb_commands
 
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         print("\n".join(superb_commands(*cells, **which)))
         return 0
-    board = run_superb(*cells, **which, size=arguments.size, jobs=arguments.jobs)
+    board = run_superb(*cells, **which, size=arguments.size or "mini", jobs=arguments.jobs)
     if board.cards:
         print(board.text)
     if board.failures:

@@ -24,7 +24,7 @@ from wavlm_lightning.pretraining.flops import StepFlops, encoder_flops
 from wavlm_lightning.pretraining.head_file import TEACHERS, take_head
 from wavlm_lightning.pretraining.health import Health
 from wavlm_lightning.pretraining.objectives import Objective, Prediction, Teacher, View, published
-from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, NormalisedUpdates
+from wavlm_lightning.pretraining.updates import NOMINAL_FRAMES, WARMUP, NormalisedUpdates
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.training.averaging import Average
 from wavlm_lightning.training.module import stream
@@ -81,7 +81,7 @@ class WavLMPretraining(NormalisedUpdates):
         masking: SpanMasking = SpanMasking(),  # noqa: B008 - frozen
         mixing: UtteranceMixing = UtteranceMixing(),  # noqa: B008 - frozen
         learning_rate: float = 5e-4,
-        warmup: float = 0.08,
+        warmup: float = WARMUP,
         decay: Literal["linear", "cosine"] = "linear",
         betas: tuple[float, float] = (0.9, 0.98),
         eps: float = 1e-6,
@@ -124,6 +124,11 @@ class WavLMPretraining(NormalisedUpdates):
             raise UserError(
                 "mixing.noise_probability is above 0 but data.noise_corpus is not set; "
                 "set data.noise_corpus or mixing.noise_probability: 0"
+            )
+        if data.has_noise and self.mixing.noise_probability == 0:
+            raise UserError(
+                "data.noise_corpus is set but mixing.noise_probability is 0, so that no noise would be heard; set "
+                "mixing.noise_probability above 0, or remove data.noise_corpus"
             )
         ours, theirs = self.encoder.config, data.grid
         if (ours.hop, ours.receptive_field) != (theirs.hop, theirs.receptive_field):

@@ -6,6 +6,7 @@ AdamW, or Muon for the matrices of the transformer; a moving average of the weig
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from wavlm_lightning.training.schedules import Schedule
 # Losses are summed over frames and divided by this constant before backward, which keeps fp16 gradients in range; the
 # true number of masked frames, over all ranks and micro-steps, divides the gradient before the update.
 NOMINAL_FRAMES = 1000.0
+WARMUP = 0.08
+"""Share of the updates over which the learning rate rises; WavLM Base's and HuBERT's."""
 
 
 def check_whole(name: str, asked: Mapping[str, Any]) -> None:
@@ -94,6 +97,12 @@ class NormalisedUpdates(Trainable):
     # The moving average. The module has the mean in validations, probes and after the last update.
 
     def on_fit_start(self) -> None:
+        replaced = self.optimization.schedule is not None and (self.warmup, self.decay) != (WARMUP, "linear")
+        if replaced and self.trainer.is_global_zero:
+            print(
+                f"note: model.schedule takes the place of model.warmup ({self.warmup:g}) and model.decay ({self.decay})",
+                file=sys.stderr,
+            )
         if self.average is not None and self._average is not None:
             self.average.check_reached(self.trainer.max_steps)
             self.average.check_run(self.trainer.callbacks)

@@ -183,6 +183,10 @@ class CtcTask(TextTask):
         if not self.trainer.sanity_checking:
             self._check_targets("valid")
 
+    def on_test_epoch_start(self) -> None:
+        super().on_test_epoch_start()
+        self.target_counts.pop("test", None)
+
     def on_test_epoch_end(self) -> None:
         super().on_test_epoch_end()
         self._sum_over_processes("test")

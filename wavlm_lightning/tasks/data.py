@@ -379,6 +379,7 @@ class TaskData(ResumableData):
             train=False,
             max_seconds=most,
             batch_seconds=seconds,
+            alone=None if most is None else split.samples > most * SAMPLE_RATE,
         )
         utterances = LabelledUtterances(split, self.needs, None, self.seed, None, self.factor, None)
         workers = capped(self.num_workers, "data.num_workers")
@@ -402,6 +403,7 @@ class TaskData(ResumableData):
             if longest > LONGEST_WHOLE and cropped is None:
                 # Heard in windows, so each is alone in its batch and does not make room for others beside it.
                 limits, cropped = {"batch_seconds": LONGEST_WHOLE}, LONGEST_WHOLE
+                limits["alone"] = samples > LONGEST_WHOLE * SAMPLE_RATE
                 self._note_long(split)
         if self.balance is not None and (train or resampled):
             limits["weights"] = self._weights(split, self.balance)

@@ -82,7 +82,7 @@ class Trainable(pl.LightningModule):
     # Distribution.
 
     def check_strategy(self, name: str) -> None:
-        """Refuse, in the name of the task or model, a strategy under which each process would train a model of its own."""
+        """Refuse, in the name of the task or model, a trainer whose processes would train models of their own or miss data."""
         strategy = self.trainer.strategy
         if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2):
             raise UserError(
@@ -91,6 +91,11 @@ class Trainable(pl.LightningModule):
             )
         if isinstance(strategy, FSDP2) and self.trainer.lightning_module is not self:
             raise UserError(f"{name}: trainer.strategy fsdp2 shards one head; use one device, or train one at a time")
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                f"{name}: Lightning would share batches among processes that our data have shared already, and leave most out; "
+                "give Trainer(use_distributed_sampler=False), as `wavlm fit` does"
+            )
 
     def check_precision(self, name: str) -> None:
         """Refuse, in the name of the task or model, weights in another type: in bfloat16 small updates are rounded away."""

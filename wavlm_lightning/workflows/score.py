@@ -182,6 +182,10 @@ def _scored(
         raise UserError(f"{kind}: not a kind of files; give one of {', '.join(KINDS)}")
     if (by or errors is not None) and kind not in ("asr", "pr"):
         raise UserError(f"--by and --errors: of words and phones alone (asr, pr), and not of {kind}")
+    if kind in ("sd", "sv") and (speakers is not None or names is not None or missing != "stop"):
+        raise UserError(f"--speakers, --names and --missing: of utterances (asr, pr, labels), and not of {kind}")
+    if (kind != "sd" and collar) or (kind != "sv" and prior != 0.01):
+        raise UserError(f"--collar is of sd and --prior of sv alone, and not of {kind}")
     if "speaker" in by and speakers is None:
         raise UserError("--by speaker: needs the speakers; give Kaldi's utt2spk with --speakers")
     if kind == "sd":

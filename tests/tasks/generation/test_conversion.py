@@ -136,5 +136,7 @@ def test_a_run_that_starts_from_another_keeps_its_scale_and_units_and_learns_its
 def test_units_want_a_frozen_encoder_and_known_speakers(tiny):
     with pytest.raises(UserError, match=r"set model\.upstream\.frozen: true"):
         ContentConversion(WavLMUpstream("tiny", frozen=False), **AUTOENCODER)
+    with pytest.raises(UserError, match=r"VC-content: units are of one layer as it is; remove model\.normalize"):
+        ContentConversion(Fbank(), normalize=True)
     with pytest.raises(UserError, match="no inventory of speakers"):
         ContentConversion(Fbank(), **AUTOENCODER).check_labels([])

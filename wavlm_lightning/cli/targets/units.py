@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     file = "item file of Libri-Light's form, of keys of the split; default: items from the phone times"
     parser.add_argument("--items", type=Path, metavar="FILE.item", help=file)
     unit = "items from phone times: a phone with its two neighbours, or alone (default: triphone)"
-    parser.add_argument("--unit", choices=("triphone", "phone"), default="triphone", help=unit)
+    parser.add_argument("--unit", choices=("triphone", "phone"), help=unit)
     context = "a, b and x have the same neighbours, or any, for --unit phone alone (default: within)"
     parser.add_argument("--context", choices=("within", "any"), default="within", help=context)
     parser.add_argument("--layers", nargs="+", type=int, metavar="N", help="these layers only (default: all)")
@@ -44,7 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Measure, and print a table of layers, one of label sets and one of alignments."""
-    options = vars(build_parser().parse_args(argv))
+    parser = build_parser()
+    options = vars(parser.parse_args(argv))
+    if options["unit"] is not None and options["items"] is not None:
+        parser.error("--unit is of items from phone times, and a file of --items has its own; remove one of the two")
+    options["unit"] = options["unit"] or "triphone"
 
     from wavlm_lightning.workflows.units import measure_units
 

@@ -39,7 +39,8 @@ def plan_batches(
     if batch_seconds is None and batch_size is None:
         raise UserError("data: give batch_size (utterances) or batch_seconds (seconds of audio), or both")
     lengths = samples if max_seconds is None else np.minimum(samples, round(max_seconds * SAMPLE_RATE))
-    budget = np.inf if batch_seconds is None else batch_seconds * SAMPLE_RATE
+    # Rounded, because the seconds of the longest utterance times the rate may be less than its samples.
+    budget = np.inf if batch_seconds is None else round(batch_seconds * SAMPLE_RATE)
     most = np.iinfo(np.int64).max if batch_size is None else batch_size
     if len(lengths) and lengths.max() > budget:
         raise UserError(
@@ -98,10 +99,11 @@ def stretch(batches: list[np.ndarray], wanted: int) -> list[np.ndarray]:
     return batches
 
 
-def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
+def even_out(batches: list[np.ndarray], shares: int, alone: np.ndarray | None = None) -> list[np.ndarray]:
     """Split batches (ascending in length) until their number is a multiple of `shares`, one for each process.
 
-    DDP exchanges buffers in every forward, in evaluation too: a rank that stops early leaves the others waiting.
+    `alone` says of each utterance whether it must have a batch of its own. DDP exchanges buffers in every forward, in
+    evaluation too: a rank that stops early leaves the others waiting.
     """
     if sum(map(len, batches)) < shares:
         raise UserError(f"data: {sum(map(len, batches))} utterances cannot be shared by {shares} processes; use fewer")
@@ -109,7 +111,13 @@ def even_out(batches: list[np.ndarray], shares: int) -> list[np.ndarray]:
     while len(batches) % shares:
         largest = max(range(len(batches)), key=lambda i: len(batches[i]))
         if len(batches[largest]) == 1:  # nothing left to split: merge the two with the shortest utterances
-            batches[:2] = [np.concatenate(batches[:2])]
+            merged = np.concatenate(batches[:2])
+            if alone is not None and alone[merged].any():
+                raise UserError(
+                    f"data: {len(batches)} recordings, so long that each is heard alone and in windows, cannot be shared evenly "
+                    f"by {shares} processes; use one, or a number that divides theirs"
+                )
+            batches[:2] = [merged]
         else:
             batches[largest : largest + 1] = np.array_split(batches[largest], 2)
     return batches
@@ -138,10 +146,12 @@ class BatchPlan(Sampler[list[Any]]):
         train: bool = True,  # shuffled, equal shares; False for evaluation
         multiple: int = 1,  # batches per update, of which an epoch of training holds a multiple
         passes: Passes | None = None,  # order of an epoch; None for one window
+        alone: np.ndarray
+        | None = None,  # in evaluation, which utterances must have a batch of their own, bool (utterances,)
         **plan: Any,  # the other arguments of `plan_batches`
     ) -> None:
         self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan
-        self.passes = passes or Passes(np.array([0, len(samples)]))
+        self.passes, self.alone = passes or Passes(np.array([0, len(samples)])), alone
         self.epoch = 0
         self.begin = 0
         # The number of batches must be the same in all epochs, because the schedule uses `len(loader)`. An epoch with fewer
@@ -171,7 +181,8 @@ class BatchPlan(Sampler[list[Any]]):
             yield numbers, batches, place == len(windows) - 1
 
     def _evaluated(self, epoch: int) -> list[np.ndarray]:
-        return even_out(plan_batches(self.samples, shuffle=False, epoch=epoch, **self.plan), self.world_size)
+        batches = plan_batches(self.samples, shuffle=False, epoch=epoch, **self.plan)
+        return even_out(batches, self.world_size, self.alone)
 
     def _trained(self) -> Iterator[tuple[int, np.ndarray]]:
         """(place in this rank's epoch, utterances) from `begin` on."""

@@ -45,7 +45,7 @@ class ContentConversion(MelConversion):
         content_weight: of the content's divergence, nats a frame and bin, in the loss.
         voice_weight: of the voice's divergence, nats an utterance and bin.
         target: speaker of the training split to whom recordings without `target_speaker` are converted.
-        settings: see `ConversionTask` and `Task`: content, quality, normalize, seed.
+        settings: see `ConversionTask` and `Task`: content, quality, seed.
     """
 
     name: ClassVar[str] = "VC-content"
@@ -73,6 +73,8 @@ class ContentConversion(MelConversion):
             raise UserError(
                 f"{self.name}: units of an encoder that is trained would move; set model.upstream.frozen: true"
             )
+        if settings.get("normalize"):
+            raise UserError(f"{self.name}: units are of one layer as it is; remove model.normalize")
         self.weighted_sum = FrameUnits(layer, units, upstream)
         if min(content_weight, voice_weight) < 0:
             raise UserError("model.content_weight and model.voice_weight must be 0 or more")

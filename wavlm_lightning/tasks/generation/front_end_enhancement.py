@@ -57,7 +57,7 @@ class FrontEndEnhancement(WaveformTask):
             raise UserError(
                 f"{self.name}: the encoder is not heard, so that model.upstream.frozen: false trains nothing; remove it"
             )
-        self.front_end = ConvTasNet() if front_end is None else front_end
+        self.front_end = ConvTasNet(seed=self.seed) if front_end is None else front_end
         self.weighted_sum.requires_grad_(False)
         # Of this test: key -> SI-SDR of answer and input, fewer where one has none, and whether the input is the reference.
         self._ratios: dict[str, tuple[tuple[float, ...], bool]] = {}

@@ -145,7 +145,8 @@ class OverlapDetection(Task):
     def event_scores(self, outputs: Tensor) -> Tensor:
         """Probabilities of speech and of overlap `(..., frames, 2)`, from logits `(..., frames, 3)`."""
         shares = outputs.float().softmax(-1)
-        return torch.stack([shares[..., 1] + shares[..., 2], shares[..., 2]], -1)
+        # A sum of two may exceed 1 by rounding, and torchmetrics takes such scores for logits.
+        return torch.stack([(shares[..., 1] + shares[..., 2]).clamp(max=1), shares[..., 2]], -1)
 
     @property
     def chosen(self) -> dict[str, DetectionSetting]:

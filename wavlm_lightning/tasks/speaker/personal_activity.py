@@ -54,7 +54,8 @@ class FrameAveragePrecision(Metric):
         each = multiclass_average_precision(scores, classes, len(CLASSES), average="none", thresholds=None)
         counts = classes.bincount(minlength=len(CLASSES))
         there = counts > 0
-        three = torch.stack([scores[:, 0], scores[:, 1], scores[:, 2:].sum(1)], 1)
+        # A sum of two may exceed 1 by rounding, and torchmetrics takes such scores for logits.
+        three = torch.stack([scores[:, 0], scores[:, 1], scores[:, 2:].sum(1).clamp(max=1)], 1)
         wanted = nn.functional.one_hot(THREE.to(classes.device)[classes], 3)
         values = {
             "map": each[there].mean(),

@@ -61,6 +61,7 @@ from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, 
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
+from wavlm_lightning.workflows.fit.seeds import settle
 
 DEFAULT_FOLDER = "runs/default"
 LOCK = ".lock"  # in a run folder: held while it is trained in
@@ -128,6 +129,7 @@ class WavLMCLI(LightningCLI):
     """
 
     model: Any
+    config: Any
 
     def __init__(
         self,
@@ -193,22 +195,8 @@ class WavLMCLI(LightningCLI):
         if self.subcommand in ("fit", "test", "predict"):  # `validate` prints, and a run folder may be read-only
             folder = self.config[self.subcommand]["trainer"]["default_root_dir"] or DEFAULT_FOLDER
             check_output(folder, "--trainer.default_root_dir")
-        self._settle_seeds()
         if self.subcommand in ("fit", None):
             self._settle_threads()
-
-    def _settle_seeds(self) -> None:
-        """Give model and data the seed of the run where they have none of their own, and keep it in the configuration.
-
-        Their random streams do not depend on the global one, which `seed_everything` sets.
-        """
-        config = self.config.get(str(self.subcommand), self.config)
-        if (seed := config["seed_everything"]) is False:  # not seeded, as the configuration says
-            return
-        for part in ("model", "data"):
-            arguments = config[part].get("init_args") or {}
-            if "seed" in arguments and arguments["seed"] is None:
-                arguments["seed"] = seed
 
     def _settle_threads(self) -> None:
         """Set the number of CPU threads and keep it in the configuration: it decides the last digits of a run."""
@@ -241,6 +229,9 @@ class WavLMCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         trainer = self._get(self.config, "trainer")
+        self.asked = self.config
+        self.config = self.asked.clone()
+        settle(self.config.get(str(self.subcommand), self.config), self._get(self.config, "seed_everything"))
         with placed_loggers(trainer, run_root(trainer)):
             super().instantiate_classes()
 
@@ -250,6 +241,7 @@ class WavLMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the run folder's loggers, checkpoints and progress bar, and build several heads if they are asked for."""
+        self.config = self.asked  # which `config.yaml` gets
         config = self._get(self.config_init, "trainer")
         root = run_root(config)
         if self.subcommand == "fit" and os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
@@ -268,7 +260,8 @@ class WavLMCLI(LightningCLI):
             for one in also:
                 one.check_data(data)
                 if fitting:
-                    one.note_unused(data, self._get(self.config, "trainer").as_dict())
+                    trainer, seed = self._get(self.config, "trainer"), self._get(self.config, "seed_everything")
+                    one.note_unused(data, trainer.as_dict(), seed)
         config["use_distributed_sampler"] = False  # our batch plan already gives each rank its own batches
         config["plugins"] = with_whole_files(config.get("plugins"))
         labels = tuple(self.heads.models)
@@ -293,6 +286,8 @@ class WavLMCLI(LightningCLI):
                 callbacks.append(kept(root / "checkpoints", every, number))
             # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", every))
+        elif fitting:
+            self._check_own_checkpoints()
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress())
         config["enable_model_summary"] = config.get("enable_model_summary") or False
@@ -307,6 +302,15 @@ class WavLMCLI(LightningCLI):
         if labels:
             check_trainer(trainer)  # before it starts processes
         return trainer
+
+    def _check_own_checkpoints(self) -> None:
+        """Refuse options for checkpoints of ours where a run writes none, or others in their place."""
+        for name in ("checkpoint_every", "keep_checkpoints"):
+            if self._get(self.config, name) != self._parser(self.subcommand).get_default(name):
+                raise UserError(
+                    f"--{name} has no effect here: trainer.callbacks names a ModelCheckpoint in place of ours, or trainer writes "
+                    "no checkpoints (enable_checkpointing, fast_dev_run); remove one of the two"
+                )
 
     def _go_on_when_requeued(self, root: Path) -> None:
         """Name the checkpoint of a requeued SLURM job, so that it goes on as with `--ckpt_path`.
@@ -361,7 +365,8 @@ class WavLMCLI(LightningCLI):
         for model in self.heads.models.values():
             keep_read_once(model, before)
         root = self.folder
-        check_going_on(self.heads.by_folder(saved_content(self._parser(name), config), root)[root], before, run)
+        asked = self.heads.by_folder(saved_content(self._parser(name), config), root)[root]
+        check_going_on(settle(asked, asked["seed_everything"]), settle(before, before.get("seed_everything")), run)
         self._note_schedule(before)
 
     def _note_schedule(self, before: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from wavlm_lightning.system.reading import check_file, read_text, reason_of
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.yaml_files import Multiplying, parse_yaml
 from wavlm_lightning.workflows.fit.parser_errors import user_error
+from wavlm_lightning.workflows.fit.seeds import settle
 from wavlm_lightning.workflows.fit.yaml_loader import load
 
 if TYPE_CHECKING:  # `wavlm superb` plans its runs with `HeadLists`, before it needs Lightning
@@ -169,7 +170,9 @@ class AlsoTask:
     source: str  # the option it comes from, for messages
     model: dict[str, Any]  # class and arguments, without upstream and lists
     lists: HeadLists
-    others: dict[str, Any] = field(default_factory=dict)  # `data` and `trainer` of the file, which are not used
+    others: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the file and not used: `data`, `trainer`, `seed_everything`
 
     @classmethod
     def read(cls, given: str | dict[str, Any]) -> AlsoTask:
@@ -191,6 +194,7 @@ class AlsoTask:
         arguments |= model.get("init_args") or {}
         arguments.pop("upstream", None)
         others = {key: content[key] for key in ("data", "trainer") if isinstance(content.get(key), dict)}
+        others |= {key: content[key] for key in ("seed_everything",) if key in content}
         return cls(source, {"class_path": model["class_path"], "init_args": arguments}, lists, others)
 
     def check_data(self, data: dict[str, Any]) -> None:
@@ -203,8 +207,11 @@ class AlsoTask:
                 "them one at a time, or leave `data` out of that file"
             )
 
-    def note_unused(self, data: dict[str, Any], trainer: dict[str, Any]) -> None:
-        """Print one line on standard error for each value of the file that the first task's sections replace."""
+    def note_unused(self, data: dict[str, Any], trainer: dict[str, Any], seed: Any) -> None:
+        """Print one line on standard error for each value of the file that the first task's sections, and its seed, replace."""
+        own = self.others.get("seed_everything", seed)
+        if own != seed and self.model["init_args"].get("seed") is None:
+            print(f"note: {self.source}: seed_everything is {seed} for all, not {own}", file=sys.stderr)
         said = self.others.get("data", {}).get("init_args"), self.others.get("trainer")
         for key, theirs, ours in zip(("data", "trainer"), said, (data.get("init_args", {}), trainer), strict=True):
             for name, value in (theirs or {}).items():
@@ -270,7 +277,7 @@ def many_heads(
     """Build one head for every combination of listed values of each task, all on the first task's upstream object.
 
     `model` is the first task, built with its first values, `spec` its class path and arguments as parsed, `lists` its
-    listed values, `seed` that of further tasks that have none of their own. A `UserError` if a model is not a task, does not
+    listed values, `seed` that of tasks that have none of their own. A `UserError` if a model is not a task, does not
     take an argument, or two tasks have one name.
     """
     from wavlm_lightning.tasks import Task
@@ -287,16 +294,13 @@ def many_heads(
     blocks: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     further = [(one.source, _parsed(parser, one, spec.init_args.upstream), one.lists) for one in also]
-    for _, parsed, _ in further:
-        if parsed.init_args.get("seed", seed) is None:
-            parsed.init_args["seed"] = seed
     for number, (source, parsed, listed) in enumerate([("the first task", spec, lists), *further]):
         before = dict(names)  # of the other tasks: heads of one task share its name
         for arguments in listed.combined():
             changed = parsed.clone()
             for name, value in arguments.items():
                 changed.init_args[name] = value
-            head = _head_on_upstream(parser, changed, model)
+            head = _head_on_upstream(parser, changed, model, seed)
             task = re.sub(r"[^a-z0-9._+-]+", "-", head.name.lower())
             if task in before:
                 raise UserError(
@@ -322,8 +326,8 @@ def _parsed(parser: ArgumentParser, also: AlsoTask, upstream: Any) -> Namespace:
         raise UserError(f"{also.source}: {user_error(error, known_classes())}") from error
 
 
-def _head_on_upstream(parser: ArgumentParser, spec: Namespace, model: Task) -> Task:
-    on_upstream = spec.clone()
+def _head_on_upstream(parser: ArgumentParser, spec: Namespace, model: Task, seed: int | None) -> Task:
+    on_upstream = settle(Namespace(model=spec.clone()), seed).model
     on_upstream.init_args["upstream"] = model.upstream  # jsonargparse passes an existing object through
     return parser.instantiate_classes(Namespace(model=on_upstream)).model
 

@@ -24,7 +24,7 @@ class ConvTasNet(FrontEnd):
         hidden: channels inside a block.
         layers: blocks of a stack, with dilations 1, 2, 4, ...
         stacks: how often they are repeated.
-        seed: of the initial weights.
+        seed: of the initial weights; null takes that of the run.
 
     Example:
         >>> ConvTasNet(filters=32, hidden=32)(torch.randn(2, 800), torch.tensor([800, 500])).shape
@@ -42,7 +42,7 @@ class ConvTasNet(FrontEnd):
         hidden: int = 512,
         layers: int = 4,
         stacks: int = 2,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if layers < 1 or stacks < 1:
@@ -51,7 +51,7 @@ class ConvTasNet(FrontEnd):
             raise UserError(f"ConvTasNet.stride {stride}: give 1 to kernel ({kernel}), or samples are left out")
         self.kernel, self.stride = kernel, stride
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seed or 0)
             self.analysis = nn.Conv1d(1, filters, kernel, stride, bias=False)
             self.norm = GlobalNorm(filters)
             self.narrow = nn.Conv1d(filters, bottleneck, 1)

@@ -1,0 +1,38 @@
+"""The seed of a run, `seed_everything`, where its model, its data and their parts have no seed of their own.
+
+Their random streams do not depend on torch's global one, which Lightning seeds. What a run was asked for stays in its
+`config.yaml`: a seed that is null there is that of the run, also of another run that begins from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def settle(config: Any, seed: Any) -> Any:
+    """Put `seed` where a `seed` of model or data is null, in place, and return the configuration.
+
+    A frozen part keeps null, which is its own default: an encoder with random weights, as a control, is the same in all runs.
+
+    Args:
+        config: `model` and `data`, of a command line (jsonargparse's Namespace) or of a file (dict); missing ones are skipped.
+        seed: of the run; nothing is changed if it is null or false.
+    """
+    if seed is not None and not isinstance(seed, bool):
+        for part in ("model", "data"):
+            for arguments in _blocks(config.get(part)):
+                if arguments.get("seed", seed) is None:
+                    arguments["seed"] = seed
+    return config
+
+
+def _blocks(block: Any) -> Iterator[Any]:
+    """The arguments of a class and of the classes among them, but for those of frozen ones."""
+    arguments: Any = block.get("init_args") if hasattr(block, "get") else None
+    if not hasattr(arguments, "get") or arguments.get("frozen") is True:
+        return
+    yield arguments
+    for value in [*vars(arguments).values()] if not isinstance(arguments, dict) else [*arguments.values()]:
+        for each in value if isinstance(value, list) else [value]:
+            yield from _blocks(each)
