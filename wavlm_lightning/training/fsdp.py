@@ -50,7 +50,7 @@ class FSDP2(ModelParallelStrategy):
         process_group_backend: `nccl` on GPUs and `gloo` on CPUs if left out.
 
     Example:
-        >>> Trainer(strategy=FSDP2(timeout_minutes=5), precision="bf16-mixed")
+        >>> Trainer(strategy=FSDP2(timeout_minutes=5), precision="bf16-mixed", use_distributed_sampler=False)
     """
 
     def __init__(
