@@ -185,6 +185,23 @@ def test_frames_are_known_before_anything_is_read(tmp_path, samples):
         assert features.shape[1] == source.describe()["dim"]
 
 
+def test_labels_of_a_long_utterance_stay_in_time(tmp_path):
+    """Pieces overlap by what a frame reaches beyond its begin, so that none is left out and all that follow come early."""
+    torch.manual_seed(0)
+    WavLM(WavLMConfig.tiny()).save_pretrained(tmp_path)
+    loudness = np.repeat(np.random.default_rng(1).uniform(0.01, 1, 300), 640)  # changes every second frame
+    waveform = (loudness * np.random.default_rng(0).normal(size=len(loudness))).astype("f4")
+    whole, pieces = LayerFeatures(tmp_path, 0), LayerFeatures(tmp_path, 0, chunk_seconds=1.0)
+    expected, found = whole(waveform), pieces(waveform)
+    assert found.shape == expected.shape == (599, 192)
+    late = slice(549, 599)  # after eleven pieces
+
+    def likeness(shift: int) -> float:
+        return float(np.corrcoef(np.roll(found, shift, 0)[late].ravel(), expected[late].ravel())[0, 1])
+
+    assert max(range(-15, 16), key=likeness) == 0 and likeness(0) > 0.9
+
+
 def rewrite(corpus, change):
     """Change the tensors or the metadata of the first label file."""
     from safetensors import safe_open

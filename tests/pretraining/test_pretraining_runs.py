@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -261,6 +263,19 @@ def test_noise_corpus_is_mixed_in(tiny):
 def test_schedule_needs_an_end(tiny):
     with pytest.raises(UserError, match="max_steps"):
         fit(module(), data(tiny), -1)
+
+
+@pytest.mark.parametrize("rate", [12.5, 25.0, 50.0, 200 / 3, 100.0])
+def test_a_crop_has_the_labels_of_its_place(tiny, rate):
+    source = data(tiny)
+    source.setup("fit")
+    crops = source.train_dataloader().dataset
+    labels = SimpleNamespace(rate=rate)
+    for start in range(40):
+        places = crops._places(labels, start * 320, 40, 10_000)
+        assert places.tolist() == [
+            math.floor(Fraction(start + frame, 50) * Fraction(rate).limit_denominator(9)) for frame in range(40)
+        ]
 
 
 def test_crops_carry_their_labels(tiny):

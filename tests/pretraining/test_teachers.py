@@ -12,10 +12,11 @@ from teacher_two_ranks import DECAY, Following, Poisoned, everything, followed, 
 from test_pretraining_runs import SMALL, codebooks, data, fit, module
 
 from wavlm_lightning.encoder import WavLM, WavLMConfig
-from wavlm_lightning.pretraining import FeaturePenalty, MaskedPrediction, UtteranceMixing
+from wavlm_lightning.pretraining import Data2Vec, FeaturePenalty, MaskedPrediction, UtteranceMixing
 from wavlm_lightning.pretraining.head_file import read_head
 from wavlm_lightning.pretraining.objectives import Teacher, View
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.training.averaging import Average
 from wavlm_lightning.upstreams.wavlm import load_encoder
 from wavlm_lightning.workflows.export import export
 from wavlm_lightning.workflows.report import _parameters
@@ -183,6 +184,12 @@ def test_after_each_update_but_not_after_a_skipped_one(tiny):
     assert model.objectives[0].calls == [1, 2, 4, 5]
     moved = [any(not torch.equal(b[name], a[name]) for name in a) for a, b in itertools.pairwise(model.teachers)]
     assert moved == [False, False, False, True, False, False, False, True, False]
+
+
+def test_a_mean_of_the_weights_beside_a_teacher_that_shares_them_is_refused():
+    model = module(objectives=[Data2Vec(top=1)], average=Average())
+    with pytest.raises(UserError, match=r"model\.average and an objective whose teacher shares parts of the encoder"):
+        model.build({})
 
 
 def test_the_teacher_is_the_moving_average_of_the_run(tiny):

@@ -243,6 +243,34 @@ def test_what_is_fitted_is_kept_and_used(tiny, tmp_path):
     assert said[0] == {"threshold": 2.5}
 
 
+def test_a_card_says_what_was_tested_and_what_chose_it(tiny, tmp_path):
+    """The newest weights were not chosen, a run by epochs has updates, and a part of a test is no whole one."""
+    best = ModelCheckpoint(tmp_path / "checkpoints", filename="chosen", monitor="valid/accuracy", mode="max")
+    by_epochs = {
+        "max_steps": -1,
+        "max_epochs": 1,
+        "limit_train_batches": 5,
+        "val_check_interval": 3,
+        "limit_val_batches": 1.0,
+    }
+    trainer = quiet_trainer(callbacks=[saver(tmp_path, "last"), best], **by_epochs)
+    trainer.fit(ks(), TaskData(str(tiny / "ks"), batch_size=4))
+    card = None
+    for name, chosen in (("last", False), ("chosen", True)):
+        for limit in (1, None):
+            task, data = ks(), TaskData(str(tiny / "ks"), eval_batch_seconds=5.0)
+            callbacks = [WriteResultCard(tmp_path, "wavlm test")]
+            trainer = quiet_trainer(callbacks=callbacks, limit_test_batches=limit)
+            trainer.test(
+                task, data, ckpt_path=tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True, verbose=False
+            )
+            card, whole = ResultCard.read(tmp_path), len(data.opened["test"])
+            assert (card.selection is not None) is chosen and card.steps == 5 and card.best_step == (3 if chosen else 5)
+            assert card.corpus["utterances"] == (whole if limit is None else len(task.tested)) and len(task.tested) > 0
+            assert (card.corpus["split"] == "test") is (limit is None) and (len(task.tested) < whole) is (limit == 1)
+            assert card.corpus["seconds"] == pytest.approx(card.corpus["utterances"] * 1.0)
+
+
 def test_the_checkpoint_of_a_validation_holds_what_it_fitted(tiny, tmp_path):
     best = ModelCheckpoint(tmp_path / "best", filename="best", monitor="valid/accuracy", mode="max", save_top_k=-1)
     best.save_on_train_epoch_end = best._save_on_train_epoch_end = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from wavlm_lightning.audio import gain, load_mono
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.encoder import WavLM, WavLMConfig
+from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.workflows.predict.head import holds_head, open_head
 from wavlm_lightning.workflows.predict.recordings import predict_files
 
@@ -43,6 +45,18 @@ def recording(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("sound") / "one.wav"
     soundfile.write(path, waveform, 16_000, subtype="FLOAT")
     return path
+
+
+def test_figures_of_other_weights_are_not_on_the_card(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "ks", run)
+    card = ResultCard.read(run)
+    card.best_step += 1
+    card.write(run)
+    assert main(["export", str(run), str(tmp_path / "words")]) == 0
+    text = (tmp_path / "words" / "README.md").read_text()
+    assert f"figures: none of these weights: the last test was of update {card.best_step}; test again" in text
+    assert "- accuracy:" not in text
 
 
 def test_a_trained_head_is_used_by_its_card(runs, recording, tiny, tmp_path, capsys):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from wavlm_lightning.cli.plan import main
 from wavlm_lightning.encoder import WavLMConfig
@@ -453,6 +454,34 @@ def test_an_objective_is_counted_with_the_size_of_its_label_set(folder):
     ours = [objectives.MaskedPrediction().cost(config, size, 1.0, 1.0, 2).parameters for size in (100, 50)]
     assert "without the cost of making the labels b" in training.remarks[0]
     assert training.parameters == parameter_count(config) + sum(ours)
+
+
+@pytest.mark.parametrize(
+    ("changes", "hours"),
+    [({}, 9_400 / 4), ({"dim": 64}, 9_400), ({"quantiser": "random", "dim": 16}, 200_000 / 50 / 3600)],
+)
+def test_a_fit_behind_a_map_sees_more_and_that_of_a_map_alone_little(folder, changes, hours):
+    content = yaml.safe_load((folder / "second.yaml").read_text())
+    whole = planned(folder / "second.yaml")[1].labelling.memory_gib
+    content["recipe"]["codebook"] |= changes
+    (folder / "changed.yaml").write_text(yaml.safe_dump(content))
+    found = planned(folder / "changed.yaml", memory_gib=whole / 4)[1].labelling
+    assert found.fit_hours == pytest.approx(hours)
+    assert found.fit_flops == pytest.approx(found.apply_flops * hours / 94_000)
+
+
+def test_a_run_that_ends_before_its_batches_grow_costs_what_small_batches_cost(folder):
+    found = []
+    for batches in (
+        {"batch_seconds": 43.75},
+        {"batch_growth": {"start": 43.75, "to_update": 9, "steps": 1}},
+    ):
+        content = yaml.safe_load((folder / "first.yaml").read_text())
+        content["trainer"]["max_steps"] = 8
+        content["data"]["init_args"] |= batches
+        (folder / "small.yaml").write_text(yaml.safe_dump(content))
+        found.append(planned(folder / "small.yaml")[0].training.flops)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
 
 
 def test_labels_in_the_pass_of_their_fit_cost_nothing():

@@ -14,7 +14,9 @@ from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.utterances import RESULTS_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
-from wavlm_lightning.workflows.superb.cells import UpstreamSpec, parse_upstreams
+from wavlm_lightning.workflows.fit.head_runs import HeadRun
+from wavlm_lightning.workflows.superb.benchmark import check_cells
+from wavlm_lightning.workflows.superb.cells import Cell, UpstreamSpec, parse_upstreams
 from wavlm_lightning.workflows.superb.official import is_official
 from wavlm_lightning.workflows.superb.suites import COST, check_tasks, config_name, official_rates
 
@@ -105,6 +107,17 @@ def test_mistakes_are_one_sentence(tiny, tmp_path, capsys):
         assert main(["superb", *arguments, *common]) == 2
         error = capsys.readouterr().err.strip()
         assert wanted in error and len(error.splitlines()) == 1
+
+
+def test_a_search_does_not_take_the_place_of_a_run_without_one(tmp_path):
+    """Of an encoder that is trained, each rate has a run of its own, and the card of the best one goes above them."""
+    spec, folder = UpstreamSpec.parse("fbank"), tmp_path / "mos"
+    one = HeadRun(folder, ["-c", "x.yaml"])
+    one.begin()
+    several = [HeadRun(folder / f"learning-rate-{rate}", ["-c", "x.yaml"]) for rate in (0.1, 0.2)]
+    check_cells([Cell("mos", spec, folder, [one], [])])
+    with pytest.raises(UserError, match="holds a run without a search of the learning rate"):
+        check_cells([Cell("mos", spec, folder, several, [0.1, 0.2], alone=True)])
 
 
 def test_rows_and_folders_are_one_upstreams(tiny, tmp_path, capsys):

@@ -49,6 +49,17 @@ def study_of(folder: Path, seed: int = 0, **changes) -> SweepStudy:
     return SweepStudy(folder, read_sweep(str(written(folder.parent / "files", **changes))), [], seed)
 
 
+def test_a_configuration_that_has_changed_is_another_sweep(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer: {max_steps: 100}\n")
+    command = ["${env}", "${program}", "fit", "-c", str(own), "${args}"]
+    study_of(tmp_path / "sweep", command=command)
+    study_of(tmp_path / "sweep", command=command)
+    own.write_text("trainer: {max_steps: 5}\n")
+    with pytest.raises(UserError, match="holds a sweep with other files"):
+        study_of(tmp_path / "sweep", command=command)
+
+
 def report(study: SweepStudy, trial, values) -> bool:
     """Report as a run's callback does; whether it was given up."""
     callback = ReportToSweep(study.folder, study.sweep, trial.number)

@@ -15,8 +15,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 import wavlm_lightning
+from wavlm_lightning.audio import SAMPLE_RATE
+from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
-from wavlm_lightning.reports.cards import MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.cards import CorpusReference, MetricValue, ResultCard, Selection
 from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
@@ -94,13 +96,7 @@ class WriteResultCard(pl.Callback):
             metrics=metrics,
             headline=task.metric,
             headlines=list(task.headlines),
-            corpus={
-                "name": data.corpus.name,
-                "path": str(data.path),
-                "split": part.name,
-                "utterances": len(part),
-                "seconds": round(part.seconds, 2),
-            },
+            corpus=_tested(task, part),
             upstream=task.upstream.describe(),  # type: ignore[arg-type]
             learning_rate=trained.get("learning_rate", task.learning_rate),
             seed=trained.get("seed", task.seed),
@@ -128,6 +124,27 @@ class WriteResultCard(pl.Callback):
                 "python": platform.python_version(),
             },
         )
+
+
+def _tested(task: Task, part: Split) -> CorpusReference:
+    """The test data on a card: the whole split, or the utterances at which `trainer.limit_test_batches` ended it."""
+    assert task.data is not None
+    limit, name, utterances, seconds = task.trainer.limit_test_batches, part.name, len(part), part.seconds
+    if not (limit == 1.0 and isinstance(limit, float)):
+        place = {key: number for number, key in enumerate(part.keys)}
+        samples = part.samples[[place[key] for key in task.tested]].sum()
+        name, utterances, seconds = (
+            f"{name}, limit_test_batches {limit}",
+            len(task.tested),
+            float(samples) / SAMPLE_RATE,
+        )
+    return {
+        "name": task.data.corpus.name,
+        "path": str(task.data.path),
+        "split": name,
+        "utterances": utterances,
+        "seconds": round(seconds, 2),
+    }
 
 
 class WritePredictions(BasePredictionWriter):

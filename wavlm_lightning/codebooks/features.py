@@ -157,7 +157,8 @@ class LayerFeatures(FeatureSource):
             run that fine-tuned its encoder (CTC clustering), whose trained encoder is read.
         layer: 0 is the input of the first layer, N the output of layer N.
         device: of the encoder; a GPU by default if there is one.
-        chunk_seconds: longer utterances are processed in pieces of this length, as in the reference (100 s).
+        chunk_seconds: longer utterances are processed in pieces with so many seconds of frames. The reference has 100 s, too, but
+            leaves out the frame between two pieces, after which all labels come 20 ms early; its corpora have none so long.
         precision: `fp32`, or `bf16` for autocast, which is faster on GPUs and changes the labels of a few frames.
         mean_removed: subtract the mean over the utterance, which takes much of the voice away (van Niekerk et al., arXiv
             2108.00917, section 3, for CPC); not published for HuBERT.
@@ -182,7 +183,7 @@ class LayerFeatures(FeatureSource):
         self.path, self.precision, self.mean_removed = Path(encoder), precision, mean_removed
         self.device = choose_device(device)
         self.encoder: WavLM = load_encoder(self.path).eval().to(self.device)
-        self.chunk = int(chunk_seconds * SAMPLE_RATE)
+        self.chunk = int(chunk_seconds * SAMPLE_RATE) // self.encoder.config.hop * self.encoder.config.hop
         self.rate = self.encoder.config.frame_rate
         self.layer = self._checked(layer)
 
@@ -207,8 +208,11 @@ class LayerFeatures(FeatureSource):
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Features float32 `(frames, dim)`."""
         parts = [torch.zeros(0, len(self.kept) * self.encoder.config.dim)]
-        for piece in torch.from_numpy(waveform).split(self.chunk):
-            if len(piece) >= self.encoder.config.receptive_field:
+        config, audio = self.encoder.config, torch.from_numpy(waveform)
+        for begin in range(0, len(audio), self.chunk):
+            # The last frame of a piece reaches beyond the first sample of the next one.
+            piece = audio[begin : begin + self.chunk + config.receptive_field - config.hop]
+            if len(piece) >= config.receptive_field:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     features, lengths = self.encoder.features(piece[None].to(self.device))
                     projected, _ = self.encoder.project(features)
@@ -221,9 +225,7 @@ class LayerFeatures(FeatureSource):
         return features.numpy()
 
     def frames(self, samples: np.ndarray) -> np.ndarray:
-        of = self.encoder.config.frames
-        rest = of(torch.as_tensor(samples % self.chunk)).numpy()
-        return samples // self.chunk * of(self.chunk) + rest
+        return self.encoder.config.frames(torch.as_tensor(samples)).numpy()
 
     def describe(self) -> dict[str, Any]:
         """Kind, encoder and layer; what is not the default, so that hashes of older codebooks stay valid."""

@@ -66,7 +66,7 @@ class Crops(Dataset[PretrainingBatch]):
         return PretrainingBatch(audio, labels, noise.audio, noise.lengths, soft)
 
     def _labels(self, labels: LabelSet, numbers: list[int], starts: list[int], frames: int) -> Tensor:
-        """The label of each frame, `(batch, frames)`: frame t at 50 frames/s has label floor(t * label_rate / 50)."""
+        """The label of each frame, `(batch, frames)`: a frame has the label of the time at which it begins."""
         rows = []
         for number, start in zip(numbers, starts, strict=True):
             row = labels.rows[number]
@@ -87,8 +87,8 @@ class Crops(Dataset[PretrainingBatch]):
 
     def _places(self, labels: LabelSet, start: int, frames: int, there: int) -> np.ndarray:
         """Where the labels of a crop's frames lie among the `there` labels of its utterance; fewer at its end."""
-        offsets = np.floor(np.arange(frames) * (labels.rate / self.grid.frame_rate)).astype(np.int64)
-        places = round(start / SAMPLE_RATE * labels.rate) + offsets
+        seconds = (start + np.arange(frames) * self.grid.hop) / SAMPLE_RATE
+        places = np.floor(seconds * labels.rate + 1e-6).astype(np.int64)  # a product that is whole may be rounded down
         return places[places < there]
 
     def _noise(self, count: int, samples: int, rng: np.random.Generator) -> Waveforms:

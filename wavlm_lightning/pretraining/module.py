@@ -156,6 +156,12 @@ class WavLMPretraining(NormalisedUpdates):
             objective.build(self.encoder.config, {name: book["size"] for name, book in codebooks.items()})
             objective.check_labels(codebooks)
             objective.attach(self.encoder)
+        shares = any(isinstance(each, Teacher) and each.shared for each in self.objectives.modules())
+        if self.average is not None and shares:
+            raise UserError(
+                "model.average and an objective whose teacher shares parts of the encoder (Data2Vec, DinoSR): the teacher would "
+                "make the targets of a validation from the mean and from the trained weights at once; remove one of them"
+            )
         self._ask_for_views()
         layers = {layer for objective in self.objectives for layer in objective.layers(self.encoder.config.layers)}
         layers |= {layer for view in self.views if view.gradients for layer in view.layers}

@@ -63,6 +63,7 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
         training_seconds=round(sum(card.training_seconds for card in cards), 2),
         created=max(card.created for card in cards),
         interval=None,  # that of the mean comes from the utterances of all folds
+        intervals={},
         details={"folds": {card.corpus["split"]: card.value for card in cards}},
     )
 

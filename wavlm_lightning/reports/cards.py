@@ -67,6 +67,7 @@ UpstreamReference = TypedDict(
         "parameters": int,
         "frame_rate": float,
         "layers": int,
+        "trained": NotRequired[bool],
         "labelled": NotRequired[list[dict[str, Any]]],
     },
 )
@@ -91,6 +92,10 @@ class HeadlineInterval(TypedDict):
     resamples: int
     resampled: str
     units: int
+
+
+PERMUTED = " permuted"
+"""The end of the name of a corpus whose labels (or enrolments) are those of other utterances: of a control."""
 
 
 @dataclass(kw_only=True)
@@ -177,6 +182,11 @@ class ResultCard:
     @property
     def main(self) -> MetricValue:
         return self.metrics[self.headline]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether labels were those of other utterances, so that the figure is one of chance and no rival of others."""
+        return self.corpus["name"].endswith(PERMUTED)
 
     @property
     def shown(self) -> list[str]:

@@ -128,14 +128,15 @@ def results_of(file: Path, card: ResultCard) -> UtteranceResults | None:
     Raises:
         UserError: a file of results is damaged.
     """
-    if (found := read_results(file)) is not None:
-        return found
-    folder = file.parent
-    if (run := card.details.get("run")) and (found := read_results(folder / run)) is not None:
-        return found
-    folds = card.details.get("folds", {})
+    folder, folds = file.parent, card.details.get("folds", {})
     # The first fold's path stands for folds whose parent has no card.
-    parent = folder.parent if folder.name.startswith("fold") else folder
+    is_fold = bool(folds) and folder.name.startswith("fold")
+    if not is_fold and (found := read_results(file)) is not None:
+        return found
+    run = card.details.get("run")
+    if run and not is_fold and (found := read_results(folder / run)) is not None:
+        return found
+    parent = folder.parent if is_fold else folder
     some = [read_results(parent / f"fold{number}" / (run or "")) for number in range(1, len(folds) + 1)]
     known = [one for one in some if one is not None]
     return join_folds(known) if known and len(known) == len(some) else None

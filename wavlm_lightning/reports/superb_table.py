@@ -92,7 +92,9 @@ def superb_table(
     head = [Cell("upstream")]
     for column in columns:
         figures = {upstream: row[column] for upstream, row in rows.items() if column in row}
-        best[column] = leader(figures)
+        best[column] = leader(
+            {name: each for name, each in figures.items() if not results[name][column.task].is_control}
+        )
         better = next((figure.metric["better"] for figure in figures.values()), "")
         head.append(board_column(column.board, better) if column.board else _column_cell(column, better))
     rates = {task: {cards[task].rates_tried or 1 for cards in results.values() if task in cards} for task in tasks}

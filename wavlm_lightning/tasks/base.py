@@ -168,6 +168,7 @@ class Task(HeadCheckpoint, Trainable):
         self.labels: Any = None
         self.data: Served | None = None
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
+        self.tested: list[str] = []  # keys of the utterances of the newest test, in this process
         self.details: dict[str, Any] = {}  # of the test, for the result card
         self.scored = ScoredUtterances()  # in the test that runs
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
@@ -528,6 +529,7 @@ class Task(HeadCheckpoint, Trainable):
         self.answered = None
         # Not on the few batches of a sanity check, nor where s3prl's practice validates on the test split.
         if not self.trainer.sanity_checking:
+            self.validated_at = self.trainer.global_step
             on_valid = self.selection_split("valid", "test") == "valid"
             self.fitted = checked(self.fit_on_validation(self.valid_metric), self.name) if on_valid else {}
         for name, value in self.score(self.valid_metric, "valid").items():
@@ -536,7 +538,8 @@ class Task(HeadCheckpoint, Trainable):
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.scored = ScoredUtterances()
+            self.scored, self.tested = ScoredUtterances(), []
+        self.tested += batch.keys
         with self.named(batch), self.beside(batch.extra):
             self.evaluate(batch, self.test_metric, "test")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     data: Served | None
     trained: dict[str, Any]
     fit_began: float | None = None  # reading of the clock
+    validated_at: int | None = None  # the update after which the newest validation was
     seconds_before: float = 0.0  # of training, when the run that goes on stopped
     fitted: dict[str, Any]
     fitted_tensors: dict[str, Tensor]
@@ -63,7 +65,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         if self.fitted_tensors:
             checkpoint["fitted_tensors"] = self.fitted_tensors
         metric, mode = self.monitor
-        value = self.trainer.callback_metrics.get(metric)  # missing before the first validation
+        # Of these weights: those of other updates were measured when they were validated, or not at all.
+        measured = self.validated_at == self.trainer.global_step
+        value = self.trainer.callback_metrics.get(metric) if measured else None
         checkpoint["task"] = {
             "name": self.name,
             "labels": self.labels,
@@ -73,7 +77,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
             "seed": self.seed,
             "protocol": self.protocol,
             "processing": {} if self.data is None else self.data.processing,
-            "steps": self.trainer.max_steps,
+            "steps": self._planned_updates(),
             "best_step": checkpoint["global_step"],
             "fitted": self.fitted,
             "started": self.started,
@@ -82,6 +86,13 @@ class HeadCheckpoint(pl.LightningModule, ABC):
         for name in (LABELLED, "pseudo_labelled"):  # of the head; those of a run that goes on are in its checkpoint
             if counts := dict(getattr(self.data, name, {}) or self.trained.get(name, {})):
                 checkpoint["task"][name] = counts
+
+    def _planned_updates(self) -> int:
+        """Updates of the whole run; those made so far where it ends by its epochs and their length is not known."""
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps
+        planned = self.trainer.estimated_stepping_batches
+        return int(planned) if math.isfinite(planned) else self.trainer.global_step
 
     def comes_from_source(self, name: str) -> bool:
         """Whether a weight is one of the frozen upstream, which checkpoints leave out."""

@@ -298,6 +298,7 @@ class Upstream(nn.Module, ABC):
             **({"random": self.random} if self.frozen and self.random else {}),
             "class": type(self).__name__,
             "sha256": self.fingerprint(),
+            **({"trained": True} if self.trained else {}),
             "parameters": sum(p.numel() for p in self.parameters()),
             "frame_rate": self.frame_rate,
             "layers": self.num_layers,

@@ -79,7 +79,8 @@ def winners(collection: Collection) -> dict[Column, str | None]:
     """Column -> the upstream that is ahead of all others and above chance, or None; columns with two figures or more."""
     found = {}
     for column in collection.columns:
-        figures = {name: result.measured[column.metric] for name, result in collection.of_column(column).items()}
+        rows = {name: result for name, result in collection.of_column(column).items() if not result.card.is_control}
+        figures = {name: result.measured[column.metric] for name, result in rows.items()}
         if len(figures) > 1:
 
             def ahead(best: str, other: str, column: Column = column) -> bool:

@@ -278,8 +278,11 @@ def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:
 
 
 def weights_of(card: ResultCard) -> str:
-    """The sha256 of the encoder, which separates encoders of one label; empty without weights (spectral features)."""
-    return card.upstream["sha256"] if card.upstream["parameters"] else ""
+    """The sha256 of the encoder, which separates encoders of one label; empty without weights (spectral features).
+
+    Empty also for an encoder that was trained with the head, whose weights are another result of each rate and seed.
+    """
+    return card.upstream["sha256"] if card.upstream["parameters"] and not card.upstream.get("trained") else ""
 
 
 def row_names(

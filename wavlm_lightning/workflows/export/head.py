@@ -109,8 +109,11 @@ def head_card(
     if (source / CARD_NAME).is_file():
         tested = ResultCard.read(source / CARD_NAME)
         part = f"{tested.corpus['name']}, {tested.corpus['split']}"
-        for name, metric in tested.metrics.items():
-            scores.add(name, f"{metric['value']:.4g} {metric['unit']} on {part}")
+        if tested.best_step == task.trained.get("best_step", tested.best_step):
+            for name, metric in tested.metrics.items():
+                scores.add(name, f"{metric['value']:.4g} {metric['unit']} on {part}")
+        else:
+            scores.add("figures", f"none of these weights: the last test was of update {tested.best_step}; test again")
     labels = Section("Labels")
     shown = list(values.get("id2label", {}).values()) if kind != "ForXVector" else []
     labels.add("outputs", ", ".join(shown[:50]) + (f", ... ({len(shown)})" if len(shown) > 50 else ""))

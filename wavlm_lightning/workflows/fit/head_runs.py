@@ -64,8 +64,7 @@ class HeadRun:
         write_json(self.folder / RECORD, self._facts())
 
     def _facts(self) -> dict[str, object]:
-        files = {word: state for word in self.options if (state := _state(word))}
-        return {"options": list(self.options), "files": files}
+        return {"options": list(self.options), "files": files_named(self.options)}
 
 
 def _comparable(facts: Any) -> Any:
@@ -77,6 +76,11 @@ def _comparable(facts: Any) -> Any:
     if not isinstance(facts, dict) or not isinstance(facts.get("options"), list):
         return facts
     return {**facts, "options": [str(word).removeprefix(RANDOM) for word in facts["options"]]}
+
+
+def files_named(options: Sequence[str]) -> dict[str, list[object]]:
+    """Files and folders among the words of a command, with what tells whether they have changed."""
+    return {word: state for word in options if (state := _state(word))}
 
 
 def _state(word: str) -> list[object] | None:

@@ -65,8 +65,6 @@ def run_sizes(stage: Configuration, batch_seconds: float, crop_seconds: float, u
 
 def mean_flops(parts: Sequence[tuple[float, StepFlops, float]], head: ObjectiveCost) -> tuple[StepFlops, ObjectiveCost]:
     """Operations of a micro-step on average: `parts` are shares of the updates with those of encoder and objectives."""
-    if len(parts) == 1:
-        return parts[0][1], head
     names = [field.name for field in fields(StepFlops)]
     encoder = StepFlops(**{name: sum(share * getattr(each, name) for share, each, _ in parts) for name in names})
     return encoder, replace(head, flops=sum(share * flops for share, _, flops in parts))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wavlm_lightning.codebooks.projection import STATISTICS_FRAMES
 from wavlm_lightning.encoder import WavLMConfig
 from wavlm_lightning.encoder.config import SAMPLE_RATE
 from wavlm_lightning.pretraining.flops import encoder_flops
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows.codebook import DIM
 from wavlm_lightning.workflows.plan.assumptions import Assumptions, encoder_shape, find_hardware
 from wavlm_lightning.workflows.recipe.chain import Configuration, teacher
 
@@ -88,11 +90,9 @@ def labelling_cost(
     codebook = stage.recipe.codebook
     if codebook is None:
         return None
-    wanted, source, numbers = codebook.share * hours, "MFCC", 39 * 100.0  # 39 numbers, 100 times a second
+    wanted, source, dim, rate = codebook.share * hours, "MFCC", 39, 100.0
     if codebook.features == "context":
-        source = (
-            "log-mel with context"  # whose PCA keeps fewer numbers than MFCC, so that k-means may see more than this
-        )
+        source, dim, rate = "log-mel with context", DIM["kmeans"], 50.0
     config, task = earlier_encoder(stage, before), teacher(stage)
     name = Path(codebook.encoder or codebook.checkpoint or "").stem if task is None else task.name
     if codebook.kind == "phones":
@@ -107,9 +107,12 @@ def labelling_cost(
             where = f"{stage.path}: recipe.codebook.layer"
             raise UserError(f"{where} is {layer}, but that encoder has {config.layers}")
         config = replace(config, layers=layer)
-        numbers = config.dim * config.frame_rate
-    gib_an_hour = 3600 * 4 * numbers / 2**30
+        dim, rate = config.dim, config.frame_rate
+    held = dim if codebook.quantiser != "kmeans" or codebook.dim is None else codebook.dim  # k-means behind a PCA
+    gib_an_hour = 3600 * 4 * held * rate / 2**30
     seen = min(wanted, assumptions.memory_gib / gib_an_hour)
+    if codebook.quantiser != "kmeans":  # means and spreads, or a PCA, of so many frames
+        seen = wanted = min(seen, STATISTICS_FRAMES / rate / 3600)
     # Utterances are drawn at random, so that only a fit of all of them holds whole shards.
     again = 0.0 if codebook.one_pass and seen >= hours else hours
     fit_flops, apply_flops, cpu_hours = 0.0, 0.0, (seen + again) / MFCC_RATE

@@ -17,7 +17,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import run_count
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.fit.head_runs import RECORD, HeadRun, run_heads
 from wavlm_lightning.workflows.superb.cells import Cell, UpstreamSpec, check_corpora, parse_upstreams, plan_cell
 from wavlm_lightning.workflows.superb.controls import CHANCE, PERMUTED, PermutedCorpora, check_controls, permuted_row
 from wavlm_lightning.workflows.superb.official import CORPORA, is_official
@@ -288,8 +288,13 @@ def is_mini(data: Path) -> bool:
 
 def check_cells(cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a folder holds a run with other options."""
-    for run in (run for cell in cells for run in cell.runs):
-        run.check()
+    for cell in cells:
+        for run in cell.runs:
+            run.check()
+        if cell.alone and (cell.folder / RECORD).is_file():  # whose card that of the best rate would replace
+            raise UserError(
+                f"{cell.folder} holds a run without a search of the learning rate; choose another --output, or remove that folder"
+            )
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, everything: Sequence[Cell] | None = None) -> None:

@@ -14,6 +14,7 @@ from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json, reading
 from wavlm_lightning.system.run_folder import LAST, checkpoint
+from wavlm_lightning.workflows.fit.head_runs import files_named
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
 if TYPE_CHECKING:
@@ -76,11 +77,15 @@ class SweepStudy:
             raise UserError(f"wavlm sweep needs Optuna: {pip_install('sweep')}") from error
         self.folder, self.sweep, self.seed = folder, sweep, seed
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
+        values = {each.name: each.values[0] if each.values else each.low for each in sweep.parameters}
+        content["files"] = files_named([*sweep.options(values), *options])
         record = folder / RECORD
         if record.is_file():
             before = read_json(
                 record, "the record of a sweep", f"remove the folder {folder}, or choose another --output"
             )
+            if "files" not in before:  # of a sweep that an older version began
+                content.pop("files")
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
                 other = ", ".join(changed)
                 raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
