@@ -61,7 +61,7 @@ from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, 
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
-from wavlm_lightning.workflows.fit.seeds import settle
+from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 DEFAULT_FOLDER = "runs/default"
 LOCK = ".lock"  # in a run folder: held while it is trained in
@@ -228,10 +228,13 @@ class WavLMCLI(LightningCLI):
         """Do nothing: LightningCLI would let hyperparameters in the checkpoint replace options of the command line."""
 
     def instantiate_classes(self) -> None:
-        trainer = self._get(self.config, "trainer")
         self.asked = self.config
         self.config = self.asked.clone()
-        settle(self.config.get(str(self.subcommand), self.config), self._get(self.config, "seed_everything"))
+        trainer, path = self._get(self.config, "trainer"), self._get(self.config, "ckpt_path")
+        config = self.config.get(str(self.subcommand), self.config)
+        if self.subcommand == "fit" and path is not None:
+            adopt(config, read_run_config(run_root(trainer) if path in (LAST, BEST) else _run_of(path)))
+        settle(config, config["seed_everything"])
         with placed_loggers(trainer, run_root(trainer)):
             super().instantiate_classes()
 
@@ -286,7 +289,7 @@ class WavLMCLI(LightningCLI):
                 callbacks.append(kept(root / "checkpoints", every, number))
             # Last, because it saves the state of the callbacks before it.
             callbacks.append(Newest(root / "checkpoints", every))
-        elif fitting:
+        elif fitting and wanted:
             self._check_own_checkpoints()
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StepProgress())
@@ -304,13 +307,13 @@ class WavLMCLI(LightningCLI):
         return trainer
 
     def _check_own_checkpoints(self) -> None:
-        """Refuse options for checkpoints of ours where a run writes none, or others in their place."""
-        for name in ("checkpoint_every", "keep_checkpoints"):
-            if self._get(self.config, name) != self._parser(self.subcommand).get_default(name):
-                raise UserError(
-                    f"--{name} has no effect here: trainer.callbacks names a ModelCheckpoint in place of ours, or trainer writes "
-                    "no checkpoints (enable_checkpointing, fast_dev_run); remove one of the two"
-                )
+        """Refuse to keep checkpoints of ours where a run writes others in their place; say that we write none."""
+        instead = "trainer.callbacks names a ModelCheckpoint in place of ours"
+        if self._get(self.config, "keep_checkpoints"):
+            raise UserError(f"--keep_checkpoints has no effect here: {instead}; remove one of the two")
+        every = self._get(self.config, "checkpoint_every")
+        if every != self._parser(self.subcommand).get_default("checkpoint_every") and is_first_process():
+            print(f"note: checkpoint_every {every} has no effect: {instead}", file=sys.stderr)
 
     def _go_on_when_requeued(self, root: Path) -> None:
         """Name the checkpoint of a requeued SLURM job, so that it goes on as with `--ckpt_path`.
@@ -349,8 +352,7 @@ class WavLMCLI(LightningCLI):
         path = self._get(self.config_init, "ckpt_path")
         if path is None or self.trainer.fast_dev_run:
             return
-        folder = Path(path).absolute().parent
-        run = folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
+        run = _run_of(path)
         before = read_run_config(run)
         if not before:
             print(
@@ -365,8 +367,7 @@ class WavLMCLI(LightningCLI):
         for model in self.heads.models.values():
             keep_read_once(model, before)
         root = self.folder
-        asked = self.heads.by_folder(saved_content(self._parser(name), config), root)[root]
-        check_going_on(settle(asked, asked["seed_everything"]), settle(before, before.get("seed_everything")), run)
+        check_going_on(self.heads.by_folder(saved_content(self._parser(name), config), root)[root], before, run)
         self._note_schedule(before)
 
     def _note_schedule(self, before: dict[str, Any]) -> None:
@@ -432,6 +433,12 @@ class WavLMCLI(LightningCLI):
                 head.language_model, note = head.language_model.for_head(checkpoints[label])
                 if note and is_first_process():
                     print(note, file=sys.stderr)
+
+
+def _run_of(path: str | Path) -> Path:
+    """The run folder of a checkpoint."""
+    folder = Path(path).absolute().parent
+    return folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
 
 
 def is_first_process() -> bool:

@@ -10,6 +10,7 @@ their hashes (`data.loading.resume`), frozen encoders by their fingerprint (`tas
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import fnmatch
 import importlib
@@ -22,6 +23,7 @@ from typing import Any
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.wavlm import RANDOM
+from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 # What a key is about -> patterns of keys, without `init_args`; what is below such a key may change, too.
 MAY_CHANGE: dict[str, tuple[str, ...]] = {
@@ -93,6 +95,9 @@ def check_going_on(asked: Mapping[str, Any], before: Mapping[str, Any], run: Pat
     Raises:
         UserError: naming each key with its old and new value.
     """
+    asked, before = adopt(copy.deepcopy(dict(asked)), before), copy.deepcopy(dict(before))
+    for content in (asked, before):
+        settle(content, content.get("seed_everything"))
     found = [(key, old, new) for key, old, new in _differences(before, asked, "") if not _may_change(key, before)]
     if not found:
         return

@@ -6,7 +6,8 @@ Their random streams do not depend on torch's global one, which Lightning seeds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -27,12 +28,41 @@ def settle(config: Any, seed: Any) -> Any:
     return config
 
 
+def adopt(config: Any, before: Mapping[str, Any]) -> Any:
+    """Put the seeds of a run that goes on where those of `config` are null, in place, and return it.
+
+    Args:
+        config: as for `settle`.
+        before: the content of the run's `config.yaml`; empty if there is none, and nothing is changed.
+    """
+    seeds = settle(copy.deepcopy(dict(before)), before.get("seed_everything"))
+    for part in ("model", "data"):
+        _adopt(config.get(part), seeds.get(part))
+    return config
+
+
+def _adopt(block: Any, before: Any) -> None:
+    ours: Any
+    theirs: Any
+    ours, theirs = (each.get("init_args") if hasattr(each, "get") else None for each in (block, before))
+    if not (hasattr(ours, "get") and hasattr(theirs, "get")):
+        return
+    for name, value in _items(ours):
+        if name == "seed" and value is None:
+            ours[name] = theirs.get(name)
+        _adopt(value, theirs.get(name))
+
+
+def _items(arguments: Any) -> list[tuple[str, Any]]:
+    return list((arguments if isinstance(arguments, dict) else vars(arguments)).items())
+
+
 def _blocks(block: Any) -> Iterator[Any]:
     """The arguments of a class and of the classes among them, but for those of frozen ones."""
     arguments: Any = block.get("init_args") if hasattr(block, "get") else None
     if not hasattr(arguments, "get") or arguments.get("frozen") is True:
         return
     yield arguments
-    for value in [*vars(arguments).values()] if not isinstance(arguments, dict) else [*arguments.values()]:
+    for _, value in _items(arguments):
         for each in value if isinstance(value, list) else [value]:
             yield from _blocks(each)
