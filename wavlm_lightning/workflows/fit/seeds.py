@@ -48,8 +48,8 @@ def _adopt(block: Any, before: Any) -> None:
     if not (hasattr(ours, "get") and hasattr(theirs, "get")):
         return
     for name, value in _items(ours):
-        if name == "seed" and value is None:
-            ours[name] = theirs.get(name)
+        if name == "seed" and value is None and isinstance(theirs.get(name), int):  # a list is of several heads
+            ours[name] = theirs[name]
         _adopt(value, theirs.get(name))
 
 
