@@ -133,11 +133,8 @@ def _tested(task: Task, part: Split) -> CorpusReference:
     if not (limit == 1.0 and isinstance(limit, float)):
         place = {key: number for number, key in enumerate(part.keys)}
         samples = part.samples[[place[key] for key in task.tested]].sum()
-        name, utterances, seconds = (
-            f"{name}, limit_test_batches {limit}",
-            len(task.tested),
-            float(samples) / SAMPLE_RATE,
-        )
+        name, utterances = f"{name}, limit_test_batches {limit}", len(task.tested)
+        seconds = float(samples) / SAMPLE_RATE
     return {
         "name": task.data.corpus.name,
         "path": str(task.data.path),

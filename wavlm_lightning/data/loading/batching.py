@@ -146,8 +146,7 @@ class BatchPlan(Sampler[list[Any]]):
         train: bool = True,  # shuffled, equal shares; False for evaluation
         multiple: int = 1,  # batches per update, of which an epoch of training holds a multiple
         passes: Passes | None = None,  # order of an epoch; None for one window
-        alone: np.ndarray
-        | None = None,  # in evaluation, which utterances must have a batch of their own, bool (utterances,)
+        alone: np.ndarray | None = None,  # in evaluation: utterances that get a batch of their own, bool (utterances,)
         **plan: Any,  # the other arguments of `plan_batches`
     ) -> None:
         self.samples, self.rank, self.world_size, self.train, self.plan = samples, rank, world_size, train, plan

@@ -170,9 +170,7 @@ class AlsoTask:
     source: str  # the option it comes from, for messages
     model: dict[str, Any]  # class and arguments, without upstream and lists
     lists: HeadLists
-    others: dict[str, Any] = field(
-        default_factory=dict
-    )  # of the file and not used: `data`, `trainer`, `seed_everything`
+    others: dict[str, Any] = field(default_factory=dict)  # `data`, `trainer`, `seed_everything` of the file, not used
 
     @classmethod
     def read(cls, given: str | dict[str, Any]) -> AlsoTask:
