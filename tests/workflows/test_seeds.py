@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 
@@ -71,6 +72,7 @@ def test_the_seed_of_an_encoder(tiny, tmp_path):
     assert differ(first, trained([*words, "--model.seed", "0", "--data.seed", "0"], tmp_path / "same")) == [False]
 
 
+@pytest.mark.slow
 def test_the_seed_of_several_heads(tiny, tmp_path, capsys):
     own = tmp_path / "own_seed.yaml"
     content = yaml.safe_load(Path("configs/superb/mini/asr.yaml").read_text())
