@@ -38,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/full_stack"))
     parser.add_argument("--speech", type=Path, help="recordings of two real speakers, with manifest.csv")
-    parser.add_argument("--encoder", type=Path, help="a pre-training run for the row `pre-trained`, of as many updates")
+    parser.add_argument(
+        "--encoder", type=Path, help="a run of the demo's recipe for the row `pre-trained`, of as many updates"
+    )
     parser.add_argument("--updates", type=int, default=1000, help="of each pre-training (%(default)s)")
     parser.add_argument("--tasks", nargs="+", help=f"{', '.join(TASKS)} by default")
     parser.add_argument("--steps", type=int, help="updates of every head, instead of the configurations'")

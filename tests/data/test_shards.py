@@ -10,6 +10,7 @@ from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance, write_shard
 from wavlm_lightning.data.shuffled_labels import permute_labels
 from wavlm_lightning.data.subset import Subset
+from wavlm_lightning.reports.cards import PERMUTED
 from wavlm_lightning.system.errors import UserError
 
 
@@ -206,7 +207,9 @@ def test_bad_further_audio_is_named(tmp_path):
 
 
 def test_permuted_labels_keep_further_audio(further, tmp_path):
-    split = permute_labels(further, tmp_path / "permuted").split("train")
+    permuted = permute_labels(further, tmp_path / "permuted")
+    assert permuted.name.endswith(PERMUTED)  # by which a card is one of a control
+    split = permuted.split("train")
     assert split.audio_members == ("clean", "enrolment")
     for number in range(len(split)):
         (old, new) = (s.locate(number) for s in (further.split("train"), split))

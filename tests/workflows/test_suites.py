@@ -14,7 +14,7 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.data.shuffled_labels import permute_labels
-from wavlm_lightning.reports.cards import ResultCard
+from wavlm_lightning.reports.cards import PERMUTED, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.upstreams.specs import LABELLED
@@ -210,7 +210,9 @@ def test_permuted_audio_keeps_labels_and_other_audio(tiny, tmp_path):
         ],
     )
     corpus = writer.finish({"speakers": ["a"]})
-    split = permute_labels(corpus, tmp_path / "p", audio=["enrolment"]).split("train")
+    permuted = permute_labels(corpus, tmp_path / "p", audio=["enrolment"])
+    assert permuted.name.endswith(PERMUTED)  # by which a card is one of a control
+    split = permuted.split("train")
     assert [meta["number"] for _, _, meta in split.utterances()] == list(range(6))
     lengths = []
     for number in range(6):

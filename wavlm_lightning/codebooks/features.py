@@ -157,8 +157,9 @@ class LayerFeatures(FeatureSource):
             run that fine-tuned its encoder (CTC clustering), whose trained encoder is read.
         layer: 0 is the input of the first layer, N the output of layer N.
         device: of the encoder; a GPU by default if there is one.
-        chunk_seconds: longer utterances are processed in pieces with so many seconds of frames. The reference has 100 s, too, but
-            leaves out the frame between two pieces, after which all labels come 20 ms early; its corpora have none so long.
+        chunk_seconds: longer utterances are processed in pieces of this length (100 s in the reference), each with the samples
+            that its last frame reaches beyond it. Without them, as in the reference, a frame is lost at each seam, and later
+            labels come 20 ms early.
         precision: `fp32`, or `bf16` for autocast, which is faster on GPUs and changes the labels of a few frames.
         mean_removed: subtract the mean over the utterance, which takes much of the voice away (van Niekerk et al., arXiv
             2108.00917, section 3, for CPC); not published for HuBERT.

@@ -97,7 +97,8 @@ class WavLMPretraining(NormalisedUpdates):
         voices: VoicePerturbation | None = None,
     ) -> None:
         super().__init__(learning_rate, warmup, decay, betas, eps, weight_decay, decay_all, schedule, muon, average)
-        torch.manual_seed(seed := seed or 0)
+        seed = seed or 0
+        torch.manual_seed(seed)
         self.source, self.keep_head = encoder, keep_head
         self.encoder = load_encoder(encoder, encoder_overrides).train()
         self.encoder.encoder.run_layers(recomputed=activation_checkpointing, compiled=compile)

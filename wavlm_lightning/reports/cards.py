@@ -109,9 +109,9 @@ class ResultCard:
         headlines: the metrics that tables and pictures show, if they are more than the main one; see `shown`.
         corpus: {"name", "path", "split", "utterances", "seconds"} of the test.
         upstream: {"label", "class", "sha256", "parameters", "frame_rate" (Hz), "layers"}; an upstream without
-            weights has sha256 "" and 0 parameters. "labelled" lists the labelled speech that its weights have learned from,
-            {"utterances", "seconds", "corpus"} of each corpus; it is missing where they have seen none, or where the source
-            does not say.
+            weights has sha256 "" and 0 parameters. "trained" is there if it was trained with the head. "labelled" lists the
+            labelled speech that its weights have learned from, {"utterances", "seconds", "corpus"} of each corpus; it is missing
+            where they have seen none, or where the source does not say.
         learning_rate: of the head.
         seed: of the head's training.
         steps: optimiser steps of the head.

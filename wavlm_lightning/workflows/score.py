@@ -35,6 +35,9 @@ KINDS = {
 }
 
 
+PRIOR = 0.01  # of a pair of one speaker in the detection cost
+
+
 @dataclass(frozen=True)
 class Measured:
     """A measure: its value with an interval, both in its unit, and what it was computed from."""
@@ -94,7 +97,7 @@ def score(
     names: bool | None = None,
     missing: str = "stop",
     collar: float = 0.0,
-    prior: float = 0.01,
+    prior: float = PRIOR,
     by: Sequence[str] = (),
     errors: Path | None = None,
 ) -> Scored:
@@ -173,7 +176,7 @@ def _scored(
     names: bool | None = None,
     missing: str = "stop",
     collar: float = 0.0,
-    prior: float = 0.01,
+    prior: float = PRIOR,
     by: Sequence[str] = (),
     errors: Path | None = None,
 ) -> tuple[Scored, UtteranceResults]:
@@ -184,7 +187,7 @@ def _scored(
         raise UserError(f"--by and --errors: of words and phones alone (asr, pr), and not of {kind}")
     if kind in ("sd", "sv") and (speakers is not None or names is not None or missing != "stop"):
         raise UserError(f"--speakers, --names and --missing: of utterances (asr, pr, labels), and not of {kind}")
-    if (kind != "sd" and collar) or (kind != "sv" and prior != 0.01):
+    if (kind != "sd" and collar) or (kind != "sv" and prior != PRIOR):
         raise UserError(f"--collar is of sd and --prior of sv alone, and not of {kind}")
     if "speaker" in by and speakers is None:
         raise UserError("--by speaker: needs the speakers; give Kaldi's utt2spk with --speakers")

@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     options = vars(parser.parse_args(argv))
     if options["unit"] is not None and options["items"] is not None:
         parser.error("--unit is of items from phone times, and a file of --items has its own; remove one of the two")
-    options["unit"] = options["unit"] or "triphone"
+    if options["unit"] is None:
+        del options["unit"]
 
     from wavlm_lightning.workflows.units import measure_units
 

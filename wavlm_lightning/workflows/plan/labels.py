@@ -111,7 +111,9 @@ def labelling_cost(
     held = dim if codebook.quantiser != "kmeans" or codebook.dim is None else codebook.dim  # k-means behind a PCA
     gib_an_hour = 3600 * 4 * held * rate / 2**30
     seen = min(wanted, assumptions.memory_gib / gib_an_hour)
-    if codebook.quantiser != "kmeans":  # means and spreads, or a PCA, of so many frames
+    if (
+        codebook.quantiser != "kmeans"
+    ):  # only a PCA, or means and spreads, are fitted, to at most STATISTICS_FRAMES frames
         seen = wanted = min(seen, STATISTICS_FRAMES / rate / 3600)
     # Utterances are drawn at random, so that only a fit of all of them holds whole shards.
     again = 0.0 if codebook.one_pass and seen >= hours else hours

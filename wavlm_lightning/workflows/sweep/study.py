@@ -78,7 +78,8 @@ class SweepStudy:
         self.folder, self.sweep, self.seed = folder, sweep, seed
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         values = {each.name: each.values[0] if each.values else each.low for each in sweep.parameters}
-        content["files"] = files_named([*sweep.options(values), *options])
+        words = [*sweep.options(values), *options]
+        content["files"] = files_named([part for word in words for part in word.split("=", 1)])
         record = folder / RECORD
         if record.is_file():
             before = read_json(
