@@ -19,6 +19,30 @@ with worker_pool(1) as pool:
     time.sleep(600)
 """
 
+# Three runs of a pool of one process, each of which obeys SIGTERM as training does and then ends with an error.
+RUNS = """
+import os, signal, sys, time
+from pathlib import Path
+
+from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.worker_pool import worker_pool
+
+
+def run(folder):
+    def stop(*_):
+        raise UserError("stopped")
+
+    signal.signal(signal.SIGTERM, stop)
+    (folder / f"begun-{len(list(folder.glob('begun-*')))}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    with worker_pool(1) as pool:
+        futures = [pool.submit(run, Path(sys.argv[1])) for _ in range(3)]
+        futures[0].result()
+"""
+
 
 def works(process: int) -> bool:
     """Whether a process runs; a dead one that nobody has waited for does not."""
@@ -43,3 +67,26 @@ def test_processes_end_when_the_command_is_killed() -> None:
             break
         time.sleep(0.1)
     assert not works(child)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_further_run_begins_when_the_command_ends(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "runs.py"
+    script.write_text(RUNS)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL)
+    first = tmp_path / "begun-0"
+    for _ in range(300):
+        if first.exists() and first.read_text():
+            break
+        time.sleep(0.1)
+    child = int(first.read_text())
+    os.kill(parent.pid, number)
+    parent.wait(30)
+    for _ in range(100):
+        if not works(child):
+            break
+        time.sleep(0.1)
+    assert not works(child)
+    assert [path.name for path in tmp_path.glob("begun-*")] == ["begun-0"]

@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,14 +37,16 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
 
     GPUs are dealt to them in turn. If the block raises, the processes get SIGTERM, on which training saves a checkpoint
-    and ends after the update; the same happens when this process is killed. If one of them is killed, `UserError` is raised.
+    and ends after the update; the same happens when this process is killed. Either way no further run begins. If one of the
+    processes is killed, `UserError` is raised.
     """
     context = get_context("spawn")
+    ending = context.Event()
     devices: SimpleQueue[str | None] = context.SimpleQueue()
     for number in range(processes):
         devices.put(_visible_gpu(number))
     threads = max(1, usable_cores() // processes)
-    with ProcessPoolExecutor(processes, context, initializer=_begin_training, initargs=(threads, devices)) as pool:
+    with _TrainingPool(processes, context, initializer=_begin_training, initargs=(threads, devices, ending)) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -52,6 +55,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
                 "command again, with fewer runs at a time"
             ) from error
         except BaseException:
+            ending.set()
             for process in list((pool._processes or {}).values()):  # the pool has no public way to signal its processes
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -178,7 +182,29 @@ def _cuda_device(number: int, jobs: int) -> str | None:
     return f"cuda:{(int(os.environ.get('LOCAL_RANK', '0')) * jobs + number) % torch.cuda.device_count()}"
 
 
-def _begin_training(threads: int, devices: SimpleQueue[str | None]) -> None:
+class _TrainingPool(ProcessPoolExecutor):
+    """An executor whose processes begin nothing once the pool ends: they hold one task more than they do, which no one can cancel."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(_unless_ending, function, *args, **kwargs)
+
+
+def _unless_ending(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    parent = parent_process()
+    assert parent is not None and _ending is not None
+    if not parent.is_alive():
+        os._exit(1)  # no one waits for a result, and a second call of the command may be at work in the same folder
+    if _ending.is_set():
+        raise UserError("not begun, because the runs were stopped")
+    return function(*args, **kwargs)
+
+
+_ending: Event | None = None  # of the pool of this process
+
+
+def _begin_training(threads: int, devices: SimpleQueue[str | None], ending: Event) -> None:
+    global _ending
+    _ending = ending
     # The terminal sends Ctrl-C to this process, too. The parent ends it by SIGTERM instead, which Lightning obeys after
     # the update.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,6 +26,9 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     """The part of `Task` that writes and reads checkpoints."""
 
     name: ClassVar[str]
+    # Beginnings of the names of weights that this task adds to the head of another: a run that starts from the other's head
+    # (`start_from`) keeps their initial values.
+    added_parts: ClassVar[tuple[str, ...]] = ()
     upstream: Upstream
     learning_rate: float
     seed: int

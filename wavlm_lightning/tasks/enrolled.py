@@ -36,6 +36,7 @@ class EnrolledTask(Task):
     """
 
     extra_audio: ClassVar[tuple[str, ...]] = (ENROLMENT,)
+    added_parts: ClassVar[tuple[str, ...]] = ("speaker_vector.",)
     _voice: Tensor | None = None
 
     def __init__(
