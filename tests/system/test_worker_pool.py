@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from wavlm_lightning.system.worker_pool import worker_pool
 
 PARENT = """
 import os, time
@@ -67,6 +70,15 @@ def test_processes_end_when_the_command_is_killed() -> None:
             break
         time.sleep(0.1)
     assert not works(child)
+
+
+@pytest.mark.slow
+def test_processes_have_no_more_threads_than_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavlm_lightning.system.worker_pool.usable_cores", lambda: 6)
+    for asked, threads in (("1", 1), ("2", 2), ("8", 3), ("4,2", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        with worker_pool(2) as pool:
+            assert pool.submit(torch.get_num_threads).result() == threads
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ Opener = Callable[[str | None], Worker]
 
 @contextlib.contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes for training runs, each with its share of the cores and one GPU.
+    """A pool of fresh processes for training runs, each with its share of the cores (at most OMP_NUM_THREADS) and one GPU.
 
     GPUs are dealt to them in turn. If the block raises, the processes get SIGTERM, on which training saves a checkpoint
     and ends after the update; the same happens when this process is killed. Either way no further run begins. If one of the
@@ -46,6 +46,9 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     for number in range(processes):
         devices.put(_visible_gpu(number))
     threads = max(1, usable_cores() // processes)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal():  # the user knows of other work on these cores, beside which threads wait for each other
+        threads = min(threads, max(1, int(asked)))
     with _TrainingPool(processes, context, initializer=_begin_training, initargs=(threads, devices, ending)) as pool:
         try:
             yield pool
