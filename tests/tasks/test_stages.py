@@ -19,7 +19,14 @@ from wavlm_lightning.cli import main
 from wavlm_lightning.metrics.diarization_rate import SETTINGS
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.tasks import KeywordSpotting, SpeakerDiarization, SpeakerIdentification, TaskData
+from wavlm_lightning.tasks import (
+    KeywordSpotting,
+    SpeakerDiarization,
+    SpeakerIdentification,
+    SpeechRecognition,
+    TargetRecognition,
+    TaskData,
+)
 from wavlm_lightning.tasks.joint.many_heads import ManyHeads
 from wavlm_lightning.tasks.trained_run import run_of_key
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
@@ -141,6 +148,23 @@ def test_a_command_resumes_without_the_first_run(tiny, tmp_path, stage_one):
     config = yaml.safe_load((two / "config.yaml").read_text())["model"]["init_args"]
     assert (config["start_from"], config["start_with"]) == (str(one), "both")
     assert {head["task"]["started"]["step"] for head in kept(two, "last")["heads"].values()} == {2}
+
+
+def test_a_task_that_adds_a_part_starts_from_the_head_of_one_that_lacks_it(tiny, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    size = {"hidden": 8, "layers": 1}
+    fit(SpeechRecognition(Fbank(cmvn=False), 1e-2, **size), tiny / "pr", one)
+    voice = "speaker_vector."
+    plain = fit(TargetRecognition(Fbank(cmvn=False), 1e-2, **size), tiny / "target", tmp_path / "plain").state
+    begun = fit(TargetRecognition(Fbank(cmvn=False), 1e-2, **size, start_from=str(one)), tiny / "target", two).state
+    assert same(begun, kept(one)["state_dict"]) and same(begun, plain, voice)
+    assert not same(plain, kept(one)["state_dict"])
+    # The added part goes on, too, where the other run has it, and is not dropped without a word.
+    task = TargetRecognition(Fbank(cmvn=False), 1e-2, **size, start_from=str(two))
+    assert same(fit(task, tiny / "target", tmp_path / "three").state, kept(two)["state_dict"])
+    assert not same(kept(two)["state_dict"], plain, voice)
+    with pytest.raises(UserError, match=r"has speaker_vector\..*, which this model lacks"):
+        fit(SpeechRecognition(Fbank(cmvn=False), 1e-2, **size, start_from=str(two)), tiny / "pr", tmp_path / "four")
 
 
 def tiny_ks(frozen: bool, start: Path | str, part: str = "both", **settings) -> KeywordSpotting:

@@ -21,6 +21,8 @@ UPSTREAM = "upstream."  # what the encoder's weights begin with in a checkpoint
 def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]:
     """Copy the weights of another run's checkpoint into a task that has been built; every weight must find its place.
 
+    The task's `added_parts` keep their initial weights if the other run, of a task without them, has none.
+
     Args:
         task: of a new run, before its first update.
         run: folder of the other run, whose `best.ckpt` is read (`last.ckpt` if it has no best one), or a checkpoint.
