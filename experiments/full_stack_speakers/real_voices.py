@@ -1,14 +1,16 @@
 """Corpora of real voices for tests alone: dialogues and mixtures cut from recordings of single speakers.
 
 `--speech` is a folder with `manifest.csv` (path, speaker, language, text) and the recordings. Turns are known by construction:
-where a clip lies, without the silence at its ends. Nothing is rated, transcribed or annotated here.
+where a clip lies, from its first to its last loud frame. Nothing is rated, transcribed or annotated here.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,14 +22,38 @@ from wavlm_lightning.data.mini.scripted_utterance import rows
 from wavlm_lightning.data.mini.synthesis.speech import Segment
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks.components.spoken_text import spoken_text
+from wavlm_lightning.tasks.content.letters import LETTERS
 
 LEVEL = -26.0  # dB of speech, as in the mini corpus
-OUTER = 0.15  # seconds of silence at each end of a clip, which no turn includes
+FRAME = SAMPLE_RATE // 100
+QUIET_DB = 35.0  # below the loud frames of a clip, its 90th percentile, from where its ends count as silence
 CLIP = (1.5, 8.0)  # seconds of the clips that are used
 LIMITS = (25.0, 40.0)  # seconds of a dialogue
 SPLITS = ("train", "valid", "test")  # of which only the test is used; `TaskData` looks for all three
 
-Clip = tuple[str, str, str, np.ndarray]  # speaker, language, text, waveform
+
+class Clip(NamedTuple):
+    """A recording of one speaker, and where in it speech begins and ends, in seconds."""
+
+    speaker: str
+    language: str
+    text: str
+    waveform: np.ndarray
+    spoken: tuple[float, float]
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+def spoken(waveform: np.ndarray) -> tuple[float, float]:
+    """Seconds from the start of a recording to the beginning of its first and the end of its last loud frame of 10 ms."""
+    frames = waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
+    powers = np.mean(frames**2, 1)
+    loud = np.flatnonzero(powers > np.percentile(powers, 90) * 10 ** (-QUIET_DB / 10))
+    return int(loud[0]) * FRAME / SAMPLE_RATE, (int(loud[-1]) + 1) * FRAME / SAMPLE_RATE
 
 
 def read_clips(speech: Path, rng: np.random.Generator) -> dict[str, list[Clip]]:
@@ -39,31 +65,32 @@ def read_clips(speech: Path, rng: np.random.Generator) -> dict[str, list[Clip]]:
         if not CLIP[0] <= float(row["seconds"]) <= CLIP[1]:
             continue
         wave, _ = set_level(load_mono(speech / row["path"]), LEVEL)
-        clips.setdefault(row["speaker"], []).append((row["speaker"], row["language"], row["text"], wave))
+        clip = Clip(row["speaker"], row["language"], row["text"], wave, spoken(wave))
+        clips.setdefault(clip.speaker, []).append(clip)
     if len(clips) < 2:
         raise UserError(f"{speech}: clips of {len(clips)} speaker; a dialogue needs two")
-    for some in clips.values():
-        rng.shuffle(some)  # type: ignore[arg-type]
+    for speaker, some in clips.items():
+        clips[speaker] = [some[place] for place in rng.permutation(len(some))]
     return clips
 
 
-def turn(speaker: str, start: float, seconds: float) -> Segment:
-    """Where a clip speaks."""
-    return Segment(speaker, start + OUTER, start + seconds - OUTER)
+def turn(clip: Clip, start: float) -> Segment:
+    """Where a clip speaks that begins at `start`."""
+    first, last = clip.spoken
+    return Segment(clip.speaker, start + first, start + last)
 
 
 def dialogue(key: str, talks: list[Clip], rng: np.random.Generator) -> Utterance:
     """Clips in turn, with pauses and interruptions as in the mini corpus."""
-    seconds = [len(wave) / SAMPLE_RATE for *_, wave in talks]
-    starts = timetable([(speaker, length) for (speaker, *_), length in zip(talks, seconds, strict=True)], LIMITS, rng)
-    end = max(start + length for start, length in zip(starts, seconds, strict=True))
+    starts = timetable([(clip.speaker, clip.seconds) for clip in talks], LIMITS, rng)
+    end = max(start + clip.seconds for start, clip in zip(starts, talks, strict=True))
     audio, turns = np.zeros(round((end + 0.2) * SAMPLE_RATE) + 1, np.float32), []
-    for start, length, (speaker, _, _, wave) in zip(starts, seconds, talks, strict=True):
+    for start, clip in zip(starts, talks, strict=True):
         first = round(start * SAMPLE_RATE)
-        audio[first : first + len(wave)] += wave
-        turns.append(turn(speaker, first / SAMPLE_RATE, length))
+        audio[first : first + len(clip.waveform)] += clip.waveform
+        turns.append(turn(clip, first / SAMPLE_RATE))
     meta = {
-        "speakers": sorted({speaker for speaker, *_ in talks}),
+        "speakers": sorted({clip.speaker for clip in talks}),
         "turns": rows(turns),
         "overlap": round(overlap(turns), 4),
     }
@@ -72,54 +99,93 @@ def dialogue(key: str, talks: list[Clip], rng: np.random.Generator) -> Utterance
 
 def mixture(key: str, asked: Clip, rest: Clip, enrolment: Clip, rng: np.random.Generator) -> Utterance:
     """Two clips at once; the second begins while the first speaks."""
-    wait = rng.uniform(0.05, 0.7) * min(len(asked[3]), len(rest[3])) / SAMPLE_RATE
+    two = (asked, rest)
+    wait = rng.uniform(0.05, 0.7) * min(clip.seconds for clip in two)
     starts = (0.1, 0.1 + wait) if rng.random() < 0.5 else (0.1 + wait, 0.1)
     places = [round(start * SAMPLE_RATE) for start in starts]
-    samples = max(place + len(clip[3]) for place, clip in zip(places, (asked, rest), strict=True)) + 1600
+    samples = max(place + len(clip.waveform) for place, clip in zip(places, two, strict=True)) + 1600
     parts = [
-        np.pad(clip[3], (place, samples - place - len(clip[3])))
-        for place, clip in zip(places, (asked, rest), strict=True)
+        np.pad(clip.waveform, (place, samples - place - len(clip.waveform)))
+        for place, clip in zip(places, two, strict=True)
     ]
     gain = min(1.0, 0.9 / float(np.abs(parts[0] + parts[1]).max()))
     clean, other = (np.round(part * gain * 32768).astype(np.float32) / np.float32(32768) for part in parts)
-    turns = [
-        turn(clip[0], place / SAMPLE_RATE, len(clip[3]) / SAMPLE_RATE)
-        for place, clip in zip(places, (asked, rest), strict=True)
-    ]
+    turns = [turn(clip, place / SAMPLE_RATE) for place, clip in zip(places, two, strict=True)]
     meta = {
-        "speaker": asked[0],
-        "interferer": rest[0],
-        "language": asked[1],
-        "text": asked[2].lower(),
+        "speaker": asked.speaker,
+        "interferer": rest.speaker,
+        "language": asked.language,
+        "text": asked.text.lower(),
         "turns": rows(sorted(turns, key=lambda each: each.start)),
         "overlap": round(overlap(turns), 4),
     }
-    return Utterance(key, clean + other, meta, audio={"clean": clean, "other": other, "enrolment": enrolment[3]})
+    audio = {"clean": clean, "other": other, "enrolment": enrolment.waveform}
+    return Utterance(key, clean + other, meta, audio=audio)
+
+
+def spelled(clip: Clip) -> bool:
+    """Whether the recognisers of the mini corpus could write what is said: English, in their letters."""
+    words = spoken_text(clip.text)
+    return clip.language.startswith("en") and bool(words) and set(words) <= {*LETTERS, " "}
+
+
+def kept_or_written(place: Path, name: str, source: str, count: int, seed: int, made: Iterable[Utterance]) -> Corpus:
+    """The corpus in a folder, or a new one whose test is all utterances; the other splits, which `TaskData` looks for, hold two.
+
+    Raises:
+        UserError: the corpus that is there has another number of utterances than `count`.
+    """
+    if (place / "corpus.json").is_file():
+        there = Corpus.open(place)
+    else:
+        utterances = list(made)
+        writer = CorpusWriter(place, name, "that of the recordings", {"recipe": source, "seed": seed})
+        for split in SPLITS:
+            writer.write_split(split, utterances if split == "test" else utterances[:2])
+        speakers = {name for each in utterances for name in each.meta.get("speakers", [each.meta.get("speaker")])}
+        there = writer.finish({"speakers": sorted(speakers)})
+    if (held := len(there.split("test").keys)) != count:
+        raise UserError(f"{place}: holds {held} recordings, not {count}; give --real {held}, or another --out")
+    return there
 
 
 def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, Corpus]:
-    """Write the corpora `meetings` (`count` dialogues) and `target` (`count` mixtures) below `out`, unless they are there."""
-    rng = np.random.default_rng(seed)
-    clips = read_clips(speech, rng)
+    """Corpora of `count` utterances below `out`, unless they are there, by the name of a mini data set, or of one task.
+
+    `meetings` are dialogues, `target` mixtures. Those of `ts_asr` are mixtures in which the recogniser can write what the asked
+    speaker says; empty where no speaker has such clips.
+    """
+    clips = read_clips(speech, np.random.default_rng(seed))
     voices = sorted(clips)[:2]
-    one, two = (cycle(clips[voice]) for voice in voices)
-    found = {}
-    for name in ("meetings", "target"):
-        utterances = []
+
+    def dialogues() -> Iterator[Utterance]:
+        rng = np.random.default_rng((seed, 1))
+        one, two = (cycle(clips[voice]) for voice in voices)
         for number in range(count):
-            if name == "meetings":
-                talks = [next(voice) for _ in range(4) for voice in (one, two)]
-                utterances.append(dialogue(f"real-dialogue-{number:03d}", talks[: int(rng.integers(5, 9))], rng))
-            else:
-                asked, rest = (one, two) if number % 2 == 0 else (two, one)
-                parts = (next(asked), next(rest), next(asked))
-                utterances.append(mixture(f"real-mixture-{number:03d}", *parts, rng))
-        if (out / name / "corpus.json").is_file():
-            found[name] = Corpus.open(out / name)
-            continue
-        source = {"recipe": "full_stack_speakers", "seed": seed}
-        writer = CorpusWriter(out / name, f"real voices/{name}", "that of the recordings", source)
-        for split in SPLITS:
-            writer.write_split(split, utterances if split == "test" else utterances[:2])
-        found[name] = writer.finish({"speakers": voices})
-    return found
+            talks = [next(voice) for _ in range(4) for voice in (one, two)]
+            yield dialogue(f"real-dialogue-{number:03d}", talks[: int(rng.integers(5, 9))], rng)
+
+    def mixtures() -> Iterator[Utterance]:
+        rng = np.random.default_rng((seed, 2))
+        one, two = (cycle(clips[voice]) for voice in voices)
+        for number in range(count):
+            asked, rest = (one, two) if number % 2 == 0 else (two, one)
+            yield mixture(f"real-mixture-{number:03d}", next(asked), next(rest), next(asked), rng)
+
+    writable = {voice: [clip for clip in clips[voice] if spelled(clip)] for voice in voices}
+    reader = max(voices, key=lambda voice: len(writable[voice]))
+
+    def recognisable() -> Iterator[Utterance]:
+        rng = np.random.default_rng((seed, 3))
+        (other,) = (voice for voice in voices if voice != reader)
+        asked, rest = cycle(writable[reader]), cycle(clips[other])
+        for number in range(count):
+            yield mixture(f"real-mixture-{number:03d}", next(asked), next(rest), next(asked), rng)
+
+    parts = {"meetings": dialogues, "target": mixtures}
+    if len(writable[reader]) > 1:
+        parts["ts_asr"] = recognisable
+    return {
+        name: kept_or_written(out / name, f"real voices/{name}", "full_stack_speakers", count, seed, made())
+        for name, made in parts.items()
+    }

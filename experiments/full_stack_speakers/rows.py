@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wavlm_lightning.data.corpus import Corpus
-from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text, scale
 from wavlm_lightning.reports.tables import MISSING, Table, metric_title, text_table
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.workflows.demo.stages import RECIPE
@@ -47,29 +47,39 @@ def pretrain(
 
 def test_heads(
     out: Path, suite: Path, heads: Mapping[tuple[str, str], Path], corpora: Mapping[str, Corpus], jobs: int
-) -> Cards:
-    """(task, row) -> card of a trained head, or of one without training, on another corpus; without one it is left out.
+) -> tuple[Cards, list[str]]:
+    """Trained heads, or those without training, on other corpora, and what failed.
+
+    Returns:
+        (task, row) -> card, without the tasks for which there is no corpus; sentences on the rows that failed.
 
     Args:
         out: folder of the runs, which is laid out as `suite` is.
         suite: folder of the heads, the output of `run_superb`.
         heads: (task, row) -> its folder in `suite`.
-        corpora: name of the task's mini corpus -> the corpus that is heard instead.
+        corpora: the task, or the name of its mini corpus -> the corpus that is heard instead.
         jobs: runs at a time.
+
+    Raises:
+        UserError: `out` holds results of other heads.
     """
-    runs = {}
+    runs, failures = {}, []
     for (task, row), folder in heads.items():
         name, checkpoint = corpus_name(task, mini=True), folder / "checkpoints" / "best.ckpt"
+        name = task if task in corpora else name
         trains = (folder / "checkpoints").is_dir()
         if name in corpora and (checkpoint.exists() or not trains):
             options = ["-c", str(folder / "config.yaml"), "--data.corpus", str(corpora[name].directory)]
             options += ["--data.cache", "null", *(["--ckpt_path", str(checkpoint)] if trains else [])]
             runs[task, row] = HeadRun(out / folder.relative_to(suite), options, fits=False)
+    for run in runs.values():
+        run.check()
     try:
         run_heads(list(runs.values()), lambda run: None, jobs)
     except UserError as error:
-        print(f"note: {error}", file=sys.stderr)  # such as letters that synthetic speech does not have
-    return {place: ResultCard.read(run.folder) for place, run in runs.items() if (run.folder / CARD_NAME).is_file()}
+        failures.append(str(error))
+    cards = {place: ResultCard.read(run.folder) for place, run in runs.items() if (run.folder / CARD_NAME).is_file()}
+    return cards, failures
 
 
 def figures(cards: Cards, wanted: str | None = None) -> Table | None:
@@ -89,6 +99,28 @@ def figures(cards: Cards, wanted: str | None = None) -> Table | None:
         if any(cell != MISSING for cell in cells):
             body.append([row, *cells])
     return text_table(["row", *columns.values()], body)
+
+
+def conditions(cards: Cards, name: str) -> Table | None:
+    """The headline of a task under each condition of its test, in its unit: conditions by rows of the suite."""
+    found = {row: card for (task, row), card in cards.items() if task == name and card.details.get("conditions")}
+    if not found:
+        return None
+    card = next(iter(found.values()))
+    body = []
+    for condition in card.details["conditions"]:
+        cells = []
+        for each in found.values():
+            value = each.details["conditions"].get(condition, {}).get(each.headline)
+            shown = None if value is None else {**each.main, "value": scale(each.main) * value}
+            cells.append(MISSING if shown is None else metric_text(shown))  # type: ignore[arg-type]
+        body.append([condition.replace("_", " "), *cells])
+    return text_table([f"{card.task} {metric_title(card.headline)}", *found], body)
+
+
+def failed(failures: Sequence[str]) -> list[str]:
+    """The end of a page that says what is missing from its tables."""
+    return ["## Failed", *(f"- {failure}" for failure in failures)] if failures else []
 
 
 def write_csv(path: Path, parts: Mapping[str, Cards]) -> None:

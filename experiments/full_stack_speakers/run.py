@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from real_voices import make
-from rows import ORACLE, RANDOM, Cards, figures, pretrain, test_heads, write_csv
+from rows import ORACLE, RANDOM, Cards, failed, figures, pretrain, test_heads, write_csv
 
 from wavlm_lightning.reports.tables import duration
 from wavlm_lightning.workflows.superb import run_superb
@@ -65,10 +65,12 @@ def main() -> None:
     board = run_superb(upstreams, "mini", out / "suite", tasks, steps=arguments.steps, **more)
     passed("heads")
     parts: dict[str, Cards] = {"mini": board.cards}
+    failures = list(board.failures)
     if arguments.speech is not None:
         corpora = make(arguments.speech, out / "real", arguments.real)
         heads = out / "real" / "heads"
-        parts["real voices"] = test_heads(heads, out / "suite", board.folders, corpora, arguments.jobs)
+        parts["real voices"], missing = test_heads(heads, out / "suite", board.folders, corpora, arguments.jobs)
+        failures += missing
         passed("real voices")
     lines = [board.text.rpartition("\n\n")[0]]
     titles = {"Oracles": figures(board.cards, ORACLE)}
@@ -77,14 +79,15 @@ def main() -> None:
         titles["Real voices, oracles"] = figures(parts["real voices"], ORACLE)
     for title, table in titles.items():
         lines += [f"## {title}", table.to_markdown()] if table is not None else []
+    lines += failed(failures)
     lines.append("Wall time of this call: " + ", ".join(f"{stage} {duration(each)}" for stage, each in seconds.items()))
     text = "\n\n".join(lines) + "\n"
     (out / "result.md").write_text(text, encoding="utf-8")
     write_csv(out / "result.csv", parts)
     print(text)
-    for failure in board.failures:
+    for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    sys.exit(1 if board.failures else 0)
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

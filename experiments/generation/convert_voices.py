@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from real_voices import Clip, read_clips
 
-from wavlm_lightning.audio import SAMPLE_RATE, encode_flac, load_mono
+from wavlm_lightning.audio import encode_flac, load_mono
 from wavlm_lightning.metrics.speech.judges import can_judge, install_judge, voice_of, voice_vector
 from wavlm_lightning.metrics.speech.pitch import pitch
 from wavlm_lightning.reports.examples import FOLDER, MOST, Example, read_examples, sound, write_examples
@@ -19,6 +21,7 @@ from wavlm_lightning.reports.runs.sounds import sound_block
 from wavlm_lightning.reports.tables import Table, text_table
 from wavlm_lightning.system.files import write_text
 from wavlm_lightning.workflows.convert import convert_recordings
+from wavlm_lightning.workflows.fit.head_runs import files_named
 
 MINUTES = 5.0  # of the voice that is spoken in
 KEPT_APART = 20  # recordings of a voice by which it is judged, which kNN-VC neither converts nor takes as a voice
@@ -43,7 +46,7 @@ def ways(speech: Path, count: int, seed: int = 0) -> list[Way]:
         (own, said), (judged, rest) = (
             (clips[speaker][:KEPT_APART], clips[speaker][KEPT_APART:]) for speaker in (source, target)
         )
-        seconds = np.cumsum([len(wave) / SAMPLE_RATE for *_, wave in rest])
+        seconds = np.cumsum([clip.seconds for clip in rest])
         voice = rest[: 1 + int(np.searchsorted(seconds, 60 * MINUTES))]
         found.append(Way(source, target, said[:count], voice, judged, own))
     return found
@@ -53,9 +56,9 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> list[Path]:
     """FLAC files for `wavlm convert`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, (*_, wave) in enumerate(clips):
+    for number, clip in enumerate(clips):
         paths.append(folder / f"{number:03d}.flac")
-        paths[-1].write_bytes(sound_of(wave))
+        paths[-1].write_bytes(sound_of(clip.waveform))
     return paths
 
 
@@ -65,13 +68,15 @@ def sound_of(wave: np.ndarray) -> bytes:
 
 
 def convert(way: Way, run: Path | str, out: Path) -> list[np.ndarray]:
-    """Conversions in order; those that are there stay."""
+    """Conversions in order; those that this run made before stay."""
     done = out / f"converted-{len(way.said)}"
-    if not (done / "done").is_file():
+    made_by = json.dumps(files_named([str(run)]))
+    if not (done / "done").is_file() or (done / "done").read_text(encoding="utf-8") != made_by:
         said, voice = write_clips(out / "said", way.said), write_clips(out / "voice", way.voice)
+        shutil.rmtree(done, ignore_errors=True)
         for _ in convert_recordings(run, said, voice, done, audio_format="flac"):
             pass
-        write_text(done / "done", "")
+        write_text(done / "done", made_by)
     return [load_mono(done / f"{number:03d}.flac") for number in range(len(way.said))]
 
 
@@ -92,22 +97,20 @@ def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: 
         place = out / f"{way.source}-{way.target}"
         answers = {row: convert(way, run, place / row.replace(" ", "_")) for row, run in runs.items()}
         known = {"of the target": way.judged, "of the source": way.own}
-        centres = {name: voice_of([wave for *_, wave in clips]) if judge else None for name, clips in known.items()}
+        centres = {
+            name: voice_of([clip.waveform for clip in clips]) if judge else None for name, clips in known.items()
+        }
         rows = {
-            "unprocessed": [wave for *_, wave in way.said],
+            "unprocessed": [clip.waveform for clip in way.said],
             **answers,
-            "the target": [w for *_, w in way.voice[:count]],
+            "the target": [clip.waveform for clip in way.voice[:count]],
         }
         for row, waves in rows.items():
-            cells = [_similarity(waves, centre) for centre in centres.values()]
+            cells = [_similarity(waves, centre) for centre in centres.values() if centre is not None]
             body.append([title, row, *cells, _pitch(waves)])
         blocks += _players(place, title, way, answers, len(blocks))
-    heads = [
-        "",
-        "row",
-        *("cosine to the voice " + name for name in ("of the target", "of the source")),
-        "median pitch, Hz",
-    ]
+    cosines = [f"cosine to the voice {name}" for name in ("of the target", "of the source")]
+    heads = ["", "row", *(cosines if judge else []), "median pitch, Hz"]
     table = text_table(heads, body)
     judged = "by Resemblyzer, which was trained elsewhere" if judge else f"not measured: {install_judge()}"
     page = Page(
@@ -117,9 +120,7 @@ def convert_all(speech: Path, out: Path, runs: Mapping[str, Path | str], count: 
     return table, out / "voices.html"
 
 
-def _similarity(waves: Sequence[np.ndarray], centre: np.ndarray | None) -> str:
-    if centre is None:
-        return ""
+def _similarity(waves: Sequence[np.ndarray], centre: np.ndarray) -> str:
     cosines = [float(vector @ centre) for wave in waves if (vector := voice_vector(wave)) is not None]
     return f"{statistics.fmean(cosines):.3f}" if cosines else ""
 
@@ -137,7 +138,11 @@ def _players(
     for row, waves in answers.items():
         examples = []
         for number, (clip, wave) in enumerate(zip(way.said[:MOST], waves, strict=False)):
-            sounds = {"source": sound(clip[3]), "converted": sound(wave), "target": sound(way.judged[number][3])}
+            sounds = {
+                "source": sound(clip.waveform),
+                "converted": sound(wave),
+                "target": sound(way.judged[number].waveform),
+            }
             examples.append(Example(f"clip {number + 1}", sounds, {}, ("converted",)))
         folder = place / row.replace(" ", "_")
         write_examples(folder, examples)

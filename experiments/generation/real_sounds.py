@@ -10,21 +10,23 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from real_voices import SPLITS, Clip, mixture, read_clips
+from real_voices import Clip, kept_or_written, mixture, read_clips
 
 from wavlm_lightning.audio import SAMPLE_RATE, load_mono
-from wavlm_lightning.data.corpus import Corpus, CorpusWriter
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.shards import Utterance
 from wavlm_lightning.system.errors import UserError
 
 RATIOS_DB = (0, 5, 10)
 SHORTEST = 0.5  # seconds of a noise; a shorter one would sound as a tone when it is repeated
+# Beginnings of names that are no noise: music, and sound tests in which a voice says where it comes from.
+NO_NOISE = ("music-", "effect-stereo-audio-channel-", "effect-stereo-audio-test")
 PEAK = 0.9
 
 
 def read_noises(speech: Path) -> list[tuple[str, np.ndarray]]:
-    """Name and waveform of every noise that lasts long enough and is not silent."""
-    paths = sorted((speech / "noise").glob("*.flac"))
+    """Name and waveform of every noise that lasts long enough and is not silent; see `NO_NOISE` for what is left out."""
+    paths = [path for path in sorted((speech / "noise").glob("*.flac")) if not path.name.startswith(NO_NOISE)]
     noises = [(path.stem, load_mono(path)) for path in paths]
     usable = [
         (name, wave) for name, wave in noises if len(wave) >= SHORTEST * SAMPLE_RATE and np.abs(wave).max() > 0.01
@@ -36,7 +38,7 @@ def read_noises(speech: Path) -> list[tuple[str, np.ndarray]]:
 
 def in_noise(key: str, clip: Clip, noise: tuple[str, np.ndarray], ratio_db: float) -> Utterance:
     """A clip in a noise that is repeated to its length; the ratio is that of mean powers over the whole clip."""
-    speaker, language, text, clean = clip
+    clean = clip.waveform
     name, wave = noise
     background = np.resize(wave, len(clean))
     power = np.mean(clean.astype(np.float64) ** 2) * 10 ** (-ratio_db / 10)
@@ -45,9 +47,9 @@ def in_noise(key: str, clip: Clip, noise: tuple[str, np.ndarray], ratio_db: floa
     # Whole steps of the file, so that speech and noise add up to the recording without an error.
     clean, background = (np.round(part * gain * 32768) / np.float32(32768) for part in (clean, background))
     meta = {
-        "speaker": speaker,
-        "language": language,
-        "text": text.lower(),
+        "speaker": clip.speaker,
+        "language": clip.language,
+        "text": clip.text.lower(),
         "recording": {"noise": name, "snr_db": ratio_db},
     }
     return Utterance(key, clean + background, meta, audio={"clean": clean})
@@ -57,18 +59,13 @@ def together(key: str, one: Clip, two: Clip, rng: np.random.Generator) -> Uttera
     """Two clips at once, the second beginning while the first speaks, and each alone."""
     made = mixture(key, one, two, one, rng)
     parts = {"s1": made.audio["clean"], "s2": made.audio["other"]}
-    meta = {"speakers": [one[0], two[0]], "texts": [one[2].lower(), two[2].lower()], "overlap": made.meta["overlap"]}
+    both = (one, two)
+    meta = {
+        "speakers": [clip.speaker for clip in both],
+        "texts": [clip.text.lower() for clip in both],
+        "overlap": made.meta["overlap"],
+    }
     return Utterance(key, made.waveform, meta, audio=parts)
-
-
-def write(place: Path, name: str, utterances: list[Utterance], voices: list[str], seed: int) -> Corpus:
-    """A corpus whose test is all of them; the other splits, which `TaskData` looks for, hold two."""
-    writer = CorpusWriter(
-        place, f"real sounds/{name}", "that of the recordings", {"recipe": "generation", "seed": seed}
-    )
-    for split in SPLITS:
-        writer.write_split(split, utterances if split == "test" else utterances[:2])
-    return writer.finish({"speakers": voices})
 
 
 def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[str, Corpus]]:
@@ -84,17 +81,14 @@ def make(speech: Path, out: Path, count: int, seed: int = 0) -> dict[str, dict[s
     voices = sorted(clips)[:2]
     turns = [cycle(clips[voice]) for voice in voices]
     noises = read_noises(speech)
-    rng.shuffle(noises)
+    noises = [noises[place] for place in rng.permutation(len(noises))]
     said = [next(turns[number % 2]) for number in range(count)]
     sounds = list(islice(cycle(noises), count))
     found: dict[str, dict[str, Corpus]] = {}
 
     def corpus(condition: str, name: str, utterances: list[Utterance]) -> None:
         place = out / condition.replace(" ", "_") / name
-        there = (place / "corpus.json").is_file()
-        made = Corpus.open(place) if there else write(place, name, utterances, voices, seed)
-        if (held := len(made.split("test").keys)) != count:
-            raise UserError(f"{place}: holds {held} recordings, not {count}; give --real {held}, or another --out")
+        made = kept_or_written(place, f"real sounds/{name}", "generation", count, seed, utterances)
         found.setdefault(condition, {})[name] = made
 
     for ratio in RATIOS_DB:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "full_stack_speakers"))
 
 from convert_voices import convert_all  # noqa: E402
 from real_sounds import make  # noqa: E402
-from rows import ENCODERS, RANDOM, Cards, figures, pretrain, test_heads, write_csv  # noqa: E402
+from rows import ENCODERS, RANDOM, Cards, conditions, failed, figures, pretrain, test_heads, write_csv  # noqa: E402
 
 from wavlm_lightning.reports.cards import metric_text, scale  # noqa: E402
 from wavlm_lightning.reports.tables import Table, duration, metric_title, text_table  # noqa: E402
@@ -50,21 +50,30 @@ CHEAP = 600.0  # seconds of all rows of a task, below which it is repeated
 
 
 def given(cards: Cards) -> Table | None:
-    """What needs no head, from the `details` of the cards."""
+    """What needs no head of its own, from the `details` of the cards: one line where all rows of the suite agree."""
     columns: dict[tuple[str, str], str] = {}
-    rows: dict[str, dict[tuple[str, str], str]] = {}
-    for (task, _), card in cards.items():
+    shown: dict[str, dict[str, dict[tuple[str, str], str]]] = {}  # what -> row of the suite -> column -> text
+    for (task, row), card in cards.items():
         for what in GIVEN:
             for name, value in card.details.get(what, {}).items():
                 if name in card.metrics and isinstance(value, int | float):
                     columns.setdefault((task, name), f"{card.task} {metric_title(name)}")
                     metric = card.metrics[name]
-                    shown = metric_text({**metric, "value": scale(metric) * value})
-                    rows.setdefault(what, {}).setdefault((task, name), shown)
-    if not rows:
-        return None
-    body = [[what.replace("_", " "), *(cells.get(place, "") for place in columns)] for what, cells in rows.items()]
-    return text_table(["without a head", *columns.values()], body)
+                    text = metric_text({**metric, "value": scale(metric) * value})
+                    shown.setdefault(what, {}).setdefault(row, {})[task, name] = text
+    body = []
+    for what, rows in shown.items():
+        common: dict[tuple[str, str], str] = {}
+        for place in columns:
+            texts = [cells[place] for cells in rows.values() if place in cells]
+            if texts and len(set(texts)) == 1:
+                common[place] = texts[0]
+        lines = {what.replace("_", " "): common} if common else {}
+        for row, cells in rows.items():
+            own = {place: text for place, text in cells.items() if place not in common}
+            lines |= {f"{what.replace('_', ' ')}, {row}": own} if own else {}
+        body += [[label, *(cells.get(place, "") for place in columns)] for label, cells in lines.items()]
+    return text_table(["without a head", *columns.values()], body) if body else None
 
 
 def with_seed(task: str, seed: int, folder: Path) -> str:
@@ -101,15 +110,15 @@ def spread(first: Cards, repeated: Cards) -> Table | None:
     if not tasks:
         return None
     names = {task: next(card for (name, _), card in first.items() if name == task) for task in tasks}
-    body = []
+    body, seeds = [], 1 + len(SEEDS)
     for row in dict.fromkeys(row for _, row in values):
         cells = []
         for task in tasks:
             some = values.get((task, row))
             unit = names[task].metrics[names[task].headline]
-            cells.append("" if some is None else f"{_shown(unit, statistics.fmean(some))} ± {_shown(unit, _sd(some))}")
+            text = "" if some is None else f"{_shown(unit, statistics.fmean(some))} ± {_shown(unit, _sd(some))}"
+            cells.append(text if some is None or len(some) == seeds else f"{text} ({len(some)} seeds)")
         body.append([row, *cells])
-    seeds = 1 + len(SEEDS)
     heads = [f"{names[task].task} {metric_title(names[task].headline)}" for task in tasks]
     return text_table([f"{seeds} seeds", *heads], body)
 
@@ -169,6 +178,7 @@ def main() -> None:
         reported.append(suite)
         lines += [f"## {part.capitalize()}", board.text.rpartition("\n\n")[0]]
         tables = {"": given(board.cards)}
+        tables |= {f"{task}, each condition": conditions(board.cards, task) for task in tasks}
         passed(part)
         if not arguments.one_seed and (again := cheap(board, tasks)):
             files = [with_seed(task, seed, out / "seeds") for task in again for seed in SEEDS]
@@ -179,7 +189,8 @@ def main() -> None:
         if arguments.speech is not None:
             for condition, corpora in make(arguments.speech, out / "real", arguments.real).items():
                 heads = out / "real" / condition.replace(" ", "_") / "heads"
-                cards = test_heads(heads, suite, board.folders, corpora, arguments.jobs)
+                cards, missing = test_heads(heads, suite, board.folders, corpora, arguments.jobs)
+                failures += missing
                 if cards:
                     parts[condition] = cards
                     reported.append(heads)
@@ -194,6 +205,7 @@ def main() -> None:
         for title, table in tables.items():
             if table is not None:
                 lines += [*([f"### {title}"] if title else []), table.to_markdown()]
+    lines += failed(failures)
     lines.append("Wall time of this call: " + ", ".join(f"{stage} {duration(each)}" for stage, each in seconds.items()))
     text = "\n\n".join(lines) + "\n"
     (out / "result.md").write_text(text, encoding="utf-8")
