@@ -22,7 +22,7 @@ with worker_pool(1) as pool:
     time.sleep(600)
 """
 
-# Three runs of a pool of one process, each of which obeys SIGTERM as training does and then ends with an error.
+# Five runs of a pool, each of which obeys SIGTERM as training does and then ends with an error.
 RUNS = """
 import os, signal, sys, time
 from pathlib import Path
@@ -36,13 +36,13 @@ def run(folder):
         raise UserError("stopped")
 
     signal.signal(signal.SIGTERM, stop)
-    (folder / f"begun-{len(list(folder.glob('begun-*')))}").write_text(str(os.getpid()))
+    (folder / f"begun-{time.time_ns()}-{os.getpid()}").write_text(str(os.getpid()))
     time.sleep(600)
 
 
 if __name__ == "__main__":
-    with worker_pool(1) as pool:
-        futures = [pool.submit(run, Path(sys.argv[1])) for _ in range(3)]
+    with worker_pool(int(sys.argv[2])) as pool:
+        futures = [pool.submit(run, Path(sys.argv[1])) for _ in range(5)]
         futures[0].result()
 """
 
@@ -65,11 +65,7 @@ def test_processes_end_when_the_command_is_killed() -> None:
     assert works(child)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    for _ in range(100):
-        if not works(child):
-            break
-        time.sleep(0.1)
-    assert not works(child)
+    assert ends(child)
 
 
 @pytest.mark.slow
@@ -85,20 +81,41 @@ def test_processes_have_no_more_threads_than_the_environment_says(monkeypatch: p
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_further_run_begins_when_the_command_ends(number: signal.Signals, tmp_path: Path) -> None:
-    script = tmp_path / "runs.py"
-    script.write_text(RUNS)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.DEVNULL)
-    first = tmp_path / "begun-0"
-    for _ in range(300):
-        if first.exists() and first.read_text():
-            break
-        time.sleep(0.1)
-    child = int(first.read_text())
+    parent, (child,) = started(tmp_path, 1)
     os.kill(parent.pid, number)
     parent.wait(30)
-    for _ in range(100):
-        if not works(child):
-            break
+    assert ends(child)
+    assert len(list(tmp_path.glob("begun-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_no_further_run_begins_when_a_process_is_killed(tmp_path: Path) -> None:
+    parent, (one, other) = started(tmp_path, 2)
+    os.kill(one, signal.SIGKILL)
+    assert parent.wait(30) and ends(other)
+    assert len(list(tmp_path.glob("begun-*"))) == 2
+
+
+def started(folder: Path, processes: int) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """The command, and the processes of its pool, each of which has begun a run."""
+    script = folder / "runs.py"
+    script.write_text(RUNS)
+    command = [sys.executable, str(script), str(folder), str(processes)]
+    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        begun = [path.read_text() for path in folder.glob("begun-*")]
+        if len(begun) == processes and all(begun):
+            return parent, [int(number) for number in begun]
         time.sleep(0.1)
-    assert not works(child)
-    assert [path.name for path in tmp_path.glob("begun-*")] == ["begun-0"]
+    parent.kill()
+    raise AssertionError("no run has begun")
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends within ten seconds."""
+    for _ in range(100):
+        if not works(process):
+            return True
+        time.sleep(0.1)
+    return False

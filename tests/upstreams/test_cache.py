@@ -217,6 +217,20 @@ def test_other_audio_and_other_settings_are_other_files(tmp_path):
     assert len({cache.path(one, 0) for cache in caches for one in (shard, other)}) == 10
 
 
+def test_corpora_that_share_audio_and_select_other_utterances_share_no_file(tmp_path):
+    one, other = Shard([4000, 6000, 8000]), Shard([4000, 6000, 8000])
+    other.keys = ["other-0", "other-1", "other-2"]  # such as by another import of the same tar
+    for level in ("frame", "utterance"):
+        first, second = FeatureCache(tmp_path, Echo(), level), FeatureCache(tmp_path, Echo(), level)
+        first.fill(one)
+        second.fill(other)
+        assert first.path(one, 0) != second.path(other, 0)
+        one.read.clear()
+        FeatureCache(tmp_path, Echo(), level).fill(one)
+        assert one.read == []  # still there
+        assert all(torch.equal(first.read(one, place), second.read(other, place)) for place in range(3))
+
+
 def test_values_beyond_half_precision_are_kept_in_bfloat16(tmp_path):
     shard, cache = Shard([400, 400], loudness=1e6), FeatureCache(tmp_path, Echo(), "frame")
     cache.fill(shard)

@@ -13,7 +13,7 @@ from upstream_helpers import family, save
 from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.pretraining import WavLMPretraining
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.upstreams import Upstream
+from wavlm_lightning.upstreams import Fbank, Upstream
 from wavlm_lightning.upstreams.specs import FORMS, SPECTRAL, build, resolve
 from wavlm_lightning.upstreams.wavlm import ENCODER_KEY, PRESETS, WavLMUpstream, note_old_word
 
@@ -194,3 +194,21 @@ def test_the_forms_are_all_named():
         "LABEL=",
     ):
         assert form in FORMS
+
+
+def test_two_classes_of_one_name_are_two_upstreams(tmp_path, monkeypatch):
+    code = "from wavlm_lightning.upstreams import Fbank as Base\n\n\nclass Fbank(Base):\n    {}\n"
+    bodies = {
+        "one": 'first_centre = 200  # samples\n    """The frame of the microphone."""',
+        "same": "first_centre = 200",
+        "other": "first_centre = 0",
+    }
+    for name, body in bodies.items():
+        (tmp_path / f"own_{name}.py").write_text(code.format(body))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prints = {name: importlib.import_module(f"own_{name}").Fbank().fingerprint() for name in bodies}
+    assert prints["other"] not in (prints["same"], Fbank().fingerprint())
+    assert prints["same"] != Fbank().fingerprint()
+    documented = tmp_path / "own_documented.py"
+    documented.write_text(code.format('"""The frame\n    of the microphone."""\n\n    first_centre = (200)'))
+    assert importlib.import_module("own_documented").Fbank().fingerprint() == prints["same"]

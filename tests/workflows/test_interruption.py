@@ -75,6 +75,20 @@ def test_an_interrupted_run_resumes_exactly(tiny, tmp_path, whole, number, early
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_a_run_of_a_pool_that_has_ended_stops_without_a_signal(tiny, tmp_path, monkeypatch, whole):
+    """Such as when what the signal raised was lost in a destructor."""
+    number, asked = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr("wavlm_lightning.callbacks.checkpoints.is_ending", lambda: len(asked.append(1) or asked) == 2)
+    try:
+        with pytest.raises(SystemExit):
+            accumulated(tiny, Newest(tmp_path, every=1000))
+    finally:
+        signal.signal(signal.SIGINT, number)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    resumed = accumulated(tiny, ckpt_path=tmp_path / "last.ckpt")
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.items())
+
+
 class StopAtOnce(pl.Callback):
     """A second Ctrl-C, while the optimiser is changing the weights."""
 

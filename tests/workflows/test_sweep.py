@@ -60,6 +60,25 @@ def test_a_configuration_that_has_changed_is_another_sweep(tmp_path):
         study_of(tmp_path / "sweep", command=command)
 
 
+def test_files_of_all_values_and_variables_of_the_command_are_known(tmp_path, monkeypatch):
+    runs = [tmp_path / name for name in "ab"]
+    for run in runs:
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints" / "last.ckpt").write_text("weights")
+    words = ["${env}", "${program}", "fit", "--trainer.max_steps=${envvar:STEPS}", "${args}"]
+    changes = {"command": words, "parameters": {"model.upstream.source": {"values": [*map(str, runs)]}}}
+    monkeypatch.setenv("STEPS", "100")
+    study_of(tmp_path / "sweep", **changes)
+    study_of(tmp_path / "sweep", **changes)
+    monkeypatch.setenv("STEPS", "5000")
+    with pytest.raises(UserError, match="holds a sweep with other variables"):
+        study_of(tmp_path / "sweep", **changes)
+    monkeypatch.setenv("STEPS", "100")
+    (runs[1] / "checkpoints" / "last.ckpt").write_text("trained on")
+    with pytest.raises(UserError, match="holds a sweep with other files"):
+        study_of(tmp_path / "sweep", **changes)
+
+
 def report(study: SweepStudy, trial, values) -> bool:
     """Report as a run's callback does; whether it was given up."""
     callback = ReportToSweep(study.folder, study.sweep, trial.number)
@@ -272,6 +291,12 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     }
     assert main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")} == cards
+    for path in cards:  # as if the first call had been without --test
+        path.unlink()
+    assert main(command) == 0
+    assert {path.parent.name: ResultCard.read(path).metrics for path in out.glob("*/card.json")} == {
+        name: card.metrics for name, card in tried.items()
+    }
 
 
 @pytest.mark.slow

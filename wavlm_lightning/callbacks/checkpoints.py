@@ -20,6 +20,7 @@ from wavlm_lightning.encoder.checkpoints.tensor_files import CheckpointError, ch
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write
 from wavlm_lightning.system.run_folder import BEST, LAST
+from wavlm_lightning.system.worker_pool import is_ending
 from wavlm_lightning.training.fsdp import no_room, not_written
 
 ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  # settings of every ModelCheckpoint
@@ -214,7 +215,7 @@ class StopBetweenUpdates(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         made, self.updates = trainer.global_step > self.updates, trainer.global_step
-        if made and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+        if made and trainer.strategy.reduce_boolean_decision(self.asked or is_ending(), all=False):
             self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.files import OLD
 from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.yaml_files import read_yaml
 
@@ -19,6 +20,12 @@ CURVES = "curves"
 def checkpoint(run: Path, name: str) -> Path:
     """Path of the checkpoint `LAST` or `BEST`: a file, or the folder of a sharded one. It may not exist."""
     return run / "checkpoints" / f"{name}.ckpt"
+
+
+def can_resume(run: Path) -> bool:
+    """Whether a run folder has a `last.ckpt`, or one that was being replaced when the run was killed: `wavlm fit` restores it."""
+    newest = checkpoint(run, LAST)
+    return newest.exists() or newest.with_name(newest.name + OLD).exists()
 
 
 def is_run(path: Path) -> bool:

@@ -49,7 +49,9 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal():  # the user knows of other work on these cores, beside which threads wait for each other
         threads = min(threads, max(1, int(asked)))
-    with _TrainingPool(processes, context, initializer=_begin_training, initargs=(threads, devices, ending)) as pool:
+    pool = _TrainingPool(processes, context, initializer=_begin_training, initargs=(threads, devices, ending))
+    pool.ending = ending
+    with pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -186,20 +188,40 @@ def _cuda_device(number: int, jobs: int) -> str | None:
 
 
 class _TrainingPool(ProcessPoolExecutor):
-    """An executor whose processes begin nothing once the pool ends: they hold one task more than they do, which no one can cancel."""
+    """An executor whose processes begin nothing once the pool ends: they hold one more task, which no one can cancel."""
+
+    ending: Event
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(_unless_ending, function, *args, **kwargs)
+        future = super().submit(_unless_ending, function, *args, **kwargs)
+        future.add_done_callback(self._note)
+        return future
+
+    def _note(self, future: Future[Any]) -> None:
+        # A process was killed: the executor fails all futures before it stops the other processes.
+        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+            self.ending.set()
 
 
 def _unless_ending(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    parent = parent_process()
-    assert parent is not None and _ending is not None
-    if not parent.is_alive():
+    if _is_alone():
         os._exit(1)  # no one waits for a result, and a second call of the command may be at work in the same folder
-    if _ending.is_set():
+    if is_ending():
         raise UserError("not begun, because the runs were stopped")
     return function(*args, **kwargs)
+
+
+def is_ending() -> bool:
+    """Whether this process trains for a `worker_pool` that has ended, or whose command was killed.
+
+    Signals say so first, but what a signal raises is lost where an exception cannot leave, such as in a destructor.
+    """
+    return _ending is not None and (_ending.is_set() or _is_alone())
+
+
+def _is_alone() -> bool:
+    parent = parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 _ending: Event | None = None  # of the pool of this process

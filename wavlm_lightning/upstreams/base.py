@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,6 +20,27 @@ from wavlm_lightning.encoder import Layers
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fine_tuning import MASKS, Draws, FineTuning, mask_inputs
 from wavlm_lightning.upstreams.run_checkpoints import RECORD_KEY
+
+_LIBRARIES = ("torch", "abc", "builtins", "typing")  # whose classes an upstream derives from
+
+
+def _identity(kind: type) -> str:
+    """What tells the class of an upstream from another: its name, and for code outside the package the code itself."""
+    package = __name__.partition(".")[0]
+    codes = [_code(each) for each in kind.__mro__ if each.__module__.partition(".")[0] not in (package, *_LIBRARIES)]
+    return " ".join([kind.__qualname__, *codes])
+
+
+def _code(kind: type) -> str:
+    """A class as written, without comments, docstrings and layout; its module where there is no source, as in a shell."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 class Upstream(nn.Module, ABC):
@@ -318,7 +342,7 @@ class Upstream(nn.Module, ABC):
         if self._fingerprint is not None:
             return self._fingerprint
         keep = self.frozen
-        digest = hashlib.sha256(f"{type(self).__qualname__} {self.settings()}".encode())
+        digest = hashlib.sha256(f"{_identity(type(self))} {self.settings()}".encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
             if sharded := hasattr(value, "full_tensor"):  # then all processes are here

@@ -125,7 +125,7 @@ class FeatureCache:
         digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
         self.directory = directory / f"{upstream.label.replace('/', '_').replace(' ', '-')}-{level}-{digest}"
         self._pieces: dict[str, Pieces] = {}
-        self._checked: set[Path] = set()
+        self._paths: dict[tuple[Path, str, int], Path] = {}
         self._means: dict[Path, Tensor] = {}
         self._open: dict[Path, safe_open] = {}
 
@@ -136,7 +136,13 @@ class FeatureCache:
         return self._pieces[name]
 
     def path(self, shard: AudioShard, piece: int) -> Path:
-        return self.directory / f"{shard.path.stem}-{shard.sha256[:12]}-{piece:03d}.safetensors"
+        """The file of a piece; another one where another corpus names or selects the utterances of the same audio otherwise."""
+        place = (shard.path, shard.sha256, piece)
+        if place not in self._paths:
+            keys = hashlib.sha256(self._facts(shard, piece)["keys"].encode()).hexdigest()
+            name = f"{shard.path.stem}-{shard.sha256[:12]}-{keys[:6]}-{piece:03d}"
+            self._paths[place] = self.directory / f"{name}.safetensors"
+        return self._paths[place]
 
     def _facts(self, shard: AudioShard, piece: int) -> dict[str, str]:
         keys = [shard.keys[place] for place in self._pieces_of(shard).places[piece]]

@@ -13,9 +13,10 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.system.run_folder import LAST, checkpoint, read_run_config
+from wavlm_lightning.system.run_folder import read_run_config
 from wavlm_lightning.workflows.demo.heads import TASKS, UPSTREAMS, all_heads
 from wavlm_lightning.workflows.fit.head_runs import run_heads
+from wavlm_lightning.workflows.fit.ownership import resumption
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain, short_hash
 from wavlm_lightning.workflows.recipe.labels import fit_options
 from wavlm_lightning.workflows.recipe.stage import pasteable
@@ -125,10 +126,10 @@ class _Demo:
         if self.steps is not None:
             every = max(1, min(300, self.steps // 4))
             arguments += ["--trainer.max_steps", self.steps, "--trainer.val_check_interval", every]
-        if checkpoint(folder, LAST).is_file():
+        if resume := resumption(folder):
             # With the threads and the precision it began with: fit takes the former from the run folder.
             precision = read_run_config(folder)["trainer"]["precision"]
-            wavlm("fit", *arguments, "--trainer.precision", precision, "--ckpt_path", "last")
+            wavlm("fit", *arguments, "--trainer.precision", precision, *resume)
         else:
             wavlm("fit", *arguments, *fastest_options())
 

@@ -34,7 +34,7 @@ from wavlm_lightning.callbacks.wandb import settle_loggers
 from wavlm_lightning.pretraining.recipe import Recipe
 from wavlm_lightning.system.command import as_called
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import check_output, finish_replacing, locked, sweep_leftovers, write_text
+from wavlm_lightning.system.files import check_output, finish_replacing, write_text
 from wavlm_lightning.system.hardware import slow_bf16
 from wavlm_lightning.system.plugins import make_importable, remember_class_folders
 from wavlm_lightning.system.run_folder import BEST, CONFIG, LAST, checkpoint, read_run_config
@@ -59,13 +59,12 @@ from wavlm_lightning.workflows.fit.joint_heads import (
 )
 from wavlm_lightning.workflows.fit.loggers import curve_loggers, in_run_folder, placed_loggers
 from wavlm_lightning.workflows.fit.messages import quiet, readable_errors
+from wavlm_lightning.workflows.fit.ownership import is_first_process, own_run_folder
 from wavlm_lightning.workflows.fit.parser_errors import dropping_logger
 from wavlm_lightning.workflows.fit.run_source import check_surroundings, options_of_run
 from wavlm_lightning.workflows.fit.seeds import adopt, settle
 
 DEFAULT_FOLDER = "runs/default"
-LOCK = ".lock"  # in a run folder: held while it is trained in
-UNFINISHED = r".*\.ckpt\.(new|old)"  # in the folder of checkpoints: what a killed run was writing or replacing
 LONG = 200
 """Updates from which a timing of a few seconds pays."""
 
@@ -439,36 +438,6 @@ def _run_of(path: str | Path) -> Path:
     """The run folder of a checkpoint."""
     folder = Path(path).absolute().parent
     return folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
-
-
-def is_first_process() -> bool:
-    """Whether this process is the first of those that a launcher (torchrun, Lightning, SLURM) started together.
-
-    Asked of the environment, because Lightning's own answer is that of its import, which a forked process inherits.
-    """
-    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)
-
-
-@contextlib.contextmanager
-def own_run_folder(root: Path) -> Iterator[None]:
-    """Lock a run folder while it is trained in, and remove what a killed run left unfinished there; on the first process only.
-
-    Raises:
-        Busy: another process trains there.
-    """
-    if not is_first_process():
-        yield
-        return
-    root.mkdir(parents=True, exist_ok=True)
-    busy = f"{root}: another `wavlm fit` trains there; wait for it, or choose another --trainer.default_root_dir"
-    with locked(root / LOCK, busy, optional=True, temporary=True):
-        sweep_leftovers(root)
-        for folder in (root, *(each.parent for each in root.glob("*/checkpoints"))):
-            for name in (LAST, BEST):
-                finish_replacing(checkpoint(folder, name))
-            sweep_leftovers(folder / "checkpoints", UNFINISHED)
-        yield
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
@@ -11,17 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_json
 from wavlm_lightning.system.reading import read_json
-from wavlm_lightning.system.run_folder import BEST, LAST, checkpoint
+from wavlm_lightning.system.run_folder import BEST, LAST
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
+from wavlm_lightning.system.yaml_files import parse_yaml
+from wavlm_lightning.workflows.fit.ownership import resumption
 
-# The file of a folder (corpus, run, sharded checkpoint, Hugging Face) that changes whenever its content does.
-WEIGHTS = "checkpoints/last.ckpt"
-CONTENT = ("corpus.json", WEIGHTS, f"{WEIGHTS}/meta.pt", "model.safetensors", "pytorch_model.bin")
+# The file of a folder (corpus, run, sharded checkpoint, Hugging Face) that changes whenever its content does. An average, and a
+# head of a run of several, have no `last.ckpt`.
+CONTENT = (
+    "corpus.json",
+    *(f"checkpoints/{name}.ckpt{inside}" for name in (LAST, BEST) for inside in ("", "/meta.pt")),
+    *(f"{name}{index}" for index in ("", ".index.json") for name in ("model.safetensors", "pytorch_model.bin")),
+)
 RECORD = "run.json"  # in a run folder: the options of the run, and the state of every file that they name
 
 
@@ -49,7 +56,7 @@ class HeadRun:
         if record.is_file():
             remedy = f"remove the folder {self.folder}, and the run is made again"
             before = read_json(record, "the record of a run", remedy)
-            if _comparable(before) != _comparable(self._facts()):
+            if _comparable(before) != _comparable(_as_known(self._facts(), before)):
                 raise UserError(
                     f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
@@ -67,6 +74,13 @@ class HeadRun:
         return {"options": list(self.options), "files": files_named(self.options)}
 
 
+def _as_known(facts: dict[str, Any], before: Any) -> dict[str, Any]:
+    """Facts without the files that an older record does not name, because that version did not look into such folders."""
+    if not isinstance(before, dict) or not isinstance(before.get("files"), dict):
+        return facts
+    return {**facts, "files": {word: state for word, state in facts["files"].items() if word in before["files"]}}
+
+
 def _comparable(facts: Any) -> Any:
     """A record whose options name random weights as older versions did: `base` for `random:base`."""
     from wavlm_lightning.upstreams.wavlm import (
@@ -79,8 +93,25 @@ def _comparable(facts: Any) -> Any:
 
 
 def files_named(options: Sequence[str]) -> dict[str, list[object]]:
-    """Files and folders among the words of a command, with what tells whether they have changed."""
-    return {word: state for word in options if (state := _state(word))}
+    """Files and folders among the words of a command, or inside lists and mappings there, with what tells a change."""
+    return {word: state for given in options for word in _texts(given) if (state := _state(word))}
+
+
+def _texts(word: str) -> list[str]:
+    """The word, or the texts in it if it is a list or a mapping in YAML."""
+    if not word.startswith(("[", "{")):
+        return [word]
+    try:
+        waiting, found = [parse_yaml(word)], []
+    except yaml.YAMLError:
+        return [word]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str):
+            found.append(value)
+    return found
 
 
 def _state(word: str) -> list[object] | None:
@@ -126,12 +157,7 @@ def _fit_and_test(run: HeadRun) -> None:
     with output_to(log):
         try:
             if run.fits:
-                newest = checkpoint(run.folder, LAST)
-                if not newest.is_file():
-                    # Killed before the first last.ckpt: the other checkpoints cannot be resumed, so delete them.
-                    for folder in {run.folder, *run.results}:
-                        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-                fit(*options, *(["--ckpt_path", LAST] if newest.is_file() else []))
+                fit(*options, *resumption(run.folder, run.results))
             test(*options, *(["--ckpt_path", BEST] if run.fits else []))
         except (Exception, SystemExit) as error:
             traceback.print_exc()

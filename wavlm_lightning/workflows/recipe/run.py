@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,6 +15,8 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
+from wavlm_lightning.workflows.fit.head_runs import files_named
+from wavlm_lightning.workflows.fit.ownership import resumption
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain, short_hash
 from wavlm_lightning.workflows.recipe.checks import check_language_models, check_stages
 from wavlm_lightning.workflows.recipe.stage import RecipeStage
@@ -138,7 +139,7 @@ def _open_ledger(run: RecipeRun, stages: Sequence[RecipeStage], adopt: bool = Fa
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
-    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning"])
+    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning", "files"])
     ledger.compare([_of_ledger(stage) for stage in stages])
     if path.is_file() or adopt:
         return ledger
@@ -176,6 +177,11 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
             for each in run.teachers
             for corpus in [Corpus.open(run.labelled_corpus(each))]
         }
+    given = [each.recipe.codebook for each in run.chain if each.recipe.codebook is not None]
+    models = [each.language_model.file for each in given if each.language_model is not None]
+    named = [str(path) for path in (*(each.checkpoint for each in given), *models) if path is not None]
+    if files := files_named(named):
+        settings["files"] = files
     tuned = {each.name: short_hash({**each.content, "how": _how(each.recipe)}) for each in run.fine_tunings}
     return {**settings, "fine-tuning": tuned} if tuned else settings
 
@@ -200,9 +206,8 @@ def _run_stage(stage: RecipeStage) -> None:
     if stage.product is not None and stage.product.is_file():
         print(f"  {stage.product}: exists already")
         return
-    if stage.run_folder is not None and not stage.has_checkpoint:
-        # Killed before the first last.ckpt: the other checkpoints cannot be resumed.
-        shutil.rmtree(stage.run_folder / "checkpoints", ignore_errors=True)
+    if stage.run_folder is not None:
+        resumption(stage.run_folder)
     wavlm(*stage.words())
 
 

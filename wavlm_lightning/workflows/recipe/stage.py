@@ -9,8 +9,7 @@ from pathlib import Path
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.system.files import OLD
-from wavlm_lightning.system.run_folder import LAST, checkpoint
+from wavlm_lightning.system.run_folder import LAST, can_resume
 from wavlm_lightning.system.shipped_configs import configs_folder
 
 LABELLED, OF_TEACHER, PSEUDO = "the labelled corpus", "the labelled corpus of the teacher", "the pseudo-labelled corpus"
@@ -49,10 +48,7 @@ class RecipeStage:
     @property
     def has_checkpoint(self) -> bool:
         """Whether an interrupted `fit` left a checkpoint to resume from."""
-        if self.run_folder is None:
-            return False
-        newest = checkpoint(self.run_folder, LAST)
-        return newest.exists() or newest.with_name(newest.name + OLD).exists()  # `wavlm fit` restores the name
+        return self.run_folder is not None and can_resume(self.run_folder)
 
     def words(self) -> list[str]:
         """Arguments of `wavlm` for the next call."""

@@ -192,6 +192,12 @@ class SweepFile:
         return words
 
     @property
+    def variables(self) -> dict[str, str | None]:
+        """The variables of the environment that the command names, and their values; None if not set."""
+        named = [found[1] for part in self.command for found in VARIABLE.finditer(part)]
+        return {name: os.environ.get(name) for name in named}
+
+    @property
     def wandb_names(self) -> dict[str, str]:
         """The environment variables by which W&B's loggers know the project and the entity of the file."""
         return {f"WANDB_{key.upper()}": self.body[key] for key in WANDB_KEYS if self.body.get(key) is not None}

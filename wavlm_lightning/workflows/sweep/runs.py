@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,8 +18,9 @@ from wavlm_lightning.reports.tables import ARROWS
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import atomic_write, check_output, locked, sweep_leftovers
 from wavlm_lightning.system.progress import progress_bar, say
-from wavlm_lightning.system.run_folder import BEST, CARD, LAST, checkpoint
+from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
 from wavlm_lightning.system.worker_pool import output_to, run_count, worker_pool
+from wavlm_lightning.workflows.fit.ownership import resumption
 from wavlm_lightning.workflows.sweep.checks import check_trials
 from wavlm_lightning.workflows.sweep.file import WANDB_KEYS, SweepFile
 from wavlm_lightning.workflows.sweep.study import ENDED, JOURNAL, SweepStudy, Trial, is_given_up, open_study
@@ -70,6 +70,8 @@ def run_sweep(
             left.unlink(missing_ok=True)
         study = SweepStudy(output, sweep, extra, seed)
         failures = _run_trials(study, range(count), extra, run_count(jobs), test)
+        if test:
+            failures += _test_untested(study, extra, run_count(jobs))
         found = study.trials()
         write_trials(output, found, sweep, extra)
     best = ranked(found, sweep)
@@ -138,6 +140,41 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
     return failures
 
 
+def _test_untested(study: SweepStudy, extra: Sequence[str], jobs: int) -> list[str]:
+    """Test the trials that an earlier call, without `--test`, has trained; returns one sentence for each that failed."""
+    trials = [trial for trial in study.trials() if trial.state == "done"]
+    untested = [trial for trial in trials if not (study.folder / trial.folder_name / CARD).is_file()]
+    failures: list[str] = []
+    if not untested:
+        return failures
+    with (
+        progress_bar(total=len(untested), desc="tests", unit="trial") as bar,
+        worker_pool(min(jobs, len(untested))) as pool,
+    ):
+        options = {trial.slot: (*study.sweep.options(trial.values), *extra) for trial in untested}
+        for future in [pool.submit(score_trial, study.folder, trial, options[trial.slot]) for trial in untested]:
+            try:
+                future.result()
+            except UserError as error:
+                failures.append(str(error))
+            bar.update()
+    return failures
+
+
+def score_trial(sweep_folder: Path, trial: Trial, options: Sequence[str]) -> None:
+    """Test the best checkpoint of a trial that has been trained; output goes to its `log.txt`."""
+    from wavlm_lightning.workflows.fit import test
+
+    folder = sweep_folder / trial.folder_name
+    log = folder / "log.txt"
+    with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
+        try:
+            test(*options, "--trainer.default_root_dir", str(folder), "--ckpt_path", BEST)
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            raise UserError(f"{folder} failed ({error}); see {log}") from error
+
+
 def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Sequence[str], test: bool) -> None:
     """Train a trial, resuming from its last checkpoint, and test it if asked to; output goes to its `log.txt`."""
     from wavlm_lightning.workflows.fit import fit
@@ -152,10 +189,7 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     names = {**sweep.wandb_names, "WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
     with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
         try:
-            newest = checkpoint(folder, LAST)
-            if not newest.exists():  # killed before the first last.ckpt: the other checkpoints cannot be resumed
-                shutil.rmtree(newest.parent, ignore_errors=True)
-            resume = ["--ckpt_path", LAST] if newest.exists() else []
+            resume = resumption(folder)
             with mock.patch.dict(os.environ, names):
                 fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
                 pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)

@@ -79,14 +79,20 @@ class SweepStudy:
         content = {key: sweep.body.get(key) for key in _SHAPING} | {"options": [*options], "seed": seed}
         values = {each.name: each.values[0] if each.values else each.low for each in sweep.parameters}
         words = [*sweep.options(values), *options]
-        content["files"] = files_named([part for word in words for part in word.split("=", 1)])
+        # All values of a parameter may name files, and so may variables of the environment in the command.
+        words += [str(value) for each in sweep.parameters for value in each.values or ()]
+        files = files_named([part for word in words for part in word.split("=", 1)])
+        content |= {"files": files, "variables": sweep.variables}
         record = folder / RECORD
         if record.is_file():
             before = read_json(
                 record, "the record of a sweep", f"remove the folder {folder}, or choose another --output"
             )
-            if "files" not in before:  # of a sweep that an older version began
-                content.pop("files")
+            for newer in ("files", "variables"):
+                if newer not in before:  # of a sweep that an older version began
+                    content.pop(newer)
+            if "files" in content and "variables" not in content:  # it looked at the first value of each parameter
+                content["files"] = {word: state for word, state in files.items() if word in before["files"]}
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
                 other = ", ".join(changed)
                 raise UserError(f"{folder} holds a sweep with other {other}; choose another --output, or remove it")
