@@ -51,6 +51,9 @@ ITERATION, ITERATION_LAYER = "iteration_2", 1
 NAMES = {**VARIANTS, ITERATION: "WavLM, second iteration"}
 MIXING, WITHOUT = "full", "no_denoising"
 """The two variants that differ in utterance mixing alone."""
+OF_DEFAULT = ("full_ils", "full_contrastive", ITERATION)
+"""Variants that name layers and objectives of the default recipe."""
+RECIPE = "tiny_waveform"
 TASKS = ("pr", "ks", "sid", "sv", "sd")
 MASKED = "masked accuracy"
 PROCESSES = 2
@@ -152,7 +155,10 @@ class Ablation:
             return
         folder.mkdir(parents=True, exist_ok=True)
         options = ["-c", str(self.base.path)]
-        options += ["--data.labels", ITERATION] if variant == ITERATION else ["-c", HERE / f"{variant}.yaml"]
+        if variant == ITERATION:
+            options += ["--data.labels", ITERATION]
+        elif variant != MIXING:  # that one is the recipe as it is
+            options += ["-c", HERE / f"{variant}.yaml"]
         options += ["--data.corpus", self.corpus / "pretrain", "--model.seed", seed, "--data.seed", seed]
         precision = "bf16-mixed" if cpu_bf16_instructions() else "32-true"  # not timed: a resumed run must get the same
         options += ["--trainer.max_steps", self.steps, "--trainer.precision", precision]
@@ -270,10 +276,12 @@ def main() -> None:
     parser.add_argument(
         "--size", choices=("tiny", "mini", "medium"), help="of the corpora (default: that of the recipe)"
     )
-    parser.add_argument("--recipe", default="tiny_waveform", help="configuration of configs/pretrain (%(default)s)")
+    parser.add_argument("--recipe", default=RECIPE, help="configuration of configs/pretrain (%(default)s)")
     arguments = parser.parse_args()
     if ITERATION in arguments.variants and MIXING not in arguments.variants:
         parser.error(f"--variants {ITERATION} needs {MIXING}, whose layers make its labels")
+    if arguments.recipe != RECIPE and (wrong := [name for name in OF_DEFAULT if name in arguments.variants]):
+        parser.error(f"--variants {wrong[0]} is made for --recipe {RECIPE}; name others with --variants")
     try:
         Ablation(**vars(arguments)).run()
     except UserError as error:

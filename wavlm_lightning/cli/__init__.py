@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 VERBS = {  # verb -> help; its module has the verb's name, unless `MODULES` says otherwise
-    "superb": "the benchmark: any encoder on any of ten tasks, one table",
+    "superb": "the benchmark: any encoder on SUPERB's ten tasks and those beyond, one table",
     "demo": "all steps in minutes: corpus, codebook, pre-training, three tasks, report",
     "prepare": "make a corpus: `prepare mini`, `prepare folder DIR`, `prepare librispeech DIR`",
     "data": "contents and integrity of a corpus: `data info`, `data check`",

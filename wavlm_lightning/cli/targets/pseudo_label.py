@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("corpus", type=Path, metavar="CORPUS", help="folder of the corpus to transcribe")
     parser.add_argument("--out", type=Path, required=True, metavar="CORPUS2", help="folder of the new corpus")
     parser.add_argument(
-        "--share", type=positive, help="of the transcripts, the best (default 0.7; 0.9 in a second round)"
+        "--share", type=positive, help="of the transcripts, the best (default 0.7; give 0.9 in a second round)"
     )
     parser.add_argument("--threshold", type=float, help="keep transcripts with at least this score instead")
     meanings = "; ".join(f"{name}: {text}" for name, text in SCORES.items())

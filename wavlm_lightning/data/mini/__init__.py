@@ -50,7 +50,7 @@ def prepare_mini(
 
     Args:
         out: Directory for the corpora.
-        size: `tiny` (ten minutes, for tests), `mini` (five hours), `medium` or `pretrain` (3 or 20 hours to pre-train on).
+        size: `tiny` (ten minutes, for tests), `mini` (about ten hours), `medium` or `pretrain` (3 or 20 hours to pre-train on).
         datasets: Some of `DATASETS`; all by default.
         seed: Another seed gives other speakers, sentences and recordings.
         workers: Synthesisers at work at once; by default one for each usable core.

@@ -181,7 +181,9 @@ def _moved_paths(content: dict[str, Any], data: Path, runs: Mapping[str, Path]) 
     options = []
     for section, apart in (("data", "corpus"), ("model", "upstream")):
         for name, value in content[section]["init_args"].items():
-            if name != apart and (new := replaced(value, change, name)) != value:
+            new = replaced(value, change, name)
+            # A corpus is named even where it stays, so that the run's record knows its content.
+            if name != apart and (new != value or (name.endswith("corpus") and value)):
                 options += [f"--{section}.{name}", _word(new)]
     return options
 
