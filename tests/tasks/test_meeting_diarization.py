@@ -167,6 +167,20 @@ def test_silence_and_recordings_shorter_than_a_window():
         assert abs(int(lengths[0]) / 50 - seconds) < 0.05
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_long_silence_before_or_between_turns_changes_nothing(before):
+    """Longer than the windows of one forward pass, so that a pass hears nobody."""
+    head = knowing()
+    head.fitted = {"pipeline": Pipeline(0.5, 1, 0.0, 0.0)._asdict()}
+    (first, one, _), (second, other, _) = (conversation(8.0, 2, seed=seed) for seed in (0, 1))
+    silence = torch.zeros(15 * 16_000)
+    audio = torch.cat([silence, first, second] if before else [first, silence, second])
+    turns = [(who, start + 15.0 * before, end + 15.0 * before) for who, start, end in one]
+    turns += [(who, start + 23.0, end + 23.0) for who, start, end in other]
+    outputs, lengths = head.heard(Waveforms(audio[None], torch.tensor([len(audio)])), 0.0)
+    assert diarization_errors(turns, head.readable(outputs, lengths)[0]["turns"]).rate < 1e-9
+
+
 def test_an_embedding_hears_frames_where_nobody_else_speaks():
     activity = np.zeros((50, 2), dtype=bool)
     activity[10:30, 0], activity[20:40, 1] = True, True

@@ -216,6 +216,9 @@ class MeetingDiarization(SpeakerSegmentation):
                 logits.append(part.logits)
         activity = np.concatenate(activities)
         spoken = np.asarray(activity.any(1))
+        # Of a part in which nobody speaks, the width of an embedding is not known.
+        width = max(each.shape[2] for each in vectors)
+        vectors = [each if each.any() else np.zeros((*each.shape[:2], width), np.float32) for each in vectors]
         voices = Voices(np.concatenate(vectors), clean_seconds(activity, self.hop), spoken)
         frames = int(starts[-1]) + activity.shape[1]
         return Heard(activity, starts, voices, frames, torch.cat(logits) if logits else None)
