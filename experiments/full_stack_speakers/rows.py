@@ -12,8 +12,9 @@ from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import CARD_NAME, ResultCard, metric_text, scale
 from wavlm_lightning.reports.tables import MISSING, Table, metric_title, text_table
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.workflows.demo.stages import RECIPE
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
+from wavlm_lightning.workflows.fit.head_runs import RECORD, HeadRun, run_heads
 from wavlm_lightning.workflows.recipe.chain import chain
 from wavlm_lightning.workflows.superb.suites import corpus_name
 
@@ -46,7 +47,12 @@ def pretrain(
 
 
 def test_heads(
-    out: Path, suite: Path, heads: Mapping[tuple[str, str], Path], corpora: Mapping[str, Corpus], jobs: int
+    out: Path,
+    suite: Path,
+    heads: Mapping[tuple[str, str], Path],
+    corpora: Mapping[str, Corpus],
+    jobs: int,
+    more: Sequence[str] = (),
 ) -> tuple[Cards, list[str]]:
     """Trained heads, or those without training, on other corpora, and what failed.
 
@@ -59,6 +65,7 @@ def test_heads(
         heads: (task, row) -> its folder in `suite`.
         corpora: the task, or the name of its mini corpus -> the corpus that is heard instead.
         jobs: runs at a time.
+        more: further options of each test.
 
     Raises:
         UserError: `out` holds results of other heads.
@@ -69,8 +76,12 @@ def test_heads(
         name = task if task in corpora else name
         trains = (folder / "checkpoints").is_dir()
         if name in corpora and (checkpoint.exists() or not trains):
-            options = ["-c", str(folder / "config.yaml"), "--data.corpus", str(corpora[name].directory)]
-            options += ["--data.cache", "null", *(["--ckpt_path", str(checkpoint)] if trains else [])]
+            # What trains has left its configuration; what does not, the options of its test.
+            options = ["-c", str(folder / "config.yaml")]
+            if not trains:
+                options = read_json(folder / RECORD, "the record of a run", "run the suite again")["options"]
+            options = [*options, "--data.corpus", str(corpora[name].directory)]
+            options += ["--data.cache", "null", *(["--ckpt_path", str(checkpoint)] if trains else []), *more]
             runs[task, row] = HeadRun(out / folder.relative_to(suite), options, fits=False)
     for run in runs.values():
         run.check()

@@ -27,12 +27,13 @@ from convert_voices import convert_all  # noqa: E402
 from real_sounds import make  # noqa: E402
 from rows import ENCODERS, RANDOM, Cards, conditions, failed, figures, pretrain, test_heads, write_csv  # noqa: E402
 
+from wavlm_lightning.data.corpus import Corpus  # noqa: E402
 from wavlm_lightning.reports.cards import metric_text, scale  # noqa: E402
 from wavlm_lightning.reports.tables import Table, duration, metric_title, text_table  # noqa: E402
 from wavlm_lightning.workflows.report import write_report  # noqa: E402
 from wavlm_lightning.workflows.superb import run_superb  # noqa: E402
 from wavlm_lightning.workflows.superb.benchmark import Board  # noqa: E402
-from wavlm_lightning.workflows.superb.suites import chains, configuration  # noqa: E402
+from wavlm_lightning.workflows.superb.suites import chains, configuration, corpus_name  # noqa: E402
 
 # Part of the suite -> its tasks, and the spectral baseline that is SUPERB-SG's there.
 PARTS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -46,6 +47,7 @@ PARTS: dict[str, tuple[tuple[str, ...], str]] = {
 SEEDS = (1, 2)  # further ones
 # Parts of a card's `details` that need no head: metrics by name.
 GIVEN = ("unprocessed", "oracle", "griffin_lim", "copy_synthesis", "target")
+CONVERSIONS, CONTENT = ("vc_knn", "vc", "vc_content"), "content"
 CHEAP = 600.0  # seconds of all rows of a task, below which it is repeated
 
 
@@ -74,6 +76,17 @@ def given(cards: Cards) -> Table | None:
             lines |= {f"{what.replace('_', ' ')}, {row}": own} if own else {}
         body += [[label, *(cells.get(place, "") for place in columns)] for label, cells in lines.items()]
     return text_table(["without a head", *columns.values()], body) if body else None
+
+
+def understood(cards: Cards) -> Table | None:
+    """What one recogniser hears in the conversions of every row."""
+    tasks = list(dict.fromkeys(task for task, _ in cards))
+    heads = [next(card.task for (name, _), card in cards.items() if name == task) for task in tasks]
+    body = []
+    for row in dict.fromkeys(row for _, row in cards):
+        metrics = [cards[task, row].metrics.get(CONTENT) if (task, row) in cards else None for task in tasks]
+        body.append([row, *("" if metric is None else metric_text(metric) for metric in metrics)])
+    return text_table(["phone errors", *heads], body) if body else None
 
 
 def with_seed(task: str, seed: int, folder: Path) -> str:
@@ -196,6 +209,15 @@ def main() -> None:
                     reported.append(heads)
                     title = condition[0].upper() + condition[1:]
                     tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
+            if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
+                # Each row was judged by the recogniser on its own encoder; here one judges all.
+                heard = {place: folder for place, folder in board.folders.items() if place[0] in CONVERSIONS}
+                names = {corpus_name(task, mini=True) for task, _ in heard}
+                corpora = {name: Corpus.open(suite / "corpus" / name) for name in names}
+                options = ["--model.content", str(judge)]
+                cards, missing = test_heads(out / "judged", suite, heard, corpora, arguments.jobs, options)
+                failures += missing
+                tables[f"Content, by the recogniser on {next(iter(encoders))}"] = understood(cards)
             if part == "voice":
                 runs = {row: folder for (task, row), folder in board.folders.items() if task == "vocoder"}
                 runs |= {f"{label}, Griffin-Lim": folder for label, folder in encoders.items()}

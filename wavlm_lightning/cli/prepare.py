@@ -48,7 +48,7 @@ def build_parser(argv: list[str]) -> argparse.ArgumentParser:
 
     mini = recipes.add_parser("mini", help="the embedded synthetic corpora, labelled for every task (needs [corpus])")
     mini.add_argument("--out", type=Path, required=True, help="folder that gets one corpus per data set")
-    sizes = "tiny: 10 min; mini: about 10 h, 1 h of it to pre-train on; medium and pretrain: the same with 3 and 20 h to pre-train on"
+    sizes = "tiny: 10 min; mini: 10 h, 1 h of it to pre-train on; medium and pretrain: the same with 3 and 20 h to pre-train on"
     mini.add_argument("--size", default="mini", choices=("tiny", "mini", "medium", "pretrain"), help=sizes)
     mini.add_argument("--datasets", nargs="+", metavar="NAME", help=f"only these: {' '.join(DATASETS)}")
     mini.add_argument("--seed", type=int, default=0)

@@ -41,7 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     names.add_argument("--names", action="store_true", default=None, help="lines begin with the name of the utterance")
     names.add_argument("--no-names", action="store_false", dest="names", help="they do not")
     parser.add_argument("--missing", choices=("stop", "empty"), default="stop", help="an utterance without an answer")
-    parser.add_argument("--collar", type=float, default=0.0, help="sd: seconds on either side of a boundary that are not scored")
+    parser.add_argument(
+        "--collar", type=float, default=0.0, help="sd: seconds on either side of a boundary that are not scored"
+    )
     parser.add_argument("--prior", type=float, default=PRIOR, help="sv: prior of one speaker in the detection cost")
     parser.add_argument(
         "--by", nargs="+", choices=GROUPINGS, default=[], help="asr, pr: a table for each speaker, length or utterance"

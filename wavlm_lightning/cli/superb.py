@@ -23,8 +23,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of `wavlm superb`."""
     parser = argparse.ArgumentParser(
         prog="wavlm superb",
-        description="Train and test heads on an encoder, which is frozen unless the task's YAML says otherwise. Runs that have a card are not repeated; an "
-        "interrupted call continues where it stopped.",
+        description="Train and test heads on an encoder, which is frozen unless the task's YAML says otherwise. Runs that have a "
+        "card are not repeated; an interrupted call continues where it stopped.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

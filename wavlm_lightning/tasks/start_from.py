@@ -58,10 +58,9 @@ def start_from_run(task: HeadCheckpoint, run: str, part: Part) -> dict[str, Any]
             )
         head = {name: value for name, value in found["state_dict"].items() if not name.startswith(UPSTREAM)}
         own = {name: value for name, value in task.state_dict().items() if not name.startswith(UPSTREAM)}
-        if not any(
-            name.startswith(task.added_parts) for name in head
-        ):  # a head of another task, which has none of them
-            own = {name: value for name, value in own.items() if not name.startswith(task.added_parts)}
+        added = task.added_parts
+        if not any(name.startswith(added) for name in head):  # that of another task, which has no such part
+            own = {name: value for name, value in own.items() if not name.startswith(added)}
         check_fit(head, own, f"{where}: its head", "give the model the arguments of that run, or start_with: encoder")
         state |= head
     own = task.state_dict()
