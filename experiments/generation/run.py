@@ -178,7 +178,9 @@ def main() -> None:
     more: dict[str, Any] = {"size": arguments.size, "jobs": arguments.jobs, "steps": arguments.steps}
     parts: dict[str, Cards] = {}
     voices: Path | None = None
-    lines, failures, reported = [f"# {__doc__.partition(chr(10))[0]}"], [], []
+    lines, failures = [f"# {__doc__.partition(chr(10))[0]}"], []
+    # A page holds a task on one corpus, so that each condition of real speech has its own.
+    reported: dict[str, list[Path]] = {"report": []}
     for part, (listed, baseline) in PARTS.items():
         tasks = [task for task in listed if task in arguments.tasks]
         if not tasks:
@@ -188,7 +190,7 @@ def main() -> None:
         board = run_superb(upstreams, "mini", suite, tasks, controls=["chance", "permuted"], **more)
         failures += board.failures
         parts[part] = board.cards
-        reported.append(suite)
+        reported["report"].append(suite)
         lines += [f"## {part.capitalize()}", board.text.rpartition("\n\n")[0]]
         tables = {"": given(board.cards)}
         tables |= {f"{task}, each condition": conditions(board.cards, task) for task in tasks}
@@ -206,7 +208,7 @@ def main() -> None:
                 failures += missing
                 if cards:
                     parts[condition] = cards
-                    reported.append(heads)
+                    reported[f"report_{condition.replace(' ', '_')}"] = [heads]
                     title = condition[0].upper() + condition[1:]
                     tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
             if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
@@ -232,11 +234,14 @@ def main() -> None:
     text = "\n\n".join(lines) + "\n"
     (out / "result.md").write_text(text, encoding="utf-8")
     write_csv(out / "result.csv", parts)
-    page, left_out = write_report(reported, out / "report", title="Generation")
+    pages = [*([voices] if voices is not None else [])]
+    for name, folders in reported.items():
+        page, left_out = write_report(folders, out / name, title=name.replace("_", " ").capitalize())
+        pages.append(page)
+        for sentence in left_out:
+            print(f"note: {sentence}", file=sys.stderr)
     print(text)
-    print(f"listen: {page}" if voices is None else f"listen: {page}, {voices}")
-    for sentence in left_out:
-        print(f"note: {sentence}", file=sys.stderr)
+    print("listen: " + ", ".join(map(str, pages)))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     sys.exit(1 if failures else 0)

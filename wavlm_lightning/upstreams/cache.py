@@ -139,9 +139,11 @@ class FeatureCache:
         """The file of a piece; another one where another corpus names or selects the utterances of the same audio otherwise."""
         place = (shard.path, shard.sha256, piece)
         if place not in self._paths:
-            keys = hashlib.sha256(self._facts(shard, piece)["keys"].encode()).hexdigest()
-            name = f"{shard.path.stem}-{shard.sha256[:12]}-{keys[:6]}-{piece:03d}"
-            self._paths[place] = self.directory / f"{name}.safetensors"
+            facts, name = self._facts(shard, piece), f"{shard.path.stem}-{shard.sha256[:12]}"
+            keys = hashlib.sha256(facts["keys"].encode()).hexdigest()
+            path = self.directory / f"{name}-{keys[:6]}-{piece:03d}.safetensors"
+            older = self.directory / f"{name}-{piece:03d}.safetensors"  # as versions before December 2026 wrote it
+            self._paths[place] = older if _says(older, facts) and not path.is_file() else path
         return self._paths[place]
 
     def _facts(self, shard: AudioShard, piece: int) -> dict[str, str]:
@@ -304,6 +306,16 @@ def _intact(path: Path, facts: dict[str, str]) -> bool:
     except Exception:  # a damaged header may hold anything
         return False
     return written == {**facts, "sha256": digest}
+
+
+def _says(path: Path, facts: dict[str, str]) -> bool:
+    """Whether there is a file whose header has these facts; its content is not read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            written = file.metadata()
+    except Exception:  # no file, or a damaged one, which may hold anything
+        return False
+    return written is not None and {**written, **facts} == written
 
 
 def _entry(digest: str) -> bytes:
