@@ -180,7 +180,7 @@ def main() -> None:
     voices: Path | None = None
     lines, failures = [f"# {__doc__.partition(chr(10))[0]}"], []
     # A page holds a task on one corpus, so that each condition of real speech has its own.
-    reported: dict[str, list[Path]] = {"report": []}
+    reported: dict[str, list[Path]] = {"generation": []}
     for part, (listed, baseline) in PARTS.items():
         tasks = [task for task in listed if task in arguments.tasks]
         if not tasks:
@@ -190,7 +190,7 @@ def main() -> None:
         board = run_superb(upstreams, "mini", suite, tasks, controls=["chance", "permuted"], **more)
         failures += board.failures
         parts[part] = board.cards
-        reported["report"].append(suite)
+        reported["generation"].append(suite)
         lines += [f"## {part.capitalize()}", board.text.rpartition("\n\n")[0]]
         tables = {"": given(board.cards)}
         tables |= {f"{task}, each condition": conditions(board.cards, task) for task in tasks}
@@ -208,7 +208,7 @@ def main() -> None:
                 failures += missing
                 if cards:
                     parts[condition] = cards
-                    reported[f"report_{condition.replace(' ', '_')}"] = [heads]
+                    reported[condition] = [heads]
                     title = condition[0].upper() + condition[1:]
                     tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
             if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
@@ -236,7 +236,8 @@ def main() -> None:
     write_csv(out / "result.csv", parts)
     pages = [*([voices] if voices is not None else [])]
     for name, folders in reported.items():
-        page, left_out = write_report(folders, out / name, title=name.replace("_", " ").capitalize())
+        place = out / ("report" if name == "generation" else f"report_{name.replace(' ', '_')}")
+        page, left_out = write_report(folders, place, title=name[0].upper() + name[1:])
         pages.append(page)
         for sentence in left_out:
             print(f"note: {sentence}", file=sys.stderr)

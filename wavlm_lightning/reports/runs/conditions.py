@@ -18,6 +18,7 @@ from wavlm_lightning.reports.runs.results import Collection, Result
 from wavlm_lightning.reports.tables import ARROWS, Cell, Table, metric_title
 
 LEVEL = re.compile(r"(?P<kind>.+)_(?P<level>-?\d+)dB")  # such as `unseen_10dB`
+LONG_NAME, WIDE = 16, 6.2  # characters of a row from which two names need so many inches beside each other
 CAUTION = "The headline within each condition of the test; the differences have no interval here."
 CURVES = "The headline against the ratio of speech to noise; one panel for each kind of noise."
 
@@ -55,7 +56,9 @@ def condition_blocks(directory: Path, collection: Collection) -> list[Block]:
         ]
         blocks.append(Table([Cell("condition"), *head], rows))
         panels = _panels(rates, unit, better)
-        drawing = picture(directory, f"conditions-{number}", panels, line_size(len(rates)), CURVES)
+        width, height = line_size(len(rates))
+        width = max(width, WIDE) if max(map(len, rates)) > LONG_NAME else width
+        drawing = picture(directory, f"conditions-{number}", panels, (width, height), CURVES)
         blocks += [drawing] if drawing else []
     return blocks
 
