@@ -52,7 +52,7 @@ def spoken(waveform: np.ndarray) -> tuple[float, float]:
     """Seconds from the start of a recording to the beginning of its first and the end of its last loud frame of 10 ms."""
     frames = waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
     powers = np.mean(frames**2, 1)
-    loud = np.flatnonzero(powers > np.percentile(powers, 90) * 10 ** (-QUIET_DB / 10))
+    loud = np.flatnonzero(powers >= np.percentile(powers, 90) * 10 ** (-QUIET_DB / 10))
     return int(loud[0]) * FRAME / SAMPLE_RATE, (int(loud[-1]) + 1) * FRAME / SAMPLE_RATE
 
 

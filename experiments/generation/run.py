@@ -201,6 +201,16 @@ def main() -> None:
             failures += repeated.failures
             tables["Seeds"] = spread(board.cards, repeated.cards)
             passed(f"{part}, further seeds")
+        if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
+            # Each row was judged by the recogniser on its own encoder; here one judges all.
+            heard = {place: folder for place, folder in board.folders.items() if place[0] in CONVERSIONS}
+            names = {corpus_name(task, mini=True) for task, _ in heard}
+            own = {name: Corpus.open(suite / "corpus" / name) for name in names}
+            options = ["--model.content", str(judge)]
+            conversions, missing = test_heads(out / "judged", suite, heard, own, arguments.jobs, options)
+            failures += missing
+            tables[f"Content, by the recogniser on {next(iter(encoders))}"] = understood(conversions)
+            passed("voice, one recogniser")
         if arguments.speech is not None:
             for condition, corpora in make(arguments.speech, out / "real", arguments.real).items():
                 heads = out / "real" / condition.replace(" ", "_") / "heads"
@@ -211,15 +221,6 @@ def main() -> None:
                     reported[condition] = [heads]
                     title = condition[0].upper() + condition[1:]
                     tables |= {f"{title}, heads trained on synthetic speech": figures(cards), title: given(cards)}
-            if part == "voice" and (judge := board.folders.get(("pr", next(iter(encoders))))) is not None:
-                # Each row was judged by the recogniser on its own encoder; here one judges all.
-                heard = {place: folder for place, folder in board.folders.items() if place[0] in CONVERSIONS}
-                names = {corpus_name(task, mini=True) for task, _ in heard}
-                corpora = {name: Corpus.open(suite / "corpus" / name) for name in names}
-                options = ["--model.content", str(judge)]
-                cards, missing = test_heads(out / "judged", suite, heard, corpora, arguments.jobs, options)
-                failures += missing
-                tables[f"Content, by the recogniser on {next(iter(encoders))}"] = understood(cards)
             if part == "voice":
                 runs = {row: folder for (task, row), folder in board.folders.items() if task == "vocoder"}
                 runs |= {f"{label}, Griffin-Lim": folder for label, folder in encoders.items()}

@@ -21,27 +21,6 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.upstreams.fine_tuning import MASKS, Draws, FineTuning, mask_inputs
 from wavlm_lightning.upstreams.run_checkpoints import RECORD_KEY
 
-_LIBRARIES = ("torch", "abc", "builtins", "typing")  # whose classes an upstream derives from
-
-
-def _identity(kind: type) -> str:
-    """What tells the class of an upstream from another: its name, and for code outside the package the code itself."""
-    package = __name__.partition(".")[0]
-    codes = [_code(each) for each in kind.__mro__ if each.__module__.partition(".")[0] not in (package, *_LIBRARIES)]
-    return " ".join([kind.__qualname__, *codes])
-
-
-def _code(kind: type) -> str:
-    """A class as written, without comments, docstrings and layout; its module where there is no source, as in a shell."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
-    except (OSError, TypeError, SyntaxError):
-        return f"{kind.__module__}.{kind.__qualname__}"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
 
 class Upstream(nn.Module, ABC):
     """Turns waveforms into `Layers`; frozen by default.
@@ -338,7 +317,10 @@ class Upstream(nn.Module, ABC):
         rank_zero_info(f"{task}: the encoder starts from random weights ({self.random}), and {use}")
 
     def fingerprint(self) -> str:
-        """Hash of class, settings and weights: two upstreams with the same fingerprint give the same features."""
+        """Hash of class, settings and weights: two upstreams with the same fingerprint give the same features.
+
+        A class outside the package counts with its code; comments, docstrings and layout do not matter.
+        """
         if self._fingerprint is not None:
             return self._fingerprint
         keep = self.frozen
@@ -356,3 +338,25 @@ class Upstream(nn.Module, ABC):
     def settings(self) -> str:
         """Everything besides class and weights that changes the features, as text."""
         return ""
+
+
+_LIBRARIES = ("torch", "abc", "builtins", "typing")  # whose classes an upstream derives from
+
+
+def _identity(kind: type) -> str:
+    """What tells the class of an upstream from another: its name, and for code outside the package the code itself."""
+    package = __name__.partition(".")[0]
+    codes = [_code(each) for each in kind.__mro__ if each.__module__.partition(".")[0] not in (package, *_LIBRARIES)]
+    return " ".join([kind.__qualname__, *codes])
+
+
+def _code(kind: type) -> str:
+    """A class as written, without comments, docstrings and layout; its module where there is no source, as in a shell."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except (OSError, TypeError, SyntaxError):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

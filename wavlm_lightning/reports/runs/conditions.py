@@ -18,7 +18,8 @@ from wavlm_lightning.reports.runs.results import Collection, Result
 from wavlm_lightning.reports.tables import ARROWS, Cell, Table, metric_title
 
 LEVEL = re.compile(r"(?P<kind>.+)_(?P<level>-?\d+)dB")  # such as `unseen_10dB`
-LONG_NAME, WIDE = 16, 6.2  # characters of a row from which two names need so many inches beside each other
+LONG_NAME = 16  # characters of a row's name; with longer ones the legend, in two columns, is wider than a panel
+WIDE = 6.2  # inches of a panel then
 CAUTION = "The headline within each condition of the test; the differences have no interval here."
 CURVES = "The headline against the ratio of speech to noise; one panel for each kind of noise."
 

@@ -1,11 +1,12 @@
 """`wavlm fit`, `validate` and `test`: training and scoring of encoders and heads in run folders, from Python.
 
-In reading order: `command_line` (LightningCLI and what it adds to a trainer), `run_source` (`wavlm test RUN`),
-`loggers`, `joint_heads` (lists of learning rates, `--also`), `head_runs` (many runs in parallel processes), `closing`
-(the last lines on the screen), `messages` and `parser_errors` (errors in one sentence), `options` and `early_checks`
-(what is wrong before anything is computed). The package imports nothing heavy before one of the functions is called.
+In reading order: `command_line` (LightningCLI and what it adds to a trainer), `ownership` (the lock of a run folder, and whether
+a run goes on or begins there), `run_source` (`wavlm test RUN`), `loggers`, `joint_heads` (lists of learning rates, `--also`),
+`head_runs` (many runs in parallel processes), `closing` (the last lines on the screen), `messages` and `parser_errors` (errors in
+one sentence), `options` and `early_checks` (what is wrong before anything is computed). The package imports nothing heavy before
+one of the functions is called.
 It is the one workflow that the others may import. Tests: `tests/workflows/test_training_command.py`, `test_also.py`,
-`test_many_runs.py`, `test_parser_errors.py`, `test_run_source.py`, `test_loggers.py`.
+`test_many_runs.py`, `test_ownership.py`, `test_parser_errors.py`, `test_run_source.py`, `test_loggers.py`.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from itertools import islice
 from pathlib import Path
@@ -166,10 +167,17 @@ def score_trial(sweep_folder: Path, trial: Trial, options: Sequence[str]) -> Non
     from wavlm_lightning.workflows.fit import test
 
     folder = sweep_folder / trial.folder_name
+    with _logged(folder):
+        test(*options, "--trainer.default_root_dir", str(folder), "--ckpt_path", BEST)
+
+
+@contextlib.contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Own the folder of a trial and send all output to its `log.txt`; what goes wrong becomes a sentence that names it."""
     log = folder / "log.txt"
     with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
         try:
-            test(*options, "--trainer.default_root_dir", str(folder), "--ckpt_path", BEST)
+            yield
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             raise UserError(f"{folder} failed ({error}); see {log}") from error
@@ -184,20 +192,15 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
     folder = sweep_folder / trial.folder_name
     folder.mkdir(parents=True, exist_ok=True)
     options = [*options, "--trainer.default_root_dir", str(folder)]
-    log = folder / "log.txt"
     # Our own W&B logger names runs like this; W&B's logger would take the working directory's name.
     names = {**sweep.wandb_names, "WANDB_RUN_GROUP": sweep_folder.name, "WANDB_NAME": folder.name}
-    with locked(folder / "lock", f"another process still runs {folder}; wait for it"), output_to(log):
-        try:
-            resume = resumption(folder)
-            with mock.patch.dict(os.environ, names):
-                fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
-                pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-                if test and not pruned and not (folder / CARD).is_file():
-                    score(*options, "--ckpt_path", BEST)
-        except (Exception, SystemExit) as error:
-            traceback.print_exc()
-            raise UserError(f"{folder} failed ({error}); see {log}") from error
+    with _logged(folder):
+        resume = resumption(folder)
+        with mock.patch.dict(os.environ, names):
+            fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
+            pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
+            if test and not pruned and not (folder / CARD).is_file():
+                score(*options, "--ckpt_path", BEST)
 
 
 def dry_run(sweep: SweepFile, extra: Sequence[str] = (), trials: int | None = None) -> list[str]:
