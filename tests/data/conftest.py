@@ -20,10 +20,12 @@ def origin(tmp_path_factory):
     """A folder with a corpus `c` of three shards of about 1.1 MiB."""
     folder = tmp_path_factory.mktemp("origin")
     rng = np.random.default_rng(0)
-    writer = CorpusWriter(folder / "c", "test", "CC0", {"recipe": "test"}, shard_seconds=40)
+    writer = CorpusWriter(
+        folder / "c", "test", "CC0", {"recipe": "test", "trial_lists": {"train": ["hard"]}}, shard_seconds=40
+    )
     noise = [Utterance(f"u{n:02d}", rng.uniform(-0.9, 0.9, 160_000).astype("f4"), {}) for n in range(12)]
     writer.write_split("train", noise)
-    corpus = writer.finish({}, trials={"train": [(0, "u00", "u01")]})
+    corpus = writer.finish({}, trials={"train": [(0, "u00", "u01")], "train_hard": [(1, "u00", "u02")]})
     assert len(corpus.body["splits"]["train"]["shards"]) == 3
     return folder
 

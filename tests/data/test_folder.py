@@ -9,6 +9,7 @@ import soundfile
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.folder import FolderRecipe
+from wavlm_lightning.data.label_sets import values
 from wavlm_lightning.system.errors import UserError
 
 
@@ -147,3 +148,10 @@ def test_empty_folder_and_no_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="file here or below"):
         FolderRecipe(tmp_path / "empty", tmp_path / "c").prepare()
+
+
+def test_numbers_are_no_classes_also_0():
+    assert values([{"mood": "glad"}, {"mood": ""}, {}], "mood") == ["glad"]
+    for metas in ([{"mood": 0}, {"mood": 1}], [{"mood": 0}, {"mood": "glad"}], [{"mood": False}]):
+        with pytest.raises(UserError, match="is not text; a class is a name"):
+            values(metas, "mood")

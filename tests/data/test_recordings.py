@@ -1,5 +1,6 @@
 """From a plan to a corpus: stretches, trimming, what is left out and said, and where a second run goes on."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -208,3 +209,21 @@ def test_small_helpers(tmp_path):
         require_folder(there, "y")
     with pytest.raises(UserError, match="it should be y"):
         require_file(tmp_path, "y")
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_another_file_of_equal_size_and_time_writes_the_shard_anew(tmp_path, further):
+    """As with an option that takes a corpus' other folder, unpacked from one tar: `mix_clean`, `mix_both`."""
+    found = []
+    for folder in ("mix_clean", "mix_both"):
+        (tmp_path / folder).mkdir()
+        path = noise(tmp_path / folder / "a.wav", 1.0)
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples[::-1] if folder == "mix_both" else samples, rate)
+        os.utime(path, (1, 1))
+        own = noise(tmp_path / "own.wav", 1.0) if further else path
+        os.utime(own, (1, 1))
+        recording = Recording(own, "a", {}, audio={"clean": AudioFile(path)} if further else {})
+        corpus = write_corpus(CorpusPlan("x", "CC0", {"train": [recording]}, {}), tmp_path / "c", workers=1)
+        found.append(corpus.split("train").shards[0].waveform(0, member="clean" if further else None))
+    np.testing.assert_array_equal(found[1], found[0][::-1])

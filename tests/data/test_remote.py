@@ -16,6 +16,9 @@ def test_mirror_brings_what_is_small(server, origin, cache):
     folder = mirror(server.url + "c/?signature=secret", HASTY)
     assert is_remote(folder) and not is_remote(origin / "c") and folder.parent == cache
     assert same(folder, origin, "corpus.json") and same(folder, origin, "trials-train.csv")
+    assert Corpus.open(folder).trials("train_hard") == [(1, "u00", "u02")], (
+        "a further list is named in corpus.json alone"
+    )
     assert not list(folder.glob("*.tar"))
     assert mirror(server.url + "c/corpus.json", HASTY) == folder
     assert (folder / "remote.json").stat().st_mode & 0o077 == 0

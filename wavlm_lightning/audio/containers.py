@@ -6,6 +6,7 @@ header was never finished, then becomes a shorter recording.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import struct
@@ -31,6 +32,7 @@ LOST = 0.1  # seconds of an mp3 that may lie between its frames
 FLAC_RATES = {
     1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000, 11: 96_000
 }  # fmt: skip
+FLAC_BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}  # of a sample, by those of a frame's header; 0: as the file says
 DECODER_DELAY = 529  # samples that mpg123 drops from the start of a file with a Xing header
 
 
@@ -325,7 +327,9 @@ def _length_to_write(file: BinaryIO, size: int) -> tuple[int, bytes] | None:
 def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | None]:
     """The samples that STREAMINFO promises (0: unknown), those up to the end of the last frame (None: not found), its rate.
 
-    Source: RFC 9639, section 9.1; each frame has its own number and size, under a check sum.
+    Source: RFC 9639, section 9.1; each frame has its own number and size, under a check sum. Eight bits of it also stand in front
+    of samples now and then, so that a frame counts if the sum over all of it is right too; only in a file that ends otherwise,
+    one whose channels, bits and rate are those of STREAMINFO.
     """
     file.seek(0)
     head = file.read(26).ljust(26, b"\0")
@@ -333,7 +337,9 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | Non
     promised = (head[21] & 0x0F) << 32 | struct.unpack(">I", head[22:26])[0]
     file.seek(max(size - FLAC_TAIL, 0))
     tail = file.read()
-    place = len(tail)
+    place, likely = len(tail), None
+    stated = int.from_bytes(head[18:21], "big") >> 4
+    channels, bits = (head[20] >> 1 & 7) + 1, ((head[20] & 1) << 4 | head[21] >> 4) + 1
     while (place := tail.rfind(b"\xff", 0, place)) >= 0:
         frame = tail[place : place + 16]
         if len(frame) < 6 or frame[1] & 0xFE != 0xF8:
@@ -351,8 +357,13 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | Non
         end += {12: 1, 13: 2, 14: 2}.get(frame[2] & 0x0F, 0)
         if block and end < len(frame) and _crc8(frame[:end]) == frame[end]:
             rate = FLAC_RATES.get(frame[2] & 0x0F)
-            return promised, (number if frame[1] & 1 else number * max(smallest, largest)) + block, rate
-    return promised, None, None
+            there = promised, (number if frame[1] & 1 else number * max(smallest, largest)) + block, rate
+            if _crc16(tail[place:]) == 0:  # the sum over what ends with its own sum
+                return there
+            as_stated = frame[3] >> 4 in (channels - 1, *((8, 9, 10) if channels == 2 else ()))
+            as_stated &= FLAC_BITS.get(frame[3] >> 1 & 7, bits) == bits and rate in (None, stated) and not frame[3] & 1
+            likely = there if likely is None and as_stated else likely
+    return likely or (promised, None, None)
 
 
 def _crc8(data: bytes) -> int:
@@ -362,6 +373,24 @@ def _crc8(data: bytes) -> int:
         for _ in range(8):
             found = (found << 1 ^ 0x07 if found & 0x80 else found << 1) & 0xFF
     return found
+
+
+def _crc16(data: bytes) -> int:
+    found, table = 0, _table16()
+    for byte in data:
+        found = (found << 8 ^ table[found >> 8 ^ byte]) & 0xFFFF
+    return found
+
+
+@functools.cache
+def _table16() -> list[int]:
+    table = []
+    for byte in range(256):
+        found = byte << 8
+        for _ in range(8):
+            found = (found << 1 ^ 0x8005 if found & 0x8000 else found << 1) & 0xFFFF
+        table.append(found)
+    return table
 
 
 class MpegFrames(NamedTuple):

@@ -47,6 +47,6 @@ def label_sets(written: dict[str, list[Meta]], columns: tuple[str, ...] = ()) ->
 def values(metas: Iterable[Meta], field: str) -> list[str]:
     """The values of a field, sorted; a missing or empty one is no class."""
     found = {meta[field] for meta in metas if meta.get(field) not in (None, "")}
-    if wrong := next((value for value in found if not isinstance(value, str)), None):
-        raise UserError(f"label column {field}: {wrong!r} is not text; a class is a name, so put it in quotes")
+    if wrong := [value for value in found if not isinstance(value, str)]:
+        raise UserError(f"label column {field}: {wrong[0]!r} is not text; a class is a name, so put it in quotes")
     return sorted(found)

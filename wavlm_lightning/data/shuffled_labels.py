@@ -50,7 +50,7 @@ def permute_labels(corpus: Corpus, out: Path, seed: int = 0, audio: Sequence[str
                 order[order.copy()] = np.roll(order, 1)
             writer.write_split(name, _permuted(split, order, audio, bar))
             for place in (name, *(f"{name}_{more}" for more in corpus.trial_lists(name))):
-                if (corpus.directory / f"trials-{place}.csv").is_file():
+                if place != name or (corpus.directory / f"trials-{place}.csv").is_file():
                     rows = corpus.trials(place)
                     answers = [same for same, *_ in rows]
                     answers = answers if audio else [int(same) for same in rng.permutation(answers)]

@@ -13,7 +13,7 @@ from wavlm_lightning.audio import SAMPLE_RATE, BadAudio
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.corpus_json import INDEX
 from wavlm_lightning.data.finding import printable
-from wavlm_lightning.data.recordings import CorpusPlan, Meta, Recording
+from wavlm_lightning.data.recordings import AudioFile, CorpusPlan, Meta, Recording
 from wavlm_lightning.data.shards import ShardIndex, Utterance, write_shard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, locked, sweep_leftovers, write_json
@@ -179,7 +179,8 @@ def _make_shard(job: Job) -> Done:
             else:
                 if distinct and waveform.any():
                     name = str(recording.meta.get("file", recording.key))
-                    stretch = f" from {recording.start:g} s" if recording.start else ""
+                    stretch = f" from {recording.start:g} s" if recording.start or recording.end is not None else ""
+                    stretch += f" to {recording.end:g} s" if recording.end is not None else ""
                     stretch += f", channel {recording.channel}" if recording.channel is not None else ""
                     sounds[name + stretch] = hashlib.sha256(waveform.astype("<f4").tobytes()).hexdigest()
                 yield Utterance(recording.key, waveform, recording.meta, recording.allow_silence, audio)
@@ -235,13 +236,16 @@ def _stamp(recordings: list[Recording]) -> str:
         reading = [recording.start, recording.end, recording.gain_db, recording.trim, recording.longer_than]
         reading.append(recording.allow_silence)
         further = [
-            [name, file.start, file.end, file.gain_db, *_state(file.path)] for name, file in recording.audio.items()
+            [name, file.start, file.end, file.gain_db, *_source(file), *_state(file.path)]
+            for name, file in recording.audio.items()
         ]
-        fact = [recording.key, recording.meta, reading, _state(recording.path) or None]
-        # Shards of whole files without further audio keep the stamp of earlier versions.
-        place = [recording.channel, repr(recording.stored)] if recording.channel is not None or recording.stored else []
-        facts.append([*fact, *([further] if further or place else []), *place])
+        facts.append([recording.key, recording.meta, reading, _state(recording.path), _source(recording), further])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _source(file: Recording | AudioFile) -> list[Any]:
+    """What is read of which file. Names of two folders suffice, so that a corpus that has moved is not written again."""
+    return ["/".join(file.path.parts[-3:]), file.channel, repr(file.stored) if file.stored else None]
 
 
 def _state(path: Path) -> list[int]:

@@ -278,3 +278,22 @@ class TestLibrary:
         monkeypatch.setattr(datasets, "load_dataset", load)
         said = refusal(capsys, tmp_path / "c", "somebody/speech")
         assert "the data set cannot be opened (no route to the hub); check the name" in said
+
+
+def test_identifiers_may_be_numbers(tmp_path):
+    """As those of google/fleurs, also 0."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"f{number}.wav").write_bytes(sound(number))
+    rows = [{"file_name": f"f{number}.wav", "id": number, "text": "x"} for number in range(3)]
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    corpus = made(tmp_path / "c", folder)
+    assert sorted(key for split in corpus.splits for key in corpus.split(split).keys) == ["0", "1", "2"]
+
+
+def test_a_stream_refuses_options_that_need_the_whole_data_set(tmp_path, capsys):
+    for option, value in {"--valid": "0.2", "--test": "0", "--split-by": "speaker"}.items():
+        assert f"{option}: somebody/speech is streamed" in refusal(
+            capsys, tmp_path / "c", "somebody/speech", option, value
+        )

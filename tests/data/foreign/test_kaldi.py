@@ -190,3 +190,21 @@ def test_one_utterance_in_two_splits_is_refused_before_reading(spoken, tmp_path)
     with pytest.raises(UserError, match=r"8 utterances are the same audio in two splits \(u00 in train and "):
         prepare(tmp_path / "k", "--out", tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+def test_one_listed_channel_of_a_call(tmp_path):
+    """Also where no recording takes the other channel; a file of one channel is read whatever the list calls it."""
+    rng = np.random.default_rng(0)
+    both = rng.uniform(-0.3, 0.3, (8000, 2)).astype("f4")
+    soundfile.write(tmp_path / "call.wav", both, 16_000, subtype="FLOAT")
+    for name in ("one", "other"):
+        soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-0.3, 0.3, 8000), 16_000)
+    for name, lines in {"k": ["call-B call", "one-A one"], "other": ["x other"]}.items():
+        (tmp_path / name).mkdir()
+        listed = [line.split() for line in lines]
+        (tmp_path / name / "wav.scp").write_text("".join(f"{key} {tmp_path}/{file}.wav\n" for key, file in listed))
+    (tmp_path / "k" / "reco2file_and_channel").write_text("call-B call B\none-A one B\n")
+    prepare(tmp_path, "--split", "train=k", "valid=other", "--out", tmp_path / "c")
+    found = {key: waveform for key, waveform, _ in Corpus.open(tmp_path / "c").split("train").utterances()}
+    np.testing.assert_allclose(found["call-B"], both[:, 1], atol=2**-15)
+    assert len(found["one-A"]) == 8000

@@ -86,3 +86,20 @@ def test_a_tsv_written_with_quotes_is_refused(spoken, tmp_path):
     (tmp_path / "m.tsv").write_text('path\ttext\nu00.wav\t"say ""hi"""\n')
     with pytest.raises(UserError, match=r"m.tsv, line 2, column `text`: .* is quoted as in CSV"):
         FolderRecipe(spoken.folder, tmp_path / "c", tmp_path / "m.tsv").prepare(workers=1)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+@pytest.mark.parametrize("begin", ["start", "offset"])
+def test_a_start_with_a_duration_ends(spoken, tmp_path, suffix, begin):
+    path = tmp_path / f"m.{suffix}"
+    rows = [{"path": f"u0{n}.wav", begin: 0.125, "duration": 0.25} for n in range(3)]
+    if suffix == "jsonl":
+        jsonl(path, rows)
+    else:
+        mark = "," if suffix == "csv" else "\t"
+        path.write_text("".join(f"{mark.join(map(str, row))}\n" for row in [rows[0], *(r.values() for r in rows)]))
+    options = ["--out", str(tmp_path / "c"), "--manifest", str(path), "--workers", "1"]
+    main(["prepare", "folder", str(spoken.folder), *options])
+    corpus = Corpus.open(tmp_path / "c")
+    lengths = [int(samples) for split in corpus.splits for samples in corpus.split(split).samples]
+    assert len(lengths) == 3 and set(lengths) <= {4000, 4001}, "of 0.25 s; one file has another rate"

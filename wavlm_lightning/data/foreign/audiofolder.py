@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.data.foreign.fields import SPLITS, given_columns, metadata, our_splits, with_usual
-from wavlm_lightning.data.foreign.planning import LeftOut, free_key
+from wavlm_lightning.data.foreign.planning import LeftOut, free_key, named_by
 from wavlm_lightning.data.recordings import Recording
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import read_lines, read_table, reading
@@ -57,7 +57,7 @@ def recordings_of(
         meta["file"] = str(inside)
         if split := next((part for part in inside.parts[:-1] if part.lower() in KNOWN), None):
             meta["split"] = split
-        key = free_key(meta.pop("id", None) or str(inside.with_suffix("")), keys)
+        key = free_key(named_by(meta) or str(inside.with_suffix("")), keys)
         recordings.append(Recording(file, key, meta))
     kept = _with_our_splits(recordings, arguments.splits, folder)
     facts["columns"] = dict(sorted(found.items()))

@@ -11,7 +11,8 @@ from wavlm_lightning.audio import BadAudio, load_mono_bytes
 from wavlm_lightning.data.corpus import Corpus, CorpusWriter
 from wavlm_lightning.data.foreign.dataset_card import class_names, label_columns, licence_of, named_classes
 from wavlm_lightning.data.foreign.fields import check_columns, chosen_splits, given_columns, metadata, with_usual
-from wavlm_lightning.data.foreign.planning import free_key
+from wavlm_lightning.data.foreign.options import HELD_OUT
+from wavlm_lightning.data.foreign.planning import free_key, named_by
 from wavlm_lightning.data.label_sets import label_sets
 from wavlm_lightning.data.recordings import Meta
 from wavlm_lightning.data.shards import Utterance
@@ -29,6 +30,7 @@ def prepare_stream(name: str, arguments: argparse.Namespace) -> Corpus:
     Raises:
         UserError: `datasets` is missing, the data set cannot be loaded, or audio in it cannot be used.
     """
+    _check_options(name, arguments)
     streams = _streams(name, arguments)
     splits = chosen_splits(list(streams), arguments.splits, name)
     facts = _facts(name, arguments.revision)
@@ -58,6 +60,20 @@ def prepare_stream(name: str, arguments: argparse.Namespace) -> Corpus:
         source["split_by"] = "manifest"
         labels = label_sets(written, tuple(arguments.label_columns))
         return writer.finish({name: classes for name, classes in labels.items() if classes})
+
+
+def _check_options(name: str, arguments: argparse.Namespace) -> None:
+    """Refuse options that need the whole data set."""
+    given = {
+        "--valid": arguments.valid != HELD_OUT,
+        "--test": arguments.test != HELD_OUT,
+        "--split-by": arguments.split_by != "auto",
+    }
+    if unused := [option for option, asked in given.items() if asked]:
+        raise UserError(
+            f"{unused[0]}: {name} is streamed with the splits that it has; leave the option out, or download the "
+            "data set and name its folder"
+        )
 
 
 def _counted(utterances: Iterator[Utterance], metas: list[Meta], bar: Any) -> Iterator[Utterance]:
@@ -154,7 +170,7 @@ class _Reader:
             meta = metadata(named_classes(fields, self.classes, where), self.chosen, where, dropped)
             path = cell.get("path") if isinstance(cell, dict) else None
             stem = str(path).rpartition("/")[2].rpartition(".")[0] if path else ""
-            key = free_key(meta.pop("id", None) or stem or f"{self.split}-{number:08d}", keys)
+            key = free_key(named_by(meta) or stem or f"{self.split}-{number:08d}", keys)
             meta["file"] = f"{self.split}: {path or f'row {number}'}"
             try:
                 waveform = load_mono_bytes(self._content(cell, where), _suffix(path), where)

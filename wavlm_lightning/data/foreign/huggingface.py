@@ -109,7 +109,7 @@ def _of_tables(
     from wavlm_lightning.data.foreign.arrow_tables import AudioCell, other_columns, rows_of, schema_classes, schema_of
     from wavlm_lightning.data.foreign.dataset_card import label_columns, named_classes
     from wavlm_lightning.data.foreign.fields import check_columns, chosen_splits, given_columns, metadata, with_usual
-    from wavlm_lightning.data.foreign.planning import free_key
+    from wavlm_lightning.data.foreign.planning import free_key, named_by
     from wavlm_lightning.data.recordings import Recording
 
     splits = chosen_splits([table.split for table in tables], arguments.splits, folder)
@@ -132,7 +132,7 @@ def _of_tables(
             where = f"{table.path}: row {number}"
             meta = metadata(named_classes(fields, classes, where), chosen, where, dropped)
             found.update(f"{name} from {field}" for name, field in chosen.items() if name in meta)
-            name = meta.pop("id", None) or (Path(path).stem if path else f"{table.path.stem}-{number:06d}")
+            name = named_by(meta) or (Path(path).stem if path else f"{table.path.stem}-{number:06d}")
             meta["file"] = f"{table.path.relative_to(folder)}: {path or f'row {number}'}"
             if splits[table.split]:
                 meta["split"] = splits[table.split]

@@ -186,14 +186,21 @@ class _Directory:
         return AudioFile(archive, stored=Embedded(archive, offset, size))
 
     def _channels(self) -> None:
-        """Where two recordings share a file, `reco2file_and_channel` says which channel each is."""
+        """Which channel of its file a recording is, where `reco2file_and_channel` says so and the file has several.
+
+        What a command prints is one recording: a command such as sph2pipe has chosen the channel already.
+        """
         path = self.folder / "reco2file_and_channel"
         shared = Counter(str(audio.stored or audio.path) for audio in self.audio.values() if audio.channel is None)
-        if not path.is_file() or max(shared.values(), default=0) < 2:
+        if not path.is_file():
             return
         for name, (number, rest) in read_list(path, "channels of recordings").items():
             audio = self.audio.get(name)
-            if audio is None or audio.channel is not None or shared[str(audio.stored or audio.path)] < 2:
+            if audio is None or audio.channel is not None:
+                continue
+            if shared[str(audio.stored or audio.path)] < 2 and (
+                audio.stored is not None or _channels_of(audio.path) < 2
+            ):
                 continue
             side = rest.split()[-1] if rest else ""
             if side not in ("A", "B", "1", "2"):
@@ -313,3 +320,13 @@ def _number(text: str, where: str) -> float:
     if not math.isfinite(value):
         raise UserError(f"{where}: {shown(text)} is not a number of seconds; correct it")
     return value
+
+
+def _channels_of(path: Path) -> int:
+    """Channels of an audio file; 1 if it cannot be read, which its turn will say."""
+    import soundfile
+
+    try:
+        return int(soundfile.info(str(path)).channels)
+    except (soundfile.SoundFileError, OSError):
+        return 1

@@ -58,6 +58,8 @@ def _table_rows(path: Path, tabs: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         row = {RENAMED.get(name, name): value for name, value in fields.items() if value.strip()}
         if "phones" in row:
             row["phones"] = visible(row["phones"])
+        if "duration" in row and ("offset" in row or "start" in row):  # alone it may be anything
+            _stretch(row, where)
         yield where, row
 
 
@@ -88,13 +90,15 @@ def _no_number(name: str) -> None:
 
 
 def _stretch(row: dict[str, Any], where: str) -> None:
-    """`offset` and `duration` of NeMo as `start` and `end`."""
+    """`offset`, or `start`, and `duration` as `start` and `end`."""
     if "offset" in row and ("start" in row or "end" in row):
         raise UserError(f"{where}: has `offset` and `start` or `end`; leave one of them out")
     if "offset" in row:
         row["start"] = _seconds(row.pop("offset"), f"{where}, `offset`")
         if "duration" in row:
             row["end"] = row["start"] + _seconds(row.pop("duration"), f"{where}, `duration`")
+    elif "duration" in row and "start" in row and "end" not in row:
+        row["end"] = _seconds(row["start"], f"{where}, `start`") + _seconds(row.pop("duration"), f"{where}, `duration`")
     elif "duration" in row and "start" not in row and "end" not in row:
         row[WHOLE] = _seconds(row.pop("duration"), f"{where}, `duration`")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+HELD_OUT = 0.05  # default share of validation, and of test
+
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
     """`--out`, `--on-error` and `--workers`: how the corpus is written."""
@@ -15,8 +17,8 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
 
 def add_division(parser: argparse.ArgumentParser) -> None:
     """`--valid`, `--test`, `--split-by`, `--label-columns`, `--name` and `--licence`: what is held out and what is a label."""
-    parser.add_argument("--valid", type=float, default=0.05, help="share held out for validation (default 0.05)")
-    parser.add_argument("--test", type=float, default=0.05, help="share held out for test (default 0.05)")
+    parser.add_argument("--valid", type=float, default=HELD_OUT, help="share held out for validation (default 0.05)")
+    parser.add_argument("--test", type=float, default=HELD_OUT, help="share held out for test (default 0.05)")
     units = ("auto", "speaker", "file")
     whole = "what is held out as a whole; auto: speakers where they are known and enough"
     parser.add_argument("--split-by", choices=units, default="auto", help=whole)

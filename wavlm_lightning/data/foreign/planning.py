@@ -77,6 +77,12 @@ def named_splits(given: Iterable[str], option: str = "--split") -> dict[str, lis
     return splits
 
 
+def named_by(meta: dict[str, Any]) -> str:
+    """Takes the identifier `id`, a text or a number, out of the metadata; "" without one."""
+    name = meta.pop("id", None)
+    return "" if name is None else str(name)
+
+
 def free_key(name: str, keys: set[str]) -> str:
     """A valid key for an identifier, other than all in `keys`, to which it is added.
 

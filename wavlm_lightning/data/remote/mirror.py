@@ -72,8 +72,10 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
             temporary.write_text(json.dumps({"url": url}))
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
-                with contextlib.suppress(NotThere):  # most splits have no trials
-                    materialise(folder / f"trials-{split}.csv", patience=patience)
+                further = body["source"].get("trial_lists", {}).get(split, [])
+                for place in (split, *(f"{split}_{name}" for name in further)):
+                    with contextlib.suppress(NotThere):  # most splits have no trials
+                        materialise(folder / f"trials-{place}.csv", patience=patience)
             write_bytes(folder / "corpus.json", content)
     return folder
 
