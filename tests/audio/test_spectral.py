@@ -29,3 +29,11 @@ def test_log_mel_matches_torchaudio():
         16_000, n_fft=400, hop_length=320, n_mels=40, f_min=20.0, center=False, window_fn=torch.hann_window
     )(waveform)
     assert torch.allclose(log_mel(waveform), reference.clamp(min=1e-10).log().transpose(1, 2), atol=1e-4)
+
+
+def test_quiet_frames_have_a_log_mel_under_fp16_autocast():
+    """Powers of quiet frames are 0 in fp16, whose logarithm is not finite."""
+    audio = torch.cat([torch.randn(1, 4000) * 1e-5, torch.zeros(1, 4000), torch.randn(1, 4000)], 1)
+    with torch.autocast("cpu", torch.float16):
+        found = log_mel(audio)
+    torch.testing.assert_close(found, log_mel(audio))

@@ -18,6 +18,7 @@ from ranks import together
 
 from wavlm_lightning.callbacks.probe import Probe, Snapshot
 from wavlm_lightning.cli import main
+from wavlm_lightning.encoder import WavLM, WavLMConfig
 from wavlm_lightning.pretraining import MaskedPrediction, PretrainingData, WavLMPretraining
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import KeywordSpotting, PhonemeRecognition, SpeakerIdentification, TaskData
@@ -166,3 +167,18 @@ def one_of_two_processes(tiny: Path, out: Path) -> None:
     probe = Probe(corpora(tiny), every=1, steps=2)
     trained = fit(tiny, out, probe, steps=2, devices=2, strategy="ddp", limit_val_batches=0)[0]
     (out / f"rank{trained.global_rank}").touch()
+
+
+def test_a_snapshot_of_a_compiled_encoder_runs_its_own_layers(monkeypatch):
+    """In its own mode and with its own weights, not the compiled functions of the run's layers."""
+    monkeypatch.setattr(torch, "compile", lambda run, **_: lambda *values: run(*values))
+    encoder = WavLM(WavLMConfig.preset("tiny", layers=2, dropout=0.1)).train()
+    encoder.encoder.run_layers(recomputed=False, compiled=True)
+    snapshot, audio = Snapshot(encoder), torch.randn(1, 8000)
+    lengths = torch.tensor([8000])
+    first = snapshot(audio, lengths).hidden
+    torch.testing.assert_close(snapshot(audio, lengths).hidden, first)
+    with torch.no_grad():
+        for weight in encoder.encoder.layers.parameters():
+            weight.zero_()
+    torch.testing.assert_close(snapshot(audio, lengths).hidden, first)

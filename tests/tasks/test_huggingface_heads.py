@@ -137,6 +137,19 @@ def test_a_head_from_there_says_the_same_here_and_back_there(tmp_path, name, con
         assert (row - other).abs().max() < 1e-5
 
 
+def test_a_folder_of_version_4_has_the_last_state_behind_the_norm(tmp_path):
+    """As version 4 computed what these heads were trained on, and version 5 does with `tie_last_hidden_states`."""
+    config = {"use_weighted_layer_sum": True, **PRE_NORM}
+    tied = folder_of(tmp_path / "tied", "HubertForSequenceClassification", True, tie_last_hidden_states=True, **config)
+    folder_of(tmp_path / "old", "HubertForSequenceClassification", True, **config)
+    written = json.loads((tmp_path / "old" / "config.json").read_text())
+    written.pop("tie_last_hidden_states", None)
+    written["transformers_version"] = "4.10.0.dev0"
+    (tmp_path / "old" / "config.json").write_text(json.dumps(written))
+    recordings = waveforms(1)
+    assert_same(huggingface_head(str(tmp_path / "old")), theirs(*tied, recordings), recordings)
+
+
 HEADS = [
     (KeywordSpotting, list("abc"), {"hidden": 24}, "ForSequenceClassification"),
     (IntentClassification, {"action": ["on", "off"], "place": ["off", "in", "out"]}, {}, "ForSequenceClassification"),

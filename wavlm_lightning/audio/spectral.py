@@ -93,6 +93,10 @@ def log_mel(waveforms: Tensor, bins: int = 40, hop: int = 320) -> Tensor:
     Returns:
         `(batch, frames, bins)`, frames = (samples - 400) // hop + 1; float32, or bf16 under bf16 autocast (off by up to 0.013).
     """
+    device = waveforms.device.type
+    if torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16:
+        with torch.autocast(device, enabled=False):  # powers of quiet frames are below the smallest number of fp16
+            return log_mel(waveforms, bins, hop)
     filters, window = _mel_filters(bins, waveforms.device)
     frames = waveforms.float().unfold(1, 400, hop) * window
     power = torch.fft.rfft(frames).abs().square()

@@ -42,6 +42,9 @@ class Snapshot(Upstream):
     def __init__(self, encoder: WavLM) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder)
+        # A compiled layer is a function of the run's own layer, with its mode and weights, and a copy keeps it.
+        layers = self.encoder.encoder
+        layers.run_layers(recomputed=False, compiled=False, attention=layers.attention_backend)
         config = self.encoder.config
         self.dim, self.num_layers, self.frame_rate = config.dim, config.layers + 1, config.frame_rate
         self.freeze()

@@ -149,6 +149,10 @@ class TransformerLayer(nn.Module):
         # A compiled function, not a compiled module: the latter would put `_orig_mod` into the parameters' names.
         self._compiled = torch.compile(self._run, dynamic=True)
 
+    def run_plainly(self) -> None:
+        """Undo `compile_run`. A copy of a layer needs it: the compiled function is that of the layer it was copied from."""
+        self._compiled = None
+
     def _run(self, x: Tensor, table: Tensor | None, padding: Tensor | None, backend: str) -> Tensor:
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.layer_norm(x), table, padding, backend))
@@ -261,6 +265,8 @@ class Transformer(nn.Module):
             layer.recomputed = recomputed
             if compiled:
                 layer.compile_run()
+            else:
+                layer.run_plainly()
 
     def linear_weights(self) -> list[Tensor]:
         """The weights of the linear layers that `cpu.linears` multiplies with."""

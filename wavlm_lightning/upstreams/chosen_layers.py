@@ -43,7 +43,7 @@ class ChosenLayers(Upstream):
     def __init__(self, upstream: Upstream, layers: Sequence[int]) -> None:
         super().__init__(upstream.frozen, upstream.differentiable)
         self.fine_tuning = upstream.fine_tuning
-        self.upstream = upstream
+        self.upstream, self.labelled = upstream, upstream.labelled
         self.chosen = numbered(layers, upstream.num_layers, upstream.label)
         self.label = f"{upstream.label}, layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, self.chosen))}"
         self.dim, self.num_layers, self.frame_rate = upstream.dim, len(self.chosen), upstream.frame_rate

@@ -39,12 +39,18 @@ UNKNOWN_TOKENS = ("<unk>", "[UNK]")
 NORMALIZE_EPS = 1e-7  # added to the variance by Hugging Face's feature extractor; our encoder adds 1e-5, as unilm does
 
 
+def _of_version_4(values: dict[str, Any]) -> bool:
+    """Whether transformers 4 or an older version wrote this `config.json`."""
+    major = str(values.get("transformers_version") or "").partition(".")[0]
+    return major.isdecimal() and int(major) < 5
+
+
 class HeadEncoder(WavLMUpstream):
     """A `WavLMUpstream` with the hidden states and the normalisation of a transformers model with a head.
 
     - Without `use_weighted_layer_sum` the head reads the encoder's output alone.
     - With it, the last hidden state of a pre-norm model comes from before the final layer norm, unless `config.json`
-      has `tie_last_hidden_states` (transformers 5; version 4 normalised it).
+      has `tie_last_hidden_states` or was written by transformers 4, which normalised it.
     - Waveforms are normalised as by the library's feature extractor.
 
     Args:
@@ -63,7 +69,7 @@ class HeadEncoder(WavLMUpstream):
         self.encoder.config = replace(self.encoder.config, normalize_waveform=False)
         if not self.weighted:
             self.num_layers = 1
-        elif self.encoder.config.pre_norm and not values.get("tie_last_hidden_states", False):
+        elif self.encoder.config.pre_norm and not values.get("tie_last_hidden_states", _of_version_4(values)):
             self.encoder.encoder.layer_norm = nn.Identity()
 
     def settings(self) -> str:

@@ -164,8 +164,9 @@ class SpeakerDiarization(Task):
 
     def evaluate(self, batch: TaskBatch, metric: Any, stage: Literal["valid", "test"]) -> None:
         outputs, lengths = self.answers(batch.inputs)
-        for name, measure in (("loss", self.loss), ("accuracy", self.accuracy)):
-            self.log_mean(stage, name, measure(outputs, lengths, batch.targets), len(batch.keys))
+        # The loss is a mean over frames, the accuracy one over recordings.
+        self.log_mean(stage, "loss", self.loss(outputs, lengths, batch.targets), int(lengths.sum()))
+        self.log_mean(stage, "accuracy", self.accuracy(outputs, lengths, batch.targets), len(batch.keys))
         self.update_metric(metric, outputs, lengths, batch)
         if stage == "test":
             self.scored.what = "recordings"
@@ -232,7 +233,7 @@ class SpeakerDiarization(Task):
             speech = max(chosen.total, 1e-9)
             self.details = {
                 "setting": SETTINGS[best]._asdict(),
-                "setting_chosen_on": "test" if self.protocol == "superb" else "valid",
+                "setting_chosen_on": "test" if self.protocol == "superb" else "valid" if self.fitted else "nothing",
                 "missed": chosen.missed / speech,
                 "false_alarm": chosen.false_alarm / speech,
                 "confusion": chosen.confusion / speech,

@@ -25,6 +25,7 @@ from wavlm_lightning.training.fsdp import FSDP2
 from wavlm_lightning.upstreams import Upstream
 
 MOST_SPEAKERS = 62  # of a recording: a target holds one bit for each in an int64
+UNHEARD = 0.05  # seconds at the end of a window that may have no frame, by which windows must overlap
 AT_ONCE = 8  # windows in one forward pass of an evaluation
 
 
@@ -114,9 +115,10 @@ class SpeakerSegmentation(Task):
         if protocol != "fixed":
             raise UserError(f"{self.name}: it is no task of SUPERB; leave model.protocol out")
         super().__init__(upstream, learning_rate, protocol=protocol, **settings)
-        if not 0 < step <= window:
+        if not 0 < step <= window - UNHEARD:
             raise UserError(
-                f"{self.name}: model.step {step:g} must be above 0 and at most model.window, {window:g} seconds"
+                f"{self.name}: model.step {step:g} must be above 0 and at most {window - UNHEARD:g}: windows of {window:g} s "
+                "must overlap, because the encoder has no frame at the very end of one"
             )
         self.hidden, self.layers, self.dropout = hidden, layers, dropout
         self.speakers, self.overlapping = speakers, overlapping
