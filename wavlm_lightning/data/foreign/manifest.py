@@ -31,7 +31,7 @@ def manifest_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     `path` and the paths under `audio:NAME` are text as written; texts lose characters that nobody sees; `start` and `end`
     are seconds, `channel` counts from 0, `phones` is `[[phone], ...]` or has times, `intent` is a dict. Empty fields are
-    absent. A `duration` of jsonl without `offset` is under the key `WHOLE`.
+    absent. A `duration` of jsonl without `offset` or `start` is under the key `WHOLE`.
 
     Raises:
         UserError: the file or a row is not of this form; the message names the line and the column.
