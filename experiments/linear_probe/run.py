@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/linear_probe"))
     parser.add_argument("--encoder", action="append", default=[], metavar="LABEL=SPEC", help="a further row")
     arguments = parser.parse_args()
+    if wrong := [each for each in arguments.encoder if "=" not in each]:
+        parser.error(f"--encoder {wrong[0]}: give LABEL=SPEC")
     rows = specifications(arguments.demo) | dict(each.split("=", 1) for each in arguments.encoder)
     found: list[Fit] = []
     shapes: list[list[str]] = []

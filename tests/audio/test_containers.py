@@ -12,7 +12,7 @@ import torch
 from torchaudio.functional import resample
 
 from wavlm_lightning.audio import BadAudio, load_mono
-from wavlm_lightning.audio.containers import _crc8, _first_mpeg_frame, _mpeg_length, fault
+from wavlm_lightning.audio.containers import FLAC_HEADER_SUM, _check_sum, _first_mpeg_frame, _mpeg_length, fault
 from wavlm_lightning.audio.reading import sinc_interpolation
 
 FORMATS = {
@@ -284,7 +284,7 @@ def test_bytes_of_samples_that_look_like_the_header_of_a_frame_are_none(tmp_path
     """Noise is stored as it is, so that any bytes can stand in a FLAC, also those of a header with its sum of 8 bits."""
     header = bytes([0xFF, 0xF8, 0x12, 0x08, 0x05])  # 192 samples at 176,400 Hz, the fifth frame
     samples = np.random.default_rng(0).integers(-32_768, 32_767, 6000, dtype=np.int16)
-    samples[5000:5003] = np.frombuffer(header + bytes([_crc8(header)]), ">i2")
+    samples[5000:5003] = np.frombuffer(header + bytes([_check_sum(header, *FLAC_HEADER_SUM)]), ">i2")
     path = tmp_path / "a.flac"
     soundfile.write(path, samples, 16_000, subtype="PCM_16")
     assert header in path.read_bytes()

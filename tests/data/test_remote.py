@@ -1,5 +1,7 @@
 """Remote corpora: from a server that is slow, drops lines, fails and lies, everything arrives or there is a clear error."""
 
+import json
+
 import numpy as np
 import pytest
 from unreliable import HASTY, fetched, same, shards
@@ -165,3 +167,13 @@ def test_alignments_come_with_their_shards(server, origin, cache):
     assert [path.name for path in there.directory.glob("alignments/*/*.jsonl")] == ["train-000000.jsonl"]
     assert found.coverage("train") == AlignmentSet.open(here, "times").coverage("train")
     assert list(rows) == list(ours)
+
+
+@pytest.mark.parametrize("lists", [{"train": ["../../x"]}, ["train"], {"train": "hard"}, {"train": [3]}])
+def test_lists_of_trials_cannot_lead_out_of_the_mirror(server, origin, lists):
+    body = json.loads((origin / "c" / "corpus.json").read_text())
+    body["source"]["trial_lists"] = lists
+    (origin / "lists").mkdir(exist_ok=True)
+    (origin / "lists" / "corpus.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match=r"corpus\.json"):
+        mirror(server.url + "lists/", HASTY)

@@ -198,6 +198,8 @@ def test_what_cannot_be_is_refused():
         built(protocol="superb")
     with pytest.raises(UserError, match=r"model\.step 3 must"):
         built(step=3.0)
+    with pytest.raises(UserError, match=r"windows of 2 s must overlap"):
+        built(step=2.0)
     with pytest.raises(UserError, match="names 'turns'"):
         built(oracles=["turns"])
     with pytest.raises(UserError, match=r"data\.cache: null"):

@@ -117,6 +117,9 @@ def test_who_chooses_the_setting():
         assert [row["der"] for row in head.details["all_settings"]] == [0.0, 1, 1, 1, 1] * 2
         assert head.details["missed"] == value and head.details["confusion"] == head.details["false_alarm"] == 0
         json.dumps(head.details)
+    head.fitted = {}  # of a checkpoint that was never validated
+    head.score(head.test_metric, "test")
+    assert head.details["setting_chosen_on"] == "nothing"
 
 
 def test_turns_are_read_out_in_order_of_time():

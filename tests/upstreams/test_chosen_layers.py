@@ -20,6 +20,12 @@ def test_they_are_those_of_the_upstream():
     assert not any(parameter.requires_grad for parameter in one.train().parameters())
 
 
+def test_they_keep_the_labels_that_the_upstream_has_seen():
+    upstream = WavLMUpstream("tiny")
+    upstream.labelled = ({"utterances": 3, "seconds": 4.0, "corpus": "a"},)
+    assert ChosenLayers(upstream, [2]).describe()["labelled"] == upstream.describe()["labelled"] != []
+
+
 @pytest.mark.parametrize("layers", [[], [5], [-6], [1, 1], [0, -5]])
 def test_what_is_not_there_is_named(layers):
     with pytest.raises(UserError, match=r"give some of the 5 layers of random weights \(tiny\), each once"):

@@ -33,6 +33,7 @@ FLAC_RATES = {
     1: 88_200, 2: 176_400, 3: 192_000, 4: 8_000, 5: 16_000, 6: 22_050, 7: 24_000, 8: 32_000, 9: 44_100, 10: 48_000, 11: 96_000
 }  # fmt: skip
 FLAC_BITS = {1: 8, 2: 12, 4: 16, 5: 20, 6: 24, 7: 32}  # of a sample, by those of a frame's header; 0: as the file says
+FLAC_HEADER_SUM, FLAC_FRAME_SUM = (8, 0x07), (16, 0x8005)  # bits and polynomial
 DECODER_DELAY = 529  # samples that mpg123 drops from the start of a file with a Xing header
 
 
@@ -355,10 +356,10 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | Non
             block = int.from_bytes(frame[end : end + code - 5], "big") + 1
             end += code - 5
         end += {12: 1, 13: 2, 14: 2}.get(frame[2] & 0x0F, 0)
-        if block and end < len(frame) and _crc8(frame[:end]) == frame[end]:
+        if block and end < len(frame) and _check_sum(frame[: end + 1], *FLAC_HEADER_SUM) == 0:
             rate = FLAC_RATES.get(frame[2] & 0x0F)
             there = promised, (number if frame[1] & 1 else number * max(smallest, largest)) + block, rate
-            if _crc16(tail[place:]) == 0:  # the sum over what ends with its own sum
+            if _check_sum(tail[place:], *FLAC_FRAME_SUM) == 0:
                 return there
             as_stated = frame[3] >> 4 in (channels - 1, *((8, 9, 10) if channels == 2 else ()))
             as_stated &= FLAC_BITS.get(frame[3] >> 1 & 7, bits) == bits and rate in (None, stated) and not frame[3] & 1
@@ -366,29 +367,22 @@ def _flac_samples(file: BinaryIO, size: int) -> tuple[int, int | None, int | Non
     return likely or (promised, None, None)
 
 
-def _crc8(data: bytes) -> int:
-    found = 0
+def _check_sum(data: bytes, bits: int, polynomial: int) -> int:
+    """Cyclic redundancy check of 8 or 16 bits that starts at 0; 0 for data that end with their own."""
+    found, table = 0, _steps(bits, polynomial)
     for byte in data:
-        found ^= byte
-        for _ in range(8):
-            found = (found << 1 ^ 0x07 if found & 0x80 else found << 1) & 0xFF
-    return found
-
-
-def _crc16(data: bytes) -> int:
-    found, table = 0, _table16()
-    for byte in data:
-        found = (found << 8 ^ table[found >> 8 ^ byte]) & 0xFFFF
+        found = (found << 8 ^ table[found >> bits - 8 ^ byte]) & (1 << bits) - 1
     return found
 
 
 @functools.cache
-def _table16() -> list[int]:
-    table = []
+def _steps(bits: int, polynomial: int) -> list[int]:
+    """What each first byte adds to a check sum."""
+    table, highest = [], 1 << bits - 1
     for byte in range(256):
-        found = byte << 8
+        found = byte << bits - 8
         for _ in range(8):
-            found = (found << 1 ^ 0x8005 if found & 0x8000 else found << 1) & 0xFFFF
+            found = (found << 1 ^ polynomial if found & highest else found << 1) & 2 * highest - 1
         table.append(found)
     return table
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from wavlm_lightning.audio import SAMPLE_RATE
-from wavlm_lightning.data.corpus_json import INDEX, MODIFIED, check_body
+from wavlm_lightning.data.corpus_json import INDEX, MODIFIED, check_body, trial_lists
 from wavlm_lightning.data.lengths import Lengths, write_lengths
 from wavlm_lightning.data.shard_index import ShardIndex, check_each
 from wavlm_lightning.data.shards import Utterance, write_shard
@@ -243,7 +243,7 @@ class Corpus:
 
     def trial_lists(self, split: str) -> list[str]:
         """The names of further lists of trials of a split, beside `trials(split)`: list `e` of `test` is `trials("test_e")`."""
-        return list(self.body["source"].get("trial_lists", {}).get(split, []))
+        return list(trial_lists(self.body).get(split, []))
 
     def trials(self, split: str) -> list[tuple[int, str, str]]:
         """Rows of (same speaker 1/0, key, key); `UserError` if that split has no trials, or a row is something else."""

@@ -59,6 +59,17 @@ def check_body(body: Any, where: str) -> None:
         for key, value in part.items():
             if key not in FILES:
                 _check_names(value, where)
+    lists = trial_lists(body)
+    if not isinstance(lists, dict) or not all(isinstance(names, list) for names in lists.values()):
+        raise UserError(f"{where}: source.trial_lists must name lists of trials by split; prepare the corpus again")
+    for name in (name for names in lists.values() for name in names):
+        plain_name(name, f"{where}:", UNTRUSTED)
+
+
+def trial_lists(body: dict[str, Any]) -> dict[str, list[str]]:
+    """Names of the further lists of trials, by split."""
+    source = body.get("source")
+    return source.get("trial_lists", {}) if isinstance(source, dict) else {}
 
 
 def _are_ordinary(shards: list[Any]) -> bool:

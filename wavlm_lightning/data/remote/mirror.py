@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from wavlm_lightning.data.corpus_json import INDEX, UNTRUSTED, check_body
+from wavlm_lightning.data.corpus_json import INDEX, UNTRUSTED, check_body, trial_lists
 from wavlm_lightning.data.remote.cache_space import BOUND, bound, finish, growing, part_of
 from wavlm_lightning.data.remote.safetensors_header import parse_header
 from wavlm_lightning.data.remote.transport import NotThere, Patience, address, download, shown
@@ -72,8 +72,7 @@ def mirror(url: str, patience: Patience | None = None) -> Path:
             temporary.write_text(json.dumps({"url": url}))
         if not (folder / "corpus.json").is_file():
             for split in body["splits"]:
-                further = body["source"].get("trial_lists", {}).get(split, [])
-                for place in (split, *(f"{split}_{name}" for name in further)):
+                for place in (split, *(f"{split}_{name}" for name in trial_lists(body).get(split, []))):
                     with contextlib.suppress(NotThere):  # most splits have no trials
                         materialise(folder / f"trials-{place}.csv", patience=patience)
             write_bytes(folder / "corpus.json", content)
