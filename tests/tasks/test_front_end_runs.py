@@ -139,11 +139,12 @@ def test_a_front_end_is_scored_by_condition_and_not_on_its_own_reference(tiny):
     assert task.details["clean_inputs"] == cells["clean"]["utterances"] == 1
 
 
-def test_a_silent_answer_has_no_ratio_in_any_condition(tiny):
+def test_a_silent_answer_has_the_worst_ratio_in_every_condition(tiny):
     task, data = FrontEndEnhancement(encoder(), front_end=network()), TaskData(str(tiny / "noisy"), batch_size=4)
     torch.nn.init.zeros_(task.front_end.synthesis.weight)
     quiet_trainer().test(task, data, verbose=False)
-    assert "conditions" not in task.details and task.details["left_out"]["si_sdr"] == 13
+    assert {cell["si_sdr"] for cell in task.details["conditions"].values()} == {-30.0}
+    assert task.details["silent"]["answers"] == 13 and "left_out" not in task.details
 
 
 def test_rates_by_condition():

@@ -18,7 +18,7 @@ from wavlm_lightning.callbacks.results import WriteResultCard
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.encoder import Layers
-from wavlm_lightning.metrics.enhancement import ExtractionMeasures, is_installed
+from wavlm_lightning.metrics.enhancement import EnhancementMeasures, ExtractionMeasures, is_installed
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.examples import read_examples
 from wavlm_lightning.system.errors import UserError
@@ -133,18 +133,23 @@ def test_measures_count_confusions_and_refuse_a_silent_target():
     metric.update(target, target, target, target)  # nobody else is there
     values = metric.compute()
     assert values["confusion"] == pytest.approx(1 / 3) and values["oracle/si_sdr"] > 60
+    metric.update(0 * target, target, target + other, target)  # an answer without sound has not found the target
+    assert metric.compute()["confusion"] == 0.5
     with pytest.raises(UserError, match="silent"):
         metric.update(target, 0 * target, other)
 
 
 @pytest.mark.skipif(not is_installed("pesq"), reason="pesq is not installed")
-def test_pesq_is_left_out_where_it_is_undefined():
+def test_pesq_of_a_silent_answer_is_the_lowest_and_of_a_silent_reference_left_out():
     metric = ExtractionMeasures(["pesq"])
     speech = noise(16000, seed=5) * (torch.arange(16000) % 4000 < 2000)
     metric.update(speech, speech, speech + noise(16000))
     metric.update(0 * speech, speech, speech + noise(16000))
     values = metric.compute()
-    assert values["pesq"] == pytest.approx(4.64, abs=0.01) and values["left_out/pesq"] == 1
+    assert values["pesq"] == pytest.approx((4.64 + 1.04) / 2, abs=0.01) and "left_out/pesq" not in values
+    plain = EnhancementMeasures(["pesq"])
+    plain.update(speech, 0 * speech, speech)
+    assert plain.compute()["left_out/pesq"] == 1
 
 
 @torch.no_grad()

@@ -173,4 +173,5 @@ def test_audio_is_treated_as_in_training(tiny, tmp_path, recordings):
     assert main(arguments) == 0
     path = recordings / "0.flac"
     expected = trim_silence(gain(load_mono(path), -4.0))
-    assert np.array_equal(open_head(tmp_path / "run").read(path), expected)
+    head = open_head(tmp_path / "run")
+    assert np.array_equal(head.read(path), expected) and head.task.trained_level == pytest.approx(10 ** (-4 / 20))

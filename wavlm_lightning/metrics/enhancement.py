@@ -36,7 +36,7 @@ def _audible(waveform: Tensor) -> Tensor:
 
 
 def si_sdr_of_sound(estimate: Tensor, reference: Tensor) -> Tensor | None:
-    """`si_sdr`, or None where the estimate or the reference is silent or constant, which has no ratio."""
+    """`si_sdr`, or None where the estimate or the reference is silent or constant, which has no ratio; see `figure`."""
     return si_sdr(estimate, reference) if _sounds(estimate) and _sounds(reference) else None
 
 
@@ -87,10 +87,24 @@ MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
     "stoi": stoi,
     "pesq": pesq,
 }
+WORST = {"si_sdr": -30.0, "stoi": 0.0, "pesq": 1.04}
+"""What an answer without sound has: the end of the scale; for SI-SDR, whose scale has none, about what noise has."""
 NEEDED = {"stoi": "pystoi", "pesq": "pesq"}  # measure -> package
 UNPROCESSED = "unprocessed/"  # prefix of the measures of the input
 ORACLE = "oracle/"  # prefix of the measures of the best answer that a head of this kind could give
 LEFT_OUT = "left_out/"  # prefix of the number of utterances for which a measure gives no figure
+SILENT_ANSWERS = "silent/answers"  # how many answers had no sound, and count as `WORST`
+
+
+def figure(name: str, answer: Tensor, reference: Tensor) -> Tensor | None:
+    """A measure of `MEASURES` of `(samples,)`; None where the reference allows none.
+
+    An answer without sound has `WORST`: left out of a mean, it would raise the mean.
+    """
+    value = MEASURES[name](answer, reference)
+    if value is None and MEASURES[name](reference, reference) is not None:
+        return torch.tensor(WORST[name], device=answer.device)
+    return value
 
 
 def install_measure(name: str) -> str:
@@ -107,6 +121,9 @@ def is_installed(name: str) -> bool:
 class EnhancementMeasures(Metric):
     """Measures of enhanced utterances, each heard alone and without padding, as means over utterances.
 
+    An answer without sound counts, with `WORST`; an utterance whose reference allows no figure (silence; too short for STOI or
+    PESQ) is left out and counted.
+
     Args:
         names: some of `MEASURES`, or one of them with an `i` for its improvement over the input (`si_sdri`).
 
@@ -122,6 +139,7 @@ class EnhancementMeasures(Metric):
     sums: Tensor
     count: Tensor
     missing: Tensor
+    silent: Tensor
     oracles: Tensor
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -138,6 +156,7 @@ class EnhancementMeasures(Metric):
         self.add_state("sums", torch.zeros(3, len(self.measured)), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("oracles", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("silent", torch.tensor(0), dist_reduce_fx="sum")
         self.latest: dict[str, list[float]] = {}  # by name, of the last utterance; empty where it has no figure
         self.add_state("missing", torch.zeros(len(self.measured), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -147,7 +166,7 @@ class EnhancementMeasures(Metric):
         self.oracles += len(answers) - 2
         self.latest = {name: [] for name in self.names}
         for column, name in enumerate(self.measured):
-            found = [MEASURES[name](heard.float(), reference.float()) for heard in answers]
+            found = [figure(name, heard.float(), reference.float()) for heard in answers]
             if any(value is None for value in found):
                 self.missing[column] += 1
                 continue
@@ -155,20 +174,23 @@ class EnhancementMeasures(Metric):
                 assert value is not None
                 self.sums[row, column] += value.to(self.sums.device)
             after, before = (float(value) for value in found[:2] if value is not None)
-            for each, figure in ((name, after), (f"{name}i", after - before)):
+            for each, number in ((name, after), (f"{name}i", after - before)):
                 if each in self.names:
-                    self.latest[each].append(figure)
+                    self.latest[each].append(number)
+        self.silent += int(_sounds(reference.float()) and not _sounds(estimate.float()))
         self.count += 1
 
     def compute(self) -> dict[str, Tensor]:
         """By name; with `unprocessed/` before it the measures of the input, with `oracle/` those of an oracle that was given for
-        every utterance, with `left_out/` how many utterances have none."""
+        every utterance, with `left_out/` how many utterances have none, and as `silent/answers` how many answers had no sound."""
         after, before, best = self.sums / (self.count - self.missing)
         values = {name: after[column] for column, name in enumerate(self.measured)}
         inputs = {name: before[column] for column, name in enumerate(self.measured)}
         improved = {f"{name}i": values[name] - inputs[name] for name in self.measured}
         named = {name: {**values, **improved}[name] for name in self.names}
         left_out = {f"{LEFT_OUT}{self.measured[n]}": self.missing[n] for n in self.missing.nonzero()[:, 0].tolist()}
+        if self.silent:
+            left_out[SILENT_ANSWERS] = self.silent
         named |= {f"{UNPROCESSED}{name}": value for name, value in inputs.items()}
         if self.count and self.oracles == self.count:
             named |= {f"{ORACLE}{name}": best[column] for column, name in enumerate(self.measured)}
@@ -179,7 +201,7 @@ class ExtractionMeasures(EnhancementMeasures):
     """The same of an extracted speaker, with `confusion`.
 
     `confusion` is the share of the answers that are nearer, by SI-SDR, to the rest of the mixture (the other speakers, and noise
-    if there is some) than to the target; utterances without a rest do not count.
+    if there is some) than to the target; an answer without sound is confused, too, and utterances without a rest do not count.
 
     Args:
         names: as for `EnhancementMeasures`, without `confusion`.
@@ -201,7 +223,8 @@ class ExtractionMeasures(EnhancementMeasures):
         rest = noisy.float() - reference.float()
         if rest.abs().max() > SILENT:
             self.pairs += 1
-            self.confused += int(si_sdr(estimate.float(), rest) > si_sdr(estimate.float(), reference.float()))
+            answer = estimate.float()
+            self.confused += int(not _sounds(answer) or si_sdr(answer, rest) > si_sdr(answer, reference.float()))
 
     def compute(self) -> dict[str, Tensor]:
         """As of `EnhancementMeasures`, and `confusion`."""

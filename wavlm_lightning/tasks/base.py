@@ -21,7 +21,7 @@ from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.checkpoint import HeadCheckpoint
 from wavlm_lightning.tasks.contract import NamedMeta, Needs, Served, join
-from wavlm_lightning.tasks.scored_utterances import ScoredUtterances
+from wavlm_lightning.tasks.scored_utterances import ScoredUtterances, of_all_processes
 from wavlm_lightning.tasks.start_from import Part, start_from_run
 from wavlm_lightning.tasks.transformers_form import TransformersForm
 from wavlm_lightning.tasks.windows import WINDOW_SECONDS, is_long, long_outputs
@@ -167,8 +167,9 @@ class Task(HeadCheckpoint, Trainable):
         self.add_means("loss")
         self.labels: Any = None
         self.data: Served | None = None
+        self.trained_level = 1.0  # of a head that `trained_task` has read: `Served.level` of its run
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
-        self.tested: list[str] = []  # keys of the utterances of the newest test, in this process
+        self.tested: list[str] = []  # keys of the utterances of the newest test; of all processes at its end
         self.details: dict[str, Any] = {}  # of the test, for the result card
         self.scored = ScoredUtterances()  # in the test that runs
         self.utterance_results: UtteranceResults | None = None  # of the last test, in the first process
@@ -549,6 +550,7 @@ class Task(HeadCheckpoint, Trainable):
             self.log(f"test/{name}", value, sync_dist=True)
         self.test_metric.reset()
         self.scored.gather()
+        self.tested = list(of_all_processes(dict.fromkeys(self.tested)))
         self.utterance_results = None
         if self.trainer.is_global_zero and self.data is not None and self.metric in values:
             self.utterance_results = self.scored.results(self, float(values[self.metric]))
@@ -557,6 +559,11 @@ class Task(HeadCheckpoint, Trainable):
     def further_results(self) -> list[UtteranceResults]:
         """What each utterance of the last test adds to metrics beside the headline, for their intervals; in the first process."""
         return []
+
+    @property
+    def level(self) -> float:
+        """The gain of an amplitude between recordings and what the head hears: of its data, or else of the run it comes from."""
+        return self.trained_level if self.data is None else self.data.level
 
     def gather_parameters(self) -> None:
         """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""

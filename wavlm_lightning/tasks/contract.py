@@ -115,6 +115,11 @@ class Served:
         source = self.corpus.body["source"]
         return {name: source[name] for name in PROCESSING if name in source}
 
+    @property
+    def level(self) -> float:
+        """The gain between the recordings and what is served, of an amplitude: `factor`, and that of the corpus recipe."""
+        return self.factor * 10 ** (self.processing.get("gain_db", 0.0) / 20)
+
 
 def tasks_of(module: Any) -> list[Any]:
     """The task itself, or the first of several heads for each task."""

@@ -46,14 +46,16 @@ def trained_task(run: Path) -> tuple[Task, dict[str, Any], float]:
         model.load_state_dict(state["state_dict"])
     except UserError as error:  # a task knows no path
         raise UserError(str(error) if str(run) in str(error) else f"{best}: {error}") from error
-    return model, state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
+    processing, gain_db = state["task"].get("processing", {}), init_args(content, "data").get("gain_db") or 0.0
+    model.trained_level = 10 ** ((gain_db + processing.get("gain_db", 0.0)) / 20)
+    return model, processing, gain_db
 
 
-def run_of_key(key: str, run: str | Path) -> tuple[Task, dict[str, Any], float]:
-    """As `trained_task`, of a run that a key of another head names: every error is a `UserError` that begins with the key."""
+def run_of_key(key: str, run: str | Path) -> Task:
+    """The task of a run that a key of another head names: every error is a `UserError` that begins with the key."""
     where = f"{key} {run}"
     try:
-        return trained_task(Path(run))
+        return trained_task(Path(run))[0]
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     except (ArgumentError, ValueError) as error:

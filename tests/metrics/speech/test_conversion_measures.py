@@ -111,7 +111,7 @@ def test_means_rows_and_what_has_no_figure() -> None:
     metric = ConversionMeasures(["mcd", "content"])
     metric.update(one, target=other, errors=(1, 4))
     metric.update(other, target=other, errors=(0, 8))
-    metric.update(torch.zeros(8000), target=other, errors=(8, 8))  # silence has no distortion
+    metric.update(one, target=0 * other, errors=(8, 8))  # silence has no distortion
     metric.update(other, errors=(2, 4), row=SOURCE)  # nor has what has no counterpart
     values = metric.compute()
     assert values["mcd"] == pytest.approx(distance(one.numpy(), other.numpy()) / 2)
@@ -121,6 +121,27 @@ def test_means_rows_and_what_has_no_figure() -> None:
         ConversionMeasures(["mcdd"])
     with pytest.raises(UserError, match="more than 60 s"):
         metric.update(torch.ones(16_000 * 61), target=other)
+
+
+def test_a_conversion_without_sound_has_the_worst_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left out of the means, it would make a model that answers nothing to hard sentences the better one."""
+    monkeypatch.setattr("wavlm_lightning.metrics.speech.conversion.voice_vector", lambda waveform: np.array([0.8]))
+    monkeypatch.setattr("wavlm_lightning.metrics.speech.conversion.opinion", lambda waveform: 3.0)
+    target = torch.from_numpy(voice(150.0))
+    metric = ConversionMeasures(["mcd", "mcd_c0", "voicing_error", "similarity", "quality"])
+    metric.update(torch.zeros(12_000), target=target, voice=np.ones(1))
+    values = metric.compute()
+    coefficients, speech = mel_cepstra(target.numpy())
+    flat = 10 / np.log(10) * np.sqrt(2 * np.square(coefficients[speech, 1:]).sum(1)).mean()
+    assert values["mcd"] == pytest.approx(flat) and values["mcd_c0"] > values["mcd"] > 1
+    assert values["voicing_error"] > 0.9 and values["similarity"] == 0 and values["quality"] == 1
+    metric.update(target, target=target, voice=np.ones(1), row=TARGET)
+    metric.update(target, target=target, voice=0.5 * np.ones(1), row=SOURCE)
+    metric.update(target, target=target, voice=np.ones(1))
+    values = metric.compute()
+    assert values["accepted"] == 0.5 and values["mcd"] == pytest.approx(flat / 2) and values["similarity"] == 0.4
+    metric.update(torch.full((12_000,), torch.nan), target=target)
+    assert metric.compute()["mcd"].isnan()
 
 
 def test_the_threshold_is_where_own_and_source_recordings_err_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from wavlm_lightning.metrics.speech import judges
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import AnyToOneConversion, ContentConversion, PhonemeRecognition, TaskData, Vocoder
+from wavlm_lightning.tasks.contract import Served
 from wavlm_lightning.tasks.generation import any_to_one
 from wavlm_lightning.upstreams import Fbank, LogMel, WavLMUpstream
 
@@ -97,6 +98,30 @@ def test_a_vocoder_of_ours_speaks_for_log_mel(monkeypatch):
     other = AnyToOneConversion(WavLMUpstream("tiny"), vocoder="a run", hidden=8, hop=320)
     with pytest.raises(UserError, match="train it on the upstream LogMel with hop: 320"):
         other.vocoded(recording)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("gain", "recorded", "wanted"), [(-6.0, 0.0, 1.0), (0.0, 0.0, 0.501187), (-3.0, -3.0, 1.0)])
+def test_recogniser_and_vocoder_hear_a_gain_once(tiny, monkeypatch, gain, recorded, wanted):
+    """Both come from runs at -6 dB; what they are given already has the gain of `data` and that of the corpus."""
+    task = AnyToOneConversion(Fbank(cmvn=False), content="a run", vocoder="a run", **SMALL)
+    corpus = Corpus.open(tiny / "voices")
+    monkeypatch.setitem(corpus.body["source"], "gain_db", recorded)
+    task.build(["recording"])
+    task.data, level = Served(corpus, factor=10 ** (gain / 20)), 10 ** (-6 / 20)
+    heard: list[torch.Tensor] = []
+    recogniser = PhonemeRecognition(Fbank(cmvn=False), 1e-3)
+    recogniser.build(recogniser.read_labels(Corpus.open(tiny / "pr")))
+    recogniser.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].audio[0]))
+    task._listener = recogniser.eval(), level
+    recording = 0.1 * torch.randn(4000, generator=torch.Generator().manual_seed(1))
+    task.errors_of(recording, "a", {"phones": [["AH"], ["B"]]})
+    assert torch.allclose(heard[0], wanted * recording, rtol=1e-4)
+    vocoder = Vocoder(LogMel(160), width=8, hidden=8, blocks=1)
+    vocoder.build(["recording"])
+    monkeypatch.setattr(any_to_one, "opened", lambda where, run: (vocoder.eval(), level))
+    spoken = vocoder(Waveforms(wanted * recording[None], torch.tensor([4000])))[0][0]
+    assert torch.allclose(task.vocoded(recording), spoken / wanted, atol=1e-5)
 
 
 def test_voices_of_the_training_split_are_learned_and_no_others(tiny, tmp_path):

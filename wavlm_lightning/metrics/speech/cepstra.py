@@ -42,6 +42,18 @@ def windows(waveform: np.ndarray, length: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(padded, length)[: len(waveform) : HOP]
 
 
+def _powers(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Power in the bands `(frames, BANDS)`, and of the whole frames `(frames,)`."""
+    heard = windows(waveform, WINDOW) * np.hanning(WINDOW + 1)[:-1]
+    power = np.abs(np.fft.rfft(heard, TRANSFORM)) ** 2
+    return power @ _filters(), power.sum(1)
+
+
+def _floor(loudest: float) -> float:
+    """The smallest power of a band in a recording with this loudest one."""
+    return loudest * 10 ** (-FLOOR_DB / 10)
+
+
 def mel_cepstra(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cepstrum of 40 mel bands every 5 ms, and which frames are speech.
 
@@ -54,14 +66,11 @@ def mel_cepstra(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Coefficients c0 to c24, float64 `(frames, 25)`, and bool `(frames,)`: at most 20 dB below the mean power.
     """
-    heard = windows(waveform, WINDOW) * np.hanning(WINDOW + 1)[:-1]
-    power = np.abs(np.fft.rfft(heard, TRANSFORM)) ** 2
-    bands = power @ _filters()
+    bands, total = _powers(waveform)
     loudest = bands.max(initial=0.0)
     if not loudest > 0:
-        return np.zeros((len(heard), ORDER + 1)), np.zeros(len(heard), bool)
-    logarithms = 0.5 * np.log(np.maximum(bands, loudest * 10 ** (-FLOOR_DB / 10)))
-    total = power.sum(1)
+        return np.zeros((len(bands), ORDER + 1)), np.zeros(len(bands), bool)
+    logarithms = 0.5 * np.log(np.maximum(bands, _floor(loudest)))
     return logarithms @ _cosines(), total > total.mean() * 10 ** (-QUIET_DB / 10)
 
 
@@ -100,10 +109,11 @@ def warping_path(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def aligned(converted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Coefficients of two recordings, `mel_cepstra`, and the pairs of their speech frames that say the same.
 
-    The alignment hears c1 to c24, so that a gain of either changes nothing.
+    The alignment hears c1 to c24, so that a gain of either changes nothing. A conversion without sound has the flat spectrum of
+    the target's floor throughout, and every frame of the target's speech is compared with it: left out, it would lower a mean.
 
     Returns:
-        `(frames, 25)` of each and the numbers of the frames `(steps, 2)`; None where one has no speech.
+        `(frames, 25)` of each and the numbers of the frames `(steps, 2)`; None where the target has no speech.
 
     Raises:
         ValueError: a recording has more than 60 s.
@@ -111,8 +121,14 @@ def aligned(converted: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
     if max(len(converted), len(target)) > LONGEST * RATE:
         raise ValueError(f"a recording of more than {LONGEST:g} s is not aligned; compare single sentences")
     (one, heard), (other, wanted) = mel_cepstra(converted), mel_cepstra(target)
-    if not heard.any() or not wanted.any():
+    if not wanted.any() or not len(one):
         return None
+    if not heard.any():
+        spoken = np.flatnonzero(wanted)
+        one[:, 0] = 0.5 * np.log(_floor(_powers(target)[0].max()))
+        if not np.isfinite(converted).all():  # no silence: its distortion must not be a number
+            one[:] = np.nan
+        return one, other, np.stack([np.minimum(spoken, len(one) - 1), spoken], 1)
     path = warping_path(one[heard, 1:], other[wanted, 1:])
     return one, other, np.stack([np.flatnonzero(heard)[path[:, 0]], np.flatnonzero(wanted)[path[:, 1]]], 1)
 

@@ -21,6 +21,8 @@ PARALLEL = ("mcd", "mcd_c0", "f0_correlation", "voicing_error")
 """Measures that compare with the target's own recording of the sentence."""
 MEASURES = (*PARALLEL, "similarity", "quality", "content")
 ACCEPTED = "accepted"
+NO_SIMILARITY = 0.0  # Resemblyzer's vectors have no negative values
+WORST_QUALITY = 1.0
 ROWS = ("", "unprocessed/", "copy_synthesis/", "target/")
 """Prefixes: of the converted speech; of the source as it is; of the target's own recording, through the vocoder and as it is."""
 CONVERTED, SOURCE, COPY, TARGET = ROWS
@@ -37,6 +39,8 @@ class ConversionMeasures(Metric):
       target's own, of which 50 % is ideal (kNN-VC).
     - `quality`: DistillMOS.
     - `content`: errors of a recogniser by the number of units; the caller counts them.
+
+    Speech without sound counts with the worst figures: the distortion of a flat spectrum, no similarity, a quality of 1.
 
     Args:
         names: some of `MEASURES`.
@@ -120,10 +124,13 @@ class ConversionMeasures(Metric):
                     found["voicing_error"] = (agreement.voicing_error, 1.0)
                     if agreement.correlation is not None:
                         found["f0_correlation"] = (agreement.correlation, 1.0)
-        if "similarity" in self.names and voice is not None and (vector := voice_vector(heard)) is not None:
-            found["similarity"] = (float(vector @ voice), 1.0)
-        if "quality" in self.names and heard.any():
-            found["quality"] = (opinion(heard), 1.0)
+        if "similarity" in self.names and voice is not None:
+            if not heard.any():
+                found["similarity"] = (NO_SIMILARITY, 1.0)
+            elif (vector := voice_vector(heard)) is not None:
+                found["similarity"] = (float(vector @ voice), 1.0)
+        if "quality" in self.names:
+            found["quality"] = (opinion(heard) if heard.any() else WORST_QUALITY, 1.0)
         if errors is not None:
             found["content"] = (float(errors[0]), float(errors[1]))
         return found

@@ -109,7 +109,8 @@ class MelConversion(ConversionTask):
         if self.vocoder is None:
             return griffin_lim(mel[None], self.hop, samples)[0]
         task, factor = self._vocoder
-        # In logarithms of amplitudes, the gain that it was trained with is a sum.
+        factor /= self.level  # the frames are at the level at which this task hears
+        # In logarithms of amplitudes, a gain is a sum.
         return task.to(mel.device).synthesised(mel + math.log(factor), samples) / factor
 
     def vocoded(self, recording: Tensor) -> Tensor:

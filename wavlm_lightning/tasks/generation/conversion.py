@@ -40,9 +40,9 @@ ENOUGH = 20  # recordings of a voice, of which a judge takes the mean
 
 
 def opened(key: str, run: str) -> tuple[Task, float]:
-    """The frozen head of a run that a key names, and the gain of an amplitude with which it hears."""
-    task, processing, gain = run_of_key(key, run)
-    return task.requires_grad_(False).eval(), 10 ** ((gain + processing.get("gain_db", 0.0)) / 20)
+    """The frozen head of a run that a key names, and the gain of an amplitude with which it hears recordings."""
+    task = run_of_key(key, run)
+    return task.requires_grad_(False).eval(), task.trained_level
 
 
 class ConversionTask(WaveformTask):
@@ -95,7 +95,7 @@ class ConversionTask(WaveformTask):
     ) -> None:
         super().__init__(upstream, learning_rate, **settings)
         self.content, self.quality = content, quality
-        self._listener: tuple[Task, float] | None = None  # not a module: its weights stay in their run
+        self._listener: tuple[CtcTask, float] | None = None  # not a module: its weights stay in their run
         self._known: dict[str, np.ndarray | None] = {}  # voices of the targets, as the judge hears them
 
     def transformers_form(self) -> TransformersForm | str:
@@ -177,8 +177,8 @@ class ConversionTask(WaveformTask):
     # The recogniser.
 
     @property
-    def listener(self) -> tuple[Task, float]:
-        """The recogniser of `content`, and the gain of an amplitude with which it hears."""
+    def listener(self) -> tuple[CtcTask, float]:
+        """The recogniser of `content`, and the gain of an amplitude with which it hears recordings."""
         if self._listener is None:
             assert self.content is not None
             where = f"model.content {self.content}"
@@ -197,7 +197,8 @@ class ConversionTask(WaveformTask):
         task.to(waveform.device)
         length = torch.tensor([len(waveform)], device=waveform.device)
         target = Targets.pad([task.read_target(meta)]).to(waveform.device)
-        batch = TaskBatch((key,), Waveforms(waveform[None] * factor, length), target)
+        # The waveform is at the level at which this task hears.
+        batch = TaskBatch((key,), Waveforms(waveform[None] * (factor / self.level), length), target)
         outputs, lengths = task(batch.inputs)
         metric = metric_of_this_process(task, waveform.device)
         task.update_metric(metric, outputs, lengths, batch)

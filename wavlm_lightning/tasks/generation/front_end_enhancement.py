@@ -17,7 +17,7 @@ from wavlm_lightning.metrics.enhancement import (
     EnhancementMeasures,
     install_measure,
     is_installed,
-    si_sdr_of_sound,
+    figure,
 )
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction
@@ -59,7 +59,7 @@ class FrontEndEnhancement(WaveformTask):
             )
         self.front_end = ConvTasNet(seed=self.seed) if front_end is None else front_end
         self.weighted_sum.requires_grad_(False)
-        # Of this test: key -> SI-SDR of answer and input, fewer where one has none, and whether the input is the reference.
+        # Of this test: key -> SI-SDR of answer and input, nothing where the reference is silent, and whether the input is it.
         self._ratios: dict[str, tuple[tuple[float, ...], bool]] = {}
 
     def build_head(self, dim: int) -> None:
@@ -83,7 +83,7 @@ class FrontEndEnhancement(WaveformTask):
             reference, noisy = reference[: len(answer)], noisy[: len(answer)]
             clean = torch.equal(reference, noisy)
             if metric is self.test_metric:
-                found = [si_sdr_of_sound(heard.float(), reference.float()) for heard in (answer, noisy)]
+                found = [figure("si_sdr", heard.float(), reference.float()) for heard in (answer, noisy)]
                 self._ratios[key] = tuple(float(ratio) for ratio in found if ratio is not None), clean
             if not clean:
                 metric.update(answer, reference, noisy)
@@ -110,10 +110,14 @@ class FrontEndEnhancement(WaveformTask):
         if clean := sum(same for _, same in ratios.values()):
             self.details = {**self.details, "clean_inputs": clean}
         split, groups = self.data.opened["test"], dict[str, list[tuple[float, ...]]]()
+        clean_groups = dict[
+            str, list[tuple[float, ...]]
+        ]()  # of inputs that are their reference, whose ratios are rounding
         for key, meta in zip(split.keys, split.metas(), strict=True):
-            found, _ = ratios.get(key, ((), False))
-            if len(found) == 2 and meta.get(CONDITION) is not None:  # a silent answer has no ratio
-                groups.setdefault(str(meta[CONDITION]), []).append(found)
+            found, same = ratios.get(key, ((), False))
+            if len(found) == 2 and meta.get(CONDITION) is not None:
+                (clean_groups if same else groups).setdefault(str(meta[CONDITION]), []).append(found)
+        groups = {**clean_groups, **groups}
         if len(groups) > 1:
             cells = {name: [fmean(column) for column in zip(*rows, strict=True)] for name, rows in groups.items()}
             self.details = {

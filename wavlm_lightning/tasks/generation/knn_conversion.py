@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -90,7 +91,7 @@ class KnnConversion(ConversionTask):
         if self.vocoder is None:
             return VoiceMatching(self.upstream, None, self.layer, self.k)
         where = f"model.vocoder {self.vocoder}"
-        vocoder, _, gain_db = run_of_key("model.vocoder", self.vocoder)
+        vocoder = run_of_key("model.vocoder", self.vocoder)
         if not isinstance(vocoder, Vocoder):
             raise UserError(
                 f"{where}: holds a head for {vocoder.name}; give the run of a vocoder, or null for Griffin-Lim"
@@ -101,9 +102,11 @@ class KnnConversion(ConversionTask):
                 "this upstream, or set model.vocoder: null for Griffin-Lim"
             )
         assert self.data is not None
-        if abs(10 ** (gain_db / 20) - self.data.factor) > 1e-6:
+        if abs(vocoder.trained_level - self.level) > 1e-6:
+            gain_db = 20 * math.log10(vocoder.trained_level)
+            needed = gain_db - self.data.processing.get("gain_db", 0.0)
             raise UserError(
-                f"{where}: was trained on recordings with a gain of {gain_db:g} dB; set data.gain_db: {gain_db:g}"
+                f"{where}: was trained on recordings with a gain of {gain_db:.3g} dB; set data.gain_db: {needed:.3g}"
             )
         vocoder.upstream = self.upstream  # the same weights, once in memory
         return VoiceMatching(self.upstream, vocoder.eval().to(self.device), self.layer, self.k)

@@ -47,14 +47,14 @@ class VerificationEmbeddings:
 
     def __init__(self, run: str) -> None:
         where = f"model.embeddings {run}"
-        task, processing, gain = run_of_key("model.embeddings", run)
+        task = run_of_key("model.embeddings", run)
         if not isinstance(task, SpeakerVerification):
             raise UserError(
                 f"{where}: holds a head for {task.name}; give a run of SpeakerVerification or EcapaVerification"
             )
         task.requires_grad_(False)
         self.task = task.eval()
-        self.factor = 10 ** ((gain + processing.get("gain_db", 0.0)) / 20)
+        self.factor = task.trained_level
 
     def fingerprint(self) -> str:
         """A hash of the head and its upstream, with which thresholds belong together."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from wavlm_lightning.audio import griffin_lim, synthesis_mel
-from wavlm_lightning.metrics.enhancement import LEFT_OUT, MEASURES, is_installed
+from wavlm_lightning.metrics.enhancement import LEFT_OUT, figure, is_installed
 from wavlm_lightning.tasks.components.vocoder.losses import mel_distance
 
 DECIBELS = 20 / math.log(10)  # in a natural logarithm of an amplitude
@@ -52,7 +52,7 @@ class CopySynthesisMeasures(Metric):
             answers.append(griffin_lim(synthesis_mel(wanted[None], self.hop), self.hop, len(wanted))[0])
         for row, answer in enumerate(answers):
             for column, name in enumerate(self.names):
-                value = mel_error(answer, wanted, self.hop) if name == "mel" else MEASURES[name](answer, wanted.float())
+                value = mel_error(answer, wanted, self.hop) if name == "mel" else figure(name, answer, wanted.float())
                 if value is not None:
                     self.sums[row, column] += value.to(self.sums.device)
                     self.counts[row, column] += 1
