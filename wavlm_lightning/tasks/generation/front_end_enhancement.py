@@ -15,9 +15,9 @@ from wavlm_lightning.encoder import padding_mask
 from wavlm_lightning.metrics.enhancement import (
     NEEDED,
     EnhancementMeasures,
+    figure,
     install_measure,
     is_installed,
-    figure,
 )
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.base import Direction

@@ -281,8 +281,8 @@ class MaskEstimation(WaveformTask):
         if stage == "test":
             if not values[self.metric].isfinite():
                 raise UserError(
-                    f"{self.name}: the test has no figure for {self.metric}: all references are silent or too short for it, or an answer "
-                    "holds NaN; train longer, or check the corpus"
+                    f"{self.name}: the test has no figure for {self.metric}: all references are silent or too short, or an "
+                    "answer holds NaN; train longer, or check the corpus"
                 )
             missing = {name: install_measure(name) for name in self.others if name in MEASURES and name not in values}
             self.details |= {"not_measured": missing} if missing else {}
