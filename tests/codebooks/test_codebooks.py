@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,19 @@ def test_labels_of_a_long_utterance_stay_in_time(tmp_path):
         return float(np.corrcoef(np.roll(found, shift, 0)[late].ravel(), expected[late].ravel())[0, 1])
 
     assert max(range(-15, 16), key=likeness) == 0 and likeness(0) > 0.9
+
+
+def test_pieces_of_a_recording_are_normalised_with_all_of_it(tmp_path, monkeypatch):
+    """HuBERT's script normalises before it cuts; alone, a quiet piece would be as loud as a loud one."""
+    WavLM(replace(WavLMConfig.tiny(), normalize_waveform=True)).save_pretrained(tmp_path)
+    source, heard = LayerFeatures(tmp_path, 0, chunk_seconds=1.0), []
+    front_end = source.encoder.feature_extractor
+    front_end.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0][0]))
+    level = np.repeat(np.array([1.0, 0.01], "f4"), 16_000)
+    waveform = 0.2 + level * np.random.default_rng(0).normal(size=32_000).astype("f4")
+    assert source(waveform).shape == (99, 192)
+    expected = torch.from_numpy((waveform - waveform.mean()) / waveform.std())
+    assert len(heard) == 2 and torch.allclose(torch.cat([heard[0][:16_000], heard[1]]), expected, atol=1e-3)
 
 
 def rewrite(corpus, change):

@@ -15,6 +15,7 @@ import torch
 from wavlm_lightning.audio import SAMPLE_RATE, BadAudio, log_mel, mfcc, with_deltas
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.encoder import WavLM
+from wavlm_lightning.encoder.frontend import normalize_waveforms
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import choose_device
 from wavlm_lightning.system.reading import reason_of
@@ -210,12 +211,14 @@ class LayerFeatures(FeatureSource):
         """Features float32 `(frames, dim)`."""
         parts = [torch.zeros(0, len(self.kept) * self.encoder.config.dim)]
         config, audio = self.encoder.config, torch.from_numpy(waveform)
+        if config.normalize_waveform and len(audio):  # the whole recording, as HuBERT's script does, and not each piece
+            audio = normalize_waveforms(audio[None], torch.tensor([len(audio)]))[0]
         for begin in range(0, len(audio), self.chunk):
             # The last frame of a piece reaches beyond the first sample of the next one.
             piece = audio[begin : begin + self.chunk + config.receptive_field - config.hop]
             if len(piece) >= config.receptive_field:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    features, lengths = self.encoder.features(piece[None].to(self.device))
+                    features, lengths = self.encoder.features(piece[None].to(self.device), normalise=False)
                     projected, _ = self.encoder.project(features)
                     # Layers above the requested one are not run.
                     hidden = self.encoder.contextualise(projected, lengths, keep=self.kept).hidden[:, 0]

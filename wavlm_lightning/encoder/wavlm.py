@@ -56,13 +56,16 @@ class WavLM(nn.Module):
         self.masked_spec_embed = nn.Parameter(torch.empty(self.config.dim).uniform_())
         self.encoder = Transformer(self.config)
 
-    def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def features(
+        self, waveforms: Tensor, lengths: Tensor | None = None, *, normalise: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Run the front-end, convolutions or log-mel frames.
 
         Args:
             waveforms: `(batch, samples)` at 16 kHz. Samples beyond a row's length are ignored.
             lengths: valid samples of each row, integer `(batch,)`; None if every row is full. On the CPU it can be read
                 without waiting for the GPU.
+            normalise: as the configuration says; false for pieces of a recording that is normalised as a whole.
 
         Returns:
             The features before any norm, `(batch, frames, channels)`, whose gradient into the convolutions is
@@ -75,7 +78,7 @@ class WavLM(nn.Module):
         lengths, padded = self._check(waveforms, lengths)
         if padded:
             waveforms = waveforms.masked_fill(padding_mask(lengths, waveforms.shape[1]), 0.0)
-        if self.config.normalize_waveform:
+        if self.config.normalize_waveform and normalise:
             waveforms = normalize_waveforms(waveforms, lengths)
         if self.config.front_end == "waveform":  # log-mel frames are computed in fp32
             waveforms = waveforms.to(self.masked_spec_embed.dtype)
