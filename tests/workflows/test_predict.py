@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -174,4 +175,6 @@ def test_audio_is_treated_as_in_training(tiny, tmp_path, recordings):
     path = recordings / "0.flac"
     expected = trim_silence(gain(load_mono(path), -4.0))
     head = open_head(tmp_path / "run")
+    louder = dataclasses.replace(head, gain_db=60.0, trim=False)  # training clips nothing, whatever `data.gain_db`
+    assert np.array_equal(louder.read(path), load_mono(path) * np.float32(1000))
     assert np.array_equal(head.read(path), expected) and head.task.trained_level == pytest.approx(10 ** (-4 / 20))

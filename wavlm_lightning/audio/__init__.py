@@ -5,7 +5,7 @@ removal as SoX does them), `spectral` (filter banks, cepstra, log-mel), `mel` (t
 nothing of ours. Tests: `tests/audio/`.
 """
 
-from wavlm_lightning.audio.effects import gain, trim_silence
+from wavlm_lightning.audio.effects import amplified, gain, trim_silence
 from wavlm_lightning.audio.mel import MEL_BINS, griffin_lim, synthesis_mel
 from wavlm_lightning.audio.reading import (
     SAMPLE_RATE,
@@ -29,6 +29,7 @@ __all__ = [
     "SAMPLE_RATE",
     "SHORTEST",
     "BadAudio",
+    "amplified",
     "check_length",
     "check_waveform",
     "decode_flac",

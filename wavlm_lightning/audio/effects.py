@@ -9,6 +9,11 @@ from wavlm_lightning.audio.reading import SAMPLE_RATE
 WINDOW_SECONDS = 0.02  # SoX measures loudness as the root mean square of the last 20 ms
 
 
+def amplified(waveform: np.ndarray, db: float) -> np.ndarray:
+    """Change the level by some decibels without clipping, as `data.gain_db` does in training; float32 `(samples,)`."""
+    return (waveform * np.float32(10.0 ** (db / 20.0))).astype(np.float32)
+
+
 def gain(waveform: np.ndarray, db: float) -> np.ndarray:
     """Change the level by some decibels, as `sox IN OUT gain DB` does; samples outside [-1, 1] are clipped.
 
@@ -23,7 +28,7 @@ def gain(waveform: np.ndarray, db: float) -> np.ndarray:
         >>> gain(np.full(2, 0.5, "f4"), -6.0206).round(3).tolist()
         [0.25, 0.25]
     """
-    return np.clip(waveform * np.float32(10.0 ** (db / 20.0)), -1.0, 1.0).astype(np.float32)
+    return np.clip(amplified(waveform, db), -1.0, 1.0)
 
 
 def trim_silence(

@@ -116,7 +116,8 @@ class FSDP2(ModelParallelStrategy):
             )
         self._save_distributed_checkpoint = in_shards and self._in_shards is not False
         mesh, whole_ones = self.device_mesh["data_parallel"], set(ignored)
-        # Inputs are cast by autocast, as without sharding: the residual stream and the sums of norms stay in fp32.
+        # Inputs are cast by autocast, as without sharding: norms are computed in fp32, and so is the residual stream of blocks
+        # that end with one; that of pre-norm blocks, a sum of outputs of linear layers, is bf16 in both.
         plain = MixedPrecisionPolicy(cast_forward_inputs=False)
         half = torch.bfloat16 if self.precision_plugin.precision == "bf16-mixed" else None
         inside = MixedPrecisionPolicy(

@@ -150,7 +150,7 @@ class Reader:
         """The waveform `(samples,)`, or a `UserError`."""
         import torch
 
-        from wavlm_lightning.audio import BadAudio, check_length, gain, load_mono
+        from wavlm_lightning.audio import BadAudio, amplified, check_length, load_mono
         from wavlm_lightning.data.finding import printable
 
         try:
@@ -158,7 +158,7 @@ class Reader:
             check_length(waveform, str(path), self.shortest)
         except (BadAudio, OSError) as error:
             raise UserError(printable(f"{error}; leave it out")) from error
-        return torch.from_numpy(gain(waveform, self.gain_db) if self.gain_db else waveform).to(self.device)
+        return torch.from_numpy(amplified(waveform, self.gain_db) if self.gain_db else waveform).to(self.device)
 
 
 def open_matching(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavlm_lightning.audio import SAMPLE_RATE, gain
+from wavlm_lightning.audio import SAMPLE_RATE, amplified
 from wavlm_lightning.data.alignments import Segment
 from wavlm_lightning.data.alignments.alignment_set import Aligned
 from wavlm_lightning.data.batch import Waveforms
@@ -171,7 +171,7 @@ class Aligner:
     def _batch(self, shard: ShardIndex, places: list[int]) -> Iterator[tuple[int, Tensor]]:
         waveforms = [shard.waveform(place) for place in places]
         if self.gain_db:
-            waveforms = [gain(waveform, self.gain_db) for waveform in waveforms]
+            waveforms = [amplified(waveform, self.gain_db) for waveform in waveforms]
         shortest = self.task.upstream.shortest
         if short := [place for place, row in zip(places, waveforms, strict=True) if len(row) < shortest]:
             raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jsonargparse import ArgumentError
 
-from wavlm_lightning.audio import BadAudio, check_length, check_waveform, gain, load_mono, trim_silence
+from wavlm_lightning.audio import BadAudio, amplified, check_length, check_waveform, load_mono, trim_silence
 from wavlm_lightning.data.finding import printable
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_json
@@ -54,7 +54,7 @@ class TrainedHead:
     def prepare(self, waveform: np.ndarray, name: str, whole: bool = False) -> np.ndarray:
         """Prepare a waveform at 16 kHz as in training: float32 `(samples,)`, or a `UserError` that calls it `name`."""
         if self.gain_db:
-            waveform = gain(waveform, self.gain_db)
+            waveform = amplified(waveform, self.gain_db)
         try:
             if (
                 self.trim and not whole and self.task.answer != "waveform"
