@@ -19,7 +19,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.queues import SimpleQueue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,7 +40,8 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     processes is killed, `UserError` is raised.
     """
     context = get_context("spawn")
-    ending = context.Event()
+    # Without a lock, as an Event has one: a process that is killed while it holds it would stop all others for ever.
+    ending = context.RawValue("b", 0)
     devices: SimpleQueue[str | None] = context.SimpleQueue()
     for number in range(processes):
         devices.put(_visible_gpu(number))
@@ -60,7 +60,7 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
                 "command again, with fewer runs at a time"
             ) from error
         except BaseException:
-            ending.set()
+            ending.value = 1
             for process in list((pool._processes or {}).values()):  # the pool has no public way to signal its processes
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -190,7 +190,7 @@ def _cuda_device(number: int, jobs: int) -> str | None:
 class _TrainingPool(ProcessPoolExecutor):
     """An executor whose processes begin nothing once the pool ends: they hold one more task, which no one can cancel."""
 
-    ending: Event
+    ending: Any
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future = super().submit(_unless_ending, function, *args, **kwargs)
@@ -200,7 +200,7 @@ class _TrainingPool(ProcessPoolExecutor):
     def _note(self, future: Future[Any]) -> None:
         # A process was killed: the executor fails all futures before it stops the other processes.
         if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
-            self.ending.set()
+            self.ending.value = 1
 
 
 def _unless_ending(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -216,7 +216,7 @@ def is_ending() -> bool:
 
     Signals say so first, but what a signal raises is lost where an exception cannot leave, such as in a destructor.
     """
-    return _ending is not None and (_ending.is_set() or _is_alone())
+    return _ending is not None and (bool(_ending.value) or _is_alone())
 
 
 def _is_alone() -> bool:
@@ -224,10 +224,10 @@ def _is_alone() -> bool:
     return parent is not None and not parent.is_alive()
 
 
-_ending: Event | None = None  # of the pool of this process
+_ending: Any = None  # of the pool of this process: a shared number, not 0 once the pool has ended
 
 
-def _begin_training(threads: int, devices: SimpleQueue[str | None], ending: Event) -> None:
+def _begin_training(threads: int, devices: SimpleQueue[str | None], ending: Any) -> None:
     global _ending
     _ending = ending
     # The terminal sends Ctrl-C to this process, too. The parent ends it by SIGTERM instead, which Lightning obeys after
