@@ -76,7 +76,8 @@ def griffin_lim(mel: Tensor, hop: int = 320, samples: int | None = None, iterati
     _, inverse, window = _filters(mel.device)
     # The transform centres frame 0 at sample 0 of its answer: further frames in front of ours and behind reach both ends.
     extra = math.ceil(FRAME_CENTRE / hop)
-    amplitudes = (mel.float().exp() @ inverse).clamp(min=0).transpose(1, 2)
+    with torch.autocast(mel.device.type, enabled=False):
+        amplitudes = (mel.float().exp() @ inverse).clamp(min=0).transpose(1, 2)
     amplitudes = nn.functional.pad(amplitudes, (extra, extra), mode="replicate")
     heard = hop * (mel.shape[1] - 1) + 2 * FRAME_CENTRE
     skipped = extra * hop - FRAME_CENTRE

@@ -74,7 +74,7 @@ class Powerset(nn.Module):
             log_probabilities: `(..., frames, classes)`, log-softmax of the scores.
         """
         sizes = nn.functional.one_hot(self.mapping.sum(1).long(), self.overlapping + 1)
-        return log_probabilities.exp() @ sizes.to(log_probabilities)
+        return _product(log_probabilities.exp(), sizes)
 
     def speech(self, log_probabilities: Tensor) -> Tensor:
         """The probability that anybody speaks, `(..., frames)`."""
@@ -86,7 +86,14 @@ class Powerset(nn.Module):
 
     def per_speaker(self, log_probabilities: Tensor) -> Tensor:
         """The probability that each speaker speaks, `(..., frames, speakers)`: the sum over the classes that hold the speaker."""
-        return log_probabilities.exp() @ self.mapping.to(log_probabilities)
+        return _product(log_probabilities.exp(), self.mapping)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """The matrix product in fp32, also under autocast: probabilities would be rounded to ties, and counts to even numbers."""
+    with torch.autocast(one.device.type, enabled=False):
+        one = one.to(torch.promote_types(one.dtype, torch.float32))
+        return one @ other.to(one)
 
 
 def best_orders(activity: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
@@ -101,7 +108,7 @@ def best_orders(activity: Tensor, reference: Tensor, valid: Tensor) -> Tensor:
     """
     mine, theirs = (each.float() * valid[:, :, None] for each in (activity, reference))
     # The frames at which the activity of x and y differs are x + y - 2 x y.
-    costs = mine.sum(1)[:, :, None] + theirs.sum(1)[:, None] - 2 * mine.transpose(1, 2) @ theirs
+    costs = mine.sum(1)[:, :, None] + theirs.sum(1)[:, None] - 2 * _product(mine.transpose(1, 2), theirs)
     orders = [linear_sum_assignment(each)[1] for each in costs.detach().cpu().numpy()]
     return torch.as_tensor(np.array(orders), device=activity.device).reshape(len(activity), activity.shape[2])
 

@@ -99,8 +99,9 @@ class AdditiveMarginSoftmax(nn.Module):
     def forward(self, vectors: Tensor, classes: Tensor) -> Tensor:
         """The loss of vectors `(batch, dim)` and classes, int64 `(batch,)`: mean over rows in nats."""
         # Cosines in fp32: the scale of 30 would multiply the rounding of bf16.
-        directions = nn.functional.normalize(self.weight.float(), dim=0)
-        cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions
+        with torch.autocast(vectors.device.type, enabled=False):
+            directions = nn.functional.normalize(self.weight.float(), dim=0)
+            cosines = nn.functional.normalize(vectors.float(), dim=1) @ directions
         margins = self.margin * nn.functional.one_hot(classes, cosines.shape[1])
         return nn.functional.cross_entropy(self.scale * (cosines - margins), classes)
 

@@ -297,7 +297,8 @@ def _negative_si_sdr(answers: Tensor, sources: Tensor, lengths: Tensor) -> Tenso
         for each in (answers.float(), sources)
     )
     tiny = TINY * lengths[:, None, None]
-    inner = heard @ wanted.transpose(1, 2)
+    with torch.autocast(answers.device.type, enabled=False):  # signal and error below are differences of its square
+        inner = heard.float() @ wanted.float().transpose(1, 2)
     signal = inner.square() / (wanted.square().sum(2)[:, None] + tiny)
     error = (heard.square().sum(2)[:, :, None] - signal).clamp(min=0)
     return 10 * ((error + tiny).log10() - (signal + tiny).log10())

@@ -96,7 +96,8 @@ def frame_distances(queries: Tensor, documents: Tensor, distance: Distance) -> T
     `cosine` is 1 - cos and `cosine_exp` exp(1 - cos) - 1, SUPERB's choice; both need frames of length 1.
     """
     if distance in ("cosine", "cosine_exp"):
-        cosines = 1 - queries @ documents.transpose(1, 2)
+        with torch.autocast(queries.device.type, enabled=False):  # they are stretched afterwards, with their rounding
+            cosines = 1 - queries @ documents.to(queries).transpose(1, 2)
         return cosines.expm1_() if distance == "cosine_exp" else cosines
     if distance == "cityblock":
         return torch.cdist(queries, documents, p=1.0)

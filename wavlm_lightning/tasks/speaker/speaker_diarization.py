@@ -42,7 +42,8 @@ def best_permutation(logits: Tensor, labels: Tensor, lengths: Tensor) -> tuple[T
     logits, labels = logits.float() * valid, labels * valid
     # The cross-entropy of logit x and label y is softplus(x) - x y, so one matrix product covers all pairs of columns.
     silent = (nn.functional.softplus(logits) * valid).sum(1)
-    costs = silent[:, :, None] - logits.transpose(1, 2) @ labels
+    with torch.autocast(logits.device.type, enabled=False):  # the cost is a small difference of two large sums
+        costs = silent[:, :, None] - logits.transpose(1, 2) @ labels.float()
     orders = torch.tensor(list(permutations(range(speakers))), device=logits.device)
     totals = costs[:, torch.arange(speakers, device=logits.device), orders].mean(2)
     best = totals.min(1)

@@ -53,5 +53,7 @@ class FrameUnits(OneLayer):
     @torch.no_grad()
     def forward(self, layers: Layers) -> Tensor:
         """Numbers of the means, int64 `(batch, frames)`."""
-        # Squared distances without the frame's own square, which all means share.
-        return (self.means.square().sum(1) - 2 * super().forward(layers).float() @ self.means.T).argmin(2)
+        frames = super().forward(layers).float()
+        with torch.autocast(frames.device.type, enabled=False):  # near means differ in digits that bf16 has not
+            # Squared distances without the frame's own square, which all means share.
+            return (self.means.square().sum(1) - 2 * frames @ self.means.T).argmin(2)

@@ -53,7 +53,8 @@ def nearest_frames(queries: Tensor, searched: Tensor, k: int, allowed: Tensor | 
     found = []
     # A product of unit vectors: the square of a distance would lose digits.
     for part in queries.float().split(max(1, MOST_SIMILARITIES // len(searched))):
-        similarity = torch.nn.functional.normalize(part, dim=1) @ normalised.T
+        with torch.autocast(part.device.type, enabled=False):  # neighbours differ in the third digit of their cosines
+            similarity = torch.nn.functional.normalize(part, dim=1) @ normalised.T
         if allowed is not None:
             similarity = similarity.masked_fill(~allowed, -torch.inf)
         found.append(similarity.topk(k, dim=1).indices)
