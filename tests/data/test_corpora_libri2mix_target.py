@@ -29,7 +29,9 @@ def published(tmp_path):
             levels = [level(utterance) for utterance in mixture.split("_")]
             for name, value in zip(("mix_clean", "s1", "s2"), (sum(levels), *levels), strict=True):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                soundfile.write(folder / name / f"{mixture}.wav", np.full(8000, value), 16000)
+                # The mode max pads a source to the length of the longer reader.
+                padded = np.concatenate([np.full(7000, value), np.zeros(1000)])
+                soundfile.write(folder / name / f"{mixture}.wav", padded, 16000)
             for utterance in mixture.split("_"):
                 reader, chapter, _ = utterance.split("-")
                 texts = (
@@ -82,7 +84,8 @@ def test_each_reader_is_asked_for_once_with_another_utterance(published, capsys)
                 assert meta["speaker"] == target.split("-")[0] != meta["interferer"]
                 assert meta["text"] == f"READER {meta['speaker']} SAYS {target[-1]}"
                 assert {name for name, *_ in meta["turns"]} == {meta["speaker"], meta["interferer"]}
-                assert audio["clean"].mean() == pytest.approx(level(target), abs=1e-3)
+                assert len(audio["clean"]) == 8000 and len(audio["enrolment"]) == 7000  # nobody speaks in the padding
+                assert audio["clean"][:7000].mean() == pytest.approx(level(target), abs=1e-3)
                 enrolled = round(1000 * float(audio["enrolment"].mean()))
                 assert enrolled // 10 == int(meta["speaker"]) and enrolled != round(1000 * level(target))
                 heard += 1

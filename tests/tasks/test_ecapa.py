@@ -118,3 +118,18 @@ def test_gradients_stay_finite_where_the_angle_is_zero_or_pi():
     embeddings = torch.cat([objective.weight, -objective.weight]).detach().requires_grad_()
     objective(embeddings, torch.tensor([0, 1, 2, 0, 1, 2])).backward()
     assert embeddings.grad.isfinite().all() and objective.weight.grad.isfinite().all()
+
+
+def test_synchronised_statistics_are_not_left_to_the_other_processes(monkeypatch):
+    """They wait for a process with a single utterance; without others it is normalised as in evaluation."""
+    network = EcapaTdnn(12, 16, 8)
+    pooled = torch.randn(1, network.norm.num_features)
+    assert torch.isfinite(network._normed(pooled)).all()
+    network.norm = nn.SyncBatchNorm.convert_sync_batchnorm(network.norm)
+    assert torch.isfinite(network._normed(pooled)).all()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(
+        ValueError, match="SyncBatchNorm expected input tensor to be on"
+    ):  # it was asked, and needs a GPU
+        network._normed(pooled)

@@ -148,6 +148,12 @@ def test_predict_and_export(runs: Any, tmp_path: Path, capsys: pytest.CaptureFix
     expected = load_encoder(run).state_dict()
     for name, value in load_encoder(tmp_path / "encoder").state_dict().items():
         assert torch.equal(value, expected[name])
+    # Of its checkpoint the encoder alone, and no card of a pre-training.
+    with pytest.raises(UserError, match="a checkpoint of a head; give its run folder, or --encoder"):
+        export(run / "checkpoints" / "best.ckpt", tmp_path / "file")
+    export(run / "checkpoints" / "best.ckpt", tmp_path / "file", encoder_only=True)
+    assert not list((tmp_path / "file").glob("pretraining_head*"))
+    assert "Pre-training" not in (tmp_path / "file" / "README.md").read_text()
     trained = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(expected["masked_spec_embed"], trained["upstream.encoder.masked_spec_embed"])
 
@@ -181,6 +187,12 @@ def test_a_sharded_checkpoint_is_read_too(runs: Any, tmp_path: Path):
 
 def test_the_best_checkpoint_of_a_head_is_the_one(runs: Any):
     assert newest_checkpoint(runs("wavlm")).name == "best.ckpt"
+    run = runs("wavlm")
+    # A named file is that file, as for the other classes of upstreams.
+    for name, named in (("last", run / "checkpoints" / "last.ckpt"), ("best", run)):
+        state = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        found = load_encoder(named).state_dict()
+        assert all(torch.equal(value, state[f"upstream.encoder.{key}"]) for key, value in found.items())
     kind, arguments = resolve(str(runs("bundle")))
     assert kind.endswith("TorchaudioUpstream") and arguments["bundle"] == "WAVLM_BASE_PLUS"
 

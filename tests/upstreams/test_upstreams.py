@@ -134,3 +134,10 @@ def test_weighted_sum():
     assert list(single.parameters()) == [] and single.weights() == []
     normed = WeightedSum(5, normalize=True)(layers)
     assert torch.allclose(normed, torch.nn.functional.layer_norm(layers.hidden, (3,)).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [400, 559])
+def test_the_only_frame_of_a_recording_has_no_spread(samples):
+    """It passes every check of lengths, and NaN would end up in a mean over the split."""
+    layers = Fbank()(torch.randn(2, samples), torch.tensor([samples, samples]))
+    assert layers.hidden.shape[2] == 1 and not layers.hidden.any()

@@ -73,6 +73,7 @@ class AudioFile:
         gain_db: gain in dB.
         channel: the one to read, from 0; None averages all.
         stored: where the audio is, if `path` is not the audio file itself.
+        padded: leave digital silence at the end out, with which a corpus makes files of one length.
     """
 
     path: Path
@@ -81,6 +82,7 @@ class AudioFile:
     gain_db: float = 0.0
     channel: int | None = None
     stored: Stored | None = None
+    padded: bool = False
 
     def waveform(self, allow_silence: bool = False) -> np.ndarray:
         """Decode it: float32 `(samples,)` in [-1, 1], 16 kHz mono; `BadAudio` if the file cannot be used."""
@@ -92,6 +94,8 @@ class AudioFile:
 
     def decode(self, allow_silence: bool = False) -> np.ndarray:
         """`waveform` of any length."""
+        import numpy as np
+
         from wavlm_lightning.audio import gain, load_mono
 
         how: dict[str, Any] = {"start": self.start, "end": self.end, "channel": self.channel}
@@ -102,6 +106,8 @@ class AudioFile:
                 file.write(self.stored.content())
                 file.flush()
                 waveform = load_mono(file.name, allow_silence=allow_silence, called=str(self.stored), **how)
+        if self.padded and waveform.any():
+            waveform = waveform[: int(np.flatnonzero(waveform)[-1]) + 1]
         return gain(waveform, self.gain_db) if self.gain_db else waveform
 
 

@@ -236,7 +236,7 @@ def _stamp(recordings: list[Recording]) -> str:
         reading = [recording.start, recording.end, recording.gain_db, recording.trim, recording.longer_than]
         reading.append(recording.allow_silence)
         further = [
-            [name, file.start, file.end, file.gain_db, *_source(file), *_state(file.path)]
+            [name, file.start, file.end, file.gain_db, *_source(file), *_state(file.path), *["padded"] * file.padded]
             for name, file in recording.audio.items()
         ]
         facts.append([recording.key, recording.meta, reading, _state(recording.path), _source(recording), further])

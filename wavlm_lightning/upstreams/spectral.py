@@ -13,6 +13,11 @@ from wavlm_lightning.upstreams.base import Upstream
 SHORTEST = 400  # samples of one analysis window; shorter utterances have no frame
 
 
+def _spread(features: Tensor) -> Tensor:
+    """The standard deviation of each dimension over time `(dim,)`; of a single frame 0, where torch has NaN."""
+    return features.std(0) if len(features) > 1 else torch.zeros_like(features[0])
+
+
 class Spectral(Upstream):
     """Base of `Fbank`, `Mfcc`, `Stft` and `LogMel`; the first two are Kaldi features with first and second differences at 100 Hz.
 
@@ -55,7 +60,7 @@ class Spectral(Upstream):
         """One utterance `(samples,)` to `(frames, dim)`."""
         features = self._described(waveform)
         if self.cmvn:
-            features = (features - features.mean(0)) / (features.std(0) + 1e-10)
+            features = (features - features.mean(0)) / (_spread(features) + 1e-10)
         return features
 
     def layers(self, waveforms: Tensor, lengths: Tensor) -> Layers:

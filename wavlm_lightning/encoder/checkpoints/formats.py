@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
 def _read(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
     run = _of_run(path)
     if run is not None:
-        return _from_run(run)
+        return _from_run(run, best_of_head=run != path)
     if path.is_dir():
         return huggingface.read_checkpoint(path)
     if not path.is_file():
@@ -78,11 +78,14 @@ def _of_run(path: Path) -> Path | None:
     return next((file for file in found if file.exists()), None)
 
 
-def _from_run(path: Path) -> tuple[WavLMConfig, dict[str, Tensor]]:
-    """The encoder in the checkpoint of a pre-training run, or of a head that was trained with it."""
+def _from_run(path: Path, best_of_head: bool = False) -> tuple[WavLMConfig, dict[str, Tensor]]:
+    """The encoder in the checkpoint of a pre-training run, or of a head that was trained with it.
+
+    With `best_of_head`, for a run folder, that of a head is in its `best.ckpt`, whichever `path` is.
+    """
     content = read_sharded(path) if path.is_dir() else read_pickle(path, mapped=True)
     best = path.with_name("best.ckpt")
-    if path.name == "last.ckpt" and best.exists() and isinstance(content, dict) and HEAD_KEY in content:
+    if best_of_head and path != best and best.exists() and isinstance(content, dict) and HEAD_KEY in content:
         return _from_run(best)  # a head is used as it was at its best
     if not isinstance(content, dict) or ENCODER_KEY not in content or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path} does not contain a WavLM; give a checkpoint of a pre-training run")

@@ -66,8 +66,10 @@ class EcapaTdnn(nn.Module):
         return self.affine(self._normed(self.pooling(hidden, valid, lengths)))
 
     def _normed(self, pooled: Tensor) -> Tensor:
-        if self.training and len(pooled) == 1:
-            # One value has no variance: the one utterance that an epoch leaves over is normalised as in evaluation.
+        shared = isinstance(self.norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()
+        if self.training and len(pooled) == 1 and not (shared and torch.distributed.get_world_size() > 1):
+            # One value has no variance: the one utterance that an epoch leaves over is normalised as in evaluation. With
+            # SyncBatchNorm the other processes have values, and wait for this one's.
             norm = self.norm
             return nn.functional.batch_norm(
                 pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps

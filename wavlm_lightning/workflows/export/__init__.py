@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder
 
 
@@ -52,13 +53,18 @@ def export(
             from wavlm_lightning.workflows.export.head import export_head
 
             return export_head(source, directory, format, encoder_only, command)
-        return _export_encoder(source, directory, format, command)
+        return _export_encoder(source, directory, format, encoder_only, command)
 
 
-def _export_encoder(source: Path, directory: Path, format: str, command: str) -> list[str]:
+def _export_encoder(source: Path, directory: Path, format: str, encoder_only: bool, command: str) -> list[str]:
+    from wavlm_lightning.encoder.checkpoints.formats import HEAD_KEY
+    from wavlm_lightning.upstreams.run_checkpoints import read_entries
     from wavlm_lightning.upstreams.wavlm import load_encoder, newest_checkpoint, read_run_checkpoint
 
     source = newest_checkpoint(source)
+    of_head = source.suffix == ".ckpt" and HEAD_KEY in read_entries(source)
+    if of_head and not encoder_only:
+        raise UserError(f"{source}: a checkpoint of a head; give its run folder, or --encoder for the encoder alone")
     encoder = load_encoder(source)
     if format in ("onnx", "torch"):
         from wavlm_lightning.workflows.export.graph import FILES, write_encoder
@@ -70,7 +76,8 @@ def _export_encoder(source: Path, directory: Path, format: str, command: str) ->
     from wavlm_lightning.workflows.export.model_card import model_card, write_card
 
     check_encoder(encoder.config)
-    checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" else None
+    # Card and prediction head tell of a pre-training, which a run of a head is not.
+    checkpoint = read_run_checkpoint(source) if source.suffix == ".ckpt" and not of_head else None
     forget_export(directory)
     if checkpoint is not None:
         write_head(directory, without_teachers(checkpoint), checkpoint.get("codebooks", {}))

@@ -3,7 +3,8 @@
 Audio as LibriMix generates it, in `Libri2Mix/wav16k/{min,max}/{train-100,dev,test}/{mix_clean,s1,s2}`. Each mixture gives two
 utterances, one for each of its readers. Enrolments of dev and test are those of SpeakerBeam's lists (`map_mixture2enrollment`),
 which TS-SUPERB uses; of train, TS-SUPERB draws another utterance of the reader anew in every epoch, and here one is drawn for
-good, from the other training mixtures. TS-SUPERB's TSE has the mode `min`, its TS-ASR the mode `max`.
+good, from the other training mixtures. An enrolment ends with the reader's last sample: the zeros with which the mode max
+pads files are no voice. TS-SUPERB's TSE has the mode `min`, its TS-ASR the mode `max`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def plan(root: Path, arguments: argparse.Namespace) -> CorpusPlan:
                 if turns is not None:
                     meta["turns"] = turns_of(mixture.stem, turns, arguments.labels)["turns"]
                 file = require_file(folder / f"{enrolment}.wav", "an enrolment that the list names")
-                audio = {"clean": AudioFile(folder / source / mixture.name), "enrolment": AudioFile(file)}
+                audio = {"clean": AudioFile(folder / source / mixture.name), "enrolment": AudioFile(file, padded=True)}
                 splits[split].append(Recording(mixture, f"{mixture.stem}-{source}", meta, audio=audio))
     official = {split: 2 * count for split, (*_, count) in SPLITS.items()}
     found = {split: len(part) + alone.get(split, 0) for split, part in splits.items()}
