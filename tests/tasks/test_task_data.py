@@ -474,6 +474,12 @@ SPEED = ChangeSpeed(speeds=[0.9])
             {"transforms": [RandomCrop(seconds=1)]},
             "RandomCrop cuts a waveform, and the targets of ASR",
         ),
+        (
+            SpeechRecognition,
+            {"max_seconds": 0.7},
+            r"data\.max_seconds 0\.7: crops 11 of 20 utterances of split train, and the targets of ASR .*batch_seconds",
+        ),
+        (SpeechRecognition, {"max_frames": 90}, r"data\.max_frames 90: crops 3 of 20 utterances"),
         (SpeakerDiarization, {"transforms": NOISY}, "MixUtterances adds talkers .* targets of SD are all who speak"),
         (
             SpeakerDiarization,

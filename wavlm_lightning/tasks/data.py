@@ -63,9 +63,10 @@ class TaskData(ResumableData):
         batch_size: utterances in a training batch; null for no such limit.
         batch_seconds: audio in a training batch, padding included; null for no such limit.
         eval_batch_seconds: audio in a batch of validation and test.
-        max_seconds: crop longer training utterances at random; null trains on whole ones.
+        max_seconds: crop longer training utterances at random; null trains on whole ones. Not for tasks whose target is all
+            that was said, such as ASR.
         max_frames: the same in frames of the upstream.
-        min_seconds: leave shorter utterances out of training.
+        min_seconds: leave utterances that are no longer than this out of training, as s3prl does for SV.
         gain_db: on every waveform; SUPERB's KS and QbE apply -3 dB (SV too, but before trimming, so its recipe does it).
         train_split: name of the split.
         valid_split: name of the split.
@@ -174,6 +175,7 @@ class TaskData(ResumableData):
             labelled = counts_of(self.corpus, self.opened["train"])
             self.opened["train"] = self._with_pseudo(self.opened["train"])
         self._check_lengths()
+        self._check_crops()
         for name, split in self.opened.items():
             self._open_transforms(name)
             self._check_audio(name, split)
@@ -227,6 +229,21 @@ class TaskData(ResumableData):
                     f"{shard.path}: utterance {shard.keys[place]!r} of split {split.name} is {found}, as are "
                     f"{len(short) - 1} more; {remedy}prepare the corpus again, which leaves them out with --on-error skip"
                 )
+
+    def _check_crops(self) -> None:
+        """Refuse crops of what is transcribed: a part of the audio would be trained with all of its words."""
+        option = "data.max_seconds" if self.max_frames is None else "data.max_frames"
+        value = self.max_seconds if self.max_frames is None else self.max_frames
+        for name, split in self.opened.items():
+            longest = self._longest(name)
+            crops = 0 if longest is None else int((split.samples > longest).sum())
+            for task in self.needs if crops else ():
+                if task.transcribes and not task.framewise:
+                    raise UserError(
+                        f"{option} {value}: crops {crops} of {len(split)} utterances of split {split.name}, and the targets of "
+                        f"{task.name} are all that was said in them; leave it out (data.batch_seconds bounds memory), or cut the "
+                        "corpus at pauses"
+                    )
 
     def _check_labels(self, fitting: bool) -> None:
         """Refuse wrong labels before hours of features: of every utterance with a cache, else of the first of each shard."""
