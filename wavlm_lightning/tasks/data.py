@@ -133,6 +133,7 @@ class TaskData(ResumableData):
         self.cache: FeatureCache | None = None
         self.transforms: dict[str, Sequence[WaveformTransform]] = {"train": transforms or ()}
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
+        self.weights: dict[str, np.ndarray] = {}  # of the utterances of a split that are drawn with replacement
         self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
         self.needs: tuple[Needs, ...] = ()
         self.pseudo = None if pseudo_corpus is None else PseudoLabelled(pseudo_corpus, pseudo_share)
@@ -182,6 +183,8 @@ class TaskData(ResumableData):
         if self.cache_directory is not None:
             common_level(needs)  # refuses tasks that no cache serves
         self._check_labels(stage == "fit")
+        drawn = [name for name in self.opened if self.balance is not None and self._as_in_training(name)]
+        self.weights = {name: self._weights(self.opened[name]) for name in drawn}
         refuse_pseudo(self.corpus, {name: split for name, split in self.opened.items() if name != "train"})
         if self.pseudo is not None and stage == "fit":
             self.pseudo.refuse_judged(self._judged())
@@ -189,9 +192,9 @@ class TaskData(ResumableData):
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
         training = partial(self._training, stage == "fit")
-        drawn = {} if self.pseudo is None or "train" not in self.opened else self.pseudo.counts
+        pseudo = {} if self.pseudo is None or "train" not in self.opened else self.pseudo.counts
         if is_pseudo(self.corpus):
-            drawn, labelled = labelled, {}
+            pseudo, labelled = labelled, {}
         return Served(
             self.corpus,
             self.opened,
@@ -201,7 +204,7 @@ class TaskData(ResumableData):
             training,
             self._whole,
             labelled,
-            drawn,
+            pseudo,
             self.factor,
         )
 
@@ -316,6 +319,10 @@ class TaskData(ResumableData):
         """Whether validation draws with replacement, as s3prl does for KS."""
         return task.resamples and self.balance is not None
 
+    def _as_in_training(self, name: str) -> bool:
+        """Whether a split is drawn and cropped as training is: s3prl crops what it resamples in validation, too."""
+        return name == "train" or (name == "valid" and self._resamples(self.needs[0]))
+
     def _fill_cache(self) -> None:
         trainer, directory, upstream = self.trainer, self.cache_directory, self.needs[0].upstream
         assert directory is not None
@@ -346,8 +353,7 @@ class TaskData(ResumableData):
     def _longest(self, name: str) -> int | None:
         """Samples of the longest utterance of a split that is not cropped; None if the split is never cropped."""
         seconds = self._crop()
-        cropped = name == "train" or (name == "valid" and self._resamples(self.needs[0]))
-        return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
+        return round(seconds * SAMPLE_RATE) if seconds is not None and self._as_in_training(name) else None
 
     def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
         assert self.cache is not None
@@ -404,9 +410,7 @@ class TaskData(ResumableData):
 
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)
-        # s3prl crops what it resamples in validation as it does in training.
-        resampled = name == "valid" and self._resamples(self.needs[0])
-        max_seconds = self._crop() if train or resampled else None
+        max_seconds = self._crop() if self._as_in_training(name) else None
         samples, cropped = split.samples, max_seconds
         if augmentation is not None:
             # The plan counts the seconds that transforms make of an utterance; its crop comes before them.
@@ -422,8 +426,6 @@ class TaskData(ResumableData):
                 limits, cropped = {"batch_seconds": LONGEST_WHOLE}, LONGEST_WHOLE
                 limits["alone"] = samples > LONGEST_WHOLE * SAMPLE_RATE
                 self._note_long(split)
-        if self.balance is not None and (train or resampled):
-            limits["weights"] = self._weights(split, self.balance)
         plan = BatchPlan(
             samples,
             rank=trainer.global_rank,
@@ -433,6 +435,7 @@ class TaskData(ResumableData):
             multiple=trainer.accumulate_grad_batches,
             passes=self._passes(split, max_seconds) if train else None,
             seed=self.seed,
+            weights=self.weights.get(name),
             **limits,
         )
         if train:
@@ -474,11 +477,23 @@ class TaskData(ResumableData):
             layout["pseudo"] = self.pseudo.layout
         return layout
 
-    @staticmethod
-    def _weights(split: Split, field: str) -> np.ndarray:
-        values = [str(meta.get(field)) for meta in split.metas()]
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return 1.0 / counts[place]  # each value of the field gets the same total weight
+    def _weights(self, split: Split) -> np.ndarray:
+        """Of each utterance, so that all values of the field `balance` have the same total weight."""
+        field, metas = str(self.balance), split.metas()
+        without = [number for number, meta in enumerate(metas) if meta.get(field) is None]
+        if len(without) == len(metas):
+            raise UserError(
+                f"data.balance {field}: no utterance of split {split.name} has this field; they have "
+                f"{', '.join(sorted({name for meta in metas for name in meta}))}"
+            )
+        if without:
+            shard, place = split.locate(without[0])
+            raise UserError(
+                f"data.balance {field}: {len(without)} of {len(metas)} utterances of split {split.name} have no such field, the "
+                f"first of them {shard.keys[place]!r}; write it for all, or set data.balance: null"
+            )
+        _, place, counts = np.unique([str(meta[field]) for meta in metas], return_inverse=True, return_counts=True)
+        return 1.0 / counts[place]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", train=True)
