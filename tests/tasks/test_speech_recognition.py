@@ -153,6 +153,19 @@ def test_corpus_without_text_has_no_letters(tmp_path):
         SpeechRecognition(Shaped(1, 4), alphabet="corpus").read_labels(writer.finish(inventories={}))
 
 
+def test_letters_of_a_training_split_with_another_name(tmp_path):
+    """The labels are checked before there is a trainer's corpus, and know the split by then."""
+    writer = CorpusWriter(tmp_path, "clean", licence="CC0", source={})
+    for split, text in (("train-100", "ab"), ("dev", "a")):
+        writer.write_split(split, [Utterance(split, np.full(8000, 0.1, np.float32), {"text": text})])
+    writer.finish(inventories={})
+    head, names = SpeechRecognition(Fbank(), hidden=4, alphabet="corpus"), {"valid_split": "dev", "test_split": "dev"}
+    data, trainer = TaskData(str(tmp_path), train_split="train-100", **names), quiet_trainer(max_steps=1)
+    trainer.fit(head, data)
+    assert head.labels[5:] == ["A", "B"] and head.data.opened["train"].name == "train-100"
+    trainer.test(head, data, verbose=False)
+
+
 def test_training_and_scores_with_a_language_model(tiny, tmp_path):
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
     corpus = Corpus.open(tiny / "pr")

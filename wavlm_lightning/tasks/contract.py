@@ -60,7 +60,7 @@ class Needs:
     target_audio: tuple[str, ...] = ()
     reconstructs: bool = False
     extra_audio: tuple[str, ...] = ()
-    check: Callable[[Corpus, bool, Iterable[NamedMeta]], None] | None = None
+    check: Callable[[Corpus, Mapping[str, str], bool, Iterable[NamedMeta]], None] | None = None
 
     @property
     def resamples(self) -> bool:

@@ -256,7 +256,7 @@ class TaskData(ResumableData):
                 continue
             for split in self.opened.values():
                 places = ((shard, place) for shard in split.shards for place in range(shard.utterances if whole else 1))
-                task.check(corpus, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
+                task.check(corpus, self.splits, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
