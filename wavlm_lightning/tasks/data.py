@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -176,6 +177,7 @@ class TaskData(ResumableData):
             labelled = counts_of(self.corpus, self.opened["train"])
             self.opened["train"] = self._with_pseudo(self.opened["train"])
         self._check_lengths()
+        self._check_keys()
         self._check_crops()
         for name, split in self.opened.items():
             self._open_transforms(name)
@@ -231,6 +233,18 @@ class TaskData(ResumableData):
                 raise UserError(
                     f"{shard.path}: utterance {shard.keys[place]!r} of split {split.name} is {found}, as are "
                     f"{len(short) - 1} more; {remedy}prepare the corpus again, which leaves them out with --on-error skip"
+                )
+
+    def _check_keys(self) -> None:
+        """Refuse to judge by joined splits that share keys: the results of one utterance would replace those of another."""
+        for name, split in self.opened.items():
+            if name == "train" or "+" not in split.name:
+                continue
+            if twice := [key for key, count in Counter(split.keys).items() if count > 1]:
+                raise UserError(
+                    f"split {split.name}: the keys {', '.join(twice[:3])}{', ...' if len(twice) > 3 else ''} are in both splits "
+                    f"({len(twice)} of them), and results go by keys; name one split at a time, or prepare the corpus again with "
+                    "other keys"
                 )
 
     def _check_crops(self) -> None:
@@ -487,10 +501,10 @@ class TaskData(ResumableData):
                 f"{', '.join(sorted({name for meta in metas for name in meta}))}"
             )
         if without:
-            shard, place = split.locate(without[0])
+            shard, first = split.locate(without[0])
             raise UserError(
                 f"data.balance {field}: {len(without)} of {len(metas)} utterances of split {split.name} have no such field, the "
-                f"first of them {shard.keys[place]!r}; write it for all, or set data.balance: null"
+                f"first of them {shard.keys[first]!r}; write it for all, or set data.balance: null"
             )
         _, place, counts = np.unique([str(meta[field]) for meta in metas], return_inverse=True, return_counts=True)
         return 1.0 / counts[place]
