@@ -69,6 +69,10 @@ def test_what_cannot_be_spelled_is_refused():
         ("R&B, 50% @home", "R&B 50% @HOME"),
         ("e\u0301tude ¿qué?", "ÉTUDE QUÉ"),
         ("你好，世界。", "你好 世界"),
+        ("İyi iyi i\u0307yi ışık", "IYI IYI IYI IŞIK"),
+        ("Straße STRAẞE", "STRASSE STRASSE"),
+        ("don‘t donʼt donʹt don´t don`t", "DON'T DON'T DON'T DON'T DON'T"),
+        ("‘Hello, she said", "HELLO SHE SAID"),
         ("", ""),
     ],
 )
