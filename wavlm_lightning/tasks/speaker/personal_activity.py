@@ -72,7 +72,7 @@ class PersonalActivity(EnrolledTask, Task):
 
     The classes of a frame are `CLASSES`; TS-SUPERB counts the target alone or overlapped as one class, and publishes the average
     precision of all decisions pooled (`map_micro`). The headline is the mean of the average precisions of the four classes
-    (`map`), of which random scores have a quarter. Labels are at the upstream's frame rate. Reads `turns`, [[speaker, start,
+    (`map`), of those that occur; random scores have a quarter of four. Labels are at the upstream's frame rate. Reads `turns`, [[speaker, start,
     end], ...] in seconds, and `speaker`, the target, who may be silent throughout, and the further audio `enrolment`.
 
     Args:
@@ -96,8 +96,11 @@ class PersonalActivity(EnrolledTask, Task):
 
     @property
     def chance(self) -> float:
-        """Random scores have the share of a class as its average precision, and shares add up to 1."""
-        return 1 / len(CLASSES)
+        """Random scores have the share of a class as its average precision, and the shares of those that occur add up to 1.
+
+        After a test those are the classes that it had; before, all.
+        """
+        return 1 / len(self.details.get("classes", CLASSES))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         return list(CLASSES)
