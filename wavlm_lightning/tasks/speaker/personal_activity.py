@@ -71,9 +71,10 @@ class PersonalActivity(EnrolledTask, Task):
     """Two bidirectional LSTMs, the first multiplied by the speaker vector of the enrolment, and two linear layers.
 
     The classes of a frame are `CLASSES`; TS-SUPERB counts the target alone or overlapped as one class, and publishes the average
-    precision of all decisions pooled (`map_micro`). The headline is the mean of the average precisions of the four classes
-    (`map`), of those that occur; random scores have a quarter of four. Labels are at the upstream's frame rate. Reads `turns`, [[speaker, start,
-    end], ...] in seconds, and `speaker`, the target, who may be silent throughout, and the further audio `enrolment`.
+    precision of all decisions pooled (`map_micro`). The headline is the mean of the average precisions of those of the four
+    classes that occur (`map`); that of random scores is a quarter where all occur. Labels are at the upstream's frame rate. Reads
+    `turns`, [[speaker, start, end], ...] in seconds, and `speaker`, the target, who may be silent throughout, and the further
+    audio `enrolment`.
 
     Args:
         upstream: where features come from; it hears the mixture and the enrolment.
