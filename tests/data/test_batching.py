@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavlm_lightning.data.loading.batching import BatchPlan, plan_batches
+from wavlm_lightning.data.loading.shard_order import Passes
 from wavlm_lightning.system.errors import UserError
 
 lengths = st.lists(st.integers(400, 16_000 * 20), min_size=1, max_size=300).map(np.array)
@@ -60,6 +61,15 @@ def test_evaluation_gives_everything_exactly_once_and_every_rank_equally_many_st
 @given(st.integers(16_000 * 4, 16_000 * 180))
 def test_a_batch_holds_the_longest_utterance_whose_seconds_it_was_given(samples):
     assert len(plan_batches(np.array([samples]), batch_seconds=samples / 16_000)) == 1
+
+
+def test_weights_go_with_their_utterances_into_the_windows():
+    samples, weights = np.full(90, 16_000), np.tile([1.0, 0.0, 3.0], 30)
+    passes = Passes(np.arange(0, 91, 9), window=3)
+    plan = BatchPlan(samples, batch_size=5, weights=weights, passes=passes)
+    assert len(passes.windows(0)) == 4
+    drawn = np.array([number for batch in plan for number, _ in batch])
+    assert len(drawn) == 90 and (drawn % 3 != 1).all() and (drawn % 3 == 2).sum() > (drawn % 3 == 0).sum()
 
 
 def test_recordings_that_are_heard_in_windows_stay_alone():

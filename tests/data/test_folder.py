@@ -9,7 +9,9 @@ import soundfile
 from wavlm_lightning.cli import main
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.data.folder import FolderRecipe
-from wavlm_lightning.data.label_sets import values
+from wavlm_lightning.data.label_sets import label_sets, values
+from wavlm_lightning.data.recordings import CorpusPlan, Recording
+from wavlm_lightning.data.writing import write_corpus
 from wavlm_lightning.system.errors import UserError
 
 
@@ -148,6 +150,26 @@ def test_empty_folder_and_no_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="file here or below"):
         FolderRecipe(tmp_path / "empty", tmp_path / "c").prepare()
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"label": ["a", "b"]}, r"label column label: \['a', 'b'\] is not text"),
+        ({"intent": "open"}, "intent: 'open' does not say which slot it is"),
+        ({"intent": {"action": 3}}, "label column action: 3 is not text"),
+        ({"intent": None, "phones": None, "label": None}, None),
+    ],
+)
+def test_labels_are_refused_before_audio_is_written(recordings, tmp_path, meta, message):
+    audio = Recording(recordings / "day0" / "take.00.wav", "a", {"speaker": "anna", **meta})
+    plan = CorpusPlan("c", "CC0", {"train": [audio]}, label_sets)
+    if message is None:
+        assert write_corpus(plan, tmp_path / "c", workers=1).inventories == {"speakers": ["anna"]}
+    else:
+        with pytest.raises(UserError, match=message):
+            write_corpus(plan, tmp_path / "c", workers=1)
+        assert not list((tmp_path / "c").glob("*.tar"))
 
 
 def test_numbers_are_no_classes_also_0():

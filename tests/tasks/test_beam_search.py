@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from shaped import Shaped
 
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks.components.beam_search import BeamSearch, LanguageModel
 from wavlm_lightning.tasks.components.ngrams import count_bigrams, count_ngrams
+from wavlm_lightning.tasks.content.speech_recognition import SpeechRecognition
 
 LABELS = ["<s>", "|", "A", "B"]
 
@@ -233,6 +235,19 @@ def test_models_that_do_not_fit_the_head(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             BeamSearch(model, labels, special=range(3 if labels is phones else 1))
+
+
+def test_words_that_no_head_can_spell_are_said_or_refused(tmp_path, caplog):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    texts = [["A", "B", "ab"], ["A", *(f"word{n}" for n in range(150))]]
+    for number, words in enumerate(texts):
+        count_ngrams([words], 2).write(tmp_path / f"{number}.arpa")
+    head = SpeechRecognition(Shaped(2, 6), hidden=4, language_model=LanguageModel(None, str(tmp_path / "0.arpa")))
+    with caplog.at_level("INFO"):
+        head.build(head.read_labels(None))
+    assert f"ASR: note: the head cannot spell 1 words of {tmp_path / '0.arpa'}; they are never found" in caplog.text
+    with pytest.raises(UserError, match=r"1\.arpa: the head can spell 1 of its 151 words, not 'word0' for example"):
+        head.use_language_model(LanguageModel(None, str(tmp_path / "1.arpa")))
 
 
 def test_missing_files_and_foreign_letters_are_refused(tmp_path):

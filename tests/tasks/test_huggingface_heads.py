@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from wavlm_lightning.cli import main
-from wavlm_lightning.data.batch import Waveforms
+from wavlm_lightning.data.batch import Targets, Waveforms
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.system.errors import UserError
@@ -23,6 +23,7 @@ from wavlm_lightning.tasks import (
     SpeakerVerification,
     SpeechRecognition,
 )
+from wavlm_lightning.tasks.content.fine_tuned_recognition import FineTunedRecognition
 from wavlm_lightning.tasks.huggingface.export import write_head_folder
 from wavlm_lightning.tasks.huggingface.reading import huggingface_head
 from wavlm_lightning.upstreams import Fbank, WavLMUpstream
@@ -313,6 +314,18 @@ def test_letters_are_spelled_as_transformers_spells_them(tmp_path):
     assert said == [" ".join(text.split()) for text in tokenizer.batch_decode(torch.tensor(numbers))]
     target = task.read_target({"text": "A note, eaten."})
     assert task.spell(target.tolist()) == "a note eaten"
+
+
+def test_an_exported_recogniser_writes_what_its_run_writes(tmp_path):
+    task = trained(FineTunedRecognition, ["<s>", "<pad>", "</s>", "<unk>", "|", *"TEAON"], alphabet="corpus")
+    write_head_folder(tmp_path, task, {})
+    back = huggingface_head(str(tmp_path))
+    rng = np.random.default_rng(0)
+    logits = torch.nn.functional.one_hot(torch.tensor(rng.integers(0, 10, (20, 30))), 10).float()
+    said = task.decode(logits, torch.full((20,), 30))
+    assert back.decode(logits, torch.full((20,), 30)) == said and "\ufffd" not in "".join(said)
+    texts = [Targets.pad([each.read_target({"text": "a ten to ñ Zoë"})]) for each in (task, back)]
+    assert task.references(texts[0]) == back.references(texts[1]) == ["A TEN TO \ufffd \ufffdO\ufffd"]
 
 
 def test_a_head_from_there_is_trained_further_and_predicts_from_its_run(tiny, tmp_path, capsys):

@@ -109,6 +109,25 @@ def test_a_fold_is_tested_on_and_never_seen(tiny, protocol, fold):
     assert data.layout()["fold"] == fold
 
 
+def test_splits_that_are_no_folds(tiny):
+    with pytest.raises(UserError, match=r"its splits train, valid, test are no folds.*; use TaskData"):
+        quiet_trainer(max_steps=1).fit(EmotionRecognition(Fbank(cmvn=False)), FoldData(str(tiny / "ks")))
+
+
+def test_a_run_is_scored_on_its_own_fold(tiny, tmp_path):
+    head, data = EmotionRecognition(Fbank(cmvn=False)), FoldData(str(tiny / "er"))
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(head, data)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    settings = {"ckpt_path": tmp_path / "one.ckpt", "weights_only": True}
+    fresh, other = EmotionRecognition(Fbank(cmvn=False)), FoldData(str(tiny / "er"), fold=2)
+    for judge in ("test", "validate"):
+        with pytest.raises(UserError, match=r"data\.fold=2: the run left fold 1 out .* set data\.fold: 1"):
+            getattr(quiet_trainer(), judge)(fresh, other, verbose=False, **settings)
+    quiet_trainer().test(fresh, data, verbose=False, **settings)
+    quiet_trainer().predict(fresh, other, **settings)  # no figure
+
+
 def test_a_fold_that_is_not_there(tiny):
     with pytest.raises(UserError, match=r"data\.fold=6"):
         opened(tiny, "superb", 6)

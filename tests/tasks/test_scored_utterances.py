@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import pytest
 import torch
 from enhancement import Denoiser
@@ -15,8 +16,10 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassF1Score
 
 from wavlm_lightning.callbacks.results import WriteResultCard
+from wavlm_lightning.data.corpus import CorpusWriter, Utterance
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.utterances import RESULTS_NAME, described, read_results
+from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.tasks import (
     EmotionRecognition,
     FoldData,
@@ -106,6 +109,21 @@ def test_a_limit_a_cache_and_many_heads(tiny, tmp_path):
     part, whole = read_results(tmp_path / "part"), read_results(tmp_path / "alone")
     assert 0 < len(part.keys) < len(whole.keys) and set(part.keys) < set(whole.keys)
     assert 100 * part.value == pytest.approx(card.value, abs=1e-3)
+
+
+def test_joined_splits_that_share_keys_are_refused(tmp_path):
+    writer = CorpusWriter(tmp_path / "c", "two", "CC0", {})
+    for split, keys in (("clean", "ab"), ("noisy", "ab"), ("other", "cd")):
+        utterances = [
+            Utterance(key, np.full(8000, 0.1, "f4"), {"keyword": word})
+            for key, word in zip(keys, ("no", "yes"), strict=True)
+        ]
+        writer.write_split(split, utterances)
+    writer.finish({"keywords": ["no", "yes"]})
+    with pytest.raises(UserError, match=r"split clean\+noisy: the keys a, b are in both splits \(2 of them\)"):
+        card_of(KeywordSpotting(Fbank(cmvn=False)), tmp_path / "c", tmp_path, test_split="clean+noisy")
+    card = card_of(KeywordSpotting(Fbank(cmvn=False)), tmp_path / "c", tmp_path, test_split="clean+other")
+    assert len(read_results(tmp_path).keys) == card.corpus["utterances"] == 4
 
 
 class Mean(KeywordSpotting):

@@ -69,6 +69,10 @@ def test_what_cannot_be_spelled_is_refused():
         ("R&B, 50% @home", "R&B 50% @HOME"),
         ("e\u0301tude ¿qué?", "ÉTUDE QUÉ"),
         ("你好，世界。", "你好 世界"),
+        ("İyi iyi i\u0307yi ışık", "IYI IYI IYI IŞIK"),
+        ("Straße STRAẞE", "STRASSE STRASSE"),
+        ("don‘t donʼt donʹt don´t don`t", "DON'T DON'T DON'T DON'T DON'T"),
+        ("‘Hello, she said", "HELLO SHE SAID"),
         ("", ""),
     ],
 )
@@ -151,6 +155,19 @@ def test_corpus_without_text_has_no_letters(tmp_path):
     writer.write_split("train", [Utterance("a", np.full(1600, 0.1, np.float32), {"speaker": "s"})])
     with pytest.raises(UserError, match=r"split train of .* has no text"):
         SpeechRecognition(Shaped(1, 4), alphabet="corpus").read_labels(writer.finish(inventories={}))
+
+
+def test_letters_of_a_training_split_with_another_name(tmp_path):
+    """The labels are checked before there is a trainer's corpus, and know the split by then."""
+    writer = CorpusWriter(tmp_path, "clean", licence="CC0", source={})
+    for split, text in (("train-100", "ab"), ("dev", "a")):
+        writer.write_split(split, [Utterance(split, np.full(8000, 0.1, np.float32), {"text": text})])
+    writer.finish(inventories={})
+    head, names = SpeechRecognition(Fbank(), hidden=4, alphabet="corpus"), {"valid_split": "dev", "test_split": "dev"}
+    data, trainer = TaskData(str(tmp_path), train_split="train-100", **names), quiet_trainer(max_steps=1)
+    trainer.fit(head, data)
+    assert head.labels[5:] == ["A", "B"] and head.data.opened["train"].name == "train-100"
+    trainer.test(head, data, verbose=False)
 
 
 def test_training_and_scores_with_a_language_model(tiny, tmp_path):

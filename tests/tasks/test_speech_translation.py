@@ -132,9 +132,9 @@ def test_an_answer_ends_with_the_recording():
     assert all(row["cut"] for row in rows)
 
 
-def written(folder: Path, translations: list[str], languages: list[str]) -> str:
+def written(folder: Path, translations: list[str], languages: list[str], train: str = "train") -> str:
     writer = CorpusWriter(folder, "t", "CC0", {})
-    for split in ("train", "valid", "test"):
+    for split in (train, "valid", "test"):
         rows = [
             Utterance(f"{split}{i}", torch.rand(16_000).numpy() * 0.1, {"translation": text})
             for i, text in enumerate(translations)
@@ -170,6 +170,13 @@ def test_what_cannot_be_translated_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(measures, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="ST: BLEU and chrF come from the package sacrebleu"):
         quiet_trainer().test(SpeechTranslation(fbank, network=SMALL), TaskData(str(tmp_path / "one")), verbose=False)
+
+
+def test_characters_of_a_training_split_with_another_name(tmp_path):
+    corpus = written(tmp_path, ["ja", "a"], ["de"], train="train-100")
+    task = SpeechTranslation(Fbank(cmvn=False), network=SMALL, validation_beam=1)
+    quiet_trainer(max_steps=1, limit_val_batches=0).fit(task, TaskData(corpus, train_split="train-100"))
+    assert task.labels["characters"] == ["a", "j"]
 
 
 def on_mini(**settings) -> SpeechTranslation:

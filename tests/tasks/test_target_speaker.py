@@ -199,12 +199,14 @@ def test_frames_are_labelled_by_who_speaks():
     ]
 
 
-def test_without_information_the_score_is_chance():
-    metric, rng = FrameAveragePrecision(), np.random.default_rng(1)
-    metric.update(
-        torch.tensor(rng.dirichlet(np.ones(4), 20000)), torch.tensor(rng.choice(4, 20000, p=[0.1, 0.2, 0.3, 0.4]))
-    )
-    assert metric.compute()["map"] == pytest.approx(PersonalActivity(Fbank(cmvn=False)).chance, abs=0.01)
+@pytest.mark.parametrize(("shares", "chance"), [([0.1, 0.2, 0.3, 0.4], 1 / 4), ([0.1, 0.5, 0.0, 0.4], 1 / 3)])
+def test_without_information_the_score_is_chance(shares, chance):
+    task, rng = PersonalActivity(Fbank(cmvn=False)), np.random.default_rng(1)
+    assert task.chance == 1 / 4
+    metric = FrameAveragePrecision()
+    metric.update(torch.tensor(rng.dirichlet(np.ones(4), 20000)), torch.tensor(rng.choice(4, 20000, p=shares)))
+    assert task.score(metric, "test")["map"] == pytest.approx(chance, abs=0.01)
+    assert task.chance == pytest.approx(chance)
 
 
 # From the data module on.

@@ -122,6 +122,8 @@ def corpus(tmp_path_factory) -> Path:
                 "values": [number + 0.5] * (1 + number % 4),
                 "pitch": [frame + number / 100 for frame in range(samples // 160)],
             }
+            if number % 4 == 0:
+                meta["room"] = "large"
             audio = {"clean": clean, "other": other, "enrolment": rng.uniform(-1, 1, 3000 + number).astype("f4")}
             utterances.append(Utterance(f"{split}{number:02d}", clean + other, meta, audio=audio))
         writer.write_split(split, utterances)
@@ -474,6 +476,22 @@ SPEED = ChangeSpeed(speeds=[0.9])
             {"transforms": [RandomCrop(seconds=1)]},
             "RandomCrop cuts a waveform, and the targets of ASR",
         ),
+        (
+            SpeechRecognition,
+            {"max_seconds": 0.7},
+            r"data\.max_seconds 0\.7: crops 11 of 20 utterances of split train, and the targets of ASR .*batch_seconds",
+        ),
+        (
+            KeywordSpotting,
+            {"balance": "sex"},
+            r"data\.balance sex: no utterance of split train has this field; they have keyword, ",
+        ),
+        (
+            KeywordSpotting,
+            {"balance": "room"},
+            r"data\.balance room: 15 of 20 utterances of split train have no such field, the first of them 'train01'",
+        ),
+        (SpeechRecognition, {"max_frames": 90}, r"data\.max_frames 90: crops 3 of 20 utterances"),
         (SpeakerDiarization, {"transforms": NOISY}, "MixUtterances adds talkers .* targets of SD are all who speak"),
         (
             SpeakerDiarization,

@@ -125,6 +125,7 @@ def test_a_run_is_read_without_what_it_started_from(runs: Any, name: str):
         for specification in (str(run), str(run / "checkpoints" / "best.ckpt")):
             again = build(specification)
             assert again.frozen and type(again) is type(inside)
+            assert [each["task"] for each in again.describe()["labelled"]] == ["KS"]
             assert (again(AUDIO, LENGTHS).hidden - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert build(f"mine={run}").label == "mine"
 

@@ -73,6 +73,8 @@ def _write(plan: CorpusPlan, out: Path, workers: int | None, on_error: str) -> C
                     f"{out}: {both} would both have the key {recording.key!r} in {split}; rename one of them"
                 )
             files[recording.key] = recording.path
+    if callable(plan.inventories):  # labels that are none are refused before hours of audio
+        plan.inventories({split: [recording.meta for recording in part] for split, part in plan.splits.items()})
     places = [
         (split, number, recordings[begin : begin + plan.shard_files])
         for split, recordings in plan.splits.items()

@@ -296,14 +296,18 @@ class Task(HeadCheckpoint, Trainable):
             check=self.check_corpus,
         )
 
-    def check_corpus(self, corpus: Corpus, fitting: bool, utterances: Iterable[NamedMeta]) -> None:
+    def check_corpus(
+        self, corpus: Corpus, splits: Mapping[str, str], fitting: bool, utterances: Iterable[NamedMeta]
+    ) -> None:
         """Refuse a corpus whose labels are not there, are not those of the checkpoint, or say nothing of an utterance.
 
         Args:
             corpus: with its label inventories.
+            splits: `train`, `valid` and `test` -> the name of the split in the corpus.
             fitting: whether the head is about to be trained on it.
             utterances: whose targets are read; those of a task with `target_audio` are not.
         """
+        self.data = Served(corpus, splits=splits)  # some labels are those of the training split; `join` serves the rest
         labels = self.read_labels(corpus)
         if fitting:
             self.check_labels(labels)

@@ -37,7 +37,7 @@ class Needs:
         cache_level: what a feature cache may store for the task; None refuses a cache.
         normalize: whether the weighted sum normalises each layer, which a cache of means cannot know.
         framewise: the target has one entry a frame, so that no transform may change the length of the waveform.
-        transcribes: the target is all that was said, so that no transform may cut the waveform.
+        transcribes: the target is all that was said, so that neither crops nor transforms may cut the waveform.
         every_talker: the target is all who speak, so that no transform may add talkers.
         target_audio: further audio of an utterance that is the target, sample by sample with the input.
         reconstructs: the target may be the input itself, without transforms.
@@ -60,7 +60,7 @@ class Needs:
     target_audio: tuple[str, ...] = ()
     reconstructs: bool = False
     extra_audio: tuple[str, ...] = ()
-    check: Callable[[Corpus, bool, Iterable[NamedMeta]], None] | None = None
+    check: Callable[[Corpus, Mapping[str, str], bool, Iterable[NamedMeta]], None] | None = None
 
     @property
     def resamples(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -63,9 +64,10 @@ class TaskData(ResumableData):
         batch_size: utterances in a training batch; null for no such limit.
         batch_seconds: audio in a training batch, padding included; null for no such limit.
         eval_batch_seconds: audio in a batch of validation and test.
-        max_seconds: crop longer training utterances at random; null trains on whole ones.
+        max_seconds: crop longer training utterances at random; null trains on whole ones. Not for tasks whose target is all
+            that was said, such as ASR.
         max_frames: the same in frames of the upstream.
-        min_seconds: leave shorter utterances out of training.
+        min_seconds: leave utterances that are no longer than this out of training, as s3prl does for SV.
         gain_db: on every waveform; SUPERB's KS and QbE apply -3 dB (SV too, but before trimming, so its recipe does it).
         train_split: name of the split.
         valid_split: name of the split.
@@ -132,6 +134,7 @@ class TaskData(ResumableData):
         self.cache: FeatureCache | None = None
         self.transforms: dict[str, Sequence[WaveformTransform]] = {"train": transforms or ()}
         self.transforms |= dict.fromkeys(("valid", "test"), eval_transforms or ())
+        self.weights: dict[str, np.ndarray] = {}  # of the utterances of a split that are drawn with replacement
         self.described: list[Any] = []  # the training transforms, and the hashes of the corpora that they read
         self.needs: tuple[Needs, ...] = ()
         self.pseudo = None if pseudo_corpus is None else PseudoLabelled(pseudo_corpus, pseudo_share)
@@ -174,12 +177,16 @@ class TaskData(ResumableData):
             labelled = counts_of(self.corpus, self.opened["train"])
             self.opened["train"] = self._with_pseudo(self.opened["train"])
         self._check_lengths()
+        self._check_keys()
+        self._check_crops()
         for name, split in self.opened.items():
             self._open_transforms(name)
             self._check_audio(name, split)
         if self.cache_directory is not None:
             common_level(needs)  # refuses tasks that no cache serves
         self._check_labels(stage == "fit")
+        drawn = [name for name in self.opened if self.balance is not None and self._as_in_training(name)]
+        self.weights = {name: self._weights(self.opened[name]) for name in drawn}
         refuse_pseudo(self.corpus, {name: split for name, split in self.opened.items() if name != "train"})
         if self.pseudo is not None and stage == "fit":
             self.pseudo.refuse_judged(self._judged())
@@ -187,9 +194,9 @@ class TaskData(ResumableData):
             self._fill_cache()
         loaders = {"train": self.train_dataloader, "valid": self.val_dataloader, "test": self.test_dataloader}
         training = partial(self._training, stage == "fit")
-        drawn = {} if self.pseudo is None or "train" not in self.opened else self.pseudo.counts
+        pseudo = {} if self.pseudo is None or "train" not in self.opened else self.pseudo.counts
         if is_pseudo(self.corpus):
-            drawn, labelled = labelled, {}
+            pseudo, labelled = labelled, {}
         return Served(
             self.corpus,
             self.opened,
@@ -199,7 +206,7 @@ class TaskData(ResumableData):
             training,
             self._whole,
             labelled,
-            drawn,
+            pseudo,
             self.factor,
         )
 
@@ -228,6 +235,33 @@ class TaskData(ResumableData):
                     f"{len(short) - 1} more; {remedy}prepare the corpus again, which leaves them out with --on-error skip"
                 )
 
+    def _check_keys(self) -> None:
+        """Refuse to judge by joined splits that share keys: the results of one utterance would replace those of another."""
+        for name, split in self.opened.items():
+            if name == "train" or "+" not in split.name:
+                continue
+            if twice := [key for key, count in Counter(split.keys).items() if count > 1]:
+                raise UserError(
+                    f"split {split.name}: the keys {', '.join(twice[:3])}{', ...' if len(twice) > 3 else ''} are in both splits "
+                    f"({len(twice)} of them), and results go by keys; name one split at a time, or prepare the corpus again with "
+                    "other keys"
+                )
+
+    def _check_crops(self) -> None:
+        """Refuse crops of what is transcribed: a part of the audio would be trained with all of its words."""
+        option = "data.max_seconds" if self.max_frames is None else "data.max_frames"
+        value = self.max_seconds if self.max_frames is None else self.max_frames
+        for name, split in self.opened.items():
+            longest = self._longest(name)
+            crops = 0 if longest is None else int((split.samples > longest).sum())
+            for task in self.needs if crops else ():
+                if task.transcribes and not task.framewise:
+                    raise UserError(
+                        f"{option} {value}: crops {crops} of {len(split)} utterances of split {split.name}, and the targets of "
+                        f"{task.name} are all that was said in them; leave it out (data.batch_seconds bounds memory), or cut the "
+                        "corpus at pauses"
+                    )
+
     def _check_labels(self, fitting: bool) -> None:
         """Refuse wrong labels before hours of features: of every utterance with a cache, else of the first of each shard."""
         corpus, whole = self.corpus, self.cache_directory is not None
@@ -236,7 +270,7 @@ class TaskData(ResumableData):
                 continue
             for split in self.opened.values():
                 places = ((shard, place) for shard in split.shards for place in range(shard.utterances if whole else 1))
-                task.check(corpus, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
+                task.check(corpus, self.splits, fitting, ((named(*at), at[0].meta(at[1])) for at in places))
 
     def _open_transforms(self, name: str) -> None:
         """Check that the transforms of a split fit the tasks and the cache, and open what they read."""
@@ -299,6 +333,10 @@ class TaskData(ResumableData):
         """Whether validation draws with replacement, as s3prl does for KS."""
         return task.resamples and self.balance is not None
 
+    def _as_in_training(self, name: str) -> bool:
+        """Whether a split is drawn and cropped as training is: s3prl crops what it resamples in validation, too."""
+        return name == "train" or (name == "valid" and self._resamples(self.needs[0]))
+
     def _fill_cache(self) -> None:
         trainer, directory, upstream = self.trainer, self.cache_directory, self.needs[0].upstream
         assert directory is not None
@@ -329,8 +367,7 @@ class TaskData(ResumableData):
     def _longest(self, name: str) -> int | None:
         """Samples of the longest utterance of a split that is not cropped; None if the split is never cropped."""
         seconds = self._crop()
-        cropped = name == "train" or (name == "valid" and self._resamples(self.needs[0]))
-        return round(seconds * SAMPLE_RATE) if seconds is not None and cropped else None
+        return round(seconds * SAMPLE_RATE) if seconds is not None and self._as_in_training(name) else None
 
     def _announce(self, split: Split, longest: int | None, need: float, missing: float) -> None:
         assert self.cache is not None
@@ -387,9 +424,7 @@ class TaskData(ResumableData):
 
     def _loader(self, name: str, train: bool) -> DataLoader:
         split, trainer, augmentation = self.opened[name], self.trainer, self._augmentation(name)
-        # s3prl crops what it resamples in validation as it does in training.
-        resampled = name == "valid" and self._resamples(self.needs[0])
-        max_seconds = self._crop() if train or resampled else None
+        max_seconds = self._crop() if self._as_in_training(name) else None
         samples, cropped = split.samples, max_seconds
         if augmentation is not None:
             # The plan counts the seconds that transforms make of an utterance; its crop comes before them.
@@ -405,8 +440,6 @@ class TaskData(ResumableData):
                 limits, cropped = {"batch_seconds": LONGEST_WHOLE}, LONGEST_WHOLE
                 limits["alone"] = samples > LONGEST_WHOLE * SAMPLE_RATE
                 self._note_long(split)
-        if self.balance is not None and (train or resampled):
-            limits["weights"] = self._weights(split, self.balance)
         plan = BatchPlan(
             samples,
             rank=trainer.global_rank,
@@ -416,6 +449,7 @@ class TaskData(ResumableData):
             multiple=trainer.accumulate_grad_batches,
             passes=self._passes(split, max_seconds) if train else None,
             seed=self.seed,
+            weights=self.weights.get(name),
             **limits,
         )
         if train:
@@ -457,11 +491,23 @@ class TaskData(ResumableData):
             layout["pseudo"] = self.pseudo.layout
         return layout
 
-    @staticmethod
-    def _weights(split: Split, field: str) -> np.ndarray:
-        values = [str(meta.get(field)) for meta in split.metas()]
-        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return 1.0 / counts[place]  # each value of the field gets the same total weight
+    def _weights(self, split: Split) -> np.ndarray:
+        """Of each utterance, so that all values of the field `balance` have the same total weight."""
+        field, metas = str(self.balance), split.metas()
+        without = [number for number, meta in enumerate(metas) if meta.get(field) is None]
+        if len(without) == len(metas):
+            raise UserError(
+                f"data.balance {field}: no utterance of split {split.name} has this field; they have "
+                f"{', '.join(sorted({name for meta in metas for name in meta}))}"
+            )
+        if without:
+            shard, first = split.locate(without[0])
+            raise UserError(
+                f"data.balance {field}: {len(without)} of {len(metas)} utterances of split {split.name} have no such field, the "
+                f"first of them {shard.keys[first]!r}; write it for all, or set data.balance: null"
+            )
+        _, place, counts = np.unique([str(meta[field]) for meta in metas], return_inverse=True, return_counts=True)
+        return 1.0 / counts[place]
 
     def train_dataloader(self) -> DataLoader:
         return self._loader("train", train=True)

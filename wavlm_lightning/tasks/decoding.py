@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.text import WordErrorRate
@@ -76,7 +77,7 @@ class DecodedTask(CtcTask):
         fresh = self.labels is None
         super().build(labels)
         if fresh and self.language_model is not None:
-            self.search = self.search_with(self.language_model)
+            self.use_language_model(self.language_model)
             self._add_second_metric()
 
     def search_with(
@@ -136,6 +137,8 @@ class DecodedTask(CtcTask):
         """Decode with a language model from now on; the head is already built."""
         self.language_model = language_model
         self.search = self.search_with(language_model)
+        if isinstance(self.search, BeamSearch) and self.search.note:
+            rank_zero_info(f"{self.name}: {self.search.note}")
 
     def _add_second_metric(self) -> None:
         single = {self.metric: self.test_metric}

@@ -104,7 +104,7 @@ class PseudoLabelled:
         Args:
             real: the corpus of `train`.
             train: a split, or some utterances of one.
-            min_seconds: shorter pseudo-labelled utterances are left out.
+            min_seconds: pseudo-labelled utterances that are no longer than this are left out.
 
         Raises:
             UserError: a corpus has other than pseudo-labels, or its audio was processed in another way.

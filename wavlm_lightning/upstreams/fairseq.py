@@ -11,13 +11,14 @@ from torch import Tensor
 from torchaudio.models import Wav2Vec2Model, wav2vec2_model
 
 from wavlm_lightning.encoder import CheckpointError
+from wavlm_lightning.encoder.checkpoints.labels_seen import labels_seen
 from wavlm_lightning.encoder.checkpoints.tensor_files import is_state_dict
 from wavlm_lightning.encoder.checkpoints.unilm import FIELDS, PUBLISHED_CONVOLUTIONS, parse_convolutions, rename
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.reading import reading, reason_of, shown
 from wavlm_lightning.upstreams.fairseq_files import plain, read
 from wavlm_lightning.upstreams.fine_tuning import FineTuning
-from wavlm_lightning.upstreams.run_checkpoints import read_trained
+from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint, read_trained
 from wavlm_lightning.upstreams.torchaudio_models import TorchaudioModel, build, rebuild
 
 # Parameters that only pre-training needs.
@@ -79,6 +80,8 @@ class FairseqUpstream(TorchaudioModel):
             embedding = weights.get("mask_emb")
         super().__init__(model, normalize, label or str(path), frozen, differentiable, fine_tuning, embedding)
         self.parameters_of_model = parameters
+        if kept is not None:
+            self.labelled = tuple(labels_seen(newest_checkpoint(Path(path))))
 
     def rebuilding(self) -> dict[str, Any]:
         return {"parameters": self.parameters_of_model, "normalize": self.normalize}

@@ -13,12 +13,13 @@ from torchaudio.models import Wav2Vec2Model, wav2vec2_model, wavlm_model
 from wavlm_lightning.encoder import CheckpointError
 from wavlm_lightning.encoder.checkpoints.formats import match_state
 from wavlm_lightning.encoder.checkpoints.huggingface import rename
+from wavlm_lightning.encoder.checkpoints.labels_seen import labels_seen
 from wavlm_lightning.encoder.checkpoints.tensor_files import read_tensors
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.name_hints import nearest
 from wavlm_lightning.system.reading import reading
 from wavlm_lightning.upstreams.fine_tuning import FineTuning, new_mask_embedding
-from wavlm_lightning.upstreams.run_checkpoints import read_trained
+from wavlm_lightning.upstreams.run_checkpoints import newest_checkpoint, read_trained
 from wavlm_lightning.upstreams.waveform_encoder import WaveformEncoder
 
 BUILDERS = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}  # by `_model_type` of a bundle
@@ -184,6 +185,8 @@ class TorchaudioUpstream(TorchaudioModel):
             model, found._normalize_waveform, label or bundle, frozen, differentiable, fine_tuning, embedding
         )
         self.bundle = bundle
+        if weights:
+            self.labelled = tuple(labels_seen(newest_checkpoint(Path(weights))))
 
     def rebuilding(self) -> dict[str, Any]:
         return {"bundle": self.bundle}

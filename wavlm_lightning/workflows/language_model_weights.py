@@ -126,8 +126,8 @@ def tune_language_model(
         f"{metric_title(task.metric)} on {split} ({heard.units:,} {task.counted}): greedy {searched['percent']['greedy']:.2f} %, "
         f"first weights {searched['percent']['start']:.2f} %, best of {len(tried)} trials {searched['percent']['tuned']:.2f} %",
     ]
-    if search.left_out:
-        lines.append(f"note: the head cannot spell {search.left_out:,} words of {lm}; they are never found")
+    if search.note:
+        lines.append(search.note)
     for name in names:
         low, high = RANGES[name]
         # A weight near 0 is no sign of a range that is too small.

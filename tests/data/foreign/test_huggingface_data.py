@@ -251,6 +251,7 @@ class TestLibrary:
         def load(name, config, **settings):
             asked.append((name, config, settings))
             parts = {"train": self.of(datasets, range(5)), "validation": self.of(datasets, range(5, 8))}
+            parts = {k: v.map(lambda row: {"notes": "x" * 5000}) for k, v in parts.items()}
             return datasets.IterableDatasetDict({k: v.to_iterable_dataset() for k, v in parts.items()})
 
         monkeypatch.setattr(datasets, "load_dataset", load)
@@ -270,6 +271,8 @@ class TestLibrary:
         source = corpus.body["source"]
         assert (source["revision"], source["config"], corpus.body["licence"]) == ("abc", "en", "CC0")
         assert corpus.inventories["mood"] == ["calm", "glad"]
+        assert source["fields_left_out"] == {"notes of more than 4,096 characters": 8}
+        assert "left out: notes of more than 4,096 characters 8\n" in capsys.readouterr().out
 
     def test_a_name_that_cannot_be_opened(self, datasets, tmp_path, monkeypatch, capsys):
         def load(*_, **__):

@@ -72,6 +72,11 @@ def test_offset_channel_and_labels(tmp_path):
             {"audio_filepath": "u00.wav", "turns": [["a", 2, 1]]},
             r"column `turns`: \['a', 2, 1\] is not \[name, start, end\]",
         ),
+        (
+            {"audio_filepath": "u00.wav", "intent": "open"},
+            r"line 1, column `intent`: 'open' does not say which slot it is; write a column `intent:SLOT`",
+        ),
+        ({"audio_filepath": "u00.wav", "label": ["a"]}, r"column `label`: \['a'\] is neither text nor a number"),
         ({"text": "no file"}, "line 1: the path is empty"),
         (["u00.wav"], "line 1: not readable as a JSON object"),
     ],

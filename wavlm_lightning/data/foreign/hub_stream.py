@@ -46,12 +46,14 @@ def prepare_stream(name: str, arguments: argparse.Namespace) -> Corpus:
         writer = CorpusWriter(out, arguments.name or name.rpartition("/")[2], terms, source)
         written: dict[str, list[Meta]] = {}
         found: Counter[str] = Counter()
+        dropped: Counter[str] = Counter()
         with progress_bar(unit=" utterances", desc=str(out)) as bar:
             for theirs, ours in splits.items():
-                reader = _Reader(name, theirs, streams[theirs], arguments, found, source["skipped"])
+                reader = _Reader(name, theirs, streams[theirs], arguments, found, dropped, source["skipped"])
                 metas = written.setdefault(ours or "train", [])
                 writer.write_split(ours or "train", _counted(reader.utterances(), metas, bar))
         source["columns"] = dict(sorted(found.items()))
+        source["fields_left_out"] = dict(dropped)
         source["divided"] = (
             "splits: as the data set has them"
             if len(splits) > 1
@@ -123,6 +125,7 @@ class _Reader:
         stream: the iterable data set.
         arguments: of the command.
         found: counts where columns are from.
+        dropped: counts fields that are not kept.
         skipped: audio that cannot be used, with `on_error="skip"`.
     """
 
@@ -133,11 +136,12 @@ class _Reader:
         stream: Any,
         arguments: argparse.Namespace,
         found: Counter[str],
+        dropped: Counter[str],
         skipped: list[dict[str, str]],
     ) -> None:
         from datasets import Audio
 
-        self.where, self.found, self.skipped = f"{name}, {split}", found, skipped
+        self.where, self.found, self.dropped, self.skipped = f"{name}, {split}", found, dropped, skipped
         self.split, self.on_error = split, arguments.on_error
         if stream.features is None:
             stream = stream._resolve_features()
@@ -166,8 +170,8 @@ class _Reader:
             where = f"{self.where}: row {number}"
             cell = row[self.audio]
             fields = {name: row[name] for name in self.others}
-            dropped: Counter[str] = Counter()
-            meta = metadata(named_classes(fields, self.classes, where), self.chosen, where, dropped)
+            meta = metadata(named_classes(fields, self.classes, where), self.chosen, where, self.dropped)
+            label_sets({self.split: [meta]})  # refuses labels that are none before the rest is streamed
             path = cell.get("path") if isinstance(cell, dict) else None
             stem = str(path).rpartition("/")[2].rpartition(".")[0] if path else ""
             key = free_key(named_by(meta) or stem or f"{self.split}-{number:08d}", keys)

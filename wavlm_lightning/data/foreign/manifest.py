@@ -127,6 +127,11 @@ def _typed(fields: dict[str, Any], where: str) -> dict[str, Any]:
             row.setdefault("intent", {})[name.removeprefix(INTENT)] = _label(value, place)
         elif name == "intent" and isinstance(value, dict):
             row.setdefault("intent", {}).update({slot: _label(each, place) for slot, each in value.items()})
+        elif name == "intent":
+            raise UserError(
+                f"{place}: {shown(value)} does not say which slot it is; write a column `intent:SLOT` for each slot, such as "
+                "`intent:action`, or in jsonl an object"
+            )
         elif name in ("speaker", "split") and isinstance(value, int) and not isinstance(value, bool):
             row[name] = str(value)  # a name that happens to be a number
         elif isinstance(value, str):

@@ -172,11 +172,13 @@ class BatchPlan(Sampler[list[Any]]):
 
     def _windows(self, epoch: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], bool]]:
         """For each window: its utterances, batches as positions among them, and whether it is the last window."""
-        windows = self.passes.windows(epoch)
+        windows, plan = self.passes.windows(epoch), dict(self.plan)
+        weights = plan.pop("weights", None)
         for place, stretches in enumerate(windows):
             numbers = utterances_of(stretches)
             window = place if len(windows) > 1 else None
-            batches = plan_batches(self.samples[numbers], epoch=epoch, window=window, **self.plan)
+            own = None if weights is None else weights[numbers]
+            batches = plan_batches(self.samples[numbers], weights=own, epoch=epoch, window=window, **plan)
             yield numbers, batches, place == len(windows) - 1
 
     def _evaluated(self, epoch: int) -> list[np.ndarray]:

@@ -22,6 +22,7 @@ WORD_END = "|"
 NOT_WORDS = ("<unk>", "<s>", "</s>")  # of every ARPA file
 TUNED = "language_model.yaml"  # in a run folder, from `wavlm lm tune`
 NEVER = -float("inf")
+SPELLED = 0.01  # of the words of a model, at least, which is otherwise one in other letters
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,15 @@ class BeamSearch:
         self._lexicon = self._words()
 
     @property
+    def note(self) -> str:
+        """What to tell people of the words that are never found; empty if all may be."""
+        if not self.left_out:
+            return ""
+        return (
+            f"note: the head cannot spell {self.left_out:,} words of {self.language_model.model}; they are never found"
+        )
+
+    @property
     def has_words(self) -> bool:
         """Whether the model is one of words, and not of letters or phones."""
         return self._lexicon is not None
@@ -339,9 +349,11 @@ class BeamSearch:
             return None
         spelled = {word: [[*word, WORD_END]] for word in vocabulary if set(word) <= units}
         self.left_out = len(vocabulary) - len(spelled)
-        if not spelled:
+        if len(spelled) < SPELLED * len(vocabulary):
             raise UserError(
-                f"{given.model}: the head can spell none of its words; give a model of words in its letters"
+                f"{given.model}: the head can spell {len(spelled):,} of its {len(vocabulary):,} words, not "
+                f"{next(word for word in vocabulary if word not in spelled)!r} for example; give a model of words in the letters "
+                "of the head, in their case"
             )
         return spelled
 

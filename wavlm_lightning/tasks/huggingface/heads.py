@@ -254,7 +254,7 @@ class FolderCtc(DecodedTask):
                 f"{self.upstream.label}: separates words by {self.word_end!r}, and a search with a language model needs "
                 f"{WORD_END!r}; decode without --lm"
             )
-        special = [n for n, label in enumerate(self.labels) if not n or label in UNKNOWN_TOKENS or not self.text([n])]
+        special = [n for n in range(len(self.labels)) if not self.text([n])]
         return BeamSearch(language_model, self.labels, special, (), pronunciations)
 
     @property
@@ -265,11 +265,24 @@ class FolderCtc(DecodedTask):
     def unknowns(self) -> frozenset[int]:
         return frozenset(number for number, label in enumerate(self.labels) if label in UNKNOWN_TOKENS)
 
-    def text(self, numbers: list[int]) -> list[str]:
-        """The labels of a sequence that stand for text, in order, without special tokens."""
+    def text(self, numbers: list[int], unknown: str = "") -> list[str]:
+        """The labels of a sequence that stand for text, in order, without special tokens; `unknown` for what the head lacks."""
         said = [self.labels[number] for number in numbers if number != BLANK]
-        said = ["\N{REPLACEMENT CHARACTER}" if label in UNKNOWN_TOKENS else label for label in said]
-        return [label for label in said if not (len(label) > 1 and label[0] + label[-1] in ("<>", "[]"))]
+        said = [unknown if label in UNKNOWN_TOKENS else label for label in said]
+        return [label for label in said if label and not (len(label) > 1 and label[0] + label[-1] in ("<>", "[]"))]
+
+    def joined(self, labels: list[str]) -> str:
+        """The text of labels: phones, separated by spaces."""
+        return " ".join(labels)
+
+    def spell(self, numbers: list[int]) -> str:
+        """The text of a sequence, without special tokens."""
+        return self.joined(self.text(numbers))
+
+    def references(self, targets: Targets) -> list[str]:
+        """The texts of targets. A label that the head lacks is U+FFFD, which no answer has, so that its word is wrong."""
+        rows = zip(targets.values, targets.lengths.tolist(), strict=True)
+        return [self.joined(self.text(row[:length].tolist(), "\N{REPLACEMENT CHARACTER}")) for row, length in rows]
 
 
 class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
@@ -293,9 +306,9 @@ class FolderSpeechRecognition(FolderCtc, SpeechRecognition):
         signs = [sign for sign in (self.word_end, *WORD_ENDS) if sign is not None and sign in self.labels]
         return words_behind(numbers, self.labels, signs[0] if signs else WORD_END)
 
-    def spell(self, numbers: list[int]) -> str:
+    def joined(self, labels: list[str]) -> str:
         """Words separated by spaces."""
-        text = "".join(self.text(numbers)).replace(self.word_end or WORD_ENDS[0], " ")
+        text = "".join(labels).replace(self.word_end or WORD_ENDS[0], " ")
         return " ".join((text.lower() if self.lower_case else text).split())
 
 
@@ -310,7 +323,3 @@ class FolderPhonemeRecognition(FolderCtc, PhonemeRecognition):
 
     def words_to_align(self, meta: dict[str, Any]) -> list[SpokenWord]:
         return DecodedTask.words_to_align(self, meta)
-
-    def spell(self, numbers: list[int]) -> str:
-        """Phones separated by spaces."""
-        return " ".join(self.text(numbers))

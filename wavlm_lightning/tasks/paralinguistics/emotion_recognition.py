@@ -89,6 +89,11 @@ class FoldData(TaskData):
         """The test fold, and the others divided into training and validation."""
         corpus, task = self.corpus, self.needs[0]
         folds = corpus.splits
+        if "train" in folds:
+            raise UserError(
+                f"{self.path}: its splits {', '.join(folds)} are no folds: all but the tested one would be trained on, also the "
+                "test split; use TaskData, or prepare a corpus whose splits are folds"
+            )
         if not 1 <= self.fold <= len(folds) or len(folds) < 3:
             raise UserError(
                 f"data.fold={self.fold}: {self.path} has {len(folds)} folds ({', '.join(folds)}); data.fold counts "
@@ -114,3 +119,18 @@ class FoldData(TaskData):
 
     def layout(self) -> dict[str, object]:
         return {**super().layout(), "fold": self.fold}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        trained, judged = state_dict.get("layout", {}), ("validate", "test")
+        # A prediction is no figure, and the folds of another corpus are other speakers.
+        if (
+            self.trainer is not None
+            and self.trainer.state.fn in judged
+            and trained.get("corpus") == self.corpus.sha256
+            and trained.get("fold", self.fold) != self.fold
+        ):
+            raise UserError(
+                f"data.fold={self.fold}: the run left fold {trained.get('fold')} out and was trained on this one; set data.fold: "
+                f"{trained.get('fold')}, or train a run for this fold"
+            )

@@ -71,9 +71,10 @@ class PersonalActivity(EnrolledTask, Task):
     """Two bidirectional LSTMs, the first multiplied by the speaker vector of the enrolment, and two linear layers.
 
     The classes of a frame are `CLASSES`; TS-SUPERB counts the target alone or overlapped as one class, and publishes the average
-    precision of all decisions pooled (`map_micro`). The headline is the mean of the average precisions of the four classes
-    (`map`), of which random scores have a quarter. Labels are at the upstream's frame rate. Reads `turns`, [[speaker, start,
-    end], ...] in seconds, and `speaker`, the target, who may be silent throughout, and the further audio `enrolment`.
+    precision of all decisions pooled (`map_micro`). The headline is the mean of the average precisions of those of the four
+    classes that occur (`map`); that of random scores is a quarter where all occur. Labels are at the upstream's frame rate. Reads
+    `turns`, [[speaker, start, end], ...] in seconds, and `speaker`, the target, who may be silent throughout, and the further
+    audio `enrolment`.
 
     Args:
         upstream: where features come from; it hears the mixture and the enrolment.
@@ -96,8 +97,11 @@ class PersonalActivity(EnrolledTask, Task):
 
     @property
     def chance(self) -> float:
-        """Random scores have the share of a class as its average precision, and shares add up to 1."""
-        return 1 / len(CLASSES)
+        """Random scores have the share of a class as its average precision, and the shares of those that occur add up to 1.
+
+        After a test those are the classes that it had; before, all.
+        """
+        return 1 / len(self.details.get("classes", CLASSES))
 
     def read_labels(self, corpus: Corpus) -> list[str]:
         return list(CLASSES)
