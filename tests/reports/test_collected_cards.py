@@ -8,6 +8,7 @@ import pytest
 from wavlm_lightning.reports.aggregate import combine_folds
 from wavlm_lightning.reports.cards import find_cards
 from wavlm_lightning.reports.runs.comparison import winners
+from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.runs.results import collect
 from wavlm_lightning.reports.superb_table import superb_table
 from wavlm_lightning.reports.utterances import UtteranceResults, described, join_folds, write_results
@@ -76,3 +77,14 @@ def test_a_control_on_permuted_labels_takes_no_lead_away(card, tmp_path):
     text = superb_table(of, ["KS"], utterances).to_markdown()
     assert "**90.0**" in text and text.count("**") == 2
     assert list(winners(collected(tmp_path)).values()) == ["pre-trained"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_headline_that_one_seed_lacks_is_left_out(card, tmp_path):
+    """Its package was not installed where that seed was tested."""
+    figures = {name: {"value": 2.0, "unit": "", "better": "higher"} for name in ("si_sdr", "pesq")}
+    for seed, names in enumerate((["si_sdr", "pesq"], ["si_sdr"])):
+        some = {name: figures[name] for name in names}
+        card("SE", metrics=some, headline="si_sdr", headlines=names, seed=seed).write(tmp_path / str(seed))
+    assert [column.metric for column in collected(tmp_path).columns] == ["si_sdr"]
+    write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")

@@ -39,10 +39,12 @@ class Result:
             for name, value in first.metrics.items()
             if all(name in card.metrics for card in self.cards)
         }
+        # A seed lacks a headline whose package was not installed where it was tested.
+        headlines = [name for name in first.headlines if name in metrics]
         weights = [card.layer_weights for card in self.cards]
         even = len({len(some) for some in weights}) == 1
         mean = [statistics.fmean(column) for column in zip(*weights, strict=True)] if even else first.layer_weights
-        return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
+        return replace(first, metrics=metrics, headlines=headlines, layer_weights=mean)  # type: ignore[arg-type]
 
     def value(self, metric: str) -> float:
         """The mean over the seeds, in the unit of the metric."""
