@@ -117,6 +117,11 @@ class UtteranceResults:
         """Number of the speakers, utterances or trials that are resampled."""
         if self.resampled == "speakers":
             return len(set(self.speakers or ()))
+        return self.tested
+
+    @property
+    def tested(self) -> int:
+        """Number of what `compare` pairs: utterances, recordings, queries or trials."""
         return len(self.keys) if self.trials is None else len(self.trials.same)
 
     @property
