@@ -7,7 +7,7 @@ import pytest
 
 from wavlm_lightning.reports.aggregate import combine_folds
 from wavlm_lightning.reports.cards import find_cards
-from wavlm_lightning.reports.runs.comparison import winners
+from wavlm_lightning.reports.runs.comparison import against, best_against, control_of, winners
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.runs.results import collect
 from wavlm_lightning.reports.superb_table import superb_table
@@ -77,6 +77,121 @@ def test_a_control_on_permuted_labels_takes_no_lead_away(card, tmp_path):
     text = superb_table(of, ["KS"], utterances).to_markdown()
     assert "**90.0**" in text and text.count("**") == 2
     assert list(winners(collected(tmp_path)).values()) == ["pre-trained"]
+
+
+@pytest.mark.parametrize("label", ["FBANK", "FBANK, permuted labels"])
+def test_figures_on_permuted_labels_have_a_row_of_their_own_and_are_no_rival(card, tmp_path, label):
+    """Those of a run by hand have the label of the encoder alone, and may be newer than the real result."""
+    card("KS", "FBANK", 40.0).write(tmp_path / "real")
+    card("KS", "mine", 60.0).write(tmp_path / "mine")
+    permuted = {**card().corpus, "name": "mini permuted"}
+    of = {**card("KS", "FBANK").upstream, "label": label}
+    card("KS", value=90.0, upstream=of, corpus=permuted, created="2026-02-01T00:00:00+00:00").write(
+        tmp_path / "control"
+    )
+    found = collected(tmp_path)
+    values = {name: row["KS"].card.value for name, row in found.results.items()}
+    assert values == {"mine": 60.0, "FBANK": 40.0, "FBANK, permuted labels": 90.0} and found.problems == []
+    assert control_of(found) == "FBANK" and best_against(found, "FBANK").upstream == "mine"
+
+
+def newer(day: int) -> dict:
+    return {"created": f"2026-01-{day:02}T00:00:00+00:00"}
+
+
+def on_validation(value: float, split: str = "valid") -> dict:
+    return {"selection": {"metric": "valid/accuracy", "mode": "max", "value": value, "split": split}}
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"trainable_parameters": 9001}, "trained parameters"),
+        ({"labelled": {"utterances": 50, "corpus": "mini"}}, "labels"),
+        ({"pseudo_labelled": {"utterances": 5, "round": 1}}, "pseudo-labels"),
+        ({"averaged": [1, 2, 3]}, "averaged checkpoints"),
+        ({"started": {"checkpoint": "runs/x", "with": "head", "step": 5}}, "the weights they began with"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("marked", [False, True])
+def test_another_system_is_no_rerun_and_does_not_win_by_its_date(card, tmp_path, change, part, marked):
+    """The one that a sweep has chosen counts, else the best on validation."""
+    told = {"labelled": {"utterances": 480, "corpus": "mini"}, **newer(1)}
+    best = 90.0 if not marked else 50.0
+    card(value=80.0, rates_tried=3 if marked else 1, **told, **on_validation(best)).write(tmp_path / "first")
+    card(value=70.0, **{**told, **newer(2), **on_validation(60.0), **change}).write(tmp_path / "second")
+    found = collected(tmp_path)
+    (problem,) = found.problems
+    assert found.results["pre-trained"]["KS"].card.value == (80.0 if part or marked else 70.0)
+    if part is None:
+        assert ("was chosen among 3 runs" if marked else "was run again") in problem
+        return
+    why = "was chosen among several runs" if marked else "is the best on validation"
+    assert f"systems that differ in {part}; {tmp_path}/first/card.json {why} and counts" in problem
+    assert problem.endswith(f"and left out is {tmp_path}/second/card.json.") and "again" not in problem
+
+
+def test_without_a_common_validation_the_newest_system_counts(card, tmp_path):
+    card(value=80.0, **newer(1), **on_validation(90.0)).write(tmp_path / "first")
+    other = on_validation(60.0, "other")
+    card(value=70.0, trainable_parameters=5, **newer(2), **other).write(tmp_path / "second")
+    found = collected(tmp_path)
+    assert found.results["pre-trained"]["KS"].card.value == 70.0 and "is the newest and counts" in found.problems[0]
+
+
+def test_seeds_of_systems_that_began_elsewhere_are_seeds(card, tmp_path):
+    """What depends on the seed of a run before is no other system; nor is a card that does not say how many labels it had."""
+    for seed, labelled in enumerate(({"utterances": 480, "corpus": "mini"}, {})):
+        started = {"checkpoint": f"runs/{seed}", "with": "head", "step": seed}
+        pseudo = {"utterances": 90 + seed, "round": 1, "share": 0.5}
+        more = {"started": started, "pseudo_labelled": pseudo, "averaged": [seed, seed + 2], "labelled": labelled}
+        card(seed=seed, **more).write(tmp_path / str(seed))
+    found = collected(tmp_path)
+    assert len(found.results["pre-trained"]["KS"].cards) == 2 and found.problems == []
+
+
+def test_a_test_below_a_run_is_no_part_of_it(card, tmp_path):
+    """A further test on a noisy corpus leaves the run's own figure where it is; another seed counts beside the first."""
+    card(value=80.0, **newer(1)).write(tmp_path / "ks")
+    card(value=60.0, seed=2, **newer(2)).write(tmp_path / "ks" / "seed2")
+    noisy = {**card().corpus, "name": "noisy"}
+    card(value=20.0, corpus=noisy, **newer(3)).write(tmp_path / "ks" / "noisy")
+    found = collected(tmp_path)
+    assert found.results["pre-trained"]["KS"].card.value == 70.0
+    (problem,) = found.problems
+    assert "the newest counts (mini, test, 480 utterances, 600 updates)" in problem
+    assert problem.endswith("noisy/card.json (noisy, test, 480 utterances, 600 updates).")
+
+
+@pytest.mark.parametrize("of", [{"trained": True}, {}])
+def test_fine_tuned_encoders_of_labels_with_a_number_are_seeds(card, tmp_path, of):
+    """Weights that were trained with the head are not known; the labels tell them apart."""
+    for number, value in enumerate((50.0, 53.0, 56.0)):
+        one = card("KS", f"full-{number}", value)
+        one.upstream |= {"sha256": str(number), **of}
+        one.write(tmp_path / str(number))
+    result = collected(tmp_path, group_seeds=True).results["full"]["KS"]
+    assert (result.card.value, result.deviation("accuracy")) == (53.0, 3.0)
+    assert {rate: sorted(values) for rate, values in result.rates.items()} == {1e-3: [50.0, 53.0, 56.0]}
+
+
+def test_the_newest_run_of_a_rate_is_in_the_picture_of_rates(card, tmp_path):
+    for name, rate, value, day in (("a", 1e-2, 40.0, 1), ("b", 1e-2, 70.0, 3), ("c", 1e-3, 80.0, 2)):
+        card(value=value, learning_rate=rate, **newer(day), **on_validation(value)).write(tmp_path / name)
+    result = collected(tmp_path).results["pre-trained"]["KS"]
+    assert result.rates == {1e-3: [80.0], 1e-2: [70.0]} and result.card.value == 80.0
+
+
+@pytest.mark.parametrize(("name", "split"), [("mini", "other"), ("noisy", "test")])
+def test_further_metrics_of_other_test_data_are_level(card, tmp_path, name, split):
+    figures = {each: {"value": 50.0, "unit": "%", "better": "higher"} for each in ("accuracy", "f1")}
+    card("OWN", metrics=figures, headlines=[*figures]).write(tmp_path / "one")
+    better = {each: {**figure, "value": 60.0} for each, figure in figures.items()}
+    corpus = {**card().corpus, "name": name, "split": split}
+    card("OWN", "FBANK", metrics=better, headlines=[*figures], corpus=corpus).write(tmp_path / "two")
+    found = against(collected(tmp_path), "FBANK", "pre-trained").columns.values()
+    assert [(each.verdict, each.why) for each in found] == [("level", "not the same test data")] * 2
 
 
 @pytest.mark.usefixtures("unrendered")

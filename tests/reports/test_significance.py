@@ -83,6 +83,8 @@ def test_the_mean_over_seeds_needs_the_same_utterances():
     mean = over_seeds([right(0.5), right(0.6)])
     assert mean is not None and mean.errors.mean() == pytest.approx(0.55)
     assert over_seeds([right(0.5), right(0.5, 100)]) is None
+    for change in ({"metric": "f1"}, {"corpus": "noisy"}, {"split": "valid"}, {"scale": 1.0}, {"task": "IC"}):
+        assert over_seeds([right(0.5), replace(right(0.6), **change)]) is None
 
 
 def test_small_test_sets_and_wide_intervals_are_named_with_the_rule():

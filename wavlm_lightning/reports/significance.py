@@ -147,11 +147,17 @@ def over_seeds(seeds: Sequence[UtteranceResults]) -> UtteranceResults | None:
     """The mean over seeds of the result of each utterance; None for several with trials or n-grams, or of other utterances."""
     if len(seeds) == 1:
         return seeds[0]
-    if not seeds or any(one.trials is not None or one.ngrams is not None or one.keys != seeds[0].keys for one in seeds):
+    if not seeds or any(one.trials is not None or one.ngrams is not None for one in seeds):
+        return None
+    if any(_of_test(one) != _of_test(seeds[0]) for one in seeds):
         return None
     if any(not np.allclose(one.counts, seeds[0].counts) for one in seeds):
         return None
     return replace(seeds[0], errors=np.mean([one.errors for one in seeds], axis=0))
+
+
+def _of_test(one: UtteranceResults) -> tuple[object, ...]:
+    return one.task, one.metric, one.better, one.scale, one.corpus, one.split, one.rows, one.folds, one.keys
 
 
 def difference(reference: Measured, other: Measured) -> Difference:
