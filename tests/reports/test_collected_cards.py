@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 
 from wavlm_lightning.reports.aggregate import combine_folds
 from wavlm_lightning.reports.cards import find_cards
 from wavlm_lightning.reports.runs.comparison import against, best_against, control_of, winners
+from wavlm_lightning.reports.runs.curves import runs_of
 from wavlm_lightning.reports.runs.report import write_run_report
 from wavlm_lightning.reports.runs.results import collect
 from wavlm_lightning.reports.superb_table import superb_table
@@ -27,22 +30,48 @@ def collected(folder, **options):
     return collect(cards, problems, str, **options)
 
 
-def test_folds_without_a_card_above_them_have_the_interval_of_all_of_them(card, tmp_path):
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.parametrize("split", ["fold{}", "test"])
+def test_folds_without_a_card_above_them_have_the_interval_of_all_of_them(card, tmp_path, split):
+    """Of splits that are folds, and of a corpus for each fold, whose splits are all called the same."""
     folds, cards = [], []
     for number, share in enumerate((0.9, 0.5, 0.5, 0.5, 0.5), start=1):
-        folds.append(results("ER", share, 100, split=f"fold{number}"))
-        corpus = {"name": "mini", "path": "corpus", "split": f"fold{number}", "utterances": 100, "seconds": 100.0}
+        folds.append(results("ER", share, 100, split=split.format(number)))
+        corpus = {**card().corpus, "name": f"mini{number}", "split": split.format(number), "utterances": 100}
         intervals = {"recall": described(folds[-1])}
         cards.append(card("ER", value=100 * share, corpus=corpus, interval=described(folds[-1]), intervals=intervals))
         write_results(tmp_path / f"fold{number}", folds[-1])
         cards[-1].write(tmp_path / f"fold{number}")
+        (tmp_path / f"fold{number}" / "metrics.csv").write_text(f"step,valid/accuracy\n9,{share}\n")
     assert combine_folds(cards).intervals == {}  # no fold's is that of the mean
-    measured = collected(tmp_path).results["pre-trained"]["ER"].measured["accuracy"]
+    found = collected(tmp_path)
+    measured = found.results["pre-trained"]["ER"].measured["accuracy"]
     expected = described(join_folds(folds))
     assert measured.value == pytest.approx(58) and measured.interval == pytest.approx(
         (expected["low"], expected["high"])
     )
     assert measured.interval[0] < 58 < measured.interval[1]
+    assert len(found.results["pre-trained"]["ER"].card.details["folds"]) == 5
+    (result,) = found.of_task("ER").values()
+    assert [folder.name for folder in runs_of(result.files[0], result.card)] == [f"fold{n}" for n in range(1, 6)]
+    write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")
+    with (tmp_path / "report" / "report.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["metric"] == "accuracy"]
+    figures = [(float(row["value"]), int(row["counted"]), bool(row["low"]), row["card"]) for row in rows]
+    # The mean has a row of its own and alone an interval, as where `wavlm superb` has written a card of it.
+    assert figures[0] == (90.0, 0, False, "../fold1/card.json") and len(rows) == 6
+    assert figures[-1] == (pytest.approx(58), 1, True, "..") and not any(counted for _, counted, *_ in figures[:-1])
+
+
+def test_a_fold_of_an_older_version_leaves_out_what_it_lacks(card, tmp_path):
+    both = {name: {"value": 50.0, "unit": "%", "better": "higher"} for name in ("accuracy", "unweighted_accuracy")}
+    for number, weights in ((1, [0.5, 0.5]), (2, [0.2, 0.3, 0.5])):
+        metrics = dict([*both.items()][: 3 - number])
+        one = card("ER", metrics=metrics, headlines=[*metrics], layer_weights=weights)
+        one.corpus["split"] = f"fold{number}"
+        one.write(tmp_path / f"fold{number}")
+    (result,) = collected(tmp_path).of_task("ER").values()
+    assert list(result.card.metrics) == ["accuracy", "accuracy_spread"] and result.card.shown == ["accuracy"]
 
 
 @pytest.mark.parametrize("group_seeds", [False, True])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.reports.cards import CARD_NAME
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.curves import Curves, Series, read_curves
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import curve_files, init_args, read_run_config
@@ -85,12 +85,15 @@ def run_curves(folder: Path) -> Curves:
     return read_curves(curve_files(folder) or [folder / CURVES])
 
 
-def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
-    """The run folders behind a card: the card's folder, that of the `chosen` learning rate, or those of its folds."""
-    folder = card_file.parent / (chosen or "")
-    if (folder / "curves").is_dir() or (folder / CURVES).is_file():
-        return [folder]
-    return sorted(path for path in folder.glob("fold*") if path.is_dir())
+def runs_of(card_file: Path, card: ResultCard) -> list[Path]:
+    """The run folders behind a card: the card's folder, that of the chosen learning rate, or those of its folds."""
+    folder, run = card_file.parent, card.details.get("run") or ""
+    if card.details.get("folds"):
+        # The first fold's path stands for folds whose parent has no card.
+        above = folder.parent if folder.name.startswith("fold") else folder
+        return sorted(path / run for path in above.glob("fold*") if (path / run).is_dir())
+    folder = folder / run
+    return [folder] if (folder / "curves").is_dir() or (folder / CURVES).is_file() else []
 
 
 def find_pretraining(

@@ -193,7 +193,7 @@ def _validation(result: Result, metric: str, problems: list[str]) -> list[Series
     """The validation curve of a metric of every run behind a result, in the card's unit."""
     found = []
     for file, card in zip(result.files, result.cards, strict=True):
-        for folder in runs_of(Path(file), card.details.get("run")):
+        for folder in runs_of(Path(file), card):
             try:
                 series = run_curves(folder).get(f"valid/{metric}")
             except UserError as error:

@@ -291,20 +291,24 @@ def _address(file: Path, directory: Path) -> str:
 
 
 def _csv(directory: Path, collection: Collection, official: Official) -> str:
-    """One row per card and metric, of all cards that could be read."""
+    """One row per card and metric, of all cards that could be read, and of means over folds without a card of their own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     # The interval of a result of several seeds is not that of any of its cards.
     results = [result for row in collection.results.values() for result in row.values()]
     alone_on = {result.files[0]: result for result in results if len(result.files) == 1}
-    for file, card in collection.files.items():
-        counted = int(file in collection.counted)
-        common = [counted, official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
+    found = [(file, card) for result in results for file, card in zip(result.files, result.cards, strict=True)]
+    # The first fold's path stands for folds whose parent has no card.
+    means = {file: card for file, card in found if card is not collection.files[file]}
+    rows = [(file, card, file in collection.counted and file not in means) for file, card in collection.files.items()]
+    for file, card, counts in [*rows, *((file, card, True) for file, card in means.items())]:
+        common = [int(counts), official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
         common += [card.protocol, card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.created]
-        common += [_address(file, directory), card.command]
+        place = file.parent.parent if means.get(file) is card else file
+        common += [_address(place, directory), card.command]
         cost = [card.upstream["parameters"], card.training_seconds or "", card.runtime_seconds, text.machine(card)]
-        alone = alone_on[file].measured if file in alone_on else {}
+        alone = alone_on[file].measured if counts and file in alone_on else {}
         for metric, entry in card.metrics.items():
             row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
             ends = (metric in alone and alone[metric].interval) or ("", "")

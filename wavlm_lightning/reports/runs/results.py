@@ -208,7 +208,7 @@ def _combined(
     result = dict(cards)
     for parent, folds in folders.items():
         some = [cards[path] for path in folds]
-        if len(some) > 1 and len({(card.task, card.upstream["label"]) for card in some}) == 1:
+        if len(some) > 1 and len({(card.task, card.upstream["label"], card.headline) for card in some}) == 1:
             for path in folds:
                 del result[path]
             result[folds[0]] = combine_folds(some)
