@@ -232,3 +232,24 @@ def test_a_headline_that_one_seed_lacks_is_left_out(card, tmp_path):
         card("SE", metrics=some, headline="si_sdr", headlines=names, seed=seed).write(tmp_path / str(seed))
     assert [column.metric for column in collected(tmp_path).columns] == ["si_sdr"]
     write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")
+
+
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.parametrize(
+    ("mode", "curve", "update"),
+    [
+        ("max", ((99, 0.5), (499, 0.6), (599, 0.59)), None),
+        ("max", ((499, 0.6), (899, 0.7), (999, 0.65)), "900"),  # the run went on
+        ("min", ((499, 0.6), (899, 0.7)), None),
+        ("min", ((99, 0.5), (499, 0.6), (899, 0.4)), "900"),
+    ],
+)
+def test_a_run_that_went_on_after_its_test_is_named(card, tmp_path, mode, curve, update):
+    """Card, transcripts and examples are of the earlier weights, the curves are not."""
+    selection = {"metric": "valid/accuracy", "mode": mode, "value": 0.6, "split": "valid"}
+    card(selection=selection, best_step=500).write(tmp_path / "ks")
+    rows = "".join(f"{step},{value}\n" for step, value in curve)
+    (tmp_path / "ks" / "metrics.csv").write_text(f"step,valid/accuracy\n{rows}")
+    _, problems = write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")
+    said = f"ks/card.json is of update 500, and validation was better at update {update}: if the run went on"
+    assert len(problems) == bool(update) and all(said in problem for problem in problems)

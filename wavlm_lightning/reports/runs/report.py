@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +14,13 @@ from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, 
 from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.comparison import against, control_of, warning
 from wavlm_lightning.reports.runs.conditions import condition_blocks
-from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
+from wavlm_lightning.reports.runs.curves import (
+    Describe,
+    PretrainingFacts,
+    PretrainingRun,
+    better_update,
+    find_pretraining,
+)
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
 from wavlm_lightning.reports.runs.sounds import sound_blocks
@@ -76,6 +82,7 @@ def write_run_report(
 
     cards, problems = find_cards(runs)
     collection = collect(cards, problems, name, group_seeds)
+    collection.problems += _gone_on(collection, name)
     heads = {path.parent for path in cards}
     pretraining = find_pretraining(runs, heads, collection.problems, name)
     units = find_units(runs, collection.problems)
@@ -129,6 +136,22 @@ def default_title(runs: Sequence[Path]) -> str:
     """The name of the folder of the runs, or of the folder that holds all of them."""
     folders = [path if path.is_dir() else path.parent for path in (Path(run).resolve() for run in runs)]
     return Path(os.path.commonpath(folders)).name or "results"
+
+
+def _gone_on(collection: Collection, name: Callable[[Path], str]) -> list[str]:
+    """A sentence for each card of a run that has been trained further since its test."""
+    found = [
+        pair
+        for row in collection.results.values()
+        for each in row.values()
+        for pair in zip(each.files, each.cards, strict=True)
+    ]
+    return [
+        f"{name(file)} is of update {card.best_step:,}, and validation was better at update {update:,}: if the run went on "
+        "after its test, test it again, since its answers and transcripts are of the earlier weights as well."
+        for file, card in found
+        if (update := better_update(file, card)) is not None
+    ]
 
 
 def _pair(collection: Collection, compare: tuple[str, str] | None, control: str | None) -> tuple[str, str] | None:
