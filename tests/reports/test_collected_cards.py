@@ -161,6 +161,32 @@ def test_another_system_is_no_rerun_and_does_not_win_by_its_date(card, tmp_path,
     assert problem.endswith(f"and left out is {tmp_path}/second/card.json.") and "again" not in problem
 
 
+@pytest.mark.usefixtures("unrendered")
+def test_files_of_a_suite_for_one_head_are_columns_as_in_its_table(card, tmp_path):
+    spanish = {**card().corpus, "name": "es"}
+    systems = {
+        "ks": {"steps": 600},
+        "ks_joint": {"trainable_parameters": 90_000},
+        "ks_es": {"corpus": spanish},
+    }
+    for label in ("A", "B"):
+        for file, changes in systems.items():
+            command = f"wavlm test -c configs/{file}.yaml --trainer.default_root_dir runs/x"
+            card("KS", label, command=command, **changes).write(tmp_path / label / file)
+    found = collected(tmp_path)
+    assert found.tasks == ["KS", "KS (ks_es)", "KS (ks_joint)"] and found.problems == []
+    assert all(len(found.of_task(task)) == 2 for task in found.tasks)
+    write_run_report([tmp_path], tmp_path / "report", lambda card: "not official")
+
+
+def test_files_for_each_upstream_or_seed_share_a_column(card, tmp_path):
+    for place, (label, parameters) in enumerate((("A", 9000), ("B", 8000), ("A", 9000))):
+        more = {"command": f"wavlm test -c mine/{place}.yaml", "trainable_parameters": parameters, "seed": place}
+        card("KS", label, **more).write(tmp_path / str(place))
+    found = collected(tmp_path)
+    assert found.tasks == ["KS"] and len(found.results["A"]["KS"].cards) == 2
+
+
 def test_without_a_common_validation_the_newest_system_counts(card, tmp_path):
     card(value=80.0, **newer(1), **on_validation(90.0)).write(tmp_path / "first")
     other = on_validation(60.0, "other")

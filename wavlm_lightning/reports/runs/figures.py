@@ -37,7 +37,8 @@ def bar_panels(collection: Collection) -> Panels:
             if metric not in card.metrics:
                 continue
             # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
-            cards.append(replace(card, headline=metric, upstream={**card.upstream, "label": names[upstream]}))
+            cards.append(replace(card, task=task, headline=metric))
+            cards[-1].upstream = {**card.upstream, "label": names[upstream]}
             if (deviation := result.deviation(metric)) is not None:
                 deviations[names[upstream]] = deviation
             if (ends := result.measured[metric].interval) is not None:

@@ -2,11 +2,13 @@
 
 import math
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,8 @@ def collect(
     The folds and learning rates behind a card of `wavlm superb` lie in subfolders of its folder. Runs whose corpus, length or
     protocol differs from the newest run of the same task and upstream are left out and reported, and so are other systems
     (another head, other labels, averaged weights) than the one that was chosen among several, or is best on validation.
-    Figures on permuted labels have a row of their own. `name` makes the text for a path in sentences.
+    Figures on permuted labels have a row of their own, and YAML files of one head whose systems differ, as those of a suite do,
+    a column each. `name` makes the text for a path in sentences.
     """
     collection = Collection(files=dict(files), problems=list(problems))
     cards = _combined(_without_copies(files, collection.problems, name), collection.problems, name)
@@ -160,11 +163,13 @@ def collect(
     whole = {path: card for path, card in cards.items() if path not in parts}
     names = row_names(whole.values(), collection.problems, group_seeds)
     cells: dict[tuple[str, str], list[Path]] = {}
-    for path, card in whole.items():
-        row = names[card.upstream["label"], weights_of(card)]
-        if card.is_control and PERMUTED_ROW not in row:
-            row = f"{row}, {PERMUTED_ROW}"
-        cells.setdefault((row, card.task), []).append(path)
+    rows = {path: names[card.upstream["label"], weights_of(card)] for path, card in whole.items()}
+    for path, row in rows.items():
+        if whole[path].is_control and PERMUTED_ROW not in row:
+            rows[path] = f"{row}, {PERMUTED_ROW}"
+    titles = _titles(whole, rows)
+    for path, row in rows.items():
+        cells.setdefault((row, titles[path]), []).append(path)
     for (upstream, task), paths in cells.items():
         what = f"{task} on {upstream}"
         chosen = _newest_setting(paths, cards, what, collection.problems, name)
@@ -231,6 +236,44 @@ def _whole(path: Path, cards: Mapping[Path, ResultCard]) -> Path | None:
     return None
 
 
+def _titles(cards: Mapping[Path, ResultCard], rows: Mapping[Path, str]) -> dict[Path, str]:
+    """The column of each card: its task, with the name of its YAML where a row has other systems or data by other files.
+
+    `wavlm superb` names the columns of a suite in the same way. Files for each seed or upstream alone divide nothing.
+    """
+    titles: dict[Path, str] = {}
+    tasks: dict[str, list[Path]] = {}
+    for path, card in cards.items():
+        tasks.setdefault(card.task, []).append(path)
+    for task, paths in tasks.items():
+        files = {path: _config_of(cards[path]) for path in paths}
+        told = all(cards[path].labelled for path in paths)
+        systems = {path: (_setting(cards[path]), *_system(cards[path], told).values()) for path in paths}
+        named = [path for path in paths if files[path]]
+        several = any(
+            rows[one] == rows[other] and files[one] != files[other] and systems[one] != systems[other]
+            for one, other in combinations(named, 2)
+        )
+        for path in paths:
+            plain = not several or files[path] in ("", task.lower())
+            titles[path] = task if plain else f"{task} ({files[path]})"
+    return titles
+
+
+def _config_of(card: ResultCard) -> str:
+    """The name of the YAML that the command of a card gives with `-c`; empty without one, or for that of a run folder."""
+    try:
+        words = shlex.split(card.command)
+    except ValueError:  # written by hand
+        return ""
+    found = [Path(file).stem for option, file in pairwise(words) if option in ("-c", "--config")]
+    return found[-1] if found and found[-1] != "config" else ""
+
+
+def _setting(card: ResultCard) -> tuple[Any, ...]:
+    return card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol
+
+
 def _newest_setting(
     paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str], name: Callable[[Path], str]
 ) -> list[Path]:
@@ -239,19 +282,15 @@ def _newest_setting(
     A further test below the folder of a run, such as one on a noisy corpus, does not take the place of the run's own.
     """
 
-    def setting(path: Path) -> tuple[Any, ...]:
-        card = cards[path]
-        return (card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol)
-
     def text(path: Path) -> str:
-        corpus, split, utterances, steps, protocol = setting(path)
+        corpus, split, utterances, steps, protocol = _setting(cards[path])
         parts = [corpus, split, f"{utterances:,} utterances", f"{steps:,} updates", protocol and f"protocol {protocol}"]
         return ", ".join(filter(None, parts))
 
     folders = {path.parent for path in paths}
     outer = [path for path in paths if folders.isdisjoint(path.parent.parents)]
     newest = max(outer, key=lambda path: cards[path].created)
-    kept = [path for path in paths if setting(path) == setting(newest)]
+    kept = [path for path in paths if _setting(cards[path]) == _setting(cards[newest])]
     if len(kept) < len(paths):
         others = [f"{name(path)} ({text(path)})" for path in paths if path not in kept]
         problems.append(
