@@ -83,11 +83,15 @@ def runs(cards, metrics_csv, tmp_path_factory):
             (place / "curves" / "version_0").mkdir(parents=True)
             rows = "".join(f"0,{step},{0.3 + step / 1000}\n" for step in range(9, 100, 10))
             (place / "curves" / "version_0" / "metrics.csv").write_text("epoch,step,valid/accuracy\n" + rows)
-    for rate, value in ((1e-4, 30.0), (1e-3, 54.2), (1e-2, 12.0)):
-        sid = next(card for card in cards if card.task == "SID" and card.upstream["label"] == "pre-trained")
-        tried = ResultCard(**{**sid.__dict__, "learning_rate": rate})
-        tried.metrics = {"accuracy": {**sid.metrics["accuracy"], "value": value}}
-        tried.write(folder / "heads" / "sid-pre-trained" / f"learning-rate-{rate!r}")
+    sid = next(card for card in cards if card.task == "SID" and card.upstream["label"] == "pre-trained")
+    tried = {1e-4: 30.0, 1e-3: 54.2, 1e-2: 12.0}
+    for rate, value in tried.items():
+        one = ResultCard(**{**sid.__dict__, "learning_rate": rate})
+        one.metrics = {"accuracy": {**sid.metrics["accuracy"], "value": value}}
+        one.write(folder / "heads" / "sid-pre-trained" / f"learning-rate-{rate!r}")
+    figures = {repr(rate): {"valid": None, "test": value} for rate, value in tried.items()}
+    details = {"run": "learning-rate-0.001", "learning_rates": figures}
+    ResultCard(**{**sid.__dict__, "details": details}).write(folder / "heads" / "sid-pre-trained")
     (folder / "pretrain" / "curves" / "version_0").mkdir(parents=True)
     shutil.copy(metrics_csv, folder / "pretrain" / "curves" / "version_0" / "metrics.csv")
     (folder / "stages.json").write_text('{"seconds": {"corpus": 20.0, "pre-training": 303.0}}')

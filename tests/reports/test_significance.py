@@ -43,6 +43,17 @@ def test_seeds_and_other_test_data_make_level():
     assert difference(measured(0.5), other)[1::3] == ("level", "not the same test data")
 
 
+def test_a_figure_of_fewer_utterances_is_compared_on_those_that_both_have_heard():
+    """The row that heard the hard half alone has the lower figure, and is ahead where both were tested."""
+    hard = replace(right(0.5, 200, shift=100), keys=right(0.5).keys[200:])
+    rows = {"all": measured(0.6), "half": replace(measured(0.5), utterances=hard), "random": measured(0.2)}
+    found = difference(rows["all"], rows["half"])
+    assert (found.verdict, found.value, found.utterances) == ("ahead", pytest.approx(30), 200)
+    assert found.why == "on the 200 utterances that both have heard" and found.ends[0] > 0
+    assert difference(rows["half"], rows["all"]).verdict == "behind"
+    assert leader(rows) == "half" and leader({name: rows[name] for name in ("all", "random")}) == "all"
+
+
 def test_f1_of_one_test_is_compared_by_its_digits():
     """What it divides by differs between two systems on the same recordings."""
     results = replace(right(0.5), metric="overlap_f1")
@@ -72,6 +83,8 @@ def test_the_mean_over_seeds_needs_the_same_utterances():
     mean = over_seeds([right(0.5), right(0.6)])
     assert mean is not None and mean.errors.mean() == pytest.approx(0.55)
     assert over_seeds([right(0.5), right(0.5, 100)]) is None
+    for change in ({"metric": "f1"}, {"corpus": "noisy"}, {"split": "valid"}, {"scale": 1.0}, {"task": "IC"}):
+        assert over_seeds([right(0.5), replace(right(0.6), **change)]) is None
 
 
 def test_small_test_sets_and_wide_intervals_are_named_with_the_rule():

@@ -85,6 +85,15 @@ def test_only_equal_data_and_settings_share_a_picture(write, tmp_path):
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_folders_of_one_name_do_not_replace_each_other(write, tmp_path):
+    for name in ("a/units", "b/units"):
+        write(name)
+    write_run_report([tmp_path / "runs"], tmp_path / "report", official)
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(f"{name} ({folder}/units)" in text for name in ("pre-trained", "mfcc100") for folder in "ab")
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_a_damaged_file_is_named_and_the_rest_is_shown(write, tmp_path):
     folder = write("a")
     write("b", labels={"x": {}})

@@ -195,10 +195,19 @@ def test_answers_of_silence_are_no_result() -> None:
         task.score(metric, "test")
 
 
-@pytest.mark.parametrize(("kind", "corpus"), [(Enhancement, "enhancement"), (Separation, "separation")])
+@pytest.mark.parametrize(
+    ("kind", "corpus", "package"),
+    [(Enhancement, "enhancement", "pesq"), (Enhancement, "enhancement", None), (Separation, "separation", "pesq")],
+)
 def test_the_card_has_the_unprocessed_row_and_the_oracle(
-    kind: type[MaskEstimation], corpus: str, tiny: Path, tmp_path: Path
+    kind: type[MaskEstimation],
+    corpus: str,
+    package: str | None,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(enhancement.NEEDED, "pesq", package or "no_such_package")
     settings = {**SMALL, "protocol": "fixed", **({"select": "si_sdr"} if kind is Enhancement else {})}
     task = kind(Fbank(cmvn=False), **settings)
     trainer = quiet_trainer(max_steps=2, limit_val_batches=1, callbacks=[WriteResultCard(tmp_path, "wavlm test")])
@@ -212,6 +221,7 @@ def test_the_card_has_the_unprocessed_row_and_the_oracle(
     assert values["si_sdr"] - before == pytest.approx(values["si_sdri"], abs=1e-3)
     assert card.headline == task.metric
     assert ("pesq" in values) == enhancement.is_installed("pesq")
+    assert card.shown == [name for name in task.headlines or (task.metric,) if name in values]
     assert task.utterance_results is not None  # of every utterance, and their mean is the headline
     assert np.isfinite(card.details["oracle"]["stoi"])
     lines = error_lines(card)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from wavlm_lightning.cli import main
+from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.metrics.superb import TASKS
 from wavlm_lightning.reports.cards import ResultCard
 from wavlm_lightning.reports.utterances import RESULTS_NAME
@@ -17,7 +19,7 @@ from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
 from wavlm_lightning.workflows.superb.benchmark import check_cells
 from wavlm_lightning.workflows.superb.cells import Cell, UpstreamSpec, parse_upstreams
-from wavlm_lightning.workflows.superb.official import is_official
+from wavlm_lightning.workflows.superb.official import CORPORA, is_official
 from wavlm_lightning.workflows.superb.suites import COST, check_tasks, config_name, official_rates
 
 pytestmark = pytest.mark.usefixtures("quick_processes")
@@ -160,20 +162,23 @@ def test_one_failure_leaves_the_other_results(tiny, tmp_path, capsys):
     assert "| FBANK |" in said.out and "ER" in (out / "superb.md").read_text()
 
 
-def official_card(**changes) -> ResultCard:
-    return ResultCard(
-        task="SV",
-        metrics={"eer": {"value": 5.0, "unit": "%", "better": "lower"}},
-        headline="eer",
-        corpus={"name": "c", "path": str(changes.pop("path")), "split": "test", "utterances": 10, "seconds": 20.0},
-        upstream={"label": "u", "class": "U", "sha256": "", "parameters": 0, "frame_rate": 50.0, "layers": 3},
-        learning_rate=1e-4,
-        seed=0,
-        steps=changes.pop("steps", 200_000),
-        best_step=5,
-        protocol=changes.pop("protocol", "superb"),
-        details={"trials": changes.pop("trials", 37_720)},
-    )
+def official_card(path, split="test", trained=False, trials=37_720, **changes) -> ResultCard:
+    values = {
+        "task": "SV",
+        "metrics": {"eer": {"value": 5.0, "unit": "%", "better": "lower"}},
+        "headline": "eer",
+        "corpus": {"name": "c", "path": str(path), "split": split, "utterances": 10, "seconds": 20.0},
+        "upstream": {"label": "u", "class": "U", "sha256": "", "parameters": 0, "frame_rate": 50.0, "layers": 3},
+        "learning_rate": 1e-4,
+        "seed": 0,
+        "steps": 200_000,
+        "best_step": 5,
+        "protocol": "superb",
+        "details": {"trials": trials},
+    }
+    card = ResultCard(**{**values, **changes})
+    card.upstream |= {"trained": True} if trained else {}
+    return card
 
 
 def test_only_the_official_run_may_be_compared(tiny, tmp_path):
@@ -191,3 +196,29 @@ def test_only_the_official_run_may_be_compared(tiny, tmp_path):
     assert "incomplete" in verdict(whole, trials=100)
     assert "protocol: fixed" in verdict(whole, protocol="fixed")
     assert "20 updates instead of 200000" in verdict(whole, steps=20)
+    for split in ("valid", "test, limit_test_batches 5"):
+        assert verdict(whole, split=split) == f"SV was tested on {split} instead of test"
+    assert "encoder of SV was trained" in verdict(whole, trained=True)
+    assert "pseudo-labels" in verdict(whole, pseudo_labelled={"utterances": 5})
+    assert "began with other weights" in verdict(whole, started={"checkpoint": "a", "with": "head", "step": 1})
+    assert "mean of checkpoints" in verdict(whole, averaged=[4, 5])
+
+
+@pytest.mark.parametrize(
+    ("task", "split", "changes", "reason"),
+    [
+        ("KS", "test", {"steps": 200_000, "labelled": {"utterances": 51_094}}, None),
+        ("KS", "test", {"steps": 200_000, "labelled": {"utterances": 500}}, "500 utterances instead of 51094"),
+        ("ER", "fold2, fold1, fold3, fold5, fold4", {"steps": 30_000}, None),
+        ("ER", "fold1, fold2", {"steps": 30_000}, "tested on fold1, fold2 instead of all 5 folds"),
+        ("QbE", "documents+queries-valid+queries-test", {"steps": 0}, None),
+        ("QbE", "documents+queries-valid", {"steps": 0}, "instead of documents+queries-valid+queries-test"),
+    ],
+)
+def test_the_official_test_and_training_data_are_those_of_the_task(monkeypatch, task, split, changes, reason):
+    recipe, sizes = CORPORA[task]
+    splits = {name: {"utterances": size} for name, size in sizes.items()}
+    whole = SimpleNamespace(body={"source": {"recipe": recipe}, "splits": splits})
+    monkeypatch.setattr(Corpus, "open", lambda path: whole)
+    found = is_official(official_card("corpus", split, task=task, **changes))
+    assert found is None if reason is None else reason in found

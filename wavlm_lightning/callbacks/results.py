@@ -95,7 +95,7 @@ class WriteResultCard(pl.Callback):
             task=task.name,
             metrics=metrics,
             headline=task.metric,
-            headlines=list(task.headlines),
+            headlines=[name for name in task.headlines if name in metrics],
             corpus=_tested(task, part),
             upstream=task.upstream.describe(),  # type: ignore[arg-type]
             learning_rate=trained.get("learning_rate", task.learning_rate),

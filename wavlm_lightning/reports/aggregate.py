@@ -29,11 +29,19 @@ def recovered_share(labelled_only: float, student: float, oracle: float) -> floa
     return None if labelled_only <= oracle else (labelled_only - student) / (labelled_only - oracle)
 
 
+def fold_names(splits: Sequence[str]) -> list[str]:
+    """Names of folds, by their splits; a number behind those of a corpus for each fold, which are all called the same."""
+    if len(set(splits)) == len(splits):
+        return list(splits)
+    return [f"{split} {number}" for number, split in enumerate(splits, start=1)]
+
+
 def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     """Average every metric over folds, and add the spread of the headlines (SUPERB's figure for ER is this mean).
 
     The cards differ only in the tested split. In the result `details["folds"]` holds the headline of each fold, and the
-    metric `HEADLINE_spread` is the sample standard deviation over folds; a single card is returned without them.
+    metric `HEADLINE_spread` is the sample standard deviation over folds; a single card is returned without them. What an older
+    fold lacks is left out.
     """
     first = cards[0]
     if len(cards) == 1:
@@ -41,16 +49,22 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
     metrics: dict[str, MetricValue] = {
         name: {**value, "value": statistics.fmean(card.metrics[name]["value"] for card in cards)}
         for name, value in first.metrics.items()
+        if all(name in card.metrics for card in cards)
     }
-    for name in first.shown:
+    headlines = [name for name in first.headlines if name in metrics]
+    for name in headlines or [first.headline]:
         spread: MetricValue = {**first.metrics[name], "better": "lower"}
         spread["value"] = statistics.stdev(card.metrics[name]["value"] for card in cards)
         spread.pop("chance", None)
         metrics[f"{name}_spread"] = spread
+    weights = [card.layer_weights for card in cards]
+    even = len({len(some) for some in weights}) == 1
+    names = fold_names([card.corpus["split"] for card in cards])
     selection: Selection | None = first.selection and {**first.selection, "value": validation(cards)}
     return replace(
         first,
         metrics=metrics,
+        headlines=headlines,
         corpus={
             **first.corpus,
             "split": ", ".join(card.corpus["split"] for card in cards),
@@ -58,13 +72,13 @@ def combine_folds(cards: Sequence[ResultCard]) -> ResultCard:
             "seconds": round(sum(card.corpus["seconds"] for card in cards), 2),
         },
         selection=selection,
-        layer_weights=[statistics.fmean(each) for each in zip(*(card.layer_weights for card in cards), strict=True)],
+        layer_weights=[statistics.fmean(each) for each in zip(*weights, strict=True)] if even else first.layer_weights,
         runtime_seconds=round(sum(card.runtime_seconds for card in cards), 2),
         training_seconds=round(sum(card.training_seconds for card in cards), 2),
         created=max(card.created for card in cards),
         interval=None,  # that of the mean comes from the utterances of all folds
         intervals={},
-        details={"folds": {card.corpus["split"]: card.value for card in cards}},
+        details={"folds": {name: card.value for name, card in zip(names, cards, strict=True)}},
     )
 
 

@@ -26,7 +26,8 @@ class Difference(NamedTuple):
     """A figure against that of a reference, on the same test set.
 
     Attributes:
-        value: figure minus reference, in the unit of the metric.
+        value: figure minus reference, in the unit of the metric; where one of them was tested on more utterances, on those
+            that both have heard.
         verdict: of the figure; "level" if the difference is not beyond chance, seeds or the digits shown.
         p_value: of the paired test over utterances; None if either run has no results of its utterances.
         utterances: that both runs were tested on; 0 without a test.
@@ -146,11 +147,17 @@ def over_seeds(seeds: Sequence[UtteranceResults]) -> UtteranceResults | None:
     """The mean over seeds of the result of each utterance; None for several with trials or n-grams, or of other utterances."""
     if len(seeds) == 1:
         return seeds[0]
-    if not seeds or any(one.trials is not None or one.ngrams is not None or one.keys != seeds[0].keys for one in seeds):
+    if not seeds or any(one.trials is not None or one.ngrams is not None for one in seeds):
+        return None
+    if any(_of_test(one) != _of_test(seeds[0]) for one in seeds):
         return None
     if any(not np.allclose(one.counts, seeds[0].counts) for one in seeds):
         return None
     return replace(seeds[0], errors=np.mean([one.errors for one in seeds], axis=0))
+
+
+def _of_test(one: UtteranceResults) -> tuple[object, ...]:
+    return one.task, one.metric, one.better, one.scale, one.corpus, one.split, one.rows, one.folds, one.keys
 
 
 def difference(reference: Measured, other: Measured) -> Difference:
@@ -160,9 +167,7 @@ def difference(reference: Measured, other: Measured) -> Difference:
     test, if they are equal at the digits shown.
     """
     value = other.value - reference.value
-    better = (value < 0) == (other.metric["better"] == "lower")
-    verdict: Verdict = "ahead" if better else "behind"
-    p_value, utterances, why, ends = None, 0, "not tested", None
+    p_value, utterances, why, shared, ends = None, 0, "not tested", "", None
     one, two = other.utterances, reference.utterances
     # What F1 divides by depends on the answers, so that a paired test of sums over one base does not apply.
     if one is not None and two is not None and not _is_f1_of_one_test(one, two):
@@ -172,17 +177,23 @@ def difference(reference: Measured, other: Measured) -> Difference:
             return Difference(value, "level", None, 0, "not the same test data")
         p_value, utterances, why = found.p_value, found.utterances, ""
         ends = (found.low, found.high) if found.low < found.high else None
+        if utterances < max(one.tested, two.tested):
+            # The figures of the whole tests are of unlike utterances, so that even their order may be the wrong one.
+            rows = one.rows if one.trials is None else "trials"
+            value, shared = found.difference, f"on the {utterances:,} {rows} that both have heard"
+    better = (value < 0) == (other.metric["better"] == "lower")
+    verdict: Verdict = "ahead" if better else "behind"
     deviations = [each.deviation for each in (reference, other) if each.deviation is not None]
     decimals = other.metric.get("decimals", DECIMALS)
     if p_value is not None and p_value >= ALPHA:
-        return Difference(value, "level", p_value, utterances, "", ends)
-    if p_value is None and f"{other.value:.{decimals}f}" == f"{reference.value:.{decimals}f}":
-        return Difference(value, "level", None, 0, "equal, not tested")
-    if reference.at_chance and other.at_chance:
-        return Difference(value, "level", p_value, utterances, "both at chance", ends)
-    if deviations and abs(value) <= math.hypot(*deviations):
-        return Difference(value, "level", p_value, utterances, "within the spread of seeds", ends)
-    return Difference(value, verdict, p_value, utterances, why, ends)
+        verdict = "level"
+    elif p_value is None and f"{other.value:.{decimals}f}" == f"{reference.value:.{decimals}f}":
+        verdict, why = "level", "equal, not tested"
+    elif reference.at_chance and other.at_chance:
+        verdict, why = "level", "both at chance"
+    elif deviations and abs(value) <= math.hypot(*deviations):
+        verdict, why = "level", "within the spread of seeds"
+    return Difference(value, verdict, p_value, utterances, ", ".join(filter(None, [why, shared])), ends)
 
 
 def _is_f1_of_one_test(one: UtteranceResults, other: UtteranceResults) -> bool:
@@ -199,14 +210,14 @@ def leader(figures: Mapping[str, Measured], ahead: Callable[[str, str], bool] | 
     if len(figures) < 2:
         return None
     sign = 1 if next(iter(figures.values())).metric["better"] == "higher" else -1
-    best = max(figures, key=lambda name: sign * figures[name].value)
-    if figures[best].at_chance:
-        return None
-    if ahead is None:
-        alone = all(difference(figures[name], figures[best]).verdict == "ahead" for name in figures if name != best)
-    else:
-        alone = all(ahead(best, name) for name in figures if name != best)
-    return best if alone else None
+    order = sorted(figures, key=lambda name: sign * figures[name].value, reverse=True)
+    # Tested on unlike utterances, a row may be ahead of one whose figure is the better one.
+    unlike = len({(one.keys, one.tested) if (one := each.utterances) else None for each in figures.values()}) > 1
+    beats = ahead or (lambda best, name: difference(figures[name], figures[best]).verdict == "ahead")
+    for best in order if unlike else order[:1]:
+        if not figures[best].at_chance and all(beats(best, name) for name in order if name != best):
+            return best
+    return None
 
 
 def p_text(p_value: float | None) -> str:

@@ -27,6 +27,7 @@ from wavlm_lightning.metrics.intervals import (
 from wavlm_lightning.metrics.text.ngram_counts import COLUMNS, bleu_of
 from wavlm_lightning.metrics.trial_intervals import trial_interval, trial_measures, trial_p_value
 from wavlm_lightning.metrics.verification import equal_error_rate
+from wavlm_lightning.reports.aggregate import fold_names
 from wavlm_lightning.reports.cards import HeadlineInterval
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import remove, write_json
@@ -117,6 +118,11 @@ class UtteranceResults:
         """Number of the speakers, utterances or trials that are resampled."""
         if self.resampled == "speakers":
             return len(set(self.speakers or ()))
+        return self.tested
+
+    @property
+    def tested(self) -> int:
+        """Number of what `compare` pairs: utterances, recordings, queries or trials."""
         return len(self.keys) if self.trials is None else len(self.trials.same)
 
     @property
@@ -355,15 +361,16 @@ def join_folds(results: Sequence[UtteranceResults]) -> UtteranceResults | None:
     if not results or any(one is not None for each in results for one in (each.trials, each.folds, each.ngrams)):
         return None
     first, known = results[0], all(each.speakers is not None for each in results)
+    named = list(zip(fold_names([each.split for each in results]), results, strict=True))
     return replace(
         first,
         split=", ".join(each.split for each in results),
         # An utterance may be in several folds.
-        keys=tuple(f"{each.split}/{key}" for each in results for key in each.keys),
+        keys=tuple(f"{name}/{key}" for name, each in named for key in each.keys),
         errors=np.concatenate([each.errors for each in results]),
         counts=np.concatenate([each.counts for each in results]),
         speakers=tuple(speaker for each in results for speaker in each.speakers or ()) if known else None,
-        folds=tuple(each.split for each in results for _ in each.keys),
+        folds=tuple(name for name, each in named for _ in each.keys),
     )
 
 

@@ -45,14 +45,20 @@ def control_of(collection: Collection, wanted: str | None = None) -> str | None:
         return wanted
     if len(names) < 2:
         return None
+    names = [name for name in names if not _is_permuted(collection, name)]
     random = [name for name in names if RANDOM.match(name)]
     # Features that nothing was trained for have no parameters.
     features = [
         name
-        for name, row in collection.results.items()
-        if not any(result.card.upstream["parameters"] for result in row.values())
+        for name in names
+        if not any(result.card.upstream["parameters"] for result in collection.results[name].values())
     ]
     return next(iter([*random, *features]), None)
+
+
+def _is_permuted(collection: Collection, upstream: str) -> bool:
+    """Whether all figures of a row are those of permuted labels, so that it is neither a rival nor what others start from."""
+    return all(result.card.is_control for result in collection.results[upstream].values())
 
 
 def against(collection: Collection, upstream: str, reference: str) -> Against:
@@ -71,7 +77,10 @@ def compared(collection: Collection, column: Column, reference: str, upstream: s
     if place not in collection.differences:
         found = collection.of_column(column)
         one, other = (found[name].measured[column.metric] for name in (reference, upstream))
-        collection.differences[place] = difference(one, other)
+        tested = {(found[name].card.corpus["name"], found[name].card.corpus["split"]) for name in (reference, upstream)}
+        # Metrics without results of utterances know nothing of the data.
+        unlike = Difference(other.value - one.value, "level", None, 0, "not the same test data")
+        collection.differences[place] = unlike if len(tested) > 1 else difference(one, other)
     return collection.differences[place]
 
 
@@ -95,8 +104,8 @@ def best_against(collection: Collection, control: str) -> Against | None:
 
     Of equal ones that which is behind least often, then that which is ahead of the others more often than behind them.
     """
-    found = [against(collection, name, control) for name in collection.results if name != control]
-    found = [one for one in found if one.columns]
+    rivals = [name for name in collection.results if name != control and not _is_permuted(collection, name)]
+    found = [one for one in (against(collection, name, control) for name in rivals) if one.columns]
 
     def balance(one: Against) -> int:
         duels = [against(collection, one.upstream, other.upstream) for other in found if other is not one]

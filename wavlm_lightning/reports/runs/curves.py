@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wavlm_lightning.reports.cards import CARD_NAME
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.reports.curves import Curves, Series, read_curves
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import curve_files, init_args, read_run_config
 
 CURVES = "metrics.csv"
+CLOSE = 1e-6  # between a figure on a card and in curves, whose digits differ
 # Only pre-training logs these: curves without a card may also be those of a head that was never tested.
 _PRETRAINING = ("train/masked_accuracy", "valid/masked_accuracy", "train/masked_prediction")
 
@@ -85,12 +86,37 @@ def run_curves(folder: Path) -> Curves:
     return read_curves(curve_files(folder) or [folder / CURVES])
 
 
-def runs_of(card_file: Path, chosen: str | None) -> list[Path]:
-    """The run folders behind a card: the card's folder, that of the `chosen` learning rate, or those of its folds."""
-    folder = card_file.parent / (chosen or "")
-    if (folder / "curves").is_dir() or (folder / CURVES).is_file():
-        return [folder]
-    return sorted(path for path in folder.glob("fold*") if path.is_dir())
+def runs_of(card_file: Path, card: ResultCard) -> list[Path]:
+    """The run folders behind a card: the card's folder, that of the chosen learning rate, or those of its folds."""
+    folder, run = card_file.parent, card.details.get("run") or ""
+    if card.details.get("folds"):
+        # The first fold's path stands for folds whose parent has no card.
+        above = folder.parent if folder.name.startswith("fold") else folder
+        return sorted(path / run for path in above.glob("fold*") if (path / run).is_dir())
+    folder = folder / run
+    return [folder] if (folder / "curves").is_dir() or (folder / CURVES).is_file() else []
+
+
+def better_update(card_file: Path, card: ResultCard) -> int | None:
+    """The update after the tested one whose validation is the best of the run; None without, or if that is not known.
+
+    There is one if a run went on after its test: `best.ckpt` and the curves are then newer than the card.
+    """
+    if (chosen := card.selection) is None or card.details.get("folds"):
+        return None
+    sign = -1 if chosen.get("mode") == "min" else 1
+    for folder in runs_of(card_file, card):
+        try:
+            series = run_curves(folder).get(chosen["metric"])
+        except UserError:  # which the curves of the heads report
+            continue
+        # Lightning counts logged steps from 0, and a validation that is made up on resuming from 1.
+        points = [] if series is None else list(zip(series.values, series.steps, strict=True))
+        later = [(value, step) for value, step in points if step > card.best_step]
+        value, step = max(later, key=lambda point: sign * point[0], default=(0.0, -1))
+        if later and sign * (value - chosen["value"]) > CLOSE:
+            return step + 1
+    return None
 
 
 def find_pretraining(
@@ -120,7 +146,7 @@ def find_pretraining(
             found[folder] = curves
         elif curves:
             problems.append(f"{name(folder)} has curves but no result card; `wavlm test` writes one.")
-    names = _short_names(list(found))
+    names = short_names(list(found))
     return [_run(names[folder], folder, curves) for folder, curves in found.items()]
 
 
@@ -156,7 +182,8 @@ def _training_seconds(speed: Series, audio_per_update: float, last_step: int) ->
     return seconds + (last_step - before) * audio_per_update / speed.last
 
 
-def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
+def short_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The name of each folder, or its path below the folder that holds all of them if two have the same name."""
     names = {folder: folder.name for folder in folders}
     if len(set(names.values())) == len(folders):
         return names

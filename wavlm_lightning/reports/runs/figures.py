@@ -37,7 +37,8 @@ def bar_panels(collection: Collection) -> Panels:
             if metric not in card.metrics:
                 continue
             # draw_results finds its rows by label; a row of the report may be a part of a label or several labels.
-            cards.append(replace(card, headline=metric, upstream={**card.upstream, "label": names[upstream]}))
+            cards.append(replace(card, task=task, headline=metric))
+            cards[-1].upstream = {**card.upstream, "label": names[upstream]}
             if (deviation := result.deviation(metric)) is not None:
                 deviations[names[upstream]] = deviation
             if (ends := result.measured[metric].interval) is not None:
@@ -193,7 +194,7 @@ def _validation(result: Result, metric: str, problems: list[str]) -> list[Series
     """The validation curve of a metric of every run behind a result, in the card's unit."""
     found = []
     for file, card in zip(result.files, result.cards, strict=True):
-        for folder in runs_of(Path(file), card.details.get("run")):
+        for folder in runs_of(Path(file), card):
             try:
                 series = run_curves(folder).get(f"valid/{metric}")
             except UserError as error:

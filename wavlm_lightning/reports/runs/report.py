@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +14,13 @@ from wavlm_lightning.reports.page import Block, Commands, Facts, Fold, Heading, 
 from wavlm_lightning.reports.runs import figures, tables, text
 from wavlm_lightning.reports.runs.comparison import against, control_of, warning
 from wavlm_lightning.reports.runs.conditions import condition_blocks
-from wavlm_lightning.reports.runs.curves import Describe, PretrainingFacts, PretrainingRun, find_pretraining
+from wavlm_lightning.reports.runs.curves import (
+    Describe,
+    PretrainingFacts,
+    PretrainingRun,
+    better_update,
+    find_pretraining,
+)
 from wavlm_lightning.reports.runs.layers import layers_table
 from wavlm_lightning.reports.runs.results import Collection, collect
 from wavlm_lightning.reports.runs.sounds import sound_blocks
@@ -76,6 +82,7 @@ def write_run_report(
 
     cards, problems = find_cards(runs)
     collection = collect(cards, problems, name, group_seeds)
+    collection.problems += _gone_on(collection, name)
     heads = {path.parent for path in cards}
     pretraining = find_pretraining(runs, heads, collection.problems, name)
     units = find_units(runs, collection.problems)
@@ -129,6 +136,22 @@ def default_title(runs: Sequence[Path]) -> str:
     """The name of the folder of the runs, or of the folder that holds all of them."""
     folders = [path if path.is_dir() else path.parent for path in (Path(run).resolve() for run in runs)]
     return Path(os.path.commonpath(folders)).name or "results"
+
+
+def _gone_on(collection: Collection, name: Callable[[Path], str]) -> list[str]:
+    """A sentence for each card of a run that has been trained further since its test."""
+    found = [
+        pair
+        for row in collection.results.values()
+        for each in row.values()
+        for pair in zip(each.files, each.cards, strict=True)
+    ]
+    return [
+        f"{name(file)} is of update {card.best_step:,}, and validation was better at update {update:,}: if the run went on "
+        "after its test, test it again, since its answers and transcripts are of the earlier weights as well."
+        for file, card in found
+        if (update := better_update(file, card)) is not None
+    ]
 
 
 def _pair(collection: Collection, compare: tuple[str, str] | None, control: str | None) -> tuple[str, str] | None:
@@ -291,20 +314,24 @@ def _address(file: Path, directory: Path) -> str:
 
 
 def _csv(directory: Path, collection: Collection, official: Official) -> str:
-    """One row per card and metric, of all cards that could be read."""
+    """One row per card and metric, of all cards that could be read, and of means over folds without a card of their own."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     # The interval of a result of several seeds is not that of any of its cards.
     results = [result for row in collection.results.values() for result in row.values()]
     alone_on = {result.files[0]: result for result in results if len(result.files) == 1}
-    for file, card in collection.files.items():
-        counted = int(file in collection.counted)
-        common = [counted, official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
+    found = [(file, card) for result in results for file, card in zip(result.files, result.cards, strict=True)]
+    # The first fold's path stands for folds whose parent has no card.
+    means = {file: card for file, card in found if card is not collection.files[file]}
+    rows = [(file, card, file in collection.counted and file not in means) for file, card in collection.files.items()]
+    for file, card, counts in [*rows, *((file, card, True) for file, card in means.items())]:
+        common = [int(counts), official(card) or "", card.learning_rate, card.seed, card.steps, card.best_step]
         common += [card.protocol, card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.created]
-        common += [_address(file, directory), card.command]
+        place = file.parent.parent if means.get(file) is card else file
+        common += [_address(place, directory), card.command]
         cost = [card.upstream["parameters"], card.training_seconds or "", card.runtime_seconds, text.machine(card)]
-        alone = alone_on[file].measured if file in alone_on else {}
+        alone = alone_on[file].measured if counts and file in alone_on else {}
         for metric, entry in card.metrics.items():
             row = [card.task, card.upstream["label"], metric, entry["value"], entry["unit"], entry["better"]]
             ends = (metric in alone and alone[metric].interval) or ("", "")

@@ -1,21 +1,29 @@
 """Results of a report: for each task and upstream the cards of its seeds, with folds and learning rates resolved."""
 
+import math
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 
 from wavlm_lightning.metrics.superb import TASKS
-from wavlm_lightning.reports.aggregate import best_rate, combine_folds
-from wavlm_lightning.reports.cards import DECIMALS, ResultCard
+from wavlm_lightning.reports.aggregate import best_rate, combine_folds, validation
+from wavlm_lightning.reports.cards import CARD_NAME, DECIMALS, ResultCard
 from wavlm_lightning.reports.significance import Difference, Measured, over_seeds, results_of
 from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 
+PERMUTED_ROW = (
+    "permuted labels"  # at the end of the name of a row that is a control, as `wavlm superb --controls` names it
+)
+MOST_NAMED = 3  # results that are left out with their names in one sentence
 SEED = re.compile(r"[-_ ]?\d+$")  # the number at the end of a label that names a seed: "full-0", "full-1"
 
 
@@ -39,10 +47,12 @@ class Result:
             for name, value in first.metrics.items()
             if all(name in card.metrics for card in self.cards)
         }
+        # A seed lacks a headline whose package was not installed where it was tested.
+        headlines = [name for name in first.headlines if name in metrics]
         weights = [card.layer_weights for card in self.cards]
         even = len({len(some) for some in weights}) == 1
         mean = [statistics.fmean(column) for column in zip(*weights, strict=True)] if even else first.layer_weights
-        return replace(first, metrics=metrics, layer_weights=mean)  # type: ignore[arg-type]
+        return replace(first, metrics=metrics, headlines=headlines, layer_weights=mean)  # type: ignore[arg-type]
 
     def value(self, metric: str) -> float:
         """The mean over the seeds, in the unit of the metric."""
@@ -141,9 +151,11 @@ def collect(
 ) -> Collection:
     """Combine cards: folds become their mean, of learning rates the best on validation counts, seeds form one result.
 
-    A card in a subfolder of another card's folder, of the same task and upstream, is a part of that card. Runs whose
-    corpus, length or protocol differs from the newest run of the same task and upstream are left out and reported.
-    `name` makes the text for a path in sentences.
+    The folds and learning rates behind a card of `wavlm superb` lie in subfolders of its folder. Runs whose corpus, length or
+    protocol differs from the newest run of the same task and upstream are left out and reported, and so are other systems
+    (another head, other labels, averaged weights) than the one that was chosen among several, or is best on validation.
+    Figures on permuted labels have a row of their own, and YAML files of one head whose systems differ, as those of a suite do,
+    a column each. `name` makes the text for a path in sentences.
     """
     collection = Collection(files=dict(files), problems=list(problems))
     cards = _combined(_without_copies(files, collection.problems, name), collection.problems, name)
@@ -151,16 +163,20 @@ def collect(
     whole = {path: card for path, card in cards.items() if path not in parts}
     names = row_names(whole.values(), collection.problems, group_seeds)
     cells: dict[tuple[str, str], list[Path]] = {}
-    for path, card in whole.items():
-        cells.setdefault((names[card.upstream["label"], weights_of(card)], card.task), []).append(path)
+    rows = {path: names[card.upstream["label"], weights_of(card)] for path, card in whole.items()}
+    for path, row in rows.items():
+        if whole[path].is_control and PERMUTED_ROW not in row:
+            rows[path] = f"{row}, {PERMUTED_ROW}"
+    titles = _titles(whole, rows)
+    for path, row in rows.items():
+        cells.setdefault((row, titles[path]), []).append(path)
     for (upstream, task), paths in cells.items():
-        chosen = _newest_setting(paths, cards, f"{task} on {upstream}", collection.problems)
-        seeds: dict[tuple[int, str], list[Path]] = {}
-        for path in chosen:
-            seeds.setdefault((cards[path].seed, weights_of(cards[path])), []).append(path)
-        kept = [_one_of(some, cards, collection.problems, name) for some in seeds.values()]
+        what = f"{task} on {upstream}"
+        chosen = _newest_setting(paths, cards, what, collection.problems, name)
+        chosen = _best_system(chosen, cards, what, collection.problems, name)
+        kept = _of_seeds(chosen, cards, collection.problems, name)
         members = [*chosen, *(part for part, parent in parts.items() if parent in chosen)]
-        rates = _rates([cards[path] for path in members])
+        rates = _rates([*sorted((cards[path] for path in members), key=_created), *(cards[path] for path in kept)])
         utterances = _utterances([(path, cards[path]) for path in kept], collection.problems)
         result = Result([cards[path] for path in kept], kept, rates, utterances)
         collection.results.setdefault(upstream, {})[task] = result
@@ -197,7 +213,7 @@ def _combined(
     result = dict(cards)
     for parent, folds in folders.items():
         some = [cards[path] for path in folds]
-        if len(some) > 1 and len({(card.task, card.upstream["label"]) for card in some}) == 1:
+        if len(some) > 1 and len({(card.task, card.upstream["label"], card.headline) for card in some}) == 1:
             for path in folds:
                 del result[path]
             result[folds[0]] = combine_folds(some)
@@ -207,52 +223,192 @@ def _combined(
 
 
 def _whole(path: Path, cards: Mapping[Path, ResultCard]) -> Path | None:
-    """The card of the same task and upstream in a folder above: `wavlm superb` writes one above folds and rates."""
+    """The card of the same task and upstream above folds and rates, which `wavlm superb` writes; it says what is behind it."""
     card = cards[path]
     for folder in path.parent.parents:
-        other = cards.get(folder / "card.json")
-        if other is not None and (other.task, other.upstream["label"]) == (card.task, card.upstream["label"]):
-            return folder / "card.json"
+        other = cards.get(folder / CARD_NAME)
+        if (
+            other is not None
+            and (other.task, other.upstream["label"]) == (card.task, card.upstream["label"])
+            and other.details.keys() & {"run", "folds", "learning_rates"}
+        ):
+            return folder / CARD_NAME
     return None
 
 
+def _titles(cards: Mapping[Path, ResultCard], rows: Mapping[Path, str]) -> dict[Path, str]:
+    """The column of each card: its task, with the name of its YAML where a row has other systems or data by other files.
+
+    `wavlm superb` names the columns of a suite in the same way. Files for each seed or upstream alone divide nothing.
+    """
+    titles: dict[Path, str] = {}
+    tasks: dict[str, list[Path]] = {}
+    for path, card in cards.items():
+        tasks.setdefault(card.task, []).append(path)
+    for task, paths in tasks.items():
+        files = {path: _config_of(cards[path]) for path in paths}
+        told = all(cards[path].labelled for path in paths)
+        systems = {path: (_setting(cards[path]), *_system(cards[path], told).values()) for path in paths}
+        named = [path for path in paths if files[path]]
+        several = any(
+            rows[one] == rows[other] and files[one] != files[other] and systems[one] != systems[other]
+            for one, other in combinations(named, 2)
+        )
+        for path in paths:
+            plain = not several or files[path] in ("", task.lower())
+            titles[path] = task if plain else f"{task} ({files[path]})"
+    return titles
+
+
+def _config_of(card: ResultCard) -> str:
+    """The name of the YAML that the command of a card gives with `-c`; empty without one, or for that of a run folder."""
+    try:
+        words = shlex.split(card.command)
+    except ValueError:  # written by hand
+        return ""
+    found = [Path(file).stem for option, file in pairwise(words) if option in ("-c", "--config")]
+    return found[-1] if found and found[-1] != "config" else ""
+
+
+def _setting(card: ResultCard) -> tuple[Any, ...]:
+    return card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol
+
+
 def _newest_setting(
-    paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str]
+    paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str], name: Callable[[Path], str]
 ) -> list[Path]:
-    """The cards with the same corpus, length and protocol as the newest card."""
+    """The cards with the same corpus, length and protocol as the newest card.
 
-    def setting(path: Path) -> tuple[object, ...]:
-        card = cards[path]
-        return (card.corpus["name"], card.corpus["split"], card.corpus["utterances"], card.steps, card.protocol)
+    A further test below the folder of a run, such as one on a noisy corpus, does not take the place of the run's own.
+    """
 
-    newest = setting(max(paths, key=lambda path: cards[path].created))
-    kept = [path for path in paths if setting(path) == newest]
+    def text(path: Path) -> str:
+        corpus, split, utterances, steps, protocol = _setting(cards[path])
+        parts = [corpus, split, f"{utterances:,} utterances", f"{steps:,} updates", protocol and f"protocol {protocol}"]
+        return ", ".join(filter(None, parts))
+
+    folders = {path.parent for path in paths}
+    outer = [path for path in paths if folders.isdisjoint(path.parent.parents)]
+    newest = max(outer, key=lambda path: cards[path].created)
+    kept = [path for path in paths if _setting(cards[path]) == _setting(cards[newest])]
     if len(kept) < len(paths):
-        others = len(paths) - len(kept)
+        others = [f"{name(path)} ({text(path)})" for path in paths if path not in kept]
         problems.append(
-            f"{what} was run with several settings; the newest counts ({newest[0]}, {newest[2]:,} utterances, {newest[3]:,} "
-            f"updates), and {others} other result{' is' if others == 1 else 's are'} left out."
+            f"{what} was run with several settings or tested on several data; the newest counts ({text(newest)}), "
+            f"{_left_out(others)}."
         )
     return kept
+
+
+def _best_system(
+    paths: Sequence[Path], cards: Mapping[Path, ResultCard], what: str, problems: list[str], name: Callable[[Path], str]
+) -> list[Path]:
+    """The cards of one system: of the one that was chosen among several, else of the best on validation, else the newest."""
+    told = all(cards[path].labelled for path in paths)
+    systems = {path: _system(cards[path], told) for path in paths}
+    groups: dict[tuple[Any, ...], list[Path]] = {}
+    for path, parts in systems.items():
+        groups.setdefault(tuple(parts.values()), []).append(path)
+    if len(groups) == 1:
+        return list(paths)
+    pool = [some for some in groups.values() if any(map(_was_chosen, (cards[path] for path in some)))]
+    why = "was chosen among several runs and counts"
+    pool = pool or list(groups.values())
+    best = pool[0]
+    if len(pool) > 1:
+        figures = [validation([cards[path] for path in _of_seeds(some, cards, [], name)]) for some in pool]
+        selections = [cards[path].selection for some in pool for path in some]
+        kinds = {(each["metric"], each.get("mode"), each["split"]) for each in selections if each is not None}
+        known = [place for place, figure in enumerate(figures) if math.isfinite(figure)]
+        if len(kinds) == 1 and known:
+            falling = next(iter(kinds))[1] == "min"
+            best = pool[(min if falling else max)(known, key=lambda place: figures[place])]
+            why = "is the best on validation and counts"
+        else:
+            best = max(pool, key=lambda some: max(cards[path].created for path in some))
+            why = "is the newest and counts"
+    unlike = [part for part in systems[best[0]] if len({parts[part] for parts in systems.values()}) > 1]
+    others = [name(path) for path in paths if path not in best]
+    problems.append(
+        f"{what} was run as {len(groups)} systems that differ in {', '.join(unlike)}; {name(best[0])} {why}, "
+        f"{_left_out(others)}."
+    )
+    return best
+
+
+def _system(card: ResultCard, told: bool) -> dict[str, Any]:
+    """What tells a system from another one of the same task and upstream; equal for seeds, learning rates and reruns.
+
+    `told`: whether all cards say how many true labels they had, as older ones do not. What depends on the seed of a run before
+    (its path, its best update, the number of its pseudo-labels) is left out.
+    """
+    labels, pseudo = card.labelled if told else {}, card.pseudo_labelled
+    return {
+        "trained parameters": card.trainable_parameters,
+        "labels": (labels.get("utterances"), labels.get("corpus")),
+        "pseudo-labels": (bool(pseudo), pseudo.get("round"), pseudo.get("share")),
+        "averaged checkpoints": len(card.averaged),
+        "the weights they began with": card.started.get("with"),
+        "the main metric": card.headline,
+    }
+
+
+def _was_chosen(card: ResultCard) -> bool:
+    """Whether a search or a sweep says that this run is the best of several."""
+    return (card.rates_tried or 1) > 1
+
+
+def _left_out(names: Sequence[str]) -> str:
+    few = names if len(names) <= MOST_NAMED + 1 else [*names[:MOST_NAMED], f"{len(names) - MOST_NAMED} more"]
+    return f"and left out {'is' if len(names) == 1 else 'are'} {', '.join(few)}"
+
+
+def _created(card: ResultCard) -> str:
+    return card.created
+
+
+def _seed(card: ResultCard) -> tuple[int, str]:
+    """What tells the seeds of a result apart: that of the head, and its encoder, by the label where weights are not known."""
+    return card.seed, weights_of(card) or card.upstream["label"]
+
+
+def _of_seeds(
+    paths: Sequence[Path], cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
+) -> list[Path]:
+    """The card of each seed."""
+    seeds: dict[tuple[int, str], list[Path]] = {}
+    for path in paths:
+        seeds.setdefault(_seed(cards[path]), []).append(path)
+    return [_one_of(some, cards, problems, name) for some in seeds.values()]
 
 
 def _one_of(
     paths: Sequence[Path], cards: Mapping[Path, ResultCard], problems: list[str], name: Callable[[Path], str]
 ) -> Path:
-    """The card of one seed: that of the best learning rate on validation, the newest if it was run twice."""
+    """The card of one seed: that which a sweep chose, else that of the best learning rate on validation.
+
+    A run that was made twice counts with its newest card.
+    """
+    marked = [path for path in paths if _was_chosen(cards[path])]
     newest: dict[float, Path] = {}
-    for path in sorted(paths, key=lambda path: cards[path].created):
+    for path in sorted(marked or paths, key=lambda path: cards[path].created):
         rate = cards[path].learning_rate
         if rate in newest:
             problems.append(f"{name(newest[rate])} was run again, the newer {name(path)} counts.")
         newest[rate] = path
     by_rate: dict[float | None, Path] = dict(newest.items())
     try:
-        return by_rate[best_rate({rate: [cards[path]] for rate, path in newest.items()})]
+        found = by_rate[best_rate({rate: [cards[path]] for rate, path in newest.items()})]
     except UserError as error:
-        last = max(newest.values(), key=lambda path: cards[path].created)
-        problems.append(f"{error}; until then the newest, {name(last)}, counts.")
-        return last
+        found = max(newest.values(), key=lambda path: cards[path].created)
+        problems.append(f"{error}; until then the newest, {name(found)}, counts.")
+    # Losing learning rates have a picture; what else a sweep has varied is on no card.
+    rate = cards[found].learning_rate
+    others = [name(path) for path in paths if path not in marked and cards[path].learning_rate == rate]
+    if marked and others:
+        chosen = f"{name(found)} was chosen among {cards[found].rates_tried} runs and counts"
+        problems.append(f"{chosen}, {_left_out(others)}.")
+    return found
 
 
 def _utterances(cards: Sequence[tuple[Path, ResultCard]], problems: list[str]) -> UtteranceResults | None:
@@ -267,13 +423,15 @@ def _utterances(cards: Sequence[tuple[Path, ResultCard]], problems: list[str]) -
 
 
 def _rates(cards: Sequence[ResultCard]) -> dict[float, list[float]]:
-    """Learning rate -> test values, from the cards of the rates and from the `details` of the chosen rate's card."""
+    """Learning rate -> test values, from the cards of the rates and from the `details` of the chosen rate's card.
+
+    Of a rate and seed the last card counts.
+    """
     values: dict[float, dict[tuple[int, str], float]] = {}
     for card in cards:
-        seed = card.seed, weights_of(card)
-        values.setdefault(card.learning_rate, {}).setdefault(seed, card.value)
-        for rate, tried in card.details.get("learning_rates", {}).items():
-            values.setdefault(float(rate), {}).setdefault(seed, tried["test"])
+        figures = {float(rate): tried["test"] for rate, tried in card.details.get("learning_rates", {}).items()}
+        for rate, value in {**figures, card.learning_rate: card.value}.items():
+            values.setdefault(rate, {})[_seed(card)] = value
     return {rate: list(values[rate].values()) for rate in sorted(values)}
 
 

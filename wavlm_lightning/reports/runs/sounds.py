@@ -66,7 +66,7 @@ def sound_blocks(directory: Path, collection: Collection) -> dict[str, list[Soun
 def _examples(result: Result, problems: list[str]) -> dict[str, tuple[Example, Path]]:
     """Key -> example and its folder, of the first seed and fold of a result."""
     file = Path(result.files[0])
-    for folder in dict.fromkeys((file.parent, *runs_of(file, result.cards[0].details.get("run")))):
+    for folder in dict.fromkeys((file.parent, *runs_of(file, result.cards[0]))):
         try:
             examples = read_examples(folder)
         except UserError as error:

@@ -1,5 +1,6 @@
 """What `wavlm units` has measured, in a report: ABX over layers as curves, and tables of layers, label sets and alignments."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from typing import Any
 from wavlm_lightning.reports import plots
 from wavlm_lightning.reports.figures import Draw, picture
 from wavlm_lightning.reports.page import Block, Heading, Paragraph
+from wavlm_lightning.reports.runs.curves import short_names
 from wavlm_lightning.reports.runs.figures import line_size
 from wavlm_lightning.reports.tables import Cell, Table
 from wavlm_lightning.system.errors import UserError
@@ -185,8 +187,9 @@ def units_lead(found: Sequence[Measured]) -> str:
 def _named(groups: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, Any]:
     """The entries of several files by name, behind the name of their folder where a name occurs twice."""
     every = [(folder, name, entry) for folder, entries in groups for name, entry in entries.items()]
-    names = [name for _, name, _ in every]
-    return {(name if names.count(name) == 1 else f"{name} ({folder.name})"): entry for folder, name, entry in every}
+    counts = Counter(name for _, name, _ in every)
+    folders = short_names(list(dict.fromkeys(folder for folder, name, _ in every if counts[name] > 1)))
+    return {(name if counts[name] == 1 else f"{name} ({folders[folder]})"): entry for folder, name, entry in every}
 
 
 def _panels(layers: Mapping[str, Mapping[int, Scores]], upstreams: Sequence[str]) -> list[Draw]:

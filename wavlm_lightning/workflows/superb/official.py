@@ -1,6 +1,8 @@
-"""Whether a SUPERB result may be compared with the published rows: corpus, protocol and number of updates."""
+"""Whether a SUPERB result may be compared with the published rows: corpus, test, protocol and training."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from wavlm_lightning.data.corpus import Corpus
 from wavlm_lightning.reports.cards import ResultCard
@@ -34,7 +36,38 @@ def is_official(card: ResultCard) -> str | None:
         return f"the corpus of {card.task} is incomplete"
     if card.protocol != "superb":
         return f"{card.task} was run with protocol: {card.protocol}"
-    steps = configuration(card.task.lower(), mini=False)["trainer"].get("max_steps", 0)
+    content = configuration(card.task.lower(), mini=False)
+    if reason := _other_test(card, content["data"], splits) or _other_training(card, splits.get("train")):
+        return reason
+    steps = content["trainer"].get("max_steps", 0)
     if card.steps != steps:
         return f"{card.task} was trained for {card.steps} updates instead of {steps}"
+    return None
+
+
+def _other_test(card: ResultCard, data: dict[str, Any], splits: dict[str, int]) -> str | None:
+    """Why the tested utterances are not SUPERB's: another split, or a part of it, which the name of the split says."""
+    tested = card.corpus["split"]
+    if data["class_path"].endswith("FoldData"):
+        if sorted(tested.split(", ")) != sorted(splits):
+            return f"{card.task} was tested on {tested} instead of all {len(splits)} folds"
+        return None
+    wanted = data["init_args"].get("test_split", "test")
+    return None if tested == wanted else f"{card.task} was tested on {tested} instead of {wanted}"
+
+
+def _other_training(card: ResultCard, utterances: int | None) -> str | None:
+    """Why the head was not trained as SUPERB's are: on a frozen encoder, from fresh weights, on all `utterances`."""
+    if card.upstream.get("trained"):
+        return f"the encoder of {card.task} was trained with the head"
+    if card.started or card.averaged:
+        return f"the head of {card.task} " + (
+            "began with other weights" if card.started else "is a mean of checkpoints"
+        )
+    if card.pseudo_labelled:
+        return f"{card.task} was trained on pseudo-labels"
+    # Older cards do not say how many.
+    labelled = card.labelled.get("utterances")
+    if None not in (labelled, utterances) and labelled != utterances:
+        return f"{card.task} was trained on {labelled} utterances instead of {utterances}"
     return None
