@@ -175,6 +175,28 @@ def test_start_from_is_kept_in_the_record(tiny, runs, tmp_path):
     assert recorded["start_from"] == str(root / "head")
 
 
+def test_a_moved_run_keeps_its_best_checkpoint(runs, tmp_path):
+    made, root = runs
+    run = tmp_path / "head"
+    shutil.copytree(root / "head", run)
+    newest = run / "checkpoints" / "last.ckpt"
+    content = torch.load(newest, weights_only=True)
+    (chosen,) = (state for key, state in content["callbacks"].items() if key.startswith("ModelCheckpoint{"))
+    chosen["best_k_models"] = {path: torch.tensor(2.0) for path in chosen["best_k_models"]}  # which nothing can beat
+    torch.save(content, newest)
+    words = [*made["head"], "--trainer.default_root_dir", str(run), "--trainer.val_check_interval", "1"]
+    fit(*words, "--trainer.max_steps", "3", "--ckpt_path", "last")
+    assert torch.load(newest, weights_only=True)["global_step"] == 3
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_branch_that_ends_before_its_first_validation_has_a_best_checkpoint(runs, tmp_path):
+    made, root = runs
+    words = [*made["head"], "--trainer.default_root_dir", str(tmp_path / "branch"), "--trainer.val_check_interval", "9"]
+    fit(*words, "--trainer.max_steps", "3", "--ckpt_path", str(root / "head" / "checkpoints" / "last.ckpt"))
+    assert torch.load(tmp_path / "branch" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_a_requeued_job_of_slurm_is_compared_too(tiny, runs, tmp_path, monkeypatch):
     """Lightning goes on from its own `hpc_ckpt_1.ckpt` without a `--ckpt_path`."""
     run = tmp_path / "head"
