@@ -79,6 +79,23 @@ def test_files_of_all_values_and_variables_of_the_command_are_known(tmp_path, mo
         study_of(tmp_path / "sweep", **changes)
 
 
+def test_other_shards_are_another_sweep_unless_an_older_version_began_it(tmp_path, monkeypatch):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}')
+    (encoder / "1.safetensors").write_text("weights")
+    changes = {"parameters": {"model.upstream.source": {"values": [str(encoder)]}}}
+    study_of(tmp_path / "sweep", **changes)
+    with monkeypatch.context() as before:
+        before.setattr("wavlm_lightning.workflows.sweep.study.shards_named", lambda options: {})
+        study_of(tmp_path / "older", **changes)
+    study_of(tmp_path / "sweep", **changes)
+    study_of(tmp_path / "older", **changes)
+    (encoder / "1.safetensors").write_text("of other training")
+    with pytest.raises(UserError, match="holds a sweep with other shards"):
+        study_of(tmp_path / "sweep", **changes)
+
+
 def report(study: SweepStudy, trial, values) -> bool:
     """Report as a run's callback does; whether it was given up."""
     callback = ReportToSweep(study.folder, study.sweep, trial.number)

@@ -15,6 +15,7 @@ import yaml
 from wavlm_lightning.reports.cards import CARD_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_json
+from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.reading import read_json
 from wavlm_lightning.system.run_folder import BEST, LAST
 from wavlm_lightning.system.shipped_configs import resolve_config
@@ -22,12 +23,13 @@ from wavlm_lightning.system.worker_pool import output_to, worker_pool
 from wavlm_lightning.system.yaml_files import parse_yaml
 from wavlm_lightning.workflows.fit.ownership import resumption
 
+INDEX = ".index.json"  # ends the name of the file that says which shard holds which weights
 # The file of a folder (corpus, run, sharded checkpoint, Hugging Face) that changes whenever its content does. An average, and a
 # head of a run of several, have no `last.ckpt`.
 CONTENT = (
     "corpus.json",
     *(f"checkpoints/{name}.ckpt{inside}" for name in (LAST, BEST) for inside in ("", "/meta.pt")),
-    *(f"{name}{index}" for index in ("", ".index.json") for name in ("model.safetensors", "pytorch_model.bin")),
+    *(f"{name}{index}" for index in ("", INDEX) for name in ("model.safetensors", "pytorch_model.bin")),
 )
 RECORD = "run.json"  # in a run folder: the options of the run, and the state of every file that they name
 
@@ -71,14 +73,18 @@ class HeadRun:
         write_json(self.folder / RECORD, self._facts())
 
     def _facts(self) -> dict[str, object]:
-        return {"options": list(self.options), "files": files_named(self.options)}
+        facts: dict[str, object] = {"options": list(self.options), "files": files_named(self.options)}
+        return {**facts, "shards": shards} if (shards := shards_named(self.options)) else facts
 
 
 def _as_known(facts: dict[str, Any], before: Any) -> dict[str, Any]:
     """Facts without the files that an older record does not name, because that version did not look into such folders."""
     if not isinstance(before, dict) or not isinstance(before.get("files"), dict):
         return facts
-    return {**facts, "files": {word: state for word, state in facts["files"].items() if word in before["files"]}}
+    known = {word: state for word, state in facts["files"].items() if word in before["files"]}
+    return {
+        name: known if name == "files" else each for name, each in facts.items() if name in before or name != "shards"
+    }
 
 
 def _comparable(facts: Any) -> Any:
@@ -95,6 +101,14 @@ def _comparable(facts: Any) -> Any:
 def files_named(options: Sequence[str]) -> dict[str, list[object]]:
     """Files and folders among the words of a command, or inside lists and mappings there, with what tells a change."""
     return {word: state for given in options for word in _texts(given) if (state := _state(word))}
+
+
+def shards_named(options: Sequence[str]) -> dict[str, list[list[object]]]:
+    """Sharded weights among the words of a command: name, size and time of each file that their index names.
+
+    The index itself, which `files_named` knows, is the same for all weights of one shape. Records of older versions lack this.
+    """
+    return {word: found for given in options for word in _texts(given) if (found := _shards(word))}
 
 
 def _texts(word: str) -> list[str]:
@@ -116,13 +130,30 @@ def _texts(word: str) -> list[str]:
 
 def _state(word: str) -> list[object] | None:
     """A fingerprint of the file or folder that an option names; None if the word names no file."""
-    path = Path(resolve_config(word))
-    path = next((path / inside for inside in CONTENT if (path / inside).is_file()), path)
+    path = _content(word)
     if not path.is_file():
         return None
     if path.suffix in (".json", ".yaml"):  # by content: they may be written anew without a change
         return [hashlib.sha256(path.read_bytes()).hexdigest()]
     return [path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def _content(word: str) -> Path:
+    """The file that an option names, or that changes with the folder that it names."""
+    path = Path(resolve_config(word))
+    return next((path / inside for inside in CONTENT if (path / inside).is_file()), path)
+
+
+def _shards(word: str) -> list[list[object]]:
+    index = _content(word)
+    if not index.name.endswith(INDEX) or not index.is_file():
+        return []
+    try:
+        names = sorted({str(name) for name in read_json(index, "the index of sharded weights")["weight_map"].values()})
+    except (UserError, LookupError, TypeError, AttributeError):
+        return []  # of something else, or damaged, which is said where the weights are read
+    found = [(name, index.parent / name) for name in names if is_file(index.parent / name)]
+    return [[name, path.stat().st_size, path.stat().st_mtime_ns] for name, path in found]
 
 
 def run_heads(runs: Sequence[HeadRun], done: Callable[[HeadRun], object], processes: int = 2) -> None:
