@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import signal
@@ -300,6 +301,12 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     assert f"The best is {out / best['trial'] / 'checkpoints' / 'best.ckpt'}" in said and "wandb sweep " in said
     assert best["command"].startswith("wavlm fit -c configs/superb/mini/ks.yaml --model.learning_rate=")
     cards = {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")}
+    replaced = min(cards)  # by `wavlm test RUN --data.test_split valid`
+    card = json.loads(replaced.read_text())
+    replaced.write_text(json.dumps({**card, "corpus": {**card["corpus"], "split": "valid"}}))
+    assert main(command) == 0
+    assert json.loads(replaced.read_text())["corpus"] == card["corpus"]
+    cards[replaced] = replaced.stat().st_mtime_ns
     assert len(cards) == 2
     tried = {path.parent.name: ResultCard.read(path) for path in cards}
     assert {name: (card.rates_tried, card.chosen_on) for name, card in tried.items()} == {

@@ -12,12 +12,12 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.reports.cards import CARD_NAME
+from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_json
 from wavlm_lightning.system.paths import is_file
 from wavlm_lightning.system.reading import read_json
-from wavlm_lightning.system.run_folder import BEST, LAST
+from wavlm_lightning.system.run_folder import BEST, LAST, init_args, read_run_config
 from wavlm_lightning.system.shipped_configs import resolve_config
 from wavlm_lightning.system.worker_pool import output_to, worker_pool
 from wavlm_lightning.system.yaml_files import parse_yaml
@@ -31,6 +31,7 @@ CONTENT = (
     *(f"checkpoints/{name}.ckpt{inside}" for name in (LAST, BEST) for inside in ("", "/meta.pt")),
     *(f"{name}{index}" for index in ("", INDEX) for name in ("model.safetensors", "pytorch_model.bin")),
 )
+LIMITED = ", limit_test_batches "  # in the name of a split on a card: not all of it was tested
 RECORD = "run.json"  # in a run folder: the options of the run, and the state of every file that they name
 
 
@@ -38,7 +39,7 @@ RECORD = "run.json"  # in a run folder: the options of the run, and the state of
 class HeadRun:
     """One head, or several heads that share a pass, from the configuration to the result cards."""
 
-    folder: Path  # its run folder; a `card.json` there means that the run is done
+    folder: Path  # its run folder; the card of its own test there means that the run is done
     options: Sequence[str]  # of `wavlm fit` and `wavlm test`
     fits: bool = True  # False for a task with nothing to train
     heads: Sequence[str] = ()  # folders of several heads inside `folder`; each gets a card
@@ -50,7 +51,7 @@ class HeadRun:
 
     @property
     def is_done(self) -> bool:
-        return all((folder / CARD_NAME).is_file() for folder in self.results)
+        return all(map(is_tested, self.results))
 
     def check(self) -> None:
         """Raise a `UserError` if the folder holds a run with other options, or one whose files have changed since."""
@@ -63,7 +64,7 @@ class HeadRun:
                     f"{self.folder} holds a run with other options, or a file it uses has changed since; choose another "
                     "output folder, or remove that one"
                 )
-        elif self.is_done:
+        elif all((folder / CARD_NAME).is_file() for folder in self.results):
             raise UserError(f"{self.folder} holds a result that another command made; choose another output folder")
 
     def begin(self) -> None:
@@ -75,6 +76,27 @@ class HeadRun:
     def _facts(self) -> dict[str, object]:
         facts: dict[str, object] = {"options": list(self.options), "files": files_named(self.options)}
         return {**facts, "shards": shards} if (shards := shards_named(self.options)) else facts
+
+
+def is_tested(run: Path) -> bool:
+    """Whether a run folder has the card of a test on the run's own split.
+
+    `wavlm test RUN --data.test_split OTHER` puts another card in its place, and so does one with `limit_test_batches`.
+    """
+    if not (run / CARD_NAME).is_file():
+        return False
+    try:
+        split, _, limited = ResultCard.read(run).corpus["split"].partition(LIMITED)
+    except UserError:
+        return True  # a damaged card is named where it is read
+    config = read_run_config(run)
+    data, trainer = config.get("data"), config.get("trainer")
+    limit = trainer.get("limit_test_batches") if isinstance(trainer, dict) else None
+    if limited != ("" if limit is None or (isinstance(limit, float) and limit == 1) else str(limit)):
+        return False
+    # Folds have names that the corpus alone knows, and a run without training has no configuration.
+    named = isinstance(data, dict) and str(data.get("class_path")).rpartition(".")[2] == "TaskData"
+    return not named or split == init_args(config, "data").get("test_split", "test")
 
 
 def _as_known(facts: dict[str, Any], before: Any) -> dict[str, Any]:
