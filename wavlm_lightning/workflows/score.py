@@ -197,7 +197,8 @@ def _scored(
     if kind == "sv":
         return _trials(reference, hypothesis, prior)
     clean = str.strip if kind == "labels" else _single_blanks
-    pairs = [(name, *map(clean, both)) for name, *both in _paired_lines(reference, hypothesis, names, missing)]
+    listed = _paired_lines(reference, hypothesis, names, missing)
+    pairs = [(name, clean(truth), clean(answer)) for name, truth, answer in listed]
     groups = None if speakers is None else _speakers(speakers, [name for name, _, _ in pairs])
     keys = [name for name, _, _ in pairs]
     if kind == "labels":
