@@ -1,20 +1,26 @@
-"""Checkpoints where the disk is full, or the kill came between two renamings."""
+"""Checkpoints where the disk is full, the kill came between two renamings, or the run folder was moved."""
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 from quiet import quiet_trainer
 
-from wavlm_lightning.callbacks.checkpoints import WholeFiles, with_whole_files
+from wavlm_lightning.callbacks.checkpoints import Newest, WholeFiles, best, kept, with_whole_files
+from wavlm_lightning.callbacks.joint_heads import BestOfHead
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.tasks import KeywordSpotting
 from wavlm_lightning.training.fsdp import FSDP2
+from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.recipe.stages import RecipeStage
 
 
@@ -121,3 +127,53 @@ def test_a_plugin_of_the_users_own_writes_instead(tmp_path):
     own = WholeFiles()
     assert with_whole_files(own) == [own] and with_whole_files([own]) == [own]
     assert isinstance(quiet_trainer(plugins=with_whole_files(None)).strategy.checkpoint_io, WholeFiles)
+
+
+KEEPING: dict[str, tuple[Callable[[Path], ModelCheckpoint], list[str]]] = {
+    "best": (lambda run: best(run / "checkpoints", "valid/loss", "min"), ["best.ckpt"]),
+    "kept": (lambda run: kept(run / "checkpoints", 5, 2), ["update-5.ckpt", "update-10.ckpt"]),
+    "newest": (lambda run: Newest(run / "checkpoints", 5), ["last.ckpt"]),
+    "of a head": (lambda run: BestOfHead(run, "b", KeywordSpotting(Fbank())), ["best.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["moved", "branch"])
+@pytest.mark.parametrize("kind", KEEPING)
+def test_the_best_value_follows_the_folder(tmp_path, kind, there):
+    """Lightning forgets it when the path changes, and the first validation then replaced the best file, whatever its value."""
+    made, names = KEEPING[kind]
+    before, after = made(tmp_path / "a"), made(tmp_path / "b")
+    old, new = Path(str(before.dirpath)), Path(str(after.dirpath))
+    scores = {name: torch.tensor(5.0 * number) for number, name in enumerate(names, start=1)}
+    if before.monitor is not None:
+        before.best_k_models = {str(old / name): score for name, score in scores.items()}
+        before.kth_best_model_path, before.kth_value = str(old / names[0]), scores[names[0]]
+        before.best_model_score = scores[names[-1]]
+    before.best_model_path = str(old / names[-1])
+    new.mkdir(parents=True)
+    for name in names if there else []:
+        (new / name).touch()
+    after.setup(quiet_trainer(callbacks=[after]), BoringModel(), "validate")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        after.load_state_dict(before.state_dict())
+    found = after.state_dict()
+    if not there:
+        empty = made(tmp_path / "b").state_dict()
+        assert found == empty
+        return
+    known = {key.replace(str(old), str(new)): score for key, score in before.best_k_models.items()}
+    assert found["best_k_models"] == known and found["best_model_path"] == str(new / names[-1])
+    assert (found["best_model_score"], found["kth_value"]) == (before.best_model_score, before.kth_value)
+    assert found["kth_best_model_path"] == before.kth_best_model_path.replace(str(old), str(new))
+
+
+def test_checkpoints_of_older_versions_know_these_callbacks(tmp_path):
+    own = best(tmp_path, "valid/loss", "min"), kept(tmp_path, 5, 2)
+    plain = (
+        ModelCheckpoint(tmp_path, monitor="valid/loss", mode="min"),
+        ModelCheckpoint(tmp_path, monitor="step", mode="max", every_n_train_steps=5),
+    )
+    assert [each.state_key for each in own] == [each.state_key for each in plain]
+    assert Newest(tmp_path, 5).state_key.startswith("Newest{")
+    assert BestOfHead(tmp_path, "b", KeywordSpotting(Fbank())).state_key.startswith("BestOfHead{")

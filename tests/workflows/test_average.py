@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import yaml
 
 from wavlm_lightning.cli import main
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.workflows import average as averaging
 from wavlm_lightning.workflows.average import _mean_of, average
 
 HEAD = '''
@@ -20,16 +23,18 @@ from wavlm_lightning.tasks import KeywordSpotting
 
 
 class Normed(KeywordSpotting):
-    """KS with a batch norm, and the number of validated utterances as something fitted."""
+    """KS with a batch norm, another that no batch updates (as in a fine-tuned encoder), and something fitted."""
 
     name = "KS"
 
     def build_head(self, dim):
         super().build_head(dim)
-        self.norm = nn.BatchNorm1d(dim)
+        self.norm, self.steady = nn.BatchNorm1d(dim), nn.BatchNorm1d(dim).eval()
+        self.steady.running_mean.fill_(0.5)
+        self.steady.running_var.fill_(2.0)
 
     def outputs(self, features, lengths):
-        return super().outputs(self.norm(features.transpose(1, 2)).transpose(1, 2), lengths)
+        return super().outputs(self.steady(self.norm(features.transpose(1, 2))).transpose(1, 2), lengths)
 
     def fit_on_validation(self, metric):
         return {"bias": float(self.classifier.bias.sum())}
@@ -90,7 +95,7 @@ def test_the_average_is_a_run_that_every_verb_reads(run, tiny, folder, capsys):
     assert "mean of updates 5, 6" in said and "valid/accuracy 0." in said and "fitted on validation: bias" in said
     found, states = load(out / "checkpoints" / "best.ckpt"), kept(run)
     for name, value in found["state_dict"].items():
-        if name.startswith("norm.") and name.split(".")[1] not in ("weight", "bias"):
+        if name.startswith(("norm.", "steady.")) and name.split(".")[1] not in ("weight", "bias"):
             continue
         assert torch.allclose(value, (states[5][name] + states[6][name]) / 2, atol=1e-7), name
         assert value.dtype == states[6][name].dtype
@@ -161,6 +166,8 @@ def test_statistics_are_those_of_the_training_batches(run, folder):
     variances = torch.stack([batch.transpose(0, 1).flatten(1).var(1) for batch in seen]).mean(0)
     assert torch.allclose(found["norm.running_mean"], means, rtol=1e-4, atol=1e-5)
     assert torch.allclose(found["norm.running_var"], variances, rtol=1e-4, atol=1e-5)
+    assert found["steady.running_mean"].unique().tolist() == [0.5]
+    assert found["steady.running_var"].unique().tolist() == [2.0]
 
 
 def corpus_of(run: Path) -> str:
@@ -184,6 +191,46 @@ def test_without_data_statistics_are_pooled(run, folder, tmp_path):
     assert state["norm.running_mean"].unique().tolist() == [1.0]
     assert state["norm.running_var"].unique().tolist() == [3.0]  # 2 within, 1 between
     assert state["norm.num_batches_tracked"] == 6  # a count is that of the newest
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [("16-mixed", ["--trainer.precision", "32-true"]), (16, ["--trainer.precision", "32-true"]), ("bf16-mixed", [])],
+)
+def test_batches_pass_through_updated_norms_alone_without_a_loss_scaler(run, tmp_path, monkeypatch, precision, options):
+    """The scaler of 16-mixed on a GPU asks for gradients, which a run without an optimizer does not have."""
+    asked: list[list[str]] = []
+
+    def short_run(*words, callbacks):
+        asked.append(
+            [words[place + n] for place, word in enumerate(words) if word == "--trainer.precision" for n in (0, 1)]
+        )
+        assert callbacks[0].norms == ["norm"]
+        return SimpleNamespace(model=torch.nn.Module())
+
+    monkeypatch.setattr(averaging, "fit", short_run)
+    monkeypatch.setattr(averaging, "_validate", lambda *_: (None, None))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    content = yaml.safe_load((copy / "config.yaml").read_text())
+    content["trainer"]["precision"] = precision
+    (copy / "config.yaml").write_text(yaml.safe_dump(content))
+    average([copy], tmp_path / "out")
+    assert asked == [options]
+
+
+def test_no_batches_pass_where_none_updates_a_norm(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(averaging, "_validate", lambda *_: (None, None))
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    for path in (copy / "checkpoints").glob("update-*.ckpt"):
+        content = load(path)
+        content["state_dict"] = {name: value for name, value in content["state_dict"].items() if "norm." not in name}
+        torch.save(content, path)
+    monkeypatch.setattr(averaging, "fit", None)
+    average([copy], tmp_path / "out")
+    found = load(tmp_path / "out" / "checkpoints" / "best.ckpt")["state_dict"]
+    assert found["steady.running_var"].unique().tolist() == [2.0]
 
 
 def test_fractions_are_summed_in_double_precision():

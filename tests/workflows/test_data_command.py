@@ -1,6 +1,7 @@
 """`wavlm data`: what is in a corpus, and whatever can be wrong with it is found and named."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -148,6 +149,14 @@ def test_processes_find_the_same(corpus, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("train-000002.tar: ") and out.splitlines()[1] == "valid-000000.tar: missing"
     assert "damaged shards: train-000002.tar; missing shards: valid-000000.tar;" in err
+
+
+def test_a_system_without_a_set_of_usable_cores(corpus, monkeypatch):
+    """macOS has no `os.sched_getaffinity`."""
+    monkeypatch.setattr(data_check, "LITTLE", 0)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert main(["data", "check", str(corpus)]) == 0
 
 
 def test_the_file_of_lengths(corpus, capsys):

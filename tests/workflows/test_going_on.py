@@ -19,6 +19,7 @@ from wavlm_lightning.training.schedules import Schedule
 from wavlm_lightning.upstreams import Fbank
 from wavlm_lightning.workflows.fit import fit
 from wavlm_lightning.workflows.fit import test as score
+from wavlm_lightning.workflows.fit.command_line import _is_of
 from wavlm_lightning.workflows.fit.going_on import MAY_CHANGE, check_going_on
 
 QUICK = [
@@ -175,15 +176,85 @@ def test_start_from_is_kept_in_the_record(tiny, runs, tmp_path):
     assert recorded["start_from"] == str(root / "head")
 
 
+def test_a_moved_run_keeps_its_best_checkpoint(runs, tmp_path):
+    made, root = runs
+    run = tmp_path / "head"
+    shutil.copytree(root / "head", run)
+    newest = run / "checkpoints" / "last.ckpt"
+    content = torch.load(newest, weights_only=True)
+    (chosen,) = (state for key, state in content["callbacks"].items() if key.startswith("ModelCheckpoint{"))
+    chosen["best_k_models"] = {path: torch.tensor(2.0) for path in chosen["best_k_models"]}  # which nothing can beat
+    torch.save(content, newest)
+    words = [*made["head"], "--trainer.default_root_dir", str(run), "--trainer.val_check_interval", "1"]
+    fit(*words, "--trainer.max_steps", "3", "--ckpt_path", "last")
+    assert torch.load(newest, weights_only=True)["global_step"] == 3
+    assert torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_branch_that_ends_before_its_first_validation_has_a_best_checkpoint(runs, tmp_path):
+    made, root = runs
+    words = [*made["head"], "--trainer.default_root_dir", str(tmp_path / "branch"), "--trainer.val_check_interval", "9"]
+    fit(*words, "--trainer.max_steps", "3", "--ckpt_path", str(root / "head" / "checkpoints" / "last.ckpt"))
+    assert torch.load(tmp_path / "branch" / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.parametrize("of", ["head", "label"])  # the folder itself, or that of one of several heads in it
+def test_a_checkpoint_of_another_run_does_not_overwrite_a_run(tiny, runs, tmp_path, of):
+    made, root = runs
+    run = tmp_path / "other"
+    held = run if of == "head" else run / "learning-rate-0.01"
+    shutil.copytree(root / "head" / "checkpoints", held / "checkpoints")
+    there = (held / "checkpoints" / "best.ckpt").read_bytes()
+    words = [*made["head"], "--trainer.default_root_dir", str(run), "--trainer.max_steps", "4"]
+    if of == "label":
+        words += ["--model.learning_rate", "[1e-2,1e-3]"]
+    with pytest.raises(UserError, match=rf"{held.name} already holds a run"):
+        fit(*words, "--ckpt_path", str(root / "head" / "checkpoints" / "last.ckpt"))
+    assert (held / "checkpoints" / "best.ckpt").read_bytes() == there and not (run / "config.yaml").exists()
+
+
+def test_which_checkpoints_are_of_a_run(tmp_path):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    kept = run / "curves" / "version_0" / "checkpoints"
+    for folder in (kept, run / "inner" / "checkpoints", disk / "checkpoints"):
+        folder.mkdir(parents=True)
+    for folder in (run, run / "inner"):
+        (folder / "config.yaml").touch()
+    (run / "checkpoints").symlink_to(disk / "checkpoints")
+    (tmp_path / "link").symlink_to(run)
+    own = ["last", "best", run / "hpc_ckpt_1.ckpt", run / "checkpoints" / "update-5.ckpt", kept / "5.ckpt"]
+    own += [tmp_path / "link" / "checkpoints" / "last.ckpt", disk / "checkpoints" / "last.ckpt"]
+    others = [run / "inner" / "checkpoints" / "last.ckpt", tmp_path / "checkpoints" / "last.ckpt", disk / "last.ckpt"]
+    for folder in (run, tmp_path / "link"):
+        assert [_is_of(str(path), folder) for path in [*own, *others]] == [True] * len(own) + [False] * len(others)
+
+
+def slurm(monkeypatch, **further: str) -> None:
+    place = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "fit", **further}
+    for name, value in {**place, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_requeued_job_that_began_from_another_run_goes_on_with_its_own(tiny, runs, tmp_path, monkeypatch):
+    run = tmp_path / "branch"
+    shutil.copytree(runs[1] / "head", run)
+    shutil.copy(run / "checkpoints" / "last.ckpt", run / "hpc_ckpt_1.ckpt")
+    slurm(monkeypatch)
+    words = [*ks(tiny, run), "--trainer.max_steps", "3", "--ckpt_path", str(runs[1] / "head/checkpoints/best.ckpt")]
+    with pytest.raises(UserError, match="already holds a run"):  # a new job
+        fit(*words)
+    slurm(monkeypatch, SLURM_RESTART_COUNT="1")
+    fit(*words)
+    assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] == str(run / "hpc_ckpt_1.ckpt")
+
+
 def test_a_requeued_job_of_slurm_is_compared_too(tiny, runs, tmp_path, monkeypatch):
     """Lightning goes on from its own `hpc_ckpt_1.ckpt` without a `--ckpt_path`."""
     run = tmp_path / "head"
     shutil.copytree(runs[1] / "head", run)
     (run / "checkpoints" / "last.ckpt").rename(run / "hpc_ckpt_1.ckpt")
     shutil.rmtree(run / "checkpoints")
-    place = {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "fit"}
-    for name, value in {**place, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}.items():
-        monkeypatch.setenv(name, value)
+    slurm(monkeypatch)
     with pytest.raises(UserError, match=r"model\.learning_rate is 1e-06 here and 0\.001 in"):
         fit(*ks(tiny, run), "--trainer.max_steps", "4", "--model.learning_rate", "1e-6")
     fit(*ks(tiny, run), "--trainer.max_steps", "4")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from wavlm_lightning.system.errors import UserError
-from wavlm_lightning.workflows.fit.head_runs import HeadRun, files_named
+from wavlm_lightning.workflows.fit.head_runs import HeadRun, files_named, shards_named
 from wavlm_lightning.workflows.fit.ownership import own_run_folder, resumption
 
 
@@ -84,3 +85,35 @@ def test_the_record_of_an_older_version_stays_valid(tmp_path, monkeypatch):
         run.begin()
     assert files_named(run.options)
     run.check()
+
+
+def sharded(folder: Path, weights: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for number in (1, 2):
+        (folder / f"model-{number}.safetensors").write_text(weights)
+    return folder
+
+
+def test_other_shards_behind_an_equal_index_are_noticed(tmp_path, monkeypatch):
+    used = sharded(tmp_path / "used", "weights")
+    run, older = (HeadRun(tmp_path / name, ["--model.x", str(used)]) for name in ("run", "older"))
+    run.begin()
+    run.check()
+    with monkeypatch.context() as before:  # which knew the index alone
+        before.setattr("wavlm_lightning.workflows.fit.head_runs.shards_named", lambda options: {})
+        older.begin()
+    older.check()
+    sharded(used, "others of another size")
+    older.check()
+    with pytest.raises(UserError, match="a file it uses has changed"):
+        run.check()
+
+
+@pytest.mark.parametrize(
+    "index", ["[]", "{", '{"weight_map": 3}', '{"weight_map": {"a": "../x"}}', '{"weight_map": {}}']
+)
+def test_an_index_of_something_else_has_no_shards(tmp_path, index):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    assert shards_named([str(tmp_path)]) == {}

@@ -59,12 +59,49 @@ def test_words_and_letters_as_jiwer_and_torchmetrics(texts, capsys):
     )
 
 
-def test_lines_without_names(texts):
+def test_lines_without_names(texts, capsys):
     folder, truth, answer = texts
     for name, lines in (("ref.txt", truth), ("hyp.txt", answer)):
         (folder / name).write_text("\n".join(lines) + "\n")
     found = score("asr", folder / "ref.txt", folder / "hyp.txt").measures[0].interval.value
     assert found == pytest.approx(jiwer.wer(truth, answer))
+    assert "hyp.txt: lines are taken as texts without names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_white_space_is_no_error(tmp_path, names):
+    begin = ["u1 ", "u2 "] if names else ["", ""]
+    (tmp_path / "ref").write_text(f"{begin[0]}yes it is \n{begin[1]}\tno\n")
+    (tmp_path / "hyp").write_text(f"{begin[0]}yes  it\tis\n{begin[1]} no  \n")
+    wer, cer = score("asr", tmp_path / "ref", tmp_path / "hyp", names=names).measures
+    assert wer.interval.value == cer.interval.value == 0 and cer.details["of letters"] == 11
+    (tmp_path / "hyp").write_text(f"{begin[0]}yes it is\n{begin[1]} no  \n")
+    assert score("labels", tmp_path / "ref", tmp_path / "hyp", names=names).measures[0].interval.value == 1
+
+
+def test_which_reading_was_taken_is_said(texts, capsys):
+    folder, *_ = texts
+    score("asr", folder / "ref", folder / "hyp")
+    said = capsys.readouterr().err
+    assert "hyp: the first word of each line is taken as the name of its utterance; give --no-names" in said
+    score("asr", folder / "ref", folder / "hyp", names=True)
+    assert capsys.readouterr().err == ""
+    lines = (folder / "hyp").read_text().splitlines(keepends=True)
+    (folder / "hyp").write_text("".join(["other word\n", *lines[1:]]))
+    with pytest.raises(
+        UserError, match=r"hyp lacks s3-u39 and .*ref lacks other, and all other .* --names .* --no-names"
+    ):
+        score("asr", folder / "ref", folder / "hyp")
+    score("asr", folder / "ref", folder / "hyp", names=False)
+
+
+def test_a_repeated_trial_counts_once_and_that_is_said(tmp_path, capsys):
+    (tmp_path / "ref").write_text("1 a b\n0 a c\n1 a b\n1 d e\n0 d f\n")
+    (tmp_path / "hyp").write_text("a b 0.9\na c 0.1\nd e 0.8\nd f 0.2\nd f 0.20\na b 0.9\n")
+    found = score("sv", tmp_path / "ref", tmp_path / "hyp")
+    assert found.utterances == 4
+    said = capsys.readouterr().err
+    assert "ref: 1 lines repeat a trial" in said and "hyp: 2 lines repeat a trial" in said
 
 
 def test_two_systems_are_compared_on_the_same_utterances(texts, capsys):
@@ -154,6 +191,12 @@ def test_trials(tmp_path):
         ("sv", "1 a b\n0 a c\n", "a b 0.1\na c nan\n", "not a finite number"),
         ("sv", "1 a b\n1 a c\n", "a b 0.1\na c 1\n", "pairs of both kinds"),
         ("sv", "1 a b\n", "a b\n", "line 1"),
+        ("sv", "1 a b\n", "a b 1 2\n", "line 1"),
+        ("sv", "1 a b\n0 a c\n0 a b\n", "a b 1\na c 0\n", "ref, line 3: a b has another label in a line above"),
+        ("sv", "1 a b\n0 a c\n0 b a\n", "a b 1\na c 0\n", "ref, line 3: b a has another label in a line above"),
+        ("sv", "1 a b\n0 a c\n", "a b 1\na c 0\na b 2\n", "hyp, line 3: a b has another score in a line above"),
+        ("labels", "", "", "ref: holds no labels"),
+        ("labels", "\n", "\n", "ref: holds no labels"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path, kind, reference, hypothesis, message):

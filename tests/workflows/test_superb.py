@@ -17,7 +17,7 @@ from wavlm_lightning.reports.utterances import RESULTS_NAME
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.shipped_configs import configs_folder
 from wavlm_lightning.workflows.fit.head_runs import HeadRun
-from wavlm_lightning.workflows.superb.benchmark import check_cells
+from wavlm_lightning.workflows.superb.benchmark import check_cells, settle
 from wavlm_lightning.workflows.superb.cells import Cell, UpstreamSpec, parse_upstreams
 from wavlm_lightning.workflows.superb.official import CORPORA, is_official
 from wavlm_lightning.workflows.superb.suites import COST, check_tasks, config_name, official_rates
@@ -122,6 +122,42 @@ def test_a_search_does_not_take_the_place_of_a_run_without_one(tmp_path):
         check_cells([Cell("mos", spec, folder, several, [0.1, 0.2], alone=True)])
 
 
+@pytest.mark.parametrize(
+    ("config", "own", "others"),
+    [
+        ("data: {class_path: wavlm_lightning.tasks.TaskData, init_args: {corpus: c}}", "test", ["valid", "test+valid"]),
+        ("data: {class_path: TaskData, init_args: {test_split: a+b}}", "a+b", ["test", "a+b, limit_test_batches 1"]),
+        (
+            "{trainer: {limit_test_batches: 0.5}, data: {class_path: TaskData, init_args: {test_split: a}}}",
+            "a, limit_test_batches 0.5",
+            ["a", "a, limit_test_batches 2", "b, limit_test_batches 0.5"],
+        ),
+        ("trainer: {limit_test_batches: 1.0}", "test", ["test, limit_test_batches 1"]),
+        ("data: {class_path: wavlm_lightning.tasks.FoldData}", "fold3", ["fold3, limit_test_batches 3"]),
+        ("", "documents+queries-test", ["documents, limit_test_batches 3"]),
+    ],
+)
+def test_a_card_of_another_split_is_no_result_of_the_run(tmp_path, config, own, others):
+    """`wavlm test RUN --data.test_split OTHER` puts such a card in the place of that of the run."""
+    folder = tmp_path / "ks"
+    run = HeadRun(folder, ["-c", "x.yaml"])
+    cell = Cell("ks", UpstreamSpec.parse("fbank"), folder, [run], [])
+    run.begin()
+    (folder / "config.yaml").write_text(config)
+    card = official_card(path="c")
+    for split in (own, *others):
+        card.corpus["split"] = split
+        card.write(folder)
+        assert run.is_done == (split == own) and (settle(cell) is not None) == (split == own)
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="a result that another command made"):
+        run.check()
+    (folder / "card.json").write_text("{}")
+    assert run.is_done  # and `settle` says what is wrong with it
+    with pytest.raises(UserError, match=r"card\.json"):
+        settle(cell)
+
+
 def test_rows_and_folders_are_one_upstreams(tiny, tmp_path, capsys):
     common = ["--data", str(tiny), "--output", str(tmp_path / "out"), "--tasks", "ks"]
     for pair in (["fbank", "fbank"], ["x=tiny", "x=base"], ["a b=tiny", "a-b=tiny"]):
@@ -139,6 +175,13 @@ def test_results_of_something_else_are_not_taken_over(tiny, tmp_path, capsys):
         assert main([*arguments, *other]) == 2
         said = capsys.readouterr()
         assert "choose another" in said.err and "|" not in said.out
+    # After `wavlm test RUN --data.test_split valid` the run is tested again.
+    path = tmp_path / "fbank" / "ks" / "card.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps({**card, "corpus": {**card["corpus"], "split": "valid"}}))
+    assert main([*arguments, "--steps", "2"]) == 0
+    again = json.loads(path.read_text())
+    assert again["corpus"] == card["corpus"] and again["metrics"] == card["metrics"]
     # A run that was killed before its first last.ckpt begins anew.
     (tmp_path / "fbank" / "ks" / "card.json").unlink()
     (tmp_path / "fbank" / "ks" / "checkpoints" / "last.ckpt").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import signal
@@ -76,6 +77,23 @@ def test_files_of_all_values_and_variables_of_the_command_are_known(tmp_path, mo
     monkeypatch.setenv("STEPS", "100")
     (runs[1] / "checkpoints" / "last.ckpt").write_text("trained on")
     with pytest.raises(UserError, match="holds a sweep with other files"):
+        study_of(tmp_path / "sweep", **changes)
+
+
+def test_other_shards_are_another_sweep_unless_an_older_version_began_it(tmp_path, monkeypatch):
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    (encoder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "1.safetensors"}}')
+    (encoder / "1.safetensors").write_text("weights")
+    changes = {"parameters": {"model.upstream.source": {"values": [str(encoder)]}}}
+    study_of(tmp_path / "sweep", **changes)
+    with monkeypatch.context() as before:
+        before.setattr("wavlm_lightning.workflows.sweep.study.shards_named", lambda options: {})
+        study_of(tmp_path / "older", **changes)
+    study_of(tmp_path / "sweep", **changes)
+    study_of(tmp_path / "older", **changes)
+    (encoder / "1.safetensors").write_text("of other training")
+    with pytest.raises(UserError, match="holds a sweep with other shards"):
         study_of(tmp_path / "sweep", **changes)
 
 
@@ -283,6 +301,12 @@ def test_a_sweep_runs_is_tested_and_is_not_repeated(tiny, tmp_path, capsys):
     assert f"The best is {out / best['trial'] / 'checkpoints' / 'best.ckpt'}" in said and "wandb sweep " in said
     assert best["command"].startswith("wavlm fit -c configs/superb/mini/ks.yaml --model.learning_rate=")
     cards = {path: path.stat().st_mtime_ns for path in out.glob("*/card.json")}
+    replaced = min(cards)  # by `wavlm test RUN --data.test_split valid`
+    card = json.loads(replaced.read_text())
+    replaced.write_text(json.dumps({**card, "corpus": {**card["corpus"], "split": "valid"}}))
+    assert main(command) == 0
+    assert json.loads(replaced.read_text())["corpus"] == card["corpus"]
+    cards[replaced] = replaced.stat().st_mtime_ns
     assert len(cards) == 2
     tried = {path.parent.name: ResultCard.read(path) for path in cards}
     assert {name: (card.rates_tried, card.chosen_on) for name, card in tried.items()} == {

@@ -26,7 +26,47 @@ from wavlm_lightning.training.fsdp import no_room, not_written
 ONE_FILE = {"enable_version_counter": False, "save_on_train_epoch_end": False}  # settings of every ModelCheckpoint
 
 
-class Newest(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint whose state follows its run folder.
+
+    Lightning forgets the best value where the folder has another path than in the checkpoint, so that any first validation
+    replaces the best file. Here the value and the paths stay if the files are in the folder now (it was moved, copied, or
+    mounted elsewhere). If they are not, the run branches off into a new folder, which has no best file yet.
+    """
+
+    @property
+    def state_key(self) -> str:
+        # Checkpoints of older versions know `best` and `kept` by the name of Lightning's class.
+        return super().state_key.replace(RunCheckpoint.__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._strategy = trainer.strategy
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("dirpath", self.dirpath) != self.dirpath:
+            state_dict = self._in_own_folder(state_dict)
+        super().load_state_dict(state_dict)
+
+    def _in_own_folder(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state with the new paths of those files that lie in this folder, and without the others."""
+        files = ("best_model_path", "kth_best_model_path", "last_model_path")
+        scores = state.get("best_k_models") or {}
+        folder, named = Path(str(self.dirpath)), {path for path in (*map(state.get, files), *scores) if path}
+        paths = {path: str(folder / Path(path).name) for path in named if (folder / Path(path).name).exists()}
+        # Processes that disagree, because a disk belongs to one machine, would wait for each other in the next validation.
+        paths = self._strategy.broadcast(paths)
+        own: dict[str, Any] = {name: paths.get(state.get(name) or "", "") for name in files}
+        own["best_k_models"] = {paths[path]: score for path, score in scores.items() if path in paths}
+        # A value without its file would keep later checkpoints from being written.
+        if not own["best_model_path"]:
+            own["best_model_score"] = None
+        if not own["kth_best_model_path"]:
+            own["kth_value"] = self.kth_value
+        return {**state, **own, "dirpath": self.dirpath}
+
+
+class Newest(RunCheckpoint):
     """Writes `last.ckpt` after each `every` updates, when training is interrupted, and at its end.
 
     A run that ends before its first validation is validated once, so that it has a `best.ckpt`.
@@ -116,12 +156,12 @@ class Newest(ModelCheckpoint):
 
 def best(folder: Path, monitor: str, mode: str) -> ModelCheckpoint:
     """A callback that keeps the checkpoint with the smallest (mode `min`) or largest (`max`) metric as `best.ckpt`."""
-    return ModelCheckpoint(folder, filename=BEST, monitor=monitor, mode=mode, **ONE_FILE)
+    return RunCheckpoint(folder, filename=BEST, monitor=monitor, mode=mode, **ONE_FILE)
 
 
 def kept(folder: Path, every: int, number: int) -> ModelCheckpoint:
     """A callback that keeps the newest `number` checkpoints, one after each `every` updates, as `update-STEP.ckpt`."""
-    return ModelCheckpoint(
+    return RunCheckpoint(
         folder,
         filename="update-{step}",
         monitor="step",

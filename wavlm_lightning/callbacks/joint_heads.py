@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from wavlm_lightning.callbacks.checkpoints import ONE_FILE, best
+from wavlm_lightning.callbacks.checkpoints import ONE_FILE, RunCheckpoint, best
 from wavlm_lightning.callbacks.curves import Curves
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.run_folder import BEST, CURVES, checkpoint
@@ -17,7 +17,7 @@ from wavlm_lightning.tasks import Task
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 
 
-class BestOfHead(ModelCheckpoint):
+class BestOfHead(RunCheckpoint):
     """Keeps the `best.ckpt` of one of several heads, by its own `monitor`, in the folder `label` of the run folder."""
 
     def __init__(self, folder: Path, label: str, head: Task) -> None:

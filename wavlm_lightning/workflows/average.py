@@ -23,11 +23,13 @@ from wavlm_lightning.system.run_folder import BEST, CONFIG, CURVES, LAST, checkp
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.upstreams.wavlm import read_run_checkpoint
 from wavlm_lightning.workflows.fit import fit, validate
+from wavlm_lightning.workflows.fit.going_on import PRECISIONS
 
 # What belongs to one update: an average has no optimiser to resume.
 DROPPED = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "current_model_state", "averaging_state")
 # What a killed command leaves and the next one replaces: the average until it is validated, the run over batch norms.
 UNFINISHED, STATISTICS = "best.ckpt.new", "statistics"
+STATISTICS_OF_A_NORM = ("running_mean", "running_var", "num_batches_tracked")
 # Options of the short runs over the data: one device, no files, none of the run's callbacks.
 BRIEF = [
     *("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"),
@@ -87,17 +89,22 @@ def average(
             raise UserError(
                 f"{run / CONFIG}: no configuration of a run; give a run folder, or checkpoints in its folder"
             )
-        content, steps = _mean(paths)
-        statistics = [name for name in content["state_dict"] if name.endswith("running_var")]
+        content, steps, norms = _mean(paths)
         if not use_data and content.get("task", {}).get("fitted"):
             raise UserError(f"{run}: what was fitted on validation does not fit the average; leave --no-data out")
-        return _write(content, steps, config, out, batches if use_data and statistics else 0, use_data)
+        return _write(content, steps, norms if use_data else [], config, out, batches, use_data)
 
 
 def _write(
-    content: dict[str, Any], steps: list[int], config: dict[str, Any], out: Path, batches: int, use_data: bool
+    content: dict[str, Any],
+    steps: list[int],
+    norms: Sequence[str],
+    config: dict[str, Any],
+    out: Path,
+    batches: int,
+    use_data: bool,
 ) -> Average:
-    """Refresh and validate the average `content`, with the configuration of its run, and write it as a run folder."""
+    """Refresh `norms` and validate the average `content`, with its run's configuration, and write it as a run folder."""
     path = checkpoint(out, BEST)
     unfinished = path.with_name(UNFINISHED)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +117,8 @@ def _write(
     metric: str | None = None
     value: float | None = None
     try:
-        if batches:
-            _refresh_batch_norms(content["state_dict"], out / CONFIG, out / STATISTICS, batches)
+        if batches and norms:
+            _refresh_batch_norms(content["state_dict"], norms, config, out, batches)
         if use_data:
             with atomic_write(unfinished) as temporary:
                 torch.save(content, temporary)
@@ -147,8 +154,11 @@ def _step(path: Path) -> int:
     return int(read_run_checkpoint(path)["global_step"])
 
 
-def _mean(paths: Sequence[Path]) -> tuple[dict[str, Any], list[int]]:
-    """The content of the newest checkpoint with the mean of all weights, and the updates of all."""
+def _mean(paths: Sequence[Path]) -> tuple[dict[str, Any], list[int], list[str]]:
+    """The newest checkpoint with the mean of all weights, the updates of all, and the batch norms that batches update.
+
+    The statistics of other norms, such as those of a fine-tuned encoder, are the same in all checkpoints.
+    """
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such checkpoint")
@@ -164,8 +174,13 @@ def _mean(paths: Sequence[Path]) -> tuple[dict[str, Any], list[int]]:
         if differ or _identity(content) != _identity(newest):
             raise UserError(f"{path} and {where} are not checkpoints of one run; give those of one run")
     mean = {name: _mean_of([state[name] for state in states]) for name in states[-1]}
+    norms = []
     for name in mean:
         if name.endswith("running_var"):
+            norm = name.removesuffix("running_var")
+            parts = [norm + part for part in STATISTICS_OF_A_NORM if norm + part in mean]
+            if not all(torch.equal(state[part], states[-1][part]) for part in parts for state in states):
+                norms.append(norm.removesuffix("."))
             # The variance of all data that the checkpoints have seen: that within each, and that of their means.
             means = [state[name.removesuffix("var") + "mean"].double() for state in states]
             centre = sum(means) / len(means)
@@ -173,7 +188,7 @@ def _mean(paths: Sequence[Path]) -> tuple[dict[str, Any], list[int]]:
             mean[name] = (mean[name].double() + between).to(mean[name].dtype)
     content = {name: value for name, value in newest.items() if name not in DROPPED}
     steps = [int(content["global_step"]) for content, _ in found]
-    return {**content, "state_dict": mean, "averaged": steps}, steps
+    return {**content, "state_dict": mean, "averaged": steps}, steps, norms
 
 
 def _mean_of(values: Sequence[Tensor]) -> Tensor:
@@ -193,10 +208,10 @@ def _identity(content: dict[str, Any]) -> list[Any]:
 
 
 class Statistics(pl.Callback):
-    """Gives the model the averaged weights `state`, and lets batches pass through its batch norms without an optimiser."""
+    """Gives the model the averaged weights `state`, and lets batches pass through its batch `norms` without an optimiser."""
 
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        self.state = state
+    def __init__(self, state: dict[str, Tensor], norms: Sequence[str]) -> None:
+        self.state, self.norms = state, norms
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         pl_module.configure_optimizers = lambda: None  # no update changes the weights
@@ -206,25 +221,33 @@ class Statistics(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.load_state_dict(self.state)
         for name, module in pl_module.named_modules():
-            if isinstance(module, _BatchNorm) and f"{name}.running_var" in self.state:
+            if isinstance(module, _BatchNorm) and name in self.norms and module.training:
                 module.reset_running_stats()
                 module.momentum = None  # the mean over all batches
 
 
-def _refresh_batch_norms(state: dict[str, Any], config: Path, folder: Path, batches: int) -> None:
+def _refresh_batch_norms(
+    state: dict[str, Any], norms: Sequence[str], config: dict[str, Any], out: Path, batches: int
+) -> None:
     """Replace the statistics of batch norms by those of training batches under the averaged weights, in place.
 
-    `folder` is for the short run, and is removed.
+    The short run has a folder in `out`, which is removed.
     """
+    folder = out / STATISTICS
     steps = ["--trainer.max_steps", str(batches), "--trainer.limit_val_batches", "0"]
-    place = ["--trainer.default_root_dir", str(folder), "--trainer.num_sanity_val_steps", "0"]
+    steps += ["--trainer.default_root_dir", str(folder), "--trainer.num_sanity_val_steps", "0"]
+    precision = str(config["trainer"].get("precision"))
+    if PRECISIONS.get(precision, precision) == "16-mixed":
+        # Its loss scaler asks for gradients of an optimizer, and there is none.
+        steps += ["--trainer.precision", "32-true"]
     remove(folder)  # of an average that was killed
     try:
-        run = fit("-c", str(config), *steps, *place, *BRIEF, callbacks=[Statistics(state)])
+        run = fit("-c", str(out / CONFIG), *steps, *BRIEF, callbacks=[Statistics(state, norms)])
     finally:
         remove(folder)
     for name, value in run.model.state_dict().items():
-        if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
+        norm, _, part = name.rpartition(".")
+        if norm in norms and part in STATISTICS_OF_A_NORM:
             state[name] = value.detach().cpu().clone()
 
 

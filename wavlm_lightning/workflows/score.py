@@ -7,6 +7,7 @@ The measures are those of the tasks: words and letters are counted by edit dista
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,8 +109,8 @@ def score(
         reference: the truth.
         hypothesis: the answers.
         speakers: Kaldi's `utt2spk`: intervals resample speakers, and there is a value for each.
-        names: whether lines begin with the name of the utterance, as Kaldi's `text`; None decides: yes if the first words
-            of each file are all different and both files have the same ones.
+        names: whether lines begin with the name of the utterance, as Kaldi's `text`; None decides, and says so on stderr: yes
+            if the first words of each file are all different and both files have the same ones.
         missing: `stop` if the hypothesis lacks an utterance, or `empty` to count it as an empty answer.
         collar: seconds on either side of a reference boundary that are not scored; `sd` only.
         prior: of a pair of one speaker in the detection cost; `sv` only.
@@ -195,10 +196,14 @@ def _scored(
         return _turns(reference, hypothesis, collar)
     if kind == "sv":
         return _trials(reference, hypothesis, prior)
-    pairs = _paired_lines(reference, hypothesis, names, missing)
+    clean = str.strip if kind == "labels" else _single_blanks
+    listed = _paired_lines(reference, hypothesis, names, missing)
+    pairs = [(name, clean(truth), clean(answer)) for name, truth, answer in listed]
     groups = None if speakers is None else _speakers(speakers, [name for name, _, _ in pairs])
     keys = [name for name, _, _ in pairs]
     if kind == "labels":
+        if not any(truth for _, truth, _ in pairs):
+            raise UserError(f"{reference}: holds no labels, so there is nothing to score")
         return _labels(pairs, groups)
     counted: list[tuple[str, str, Callable[[str], list[str]]]] = [("PER", "phones", str.split)]
     if kind == "asr":
@@ -388,20 +393,7 @@ def _turns(reference: Path, hypothesis: Path, collar: float) -> tuple[Scored, Ut
 
 
 def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, UtteranceResults]:
-    wanted: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(read_lines(reference, "a list of trials"), start=1):
-        fields = line.split()
-        if fields and (len(fields) != 3 or fields[0] not in ("0", "1")):
-            raise UserError(f"{reference}, line {number}: not a trial, which is `0 or 1, name, name`")
-        if fields:
-            wanted[fields[1], fields[2]] = int(fields[0])
-    scores: dict[tuple[str, str], float] = {}
-    for number, line in enumerate(read_lines(hypothesis, "scores of trials"), start=1):
-        fields = line.split()
-        if fields:
-            with reading(f"{hypothesis}, line {number}", "`name name score`"):
-                one, other, value = fields
-                scores[one, other] = float(value)
+    wanted, scores = _wanted_trials(reference), _scores_of_trials(hypothesis)
     absent = [pair for pair in wanted if pair not in scores and pair[::-1] not in scores]
     if absent:
         raise UserError(
@@ -432,13 +424,62 @@ def _trials(reference: Path, hypothesis: Path, prior: float) -> tuple[Scored, Ut
     return Scored(measures, len(values), "trials"), _results(measures[0], list(places), [], [], trials=trials)
 
 
+def _wanted_trials(path: Path) -> dict[tuple[str, str], int]:
+    """The trials of a list, and whether both are of one speaker; those that it repeats are said."""
+    found: dict[tuple[str, str], int] = {}
+    repeated = 0
+    for number, line in enumerate(read_lines(path, "a list of trials"), start=1):
+        fields = line.split()
+        if fields and (len(fields) != 3 or fields[0] not in ("0", "1")):
+            raise UserError(f"{path}, line {number}: not a trial, which is `0 or 1, name, name`")
+        if fields:
+            label, *(one, other) = fields
+            repeated += (one, other) in found
+            if found.get((one, other), found.get((other, one), int(label))) != int(label):
+                raise UserError(
+                    f"{path}, line {number}: {one} {other} has another label in a line above; remove one of them"
+                )
+            found[one, other] = int(label)
+    _note_repeated(path, repeated)
+    return found
+
+
+def _scores_of_trials(path: Path) -> dict[tuple[str, str], float]:
+    """The score of each pair of a file; pairs that it repeats are said."""
+    found: dict[tuple[str, str], float] = {}
+    repeated = 0
+    for number, line in enumerate(read_lines(path, "scores of trials"), start=1):
+        fields = line.split()
+        if fields:
+            with reading(f"{path}, line {number}", "`name name score`"):
+                one, other, value = fields[0], fields[1], float(fields[2])
+                if len(fields) != 3:
+                    raise ValueError(f"{len(fields)} words")
+            repeated += (one, other) in found
+            if (one, other) in found and found[one, other] != value:
+                raise UserError(
+                    f"{path}, line {number}: {one} {other} has another score in a line above; remove one of them"
+                )
+            found[one, other] = value
+    _note_repeated(path, repeated)
+    return found
+
+
+def _note_repeated(path: Path, repeated: int) -> None:
+    if repeated:
+        print(f"note: {path}: {repeated} lines repeat a trial of a line above and do not count", file=sys.stderr)
+
+
+def _single_blanks(text: str) -> str:
+    # Each blank would be a letter of the letter error rate.
+    return " ".join(text.split())
+
+
 def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing: str) -> list[tuple[str, str, str]]:
     """Name, truth and answer of each utterance, in the order of the reference."""
     truth, answer = (read_lines(path, "a text file") for path in (reference, hypothesis))
     if names is None:
-        first, second = ([line.split(maxsplit=1)[0] for line in lines if line.split()] for lines in (truth, answer))
-        names = len(first) == len(set(first)) > 0 and len(second) == len(set(second)) and set(first) == set(second)
-        names = names and any(len(line.split()) > 1 for line in truth)
+        names = _begin_with_names(reference, truth, hypothesis, answer)
     if not names:
         if len(truth) != len(answer):
             raise UserError(
@@ -456,6 +497,38 @@ def _paired_lines(reference: Path, hypothesis: Path, names: bool | None, missing
             "empty answers"
         )
     return [(name, text, heard.get(name, "")) for name, text in told.items()]
+
+
+def _begin_with_names(reference: Path, truth: Sequence[str], hypothesis: Path, answer: Sequence[str]) -> bool:
+    """Whether lines begin with the name of the utterance, which is said.
+
+    Raises:
+        UserError: most lines do, and some names are in one file alone.
+    """
+    if not any(len(line.split()) > 1 for line in truth):
+        return False  # nothing would follow the names
+    first, second = ([line.split(maxsplit=1)[0] for line in lines if line.split()] for lines in (truth, answer))
+    different = len(first) == len(set(first)) and len(second) == len(set(second))
+    common, alone = set(first) & set(second), set(first) ^ set(second)
+    names = different and not alone
+    if different and alone and len(common) > len(alone):
+        parts = ((hypothesis, first), (reference, second))
+        lacks = {path: [word for word in words if word in alone] for path, words in parts}
+        said = " and ".join(f"{path} lacks {_some(words)}" for path, words in lacks.items() if words)
+        raise UserError(
+            f"{said}, and all other lines of both files begin with the same words, which seem to be names of utterances; give "
+            "--names if they are, or --no-names if they are not"
+        )
+    taken = "the first word of each line is taken as the name of its utterance; give --no-names if it is not"
+    if not names:
+        taken = "lines are taken as texts without names, in the order of the reference; give --names if they begin with names"
+    print(f"note: {hypothesis}: {taken}", file=sys.stderr)
+    return names
+
+
+def _some(words: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
 def _named(path: Path, lines: Sequence[str]) -> dict[str, str]:

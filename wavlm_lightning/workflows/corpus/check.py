@@ -26,6 +26,7 @@ from wavlm_lightning.data.remote.mirror import is_remote, materialise
 from wavlm_lightning.data.remote.transport import NotThere
 from wavlm_lightning.data.shard_index import ShardIndex
 from wavlm_lightning.system.errors import UserError
+from wavlm_lightning.system.hardware import usable_cores
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.reading import read_json, reason_of
 from wavlm_lightning.system.worker_pool import in_order
@@ -108,7 +109,7 @@ def check(
         for summary, some in zip(part["shards"], listed[split], strict=True)
     ]
     total = sum(job.summary["bytes"] for job in work)
-    jobs = 1 if quick or total < LITTLE else jobs or len(os.sched_getaffinity(0))
+    jobs = 1 if quick or total < LITTLE else jobs or usable_cores()
     verdicts = []
     with progress_bar(total=total, unit="B", unit_scale=True, unit_divisor=1024, desc="check") as bar:
         for verdict in in_order(_examiner, work, jobs):

@@ -317,10 +317,12 @@ class WavLMCLI(LightningCLI):
     def _go_on_when_requeued(self, root: Path) -> None:
         """Name the checkpoint of a requeued SLURM job, so that it goes on as with `--ckpt_path`.
 
-        Lightning would take its own `hpc_ckpt_N.ckpt` after all checks, also where `last.ckpt` is newer.
+        Lightning would take its own `hpc_ckpt_N.ckpt` after all checks, also where `last.ckpt` is newer. A job that began from
+        a checkpoint of another run would begin from there again.
         """
         own = [path for path in root.glob("hpc_ckpt_*.ckpt") if self.subcommand == "fit" and SLURMEnvironment.detect()]
-        if own and self._get(self.config_init, "ckpt_path") is None:
+        asked = self._get(self.config_init, "ckpt_path")
+        if own and (asked is None or (os.environ.get("SLURM_RESTART_COUNT") and not _is_of(asked, root))):
             last = checkpoint(root, LAST)
             newest = max([*own, *([last] if last.exists() else [])], key=lambda path: path.stat().st_mtime_ns)
             self.config["fit"]["ckpt_path"] = self.config_init["fit"]["ckpt_path"] = str(newest)
@@ -331,17 +333,24 @@ class WavLMCLI(LightningCLI):
         for name in (LAST, BEST):
             finish_replacing(checkpoint(self.folder, name))
         self._resolve_checkpoint()
+        if not self.trainer.fast_dev_run:
+            self._keep_other_runs()
         self._compare_with_run()
         if self._get(self.config, "ckpt_path") is not None and isinstance(self.model, Task):
             for head in self.model.heads().values():
                 head.go_on()
-        if self._get(self.config, "ckpt_path") is not None or self.trainer.fast_dev_run:
+
+    def _keep_other_runs(self) -> None:
+        """Refuse to begin in the folder of a run, be it anew or from a checkpoint of another run."""
+        asked = self._get(self.config, "ckpt_path")
+        if asked is not None and _is_of(asked, self.folder):
             return
         # A run that was killed after its first validation and before its first regular checkpoint has only the best one.
         found = [name for name in (LAST, BEST) if checkpoint(self.folder, name).exists()]
         if found or any((self.folder / "checkpoints").glob("*.ckpt")):
+            other = "" if asked is None else f", and {asked} is of another one"
             raise UserError(
-                f"{self.folder} already holds a run; resume it with --ckpt_path {found[0] if found else 'FILE'}, "
+                f"{self.folder} already holds a run{other}; resume it with --ckpt_path {found[0] if found else 'FILE'}, "
                 "or choose another --trainer.default_root_dir"
             )
         check_new(self.folder, tuple(self.heads.models))
@@ -438,6 +447,21 @@ def _run_of(path: str | Path) -> Path:
     """The run folder of a checkpoint."""
     folder = Path(path).absolute().parent
     return folder if (folder / CONFIG).is_file() else folder.parent  # hpc_ckpt_N.ckpt lies in the run folder itself
+
+
+def _is_of(asked: str | Path, root: Path) -> bool:
+    """Whether a value of `--ckpt_path` is a checkpoint of the run in the folder `root`."""
+    if asked in (LAST, BEST):
+        return True
+    path, root = Path(asked).absolute(), root.resolve()
+    for folder in path.parents:  # a run may keep checkpoints anywhere below, and its folder may be reached by a link
+        if folder.resolve() == root:
+            return True
+        if (folder / CONFIG).is_file():
+            break
+    return (
+        path.resolve().parent == (root / "checkpoints").resolve()
+    )  # a link in `root`, which `path` does not go through
 
 
 @contextlib.contextmanager

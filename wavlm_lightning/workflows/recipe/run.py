@@ -15,7 +15,7 @@ from wavlm_lightning.system.command import wavlm
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import LOCK, check_output, own_folder
 from wavlm_lightning.system.ledger import Ledger, Stage
-from wavlm_lightning.workflows.fit.head_runs import files_named
+from wavlm_lightning.workflows.fit.head_runs import files_named, shards_named
 from wavlm_lightning.workflows.fit.ownership import resumption
 from wavlm_lightning.workflows.recipe.chain import Configuration, chain, short_hash
 from wavlm_lightning.workflows.recipe.checks import check_language_models, check_stages
@@ -139,7 +139,7 @@ def _open_ledger(run: RecipeRun, stages: Sequence[RecipeStage], adopt: bool = Fa
     path = run.out / LEDGER
     corpora = [Corpus.open(run.corpus_for(each)) for each in run.chain]
     noise = [Corpus.open(each) for each in run.noise_corpora()]
-    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning", "files"])
+    ledger = Ledger(path, _settings(run, corpora, noise), "recipe", newer=["fine-tuning", "files", "shards"])
     ledger.compare([_of_ledger(stage) for stage in stages])
     if path.is_file() or adopt:
         return ledger
@@ -182,6 +182,8 @@ def _settings(run: RecipeRun, corpora: Sequence[Corpus], noise: Sequence[Corpus]
     named = [str(path) for path in (*(each.checkpoint for each in given), *models) if path is not None]
     if files := files_named(named):
         settings["files"] = files
+    if shards := shards_named(named):
+        settings["shards"] = shards
     tuned = {each.name: short_hash({**each.content, "how": _how(each.recipe)}) for each in run.fine_tunings}
     return {**settings, "fine-tuning": tuned} if tuned else settings
 

@@ -17,7 +17,7 @@ from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import check_output, own_folder, write_text
 from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.system.worker_pool import run_count
-from wavlm_lightning.workflows.fit.head_runs import RECORD, HeadRun, run_heads
+from wavlm_lightning.workflows.fit.head_runs import RECORD, HeadRun, is_tested, run_heads
 from wavlm_lightning.workflows.superb.cells import Cell, UpstreamSpec, check_corpora, parse_upstreams, plan_cell
 from wavlm_lightning.workflows.superb.controls import CHANCE, PERMUTED, PermutedCorpora, check_controls, permuted_row
 from wavlm_lightning.workflows.superb.official import CORPORA, is_official
@@ -331,7 +331,7 @@ def settle(cell: Cell) -> ResultCard | None:
     cards: dict[float | None, list[ResultCard]] = {
         rate: [ResultCard.read(folder) for folder in folders]
         for rate, folders in results.items()
-        if all((folder / CARD_NAME).is_file() for folder in folders)
+        if all(map(is_tested, folders))  # a failed test leaves the card of another split
     }
     if not cards:
         return None

@@ -21,6 +21,7 @@ from wavlm_lightning.system.files import atomic_write, check_output, locked, swe
 from wavlm_lightning.system.progress import progress_bar, say
 from wavlm_lightning.system.run_folder import BEST, CARD, checkpoint
 from wavlm_lightning.system.worker_pool import output_to, run_count, worker_pool
+from wavlm_lightning.workflows.fit.head_runs import is_tested
 from wavlm_lightning.workflows.fit.ownership import resumption
 from wavlm_lightning.workflows.sweep.checks import check_trials
 from wavlm_lightning.workflows.sweep.file import WANDB_KEYS, SweepFile
@@ -144,7 +145,7 @@ def _run_trials(study: SweepStudy, slots: Sequence[int], extra: Sequence[str], j
 def _test_untested(study: SweepStudy, extra: Sequence[str], jobs: int) -> list[str]:
     """Test the trials that an earlier call, without `--test`, has trained; returns one sentence for each that failed."""
     trials = [trial for trial in study.trials() if trial.state == "done"]
-    untested = [trial for trial in trials if not (study.folder / trial.folder_name / CARD).is_file()]
+    untested = [trial for trial in trials if not is_tested(study.folder / trial.folder_name)]
     failures: list[str] = []
     if not untested:
         return failures
@@ -199,7 +200,7 @@ def run_trial(sweep_folder: Path, sweep: SweepFile, trial: Trial, options: Seque
         with mock.patch.dict(os.environ, names):
             fit(*options, *resume, callbacks=[ReportToSweep(sweep_folder, sweep, trial.number)])
             pruned = is_given_up(open_study(sweep_folder, sweep), trial.number)
-            if test and not pruned and not (folder / CARD).is_file():
+            if test and not pruned and not is_tested(folder):
                 score(*options, "--ckpt_path", BEST)
 
 

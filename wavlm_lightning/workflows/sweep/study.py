@@ -14,7 +14,7 @@ from wavlm_lightning.system.errors import UserError, pip_install
 from wavlm_lightning.system.files import write_json
 from wavlm_lightning.system.reading import read_json, reading
 from wavlm_lightning.system.run_folder import LAST, checkpoint
-from wavlm_lightning.workflows.fit.head_runs import files_named
+from wavlm_lightning.workflows.fit.head_runs import files_named, shards_named
 from wavlm_lightning.workflows.sweep.file import SweepFile
 
 if TYPE_CHECKING:
@@ -81,16 +81,19 @@ class SweepStudy:
         words = [*sweep.options(values), *options]
         # All values of a parameter may name files, and so may variables of the environment in the command.
         words += [str(value) for each in sweep.parameters for value in each.values or ()]
-        files = files_named([part for word in words for part in word.split("=", 1)])
+        parts = [part for word in words for part in word.split("=", 1)]
+        files = files_named(parts)
         content |= {"files": files, "variables": sweep.variables}
+        if shards := shards_named(parts):
+            content["shards"] = shards
         record = folder / RECORD
         if record.is_file():
             before = read_json(
                 record, "the record of a sweep", f"remove the folder {folder}, or choose another --output"
             )
-            for newer in ("files", "variables"):
+            for newer in ("files", "variables", "shards"):
                 if newer not in before:  # of a sweep that an older version began
-                    content.pop(newer)
+                    content.pop(newer, None)
             if "files" in content and "variables" not in content:  # it looked at the first value of each parameter
                 content["files"] = {word: state for word, state in files.items() if word in before["files"]}
             if changed := [key for key in {**before, **content} if before.get(key) != content.get(key)]:
