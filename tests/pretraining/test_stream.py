@@ -131,6 +131,25 @@ def test_other_audio_or_noise_is_refused(tiny, change, message):
         other.train_dataloader()
 
 
+def test_what_min_seconds_leaves_out_is_printed_once_by_the_first_process(tiny, capsys):
+    samples = Corpus.open(tiny / "pretrain").split("train").samples
+    limit = float(np.median(samples)) / 16_000
+    short = samples < limit * 16_000
+    assert short.any() and not short.all()
+    for rank in range(2):
+        source = data(tiny, min_seconds=limit)
+        source.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2, "accumulate_grad_batches": 1})()
+        source.setup("fit")
+        source.setup("validate")
+    share = 100 * samples[short].sum() / samples.sum()
+    assert capsys.readouterr().err == (
+        f"note: data.min_seconds {limit:g} leaves out {short.sum()} of {len(samples)} utterances of split 'train', {share:.1f} % "
+        "of its audio\n"
+    )
+    data(tiny, min_seconds=float(samples.min()) / 16_000).setup("fit")
+    assert capsys.readouterr().err == ""
+
+
 def mixed(tiny: Path, uneven: Path, weights=(0.75, 0.25), **changes) -> PretrainingData:
     paths = (tiny / "pretrain", uneven / "pretrain")
     sources: list[str | Source] = [Source(str(path), weight) for path, weight in zip(paths, weights, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class PretrainingData(ResumableData):
         valid_split: split to validate on, of the sources that have it; no validation if null.
         batch_seconds: audio per batch and process; 87.5 s in HuBERT and WavLM Base.
         max_seconds: longest crop; 15.625 s in HuBERT and WavLM.
-        min_seconds: shorter utterances are left out; 2 s in HuBERT and WavLM.
+        min_seconds: shorter utterances are left out, and a fit prints their number; 2 s in HuBERT and WavLM.
         noise_corpus: a corpus of noise for utterance mixing.
         noise_split: split of the noise corpus.
         noise_clips: noise clips per crop of a batch, rounded up. A crop that is mixed with noise takes one of them at
@@ -132,6 +133,19 @@ class PretrainingData(ResumableData):
         self.noise_layout = [noise.sha256, self.noise_split, self.noise_clips] if noise else None
         for name in filter(None, (self.train_split, self.valid_split)):
             self._parts[name] = self._part(name, everywhere=name == self.train_split)
+        if stage == "fit" and (self.trainer is None or self.trainer.global_rank == 0):
+            self._note_short(self._parts[self.train_split].split)
+
+    def _note_short(self, split: Split) -> None:
+        """Print how much of the training split `min_seconds` leaves out."""
+        short = split.samples < self.min_seconds * SAMPLE_RATE
+        if short.any():
+            share = 100 * split.samples[short].sum() / split.samples.sum()
+            print(
+                f"note: data.min_seconds {self.min_seconds:g} leaves out {short.sum()} of {len(short)} utterances of split "
+                f"{split.name!r}, {share:.1f} % of its audio",
+                file=sys.stderr,
+            )
 
     def serve_pretraining(self) -> PretrainingServed:
         """What the model must know of the opened data."""
