@@ -3,9 +3,9 @@
     python experiments/demo_learning_rates/run.py --demo runs/demo --out runs/demo_learning_rates
 
 First every rate with the seed of the demo, then the best and its neighbours with two further seeds, until the best mean on
-validation over three seeds has neighbours with three. It is chosen if it is better than the rate of the YAML by more than two
-standard errors of their difference within a seed; otherwise the YAML's is. Needs a finished `wavlm demo`; runs that have a card
-are not repeated. Writes every run to `grid.csv` and prints the tables of README.md.
+validation over three seeds has neighbours with three; it is chosen, as SUPERB chooses. The rate of the YAML has three seeds,
+too. Needs a finished `wavlm demo`; runs that have a card are not repeated. Writes every run to `grid.csv` and prints the tables
+of README.md. `--upstreams` leaves out those that a new encoder does not change.
 """
 
 from __future__ import annotations
@@ -84,21 +84,6 @@ def usual_rate(task: str) -> float:
     return content["model"]["init_args"]["learning_rate"]
 
 
-def chosen(cards: dict[Cell, ResultCard], task: str, upstream: str) -> float:
-    """The best rate, or that of the YAML if the best is not better beyond the spread."""
-    usual, found = usual_rate(task), best(cards, task, upstream)
-    sign = -1 if task in LOWER_IS_BETTER else 1
-    if found == usual:
-        return usual
-    one, other = (
-        [on_validation(cards[Cell(task, upstream, rate, seed)]) for seed in (SEED, *MORE_SEEDS)]
-        for rate in (found, usual)
-    )
-    gains = [sign * (a - b) for a, b in zip(one, other, strict=True)]
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    return found if statistics.mean(gains) > 2 * error else usual
-
-
 def around(rates: Sequence[float], rate: float) -> Sequence[float]:
     """A rate and its neighbours in a grid."""
     place = rates.index(rate)
@@ -109,9 +94,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo_learning_rates"))
+    parser.add_argument("--upstreams", nargs="+", choices=UPSTREAMS, default=[*UPSTREAMS], metavar="LABEL")
     arguments = parser.parse_args()
     model = chain(RECIPE)[-1].content["model"]["init_args"]  # random weights are of the shape that the demo trains
     heads = all_heads(arguments.demo, None, model["encoder"], model.get("encoder_overrides"))
+    heads = [head for head in heads if head.upstream in arguments.upstreams]
     kinds = [(head.task, head.upstream) for head in heads]
     first = [Cell(task, upstream, rate, SEED) for task, upstream in kinds for rate in GRID[task]]
     cards = results(first, heads, arguments.out)
@@ -139,7 +126,7 @@ def table(cards: dict[Cell, ResultCard], kinds: Sequence[tuple[str, str]]) -> li
         lines += ["", f"{task}:", "", "| upstream | " + " | ".join(f"{rate:g}" for rate in rates) + " |"]
         lines.append("|---" * (1 + len(rates)) + "|")
         for upstream in [upstream for each, upstream in kinds if each == task]:
-            cells, taken = list[str](), chosen(cards, task, upstream)
+            cells, taken = list[str](), best(cards, task, upstream)
             for rate in rates:
                 found = [card for cell, card in cards.items() if cell[:3] == (task, upstream, rate)]
                 tests = [card.value for card in found]

@@ -29,6 +29,7 @@ from wavlm_lightning.system.progress import progress_bar
 from wavlm_lightning.workflows.fit.head_runs import HeadRun, run_heads
 
 LABELS = "mfcc100"
+RATES = {("pr", "random weights"): 4e-3, ("sid", "random weights"): 1e-3}  # where not that of configs/superb/mini
 
 
 def write_manifests(speech: Path, out: Path) -> None:
@@ -143,10 +144,7 @@ def heads(out: Path, demo: Path) -> dict[tuple[str, str], HeadRun]:
 
 
 def rate(task: str, label: str) -> list[str]:
-    from wavlm_lightning.workflows.demo.heads import LEARNING_RATES
-
-    label = "pre-trained" if "speech" in label else label
-    chosen = LEARNING_RATES.get((task, label))
+    chosen = RATES.get((task, label))
     return [] if chosen is None else ["--model.learning_rate", str(chosen)]
 
 
