@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -185,13 +186,20 @@ def test_what_cannot_be_done_is_refused(monkeypatch: pytest.MonkeyPatch, tiny: P
 
 
 @torch.no_grad()
-def test_answers_of_silence_are_no_result() -> None:
+def test_answers_of_silence_are_the_worst_and_sources_of_silence_no_result() -> None:
     task = built(Separation)
     batch = batch_of(task, 8000)
     metric = task.build_metric()
     task.update_metric(metric, 0 * batch.targets.values, batch.targets.lengths, batch)
-    assert task.utterance_scores(batch.targets.values, batch.targets.lengths, batch) == [(0, 0)]
-    with pytest.raises(UserError, match="the test has no figure for si_sdri"):
+    ((total, count),) = task.utterance_scores(batch.targets.values, batch.targets.lengths, batch)
+    value = task.score(metric, "test")["si_sdri"]
+    assert count == 2 and total / count == pytest.approx(float(value)) and task.details["silent"] == {"answers": 2}
+    assert float(value) == pytest.approx(-30 - task.details["unprocessed"]["si_sdr"], abs=1e-3)
+    silent = replace(batch, targets=replace(batch.targets, values=0 * batch.targets.values))
+    metric.reset()
+    task.update_metric(metric, batch.targets.values, batch.targets.lengths, silent)
+    assert task.utterance_scores(batch.targets.values, batch.targets.lengths, silent) == [(0, 0)]
+    with pytest.raises(UserError, match="the test has no figure for si_sdri: all references are silent"):
         task.score(metric, "test")
 
 
