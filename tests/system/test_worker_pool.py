@@ -41,6 +41,7 @@ def run(folder):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with worker_pool(int(sys.argv[2])) as pool:
         futures = [pool.submit(run, Path(sys.argv[1])) for _ in range(5)]
         futures[0].result()

@@ -41,7 +41,7 @@ def test_demo_from_nothing_then_from_what_is_there(tmp_path, monkeypatch, capfd)
     for fact in (
         "PNMI 0.",
         "8 speakers",
-        "1,923,936 parameters",
+        "1,934,216 parameters",
         yaml.safe_load((out / "pretrain" / "config.yaml").read_text())["trainer"]["precision"],
     ):
         assert fact in page
