@@ -18,7 +18,7 @@ import wavlm_lightning
 from wavlm_lightning.audio import SAMPLE_RATE
 from wavlm_lightning.data.split import Split
 from wavlm_lightning.encoder.checkpoints.tensor_files import write_tensors
-from wavlm_lightning.reports.cards import CorpusReference, MetricValue, ResultCard, Selection
+from wavlm_lightning.reports.cards import LIMITED, CorpusReference, MetricValue, ResultCard, Selection
 from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
@@ -133,7 +133,7 @@ def _tested(task: Task, part: Split) -> CorpusReference:
     if not (limit == 1.0 and isinstance(limit, float)):
         place = {key: number for number, key in enumerate(part.keys)}
         samples = part.samples[[place[key] for key in task.tested]].sum()
-        name, utterances = f"{name}, limit_test_batches {limit}", len(task.tested)
+        name, utterances = f"{name}{LIMITED}{limit}", len(task.tested)
         seconds = float(samples) / SAMPLE_RATE
     return {
         "name": task.data.corpus.name,

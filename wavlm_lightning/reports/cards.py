@@ -13,6 +13,7 @@ from wavlm_lightning.system.reading import read_json, shown
 
 FORMAT = "wavlm_lightning/card/1"
 CARD_NAME = "card.json"
+LIMITED = ", limit_test_batches "  # in the name of the tested split, before the limit: not all of it was tested
 
 
 class MetricValue(TypedDict):

@@ -167,7 +167,6 @@ class Task(HeadCheckpoint, Trainable):
         self.add_means("loss")
         self.labels: Any = None
         self.data: Served | None = None
-        self.trained_level = 1.0  # of a head that `trained_task` has read: `Served.level` of its run
         self.trained: dict[str, Any] = {}  # how the head of a loaded checkpoint was trained
         self.tested: list[str] = []  # keys of the utterances of the newest test; of all processes at its end
         self.details: dict[str, Any] = {}  # of the test, for the result card
@@ -563,11 +562,6 @@ class Task(HeadCheckpoint, Trainable):
     def further_results(self) -> list[UtteranceResults]:
         """What each utterance of the last test adds to metrics beside the headline, for their intervals; in the first process."""
         return []
-
-    @property
-    def level(self) -> float:
-        """The gain of an amplitude between recordings and what the head hears: of its data, or else of the run it comes from."""
-        return self.trained_level if self.data is None else self.data.level
 
     def gather_parameters(self) -> None:
         """Make sharded weights, and the upstream's fingerprint, known to every process: the first writes the card alone."""

@@ -36,6 +36,7 @@ class HeadCheckpoint(pl.LightningModule, ABC):
     labels: Any
     data: Served | None
     trained: dict[str, Any]
+    trained_level: float = 1.0  # `Served.level` of the run that `trained_task` has read the head from
     fit_began: float | None = None  # reading of the clock
     validated_at: int | None = None  # the update after which the newest validation was
     seconds_before: float = 0.0  # of training, when the run that goes on stopped

@@ -452,9 +452,8 @@ def _scores_of_trials(path: Path) -> dict[tuple[str, str], float]:
         fields = line.split()
         if fields:
             with reading(f"{path}, line {number}", "`name name score`"):
-                one, other, value = fields[0], fields[1], float(fields[2])
-                if len(fields) != 3:
-                    raise ValueError(f"{len(fields)} words")
+                one, other, number_text = fields
+                value = float(number_text)
             repeated += (one, other) in found
             if (one, other) in found and found[one, other] != value:
                 raise UserError(

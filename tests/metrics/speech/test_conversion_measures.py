@@ -134,6 +134,7 @@ def test_a_conversion_without_sound_has_the_worst_figures(monkeypatch: pytest.Mo
     coefficients, speech = mel_cepstra(target.numpy())
     flat = 10 / np.log(10) * np.sqrt(2 * np.square(coefficients[speech, 1:]).sum(1)).mean()
     assert values["mcd"] == pytest.approx(flat) and values["mcd_c0"] > values["mcd"] > 1
+    assert values["silent/answers"] == 1 and not any(name.startswith("left_out") for name in values)
     assert values["voicing_error"] > 0.9 and values["similarity"] == 0 and values["quality"] == 1
     metric.update(target, target=target, voice=np.ones(1), row=TARGET)
     metric.update(target, target=target, voice=0.5 * np.ones(1), row=SOURCE)

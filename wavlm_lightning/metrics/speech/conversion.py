@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from wavlm_lightning.metrics.enhancement import LEFT_OUT
+from wavlm_lightning.metrics.enhancement import LEFT_OUT, SILENT_ANSWERS
 from wavlm_lightning.metrics.speech.cepstra import aligned, distortion
 from wavlm_lightning.metrics.speech.judges import opinion, voice_vector
 from wavlm_lightning.metrics.speech.pitch import pitch_agreement
@@ -57,6 +57,7 @@ class ConversionMeasures(Metric):
     sums: Tensor
     weights: Tensor
     missing: Tensor
+    silent: Tensor
     cosines: list[Tensor] | Tensor
     cosine_rows: list[Tensor] | Tensor
 
@@ -69,6 +70,7 @@ class ConversionMeasures(Metric):
         self.add_state("sums", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("weights", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("missing", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("silent", torch.tensor(0), dist_reduce_fx="sum")
         # Similarities, and the number of the row of each. Lists of vectors, because torchmetrics joins nothing else of different
         # lengths; of floats, because a process that has seen nothing sends an empty vector of floats.
         for name in ("cosines", "cosine_rows"):
@@ -93,6 +95,7 @@ class ConversionMeasures(Metric):
             row: of `ROWS`.
         """
         found = self._measure(waveform, target, voice, errors)
+        self.silent += int(row == CONVERTED and not waveform.any())
         for column, name in enumerate(self.names):
             if (value := found.get(name)) is None:
                 self.missing[ROWS.index(row), column] += 1
@@ -136,7 +139,8 @@ class ConversionMeasures(Metric):
         return found
 
     def compute(self) -> dict[str, Tensor]:
-        """By name; with a prefix of `ROWS` those of that row, with `left_out/` how many converted utterances have no figure.
+        """By name; with a prefix of `ROWS` those of that row, with `left_out/` how many converted utterances have no figure, and
+        as `silent/answers` how many had no sound.
 
         A measure that no utterance has a figure for is not there.
         """
@@ -148,6 +152,8 @@ class ConversionMeasures(Metric):
         for column, name in enumerate(self.names):
             if self.missing[0, column]:
                 values[f"{LEFT_OUT}{name}"] = self.missing[0, column]
+        if self.silent:
+            values[SILENT_ANSWERS] = self.silent
         rows = dim_zero_cat(self.cosine_rows) if len(self.cosine_rows) else self.sums.new_zeros(0)
         every = dim_zero_cat(self.cosines) if len(self.cosines) else self.sums.new_zeros(0)
         cosines = {row: every[rows == number] for number, row in enumerate(ROWS)}

@@ -20,9 +20,8 @@ from wavlm_lightning.reports.superb_table import METRIC_OF
 from wavlm_lightning.reports.utterances import UtteranceResults
 from wavlm_lightning.system.errors import UserError
 
-PERMUTED_ROW = (
-    "permuted labels"  # at the end of the name of a row that is a control, as `wavlm superb --controls` names it
-)
+# At the end of the name of a row that is a control, as `wavlm superb --controls` names it.
+PERMUTED_ROW = "permuted labels"
 MOST_NAMED = 3  # results that are left out with their names in one sentence
 SEED = re.compile(r"[-_ ]?\d+$")  # the number at the end of a label that names a seed: "full-0", "full-1"
 

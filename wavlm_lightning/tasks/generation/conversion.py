@@ -174,6 +174,11 @@ class ConversionTask(WaveformTask):
             self._known[key] = voice_of([plain(each) for each in self.recordings_of(speaker)])
         return self._known[key]
 
+    @property
+    def level(self) -> float:
+        """The gain of an amplitude between recordings and what the head hears: of its data, or else of the run it comes from."""
+        return self.trained_level if self.data is None else self.data.level
+
     # The recogniser.
 
     @property
@@ -273,7 +278,7 @@ class ConversionTask(WaveformTask):
         values = super().score(metric, stage)
         if self.metric not in values:
             raise UserError(
-                f"{self.name}: every conversion is silent, so none has a distortion; train longer, or at a lower rate"
+                f"{self.name}: no target's own recording has speech, so that no conversion has a distortion; check the corpus"
             )
         if stage == "test":
             self.details |= {"recogniser": self.content} if self.content else {}

@@ -110,9 +110,8 @@ class FrontEndEnhancement(WaveformTask):
         if clean := sum(same for _, same in ratios.values()):
             self.details = {**self.details, "clean_inputs": clean}
         split, groups = self.data.opened["test"], dict[str, list[tuple[float, ...]]]()
-        clean_groups = dict[
-            str, list[tuple[float, ...]]
-        ]()  # of inputs that are their reference, whose ratios are rounding
+        # Of inputs that are their reference, whose ratios are rounding: of a condition that has nothing else.
+        clean_groups = dict[str, list[tuple[float, ...]]]()
         for key, meta in zip(split.keys, split.metas(), strict=True):
             found, same = ratios.get(key, ((), False))
             if len(found) == 2 and meta.get(CONDITION) is not None:

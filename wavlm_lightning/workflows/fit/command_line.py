@@ -459,9 +459,8 @@ def _is_of(asked: str | Path, root: Path) -> bool:
             return True
         if (folder / CONFIG).is_file():
             break
-    return (
-        path.resolve().parent == (root / "checkpoints").resolve()
-    )  # a link in `root`, which `path` does not go through
+    # A link in `root`, which `path` does not go through.
+    return path.resolve().parent == (root / "checkpoints").resolve()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from wavlm_lightning.reports.cards import CARD_NAME, ResultCard
+from wavlm_lightning.reports.cards import CARD_NAME, LIMITED, ResultCard
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.files import sweep_leftovers, write_json
 from wavlm_lightning.system.paths import is_file
@@ -31,7 +31,6 @@ CONTENT = (
     *(f"checkpoints/{name}.ckpt{inside}" for name in (LAST, BEST) for inside in ("", "/meta.pt")),
     *(f"{name}{index}" for index in ("", INDEX) for name in ("model.safetensors", "pytorch_model.bin")),
 )
-LIMITED = ", limit_test_batches "  # in the name of a split on a card: not all of it was tested
 RECORD = "run.json"  # in a run folder: the options of the run, and the state of every file that they name
 
 
