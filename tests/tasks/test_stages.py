@@ -267,6 +267,24 @@ def test_what_is_fitted_is_kept_and_used(tiny, tmp_path):
     assert said[0] == {"threshold": 2.5}
 
 
+def test_a_run_that_was_stopped_does_not_pass_as_a_whole_one(tiny, tmp_path):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 3
+
+    best = ModelCheckpoint(tmp_path / "checkpoints", filename="best", monitor="valid/accuracy", mode="max")
+    trainer = quiet_trainer(
+        callbacks=[Stop(), saver(tmp_path, "last"), best], max_steps=9, val_check_interval=2, limit_val_batches=1.0
+    )
+    trainer.fit(ks(), TaskData(str(tiny / "ks"), batch_size=4))
+    path = Path(best.best_model_path)
+    assert torch.load(path, weights_only=True)["task"]["steps"] == 9
+    trainer = quiet_trainer(callbacks=[WriteResultCard(tmp_path, "wavlm test")])
+    trainer.test(ks(), TaskData(str(tiny / "ks")), ckpt_path=path, weights_only=True, verbose=False)
+    card = ResultCard.read(tmp_path)
+    assert (card.steps, card.updates) == (9, 3)
+
+
 def test_a_card_says_what_was_tested_and_what_chose_it(tiny, tmp_path):
     """The newest weights were not chosen, a run by epochs has updates, and a part of a test is no whole one."""
     best = ModelCheckpoint(tmp_path / "checkpoints", filename="chosen", monitor="valid/accuracy", mode="max")
@@ -289,7 +307,7 @@ def test_a_card_says_what_was_tested_and_what_chose_it(tiny, tmp_path):
                 task, data, ckpt_path=tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True, verbose=False
             )
             card, whole = ResultCard.read(tmp_path), len(data.opened["test"])
-            assert (card.selection is not None) is chosen and card.steps == 5 and card.best_step == (3 if chosen else 5)
+            assert (card.selection is not None) is chosen and card.steps == card.updates == 5 and card.best_step == (3 if chosen else 5)
             assert card.corpus["utterances"] == (whole if limit is None else len(task.tested)) and len(task.tested) > 0
             assert (card.corpus["split"] == "test") is (limit is None) and (len(task.tested) < whole) is (limit == 1)
             assert card.corpus["seconds"] == pytest.approx(card.corpus["utterances"] * 1.0)

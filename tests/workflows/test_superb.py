@@ -239,6 +239,7 @@ def test_only_the_official_run_may_be_compared(tiny, tmp_path):
     assert "incomplete" in verdict(whole, trials=100)
     assert "protocol: fixed" in verdict(whole, protocol="fixed")
     assert "20 updates instead of 200000" in verdict(whole, steps=20)
+    assert "stopped after 20 of 200000" in verdict(whole, updates=20) and verdict(whole, updates=200_000) is None
     for split in ("valid", "test, limit_test_batches 5"):
         assert verdict(whole, split=split) == f"SV was tested on {split} instead of test"
     assert "encoder of SV was trained" in verdict(whole, trained=True)

@@ -23,8 +23,10 @@ from wavlm_lightning.reports.transcripts import write_transcripts
 from wavlm_lightning.reports.utterances import described, write_results
 from wavlm_lightning.system.errors import UserError
 from wavlm_lightning.system.hardware import machine_facts
+from wavlm_lightning.system.run_folder import LAST
 from wavlm_lightning.tasks import Task
 from wavlm_lightning.tasks.base import PERCENT
+from wavlm_lightning.upstreams.run_checkpoints import read_entries
 
 
 class WriteResultCard(pl.Callback):
@@ -101,6 +103,7 @@ class WriteResultCard(pl.Callback):
             learning_rate=trained.get("learning_rate", task.learning_rate),
             seed=trained.get("seed", task.seed),
             steps=trained.get("steps", 0),
+            updates=_updates_made(task),
             best_step=trained.get("best_step", 0),
             selection=selection,
             protocol=task.protocol,
@@ -124,6 +127,15 @@ class WriteResultCard(pl.Callback):
                 "python": platform.python_version(),
             },
         )
+
+
+def _updates_made(task: Task) -> int | None:
+    """Updates of the run that the tested checkpoint is of: one that was stopped must not pass as a whole one."""
+    tested = task.trainer.ckpt_path
+    last = None if tested is None else Path(tested).with_name(f"{LAST}.ckpt")
+    if last is None or not last.exists():  # heads that were trained side by side, averages, checkpoints that were copied
+        return None
+    return int(read_entries(last)["global_step"])
 
 
 def _tested(task: Task, part: Split) -> CorpusReference:

@@ -115,7 +115,8 @@ class ResultCard:
             where they have seen none, or where the source does not say.
         learning_rate: of the head.
         seed: of the head's training.
-        steps: optimiser steps of the head.
+        steps: optimiser steps of the head, as planned.
+        updates: those that its run has made: fewer if it was stopped. None if that is not known, as on older cards.
         best_step: the step of the tested checkpoint.
         selection: {"metric", "value", "split"} that chose that checkpoint, or None if the last one was taken.
         interval: of the headline: {"low", "high"} in its unit, {"level" (0.95), "method", "resamples", "resampled" (speakers,
@@ -157,6 +158,7 @@ class ResultCard:
     seed: int
     steps: int
     best_step: int
+    updates: int | None = None
     selection: Selection | None = None
     headlines: list[str] = field(default_factory=list)
     interval: HeadlineInterval | None = None

@@ -42,6 +42,8 @@ def is_official(card: ResultCard) -> str | None:
     steps = content["trainer"].get("max_steps", 0)
     if card.steps != steps:
         return f"{card.task} was trained for {card.steps} updates instead of {steps}"
+    if card.updates is not None and card.updates < steps:
+        return f"the training of {card.task} was stopped after {card.updates} of {steps} updates"
     return None
 
 
