@@ -19,6 +19,7 @@ from wavlm_lightning.metrics.intervals import (
     LEVEL,
     RESAMPLES,
     Interval,
+    exact_interval,
     exchanged_sums,
     paired_p_value,
     resampled_rates,
@@ -186,11 +187,9 @@ def interval(results: UtteranceResults, level: float = LEVEL, resamples: int = R
         low, high = np.nanquantile(rates, [(1 - level) / 2, (1 + level) / 2])
         found = Interval(results.value, float(low), float(high))
     if results.unanimous:
-        # Resamples of equal results are all equal, though another utterance may well differ.
         trials = results.trials
         number = results.units if trials is None else min(int(trials.same.sum()), int((~trials.same).sum()))
-        room = 1 - ((1 - level) / 2) ** (1 / number)
-        found = Interval(found.value, max(0.0, found.value - room), min(1.0, found.value + room))
+        found = exact_interval(found.value, number, level)
     return Interval(*(results.scale * value for value in found))
 
 
